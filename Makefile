@@ -1,0 +1,35 @@
+# `make demo` and `make test` are the two commands; each makes .venv, installs what it needs and runs.
+PYTHON ?= python3
+# This release of torch has small CPU builds in many package mirrors; any torch >= 2.5 works:
+#   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint clean
+
+.venv/train: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e ".[train]"
+	touch $@
+
+.venv/dev: .venv/train
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+demo: .venv/train
+	$(BIN)/python -m benchmarks.demo --out demo
+
+test: .venv/dev lint
+	$(BIN)/python -m pytest
+
+test-slow: .venv/dev
+	$(BIN)/python -m pytest --slow -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,61 @@
+"""A fused module to the portable ONNX file: opset 17, IR 8, one graph signature, one file."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import Counter
+
+import onnx
+import torch
+from torch import nn
+
+from runtime.image import Geometry
+
+OPSET, IR_VERSION = 17, 8  # TensorRT 8.x reads no more
+
+
+def onnx_from_module(module: nn.Module, geometry: Geometry) -> bytes:
+    """Serialise `image` uint8 [N, H, W, 3] -> `score` [N], `map` [N, H, W] with a dynamic N.
+
+    The TorchScript exporter is used on purpose: it writes opset 17 as asked, where the newer one writes 18 and
+    converts down with errors. Its deprecation notice is the only warning silenced.
+    """
+    example = torch.zeros(1, geometry.height, geometry.width, 3, dtype=torch.uint8)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.onnx.export(
+            module,
+            (example,),
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["score", "map"],
+            dynamic_axes={"image": {0: "N"}, "score": {0: "N"}, "map": {0: "N"}},
+        )
+    model = onnx.load_model_from_string(buffer.getvalue())
+    model.ir_version = IR_VERSION
+    _set_shape(model, "score", "N")
+    _set_shape(model, "map", "N", geometry.height, geometry.width)
+    onnx.checker.check_model(model, full_check=True)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def _set_shape(model: onnx.ModelProto, output: str, *dims: str | int) -> None:
+    """Write the known shape of an output, which the exporter leaves symbolic behind a matrix product."""
+    for value in model.graph.output:
+        if value.name == output:
+            del value.type.tensor_type.shape.dim[:]
+            for dim in dims:
+                entry = value.type.tensor_type.shape.dim.add()
+                if isinstance(dim, str):
+                    entry.dim_param = dim
+                else:
+                    entry.dim_value = dim
+
+
+def node_types(model: bytes) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load_model_from_string(model).graph.node)

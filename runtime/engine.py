@@ -1,0 +1,100 @@
+"""Engines: what runs a bundle's graph. One dictionary, one interface, one self-test at every load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pkgutil import resolve_name
+from typing import Protocol
+
+import numpy as np
+
+from runtime.bundle import Bundle
+from runtime.image import Image, Map
+
+# name -> "module:Class", resolved when used. The class has `open(bundle, threads)` and `missing()`, both static.
+ENGINES = {
+    "onnxruntime": "runtime.ort:OnnxRuntime",
+}
+
+
+class EngineError(Exception):
+    """The engine cannot run this bundle; the message is one line and ends with the remedy."""
+
+
+class Engine(Protocol):
+    """Runs the graph: uint8 [N, H, W, 3] BGR to score float32 [N] and map float32 [N, H, W].
+
+    The returned arrays belong to the engine and are overwritten by the next call: copy what is to be kept.
+    `description` names library, version, device and precision. Not for use from several threads at once.
+    """
+
+    description: str
+
+    def __call__(self, image: Image) -> tuple[Map, Map]: ...
+
+    def close(self) -> None: ...
+
+
+def missing(name: str) -> str | None:
+    """Why this engine cannot be used here and what to install; None where it can."""
+    try:
+        why: Callable[[], str | None] = resolve_name(ENGINES[name]).missing
+    except ImportError as error:
+        return str(error)
+    return why()
+
+
+def open_engine(bundle: Bundle, name: str = "auto", threads: int | None = None) -> Engine:
+    """Open an engine for this bundle and prove it on the bundle's golden images. Raises EngineError.
+
+    `auto` takes the first of ENGINES that can be used here. `threads` limits the CPU threads of a CPU engine.
+    """
+    if name == "auto":
+        name = next((n for n in ENGINES if missing(n) is None), "")
+        if not name:
+            raise EngineError(f"no engine can be used here; {'; '.join(f'{n}: {missing(n)}' for n in ENGINES)}")
+    if name not in ENGINES:
+        raise EngineError(f"engine {name!r} is unknown; known: auto, {', '.join(ENGINES)}")
+    if why := missing(name):
+        raise EngineError(f"engine {name}: {why}")
+    engine: Engine = resolve_name(ENGINES[name]).open(bundle, threads)
+    try:
+        self_test(engine, bundle)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def self_test(engine: Engine, bundle: Bundle) -> float:
+    """Run the golden images; the largest score error. Raises EngineError past the manifest's tolerances.
+
+    Golden scores lie farther from the threshold than the tolerance, so a decision that flips is always refused.
+    """
+    golden = bundle.golden()
+    worst = 0.0
+    for i, (image, score, heat) in enumerate(zip(golden.images, golden.scores, golden.maps, strict=True)):
+        got_score, got_map = engine(image[None])
+        error, map_error = float(abs(got_score[0] - score)), float(np.max(np.abs(got_map[0] - heat)))
+        if why := _drift(bundle, float(got_score[0]), float(score), map_error):
+            raise EngineError(
+                f"{engine.description} fails the self-test of {bundle.path}: golden image {i} {why}; "
+                f"update the engine, choose another --engine, or build the bundle again"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def _drift(bundle: Bundle, got: float, expected: float, map_error: float) -> str | None:
+    """What is wrong with the result of a golden image, and by how much; None where it is within tolerance."""
+    manifest, threshold = bundle.manifest, bundle.calibration.threshold
+    error = abs(got - expected)
+    if not error <= manifest.score_tolerance:  # also when it is NaN
+        flips = ", so its verdict flips" if (got > threshold) != (expected > threshold) else ""
+        return (
+            f"scores {got:.6g} instead of {expected:.6g} (threshold {threshold:.6g}{flips}): "
+            f"off by {error:.3g} where {manifest.score_tolerance:.3g} is tolerated"
+        )
+    if not map_error <= manifest.map_tolerance:
+        return f"has a map off by {map_error:.3g} where {manifest.map_tolerance:.3g} is tolerated"
+    return None

@@ -1,0 +1,68 @@
+"""ONNX Runtime on the CPU: the engine that is always there."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from runtime.bundle import Bundle
+from runtime.engine import EngineError
+from runtime.image import Image, Map
+
+
+class OnnxRuntime:
+    """Keeps its output buffers from call to call, so that a steady stream allocates no outputs."""
+
+    def __init__(self, model: Path, size: tuple[int, int], threads: int | None = None) -> None:
+        """`size` is height and width of the model's input."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            # The provider is named: asked for one that is absent, ONNX Runtime only warns and runs on the CPU.
+            self._session = ort.InferenceSession(str(model), options, ["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no public base class
+            first_line = str(error).strip().splitlines()[0]
+            raise EngineError(
+                f"onnxruntime {ort.__version__} cannot load {model} ({first_line}); "
+                f"pip install --upgrade onnxruntime, or build the bundle again"
+            ) from error
+        self._size = size
+        self._outputs: dict[int, tuple[Map, Map]] = {}
+        self._binding = self._session.io_binding()
+        self.description = f"onnxruntime {ort.__version__} CPU float32"
+
+    @classmethod
+    def open(cls, bundle: Bundle, threads: int | None = None) -> OnnxRuntime:
+        return cls(bundle.model, (bundle.manifest.geometry.height, bundle.manifest.geometry.width), threads)
+
+    @staticmethod
+    def missing() -> str | None:
+        try:
+            version("onnxruntime")
+        except PackageNotFoundError:
+            return "pip install onnxruntime"
+        return None
+
+    def __call__(self, image: Image) -> tuple[Map, Map]:
+        n, binding = len(image), self._binding
+        if n not in self._outputs:
+            self._outputs[n] = (np.empty(n, np.float32), np.empty((n, *self._size), np.float32))
+        image = np.ascontiguousarray(image)
+        binding.bind_input("image", "cpu", 0, np.uint8, image.shape, image.ctypes.data)
+        for name, buffer in zip(("score", "map"), self._outputs[n], strict=True):
+            binding.bind_output(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            why = str(error).strip().splitlines()[0]
+            raise EngineError(f"{self.description} cannot run this graph ({why}); build the bundle again") from error
+        return self._outputs[n]
+
+    def close(self) -> None:
+        self._outputs.clear()

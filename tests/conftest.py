@@ -1,0 +1,76 @@
+"""Shared fixtures. Tests marked `torch` are of the training half; everything else must run on an edge install."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.bundle import Bundle, Calibration, Golden, Manifest, Spread, write_bundle
+from runtime.image import Geometry
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SIZE = 64
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: runs in make test-slow"))
+
+
+def shared(*parts: str) -> Path:
+    """A file of the optional data beside the checkout; skips the test where it is absent."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs the optional data {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A smooth colour picture with edges, uint8 [90, 120, 3], the same in every run."""
+    y, x = np.mgrid[0:90, 0:120].astype(np.float32)
+    waves = [127 + 60 * np.sin(x / a + y / b) + 50 * ((x + y) % 40 > 20) for a, b in ((9, 14), (21, 7), (5, 30))]
+    return np.clip(np.stack(waves, -1), 0, 255).astype(np.uint8)
+
+
+def tiny_model() -> bytes:
+    """An ONNX graph with the one signature, for tests without torch: map = mean over colour, score = its maximum.
+
+    Written as protobuf text by hand would be unreadable; onnx is in the train extra, so the bytes are stored.
+    """
+    return (Path(__file__).parent / "golden" / "tiny.onnx").read_bytes()
+
+
+def write_tiny_bundle(path: Path, **changes: object) -> Bundle:
+    """A bundle around `tiny_model`, with threshold 100 on the brightest pixel."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+    maps = images.astype(np.float32).mean(-1)
+    fields = {
+        "method": "simplenet",
+        "backbone": "resnet18",
+        "geometry": Geometry("stretch", SIZE, SIZE),
+        "score": Spread(50, 10, 30, 90),
+        "map_peak": Spread(50, 10, 30, 90),
+        "score_tolerance": 0.01,
+        "map_tolerance": 0.01,
+        "provenance": {"data": "generated"},
+        **changes,
+    }
+    golden = Golden(images, maps.max((1, 2)), maps)
+    return write_bundle(
+        path, Manifest(**fields), Calibration(100.0, 0.01, (0.002, 0.02), 0.95, 200), tiny_model(), golden
+    )  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_tiny_bundle(tmp_path / "bundle")

@@ -1,0 +1,335 @@
+"""SimpleNet: frozen features, one linear adapter, Gaussian noise as negatives, a two-layer discriminator.
+
+Liu, Zhou, Xu and Wang, "SimpleNet: a simple network for image anomaly detection and localization", CVPR 2023,
+with the constants of the authors' code. `forward` is their pipeline, literally; `fused` is the same function with
+everything between backbone and LeakyReLU as one affine map per level.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from export import fuse
+from runtime.image import Geometry, Image
+from train.backbone import MEAN_RGB, STD_RGB, Trunk
+from train.method import Budget, Method, Progress, Save
+
+BATCH = 8  # images; 8 x 36 x 36 vectors a step in the published setting
+PUBLISHED_EPOCHS = 160  # 40 rounds of 4 passes
+LIGHT_STEPS = 900
+# The published 0.015 is an eighth of the standard deviation of ImageNet features; other weights have other scales.
+RELATIVE_NOISE = 0.125
+# The test AUROC of single steps oscillates; the mean over the last tenth of the training does not.
+AVERAGED_SHARE = 0.1
+SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
+SAVE_EVERY_S = 60.0
+MEMORY_MAP_ABOVE = 2 << 30  # bytes of features
+
+
+class SimpleNet(Method):
+    """`level_dim` and `target_dim` are D1 and D2. `noise` is the standard deviation of the negatives' noise on the
+    adapted features; None takes `RELATIVE_NOISE` of the features' own. `margin` is the hinge's th+ = -th-. `vectors`
+    is how many of a batch's patches a step trains on; None takes all, as published.
+    """
+
+    name: ClassVar[str] = "simplenet"
+
+    def __init__(
+        self,
+        backbone: str,
+        geometry: dict[str, Any],
+        level_dim: int,
+        target_dim: int,
+        hidden: int = 1024,
+        noise: float | None = 0.015,
+        margin: float = 0.5,
+        vectors: int | None = None,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            geometry=geometry,
+            level_dim=level_dim,
+            target_dim=target_dim,
+            hidden=hidden,
+            noise=noise,
+            margin=margin,
+            vectors=vectors,
+        )
+        self._geometry = Geometry(**geometry)
+        self.level_dim, self.target_dim = level_dim, target_dim
+        self.noise, self.margin, self.vectors = noise, margin, vectors
+        self.trunk = Trunk(backbone).requires_grad_(False)
+        self.adapter = nn.Linear(target_dim, target_dim)
+        self.discriminator = nn.Sequential(
+            nn.Linear(target_dim, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, 1, bias=False),
+        )
+
+    @property
+    def geometry(self) -> Geometry:
+        return self._geometry
+
+    @property
+    def backbone(self) -> str:
+        return self.trunk.name
+
+    @classmethod
+    def defaults(cls, backbone: str) -> dict[str, Any]:
+        if backbone in ("resnet18", "resnet34"):
+            # 384 is the sum of their channels: 1536 would repeat the same taps. Neighbouring patches of one image are
+            # so alike that a quarter of them trains as well per step, and four times as fast on a CPU.
+            geometry = {"kind": "stretch", "height": 256, "width": 256}
+            dims = {"level_dim": 384, "target_dim": 384, "noise": None, "vectors": 2048}
+            return {"backbone": backbone, "geometry": geometry, **dims}
+        geometry = {"kind": "shorter-crop", "height": 288, "width": 288, "shorter": 329}
+        return {"backbone": backbone, "geometry": geometry, "level_dim": 1536, "target_dim": 1536}
+
+    @classmethod
+    def steps(cls, backbone: str, images: int, epochs: int | None) -> int:
+        if epochs is None and backbone in ("resnet18", "resnet34"):
+            return LIGHT_STEPS
+        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
+
+    # ------------------------------------------------------------------ the literal pipeline
+
+    def features(self, image: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] BGR to patch features [N, h, w, D2] on layer2's grid (section 3.1 of the paper)."""
+        level2, level3 = self.trunk(self.trunk.normalise(image))
+        n, _, h, w = level2.shape
+        patches2 = F.unfold(level2, 3, padding=1).transpose(1, 2)  # [N, hw, 9 C2], index 9c + 3ky + kx
+        # layer3 is unfolded on its own grid; its 9 C3 planes are resized afterwards.
+        planes3 = F.unfold(level3, 3, padding=1).view(n, -1, *level3.shape[2:])  # [N, 9 C3, h/2, w/2]
+        planes3 = F.interpolate(planes3, size=(h, w), mode="bilinear", align_corners=False)
+        patches3 = planes3.flatten(2).transpose(1, 2)  # [N, hw, 9 C3]
+        levels = [F.adaptive_avg_pool1d(p, self.level_dim) for p in (patches2, patches3)]
+        return F.adaptive_avg_pool1d(torch.cat(levels, 2), self.target_dim).view(n, h, w, -1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(image)
+        n, h, w, d = features.shape
+        patch_score = -self.discriminator(self.adapter(features.view(-1, d))).view(n, h, w)
+        size = (self.geometry.height, self.geometry.width)
+        heat = F.interpolate(patch_score[:, None], size=size, mode="bilinear", align_corners=False)
+        return patch_score.amax((1, 2)), _gaussian(heat)[:, 0]
+
+    # ------------------------------------------------------------------ training
+
+    def fit(
+        self,
+        images: Sequence[Image],
+        budget: Budget,
+        seed: int,
+        progress: Progress,
+        save: Save,
+        resumed: dict[str, Any] | None,
+    ) -> int:
+        deadline = math.inf if budget.max_minutes is None else time.monotonic() + 60 * budget.max_minutes
+        with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
+            features = self._all_features(images, folder, progress)
+            return self._train(features, budget.steps, deadline, seed, progress, save, resumed)
+
+    @torch.inference_mode()
+    def _all_features(self, images: Sequence[Image], folder: str, progress: Progress) -> Any:
+        """The frozen features of every image, float32 [n, positions, D2]: computed once, on disk where large."""
+        self.eval()
+        device = self.adapter.weight.device
+        features: Any = None
+        for i, image in enumerate(images):
+            one = self.features(torch.from_numpy(image)[None].to(device)).flatten(1, 2).cpu().numpy()
+            if features is None:
+                shape = (len(images), *one.shape[1:])
+                large = one.nbytes * len(images) > MEMORY_MAP_ABOVE
+                features = (
+                    np.lib.format.open_memmap(f"{folder}/features.npy", "w+", np.float32, shape)
+                    if large
+                    else np.empty(shape, np.float32)
+                )
+            features[i] = one[0]
+            progress("features", i + 1, len(images))
+        return features
+
+    def _train(
+        self,
+        features: Any,
+        steps: int,
+        deadline: float,
+        seed: int,
+        progress: Progress,
+        save: Save,
+        resumed: dict[str, Any] | None,
+    ) -> int:
+        device = self.adapter.weight.device
+        sigma = _relative_noise(features) if self.noise is None else self.noise
+        optimisers = (
+            torch.optim.AdamW(self.adapter.parameters(), lr=1e-4),
+            torch.optim.Adam(self.discriminator.parameters(), lr=2e-4, weight_decay=1e-5),
+        )
+        if resumed is None:
+            self._initialise(seed)
+        else:
+            for optimiser, state in zip(optimisers, resumed["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
+        start = 0 if resumed is None else int(resumed["step"])
+        head = nn.ModuleList([self.adapter, self.discriminator])
+        averaging = get_ema_multi_avg_fn(self._decay(steps))  # type: ignore[no-untyped-call]
+        average = AveragedModel(head, multi_avg_fn=averaging, use_buffers=True)
+        if resumed is not None:
+            average.load_state_dict(resumed["average"])
+
+        def snapshot(step: int) -> None:
+            optimiser_states = [optimiser.state_dict() for optimiser in optimisers]
+            save({"step": step, "optimisers": optimiser_states, "average": average.state_dict()})
+
+        self.train()
+        self.trunk.eval()
+        saved_at, step, whole = time.monotonic(), start, True
+        try:
+            for chosen in _batches(len(features), seed, start):
+                if step >= steps or (step > start and time.monotonic() > deadline):
+                    break
+                batch = torch.from_numpy(self._draw(features, chosen, (seed, step))).to(device)
+                loss = self._loss(batch, sigma, torch.Generator(device).manual_seed((seed << 32) + step))
+                for optimiser in optimisers:
+                    optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                whole = False
+                for optimiser in optimisers:
+                    optimiser.step()
+                average.update_parameters(head)
+                step, whole = step + 1, True
+                progress("training", step, steps)
+                if time.monotonic() - saved_at > SAVE_EVERY_S:
+                    snapshot(step)
+                    saved_at = time.monotonic()
+        finally:
+            # Also when interrupted, but never amid a step: resuming would take half of it twice.
+            if whole and start < step < steps:
+                snapshot(step)
+        head.load_state_dict(average.module.state_dict())
+        self.eval()
+        return step
+
+    def _decay(self, steps: int) -> float:
+        """Of the exponential moving average of the weights; 0, so none, in the published setting."""
+        return 0.0 if self.vectors is None else max(0.0, 1 - 1 / (AVERAGED_SHARE * steps))
+
+    def _draw(self, features: Any, chosen: Any, seed: tuple[int, int]) -> Any:
+        """The vectors [n, D2] of one step: all patches of the chosen images, or the same number of each."""
+        if self.vectors is None:
+            return features[chosen].reshape(-1, features.shape[2])
+        count = max(1, self.vectors // len(chosen))
+        positions = np.random.default_rng(seed).integers(features.shape[1], size=(len(chosen), count))
+        return features[chosen[:, None], positions].reshape(-1, features.shape[2])
+
+    def _loss(self, features: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+        """Truncated L1 on clean and noisy vectors [n, D2]; BatchNorm sees both together, as in the authors' code."""
+        with torch.autocast("cuda", torch.bfloat16, enabled=features.is_cuda):
+            clean = self.adapter(features)
+            noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=torch.float32)
+            logits = self.discriminator(torch.cat([clean, clean + sigma * noise]))[:, 0].float()
+        good, bad = logits.chunk(2)
+        return F.relu(self.margin - good).mean() + F.relu(self.margin + bad).mean()
+
+    def _initialise(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        linears: list[Any] = [self.adapter, self.discriminator[0], self.discriminator[3]]
+        for linear in linears:
+            nn.init.xavier_normal_(linear.weight, generator=generator)
+            if linear.bias is not None:
+                bound = 1 / math.sqrt(linear.in_features)
+                nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
+
+    # ------------------------------------------------------------------ the exported form
+
+    def fused(self) -> nn.Module:
+        # Folded in float64 whatever the network's type, so that rounding happens once, at the end.
+        return _Fused(copy.deepcopy(self).double()).to(self.adapter.weight.dtype).eval()
+
+
+def _batches(n: int, seed: int, start_step: int) -> Iterator[Any]:
+    """Indices of the images of each step, from `start_step` on; a new order every epoch, a function of seed alone."""
+    per_epoch = math.ceil(n / BATCH)
+    epoch, skip = divmod(start_step, per_epoch)
+    while True:
+        order = np.random.default_rng((seed, epoch)).permutation(n)
+        for i in range(skip, per_epoch):
+            yield np.sort(order[i * BATCH : (i + 1) * BATCH])
+        epoch, skip = epoch + 1, 0
+
+
+def _relative_noise(features: Any) -> float:
+    """An eighth of the mean standard deviation per dimension, over at most 64 images [n, positions, D2]."""
+    some = features[np.linspace(0, len(features) - 1, min(64, len(features))).astype(int)]
+    return RELATIVE_NOISE * float(some.reshape(-1, some.shape[-1]).std(0).mean())
+
+
+def _gaussian(heat: Tensor) -> Tensor:
+    """scipy.ndimage.gaussian_filter(sigma, mode="reflect") over [N, 1, H, W]: the edge sample is doubled."""
+    radius = int(4 * SIGMA + 0.5)
+    offsets = torch.arange(-radius, radius + 1, dtype=heat.dtype, device=heat.device)
+    taps = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
+    taps = taps / taps.sum()
+    for axis in (2, 3):
+        n = heat.shape[axis]
+        before, after = (
+            heat.narrow(axis, 0, radius).flip(axis),
+            heat.narrow(axis, n - radius, radius).flip(axis),
+        )
+        padded = torch.cat([before, heat, after], axis)
+        heat = F.conv2d(padded, taps.view((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)))
+    return heat
+
+
+class _Fused(nn.Module):
+    """h = Wh2 (T2 * L2) + Up(Wh3 (T3 * L3)) + b; patch score = -w . LeakyReLU(h).
+
+    Unfold, both pools, resize, adapter, first discriminator layer and BatchNorm are linear; pooling acts on channels
+    and taps, resizing on positions, so they commute and both products run on their own level's grid.
+    """
+
+    def __init__(self, net: SimpleNet) -> None:
+        super().__init__()
+        self.trunk = fuse.fold_batchnorm(net.trunk)
+        self.input = fuse.FoldedInput(self.trunk.conv1, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
+        weight, bias = _head(net)
+        kernels = fuse.patch_stencils(net.trunk.channels, net.level_dim, net.target_dim)
+        self.stencils, self.heads = nn.ModuleList(), nn.ModuleList()
+        for kernel, level_bias in zip(kernels, (bias, None), strict=True):
+            used = kernel.flatten(1).abs().sum(1) > 0
+            self.stencils.append(fuse.grouped_convolution(kernel[used]))
+            self.heads.append(fuse.pointwise(weight[:, used], level_bias))
+        size = (net.geometry.height, net.geometry.width)
+        grid2, grid3 = (tuple(-(-side // stride) for side in size) for stride in (8, 16))
+        self.upsample = fuse.Upsample(grid3, grid2)  # type: ignore[arg-type]
+        last: Any = net.discriminator[3]
+        self.tail = fuse.pointwise(-last.weight.data)
+        self.smooth = fuse.SmoothUpsample(grid2, size, SIGMA)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        levels = self.trunk(self.input(image))
+        fine, coarse = (head(stencil(x)) for head, stencil, x in zip(self.heads, self.stencils, levels, strict=True))
+        patch_score = self.tail(F.leaky_relu(fine + self.upsample(coarse), 0.2))[:, 0]
+        return patch_score.amax((1, 2)), self.smooth(patch_score)
+
+
+def _head(net: SimpleNet) -> tuple[Tensor, Tensor]:
+    """Adapter, first discriminator layer and BatchNorm as one matrix [hidden, D2] and bias."""
+    layers: Any = net.discriminator
+    first, norm = layers[0], layers[1]
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    weight = scale[:, None] * (first.weight @ net.adapter.weight)
+    bias = scale * (first.weight @ net.adapter.bias + first.bias - norm.running_mean) + norm.bias
+    return weight.detach(), bias.detach()
