@@ -14,7 +14,7 @@ BIN := .venv/bin
 	touch $@
 
 .venv/dev: .venv/train
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -e ".[dev]" $(TORCH)
 	touch $@
 
 demo: .venv/train

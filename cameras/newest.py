@@ -18,6 +18,9 @@ import numpy.typing as npt
 from cameras import CameraError, Frame
 
 
+CLOSE_S = 2.0  # seconds that close() waits for the capture thread
+
+
 class EndOfStream(Exception):
     """Raised by `_grab` where a live source ends on purpose."""
 
@@ -62,6 +65,7 @@ class NewestFrame:
         self._ended: Exception | None = None
         self._generation = 0
         self._closed = False
+        self._threads: list[threading.Thread] = []
         self._start()
 
     def _open(self) -> Any:
@@ -86,12 +90,21 @@ class NewestFrame:
             elif ended is not None or not due:
                 self._restart(ended or CameraError(f"camera {self.source}: no frame for {self.stall_s:g} s"))
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """End the iteration now, and the capture with its next frame. Does not wait: a signal handler may call it."""
         with self._changed:
             self._closed = True
             self._generation += 1
             self._ended = EndOfStream()
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop, and wait until the camera is released; at most CLOSE_S, since a driver may hang for ever."""
+        self.stop()
+        # A thread inside OpenCV when the interpreter ends takes the process down with it (std::terminate).
+        deadline = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _restart(self, cause: Exception) -> None:
         if not self.captured and isinstance(self._ended, CameraError):
@@ -114,7 +127,10 @@ class NewestFrame:
                 return
             self._ended = self._slot = None
             generation = self._generation
-        threading.Thread(target=self._capture, args=(generation,), daemon=True, name=f"capture {self.source}").start()
+        name = f"capture {self.source}"
+        thread = threading.Thread(target=self._capture, args=(generation,), daemon=True, name=name)
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        thread.start()
 
     def _capture(self, generation: int) -> None:
         handle: Any = None

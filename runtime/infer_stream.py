@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 
 from cameras import CAMERAS, Camera, CameraError, Frame, open_camera
+from cameras.newest import NewestFrame
 from runtime.bundle import BundleError, read_bundle
 from runtime.detector import Detector, Verdict
 from runtime.engine import ENGINES, EngineError, missing
@@ -186,8 +187,8 @@ def _stream(args: argparse.Namespace) -> None:
 
         def end(_signal: int, _frame: FrameType | None) -> None:
             stop.set()
-            if camera.live:
-                camera.close()
+            if isinstance(camera, NewestFrame):
+                camera.stop()
 
         previous = {s: signal.signal(s, end) for s in (signal.SIGINT, signal.SIGTERM)}
         tally = Tally()
