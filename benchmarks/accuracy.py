@@ -27,7 +27,7 @@ import export.build
 from benchmarks.run import measure
 from cameras import CameraError
 from runtime.bundle import BundleError
-from runtime.engine import EngineError
+from runtime.engine import EngineError, EngineOptions
 from train.data import DataError
 from train.fit import say
 
@@ -42,7 +42,7 @@ def train_and_measure(data: Path, seed: int, flags: Sequence[str], folder: Path)
     if export.build.main([*arguments, "--save-checkpoint", str(checkpoint)]):
         return None
     minutes = (time.monotonic() - start) / 60
-    row = measure(bundle, data, "auto", None, repeats=1)
+    row = measure(bundle, data, "auto", EngineOptions(), repeats=1)
     shutil.rmtree(bundle)
     checkpoint.unlink()
     return {**row, "seed": seed, "minutes_to_bundle": round(minutes, 1)}

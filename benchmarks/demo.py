@@ -24,6 +24,7 @@ from benchmarks.run import measure
 from cameras.files import read_image
 from runtime.bundle import read_bundle
 from runtime.detector import Detector
+from runtime.engine import EngineOptions
 from train.data import DataError, Sample, open_data
 from train.demo import PRODUCTS, write_demo
 from train.fit import Bars, say
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream = ["--bundle", bundle, "--camera", data / product / "test"]
         if code := _run("runtime.infer_stream", runtime.infer_stream.main, stream):
             return code
-        rows.append(measure(bundle, data / product, "auto", None, repeats=1))
+        rows.append(measure(bundle, data / product, "auto", EngineOptions(), repeats=1))
     if args.weights == "random":
         say("note: random weights show the line, not accuracy; pretrained ones (--weights FILE) find the defects")
     for row in rows:

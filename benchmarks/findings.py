@@ -17,14 +17,13 @@ import numpy as np
 from benchmarks.bundle_charts import Labels, Numbers, number, percent
 from cameras import CameraError
 from cameras.files import read_image
-from runtime.bundle import CALIBRATION, GOLDEN, MANIFEST, MODEL, Bundle, Spread
+from runtime.bundle import CALIBRATION, MANIFEST, Bundle, Spread
 from runtime.detector import Detector
 from runtime.environment import versions
 from runtime.threshold import CONFIDENCE, CalibrationError, beta_quantile, calibrate
 from train import metrics
 from train.data import Sample, read_mask
 
-FILES = (MODEL, GOLDEN, MANIFEST, CALIBRATION)
 TAIL = (1 - CONFIDENCE) / 2
 
 
@@ -169,7 +168,8 @@ def scores_of(group: Sequence[Judged]) -> Numbers:
 
 def provenance(f: Findings) -> dict[str, Mapping[str, object]]:
     """What was judged by what, as tables: title, then name and value."""
-    c, files = f.bundle.calibration, {name: (f.bundle.path / name).read_bytes() for name in FILES}
+    c, names = f.bundle.calibration, (*f.bundle.sha256, MANIFEST, CALIBRATION)
+    files = {name: (f.bundle.path / name).read_bytes() for name in names}
     return {
         "Built": f.bundle.manifest.provenance,
         "Geometry": _geometry(f),

@@ -28,7 +28,7 @@ from cameras import CameraError
 from cameras.files import read_image
 from runtime.bundle import BundleError, read_bundle
 from runtime.detector import Detector
-from runtime.engine import ENGINES, EngineError
+from runtime.engine import ENGINES, EngineError, EngineOptions
 from runtime.environment import versions
 from train import metrics
 from train.data import DataError, open_data, read_mask
@@ -37,7 +37,7 @@ from train.fit import Bars, say
 WARM_UP = 5
 
 
-def measure(bundle_path: Path, data: Path, engine: str, threads: int | None, repeats: int) -> dict[str, Any]:
+def measure(bundle_path: Path, data: Path, engine: str, options: EngineOptions, repeats: int) -> dict[str, Any]:
     """One row: accuracy over the test images of `data`, speed over `repeats` passes. Raises the known errors."""
     samples = open_data(data).test
     if not samples or all(s.defect is None for s in samples) or all(s.defect for s in samples):
@@ -45,7 +45,7 @@ def measure(bundle_path: Path, data: Path, engine: str, threads: int | None, rep
     bundle = read_bundle(bundle_path)
     geometry, bits = bundle.manifest.geometry, int(bundle.manifest.provenance.get("train_bits", "8"))
     scores, maps, times, bars = [], [], [], Bars()
-    with Detector(bundle, engine, threads) as detector:
+    with Detector(bundle, engine, options) as detector:
         for i, sample in enumerate(samples):
             image = read_image(sample.path, None if bits == 8 else bits)
             for _ in range(WARM_UP if i == 0 else 0):
@@ -56,7 +56,7 @@ def measure(bundle_path: Path, data: Path, engine: str, threads: int | None, rep
             scores.append(verdict.score)
             maps.append(verdict.map.copy())
             bars(bundle_path.name, i + 1, len(samples))
-        description = detector.engine.description
+        description, precision = detector.engine.description, detector.engine.precision
     labels = np.array([s.defect is not None for s in samples])
     return {
         "bundle": bundle_path.name,
@@ -67,12 +67,13 @@ def measure(bundle_path: Path, data: Path, engine: str, threads: int | None, rep
         "input": f"{geometry.width}x{geometry.height} {geometry.kind}",
         "batch": 1,
         "engine": description,
-        "threads": threads or "all",
+        "precision": precision,
+        "threads": options.threads or "all",
         "device": _cpu_name(),
         "images": len(samples),
         **_accuracy(labels, np.array(scores), samples, np.array(maps), geometry),
         **percentiles(times),
-        "model_sha256": bundle.model_sha256[:16],
+        "model_sha256": bundle.model_sha256(precision if precision in bundle.precisions else "fp32")[:16],
         "versions": versions(),
     }
 
@@ -119,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     try:
         for bundle, data_set in zip(args.bundles, data, strict=True):
-            rows += [measure(bundle, data_set, engine, args.threads, args.repeats) for engine in args.engine]
+            options = EngineOptions(args.threads)
+            rows += [measure(bundle, data_set, engine, options, args.repeats) for engine in args.engine]
     except (BundleError, EngineError, CameraError, DataError) as error:
         say(f"flawline-bench: {error}")
         return 2

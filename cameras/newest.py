@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from cameras import CameraError, Frame
 
-
 CLOSE_S = 2.0  # seconds that close() waits for the capture thread
 
 

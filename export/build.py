@@ -89,6 +89,7 @@ def build(
         map_peak=map_peak,
         score_tolerance=tolerances[0],
         map_tolerance=tolerances[1],
+        fp32_islands=method.fp32_islands,
         provenance={
             **{f"train_{k}": v for k, v in provenance.items()},
             "data": str(data.resolve()),
@@ -97,7 +98,7 @@ def build(
             **versions(),
         },
     )
-    return write_bundle(out, manifest, calibration, model, golden)
+    return write_bundle(out, manifest, calibration, {"fp32": model}, golden)
 
 
 def _parity_paths(held: list[Path], data_set: DataSet, limit: int) -> list[Path]:

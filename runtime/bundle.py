@@ -3,7 +3,10 @@
     manifest.json     what the model is, how its input is made, hashes, statistics, tolerances, provenance
     calibration.json  the threshold and what supports it: editable on the box, never hashed
     model.onnx        float32, opset 17, IR 8
+    model.fp16.onnx   the same with FP16 written into it, except in the manifest's FP32 islands (where it was built)
+    model.int8.onnx   the same with Q/DQ nodes from calibration on good images (where it was built)
     golden.npz        input images and the reference scores and maps: every engine's self-test
+    engines/          cache of the machine that runs: compiled plans, none of them hashed here
 
 The reader is strict, because a wrong bundle that runs is worse than one that does not: another schema, an unknown or
 missing key, a wrong hash is refused in one line that ends with the command that mends it.
@@ -29,7 +32,9 @@ import numpy.typing as npt
 from runtime.image import Geometry, Image, Map
 
 SCHEMA = 1
-MODEL, GOLDEN, MANIFEST, CALIBRATION = "model.onnx", "golden.npz", "manifest.json", "calibration.json"
+GOLDEN, MANIFEST, CALIBRATION, ENGINE_CACHE = "golden.npz", "manifest.json", "calibration.json", "engines"
+# precision that is written into the graph -> its file
+MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 
 
 class BundleError(Exception):
@@ -52,7 +57,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`score` and `map_peak` (the largest value of the map) are over good images; tolerances are absolute."""
+    """`score` and `map_peak` (the largest value of the map) are over good images; tolerances are absolute.
+
+    `fp32_islands` are prefixes of node names of the graph: what must be computed in FP32 whatever the precision.
+    """
 
     method: str
     backbone: str
@@ -61,6 +69,7 @@ class Manifest:
     map_peak: Spread
     score_tolerance: float
     map_tolerance: float
+    fp32_islands: tuple[str, ...]
     provenance: Mapping[str, str]
 
 
@@ -89,16 +98,32 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose manifest, calibration and hashes were checked when it was read."""
+    """A bundle on disk whose manifest, calibration and hashes were checked when it was read.
+
+    `sha256` is of each file that the manifest names.
+    """
 
     path: Path
     manifest: Manifest
     calibration: Calibration
-    model_sha256: str
+    sha256: Mapping[str, str]
 
     @property
-    def model(self) -> Path:
-        return self.path / MODEL
+    def precisions(self) -> tuple[str, ...]:
+        """Those of MODELS that this bundle has a graph of."""
+        return tuple(p for p, name in MODELS.items() if name in self.sha256)
+
+    def model(self, precision: str = "fp32") -> Path:
+        """The ONNX file of one of MODELS. Raises BundleError where this bundle has none."""
+        if precision not in self.precisions:
+            raise BundleError(
+                f"bundle {self.path} holds no {precision} graph; add it where torch is: "
+                f"python -m export.build --bundle {self.path} --precision {precision}"
+            )
+        return self.path / MODELS[precision]
+
+    def model_sha256(self, precision: str = "fp32") -> str:
+        return self.sha256[self.model(precision).name]
 
     def golden(self) -> Golden:
         try:
@@ -126,29 +151,24 @@ def read_bundle(path: str | Path) -> Bundle:
         if actual != expected:
             _refuse(path, f"{name} is not the file that was built (its sha256 differs from {MANIFEST})")
     calibration = _calibration_from_json(path, _read_json(path, CALIBRATION))
-    return Bundle(path, manifest, calibration, files[MODEL])
+    return Bundle(path, manifest, calibration, files)
 
 
 def write_bundle(
-    path: str | Path, manifest: Manifest, calibration: Calibration, model: bytes, golden: Golden
+    path: str | Path, manifest: Manifest, calibration: Calibration, models: Mapping[str, bytes], golden: Golden
 ) -> Bundle:
     """Write a whole bundle beside `path`, then move it there, so that no reader ever sees half a bundle.
 
-    An existing bundle is replaced; any other existing folder is refused with BundleError.
+    `models` maps a precision of MODELS to its serialised graph; fp32 must be there. An existing bundle is
+    replaced; any other existing folder is refused with BundleError.
     """
     path = Path(path)
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{path} exists and is not a bundle; choose another --out")
     packed = io.BytesIO()
     np.savez_compressed(packed, images=golden.images, scores=golden.scores, maps=golden.maps)
-    shipped = {MODEL: model, GOLDEN: packed.getvalue()}
-    content = asdict(manifest)
-    content.update(
-        schema=SCHEMA,
-        geometry=manifest.geometry.to_json(),
-        provenance=dict(manifest.provenance),
-        files={name: hashlib.sha256(data).hexdigest() for name, data in shipped.items()},
-    )
+    shipped = {**{MODELS[p]: data for p, data in models.items()}, GOLDEN: packed.getvalue()}
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in shipped.items()}
     old: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +180,7 @@ def write_bundle(
         staging.mkdir()
         for name, data in shipped.items():
             write_atomically(staging / name, data)
-        write_atomically(staging / MANIFEST, _to_json(content))
+        write_atomically(staging / MANIFEST, _manifest_to_json(manifest, files))
         write_atomically(staging / CALIBRATION, _to_json({"schema": SCHEMA, **asdict(calibration)}))
         if path.exists():
             old = work / "old"
@@ -175,6 +195,23 @@ def write_bundle(
             os.replace(old, path)  # whatever stopped the exchange: the bundle that was there comes back
         shutil.rmtree(work, ignore_errors=True)
     return read_bundle(path)
+
+
+def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
+    """Add or replace the graph of another precision than fp32; the fp32 graph and all else stay as they are.
+
+    A crash amid it leaves a bundle whose manifest refuses the new file, never one that runs it unseen.
+    """
+    name = MODELS[precision]
+    files = {**bundle.sha256, name: hashlib.sha256(model).hexdigest()}
+    try:
+        write_atomically(bundle.path / name, model)
+        write_atomically(bundle.path / MANIFEST, _manifest_to_json(bundle.manifest, files))
+    except OSError as error:
+        raise BundleError(
+            f"{bundle.path} cannot be written ({error.strerror}); free the disk, or work on a copy that is yours"
+        ) from error
+    return read_bundle(bundle.path)
 
 
 def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
@@ -198,6 +235,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
+    content = asdict(manifest)
+    content.update(
+        schema=SCHEMA, geometry=manifest.geometry.to_json(), provenance=dict(manifest.provenance), files=dict(files)
+    )
+    return _to_json(content)
 
 
 def _to_json(content: Mapping[str, Any]) -> bytes:
@@ -224,10 +269,10 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 def _manifest_from_json(path: Path, content: dict[str, Any]) -> tuple[Manifest, dict[str, str]]:
     take = _Taker(path, MANIFEST, content)
     files = take("files", dict)
-    for name in (MODEL, GOLDEN):
+    for name in (MODELS["fp32"], GOLDEN, *files):
         if not isinstance(files.get(name), str):
             _refuse(path, f"{MANIFEST} names no sha256 for {name}")
-    if unknown := sorted(set(files) - {MODEL, GOLDEN}):
+    if unknown := sorted(set(files) - {*MODELS.values(), GOLDEN}):
         _refuse(path, f"{MANIFEST} names files that this version does not know: {', '.join(unknown)}")
     fields = take("geometry", dict)
     try:
@@ -244,10 +289,13 @@ def _manifest_from_json(path: Path, content: dict[str, Any]) -> tuple[Manifest, 
         map_peak=_spread_from_json(path, "map_peak", take("map_peak", dict)),
         score_tolerance=take("score_tolerance", float),
         map_tolerance=take("map_tolerance", float),
+        fp32_islands=tuple(take("fp32_islands", list)),
         provenance=take("provenance", dict),
     )
     if not all(isinstance(value, str) for value in manifest.provenance.values()):
         _refuse(path, f"{MANIFEST}: provenance holds values that are not text")
+    if not all(isinstance(value, str) and value for value in manifest.fp32_islands):
+        _refuse(path, f"{MANIFEST}: fp32_islands holds values that are not node names")
     take.refuse_rest()
     if manifest.score_tolerance <= 0 or manifest.map_tolerance <= 0:
         _refuse(path, f"{MANIFEST}: a tolerance is not above 0")

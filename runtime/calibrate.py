@@ -20,7 +20,7 @@ import numpy as np
 from cameras import CameraError, open_camera
 from runtime.bundle import BundleError, read_bundle, write_calibration
 from runtime.detector import Detector
-from runtime.engine import ENGINES, EngineError
+from runtime.engine import EngineError, add_engine_arguments, options_from
 from runtime.threshold import CalibrationError, calibrate, describe
 
 SHOWN = 3  # of the highest scores: where a bad part among the good ones would be
@@ -56,7 +56,7 @@ def _say(text: str) -> None:
 
 def _recalibrate(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
-    with Detector(bundle, args.engine) as detector:
+    with Detector(bundle, args.engine, options_from(args)) as detector:
         sources, scores = score_frames(detector, args.camera, args.max_frames)
     calibration = calibrate(np.array(scores), args.false_alarm_rate)
     old = bundle.calibration.threshold
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--camera", "--images", required=True, help="a camera or folder that shows good parts only")
     parser.add_argument("--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01")
     parser.add_argument("--max-frames", type=int, help="stop after so many frames; a live camera needs it")
-    parser.add_argument("--engine", default="auto", help=f"auto, {', '.join(ENGINES)}")
+    add_engine_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the threshold, change nothing")
     args = parser.parse_args(argv)
     if args.max_frames is not None and args.max_frames < 1:

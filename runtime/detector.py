@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import Bundle
-from runtime.engine import open_engine
+from runtime.engine import EngineOptions, open_engine
 from runtime.image import Image, Map, overlay, prepare, to_source
 
 
@@ -34,9 +34,9 @@ class Verdict:
 class Detector:
     """A bundle with an engine opened and proven for it. Use as a context manager, or close it."""
 
-    def __init__(self, bundle: Bundle, engine: str = "auto", threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, engine: str = "auto", options: EngineOptions | None = None) -> None:
         self.bundle = bundle
-        self.engine = open_engine(bundle, engine, threads)
+        self.engine = open_engine(bundle, engine, options)
 
     def __call__(self, image: npt.NDArray[Any]) -> Verdict:
         """Judge a uint8 [h, w, 3] BGR or [h, w] mono image. A score that is no finite number rejects the part."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Protocol
 
@@ -11,28 +14,60 @@ import numpy as np
 from runtime.bundle import Bundle
 from runtime.image import Image, Map
 
-# name -> "module:Class", resolved when used. The class has `open(bundle, threads)` and `missing()`, both static.
+# name -> "module:Class", resolved when used. The class has `open(bundle, options)` and `missing()`, both static, and
+# `precisions`, of which the first is its default.
 ENGINES = {
     "onnxruntime": "runtime.ort:OnnxRuntime",
 }
+
+
+# A precision rounds more or less; the manifest's tolerances are for the first two. The others are never a default, and
+# want a threshold of their own (python -m runtime.calibrate).
+TOLERANCE_FACTOR = {"fp32": 1.0, "fp16": 1.0, "bf16": 10.0, "int8": 10.0}
 
 
 class EngineError(Exception):
     """The engine cannot run this bundle; the message is one line and ends with the remedy."""
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """`threads` limits the threads of a CPU engine; `precision` is auto (the engine's own default), fp32, fp16, bf16
+    or int8; `cache` is where compiled plans are kept, the bundle's own engines/ where it is None.
+    """
+
+    threads: int | None = None
+    precision: str = "auto"
+    cache: Path | None = None
+
+
 class Engine(Protocol):
     """Runs the graph: uint8 [N, H, W, 3] BGR to score float32 [N] and map float32 [N, H, W].
 
     The returned arrays belong to the engine and are overwritten by the next call: copy what is to be kept.
-    `description` names library, version, device and precision. Not for use from several threads at once.
+    `description` names library, version, device and `precision`. Not for use from several threads at once.
     """
 
     description: str
+    precision: str
 
     def __call__(self, image: Image) -> tuple[Map, Map]: ...
 
     def close(self) -> None: ...
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command that runs a bundle; `options_from` reads them."""
+    parser.add_argument("--engine", default="auto", help=f"auto, {', '.join(ENGINES)}")
+    parser.add_argument("--precision", default="auto", choices=("auto", *TOLERANCE_FACTOR), help="default %(default)s")
+    parser.add_argument("--threads", type=int, help="threads of a CPU engine; default all")
+    parser.add_argument("--engine-cache", type=Path, metavar="DIR", help="for compiled plans; default BUNDLE/engines")
+
+
+def options_from(args: argparse.Namespace) -> EngineOptions:
+    if args.threads is not None and args.threads < 1:
+        raise EngineError(f"--threads {args.threads} is not at least 1; leave it out to use all")
+    return EngineOptions(args.threads, args.precision, args.engine_cache)
 
 
 def missing(name: str) -> str | None:
@@ -44,11 +79,12 @@ def missing(name: str) -> str | None:
     return why()
 
 
-def open_engine(bundle: Bundle, name: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Engine:
     """Open an engine for this bundle and prove it on the bundle's golden images. Raises EngineError.
 
-    `auto` takes the first of ENGINES that can be used here. `threads` limits the CPU threads of a CPU engine.
+    `auto` takes the first of ENGINES that can be used here.
     """
+    options = options or EngineOptions()
     if name == "auto":
         name = next((n for n in ENGINES if missing(n) is None), "")
         if not name:
@@ -57,7 +93,14 @@ def open_engine(bundle: Bundle, name: str = "auto", threads: int | None = None) 
         raise EngineError(f"engine {name!r} is unknown; known: auto, {', '.join(ENGINES)}")
     if why := missing(name):
         raise EngineError(f"engine {name}: {why}")
-    engine: Engine = resolve_name(ENGINES[name]).open(bundle, threads)
+    target = resolve_name(ENGINES[name])
+    if options.precision == "auto":
+        options = replace(options, precision=target.precisions[0])
+    if options.precision not in target.precisions:
+        raise EngineError(
+            f"engine {name} does not run {options.precision}; it runs {', '.join(target.precisions)}: see --precision"
+        )
+    engine: Engine = target.open(bundle, options)
     try:
         self_test(engine, bundle)
     except BaseException:
@@ -76,7 +119,7 @@ def self_test(engine: Engine, bundle: Bundle) -> float:
     for i, (image, score, heat) in enumerate(zip(golden.images, golden.scores, golden.maps, strict=True)):
         got_score, got_map = engine(image[None])
         error, map_error = float(abs(got_score[0] - score)), float(np.max(np.abs(got_map[0] - heat)))
-        if why := _drift(bundle, float(got_score[0]), float(score), map_error):
+        if why := _drift(bundle, engine.precision, float(got_score[0]), float(score), map_error):
             raise EngineError(
                 f"{engine.description} fails the self-test of {bundle.path}: golden image {i} {why}; "
                 f"update the engine, choose another --engine, or build the bundle again"
@@ -85,16 +128,17 @@ def self_test(engine: Engine, bundle: Bundle) -> float:
     return worst
 
 
-def _drift(bundle: Bundle, got: float, expected: float, map_error: float) -> str | None:
+def _drift(bundle: Bundle, precision: str, got: float, expected: float, map_error: float) -> str | None:
     """What is wrong with the result of a golden image, and by how much; None where it is within tolerance."""
     manifest, threshold = bundle.manifest, bundle.calibration.threshold
-    error = abs(got - expected)
-    if not error <= manifest.score_tolerance:  # also when it is NaN
-        flips = ", so its verdict flips" if (got > threshold) != (expected > threshold) else ""
+    error, flipped = abs(got - expected), (got > threshold) != (expected > threshold)
+    factor = TOLERANCE_FACTOR[precision]
+    if flipped or not error <= factor * manifest.score_tolerance:  # also when it is NaN
+        flips = ", so its verdict flips" if flipped else ""
         return (
             f"scores {got:.6g} instead of {expected:.6g} (threshold {threshold:.6g}{flips}): "
-            f"off by {error:.3g} where {manifest.score_tolerance:.3g} is tolerated"
+            f"off by {error:.3g} where {factor * manifest.score_tolerance:.3g} is tolerated"
         )
-    if not map_error <= manifest.map_tolerance:
-        return f"has a map off by {map_error:.3g} where {manifest.map_tolerance:.3g} is tolerated"
+    if not map_error <= factor * manifest.map_tolerance:
+        return f"has a map off by {map_error:.3g} where {factor * manifest.map_tolerance:.3g} is tolerated"
     return None

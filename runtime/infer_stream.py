@@ -32,7 +32,7 @@ from cameras import CAMERAS, Camera, CameraError, Frame, open_camera
 from cameras.newest import NewestFrame
 from runtime.bundle import BundleError, read_bundle
 from runtime.detector import Detector, Verdict
-from runtime.engine import ENGINES, EngineError, missing
+from runtime.engine import ENGINES, EngineError, add_engine_arguments, missing, options_from
 from runtime.environment import opencv_conflict, quiet_opencv
 
 FPS_WINDOW = 30  # frames that the running FPS is taken over
@@ -159,17 +159,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="flawline-stream", description="Judge every frame of a camera.")
     parser.add_argument("--bundle", type=Path, help="the folder that export.build wrote")
     parser.add_argument("--camera", help="a folder, an image, a video, usb://0, synthetic://?fps=25&frames=100")
-    parser.add_argument("--engine", default="auto", help=f"auto, {', '.join(ENGINES)}")
-    parser.add_argument("--threads", type=int, help="CPU threads of the engine; default all")
+    add_engine_arguments(parser)
     parser.add_argument("--save", type=Path, metavar="DIR", help="write an overlay of every frame there")
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
     parser.add_argument("--list", action="store_true", help="name the engines and cameras, and what is missing")
     args = parser.parse_args(argv)
     if not args.list and (args.bundle is None or args.camera is None):
         parser.error("--bundle and --camera are needed (or --list)")
-    for name in ("threads", "max_frames"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if args.max_frames is not None and args.max_frames < 1:
+        parser.error("--max-frames must be at least 1")
     return args
 
 
@@ -180,7 +178,7 @@ def _stream(args: argparse.Namespace) -> None:
         except OSError as error:
             raise CameraError(f"--save {args.save}: cannot be made ({error.strerror}); choose another") from error
     bundle = read_bundle(args.bundle)
-    with Detector(bundle, args.engine, args.threads) as detector:
+    with Detector(bundle, args.engine, options_from(args)) as detector:
         _say(f"engine {detector.engine.description}, self-test passed, threshold {bundle.calibration.threshold:.6g}")
         camera = open_camera(args.camera)
         stop = threading.Event()

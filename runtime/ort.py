@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from runtime.bundle import Bundle
-from runtime.engine import EngineError
+from runtime.engine import EngineError, EngineOptions
 from runtime.image import Image, Map
 
 
 class OnnxRuntime:
     """Keeps its output buffers from call to call, so that a steady stream allocates no outputs."""
 
-    def __init__(self, model: Path, size: tuple[int, int], threads: int | None = None) -> None:
-        """`size` is height and width of the model's input."""
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
+
+    def __init__(self, model: Path, size: tuple[int, int], threads: int | None = None, precision: str = "fp32") -> None:
+        """`size` is height and width of the model's input; `precision` is what the model's graph computes in."""
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -35,11 +38,13 @@ class OnnxRuntime:
         self._size = size
         self._outputs: dict[int, tuple[Map, Map]] = {}
         self._binding = self._session.io_binding()
-        self.description = f"onnxruntime {ort.__version__} CPU float32"
+        self.precision = precision
+        self.description = f"onnxruntime {ort.__version__} CPU {precision}"
 
     @classmethod
-    def open(cls, bundle: Bundle, threads: int | None = None) -> OnnxRuntime:
-        return cls(bundle.model, (bundle.manifest.geometry.height, bundle.manifest.geometry.width), threads)
+    def open(cls, bundle: Bundle, options: EngineOptions) -> OnnxRuntime:
+        size = (bundle.manifest.geometry.height, bundle.manifest.geometry.width)
+        return cls(bundle.model(options.precision), size, options.threads, options.precision)
 
     @staticmethod
     def missing() -> str | None:

@@ -62,13 +62,13 @@ def write_tiny_bundle(path: Path, **changes: object) -> Bundle:
         "map_peak": Spread(50, 10, 30, 90),
         "score_tolerance": 0.01,
         "map_tolerance": 0.01,
+        "fp32_islands": (),
         "provenance": {"data": "generated"},
         **changes,
     }
     golden = Golden(images, maps.max((1, 2)), maps)
-    return write_bundle(
-        path, Manifest(**fields), Calibration(100.0, 0.01, (0.002, 0.02), 0.95, 200), tiny_model(), golden
-    )  # type: ignore[arg-type]
+    calibration = Calibration(100.0, 0.01, (0.002, 0.02), 0.95, 200)
+    return write_bundle(path, Manifest(**fields), calibration, {"fp32": tiny_model()}, golden)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import write_tiny_bundle
 
-from runtime.bundle import Bundle, BundleError, read_bundle, write_atomically, write_calibration
+from runtime.bundle import Bundle, BundleError, add_model, read_bundle, write_atomically, write_calibration
 
 
 def test_what_was_written_is_read(bundle: Bundle) -> None:
@@ -26,6 +26,20 @@ def test_what_was_written_is_read(bundle: Bundle) -> None:
         "manifest.json",
         "model.onnx",
     ]
+
+
+def test_a_graph_of_another_precision_is_added_and_hashed(bundle: Bundle) -> None:
+    assert bundle.precisions == ("fp32",)
+    richer = add_model(bundle, "fp16", b"another graph")
+    assert richer.precisions == ("fp32", "fp16")
+    assert richer.model("fp16").read_bytes() == b"another graph"
+    assert richer.model_sha256() == bundle.model_sha256() != richer.model_sha256("fp16")
+    assert richer.manifest == bundle.manifest
+    with pytest.raises(BundleError, match=r"holds no int8 graph; .* --precision int8"):
+        richer.model("int8")
+    richer.model("fp16").write_bytes(b"torn")
+    with pytest.raises(BundleError, match=r"fp16\.onnx is not the file that was built"):
+        read_bundle(bundle.path)
 
 
 def _edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -74,6 +88,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "falling interval": (_edit("calibration.json", lambda c: c.update(interval=[0.2, 0.1])), "rising numbers"),
     "rate above 1": (_edit("calibration.json", lambda c: c.update(false_alarm_rate=7)), "not between 0 and 1"),
     "no images": (_edit("calibration.json", lambda c: c.update(good_images=0)), "good_images is below 1"),
+    "odd islands": (_edit("manifest.json", lambda m: m.update(fp32_islands=[1])), "not node names"),
+    "no hash": (_edit("manifest.json", lambda m: m["files"].update({"model.onnx": None})), "no sha256 for model.onnx"),
     "odd provenance": (_edit("manifest.json", lambda m: m["provenance"].update(x=1)), "not text"),
 }
 

@@ -88,7 +88,7 @@ def test_it_says_where_everything_comes_from(tmp_path: Path, data: Path) -> None
     text, bundle = words(page), read_bundle(tmp_path / "bundle")
     assert "&lt;today&gt;" in page
     assert "random &amp; seed 0" in page
-    for expected in (bundle.model_sha256, "onnxruntime", "CPU float32", "64x64, stretch", "numpy", str(data)):
+    for expected in (bundle.model_sha256(), "onnxruntime", "CPU fp32", "64x64, stretch", "numpy", str(data)):
         assert expected in text
     assert "promises 1 % false alarms" in text
     assert f"with {CONFIDENCE:.0%}".replace("%", " %") + " confidence the true rate is between 0.2 % and 2 %" in text

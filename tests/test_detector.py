@@ -19,9 +19,9 @@ from conftest import write_tiny_bundle
 from cameras import CameraError, Frame
 from cameras.files import Folder
 from runtime import infer_stream
-from runtime.bundle import Bundle, write_calibration
+from runtime.bundle import Bundle, BundleError, write_calibration
 from runtime.detector import Detector
-from runtime.engine import ENGINES, EngineError, missing, open_engine, self_test
+from runtime.engine import ENGINES, EngineError, EngineOptions, missing, open_engine, self_test
 from runtime.ort import OnnxRuntime
 
 SCRIPT = Path(__file__).resolve().parents[1] / "runtime" / "infer_stream.py"
@@ -50,7 +50,7 @@ def stream(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
 def test_every_engine_that_is_here_reproduces_the_golden_data(bundle: Bundle, name: str) -> None:
     if why := missing(name):
         pytest.skip(why)
-    engine = open_engine(bundle, name, threads=1)
+    engine = open_engine(bundle, name, EngineOptions(threads=1))
     assert self_test(engine, bundle) <= bundle.manifest.score_tolerance
     golden = bundle.golden()
     scores, maps = engine(golden.images)
@@ -67,7 +67,7 @@ def test_an_engine_that_drifts_is_refused(bundle: Bundle) -> None:
             return score + 0.5, heat
 
     with pytest.raises(EngineError, match=r"golden image 0 scores .* off by 0\.5 where 0\.01 is tolerated"):
-        self_test(Drifting.open(bundle), bundle)
+        self_test(Drifting.open(bundle, EngineOptions(precision="fp32")), bundle)
 
     class Broken(OnnxRuntime):
         def __call__(self, image: Any) -> Any:
@@ -75,13 +75,17 @@ def test_an_engine_that_drifts_is_refused(bundle: Bundle) -> None:
             return score, heat * np.nan
 
     with pytest.raises(EngineError, match="golden image 0 has a map off by nan"):
-        self_test(Broken.open(bundle), bundle)
+        self_test(Broken.open(bundle, EngineOptions(precision="fp32")), bundle)
 
 
 def test_unknown_and_unloadable_are_told(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="known: auto, onnxruntime"):
         open_engine(bundle, "abacus")
-    bundle.model.write_bytes(b"rubbish")
+    with pytest.raises(EngineError, match=r"onnxruntime does not run bf16; it runs fp32, int8"):
+        open_engine(bundle, "onnxruntime", EngineOptions(precision="bf16"))
+    with pytest.raises(BundleError, match=r"holds no int8 graph; .*--precision int8"):
+        open_engine(bundle, "onnxruntime", EngineOptions(precision="int8"))
+    bundle.model().write_bytes(b"rubbish")
     with pytest.raises(EngineError, match="cannot load"):
         open_engine(bundle, "onnxruntime")
 

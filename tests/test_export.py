@@ -158,18 +158,18 @@ def test_images_to_bundle_to_verdicts(built: Path, data: Path, capsys: pytest.Ca
 
 def nudged(bundle: Bundle, out: Path, change: Any) -> Bundle:
     """The bundle with its ONNX weights changed and its hashes made right again."""
-    model = onnx.load(str(bundle.model))
+    model = onnx.load(str(bundle.model()))
     for tensor in model.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype == np.float32 and values.ndim:
             tensor.CopyFrom(onnx.numpy_helper.from_array(change(tensor.name, values), tensor.name))
-    return write_bundle(out, bundle.manifest, bundle.calibration, model.SerializeToString(), bundle.golden())
+    return write_bundle(out, bundle.manifest, bundle.calibration, {"fp32": model.SerializeToString()}, bundle.golden())
 
 
 def test_nudged_weights_are_refused_with_the_flip_and_rounding_passes(built: Path, tmp_path: Path) -> None:
     bundle = read_bundle(built / "bundle")
     harmless = nudged(bundle, tmp_path / "rounded", lambda _, v: (v * np.float32(1 + 2e-7)).astype(np.float32))
-    assert harmless.model_sha256 != bundle.model_sha256
+    assert harmless.model_sha256() != bundle.model_sha256()
     open_engine(harmless, "onnxruntime").close()
 
     def push(name: str, values: Any) -> Any:

@@ -45,6 +45,8 @@ class Method(nn.Module, abc.ABC):
     """
 
     name: ClassVar[str]
+    # Prefixes of node names of the exported graph (module paths, as "/smooth") that FP16 would hurt.
+    fp32_islands: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **hyperparameters: Any) -> None:
         super().__init__()
