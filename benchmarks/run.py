@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from benchmarks.report import write_report
@@ -29,7 +28,7 @@ from cameras.files import read_image
 from runtime.bundle import BundleError, read_bundle
 from runtime.detector import Detector
 from runtime.engine import ENGINES, EngineError, EngineOptions
-from runtime.environment import versions
+from runtime.environment import cpu_name, versions
 from train import metrics
 from train.data import DataError, open_data, read_mask
 from train.fit import Bars, say
@@ -69,7 +68,7 @@ def measure(bundle_path: Path, data: Path, engine: str, options: EngineOptions, 
         "engine": description,
         "precision": precision,
         "threads": options.threads or "all",
-        "device": _cpu_name(),
+        "device": cpu_name(),
         "images": len(samples),
         **_accuracy(labels, np.array(scores), samples, np.array(maps), geometry),
         **percentiles(times),
@@ -94,15 +93,6 @@ def _accuracy(labels: Any, scores: Any, samples: Any, maps: Any, geometry: Any) 
         found["pixel_ap"] = metrics.average_precision(masks, maps[known])
         found["aupro"] = metrics.aupro(masks, maps[known])
     return {k: None if v is None or np.isnan(v) else round(v, 4) for k, v in found.items()}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
-    return f"{name}, {cv2.getNumberOfCPUs()} threads"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

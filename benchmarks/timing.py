@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+Key = TypeVar("Key")
 
 
 def percentiles(milliseconds: list[float]) -> dict[str, float]:
@@ -21,13 +23,22 @@ def percentiles(milliseconds: list[float]) -> dict[str, float]:
     }
 
 
-def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int = 5, repeats: int = 5) -> dict[str, float]:
-    """Median milliseconds of each call, measured in turns (A B A B), so that a noisy machine is noisy for all."""
+def alternate(
+    calls: Mapping[Key, Callable[[], Any]], rounds: int = 5, repeats: int = 5, settle_s: float = 0.0
+) -> dict[Key, float]:
+    """Median milliseconds of each call, measured in turns (A B A B), so that a noisy machine is noisy for all.
+
+    Every turn first repeats its call for `settle_s` seconds untimed: the threads of the library before it may still
+    be spinning, and would be charged to the next.
+    """
     for call in calls.values():
         call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Key, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            settled = time.perf_counter() + settle_s
+            while time.perf_counter() < settled:
+                call()
             for _ in range(repeats):
                 start = time.perf_counter()
                 call()

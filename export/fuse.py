@@ -49,10 +49,11 @@ class FoldedInput(nn.Module):
         weight = conv.weight.data
         scale = weight.new_tensor([255 * s for s in std_rgb]).view(1, 3, 1, 1)
         conv.weight.data = (weight / scale).flip(1).contiguous()
-        self.register_buffer("mean", weight.new_tensor([255 * m for m in reversed(mean_rgb)]))
+        self.register_buffer("mean", weight.new_tensor([255 * m for m in reversed(mean_rgb)]).view(3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        return (image.to(self.mean.dtype) - self.mean).permute(0, 3, 1, 2)
+        # Bytes are transposed, not floats, and the mean is one number per plane: a tenth of the time on a CPU.
+        return image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean
 
 
 def pool_matrix(n_in: int, n_out: int) -> Tensor:

@@ -7,41 +7,56 @@ import warnings
 from collections import Counter
 
 import onnx
+import onnx.utils
 import torch
 from torch import nn
 
+from runtime.bundle import OUTPUTS
 from runtime.image import Geometry
 
 OPSET, IR_VERSION = 17, 8  # TensorRT 8.x reads no more
 
 
-def onnx_from_module(module: nn.Module, geometry: Geometry) -> bytes:
-    """Serialise `image` uint8 [N, H, W, 3] -> `score` [N], `map` [N, H, W] with a dynamic N.
+def onnx_from_module(
+    module: nn.Module, geometry: Geometry, outputs: tuple[str, ...] = OUTPUTS, batch: int | None = None
+) -> bytes:
+    """Serialise `image` uint8 [N, H, W, 3] -> `score` [N], `map` [N, H, W]. N is dynamic, or `batch` and no other.
+
+    `outputs` is OUTPUTS or ("score",).
+    """
+    example = torch.zeros(batch or 1, geometry.height, geometry.width, 3, dtype=torch.uint8)
+    model = trace(module, example, OUTPUTS, dynamic=batch is None)
+    if outputs != OUTPUTS:
+        # Also drops every node that only the map needed. The names of the rest stay: FP32 islands go by them.
+        model = onnx.utils.Extractor(model).extract_model(["image"], list(outputs))
+    model.ir_version = IR_VERSION
+    _set_shape(model, "score", batch or "N")
+    _set_shape(model, "map", batch or "N", geometry.height, geometry.width)
+    onnx.checker.check_model(model, full_check=True)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def trace(module: nn.Module, image: torch.Tensor, outputs: tuple[str, ...], dynamic: bool) -> onnx.ModelProto:
+    """Any module of one input `image`, whose first axis is N where `dynamic`, as an unchecked model.
 
     The TorchScript exporter is used on purpose: it writes opset 17 as asked, where the newer one writes 18 and
     converts down with errors. Its deprecation notice is the only warning silenced.
     """
-    example = torch.zeros(1, geometry.height, geometry.width, 3, dtype=torch.uint8)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         torch.onnx.export(
             module,
-            (example,),
+            (image,),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
             input_names=["image"],
-            output_names=["score", "map"],
-            dynamic_axes={"image": {0: "N"}, "score": {0: "N"}, "map": {0: "N"}},
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "N"} for name in ("image", *outputs)} if dynamic else None,
         )
-    model = onnx.load_model_from_string(buffer.getvalue())
-    model.ir_version = IR_VERSION
-    _set_shape(model, "score", "N")
-    _set_shape(model, "map", "N", geometry.height, geometry.width)
-    onnx.checker.check_model(model, full_check=True)
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    return onnx.load_model_from_string(buffer.getvalue())
 
 
 def _set_shape(model: onnx.ModelProto, output: str, *dims: str | int) -> None:

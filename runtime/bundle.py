@@ -36,6 +36,8 @@ GOLDEN, MANIFEST, CALIBRATION, ENGINE_CACHE = "golden.npz", "manifest.json", "ca
 # precision that is written into the graph -> its file
 MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 
+OUTPUTS = ("score", "map")  # of the graph; a bundle built for the score alone has only the first
+
 
 class BundleError(Exception):
     """The bundle cannot be used; the message is one line and ends with the remedy."""
@@ -59,7 +61,7 @@ class Spread:
 class Manifest:
     """`score` and `map_peak` (the largest value of the map) are over good images; tolerances are absolute.
 
-    `fp32_islands` are prefixes of node names of the graph: what must be computed in FP32 whatever the precision.
+    `outputs` is OUTPUTS or its first alone. `fp32_islands` are prefixes of node names of the graph: what must be computed in FP32 whatever the precision.
     """
 
     method: str
@@ -70,6 +72,7 @@ class Manifest:
     score_tolerance: float
     map_tolerance: float
     fp32_islands: tuple[str, ...]
+    outputs: tuple[str, ...]
     provenance: Mapping[str, str]
 
 
@@ -89,7 +92,8 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Golden:
-    """Model inputs uint8 [k, H, W, 3] with the reference scores float32 [k] and maps float32 [k, H, W]."""
+    """Model inputs uint8 [k, H, W, 3] with the reference scores float32 [k] and maps float32 [k, H, W] ([k, 0, 0]
+    where the graph gives none)."""
 
     images: Image
     scores: Map
@@ -107,6 +111,12 @@ class Bundle:
     manifest: Manifest
     calibration: Calibration
     sha256: Mapping[str, str]
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of the anomaly map; (0, 0) where the graph gives none."""
+        geometry = self.manifest.geometry
+        return (geometry.height, geometry.width) if self.manifest.outputs == OUTPUTS else (0, 0)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -132,7 +142,7 @@ class Bundle:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             _refuse(self.path, f"{GOLDEN} cannot be read ({error})")
         size = (self.manifest.geometry.height, self.manifest.geometry.width)
-        if golden.images.shape[1:] != (*size, 3) or golden.maps.shape[1:] != size or not len(golden.images):
+        if golden.images.shape[1:] != (*size, 3) or golden.maps.shape[1:] != self.map_size or not len(golden.images):
             _refuse(self.path, f"{GOLDEN} does not fit the manifest's input size {size[0]}x{size[1]}")
         return golden
 
@@ -290,12 +300,15 @@ def _manifest_from_json(path: Path, content: dict[str, Any]) -> tuple[Manifest, 
         score_tolerance=take("score_tolerance", float),
         map_tolerance=take("map_tolerance", float),
         fp32_islands=tuple(take("fp32_islands", list)),
+        outputs=tuple(take("outputs", list)),
         provenance=take("provenance", dict),
     )
     if not all(isinstance(value, str) for value in manifest.provenance.values()):
         _refuse(path, f"{MANIFEST}: provenance holds values that are not text")
     if not all(isinstance(value, str) and value for value in manifest.fp32_islands):
         _refuse(path, f"{MANIFEST}: fp32_islands holds values that are not node names")
+    if manifest.outputs not in (OUTPUTS, OUTPUTS[:1]):
+        _refuse(path, f"{MANIFEST}: outputs is {list(manifest.outputs)}, not {list(OUTPUTS)} or {list(OUTPUTS[:1])}")
     take.refuse_rest()
     if manifest.score_tolerance <= 0 or manifest.map_tolerance <= 0:
         _refuse(path, f"{MANIFEST}: a tolerance is not above 0")

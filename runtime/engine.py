@@ -42,7 +42,8 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """Runs the graph: uint8 [N, H, W, 3] BGR to score float32 [N] and map float32 [N, H, W].
+    """Runs the graph: uint8 [N, H, W, 3] BGR to score float32 [N] and map float32 [N, H, W] ([N, 0, 0] where the
+    bundle was built for the score alone).
 
     The returned arrays belong to the engine and are overwritten by the next call: copy what is to be kept.
     `description` names library, version, device and `precision`. Not for use from several threads at once.
@@ -118,7 +119,7 @@ def self_test(engine: Engine, bundle: Bundle) -> float:
     worst = 0.0
     for i, (image, score, heat) in enumerate(zip(golden.images, golden.scores, golden.maps, strict=True)):
         got_score, got_map = engine(image[None])
-        error, map_error = float(abs(got_score[0] - score)), float(np.max(np.abs(got_map[0] - heat)))
+        error, map_error = float(abs(got_score[0] - score)), float(np.max(np.abs(got_map[0] - heat), initial=0.0))
         if why := _drift(bundle, engine.precision, float(got_score[0]), float(score), map_error):
             raise EngineError(
                 f"{engine.description} fails the self-test of {bundle.path}: golden image {i} {why}; "

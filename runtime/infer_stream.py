@@ -178,6 +178,10 @@ def _stream(args: argparse.Namespace) -> None:
         except OSError as error:
             raise CameraError(f"--save {args.save}: cannot be made ({error.strerror}); choose another") from error
     bundle = read_bundle(args.bundle)
+    if args.save is not None and bundle.map_size == (0, 0):
+        raise BundleError(
+            f"bundle {args.bundle} gives no maps to paint; leave --save out, or build it with --outputs map"
+        )
     with Detector(bundle, args.engine, options_from(args)) as detector:
         _say(f"engine {detector.engine.description}, self-test passed, threshold {bundle.calibration.threshold:.6g}")
         camera = open_camera(args.camera)

@@ -18,8 +18,10 @@ class OnnxRuntime:
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
 
-    def __init__(self, model: Path, size: tuple[int, int], threads: int | None = None, precision: str = "fp32") -> None:
-        """`size` is height and width of the model's input; `precision` is what the model's graph computes in."""
+    def __init__(
+        self, model: Path, map_size: tuple[int, int], threads: int | None = None, precision: str = "fp32"
+    ) -> None:
+        """`map_size` is (0, 0) where the model gives no map; `precision` is what the model's graph computes in."""
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -35,7 +37,8 @@ class OnnxRuntime:
                 f"onnxruntime {ort.__version__} cannot load {model} ({first_line}); "
                 f"pip install --upgrade onnxruntime, or build the bundle again"
             ) from error
-        self._size = size
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._map_size = map_size
         self._outputs: dict[int, tuple[Map, Map]] = {}
         self._binding = self._session.io_binding()
         self.precision = precision
@@ -43,8 +46,7 @@ class OnnxRuntime:
 
     @classmethod
     def open(cls, bundle: Bundle, options: EngineOptions) -> OnnxRuntime:
-        size = (bundle.manifest.geometry.height, bundle.manifest.geometry.width)
-        return cls(bundle.model(options.precision), size, options.threads, options.precision)
+        return cls(bundle.model(options.precision), bundle.map_size, options.threads, options.precision)
 
     @staticmethod
     def missing() -> str | None:
@@ -57,10 +59,10 @@ class OnnxRuntime:
     def __call__(self, image: Image) -> tuple[Map, Map]:
         n, binding = len(image), self._binding
         if n not in self._outputs:
-            self._outputs[n] = (np.empty(n, np.float32), np.empty((n, *self._size), np.float32))
+            self._outputs[n] = (np.empty(n, np.float32), np.empty((n, *self._map_size), np.float32))
         image = np.ascontiguousarray(image)
         binding.bind_input("image", "cpu", 0, np.uint8, image.shape, image.ctypes.data)
-        for name, buffer in zip(("score", "map"), self._outputs[n], strict=True):
+        for name, buffer in zip(self._names, self._outputs[n], strict=False):  # score, then map where there is one
             binding.bind_output(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
         try:
             self._session.run_with_iobinding(binding)

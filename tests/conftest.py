@@ -63,6 +63,7 @@ def write_tiny_bundle(path: Path, **changes: object) -> Bundle:
         "score_tolerance": 0.01,
         "map_tolerance": 0.01,
         "fp32_islands": (),
+        "outputs": ("score", "map"),
         "provenance": {"data": "generated"},
         **changes,
     }

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.torch
 LIGHT = ["--weights", "random", "--size", "64", "--steps", "3"]
 # What SimpleNet's graph is made of. A new kind of node is a decision, not an accident.
 SIMPLENET_NODES = {
-    "Add", "Cast", "Conv", "Constant", "Gather", "LeakyRelu", "MatMul", "MaxPool", "ReduceMax", "Relu", "Resize",
+    "Add", "Cast", "Conv", "Constant", "LeakyRelu", "MatMul", "MaxPool", "ReduceMax", "Relu", "Resize", "Squeeze",
     "Sub", "Transpose",
 }  # fmt: skip
 

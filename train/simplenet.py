@@ -106,8 +106,11 @@ class SimpleNet(Method):
     # ------------------------------------------------------------------ the literal pipeline
 
     def features(self, image: Tensor) -> Tensor:
-        """uint8 [N, H, W, 3] BGR to patch features [N, h, w, D2] on layer2's grid (section 3.1 of the paper)."""
-        level2, level3 = self.trunk(self.trunk.normalise(image))
+        """uint8 [N, H, W, 3] BGR to patch features [N, h, w, D2] on layer2's grid."""
+        return self.embed(*self.trunk(self.trunk.normalise(image)))
+
+    def embed(self, level2: Tensor, level3: Tensor) -> Tensor:
+        """Patches of both levels, pooled to patch features [N, h, w, D2] (section 3.1 of the paper)."""
         n, _, h, w = level2.shape
         patches2 = F.unfold(level2, 3, padding=1).transpose(1, 2)  # [N, hw, 9 C2], index 9c + 3ky + kx
         # layer3 is unfolded on its own grid; its 9 C3 planes are resized afterwards.
@@ -118,7 +121,10 @@ class SimpleNet(Method):
         return F.adaptive_avg_pool1d(torch.cat(levels, 2), self.target_dim).view(n, h, w, -1)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(image)
+        return self.judge(self.features(image))
+
+    def judge(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch features [N, h, w, D2] to score [N] and map [N, H, W]."""
         n, h, w, d = features.shape
         patch_score = -self.discriminator(self.adapter(features.view(-1, d))).view(n, h, w)
         size = (self.geometry.height, self.geometry.width)
@@ -294,17 +300,19 @@ def _gaussian(heat: Tensor) -> Tensor:
 
 
 class _Fused(nn.Module):
-    """h = Wh2 (T2 * L2) + Up(Wh3 (T3 * L3)) + b; patch score = -w . LeakyReLU(h).
+    """h = |w| (Wh2 (T2 * L2) + Up(Wh3 (T3 * L3)) + b); patch score = -sign(w) . LeakyReLU(h).
 
     Unfold, both pools, resize, adapter, first discriminator layer and BatchNorm are linear; pooling acts on channels
-    and taps, resizing on positions, so they commute and both products run on their own level's grid.
+    and taps, resizing on positions, so they commute and both products run on their own level's grid. LeakyReLU lets
+    a positive factor through, so the last layer's weights move into the first and leave a signed sum, whose terms
+    have one scale: what INT8 wants.
     """
 
     def __init__(self, net: SimpleNet) -> None:
         super().__init__()
         self.trunk = fuse.fold_batchnorm(net.trunk)
         self.input = fuse.FoldedInput(self.trunk.conv1, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
-        weight, bias = _head(net)
+        weight, bias, sign = _head(net)
         kernels = fuse.patch_stencils(net.trunk.channels, net.level_dim, net.target_dim)
         self.stencils, self.heads = nn.ModuleList(), nn.ModuleList()
         for kernel, level_bias in zip(kernels, (bias, None), strict=True):
@@ -314,22 +322,26 @@ class _Fused(nn.Module):
         size = (net.geometry.height, net.geometry.width)
         grid2, grid3 = (tuple(-(-side // stride) for side in size) for stride in (8, 16))
         self.upsample = fuse.Upsample(grid3, grid2)  # type: ignore[arg-type]
-        last: Any = net.discriminator[3]
-        self.tail = fuse.pointwise(-last.weight.data)
+        self.tail = fuse.pointwise(-sign[None])
         self.smooth = fuse.SmoothUpsample(grid2, size, SIGMA)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        levels = self.trunk(self.input(image))
+        return self.head(*self.trunk(self.input(image)))
+
+    def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         fine, coarse = (head(stencil(x)) for head, stencil, x in zip(self.heads, self.stencils, levels, strict=True))
-        patch_score = self.tail(F.leaky_relu(fine + self.upsample(coarse), 0.2))[:, 0]
+        # In place: the hidden map is the largest tensor of the head, and is made once.
+        patch_score = self.tail(F.leaky_relu_(fine.add_(self.upsample(coarse)), 0.2)).squeeze(1)
         return patch_score.amax((1, 2)), self.smooth(patch_score)
 
 
-def _head(net: SimpleNet) -> tuple[Tensor, Tensor]:
-    """Adapter, first discriminator layer and BatchNorm as one matrix [hidden, D2] and bias."""
+def _head(net: SimpleNet) -> tuple[Tensor, Tensor, Tensor]:
+    """Adapter, discriminator and BatchNorm up to LeakyReLU as one matrix [hidden, D2] and bias, scaled by the last
+    layer's absolute weights, and the signs [hidden] of those: hidden units in the order of their signs."""
     layers: Any = net.discriminator
-    first, norm = layers[0], layers[1]
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    first, norm, last = layers[0], layers[1], layers[3].weight.data[0]
+    scale = last.abs() * norm.weight / torch.sqrt(norm.running_var + norm.eps)
     weight = scale[:, None] * (first.weight @ net.adapter.weight)
-    bias = scale * (first.weight @ net.adapter.bias + first.bias - norm.running_mean) + norm.bias
-    return weight.detach(), bias.detach()
+    bias = scale * (first.weight @ net.adapter.bias + first.bias - norm.running_mean) + last.abs() * norm.bias
+    order = last.sign().argsort(stable=True)
+    return weight.detach()[order], bias.detach()[order], last.sign()[order]

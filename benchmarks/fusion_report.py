@@ -1,0 +1,67 @@
+"""The table of `benchmarks.fusion`: absolute figures, then the ratios that are claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = ("form", "engine", "GMAC", "head GMAC", "head MiB", "M parameters", "ONNX nodes", "ms", "error")
+
+
+def markdown(about: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    lines = [
+        f"{about['method']}, {about['backbone']}, {about['input']}; {about['device']}; threads {about['threads']}; "
+        "medians of alternating turns, batch 1",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+        *("| " + " | ".join(_cells(row)) + " |" for row in found["rows"]),
+        "",
+        "Head: all after the feature maps; of (a) without layer4, classifier and the unread upsampling. GMAC are those",
+        "of convolutions and matrix products. Head MiB: activations made, in torch every new tensor, in ONNX Runtime",
+        "what each node writes after its own fusions. The error is the largest difference of any score or map value",
+        "from (b) in torch, of the map's range.",
+        "",
+        *(f"- {line}" for line in ratios(found["rows"])),
+        "",
+        "Left in the fused head in ONNX Runtime, slowest first:",
+        "",
+        *(f"- {n['ms']:.3f} ms, {n['kind']}, {n['node']}" for n in found["left_in_the_head"][:10]),
+    ]
+    return "\n".join(lines)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    def told(key: str, unit: float, digits: str) -> str:
+        return format(row[key] / unit, digits) if key in row else ""
+
+    return [
+        row["form"],
+        row["engine"],
+        told("macs", 1e9, ".2f"),
+        told("head_macs", 1e9, ".3f"),
+        told("head_bytes_written", 2**20, ".1f"),
+        told("parameters", 1e6, ".2f"),
+        told("onnx_nodes", 1, ".0f"),
+        told("ms", 1, ".2f"),
+        told("error", 1, ".1e"),
+    ]
+
+
+def ratios(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is claimed, each from two rows of the same run."""
+    by = {(row["form"][:3], row["engine"]): row for row in rows}
+    eager, ort = "torch eager", "onnxruntime fp32"
+
+    def times(key: str, more: tuple[str, str], less: tuple[str, str]) -> str:
+        return f"{by[more][key] / by[less][key]:.2f} times"
+
+    alone, fused = by["bac", ort]["ms"], by["(c)", ort]["ms"]
+    return [
+        f"(c) in ONNX Runtime takes {times('ms', ('(a)', eager), ('(c)', ort))} less time than (a) in torch",
+        f"(c) takes {times('ms', ('(b)', ort), ('(c)', ort))} less time than (b), both in ONNX Runtime",
+        f"the head of (c) takes {times('head_macs', ('(b)', eager), ('(c)', eager))} fewer MACs than (b)'s",
+        f"it makes {times('head_bytes_written', ('(a)', eager), ('(c)', eager))} fewer bytes of activations than (a)'s "
+        f"in torch, {times('head_bytes_written', ('(b)', ort), ('(c)', ort))} fewer than (b)'s in ONNX Runtime",
+        f"it costs {100 * (fused - alone) / alone:.0f} % of the backbone's time in ONNX Runtime",
+    ]
