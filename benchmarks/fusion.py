@@ -81,13 +81,13 @@ def measure(method: Method, images: Any, rounds: int, threads: int | None, folde
         model = onnx_from_module(modules[form], method.geometry)
         backbone = _backbone(model)
         nodes[form], nodes[BACKBONE] = (profile(m, images[:1], threads) for m in (model, backbone))
-        calls[form, ORT] = _session(model, threads)
+        calls[form, ORT] = session(model, threads)
         rows[form, ORT] = {
             "onnx_nodes": sum(node_types(model).values()),
             "head_bytes_written": sum(n.bytes_written for n in nodes[form])
             - sum(n.bytes_written for n in nodes[BACKBONE]),
         }
-    calls[BACKBONE, ORT] = _session(backbone, threads)
+    calls[BACKBONE, ORT] = session(backbone, threads)
     for name, call in _engines(method, model, images, folder / "bundle", threads):
         calls[FUSED, name] = call
         rows[FUSED, name] = {}
@@ -123,7 +123,7 @@ def _eager(module: Callable[[Tensor], Any]) -> Call:
     return call
 
 
-def _session(model: bytes, threads: int | None) -> Call:
+def session(model: bytes, threads: int | None) -> Call:
     """ONNX Runtime without our engine around it, so that the literal form and the bare backbone run alike."""
     import onnxruntime as ort
 
@@ -141,7 +141,7 @@ def _engines(
     others = [name for name in ENGINES if name != "onnxruntime" and missing(name) is None]
     if not others:
         return
-    score, heat = _session(model, threads)(images)
+    score, heat = session(model, threads)(images)
     spread = Spread.of(score)
     tolerance = max(float(np.ptp(heat)), 1.0)
     manifest = Manifest(
@@ -207,8 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, metavar="DIR", help="also write fusion-METHOD-BACKBONE-SIZE.{json,md} there"
     )
     args = parser.parse_args(argv)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(args.threads or threads_before)
     try:
         method = _method(args)
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
@@ -216,6 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (TrainError, DataError, CameraError, EngineError) as error:
         say(f"benchmarks.fusion: {error}")
         return 2
+    finally:
+        torch.set_num_threads(threads_before)
     size = f"{method.geometry.width}x{method.geometry.height}"
     about = {
         "method": method.name,
