@@ -52,8 +52,9 @@ class FoldedInput(nn.Module):
         self.register_buffer("mean", weight.new_tensor([255 * m for m in reversed(mean_rgb)]).view(3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        # Bytes are transposed, not floats, and the mean is one number per plane: a tenth of the time on a CPU.
-        return image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean
+        # The cast comes first because TensorRT reads uint8 into nothing else; the mean last, one number per plane,
+        # because subtracting three in turn takes a CPU ten times as long.
+        return image.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean
 
 
 def pool_matrix(n_in: int, n_out: int) -> Tensor:

@@ -63,15 +63,15 @@ def gate(parity: Parity, tolerance: float, map_error: float = 0.0, map_tolerance
     if parity.clear_flips:
         raise ExportError(
             f"the exported graph decides differently: {parity.clear_flips[0]} "
-            f"({len(parity.clear_flips)} in all); nothing was written, train again or report this checkpoint"
+            f"({len(parity.clear_flips)} in all); train again or report this checkpoint"
         )
     if not parity.worst <= tolerance:
         raise ExportError(
             f"the exported graph's scores are off by {parity.worst:.3g}, the tolerance is {tolerance:.3g}; "
-            f"nothing was written, train again or report this checkpoint"
+            f"train again or report this checkpoint"
         )
     if not map_error <= map_tolerance:
         raise ExportError(
             f"the exported graph's maps are off by {map_error:.3g}, the tolerance is {map_tolerance:.3g}; "
-            f"nothing was written, train again or report this checkpoint"
+            f"train again or report this checkpoint"
         )

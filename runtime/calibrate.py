@@ -19,6 +19,7 @@ import numpy as np
 
 from cameras import CameraError, open_camera
 from runtime.bundle import BundleError, read_bundle, write_calibration
+from runtime.console import say
 from runtime.detector import Detector
 from runtime.engine import EngineError, add_engine_arguments, options_from
 from runtime.threshold import CalibrationError, calibrate, describe
@@ -44,14 +45,10 @@ def score_frames(detector: Detector, uri: str, max_frames: int | None) -> tuple[
             sources.append(f"{frame.source} frame {frame.index}" if camera.live else frame.source)
             scores.append(score)
             if len(scores) % 50 == 0:
-                _say(f"{len(scores)} frames scored")
+                say(f"{len(scores)} frames scored")
     finally:
         camera.close()
     return sources, scores
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _recalibrate(args: argparse.Namespace) -> None:
@@ -88,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _recalibrate(args)
     except (BundleError, EngineError, CameraError, CalibrationError) as error:
-        _say(f"flawline-calibrate: {error}")
+        say(f"flawline-calibrate: {error}")
         return 2
     except OSError as error:
-        _say(f"flawline-calibrate: {args.bundle} cannot be written ({error.strerror}); check its permissions")
+        say(f"flawline-calibrate: {args.bundle} cannot be written ({error.strerror}); check its permissions")
         return 2
     except KeyboardInterrupt:
-        _say("interrupted; the threshold is as it was")
+        say("interrupted; the threshold is as it was")
         return 130
     return 0
 

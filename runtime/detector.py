@@ -19,8 +19,9 @@ from runtime.image import Image, Map, overlay, prepare, to_source
 class Verdict:
     """What was decided on one image.
 
-    `map` is float32 [H, W] on the model's input grid ([0, 0] where the bundle was built for the score alone) and is overwritten by the detector's next call. `reason` says
-    why a part was rejected without a usable score. `milliseconds` holds the time of each stage.
+    `map` is float32 [H, W] on the model's input grid ([0, 0] where the bundle was built for the score alone) and is
+    overwritten by the detector's next call. `reason` says why a part was rejected without a usable score.
+    `milliseconds` holds the time of each stage.
     """
 
     score: float

@@ -17,7 +17,10 @@ from runtime.image import Image, Map
 # name -> "module:Class", resolved when used. The class has `open(bundle, options)` and `missing()`, both static, and
 # `precisions`, of which the first is its default.
 ENGINES = {
+    "tensorrt": "runtime.trt:TensorRt",
+    "tensorrt-rtx": "runtime.trt:TensorRtRtx",
     "onnxruntime": "runtime.ort:OnnxRuntime",
+    "openvino": "runtime.ov:OpenVino",
 }
 
 

@@ -31,6 +31,7 @@ import numpy as np
 from cameras import CAMERAS, Camera, CameraError, Frame, open_camera
 from cameras.newest import NewestFrame
 from runtime.bundle import BundleError, read_bundle
+from runtime.console import say
 from runtime.detector import Detector, Verdict
 from runtime.engine import ENGINES, EngineError, add_engine_arguments, missing, options_from
 from runtime.environment import opencv_conflict, quiet_opencv
@@ -102,10 +103,10 @@ def run(
         if frame.image is not None and (size := frame.image.shape[:2]) not in sizes:
             sizes.add(size)
             if lost := detector.bundle.manifest.geometry.uninspected(*size):
-                _say(f"note: {lost}")
+                say(f"note: {lost}")
         print(json.dumps(record(frame, verdict, threshold, fps), allow_nan=False), flush=True)
         if save is not None and verdict is not None and (why := _save_overlay(detector, frame, verdict, save)):
-            _say(f"{why}; inspection goes on")
+            say(f"{why}; inspection goes on")
 
 
 def _until(camera: Camera, stop: threading.Event, max_frames: int | None) -> Iterator[Frame]:
@@ -138,8 +139,9 @@ def list_available() -> str:
 
     lines = ["engines:"]
     for name in ENGINES:
-        why = missing(name)
-        lines.append(f"  {name:<16}{'ready' if why is None else f'missing: {why}'}")
+        why, untested = missing(name), getattr(resolve_name(ENGINES[name]), "untested", None)
+        mark = f" (untested {untested})" if untested else ""
+        lines.append(f"  {name:<16}{'ready' if why is None else f'missing: {why}'}{mark}")
     lines.append("cameras:")
     for name, target in CAMERAS.items():
         untested = resolve_name(target).untested
@@ -149,10 +151,6 @@ def list_available() -> str:
 
 def _finite(value: float, digits: int = 3) -> float | None:
     return round(float(value), digits) if math.isfinite(value) else None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -183,7 +181,7 @@ def _stream(args: argparse.Namespace) -> None:
             f"bundle {args.bundle} gives no maps to paint; leave --save out, or build it with --outputs map"
         )
     with Detector(bundle, args.engine, options_from(args)) as detector:
-        _say(f"engine {detector.engine.description}, self-test passed, threshold {bundle.calibration.threshold:.6g}")
+        say(f"engine {detector.engine.description}, self-test passed, threshold {bundle.calibration.threshold:.6g}")
         camera = open_camera(args.camera)
         stop = threading.Event()
 
@@ -208,24 +206,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     quiet_opencv()
     if conflict := opencv_conflict():
-        _say(f"warning: {conflict}")
+        say(f"warning: {conflict}")
     try:
         if args.list:
             print(list_available())
         else:
             _stream(args)
     except (BundleError, EngineError, CameraError) as error:
-        _say(f"flawline-stream: {error}")
+        say(f"flawline-stream: {error}")
         return 2
     except BrokenPipeError:
         # The reader of our lines went away (such as `| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        _say(f"flawline-stream: the lines cannot be written ({error.strerror}); free the disk or choose another output")
+        say(f"flawline-stream: the lines cannot be written ({error.strerror}); free the disk or choose another output")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     except KeyboardInterrupt:
-        _say("interrupted before the first frame")
+        say("interrupted before the first frame")
         return 130
     return 0
 

@@ -1,0 +1,81 @@
+"""The last step of a build: the engine of this machine, compiled where it compiles, proven and timed. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+from runtime.bundle import Bundle
+from runtime.console import say
+from runtime.engine import ENGINES, EngineError, EngineOptions, missing, open_engine
+from runtime.plan import BuildOptions
+from runtime.trt_build import build
+from runtime.trt_library import FLAVOURS
+
+TIMED_S = 1.0
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine",
+        default="auto",
+        choices=("auto", "none", *ENGINES),
+        help="auto takes the first that can be used here",
+    )
+    group.add_argument("--engine-cache", type=Path, metavar="DIR", help="for compiled plans; default BUNDLE/engines")
+    group.add_argument("--threads", type=int, help="threads of a CPU engine; default all")
+    group.add_argument(
+        "--sm", type=int, action="append", help="tensorrt-rtx: for compute capability 86, 89, 120; repeat"
+    )
+    group.add_argument("--opt-batch", type=int, default=1, help="batch that a plan runs fastest; default %(default)s")
+    group.add_argument("--max-batch", type=int, default=8, help="largest batch of a plan; default %(default)s")
+    group.add_argument("--builder-level", type=int, help="TensorRT's optimisation level, 0 to 5")
+    group.add_argument("--workspace-mib", type=int, help="TensorRT's scratch memory at most")
+    group.add_argument("--dla", type=int, help="a Jetson's DLA core")
+
+
+def prepare_engine(bundle: Bundle, args: argparse.Namespace) -> None:
+    """Compile, self-test and time what --engine names. Raises EngineError, BundleError."""
+    name = args.engine
+    if name == "none":
+        return
+    if name == "auto":
+        name = next((n for n in ENGINES if missing(n) is None), "onnxruntime")
+    if name in FLAVOURS:
+        plan_options = BuildOptions(
+            args.opt_batch, args.max_batch, args.builder_level, args.workspace_mib, args.dla, tuple(args.sm or ())
+        )
+        path = build(bundle, name, args.precision or "fp16", plan_options, args.engine_cache)
+        say(f"plan {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        if why := missing(name):
+            say(f"it cannot run here ({why}); copy the bundle to the box and stream there with --engine {name}")
+            return
+    elif args.sm:
+        raise EngineError(f"engine {name} compiles nothing; --sm goes with --engine tensorrt-rtx")
+    options = EngineOptions(args.threads, args.precision or "auto", args.engine_cache)
+    if name == "onnxruntime" and options.precision == "fp16":
+        options = EngineOptions(args.threads, "auto", args.engine_cache)  # the FP16 graph is for GPUs
+    engine = open_engine(bundle, name, options)
+    try:
+        milliseconds = _time(engine, bundle)
+        say(f"engine {engine.description}: self-test passed, {milliseconds:.1f} ms an image")
+    finally:
+        engine.close()
+    if args.engine == "auto" and name not in FLAVOURS:
+        say(f"on a box with an NVIDIA GPU: python -m export.build --bundle {bundle.path} --engine tensorrt")
+
+
+def _time(engine: object, bundle: Bundle) -> float:
+    """Median milliseconds of one golden image over about a second, after the self-test has warmed the engine up."""
+    assert callable(engine)
+    image = bundle.golden().images[:1]
+    times: list[float] = []
+    end = time.perf_counter() + TIMED_S
+    while time.perf_counter() < end or not times:
+        start = time.perf_counter()
+        engine(image)
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
