@@ -27,9 +27,9 @@ import export.build
 from benchmarks.run import measure
 from cameras import CameraError
 from runtime.bundle import BundleError
+from runtime.console import say
 from runtime.engine import EngineError, EngineOptions
 from train.data import DataError
-from train.fit import say
 
 METRICS = {"image_auroc": "I-AUROC", "image_ap": "I-AP", "pixel_auroc": "P-AUROC", "aupro": "AUPRO"}
 

@@ -23,11 +23,12 @@ from benchmarks.report import write_report
 from benchmarks.run import measure
 from cameras.files import read_image
 from runtime.bundle import read_bundle
+from runtime.console import say
 from runtime.detector import Detector
 from runtime.engine import EngineOptions
 from train.data import DataError, Sample, open_data
 from train.demo import PRODUCTS, write_demo
-from train.fit import Bars, say
+from train.progress import Bars
 
 STEPS = 300  # a minute and a half for all products on two cores
 

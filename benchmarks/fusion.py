@@ -9,7 +9,7 @@ Three forms of one network with one set of weights, timed in turns in one run: (
 
 from __future__ import annotations
 
-from train import require_extra
+from train import TrainError, require_extra
 
 require_extra("flawline-bench")
 
@@ -37,6 +37,7 @@ from benchmarks.timing import alternate
 from cameras import CameraError
 from export.to_onnx import node_types, onnx_from_module
 from runtime.bundle import OUTPUTS, Calibration, Golden, Manifest, Spread, write_bundle
+from runtime.console import say
 from runtime.engine import ENGINES, EngineError, EngineOptions, missing
 from runtime.environment import cpu_name, versions
 from runtime.image import prepare
@@ -44,8 +45,7 @@ from train import METHODS
 from train.backbone import BACKBONES, calibrate_batchnorm, load_weights
 from train.data import DataError, PreparedImages, open_data
 from train.demo import render
-from train.fit import say
-from train.method import Method, TrainError, create, resolve_method
+from train.method import Method, create, resolve_method
 
 BOUND = 1e-4  # of the literal map's range; float32 rounding alone gives a few 1e-6
 IMAGES = 4

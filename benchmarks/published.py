@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train import TrainError
 from train.backbone import residual_stage
-from train.method import TrainError
 
 
 class PublishedSimpleNet(nn.Module):

@@ -26,12 +26,13 @@ from benchmarks.timing import percentiles
 from cameras import CameraError
 from cameras.files import read_image
 from runtime.bundle import BundleError, read_bundle
+from runtime.console import say
 from runtime.detector import Detector
 from runtime.engine import ENGINES, EngineError, EngineOptions
 from runtime.environment import cpu_name, versions
 from train import metrics
 from train.data import DataError, open_data, read_mask
-from train.fit import Bars, say
+from train.progress import Bars
 
 WARM_UP = 5
 

@@ -27,8 +27,8 @@ from benchmarks.fusion import session
 from benchmarks.timing import alternate
 from export import fuse
 from export.to_onnx import trace
+from runtime.console import say
 from train.backbone import BACKBONES, Trunk
-from train.fit import say
 from train.simplenet import SimpleNet
 
 BOUND = 1e-5  # relative, float32

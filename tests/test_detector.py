@@ -79,7 +79,7 @@ def test_an_engine_that_drifts_is_refused(bundle: Bundle) -> None:
 
 
 def test_unknown_and_unloadable_are_told(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match="known: auto, onnxruntime"):
+    with pytest.raises(EngineError, match=r"known: auto, .*onnxruntime"):
         open_engine(bundle, "abacus")
     with pytest.raises(EngineError, match=r"onnxruntime does not run bf16; it runs fp32, int8"):
         open_engine(bundle, "onnxruntime", EngineOptions(precision="bf16"))
@@ -210,7 +210,7 @@ def test_what_a_crop_leaves_uninspected_is_said_once(
     [
         (["--bundle", "{bundle}", "--camera", "/nowhere"], "no such file or folder"),
         (["--bundle", "/nowhere", "--camera", "{parts}"], "python -m export.build"),
-        (["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"], "known: auto, onnxruntime"),
+        (["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"], "known: auto, "),
         (["--bundle", "{bundle}", "--camera", "{parts}", "--save", "/proc/x"], "choose another"),
     ],
 )

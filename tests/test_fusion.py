@@ -24,7 +24,7 @@ from benchmarks.published import ExportableSimpleNet, PublishedSimpleNet
 from export import fuse
 from export.to_onnx import node_types, onnx_from_module
 from runtime.ort import OnnxRuntime
-from train.method import TrainError
+from train import TrainError
 
 pytestmark = pytest.mark.torch
 drawn = settings(max_examples=25, deadline=None, derandomize=True)

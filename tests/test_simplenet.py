@@ -9,8 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from train import TrainError
 from train.backbone import BACKBONES, Trunk, calibrate_batchnorm, load_weights
-from train.method import Budget, TrainError, create, load_checkpoint, save_checkpoint
+from train.method import Budget, create, load_checkpoint, save_checkpoint
 from train.simplenet import SimpleNet, _gaussian, _relative_noise
 
 pytestmark = pytest.mark.torch

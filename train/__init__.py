@@ -5,12 +5,18 @@ from importlib.util import find_spec
 # name -> "module:Class" of a train.method.Method, resolved when used.
 METHODS = {
     "simplenet": "train.simplenet:SimpleNet",
+    "patchcore": "train.patchcore:PatchCore",
+    "padim": "train.padim:PaDiM",
 }
 
 
-def require_extra(command: str) -> None:
-    """End a command that needs the train extra with one line where it is not installed: exit status 2."""
-    missing = [name for name in ("torch", "onnx", "matplotlib", "tqdm") if find_spec(name) is None]
+class TrainError(Exception):
+    """Training cannot go on; the message is one line and ends with the remedy."""
+
+
+def require_extra(command: str, *packages: str) -> None:
+    """End a command that needs the train extra, or these of it, with one line where they are not: exit status 2."""
+    missing = [name for name in packages or ("torch", "onnx", "matplotlib", "tqdm") if find_spec(name) is None]
     if missing:
         import sys
 

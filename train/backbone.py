@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from runtime.image import Image
-from train.method import TrainError
+from train import TrainError
 
 # ImageNet statistics of RGB in 0..1, which every published weight file was trained with.
 MEAN_RGB = (0.485, 0.456, 0.406)
 STD_RGB = (0.229, 0.224, 0.225)
 
-# name -> (bottleneck?, blocks of layer1..3, width factor, torchvision's IMAGENET1K_V1 file)
+# name -> (bottleneck?, blocks of layer1..4, width factor, torchvision's IMAGENET1K_V1 file)
 _URL = "https://download.pytorch.org/models/"
 BACKBONES = {
-    "resnet18": (False, (2, 2, 2), 1, "resnet18-f37072fd.pth"),
-    "resnet34": (False, (3, 4, 6), 1, "resnet34-b627a593.pth"),
-    "resnet50": (True, (3, 4, 6), 1, "resnet50-0676ba61.pth"),
-    "resnet101": (True, (3, 4, 23), 1, "resnet101-63fe2227.pth"),
-    "wide_resnet50_2": (True, (3, 4, 6), 2, "wide_resnet50_2-95faca4d.pth"),
+    "resnet18": (False, (2, 2, 2, 2), 1, "resnet18-f37072fd.pth"),
+    "resnet34": (False, (3, 4, 6, 3), 1, "resnet34-b627a593.pth"),
+    "resnet50": (True, (3, 4, 6, 3), 1, "resnet50-0676ba61.pth"),
+    "resnet101": (True, (3, 4, 23, 3), 1, "resnet101-63fe2227.pth"),
+    "wide_resnet50_2": (True, (3, 4, 6, 3), 2, "wide_resnet50_2-95faca4d.pth"),
 }
 
 
@@ -71,6 +71,20 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential
     return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
 
 
+def residual_stage(name: str, number: int) -> nn.Sequential:
+    """layer`number` of a backbone, 1 to 4. A trunk needs no layer4; benchmarks build what the papers' code runs."""
+    bottleneck, blocks, width, _ = BACKBONES[name]
+    expansion, planes = 4 if bottleneck else 1, 32 * 2**number
+    channels, stages = 64 if number == 1 else planes // 2 * expansion, []
+    for i in range(blocks[number - 1]):
+        stride = 2 if i == 0 and number > 1 else 1
+        stages.append(
+            _Bottleneck(channels, planes, stride, width) if bottleneck else _BasicBlock(channels, planes, stride)
+        )
+        channels = planes * expansion
+    return nn.Sequential(*stages)
+
+
 class Trunk(nn.Module):
     """Normalised RGB [N, 3, H, W] to the maps of layer2 [N, C2, H/8, W/8] and layer3 [N, C3, H/16, W/16]."""
 
@@ -78,25 +92,12 @@ class Trunk(nn.Module):
         super().__init__()
         if name not in BACKBONES:
             raise TrainError(f"backbone {name!r} is unknown; known: {', '.join(BACKBONES)}")
-        bottleneck, blocks, width, _ = BACKBONES[name]
         self.name = name
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        expansion, channels = (4, 64) if bottleneck else (1, 64)
-        layers = []
-        for level, count in enumerate(blocks):
-            planes, stages = 64 * 2**level, []
-            for i in range(count):
-                stride = 2 if i == 0 and level > 0 else 1
-                stages.append(
-                    _Bottleneck(channels, planes, stride, width)
-                    if bottleneck
-                    else _BasicBlock(channels, planes, stride)
-                )
-                channels = planes * expansion
-            layers.append(nn.Sequential(*stages))
-        self.layer1, self.layer2, self.layer3 = layers
+        self.layer1, self.layer2, self.layer3 = (residual_stage(name, number) for number in (1, 2, 3))
+        expansion = 4 if BACKBONES[name][0] else 1
         self.channels = (128 * expansion, 256 * expansion)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,14 +113,17 @@ class Trunk(nn.Module):
 
 
 def load_weights(trunk: Trunk, weights: str, seed: int = 0) -> str:
-    """Fill the trunk with `imagenet`, `random` or a FILE; a short description with the hash. Raises TrainError.
+    """Fill the trunk with `texture`, `imagenet`, `random` or a FILE; a short description with the hash. Raises
+    TrainError.
 
-    A file is a torchvision state_dict of the same architecture; layer4 and the classifier in it are ignored. A trunk
+    `texture` is this package's own file, which `train.pretrain` made from formulas. A file is a torchvision state_dict of the same architecture; layer4 and the classifier in it are ignored. A trunk
     with folded BatchNorm under the same names (identity statistics, the bias in bn.bias) is such a file too.
     """
     if weights == "random":
         _initialise(trunk, seed)
         return f"random, seed {seed}"
+    if weights == "texture":
+        return f"texture {_load_state(trunk, _own(trunk.name))}"
     if weights == "imagenet":
         return f"imagenet IMAGENET1K_V1 {_load_state(trunk, _download(trunk.name))}"
     return f"{Path(weights).name} {_load_state(trunk, Path(weights))}"
@@ -133,6 +137,17 @@ def _initialise(trunk: Trunk, seed: int) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+
+
+def _own(name: str) -> Path:
+    path = Path(__file__).parent / "weights" / f"{name}-texture.pth"
+    if not path.exists():
+        there = ", ".join(sorted(p.name.removesuffix("-texture.pth") for p in path.parent.glob("*-texture.pth")))
+        raise TrainError(
+            f"weights texture: there are none of {name}, only of {there or 'no backbone'}; choose that --backbone, "
+            f"or train them with python -m train.pretrain --backbone {name} and pass the file with --weights"
+        )
+    return path
 
 
 def _download(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train import require_extra
+from train import TrainError, require_extra
 
 require_extra("flawline-train")
 
@@ -15,42 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from cameras import CameraError
+from runtime.console import say
 from runtime.image import GEOMETRIES, Geometry
 from train import METHODS
 from train.backbone import BACKBONES, calibrate_batchnorm, load_weights
 from train.data import DataError, PreparedImages, describe_sizes, hold_out, open_data
-from train.method import Budget, Method, TrainError, create, load_checkpoint, resolve_method, save_checkpoint
-
-
-class Bars:
-    """Progress bars with an ETA on stderr, one per phase of the work."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
-        self._what = ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if self._bar is None or self._what != what:
-            self.close()
-            self._what = what
-            # Written to a file, a bar is one line per redraw: seldom there.
-            every = 0.2 if sys.stderr.isatty() else 10.0
-            self._bar = tqdm(total=total, desc=what, initial=done - 1, mininterval=every, dynamic_ncols=True)
-        self._bar.update(done - self._bar.n)
-        if done == total:
-            self.close()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+from train.method import Budget, Method, create, load_checkpoint, resolve_method, save_checkpoint
+from train.progress import Bars
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +32,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         default=None,
-        help="imagenet (downloads them), random, or a FILE of torchvision's; default imagenet (demo data: random)",
+        help="imagenet (downloads them), texture (in this package, from formulas alone), random, or a FILE of "
+        "torchvision's; default imagenet (demo data: random)",
     )
     parser.add_argument("--size", type=int, help="input height and width in pixels; default is the method's")
     parser.add_argument("--geometry", choices=GEOMETRIES, help="how images become the input; default is the method's")
@@ -69,6 +43,17 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bits", type=int, help="bits that carry the picture in 16-bit images, such as 12")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one")
+    for flag, (kind, meaning, names) in _method_options().items():
+        parser.add_argument(flag, type=kind, help=f"{', '.join(names)}: {meaning}")
+
+
+def _method_options() -> dict[str, tuple[Any, str, list[str]]]:
+    """Flags that are hyperparameters of some methods: type, meaning, names of the methods."""
+    found: dict[str, tuple[Any, str, list[str]]] = {}
+    for name in METHODS:
+        for flag, (kind, meaning) in getattr(resolve_method(name), "options", {}).items():
+            found.setdefault(flag, (kind, meaning, []))[2].append(name)
+    return found
 
 
 def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: Path) -> Path:
@@ -107,6 +92,8 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
         )
     finally:
         bars.close()
+    for note in getattr(model, "notes", ()):
+        say(note)
     provenance["steps"] = str(done)
     save_checkpoint(out, model.cpu(), provenance)
     if done < steps:
@@ -131,6 +118,11 @@ def _hyperparameters(args: argparse.Namespace, method: str) -> dict[str, Any]:
     if args.steps and args.epochs:
         raise TrainError("--steps and --epochs both say how long to train; give one of them")
     hyperparameters = resolve_method(method).defaults(args.backbone)
+    for flag, (_, _, names) in _method_options().items():
+        if (value := getattr(args, flag.lstrip("-").replace("-", "_"))) is not None:
+            if method not in names:
+                raise TrainError(f"{flag} is not of {method}; it goes with --method {' or '.join(names)}")
+            hyperparameters[flag.lstrip("-").replace("-", "_")] = value
     if args.size is not None or args.geometry:
         default = hyperparameters["geometry"]
         kind, size = args.geometry or default["kind"], default["height"] if args.size is None else args.size

@@ -16,13 +16,9 @@ from torch import Tensor, nn
 
 from runtime.bundle import write_atomically
 from runtime.image import Geometry, Image
-from train import METHODS
+from train import METHODS, TrainError
 
 CHECKPOINT_SCHEMA = 1
-
-
-class TrainError(Exception):
-    """Training cannot go on; the message is one line and ends with the remedy."""
 
 
 @dataclass(frozen=True)
