@@ -167,30 +167,27 @@ def _left(fused: list[Node], backbone: list[Node]) -> list[dict[str, Any]]:
     return [{"node": n.name, "kind": n.kind, "ms": n.milliseconds, "bytes_written": n.bytes_written} for n in ordered]
 
 
-def _pictures(args: argparse.Namespace, method: Method) -> Any:
-    """`IMAGES` prepared images of --data, or of the demo's generator."""
-    if args.data is None:
-        parts = [render("board", None, seed)[0] for seed in range(IMAGES)]
-        return np.stack([prepare(part, method.geometry) for part in parts])
-    paths = open_data(args.data).train_good[:IMAGES]
-    return np.stack(list(PreparedImages(paths, method.geometry)))
-
-
-def _method(args: argparse.Namespace) -> Method:
+def build_method(args: argparse.Namespace, count: int) -> tuple[Method, Any]:
+    """The network that the flags describe, and `count` prepared images, uint8 [count, H, W, 3], of --data or of the
+    demo's generator. Raises TrainError, DataError."""
     if args.backbone not in BACKBONES:
         raise TrainError(f"backbone {args.backbone!r} is unknown; known: {', '.join(BACKBONES)}")
-    hyperparameters = resolve_method(args.method).defaults(args.backbone)
     if args.method not in PUBLISHED_CODE:
         raise TrainError(f"{args.method} has no published code to compare with; known: {', '.join(PUBLISHED_CODE)}")
+    hyperparameters = resolve_method(args.method).defaults(args.backbone)
     if args.size is not None:
         hyperparameters["geometry"] = {"kind": "stretch", "height": args.size, "width": args.size}
     torch.manual_seed(args.seed)
     method = create(args.method, hyperparameters)
+    if args.data is None:
+        images = [prepare(render("board", None, seed)[0], method.geometry) for seed in range(count)]
+    else:
+        images = list(PreparedImages(open_data(args.data).train_good[:count], method.geometry))
     trunk: Any = method.trunk
     load_weights(trunk, args.weights, args.seed)
     if args.weights == "random":
-        calibrate_batchnorm(trunk, _pictures(args, method))
-    return method.eval()
+        calibrate_batchnorm(trunk, images)
+    return method.eval(), np.stack(images)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,9 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads_before = torch.get_num_threads()
     torch.set_num_threads(args.threads or threads_before)
     try:
-        method = _method(args)
+        method, images = build_method(args, IMAGES)
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            found = measure(method, _pictures(args, method), args.rounds, args.threads, Path(folder))
+            found = measure(method, images, args.rounds, args.threads, Path(folder))
     except (TrainError, DataError, CameraError, EngineError) as error:
         say(f"benchmarks.fusion: {error}")
         return 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runtime.bundle import Bundle
 from runtime.console import say
-from runtime.engine import ENGINES, EngineError, EngineOptions, missing, open_engine
+from runtime.engine import ENGINES, EngineError, EngineOptions, missing, open_engine, options_from
 from runtime.plan import BuildOptions
 from runtime.trt_build import build
 from runtime.trt_library import FLAVOURS
@@ -55,7 +55,7 @@ def prepare_engine(bundle: Bundle, args: argparse.Namespace) -> None:
             return
     elif args.sm:
         raise EngineError(f"engine {name} compiles nothing; --sm goes with --engine tensorrt-rtx")
-    options = EngineOptions(args.threads, args.precision or "auto", args.engine_cache)
+    options = options_from(argparse.Namespace(**{**vars(args), "precision": args.precision or "auto"}))
     if name == "onnxruntime" and options.precision == "fp16":
         options = EngineOptions(args.threads, "auto", args.engine_cache)  # the FP16 graph is for GPUs
     engine = open_engine(bundle, name, options)

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from export.verify import ExportError
-from runtime.bundle import OUTPUTS, Bundle, BundleError, read_bundle
+from runtime.bundle import Bundle, BundleError, read_bundle
 
 CONFIG, WARM_UP = "config.pbtxt", "image"
 # engine -> what Triton calls it, and its file's name
@@ -42,13 +42,14 @@ def write_repository(
     engine: str = "onnxruntime",
     precision: str = "fp32",
     plan: Path | None = None,
-    max_batch: int = 8,
+    max_batch: int | None = None,
     queue_us: int = 500,
     instances: int = 1,
 ) -> Path:
     """Write the model's folder beside its place, then move it there; the folder.
 
-    A folder that this command wrote is replaced, any other is refused. Raises ExportError or BundleError.
+    `max_batch` is 8 where it is None and the graph takes batches, else 0. A folder that this command wrote is replaced,
+    any other is refused. Raises ExportError or BundleError.
     """
     if not NAME.fullmatch(name):
         raise ExportError(f"a model cannot be called {name!r}; pass --name with letters, digits, '_', '-' and '.'")
@@ -56,6 +57,7 @@ def write_repository(
     if folder.exists() and not _is_ours(folder):
         raise ExportError(f"{folder} exists and was not written by this command; choose another --out or --name")
     source = _model(bundle, engine, precision, plan)
+    max_batch = _batch(bundle.model(precision), max_batch)
     config = config_text(bundle, name, engine, precision, max_batch, queue_us, instances)
     image = np.ascontiguousarray(bundle.golden().images[0]).tobytes()
     work: Path | None = None
@@ -67,7 +69,7 @@ def write_repository(
         (new / "warmup").mkdir()
         shutil.copyfile(source, new / "1" / ENGINES[engine][1])
         (new / "warmup" / WARM_UP).write_bytes(image)
-        (new / CONFIG).write_text(config)
+        (new / CONFIG).write_text(config, encoding="utf-8")
         _exchange(new, folder, work / "old")
     except OSError as error:
         raise ExportError(
@@ -81,7 +83,7 @@ def write_repository(
 
 def _is_ours(folder: Path) -> bool:
     try:
-        with (folder / CONFIG).open() as file:
+        with (folder / CONFIG).open(encoding="utf-8") as file:
             return file.readline().rstrip("\n") == MARK
     except (OSError, UnicodeDecodeError):
         return False
@@ -105,12 +107,23 @@ def _model(bundle: Bundle, engine: str, precision: str, plan: Path | None) -> Pa
         return bundle.model(precision)
     if plan is None:
         raise ExportError(
-            f"--engine tensorrt needs --plan FILE, built on the server's GPU: trtexec "
-            f"--onnx={bundle.model(precision)} --saveEngine=model.plan"
+            f"--engine tensorrt needs --plan FILE, built on the server's GPU: "
+            f"python -m export.build --bundle {bundle.path} --engine tensorrt, which puts it into the bundle's engines/"
         )
     if not plan.is_file():
         raise ExportError(f"plan {plan}: there is no such file; build it on the server's GPU, then pass it as --plan")
     return plan
+
+
+def _batch(model: Path, wanted: int | None) -> int:
+    """The largest batch to configure. Triton refuses one for a graph that was built with --static-batch."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    dynamic = not isinstance(session.get_inputs()[0].shape[0], int)
+    if wanted and not dynamic:
+        raise ExportError(f"{model} takes one image a call; pass --max-batch 0, or build it without --static-batch")
+    return (8 if dynamic else 0) if wanted is None else wanted
 
 
 def config_text(
@@ -120,15 +133,13 @@ def config_text(
     if max_batch < 0 or queue_us < 0 or instances < 1:
         raise ExportError("--max-batch and --queue-us must be at least 0, --instances at least 1")
     geometry = bundle.manifest.geometry
-    height, width = geometry.height, geometry.width
-    lead = [] if max_batch else [1]  # with batching Triton adds the batch to the dims itself
-    dims = {"score": [*lead] or [1], "map": [*lead, height, width]}
-    shape = [*lead, height, width, 3]
-    # Triton counts [N] as a batch of vectors of length 1 and takes the axis away again for the graph.
-    reshape = "    reshape: { shape: [ ] }\n" if max_batch else ""
+    lead = [] if max_batch else [1]  # of a batch, Triton adds the axis itself
+    shape = [*lead, geometry.height, geometry.width, 3]
+    dims = {"score": [1], "map": shape[:-1]}
     outputs = ",\n".join(
         f"  {{\n    name: {_text(o)}\n    data_type: TYPE_FP32\n    dims: {dims[o]}\n"
-        f"{reshape if o == 'score' else ''}  }}"
+        # Triton knows no batch of numbers: the score of each image is a vector of length 1 to it.
+        f"{'    reshape: { shape: [ ] }' + chr(10) if o == 'score' and max_batch else ''}  }}"
         for o in bundle.manifest.outputs
     )
     batching = f"dynamic_batching {{\n  max_queue_delay_microseconds: {queue_us}\n}}\n" if max_batch else ""
@@ -160,7 +171,7 @@ output [
 model_warmup [
   {{
     name: "a golden image"
-    batch_size: {1 if max_batch else 0}
+    batch_size: 1
     inputs {{
       key: "image"
       value {{
@@ -188,7 +199,7 @@ def _parameters(bundle: Bundle, precision: str) -> dict[str, str]:
 
 
 def _text(value: str) -> str:
-    """A protobuf text string: JSON's escapes are among its own, once no surrogate pair is left."""
+    """A protobuf text string: JSON's escapes are among its own, but for surrogate pairs."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -200,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="default %(default)s")
     parser.add_argument("--precision", default="fp32", help="which graph of the bundle; default %(default)s")
     parser.add_argument("--plan", type=Path, help="what TensorRT built, for --engine tensorrt")
-    parser.add_argument("--max-batch", type=int, default=8, help="0: no batching; default %(default)s")
+    parser.add_argument("--max-batch", type=int, help="0: none; default 8, or 0 where the graph takes one image")
     parser.add_argument("--queue-us", type=int, default=500, help="wait for a batch so long; default %(default)s")
     parser.add_argument("--instances", type=int, default=1, help="of the model on each device; default %(default)s")
     args = parser.parse_args(argv)

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from runtime.bundle import Bundle, write_atomically
+from runtime.console import say
 from runtime.cuda import Cuda, CudaError, driver_missing, open_cuda
 from runtime.engine import EngineError, EngineOptions
 from runtime.image import Image, Map
 from runtime.plan import Plan, PlanRefused
 from runtime.trt_build import ensure_plan
-from runtime.trt_library import library_missing, load, logger, say
+from runtime.trt_library import library_missing, load, logger
 
 KERNELS = "kernels.bin"  # beside the plan: what TensorRT-RTX compiled of it for this GPU
 
@@ -22,7 +23,8 @@ class TensorRt:
     """Runs a plan on one stream with buffers for its largest batch, made once: no frame allocates.
 
     The second call at a batch size records the work as a CUDA graph, which the following ones launch. Set `wants_map`
-    to False where only the score is read: the map stays on the GPU and what is returned for it is [N, 0, 0].
+    to False where only the score is read: the map stays on the GPU and what is returned for it is [N, 0, 0]. Set
+    `uses_graph` to False before the first call to enqueue every frame instead.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -78,11 +80,11 @@ class TensorRt:
             raise EngineError(f"{self.description} has no room to run {plan.path} ({log.first()}); free GPU memory")
 
     def _make_context(self, trt: Any, engine: Any) -> Any:
-        self._captures = self._cuda.has_graphs
+        self.uses_graph = self._cuda.has_graphs
         if not hasattr(trt, "CudaGraphStrategy"):
             return engine.create_execution_context()
         # TensorRT-RTX captures by itself, and compiles kernels for this GPU that are worth keeping.
-        self._captures = False
+        self.uses_graph = False
         runtime_config = engine.create_runtime_config()
         runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         runtime_cache = runtime_config.create_runtime_cache()
@@ -105,13 +107,14 @@ class TensorRt:
         shape = tuple(engine.get_tensor_shape("image"))
         low, _, high = engine.get_tensor_profile_shape("image", 0) if shape[0] == -1 else (shape, shape, shape)
         self._least, self._most, self._size = low[0], high[0], shape[1:]
+        context.set_input_shape("image", (self._most, *self._size))
+        self._map_size = tuple(context.get_tensor_shape("map"))[1:] if "map" in names else (0, 0)
         sizes = {"image": int(np.prod(self._size)), "score": 4}
         if "map" in names:
-            sizes["map"] = 4 * int(np.prod(tuple(engine.get_tensor_shape("map"))[1:]))
+            sizes["map"] = 4 * int(np.prod(self._map_size))
         self._device = {name: cuda.allocate(self._most * size) for name, size in sizes.items()}
         self._host = {name: cuda.pinned(self._most * size) for name, size in sizes.items()}
         self._bytes = sizes
-        self._map_size = tuple(engine.get_tensor_shape("map"))[1:] if "map" in names else (0, 0)
         self._batch = -1
         for name, address in self._device.items():
             context.set_tensor_address(name, address)
@@ -124,7 +127,7 @@ class TensorRt:
         if image.shape != self._image.shape:
             raise ValueError(f"image {image.shape} is not {self._image.shape}")
         np.copyto(self._image, image)
-        if self._graph is None and self._captures and self._runs == 1:
+        if self._graph is None and self.uses_graph and self._runs == 1:
             self._capture()
         if self._graph is not None:
             cuda.launch(self._graph)
@@ -167,7 +170,7 @@ class TensorRt:
             self._graph = self._cuda.capture(self._enqueue)
         except (CudaError, EngineError) as error:
             say(f"{self.description}: no CUDA graph ({error}); frames are enqueued one by one, which is slower")
-            self._captures = False
+            self.uses_graph = False
 
     def _drop_graph(self) -> None:
         if self._graph is not None:

@@ -1,0 +1,69 @@
+"""The build command on a bundle that is there: graphs and engines, as on a box without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export import build
+from runtime.bundle import Bundle
+from runtime.engine import ENGINES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_engine_of_a_bundle_is_proven_and_timed(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(["--bundle", str(bundle.path), "--engine", "onnxruntime", "--threads", "1"]) == 0
+    told = capsys.readouterr().err
+    assert "CPU fp32: self-test passed" in told
+    assert "ms an image" in told
+    assert f"--bundle {bundle.path}" in told.splitlines()[-1]
+
+
+def test_without_torch_and_onnx_too(bundle: Bundle) -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'tqdm', 'matplotlib')));"
+        "from export import build; sys.exit(build.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "--bundle", str(bundle.path), "--engine", "auto"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m export.build --bundle {bundle.path} --engine tensorrt" in done.stderr
+
+
+def test_no_engine_leaves_the_bundle_alone(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(["--bundle", str(bundle.path), "--engine", "none"]) == 0
+    assert "self-test" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sm", "86", "--engine", "onnxruntime"], "--sm goes with --engine tensorrt-rtx"),
+        (["--engine", "onnxruntime", "--precision", "bf16"], "onnxruntime does not run bf16"),
+        (["--engine", "onnxruntime", "--threads", "0"], "--threads 0 is not at least 1"),
+        (["--engine", "tensorrt", "--max-batch", "0"], "--max-batch 0"),
+    ],
+)
+def test_a_users_error_is_one_line(
+    bundle: Bundle, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build.main(["--bundle", str(bundle.path), *flags]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert message in told[0]
+
+
+def test_a_bundle_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(["--bundle", str(tmp_path), "--engine", "none"]) == 2
+    assert "manifest.json is missing" in capsys.readouterr().err
+
+
+def test_every_engine_can_be_named(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build.main(["--bundle", str(bundle.path), "--engine", "abacus"])
+    told = capsys.readouterr().err
+    assert all(name in told for name in ENGINES)
