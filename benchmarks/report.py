@@ -14,6 +14,8 @@ COLUMNS = {
     "image_auroc": "I-AUROC",
     "pixel_auroc": "P-AUROC",
     "aupro": "AUPRO",
+    "verdicts": "flips (clear)",
+    "speedup": "x ORT FP32",
     "fps": "FPS",
     "p50_ms": "p50 ms",
     "p95_ms": "p95 ms",
@@ -32,7 +34,8 @@ def write_report(rows: list[dict[str, Any]], out: Path) -> list[Path]:
 def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + "---|" * len(COLUMNS)]
     for row in rows:
-        cells = (row[key] for key in COLUMNS)
+        flips = None if row.get("flips") is None else f"{row['flips']} ({row['clear_flips']})"
+        cells = ({"speedup": None, **row, "verdicts": flips}[key] for key in COLUMNS)
         lines.append("| " + " | ".join("–" if cell is None else str(cell) for cell in cells) + " |")
     devices = sorted({f"{row['device']}; batch {row['batch']}; threads {row['threads']}" for row in rows})
     return "\n".join(lines) + f"\n\nMeasured on: {'; '.join(devices)}. Decoding is not timed; resize and engine are.\n"

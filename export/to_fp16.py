@@ -5,8 +5,9 @@ FP32 in the graph: squares beyond 65504, products of exponentials, sums over tho
 modules that hold these, its islands. Everything else becomes FP16, weights included, and Casts stand only where the
 type changes, each once.
 
-Own pass, because the kept tools break an island: both narrow its result where a Squeeze or ReduceMax follows, and widen
-it again for the next island, after the damage. Both also replace weights that FP16 cannot hold by ones that it can.
+Own pass, because the kept tools (onnxconverter-common, ModelOpt's autocast) break an island: they narrow its result
+where a Squeeze or ReduceMax follows and widen it again for the next island, after the damage. Both accept an island
+that is not there, and replace a weight that underflows by the smallest they know.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from export.verify import ExportError
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 SUFFIX: dict[int, str] = {FLOAT: "_fp32", HALF: "_fp16"}
-# FP16 holds these integers exactly, and no others: 2049 is the first it cannot.
+# Types whose every value FP16 holds; of wider integers 2049 is the first it does not. A byte less a rounded mean is
+# exact up to 128, since both are multiples of 1/16: so the mean's rounding shifts all grey levels alike, where an FP32
+# difference that is rounded afterwards would be off for each in its own way, which measures worse.
 EXACT_INTEGERS = {TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8}
 # What moves or selects values and computes none. It keeps the FP32 that an island gave it: narrowing there would
 # undo the island for the next one.

@@ -11,8 +11,8 @@ import ctypes
 import threading
 import weakref
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -114,8 +114,7 @@ def open_cuda() -> Cuda:
 def _cuda_bindings() -> Cuda | None:
     """None where it is absent, or made for a newer driver than this one: some of its calls would be missing."""
     try:
-        release = version("cuda-bindings")
-        from cuda.bindings import driver
+        release, driver = version("cuda-bindings"), import_module("cuda.bindings.driver")
     except (PackageNotFoundError, ImportError):
         return None
     (supported,) = _checked(libcuda.libcuda_call(), "cuDriverGetVersion")
@@ -136,11 +135,12 @@ def _cuda_bindings() -> Cuda | None:
 
 
 def _pycuda() -> Cuda | None:
-    if find_spec("pycuda") is None:
-        return None
     from runtime.cuda_pycuda import PyCuda
 
-    return PyCuda()
+    try:
+        return PyCuda()
+    except ImportError:  # absent, or compiled for a CUDA that is not here
+        return None
 
 
 def _libcuda() -> Cuda:

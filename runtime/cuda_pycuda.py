@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,8 @@ class PyCuda:
     has_graphs = False  # PyCUDA captures no streams
 
     def __init__(self) -> None:
-        import pycuda
-        import pycuda.driver as driver
-
-        self._driver = driver
-        self.provider = f"pycuda {pycuda.VERSION_TEXT}"
+        self._driver = driver = import_module("pycuda.driver")
+        self.provider = f"pycuda {import_module('pycuda').VERSION_TEXT}"
         self._pushed: set[int] = set()
         self._memory: list[Any] = []
         self._call(driver.init)
@@ -89,9 +87,10 @@ class PyCuda:
 
     def close(self) -> None:
         """Device memory and stream go as their last references do."""
-        atexit.unregister(self.close)
         self._memory = []
         self._stream = None
         if threading.get_ident() in self._pushed:
             self._pushed.discard(threading.get_ident())
             self._call(self._context.pop)
+        if not self._pushed:
+            atexit.unregister(self.close)

@@ -15,7 +15,7 @@ from runtime.bundle import Bundle
 from runtime.image import Image, Map
 
 # name -> "module:Class", resolved when used. The class has `open(bundle, options)` and `missing()`, both static, and
-# `precisions`, of which the first is its default.
+# `precisions`, of which the first is its default. `untested`, where it has it, names what was not run yet.
 ENGINES = {
     "tensorrt": "runtime.trt:TensorRt",
     "tensorrt-rtx": "runtime.trt:TensorRtRtx",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.bundle import Bundle, write_atomically
+from runtime.console import say
 from runtime.cuda import Cuda, open_cuda
 from runtime.engine import EngineError
 from runtime.plan import (
@@ -29,7 +30,7 @@ from runtime.plan import (
     make_writable,
     recorded_options,
 )
-from runtime.trt_library import FLAVOURS, attach_progress, first_line, load, logger, say
+from runtime.trt_library import FLAVOURS, attach_progress, first_line, load, logger, stopped_by_ctrl_c
 
 TURING = 75  # NVIDIA advises against plans that are for it and for others
 
@@ -48,7 +49,6 @@ def build(
     options = options or BuildOptions()
     if FLAVOURS[name].portable:
         return ensure_plan(bundle, name, precision, None, cache, options).path
-    load(name)
     cuda = open_cuda()
     try:
         return ensure_plan(bundle, name, precision, cuda, cache, options).path
@@ -142,7 +142,8 @@ def _compile(trt: Any, job: _Job, timings: Path | None) -> bytes:
     if timings is not None:
         _attach_timings(config, timings)
     progress = attach_progress(trt, config, job.name)
-    plan = builder.build_serialized_network(network, config)
+    with stopped_by_ctrl_c(progress):
+        plan = builder.build_serialized_network(network, config)
     if progress is not None and progress.interrupted:
         raise KeyboardInterrupt
     if plan is None:
@@ -179,7 +180,7 @@ def _configured(trt: Any, job: _Job) -> tuple[Any, Any, Any, Any]:
         if not hasattr(trt.IBuilderConfig, "builder_optimization_level"):
             raise EngineError(f"TensorRT {trt.__version__} has no optimisation levels; leave --builder-level out")
         config.builder_optimization_level = options.level
-    if hasattr(trt.BuilderFlag, "FP16") and not job.typed:
+    if hasattr(trt.BuilderFlag, "FP16") and not job.typed and job.precision != "fp32":
         _loosen_types(trt, config, network, job)
     if options.dla is not None:
         if not options.dla < builder.num_DLA_cores:
@@ -222,8 +223,7 @@ def parse(trt: Any, onnx: Path, typed: bool) -> tuple[Any, Any, Any]:
 
 def _loosen_types(trt: Any, config: Any, network: Any, job: _Job) -> None:
     """Let the builder choose FP16, and hold the islands to FP32. Raises EngineError where an island is nowhere."""
-    if job.precision != "fp32":
-        config.set_flag(trt.BuilderFlag.FP16)
+    config.set_flag(trt.BuilderFlag.FP16)
     if job.precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)

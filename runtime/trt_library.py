@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from types import FrameType
 from typing import Any
 
 from runtime.engine import EngineError
@@ -66,8 +71,8 @@ def logger(trt: Any) -> Any:
 
 
 def attach_progress(trt: Any, config: Any, name: str) -> Any:
-    """Show on a terminal what the builder does, in one line. None where it does not tell or nobody looks."""
-    if not hasattr(trt, "IProgressMonitor") or not sys.stderr.isatty():
+    """Show on a terminal what the builder does, in one line, and let it be stopped. None where it does not tell."""
+    if not hasattr(trt, "IProgressMonitor"):
         return None
 
     class Progress(trt.IProgressMonitor):  # type: ignore[misc]
@@ -80,31 +85,49 @@ def attach_progress(trt: Any, config: Any, name: str) -> Any:
             self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            # No exception may leave: this is called from C++, where it would end the process.
-            try:
-                steps = self.steps.get(phase_name, 0)
-                if steps > 1:
-                    sys.stderr.write(f"\r\033[K{name}: {phase_name} {100 * (step + 1) // steps} %")
-                    sys.stderr.flush()
-            except KeyboardInterrupt:
-                self.interrupted = True
-            except (OSError, ValueError):
-                pass  # the terminal went away: the plan is still wanted
+            steps = self.steps.get(phase_name, 0)
+            if steps > 1:
+                _show(f"{name}: {phase_name} {100 * (step + 1) // steps} %")
             return not self.interrupted
 
         def phase_finish(self, phase_name: str) -> None:
             if self.steps.pop(phase_name, 0) and not self.steps:
-                sys.stderr.write("\r\033[K")
+                _show("")
 
     progress = Progress()
     config.progress_monitor = progress
     return progress
 
 
+def _show(text: str) -> None:
+    try:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\033[K{text}")
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        pass  # the terminal went away: the plan is still wanted
+
+
+@contextmanager
+def stopped_by_ctrl_c(progress: Any) -> Iterator[None]:
+    """Amid a build Ctrl-C must raise nothing: in a callback TensorRT's C++ would abort on it.
+
+    With `progress` it is noted there, and the builder stops; without, the process ends at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are none of this thread's
+        return
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        progress.interrupted = True
+
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL if progress is None else note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous or signal.SIG_DFL)
+
+
 def first_line(text: str) -> str:
     """Of what a library says, short enough for our own line."""
     return (text.strip().splitlines() or ["no reason given"])[0][:200]
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

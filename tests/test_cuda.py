@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
-import shutil
 import subprocess
 import sys
 import types
@@ -23,20 +21,8 @@ from runtime import cuda, libcuda
 from runtime.cuda import Cuda, CudaError, driver_missing, open_cuda
 from runtime.engine import EngineError
 
+pytest_plugins = ["fakes.fixtures"]
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_cuda(tmp_path_factory.mktemp("cuda"))
-
-
-@pytest.fixture
-def driver(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A fresh driver, which runtime.cuda finds in place of libcuda."""
-    library = shutil.copy(compiled, tmp_path / "libfakecuda.so")
-    monkeypatch.setattr(libcuda, "LIBRARY", str(library))
-    return ctypes.CDLL(str(library))
 
 
 @pytest.fixture(params=["_libcuda", "_pycuda"])
@@ -76,14 +62,16 @@ def test_device_memory_goes_with_close_and_pinned_with_its_last_view(opened: Cud
     view = pinned[:4].view(np.float32)
     view[:] = 3
     opened.allocate(100)
-    assert driver.fake_live_allocations() == 2
+    event = opened.event()
+    assert driver.fake_live() == 4, "and the stream"
     opened.close()
-    assert driver.fake_live_allocations() == 1
+    del event
+    assert driver.fake_live() == 1
     del pinned
     assert view.tolist() == [3]
     del view
     gc.collect()
-    assert driver.fake_live_allocations() == 0
+    assert driver.fake_live() == 0
 
 
 def test_too_little_memory_is_told_with_what_to_do(opened: Cuda, driver: Any) -> None:
@@ -114,7 +102,7 @@ def test_a_graph_repeats_what_was_recorded(driver: Any) -> None:
     opened.drop(graph)
     opened.close()
     del source, target, enqueue
-    assert driver.fake_live_allocations() == 0
+    assert driver.fake_live() == 0
 
 
 def test_the_stream_is_usable_after_a_recording_that_failed(driver: Any) -> None:
@@ -171,10 +159,10 @@ def test_the_first_provider_that_is_here_is_taken(driver: Any, monkeypatch: pyte
 
 
 def test_cuda_bindings_for_a_newer_driver_are_passed_over(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    bindings = types.ModuleType("cuda.bindings")
-    bindings.driver = types.SimpleNamespace(CUdevice_attribute=int, CUstreamCaptureMode=int)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    driver_module = types.SimpleNamespace(CUdevice_attribute=int, CUstreamCaptureMode=int)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver_module)
     monkeypatch.setattr(cuda, "version", lambda name: "13.5.0")
     driver.fake_driver(12060)
     assert cuda._cuda_bindings() is None

@@ -284,7 +284,8 @@ class Affine(nn.Module):
     """A coupling's scale and shift; the clamp lets each gain a factor of exp(1.9) = 6.7."""
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        return x * torch.exp(1.9 * 0.636 * torch.atan(s)) + t
+        gain: Tensor = torch.exp(1.9 * 0.636 * torch.atan(s))
+        return x * gain + t
 
 
 class NegativeLogLikelihood(nn.Module):

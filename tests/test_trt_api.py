@@ -38,8 +38,8 @@ OBJECTS = {
 }
 # Every other variable that is followed by a dot.
 OTHERS = {
-    "bundle", "cls", "cuda", "error", "functools", "image", "island", "job", "kept", "log", "np", "options", "path",
-    "plan", "progress", "refused", "self", "sizes", "spec", "sys", "text", "time",
+    "bundle", "cls", "cuda", "error", "image", "island", "job", "kept", "log", "options", "path",
+    "plan", "progress", "refused", "self", "sizes", "spec", "text", "time",
 }  # fmt: skip
 
 
@@ -57,8 +57,11 @@ class Checker:
     entries: dict[str, frozenset[str]] = field(default_factory=dict)
     wrong: set[str] = field(default_factory=set)
     named: set[tuple[str, str]] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
 
     def run(self) -> Checker:
+        imports = (n for t in self.trees for n in ast.walk(t) if isinstance(n, ast.Import))
+        self.others = OTHERS | {alias.asname or alias.name for node in imports for alias in node.names}
         functions = {n.name: n for t in self.trees for n in ast.walk(t) if isinstance(n, ast.FunctionDef)}
         self.entries = {n: frozenset() if n.startswith("_") and n[:2] != "__" else VERSIONS for n in functions}
         before: dict[str, frozenset[str]] | None = None
@@ -148,7 +151,7 @@ class Checker:
             base = node.value
             if isinstance(base, ast.Call) and isinstance(base.func, ast.Attribute) and owner_of(base.func.value):
                 self.wrong.add(f"line {node.lineno}: {ast.unparse(node)} is on an object without a name of OBJECTS")
-            if isinstance(base, ast.Name) and base.id not in OTHERS:
+            if isinstance(base, ast.Name) and base.id not in self.others:
                 self.wrong.add(f"line {node.lineno}: {base.id} is neither in OBJECTS nor in OTHERS")
             return
         self.named.add((owner, node.attr))

@@ -43,7 +43,7 @@ long fake_calls(const char *name) {
 void fake_fail(const char *name, int code) { snprintf(failing, sizeof failing, "%s", name); failure = code; }
 void fake_device(const char *name, int a, int b) { snprintf(device_name, sizeof device_name, "%s", name); major = a; minor = b; }
 void fake_driver(int version) { driver = version; }
-int fake_live_allocations(void) { return live; }
+int fake_live(void) { return live; }
 
 #define CALLED do { int code = called(__func__); if (code) return code; } while (0)
 #define IN_CONTEXT do { CALLED; if (!current) return INVALID_CONTEXT; } while (0)
@@ -129,8 +129,8 @@ static void run(Queue *queue) {
     }
 }
 
-int cuStreamCreate(void **stream, unsigned flags) { IN_CONTEXT; *stream = calloc(1, sizeof(Stream)); return 0; }
-int cuStreamDestroy_v2(void *stream) { IN_CONTEXT; free(stream); return 0; }
+int cuStreamCreate(void **stream, unsigned flags) { IN_CONTEXT; *stream = calloc(1, sizeof(Stream)); live++; return 0; }
+int cuStreamDestroy_v2(void *stream) { IN_CONTEXT; free(stream); live--; return 0; }
 int cuStreamSynchronize(void *stream) {
     IN_CONTEXT;
     if (((Stream *)stream)->capturing) return CAPTURE_UNSUPPORTED;
@@ -155,8 +155,8 @@ int fake_launch(Kernel kernel, long argument, void *stream) {
     return 0;
 }
 
-int cuEventCreate(void **event, unsigned flags) { IN_CONTEXT; *event = calloc(1, sizeof(struct timespec)); return 0; }
-int cuEventDestroy_v2(void *event) { IN_CONTEXT; free(event); return 0; }
+int cuEventCreate(void **event, unsigned flags) { IN_CONTEXT; *event = calloc(1, sizeof(struct timespec)); live++; return 0; }
+int cuEventDestroy_v2(void *event) { IN_CONTEXT; free(event); live--; return 0; }
 int cuEventRecord(void *event, void *stream) { IN_CONTEXT; submit(stream, (Op){.event = event}); return 0; }
 int cuEventElapsedTime(float *ms, void *start, void *end) {
     IN_CONTEXT;

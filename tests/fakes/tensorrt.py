@@ -72,6 +72,7 @@ class Behaviour:
         self.portable = version.startswith("rtx")
         self.layers = [("/body/Conv", "FLOAT"), ("/head/Pow", "FLOAT"), ("/head/Shape", "INT32")]
         self.outputs = ["score", "map"]
+        self.batch = -1  # of the graph
         self.refuse_plans = self.refuse_build = self.refuse_context = False
         self.dla_cores = 0
         self.builds: list[dict[str, Any]] = []
@@ -156,7 +157,7 @@ class INetworkDefinition(Object):
         return self._layers[i]
 
     def get_input(self, i: int) -> Any:
-        return self._trt.ITensor((-1, SIZE, SIZE, 3), self._trt.DataType.UINT8)
+        return self._trt.ITensor((self._to.batch, SIZE, SIZE, 3), self._trt.DataType.UINT8)
 
 
 class ITensor(Object):
@@ -285,9 +286,12 @@ class ICudaEngine(Object):
         return self._trt.DataType.UINT8 if name == "image" else self._trt.DataType.FLOAT
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return {"image": (-1, SIZE, SIZE, 3), "score": (-1,)}.get(name, (-1, SIZE, SIZE))
+        """As TensorRT infers it: of the map it may know the sizes only once the batch is set."""
+        batch = self._to.batch
+        return {"image": (batch, SIZE, SIZE, 3), "score": (batch,)}.get(name, (batch, -1, SIZE))
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert self._to.batch == -1, "a static graph has no profile"
         return [(n, SIZE, SIZE, 3) for n in self._batches]
 
     def create_runtime_config(self) -> Any:
@@ -331,6 +335,11 @@ class IExecutionContext(Object):
         low, _, high = self._engine._batches
         self._batch = shape[0]
         return name == "image" and low <= shape[0] <= high and shape[1:] == (SIZE, SIZE, 3)
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if not self._batch:
+            return self._engine.get_tensor_shape(name)
+        return {"image": (self._batch, SIZE, SIZE, 3), "score": (self._batch,)}.get(name, (self._batch, SIZE, SIZE))
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
