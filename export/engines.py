@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 from runtime.bundle import Bundle
 from runtime.console import say
-from runtime.engine import ENGINES, EngineError, EngineOptions, missing, open_engine, options_from
+from runtime.engine import ENGINES, EngineError, missing, open_engine, options_from
 from runtime.plan import BuildOptions
 from runtime.trt_build import build
 from runtime.trt_library import FLAVOURS
@@ -56,8 +58,9 @@ def prepare_engine(bundle: Bundle, args: argparse.Namespace) -> None:
     elif args.sm:
         raise EngineError(f"engine {name} compiles nothing; --sm goes with --engine tensorrt-rtx")
     options = options_from(argparse.Namespace(**{**vars(args), "precision": args.precision or "auto"}))
-    if name == "onnxruntime" and options.precision == "fp16":
-        options = EngineOptions(args.threads, "auto", args.engine_cache)  # the FP16 graph is for GPUs
+    if args.engine == "auto" and options.precision not in ("auto", *resolve_name(ENGINES[name]).precisions):
+        say(f"note: {name}, the engine of this machine, does not run {options.precision}; its default is tried instead")
+        options = replace(options, precision="auto")
     engine = open_engine(bundle, name, options)
     try:
         milliseconds = _time(engine, bundle)

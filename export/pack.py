@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from export.precision import engine_scores, open_images, parity_paths
+from export.to_fp16 import islands_of
 from export.to_onnx import node_types, onnx_from_module
 from export.verify import compare, gate
 from runtime.bundle import OUTPUTS, Bundle, Golden, Manifest, Spread, write_bundle
@@ -83,7 +84,7 @@ def pack(
         map_peak=map_peak,
         score_tolerance=tolerances[0],
         map_tolerance=tolerances[1],
-        fp32_islands=method.fp32_islands,
+        fp32_islands=islands_of(model, method.fp32_islands),
         outputs=order.outputs,
         provenance=_provenance(provenance, data, command),
     )

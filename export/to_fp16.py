@@ -68,6 +68,12 @@ def in_island(name: str, islands: Iterable[str]) -> bool:
     return any(name == island or name.startswith(island + "/") for island in islands)
 
 
+def islands_of(model: bytes, islands: Sequence[str]) -> tuple[str, ...]:
+    """Those of a method's islands that this graph has: one that gives no map has nothing of what smooths it."""
+    names = [node.name for node in onnx.load_model_from_string(model).graph.node]
+    return tuple(island for island in islands if any(in_island(name, (island,)) for name in names))
+
+
 def cast_bytes_first(proto: onnx.ModelProto) -> None:
     """Exchange Transpose and Cast where bytes are transposed, in place: TensorRT takes uint8 into a Cast only."""
     del proto.graph.value_info[:]  # some would be wrong now; whoever reads the graph infers them

@@ -82,7 +82,7 @@ def describe(model: bytes) -> str:
     graph = onnx.load_model_from_string(model).graph
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     every = [node for node in graph.node if node.op_type == "Conv"]
-    floats = [node.name for node in every if made_by.get(node.input[0]) != "DequantizeLinear"]
+    floats = [node.name for node in every if made_by.get(node.input[1]) != "DequantizeLinear"]
     return f"{len(every) - len(floats)} of {len(every)} convolutions in INT8; in float: {', '.join(floats) or 'none'}"
 
 

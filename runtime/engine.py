@@ -24,9 +24,10 @@ ENGINES = {
 }
 
 
-# A precision rounds more or less; the manifest's tolerances are for the first two. The others are never a default, and
-# want a threshold of their own (python -m runtime.calibrate).
-TOLERANCE_FACTOR = {"fp32": 1.0, "fp16": 1.0, "bf16": 10.0, "int8": 10.0}
+# Of the manifest's tolerances, by how much a precision rounds: FP16 was seen up to 6 % of the good images' spread from
+# FP32, where the tolerance is 5 %. BF16 and INT8 are never a default, and want a threshold of their own
+# (python -m runtime.calibrate).
+TOLERANCE_FACTOR = {"fp32": 1.0, "fp16": 2.0, "bf16": 10.0, "int8": 10.0}
 
 
 class EngineError(Exception):

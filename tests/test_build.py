@@ -10,7 +10,7 @@ import pytest
 
 from export import build
 from runtime.bundle import Bundle
-from runtime.engine import ENGINES
+from runtime.engine import ENGINES, TOLERANCE_FACTOR
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,3 +67,32 @@ def test_every_engine_can_be_named(bundle: Bundle, capsys: pytest.CaptureFixture
         build.main(["--bundle", str(bundle.path), "--engine", "abacus"])
     told = capsys.readouterr().err
     assert all(name in told for name in ENGINES)
+
+
+@pytest.mark.torch
+def test_a_score_only_bundle_gets_its_fp16_graph_and_no_overlays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    from runtime import infer_stream
+    from runtime.bundle import read_bundle
+    from train.demo import write_demo
+
+    monkeypatch.setitem(TOLERANCE_FACTOR, "fp16", 100.0)  # random features score all parts alike, to within FP16
+    write_demo(tmp_path, products=["weave"], train_good=12, test_good=3, per_defect=1)
+    data, out = tmp_path / "weave", tmp_path / "bundle"
+    flags = ["--weights", "random", "--size", "64", "--steps", "20", "--outputs", "score", "--static-batch"]
+    keep = ["--save-checkpoint", str(tmp_path / "c.pt"), "--precision", "fp16", "--engine", "onnxruntime"]
+    built = build.main(["--data", str(data), "--out", str(out), *flags, *keep])
+    told = capsys.readouterr().err
+    assert built == 2  # ONNX Runtime is asked for FP16, which it does not run
+    assert "fp16 against fp32: parity on" in told
+    assert "onnxruntime does not run fp16" in told
+    bundle = read_bundle(out)
+    assert bundle.precisions == ("fp32", "fp16")
+    assert bundle.manifest.fp32_islands == ("/tail",)
+    assert bundle.golden().maps.shape[1:] == bundle.map_size == (0, 0)
+    stream = ["--bundle", str(out), "--camera", str(data / "test")]
+    assert infer_stream.main(stream) == 0
+    assert infer_stream.main([*stream, "--save", str(tmp_path / "judged")]) == 2
+    assert "gives no maps to paint" in capsys.readouterr().err
