@@ -30,7 +30,7 @@ from benchmarks.report import write_report
 from benchmarks.timing import percentiles
 from cameras import CameraError
 from cameras.files import read_image
-from runtime.bundle import MODELS, Bundle, BundleError, read_bundle
+from runtime.bundle import Bundle, BundleError, read_bundle
 from runtime.console import say
 from runtime.detector import Detector
 from runtime.engine import ENGINES, TOLERANCE_FACTOR, EngineError, EngineOptions, missing
@@ -156,25 +156,19 @@ def _compare(rows: list[dict[str, Any]], runs: Sequence[_Run], bundle: Bundle) -
             row["speedup"] = round(float(np.median(reference.times) / np.median(run.times)), 2)
 
 
-def choose(bundle: Bundle, engines: Sequence[str], precision: str, threads: int | None) -> list[Choice]:
-    """What `--engines` and `--precision` mean for a bundle. `all` engines are those that can be used here; `all`
-    precisions those that an engine runs, and for which the bundle has the graph where they are written into one.
+def choose(engines: Sequence[str], precision: str, threads: int | None) -> list[Choice]:
+    """What `--engines` and `--precision` mean: `all` engines are those that can be used here, and where no precision is
+    named, in each that they run.
     """
     every = "all" in engines
     names = [n for n in ENGINES if missing(n) is None] if every else engines
-    if precision == "auto" and every:
-        precision = "all"
     options = EngineOptions(threads, precision)
-    if precision != "all":
+    if precision != "all" and not (every and precision == "auto"):
         return [(name, options) for name in names]
-    absent = set(MODELS) - set(bundle.precisions)
-    for p in sorted(absent):
-        say(f"note: {bundle.path} has no {p} graph: python -m export.build --bundle {bundle.path} --precision {p}")
     return [
         (name, replace(options, precision=p))
         for name in names
         for p in (resolve_name(ENGINES[name]).precisions if name in ENGINES else ("auto",))
-        if p not in absent
     ]
 
 
@@ -214,8 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = args.data * len(args.bundles) if len(args.data) == 1 else args.data
     rows = []
     try:
+        choices = choose(args.engines, args.precision, args.threads)
         for bundle, data_set in zip(args.bundles, data, strict=True):
-            choices = choose(read_bundle(bundle), args.engines, args.precision, args.threads)
             rows += measure_all(bundle, data_set, choices, args.repeats, skip="all" in (*args.engines, args.precision))
     except (BundleError, EngineError, CameraError, DataError) as error:
         say(f"flawline-bench: {error}")

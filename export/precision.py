@@ -6,23 +6,25 @@ Needs onnx and no torch.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from export.to_fp16 import to_fp16
+from export.to_int8 import describe as describe_int8
+from export.to_int8 import to_int8
 from export.verify import ExportError, compare, gate
 from runtime.bundle import Bundle, add_model
 from runtime.console import say
-from runtime.engine import TOLERANCE_FACTOR
+from runtime.engine import tolerances
 from runtime.image import Geometry
 from runtime.ort import OnnxRuntime
 from train.data import DataSet, PreparedImages, hold_out, open_data
-from train.progress import Bars
+from train.progress import Bars, Progress
 
-Progress = Callable[[str, int, int], None]
+INT8_IMAGES = 64  # good images, of those trained on, that give INT8 its ranges
 
 
 def add_precision(bundle: Bundle, precision: str, data: Path | None, limit: int) -> Bundle:
@@ -36,31 +38,29 @@ def add_precision(bundle: Bundle, precision: str, data: Path | None, limit: int)
     paths = parity_paths(held, data_set, limit)
     images, good = (open_images(p, manifest.geometry, manifest.provenance["train_bits"]) for p in (paths, train))
     fp32 = bundle.model().read_bytes()
-    model = _write(precision, fp32, manifest.fp32_islands, good)
     bars = Bars()
     try:
+        if precision == "int8":
+            chosen = [good[int(i)] for i in np.linspace(0, len(good) - 1, min(INT8_IMAGES, len(good)))]
+            model = to_int8(fp32, chosen, manifest.fp32_islands, manifest.score.std, bars)
+            say(describe_int8(model))
+        else:
+            model = to_fp16(fp32, manifest.fp32_islands)
         reference, maps = engine_scores(fp32, "fp32", bundle.map_size, images, bars)
         scores, got_maps = engine_scores(model, precision, bundle.map_size, images, bars)
     finally:
         bars.close()
-    factor, threshold = TOLERANCE_FACTOR[precision], bundle.calibration.threshold
-    tolerance = factor * manifest.score_tolerance
-    parity = compare(paths, reference, scores, threshold, tolerance, max(manifest.score.std, 1e-9))
+    tolerance, map_tolerance = tolerances(manifest, precision)
+    parity = compare(paths, reference, scores, bundle.calibration.threshold, tolerance, max(manifest.score.std, 1e-9))
     say(f"{precision} against fp32: {parity}")
     for near in parity.near_flips:
         say(f"note: within tolerance of the threshold: {near}")
     map_error = float(np.abs(got_maps - maps).max(initial=0.0))
     try:
-        gate(parity, tolerance, map_error, factor * manifest.map_tolerance)
+        gate(parity, tolerance, map_error, map_tolerance)
     except ExportError as error:
         raise ExportError(f"{precision} was not added: {error}") from error
     return add_model(bundle, precision, model)
-
-
-def _write(precision: str, fp32: bytes, islands: tuple[str, ...], good: PreparedImages) -> bytes:
-    if precision == "fp16":
-        return to_fp16(fp32, islands)
-    raise ExportError(f"precision {precision} is unknown; known: fp16")
 
 
 def open_images(paths: list[Path], geometry: Geometry, bits: str) -> PreparedImages:

@@ -56,7 +56,7 @@ def to_fp16(model: bytes, islands: Sequence[str]) -> bytes:
                 f"FP32 island {island!r} matches no node of the graph; correct the method's fp32_islands "
                 f"(a module path as /smooth, or the name of a node)"
             )
-    cast_bytes_first(proto)
+    del proto.graph.value_info[:]  # the types in there would be wrong now; whoever reads the graph infers them
     _Writer(proto, islands).write()
     onnx.checker.check_model(proto, full_check=True)  # infers all types and shapes anew, strictly
     written: bytes = proto.SerializeToString()
@@ -72,24 +72,6 @@ def islands_of(model: bytes, islands: Sequence[str]) -> tuple[str, ...]:
     """Those of a method's islands that this graph has: one that gives no map has nothing of what smooths it."""
     names = [node.name for node in onnx.load_model_from_string(model).graph.node]
     return tuple(island for island in islands if any(in_island(name, (island,)) for name in names))
-
-
-def cast_bytes_first(proto: onnx.ModelProto) -> None:
-    """Exchange Transpose and Cast where bytes are transposed, in place: TensorRT takes uint8 into a Cast only."""
-    del proto.graph.value_info[:]  # some would be wrong now; whoever reads the graph infers them
-    nodes = proto.graph.node
-    made_by = {output: node for node in nodes for output in node.output}
-    used = [name for node in nodes for name in node.input]
-    for cast in nodes:
-        move = made_by.get(cast.input[0]) if cast.op_type == "Cast" else None
-        if move is not None and move.op_type == "Transpose" and used.count(move.output[0]) == 1:
-            moved, first = onnx.NodeProto(), onnx.NodeProto()
-            moved.CopyFrom(move)
-            first.CopyFrom(cast)
-            first.input[0], first.output[0] = move.input[0], move.output[0]
-            moved.input[0], moved.output[0] = move.output[0], cast.output[0]
-            move.CopyFrom(first)
-            cast.CopyFrom(moved)
 
 
 def _fold_constants(proto: onnx.ModelProto) -> None:

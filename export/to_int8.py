@@ -1,16 +1,17 @@
 """A float32 graph to the same graph with Q/DQ nodes, calibrated on good images with ONNX Runtime's quantizer.
 
-What becomes INT8, by one rule for every method:
+What becomes INT8, by one rule for every method: convolutions with constant weights, except
 
-- convolutions with constant weights, per output channel; in the form "u8" also what lies between them;
-- not the method's FP32 islands, nor a convolution of fewer than `FEWEST_CHANNELS` outputs, which is a final projection;
-- not a convolution that alone moves the score of a good image by more than `HARM` of their spread.
+- the method's FP32 islands;
+- those of fewer than `FEWEST_CHANNELS` outputs, which are final projections;
+- those that alone move the score of a good image by more than `HARM` of the good images' spread.
 
 All else stays float32: the input's arithmetic, matrix products (resizing, smoothing, distances), the score, the map.
 
-The form "s8" serves TensorRT, which takes signed symmetric activations and no quantized bias, and OpenVINO at full
-speed. ONNX Runtime merges a convolution with its ReLU only where activations are unsigned and what surrounds it is INT8
-too: it runs "s8" slower than FP32, and "u8" faster.
+Activations are signed and symmetric, weights per output channel, biases float: the one form that TensorRT takes, and
+OpenVINO runs it as fast as the unsigned one. ONNX Runtime computes it right, but slower than FP32: it merges a
+convolution with its ReLU only where activations are unsigned, and even then gains little once the convolutions that
+harm stay float.
 """
 
 from __future__ import annotations
@@ -18,25 +19,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from export.to_fp16 import cast_bytes_first, in_island
+from export.to_fp16 import in_island
 from export.verify import ExportError
 from runtime.image import Image
+from train.progress import Progress
 
-if TYPE_CHECKING:
-    from train.method import Progress
-
-FORMS = ("s8", "u8")  # of the activations; weights are signed
 FEWEST_CHANNELS = 8
 HARM = 0.2  # of the spread of good images' scores
 PROBES = 16  # images that judge each convolution alone
 FEWEST_IMAGES = 5
-BETWEEN = ("Add", "Concat", "MaxPool", "Relu")  # what selects, or adds two of a kind
 
 
 def to_int8(
@@ -44,7 +41,6 @@ def to_int8(
     images: Sequence[Image],
     float_nodes: Sequence[str],
     spread: float,
-    form: str = "s8",
     progress: Progress = lambda what, done, total: None,
 ) -> bytes:
     """The serialised graph with Q/DQ, inputs and outputs as they were.
@@ -58,10 +54,9 @@ def to_int8(
             f"INT8 needs at least {FEWEST_IMAGES} good images for its ranges, got {len(images)}; add some"
         )
     proto = onnx.load_model_from_string(model)
-    cast_bytes_first(proto)
     convolutions = _convolutions(proto, float_nodes)
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-        quantizer = _Quantizer(proto, images, form, Path(folder), progress)
+        quantizer = _Quantizer(proto, images, Path(folder), progress)
     probes = [images[int(i)] for i in np.linspace(0, len(images) - 1, min(PROBES, len(images)))]
     reference, kept = _scores(proto, probes), []
     for i, name in enumerate(convolutions):
@@ -104,15 +99,13 @@ def _convolutions(proto: onnx.ModelProto, float_nodes: Sequence[str]) -> list[st
 class _Quantizer:
     """Calibrates once; each call gives a graph in which the named convolutions are INT8."""
 
-    def __init__(
-        self, proto: onnx.ModelProto, images: Sequence[Image], form: str, folder: Path, progress: Progress
-    ) -> None:
+    def __init__(self, proto: onnx.ModelProto, images: Sequence[Image], folder: Path, progress: Progress) -> None:
         from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
-        self.proto, self.form = proto, form
+        self.proto = proto
         onnx.save(proto, str(folder / "model.onnx"))
         calibrator: Any = create_calibrator(
-            folder / "model.onnx", ["Conv", *BETWEEN], str(folder / "augmented.onnx"), CalibrationMethod.MinMax
+            folder / "model.onnx", ["Conv"], str(folder / "augmented.onnx"), CalibrationMethod.MinMax
         )
         calibrator.collect_data(_reader(images, progress))
         self.ranges = calibrator.compute_data()
@@ -122,31 +115,29 @@ class _Quantizer:
 
         copy = onnx.ModelProto()
         copy.CopyFrom(self.proto)  # the quantizer works in place
-        unsigned = self.form == "u8"
-        # What NVIDIA asks for: Q/DQ only at the inputs of what is quantized, weights included; biases in float.
-        signed = {"OpTypesToExcludeOutputQuantization": ["Conv"], "AddQDQPairToWeight": True, "QuantizeBias": False}
         quantizer = QDQQuantizer(
             copy,
             per_channel=True,
             reduce_range=False,
             weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8 if unsigned else QuantType.QInt8,
+            activation_qType=QuantType.QInt8,
             tensors_range=self.ranges,
-            nodes_to_quantize=[*convolutions, *(_between(copy, convolutions) if unsigned else ())],
+            nodes_to_quantize=list(convolutions),
             nodes_to_exclude=[],
-            op_types_to_quantize=["Conv", *BETWEEN],
+            op_types_to_quantize=["Conv"],
+            # NVIDIA asks for Q/DQ only at the inputs of what is quantized, weights included, and for biases in float.
             extra_options={
+                "ActivationSymmetric": True,
                 "WeightSymmetric": True,
-                "ActivationSymmetric": not unsigned,
-                **({} if unsigned else signed),
+                "AddQDQPairToWeight": True,
+                "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": ["Conv"],
             },
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         written: onnx.ModelProto = quantizer.model.model
         written.ir_version = self.proto.ir_version
-        for entry in [e for e in written.opset_import if e.domain]:
-            written.opset_import.remove(entry)  # the quantizer's own domain, of which it used nothing
         return written
 
 
@@ -167,25 +158,6 @@ def _reader(images: Sequence[Image], progress: Progress) -> Any:
             return {"image": image[None]}
 
     return Reader()
-
-
-def _between(proto: onnx.ModelProto, convolutions: Sequence[str]) -> list[str]:
-    """The nodes of BETWEEN that an INT8 convolution feeds and that feed one, by each other if need be."""
-    fed, wanted = set(), set()
-    candidates = []
-    for node in proto.graph.node:
-        if node.name in convolutions:
-            fed.update(node.output)
-            wanted.add(node.input[0])
-        elif node.op_type in BETWEEN and fed.intersection(node.input):
-            fed.update(node.output)
-            candidates.append(node)
-    found = []
-    for node in reversed(candidates):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            found.append(node.name)
-    return found
 
 
 def _scores(proto: onnx.ModelProto, images: Sequence[Image]) -> npt.NDArray[np.float32]:

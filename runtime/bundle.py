@@ -61,7 +61,8 @@ class Spread:
 class Manifest:
     """`score` and `map_peak` (the largest value of the map) are over good images; tolerances are absolute.
 
-    `outputs` is OUTPUTS or its first alone. `fp32_islands` are prefixes of node names of the graph: what must be computed in FP32 whatever the precision.
+    `outputs` is OUTPUTS or its first alone. `fp32_islands` are prefixes of node names of the graph: what must be
+    computed in FP32 whatever the precision.
     """
 
     method: str

@@ -230,7 +230,9 @@ class _Driver:
         try:
             enqueue()
         except BaseException:
-            self._raw("cuStreamEndCapture", self.stream)  # or the stream stays unusable
+            _, graph = self._raw("cuStreamEndCapture", self.stream)  # or the stream stays unusable
+            if graph:
+                self._raw("cuGraphDestroy", graph)
             raise
         (graph,) = self._call("cuStreamEndCapture", self.stream)
         try:

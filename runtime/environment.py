@@ -22,7 +22,7 @@ OPENCV_WHEELS = (
 def versions() -> dict[str, str]:
     """Of Flawline, Python and the packages that decide about numbers, where they are installed."""
     found = {"flawline": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    for name in ("numpy", "onnxruntime", "torch", "onnx", *OPENCV_WHEELS):
+    for name in ("numpy", "onnxruntime", "openvino", "torch", "onnx", *OPENCV_WHEELS):
         if (installed := _version(name)) is not None:
             found[name] = installed
     return found

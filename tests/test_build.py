@@ -78,7 +78,9 @@ def test_a_score_only_bundle_gets_its_fp16_graph_and_no_overlays(
     from runtime.bundle import read_bundle
     from train.demo import write_demo
 
-    monkeypatch.setitem(TOLERANCE_FACTOR, "fp16", 100.0)  # random features score all parts alike, to within FP16
+    monkeypatch.setitem(
+        TOLERANCE_FACTOR, "fp16", (100.0, 100.0)
+    )  # random features score all parts alike, to within FP16
     write_demo(tmp_path, products=["weave"], train_good=12, test_good=3, per_defect=1)
     data, out = tmp_path / "weave", tmp_path / "bundle"
     flags = ["--weights", "random", "--size", "64", "--steps", "20", "--outputs", "score", "--static-batch"]

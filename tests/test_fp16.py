@@ -20,7 +20,7 @@ from rounding import RoundingEvaluator
 from test_simplenet import net, picture
 from torch import Tensor, nn
 
-from export.to_fp16 import cast_bytes_first, in_island, to_fp16
+from export.to_fp16 import in_island, to_fp16
 from export.to_onnx import onnx_from_module
 from export.verify import ExportError, compare
 from runtime.image import Geometry
@@ -131,16 +131,10 @@ def test_without_islands_all_is_fp16_and_the_outputs_go_back_to_fp32() -> None:
 
 
 def test_bytes_meet_a_cast_before_anything_else() -> None:
-    """TensorRT takes uint8 into a Cast only; the exchange changes no result, in FP32 neither."""
+    """TensorRT takes uint8 into a Cast only."""
     model = small_simplenet()
-    proto = onnx.load_model_from_string(model)
-    cast_bytes_first(proto)
-    onnx.checker.check_model(proto, full_check=True)
-    for each in (proto.SerializeToString(), to_fp16(model, ISLANDS)):
-        kinds = types(each)
-        assert [n.op_type for n in graph(each).node if UINT8 in [kinds.get(i) for i in n.input]] == ["Cast"]
-    for a, b in zip(onnxruntime(model, picture(64)), onnxruntime(proto.SerializeToString(), picture(64)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    for each in (model, to_fp16(model, ISLANDS)):
+        assert [n.op_type for n in graph(each).node if "image" in n.input] == ["Cast"]
 
 
 @pytest.mark.parametrize("islands", [(), ISLANDS, ("/heads.0", "/trunk/layer1", "/input", "/Add")])

@@ -116,8 +116,9 @@ def load_weights(trunk: Trunk, weights: str, seed: int = 0) -> str:
     """Fill the trunk with `texture`, `imagenet`, `random` or a FILE; a short description with the hash. Raises
     TrainError.
 
-    `texture` is this package's own file, which `train.pretrain` made from formulas. A file is a torchvision state_dict of the same architecture; layer4 and the classifier in it are ignored. A trunk
-    with folded BatchNorm under the same names (identity statistics, the bias in bn.bias) is such a file too.
+    `texture` is this package's own file, which `train.pretrain` made from formulas. A file is a torchvision
+    state_dict of the same architecture; layer4 and the classifier in it are ignored. A trunk with folded BatchNorm
+    under the same names (identity statistics, the bias in bn.bias) is such a file too.
     """
     if weights == "random":
         _initialise(trunk, seed)

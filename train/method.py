@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from runtime.bundle import write_atomically
 from runtime.image import Geometry, Image
 from train import METHODS, TrainError
+from train.progress import Progress
 
 CHECKPOINT_SCHEMA = 1
 
@@ -29,7 +30,6 @@ class Budget:
     max_minutes: float | None = None
 
 
-Progress = Callable[[str, int, int], None]  # (what is being done, done, of how many)
 Save = Callable[[dict[str, Any]], None]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
+
+Progress = Callable[[str, int, int], None]  # (what is being done, done, of how many)
 
 
 class Bars:

@@ -23,7 +23,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from export import fuse
 from runtime.image import Geometry, Image
 from train.backbone import MEAN_RGB, STD_RGB, Trunk
-from train.method import Budget, Method, Progress, Save
+from train.method import Budget, Method, Save
+from train.progress import Progress
 
 BATCH = 8  # images; 8 x 36 x 36 vectors a step in the published setting
 PUBLISHED_EPOCHS = 160  # 40 rounds of 4 passes
