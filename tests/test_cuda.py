@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -117,6 +118,19 @@ def test_the_stream_is_usable_after_a_recording_that_failed(driver: Any) -> None
     opened.synchronize()
     assert target.tolist() == [7] * 4
     opened.close()
+    del target
+    assert driver.fake_live() == 0
+
+
+def test_closing_and_the_death_of_the_last_view_may_come_in_other_threads(driver: Any) -> None:
+    opened = cuda._libcuda()
+    opened.allocate(16)
+    views = [opened.pinned(16)]
+    for last in (opened.close, views.clear):
+        thread = threading.Thread(target=last)
+        thread.start()
+        thread.join()
+    assert driver.fake_live() == 0
 
 
 def test_closing_after_a_failure_and_twice_is_quiet(driver: Any) -> None:
@@ -204,3 +218,22 @@ cuda.close()
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("CUDA cuMemAlloc: CUDA_ERROR_")
     assert done.stderr == ""
+
+
+def test_pycudas_context_is_popped_once_by_close_or_at_exit(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = pretend_pycuda(driver._name)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    at_exit: list[Any] = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    monkeypatch.setattr("atexit.unregister", at_exit.remove)
+    stack: list[Any] = modules["pycuda.driver"].stack
+    opened = cuda._pycuda()
+    assert opened is not None
+    opened.make_current()
+    assert (len(stack), at_exit) == (1, [opened.close])
+    at_exit[0]()
+    assert (stack, at_exit) == ([], [])
+    at_exit.append(opened.close)
+    opened.close()
+    assert (stack, at_exit) == ([], [])

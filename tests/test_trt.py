@@ -20,6 +20,7 @@ from runtime.cuda import CudaError
 from runtime.engine import EngineError, open_engine
 from runtime.infer_stream import list_available
 from runtime.trt import TensorRt, TensorRtRtx
+from runtime.trt_build import build
 
 pytest_plugins = ["fakes.fixtures"]
 VERSIONS = API["versions"]
@@ -227,11 +228,15 @@ def test_the_driver_is_looked_for_before_tensorrt_is_touched(
         TensorRt.open(parts, FP16)
 
 
-def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch, driver: Any) -> None:
+def test_a_missing_library_is_named_with_what_to_install(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, driver: Any
+) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     assert "--system-site-packages" in (TensorRt.missing() or "")
     assert TensorRtRtx.missing() == "pip install 'flawline[rtx]'"
+    with pytest.raises(EngineError, match=r"engine tensorrt-rtx: pip install 'flawline\[rtx\]'$"):
+        build(bundle, "tensorrt-rtx")
     empty = types.ModuleType("tensorrt")  # what an empty folder of that name imports as
     empty.__spec__ = ModuleSpec("tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt", empty)

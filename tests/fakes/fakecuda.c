@@ -16,7 +16,7 @@ typedef struct { void *to; const void *from; size_t size; Kernel kernel; long ar
 typedef struct { Op *ops; int count, room; } Queue;
 typedef struct { Queue waiting, captured; int capturing; } Stream;
 
-enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, CAPTURE_UNSUPPORTED = 900, NOT_CAPTURING = 901 };
+enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, CAPTURE_UNSUPPORTED = 900, NOT_CAPTURING = 901, NOT_READY = 600 };
 
 /* ---------------------------------------------------------------- what a test asks and orders */
 
@@ -161,6 +161,7 @@ int cuEventRecord(void *event, void *stream) { IN_CONTEXT; submit(stream, (Op){.
 int cuEventElapsedTime(float *ms, void *start, void *end) {
     IN_CONTEXT;
     struct timespec *a = start, *b = end;
+    if (!a->tv_sec || !b->tv_sec) return NOT_READY;
     *ms = (b->tv_sec - a->tv_sec) * 1e3f + (b->tv_nsec - a->tv_nsec) / 1e6f;
     return 0;
 }
@@ -175,13 +176,15 @@ int cuStreamBeginCapture_v2(void *stream, int mode) {
 int cuStreamEndCapture(void *stream, void **graph) {
     Stream *s = stream;
     if (!s->capturing) return NOT_CAPTURING;
+    s->capturing = 0;
+    capturing_streams--;
     Queue *queue = malloc(sizeof(Queue));
     *queue = s->captured;
     memset(&s->captured, 0, sizeof(Queue));
-    s->capturing = 0;
-    capturing_streams--;
+    int code = called(__func__);  /* a capture that fails has ended all the same, and gives no graph */
+    if (code) { free(queue->ops); free(queue); return code; }
     *graph = queue;
-    IN_CONTEXT;
+    live++;
     return 0;
 }
 int cuGraphInstantiateWithFlags(void **executable, void *graph, u64 flags) {
@@ -193,7 +196,7 @@ int cuGraphInstantiateWithFlags(void **executable, void *graph, u64 flags) {
     live++;
     return 0;
 }
-int cuGraphDestroy(void *graph) { IN_CONTEXT; free(((Queue *)graph)->ops); free(graph); return 0; }
+int cuGraphDestroy(void *graph) { IN_CONTEXT; free(((Queue *)graph)->ops); free(graph); live--; return 0; }
 int cuGraphExecDestroy(void *executable) {
     IN_CONTEXT;
     free(((Queue *)executable)->ops);

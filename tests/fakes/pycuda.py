@@ -14,6 +14,8 @@ import numpy as np
 def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
     """The modules by name."""
     driver = ctypes.CDLL(library)
+    started: list[None] = []
+    stack: list[Any] = []  # of contexts; PyCUDA aborts where it is not empty when the interpreter ends
 
     class Error(Exception):
         pass
@@ -29,6 +31,8 @@ def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
 
     class Device:
         def __init__(self, number: int) -> None:
+            if not started:
+                raise Error("cuDeviceGet failed: initialization error")
             call("cuDeviceGet", ctypes.byref(ctypes.c_int()), number)
 
         def name(self) -> str:
@@ -45,7 +49,12 @@ def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
         def retain_primary_context(self) -> Any:
             context = ctypes.c_void_p()
             call("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
-            return types.SimpleNamespace(push=lambda: call("cuCtxSetCurrent", context), pop=lambda: None)
+
+            def push() -> None:
+                call("cuCtxSetCurrent", context)
+                stack.append(context)
+
+            return types.SimpleNamespace(push=push, pop=stack.pop)
 
     class DeviceAllocation:
         def __init__(self, size: int) -> None:
@@ -102,7 +111,8 @@ def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
     package.__spec__ = ModuleSpec("pycuda", None, origin="pretend")
     package.__dict__.update(VERSION_TEXT="2026.1", driver=module)
     module.__dict__.update(
-        init=lambda: call("cuInit", 0),
+        init=lambda: (call("cuInit", 0), started.append(None)),
+        stack=stack,
         Device=Device,
         Stream=Stream,
         Event=Event,
