@@ -51,7 +51,7 @@ def _method_options() -> dict[str, tuple[Any, str, list[str]]]:
     """Flags that are hyperparameters of some methods: type, meaning, names of the methods."""
     found: dict[str, tuple[Any, str, list[str]]] = {}
     for name in METHODS:
-        for flag, (kind, meaning) in getattr(resolve_method(name), "options", {}).items():
+        for flag, (kind, meaning) in resolve_method(name).options.items():
             found.setdefault(flag, (kind, meaning, []))[2].append(name)
     return found
 
@@ -92,7 +92,7 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
         )
     finally:
         bars.close()
-    for note in getattr(model, "notes", ()):
+    for note in model.notes:
         say(note)
     provenance["steps"] = str(done)
     save_checkpoint(out, model.cpu(), provenance)
