@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from train import TrainError
 from train.backbone import BACKBONES, Trunk, calibrate_batchnorm, load_weights
 from train.method import Budget, create, load_checkpoint, save_checkpoint
-from train.simplenet import SimpleNet, _gaussian, _relative_noise
+from train.patches import gaussian
+from train.simplenet import SimpleNet, _relative_noise
 
 pytestmark = pytest.mark.torch
 
@@ -158,7 +159,7 @@ def test_score_is_the_maximum_before_smoothing_and_the_map_is_scipys() -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
     heat = torch.randn(1, 1, 64, 48, dtype=torch.float64)
     expected = ndimage.gaussian_filter(heat[0, 0].numpy(), sigma=4)
-    np.testing.assert_allclose(_gaussian(heat)[0, 0].numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(gaussian(heat, 4)[0, 0].numpy(), expected, atol=1e-12)
     model = net()
     with torch.inference_mode():
         score, smoothed = model(picture())
@@ -279,7 +280,7 @@ def test_max_minutes_stops_and_saves_where_it_is() -> None:
 def test_large_features_are_mapped_from_disk_and_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     in_memory, on_disk = net(), net()
     fit(in_memory, 4)
-    monkeypatch.setattr("train.simplenet.MEMORY_MAP_ABOVE", 0)
+    monkeypatch.setattr("train.patches.MEMORY_MAP_ABOVE", 0)
     fit(on_disk, 4)
     assert torch.equal(in_memory.adapter.weight, on_disk.adapter.weight)
 

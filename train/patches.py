@@ -27,6 +27,11 @@ MEMORY_MAP_ABOVE = 2 << 30  # bytes of features
 def patch_features(trunk: Trunk, image: Tensor, level_dim: int, target_dim: int) -> Tensor:
     """uint8 [N, H, W, 3] BGR to patch features [N, h, w, target_dim] on layer2's grid, literally as published."""
     level2, level3 = trunk(trunk.normalise(image))
+    return aggregate(level2, level3, level_dim, target_dim)
+
+
+def aggregate(level2: Tensor, level3: Tensor, level_dim: int, target_dim: int) -> Tensor:
+    """3x3 patches of both levels, each pooled to `level_dim`, then together: [N, h, w, target_dim] on layer2's grid."""
     n, _, h, w = level2.shape
     patches2 = F.unfold(level2, 3, padding=1).transpose(1, 2)  # [N, hw, 9 C2], index 9c + 3ky + kx
     # layer3 is unfolded on its own grid; its 9 C3 planes are resized afterwards.
@@ -38,8 +43,12 @@ def patch_features(trunk: Trunk, image: Tensor, level_dim: int, target_dim: int)
 
 
 def smoothed_map(patch_score: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """[N, h, w] to [N, H, W]: bilinear, then scipy's gaussian_filter(sigma, mode="reflect"): the edge is doubled."""
-    heat = F.interpolate(patch_score[:, None], size=size, mode="bilinear", align_corners=False)
+    """[N, h, w] to [N, H, W]: bilinear upsampling, then a Gaussian."""
+    return gaussian(F.interpolate(patch_score[:, None], size=size, mode="bilinear", align_corners=False), sigma)[:, 0]
+
+
+def gaussian(heat: Tensor, sigma: float) -> Tensor:
+    """scipy.ndimage.gaussian_filter(sigma, mode="reflect") over [N, 1, H, W]: the edge sample is doubled."""
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, dtype=heat.dtype, device=heat.device)
     taps = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -49,7 +58,7 @@ def smoothed_map(patch_score: Tensor, size: tuple[int, int], sigma: float) -> Te
         before, after = heat.narrow(axis, 0, radius).flip(axis), heat.narrow(axis, n - radius, radius).flip(axis)
         padded = torch.cat([before, heat, after], axis)
         heat = F.conv2d(padded, taps.view((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)))
-    return heat[:, 0]
+    return heat
 
 
 @torch.inference_mode()

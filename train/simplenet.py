@@ -24,6 +24,7 @@ from export import fuse
 from runtime.image import Geometry, Image
 from train.backbone import MEAN_RGB, STD_RGB, Trunk
 from train.method import Budget, Method, Save
+from train.patches import aggregate, collect, smoothed_map
 from train.progress import Progress
 
 BATCH = 8  # images; 8 x 36 x 36 vectors a step in the published setting
@@ -35,7 +36,6 @@ RELATIVE_NOISE = 0.125
 AVERAGED_SHARE = 0.1
 SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
 SAVE_EVERY_S = 60.0
-MEMORY_MAP_ABOVE = 2 << 30  # bytes of features
 
 
 class SimpleNet(Method):
@@ -114,14 +114,7 @@ class SimpleNet(Method):
 
     def embed(self, level2: Tensor, level3: Tensor) -> Tensor:
         """Patches of both levels, pooled to patch features [N, h, w, D2] (section 3.1 of the paper)."""
-        n, _, h, w = level2.shape
-        patches2 = F.unfold(level2, 3, padding=1).transpose(1, 2)  # [N, hw, 9 C2], index 9c + 3ky + kx
-        # layer3 is unfolded on its own grid; its 9 C3 planes are resized afterwards.
-        planes3 = F.unfold(level3, 3, padding=1).view(n, -1, *level3.shape[2:])  # [N, 9 C3, h/2, w/2]
-        planes3 = F.interpolate(planes3, size=(h, w), mode="bilinear", align_corners=False)
-        patches3 = planes3.flatten(2).transpose(1, 2)  # [N, hw, 9 C3]
-        levels = [F.adaptive_avg_pool1d(p, self.level_dim) for p in (patches2, patches3)]
-        return F.adaptive_avg_pool1d(torch.cat(levels, 2), self.target_dim).view(n, h, w, -1)
+        return aggregate(level2, level3, self.level_dim, self.target_dim)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self.judge(self.features(image))
@@ -130,9 +123,7 @@ class SimpleNet(Method):
         """Patch features [N, h, w, D2] to score [N] and map [N, H, W]."""
         n, h, w, d = features.shape
         patch_score = -self.discriminator(self.adapter(features.view(-1, d))).view(n, h, w)
-        size = (self.geometry.height, self.geometry.width)
-        heat = F.interpolate(patch_score[:, None], size=size, mode="bilinear", align_corners=False)
-        return patch_score.amax((1, 2)), _gaussian(heat)[:, 0]
+        return patch_score.amax((1, 2)), smoothed_map(patch_score, (self.geometry.height, self.geometry.width), SIGMA)
 
     # ------------------------------------------------------------------ training
 
@@ -147,28 +138,10 @@ class SimpleNet(Method):
     ) -> int:
         deadline = math.inf if budget.max_minutes is None else time.monotonic() + 60 * budget.max_minutes
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            features = self._all_features(images, folder, progress)
+            self.eval()
+            device = self.adapter.weight.device
+            features = collect(images, lambda image: self.features(image).flatten(1, 2), device, folder, progress)
             return self._train(features, budget.steps, deadline, seed, progress, save, resumed)
-
-    @torch.inference_mode()
-    def _all_features(self, images: Sequence[Image], folder: str, progress: Progress) -> Any:
-        """The frozen features of every image, float32 [n, positions, D2]: computed once, on disk where large."""
-        self.eval()
-        device = self.adapter.weight.device
-        features: Any = None
-        for i, image in enumerate(images):
-            one = self.features(torch.from_numpy(image)[None].to(device)).flatten(1, 2).cpu().numpy()
-            if features is None:
-                shape = (len(images), *one.shape[1:])
-                large = one.nbytes * len(images) > MEMORY_MAP_ABOVE
-                features = (
-                    np.lib.format.open_memmap(f"{folder}/features.npy", "w+", np.float32, shape)
-                    if large
-                    else np.empty(shape, np.float32)
-                )
-            features[i] = one[0]
-            progress("features", i + 1, len(images))
-        return features
 
     def _train(
         self,
@@ -283,23 +256,6 @@ def _relative_noise(features: Any) -> float:
     """An eighth of the mean standard deviation per dimension, over at most 64 images [n, positions, D2]."""
     some = features[np.linspace(0, len(features) - 1, min(64, len(features))).astype(int)]
     return RELATIVE_NOISE * float(some.reshape(-1, some.shape[-1]).std(0).mean())
-
-
-def _gaussian(heat: Tensor) -> Tensor:
-    """scipy.ndimage.gaussian_filter(sigma, mode="reflect") over [N, 1, H, W]: the edge sample is doubled."""
-    radius = int(4 * SIGMA + 0.5)
-    offsets = torch.arange(-radius, radius + 1, dtype=heat.dtype, device=heat.device)
-    taps = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
-    taps = taps / taps.sum()
-    for axis in (2, 3):
-        n = heat.shape[axis]
-        before, after = (
-            heat.narrow(axis, 0, radius).flip(axis),
-            heat.narrow(axis, n - radius, radius).flip(axis),
-        )
-        padded = torch.cat([before, heat, after], axis)
-        heat = F.conv2d(padded, taps.view((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)))
-    return heat
 
 
 class _Fused(nn.Module):
