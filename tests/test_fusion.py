@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_simplenet import net, picture
 from torch.nn import functional as F
@@ -27,7 +27,9 @@ from runtime.ort import OnnxRuntime
 from train import TrainError
 
 pytestmark = pytest.mark.torch
-drawn = settings(max_examples=25, deadline=None, derandomize=True)
+drawn = settings(
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 
 
 # ---------------------------------------------------------------- the pieces
