@@ -36,7 +36,7 @@ STEPS = 300  # a minute and a half for all products on two cores
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The whole line on built-in data.")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="default %(default)s")
-    parser.add_argument("--weights", default="random", help="as for train.fit; default %(default)s: no download")
+    parser.add_argument("--weights", default="texture", help="as for train.fit; default %(default)s: no download")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps per product; default %(default)s")
     parser.add_argument("--products", nargs="+", choices=PRODUCTS, default=list(PRODUCTS))
     args = parser.parse_args(argv)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         rows.append(measure(bundle, data / product, "auto", EngineOptions(), repeats=1))
     if args.weights == "random":
-        say("note: random weights show the line, not accuracy; pretrained ones (--weights FILE) find the defects")
+        say("note: random weights show the line, not accuracy; --weights texture finds the defects")
     for row in rows:
         accuracy = f"image AUROC {row['image_auroc']:.3f}  pixel AUROC {row['pixel_auroc']:.3f}"
         say(f"{row['data']:<10} {accuracy}  {row['fps']} FPS")

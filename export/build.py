@@ -57,8 +57,8 @@ def _train(args: argparse.Namespace) -> Path:
         bars = Bars()
         write_demo(demo, progress=lambda done, total: bars("demo data", done, total))
         if args.weights is None:
-            say("the demo data is trained with --weights random, which needs no download")
-            args.weights = "random"
+            say("the demo data is trained with --weights texture, which needs no download")
+            args.weights = "texture"
     else:
         say(f"no --checkpoint: training {args.method} on {args.data}")
     checkpoint = args.save_checkpoint or Path("runs") / f"{args.method}-{args.data.name}.pt"

@@ -33,7 +33,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=None,
         help="imagenet (downloads them), texture (in this package, from formulas alone), random, or a FILE of "
-        "torchvision's; default imagenet (demo data: random)",
+        "torchvision's; default imagenet (demo data: texture)",
     )
     parser.add_argument("--size", type=int, help="input height and width in pixels; default is the method's")
     parser.add_argument("--geometry", choices=GEOMETRIES, help="how images become the input; default is the method's")
