@@ -1,0 +1,177 @@
+"""The backbone of our own: textures from formulas, the training that tells them apart, the weights that ship."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+import train.backbone
+from benchmarks import backbones
+from train import TrainError, pretrain
+from train.backbone import Trunk, load_weights
+from train.demo import write_demo
+from train.pretrain import Pretraining, Run, learning_rate
+from train.textures import COMPOSITES, FAMILIES, Textures
+
+pytestmark = pytest.mark.torch
+
+TINY = Run(classes=15, batch=4, size=32, final_size=32)
+CPU = torch.device("cpu")
+WEIGHTS = Path(train.backbone.__file__).parent / "weights"
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------- textures
+
+
+@pytest.mark.parametrize("kind", [*FAMILIES, *COMPOSITES])
+def test_every_family_renders_finite_and_varied_pictures(kind: str) -> None:
+    textures = Textures(90, 0)
+    labels = torch.arange(textures.kinds.index(kind), 90, len(textures.kinds))
+    images = textures.render(labels, None, 48, generator()).images
+    assert images.shape == (6, 3, 48, 48)
+    assert images.isfinite().all()
+    assert 0 <= images.min() < images.max() <= 1
+    assert (images.std((1, 2, 3)) > 0.01).all()
+    assert len({image.numpy().tobytes() for image in images}) == 6
+    again = textures.render(labels, None, 48, generator(1)).images
+    assert (images - again).abs().mean() > 0.02, "one class, but always the same picture"
+
+
+def test_pictures_follow_from_the_seeds_alone() -> None:
+    first, second = (Textures(30, 5).batch(8, 40, generator(3)) for _ in range(2))
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.labels, second.labels)
+    assert not torch.equal(first.images, Textures(30, 5).batch(8, 40, generator(4)).images)
+    assert not torch.equal(Textures(30, 5).knobs, Textures(30, 6).knobs)
+
+
+def test_a_mixed_picture_says_where_its_other_texture_lies() -> None:
+    batch = Textures(30, 0).batch(32, 48, generator(), mixed=True)
+    assert batch.share.shape == (32, 1, 48, 48)
+    assert batch.share.min() >= 0
+    assert batch.share.max() <= 1
+    assert torch.equal(batch.others.sort()[0], batch.labels.sort()[0])
+    mixed = batch.share.mean((1, 2, 3)) > 0
+    assert 0.1 < mixed.float().mean() < 0.6
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
+    rates = [learning_rate(done, 100_000, done // 10) for done in range(0, 100_001, 100)]
+    assert rates[0] < rates[5] < max(rates) == rates[100] == rates[600]
+    assert rates[800] == pytest.approx(max(rates) * 2 / 3)
+    assert rates[-1] == 0
+
+
+def test_training_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one batch again and again: what a step does to the weights lowers the loss."""
+    monkeypatch.setattr(pretrain, "WARMUP", 1)
+    training = Pretraining(Run(classes=4, batch=8, size=32, final_size=32), CPU)
+    fixed = training.textures.batch(8, 32, torch.Generator().manual_seed(0), mixed=False)
+    monkeypatch.setattr(training.textures, "batch", lambda *_, **__: fixed)
+    losses = []
+    for _ in range(41):
+        training.one_step(10**6)
+        losses.append(training.loss)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_an_interrupted_run_goes_on_exactly(tmp_path: Path) -> None:
+    total = 12 * TINY.batch
+    straight, cut = Pretraining(TINY, CPU), Pretraining(TINY, CPU)
+    for _ in range(12):
+        straight.one_step(total)
+    for _ in range(5):
+        cut.one_step(total)
+    cut.save(tmp_path / "a.state.pt")
+    resumed = pretrain.train(TINY, total, CPU, tmp_path / "a.state.pt", lambda *_: None)
+    assert resumed.step == 12
+    for name, value in straight.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[name]), name
+
+
+def test_a_run_of_other_flags_is_not_continued(tmp_path: Path) -> None:
+    state = tmp_path / "a.state.pt"
+    Pretraining(TINY, CPU).save(state)
+    with pytest.raises(TrainError, match="other flags"):
+        Pretraining.resume(state, Run(classes=30, batch=4, size=32, final_size=32), CPU)
+    state.write_bytes(b"not a state")
+    with pytest.raises(TrainError, match="delete it"):
+        Pretraining.resume(state, TINY, CPU)
+
+
+def test_the_command_writes_weights_that_load_and_their_card(tmp_path: Path) -> None:
+    out = tmp_path / "own.pth"
+    flags = "--classes 15 --batch 4 --size 32 --final-size 32 --images 12 --device cpu --out"
+    assert pretrain.main([*flags.split(), str(out)]) == 0
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert (card["pictures"], card["steps"]) == (12, 3)
+    assert f"own.pth sha256:{card['sha256'][:16]}" == load_weights(Trunk("resnet18"), str(out))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--backbone resnet19", "is unknown"),
+        ("--device tpu9", "--device"),
+        ("--picture /proc/nowhere/a.png", "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_line(flags: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain.main([*flags.split(), "--classes", "15", "--out", str(tmp_path / "a.pth")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert told in error
+
+
+def test_too_small_pictures_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        pretrain.main(["--size", "16"])
+    assert "32 or more" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the weights that ship
+
+
+def test_the_shipped_weights_load_and_are_those_of_their_card() -> None:
+    card = json.loads((WEIGHTS / "resnet18-texture.json").read_text())
+    content = (WEIGHTS / "resnet18-texture.pth").read_bytes()
+    assert len(content) <= 6_000_000
+    assert hashlib.sha256(content).hexdigest() == card["sha256"]
+    trunk = Trunk("resnet18")
+    assert load_weights(trunk, "texture") == f"texture sha256:{card['sha256'][:16]}"
+    assert {value.dtype for value in trunk.state_dict().values()} == {torch.float32, torch.int64}
+    levels = trunk.eval()(Textures(15, 0).batch(2, 64, generator()).images)
+    assert all(level.isfinite().all() and level.std() > 0 for level in levels)
+
+
+def test_a_backbone_without_texture_weights_says_so() -> None:
+    with pytest.raises(TrainError, match=r"none of resnet34, only of .*resnet18.*train\.pretrain --backbone resnet34"):
+        load_weights(Trunk("resnet34"), "texture")
+
+
+def test_the_benchmark_measures_and_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_demo(tmp_path / "demo", ["metal"], train_good=6, test_good=2, per_defect=1, size=64)
+    monkeypatch.setattr(backbones, "SIZE", 64)
+    flags = ["--data", str(tmp_path / "demo" / "metal"), "--methods", "nearest", "--weights", "random"]
+    flags += ["--seeds", "0", "1", "--out", str(tmp_path / "result")]
+    assert backbones.main(flags) == 0
+    rows = json.loads((tmp_path / "result.json").read_text())
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert all(0 <= row["image_auroc"] <= 1 for row in rows)
+    monkeypatch.setattr(backbones, "nearest", None)  # nothing is measured twice
+    assert backbones.main(flags) == 0
+    assert json.loads((tmp_path / "result.json").read_text()) == rows
+    assert "| nearest | random | 0 1 |" in (tmp_path / "result.md").read_text()

@@ -1,0 +1,34 @@
+"""A contact sheet of what a backbone is trained on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+
+from runtime.bundle import write_atomically
+from train import TrainError
+from train.textures import Textures
+
+COLOURS = 128  # a palette keeps the file small
+
+
+def write_sheet(path: Path, classes: int, seed: int, tile: int = 48, columns: int = 12) -> None:
+    """Draw one row of classes per family, and a row of pictures where two textures meet, as PNG."""
+    from PIL import Image  # matplotlib brings it
+
+    textures, generator = Textures(classes, seed), torch.Generator().manual_seed(seed)
+    families = len(textures.kinds)
+    labels = (torch.arange(families)[:, None] + families * torch.arange(columns)) % classes
+    batches = [textures.render(row, None, tile, generator) for row in labels]
+    batches.append(textures.batch(columns, tile, generator, mixed=True))
+    sheet = torch.cat([torch.cat(list(batch.images), 2) for batch in batches], 1)
+    buffer = io.BytesIO()
+    picture = Image.fromarray((255 * sheet).byte().permute(1, 2, 0).numpy())
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise TrainError(f"--picture {path}: cannot be written ({error.strerror}); choose another") from error
