@@ -21,7 +21,8 @@ demo: .venv/train
 	$(BIN)/python -m benchmarks.demo --out demo
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not rtx"
+	$(BIN)/python -m pytest -m rtx
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest --slow -m slow

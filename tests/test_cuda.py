@@ -159,8 +159,8 @@ def test_without_a_driver_or_a_gpu_it_says_what_to_do(
 
 
 def test_the_first_provider_that_is_here_is_taken(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cuda", None)
-    monkeypatch.setitem(sys.modules, "pycuda", None)
+    for absent in ("cuda", "cuda.bindings", "cuda.bindings.driver", "pycuda"):  # whoever imported them before
+        monkeypatch.setitem(sys.modules, absent, None)
     opened = open_cuda()
     assert opened.provider == libcuda.LIBRARY
     opened.close()

@@ -24,6 +24,7 @@ from export.to_fp16 import in_island, to_fp16
 from export.to_onnx import onnx_from_module
 from export.verify import ExportError, compare
 from runtime.image import Geometry
+from runtime.trt_library import logger
 from train.backbone import load_weights
 from train.data import PreparedImages, hold_out, open_data
 from train.method import Budget, create
@@ -408,13 +409,14 @@ def test_a_score_only_graph_is_cut_from_the_converted_one() -> None:
 # ---------------------------------------------------------------- real engines, real images
 
 
+@pytest.mark.rtx
 @pytest.mark.parametrize("islands", [(), ISLANDS])
 def test_tensorrt_rtx_parses_and_builds_it_strongly_typed(islands: tuple[str, ...], tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
+    log = logger(trt)  # the one of the process: TensorRT keeps the first that it meets
+    builder = trt.Builder(log)
     network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, log)
     assert parser.parse(to_fp16(small_simplenet(), islands)), [
         parser.get_error(i).desc() for i in range(parser.num_errors)
     ]

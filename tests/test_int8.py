@@ -22,6 +22,7 @@ from runtime.bundle import Bundle, add_model
 from runtime.engine import EngineOptions
 from runtime.image import Geometry
 from runtime.ort import OnnxRuntime
+from runtime.trt_library import logger
 
 SIZE = 32
 
@@ -54,8 +55,8 @@ def network(outlier: float = 1.0) -> bytes:
         return helper.make_node("Conv", inputs, [name], f"/{name}/Conv", pads=[pad] * 4)
 
     nodes = [
-        helper.make_node("Transpose", ["image"], ["planes"], "/input/Transpose", perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["planes"], ["floats"], "/input/Cast", to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["image"], ["pixels"], "/input/Cast", to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["pixels"], ["floats"], "/input/Transpose", perm=[0, 3, 1, 2]),
         helper.make_node("Sub", ["floats", "mean"], ["centred"], "/input/Sub"),
         conv("stem", "centred", 1),
         helper.make_node("Relu", ["stem"], ["skip"], "/Relu"),
@@ -210,12 +211,13 @@ def test_what_cannot_be_quantized_is_refused_in_one_line(tmp_path: Path) -> None
         to_int8(network(), pictures(), (), 1e-9)
 
 
+@pytest.mark.rtx
 def test_tensorrt_rtx_parses_and_builds_it() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
+    log = logger(trt)  # the one of the process: TensorRT keeps the first that it meets
+    builder = trt.Builder(log)
     definition = builder.create_network(0)
-    parser = trt.OnnxParser(definition, logger)
+    parser = trt.OnnxParser(definition, log)
     assert parser.parse(to_int8(network(), pictures(), (), WIDE)), parser.get_error(0).desc()
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     profile.set_shape("image", *[(n, SIZE, SIZE, 3) for n in (1, 1, 4)])

@@ -213,6 +213,7 @@ def typed_model() -> bytes:
     return serialized
 
 
+@pytest.mark.rtx
 def test_nvidias_builder_takes_the_graph_with_its_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (pip install 'flawline[rtx]')")
     bundle = add_model(write_tiny_bundle(tmp_path / "b"), "fp16", typed_model())
