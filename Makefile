@@ -21,8 +21,8 @@ demo: .venv/train
 	$(BIN)/python -m benchmarks.demo --out demo
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest -m "not rtx"
-	$(BIN)/python -m pytest -m rtx
+	$(BIN)/python -m pytest -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest --slow -m slow

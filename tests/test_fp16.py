@@ -409,7 +409,7 @@ def test_a_score_only_graph_is_cut_from_the_converted_one() -> None:
 # ---------------------------------------------------------------- real engines, real images
 
 
-@pytest.mark.rtx
+@pytest.mark.alone
 @pytest.mark.parametrize("islands", [(), ISLANDS])
 def test_tensorrt_rtx_parses_and_builds_it_strongly_typed(islands: tuple[str, ...], tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")

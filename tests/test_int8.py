@@ -211,7 +211,7 @@ def test_what_cannot_be_quantized_is_refused_in_one_line(tmp_path: Path) -> None
         to_int8(network(), pictures(), (), 1e-9)
 
 
-@pytest.mark.rtx
+@pytest.mark.alone
 def test_tensorrt_rtx_parses_and_builds_it() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
     log = logger(trt)  # the one of the process: TensorRT keeps the first that it meets

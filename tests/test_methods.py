@@ -79,7 +79,7 @@ def test_a_checkpoint_holds_all_of_it(fitted: tuple[Method, Any], tmp_path: Path
             assert torch.equal(a, b)
 
 
-@pytest.mark.rtx
+@pytest.mark.alone
 def test_the_current_builder_of_tensorrt_takes_it_in_fp16(fitted: tuple[Method, Any], tmp_path: Path) -> None:
     """NVIDIA's own parser and builder, which need no GPU: convolutions and products in HALF, islands in FLOAT."""
     trt = pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")

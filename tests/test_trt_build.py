@@ -131,6 +131,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.alone
 def test_progress_is_shown_on_a_terminal_and_ctrl_c_ends_the_build(
     parts: Bundle, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +214,7 @@ def typed_model() -> bytes:
     return serialized
 
 
-@pytest.mark.rtx
+@pytest.mark.alone
 def test_nvidias_builder_takes_the_graph_with_its_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (pip install 'flawline[rtx]')")
     bundle = add_model(write_tiny_bundle(tmp_path / "b"), "fp16", typed_model())
