@@ -53,12 +53,12 @@ class Method(nn.Module, abc.ABC):
         self.hyperparameters = hyperparameters
 
     @property
-    @abc.abstractmethod
-    def geometry(self) -> Geometry: ...
+    def geometry(self) -> Geometry:
+        return Geometry(**self.hyperparameters["geometry"])
 
     @property
-    @abc.abstractmethod
-    def backbone(self) -> str: ...
+    def backbone(self) -> str:
+        return str(self.hyperparameters["backbone"])
 
     @classmethod
     @abc.abstractmethod

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export import fuse
-from runtime.image import Geometry, Image
+from runtime.image import Image
 from train import TrainError
 from train.backbone import MEAN_RGB, STD_RGB, Trunk
 from train.method import Budget, Method, Save
@@ -45,7 +45,6 @@ class PaDiM(Method):
 
     def __init__(self, backbone: str, geometry: dict[str, Any], channels: int, stride: int) -> None:
         super().__init__(backbone=backbone, geometry=geometry, channels=channels, stride=stride)
-        self._geometry = Geometry(**geometry)
         self.trunk = Trunk(backbone).requires_grad_(False)
         levels = (self.trunk.channels[0] // 2, *self.trunk.channels)
         if stride not in (4, 8):
@@ -53,7 +52,7 @@ class PaDiM(Method):
         if not 1 <= channels <= sum(levels):
             raise TrainError(f"--channels {channels} is not from 1 to {sum(levels)}, which {backbone} has")
         self.channels, self.stride, self.levels = channels, stride, levels
-        self.grid = (-(-self._geometry.height // stride), -(-self._geometry.width // stride))
+        self.grid = (-(-self.geometry.height // stride), -(-self.geometry.width // stride))
         self.notes: list[str] = []  # what `fit` made, for the user
         positions = self.grid[0] * self.grid[1]
         if (size := 4 * positions * channels**2) > LARGEST:
@@ -68,14 +67,6 @@ class PaDiM(Method):
     chosen: Tensor
     mean: Tensor
     precision: Tensor
-
-    @property
-    def geometry(self) -> Geometry:
-        return self._geometry
-
-    @property
-    def backbone(self) -> str:
-        return self.trunk.name
 
     @classmethod
     def defaults(cls, backbone: str) -> dict[str, Any]:

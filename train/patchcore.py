@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from export import fuse
-from runtime.image import Geometry, Image
+from runtime.image import Image
 from train import TrainError, bank, coreset
 from train.backbone import MEAN_RGB, STD_RGB, Trunk
 from train.method import Budget, Method, Save
@@ -66,20 +66,11 @@ class PatchCore(Method):
             reweight=reweight,
         )
         _check(target_dim, coreset, budget_ms, budget_mb, reweight)
-        self._geometry = Geometry(**geometry)
         self.level_dim, self.target_dim = level_dim, target_dim
         self.coreset, self.budget_ms, self.budget_mb, self.reweight = coreset, budget_ms, budget_mb, reweight
         self.notes: list[str] = []  # what `fit` chose, for the user
         self.trunk = Trunk(backbone).requires_grad_(False)
         self.bank = bank.Bank(target_dim, reweight)
-
-    @property
-    def geometry(self) -> Geometry:
-        return self._geometry
-
-    @property
-    def backbone(self) -> str:
-        return self.trunk.name
 
     @classmethod
     def defaults(cls, backbone: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from export import fuse
-from runtime.image import Geometry, Image
+from runtime.image import Image
 from train.backbone import MEAN_RGB, STD_RGB, Trunk
 from train.method import Budget, Method, Save
 from train.patches import aggregate, collect, smoothed_map
@@ -69,7 +69,6 @@ class SimpleNet(Method):
             margin=margin,
             vectors=vectors,
         )
-        self._geometry = Geometry(**geometry)
         self.level_dim, self.target_dim = level_dim, target_dim
         self.noise, self.margin, self.vectors = noise, margin, vectors
         self.trunk = Trunk(backbone).requires_grad_(False)
@@ -80,14 +79,6 @@ class SimpleNet(Method):
             nn.LeakyReLU(0.2),
             nn.Linear(hidden, 1, bias=False),
         )
-
-    @property
-    def geometry(self) -> Geometry:
-        return self._geometry
-
-    @property
-    def backbone(self) -> str:
-        return self.trunk.name
 
     @classmethod
     def defaults(cls, backbone: str) -> dict[str, Any]:
