@@ -152,3 +152,10 @@ class SmoothUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rows @ (x @ self.columns)
+
+
+class Largest(nn.Module):
+    """The largest value of each map: [N, H, W] to [N]. A module, so that FP32 can be asked of it."""
+
+    def forward(self, heat: Tensor) -> Tensor:
+        return heat.amax((1, 2))

@@ -15,7 +15,7 @@ from runtime.ort import OnnxRuntime
 from train import TrainError, padim
 from train.backbone import load_weights
 from train.method import Budget, load_checkpoint, save_checkpoint
-from train.padim import RIDGE, PaDiM, gaussians, stages
+from train.padim import RIDGE, PaDiM, gaussians
 
 pytestmark = pytest.mark.torch
 
@@ -43,7 +43,7 @@ def test_features_by_loops(size: int, stride: int) -> None:
     image = picture(size, 1)
     with torch.inference_mode():
         got = model.features(image)[0]
-        levels = [level[0] for level in stages(model.trunk, model.trunk.normalise(image))]
+        levels = [level[0] for level in model.trunk(model.trunk.normalise(image))]
     rows, columns = model.grid
     for position in (0, 1, columns, rows * columns // 2 + 3, rows * columns - 1):
         y, x = divmod(position, columns)

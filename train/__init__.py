@@ -7,6 +7,8 @@ METHODS = {
     "simplenet": "train.simplenet:SimpleNet",
     "patchcore": "train.patchcore:PatchCore",
     "padim": "train.padim:PaDiM",
+    "ssnf": "train.ssnf:SSNF",
+    "fastflow": "train.fastflow:FastFlow",
 }
 
 

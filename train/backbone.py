@@ -1,7 +1,7 @@
 """Frozen feature extractors: the ResNet family from the stem to layer3, under torchvision's names.
 
-Only the trunk is built. Anomaly detectors read layer2 and layer3; layer4 and the classifier would be 20 to 60 % of
-the arithmetic, computed and thrown away. A torchvision state_dict loads as it is.
+Only the trunk is built. Anomaly detectors read layer2 and layer3, some layer1; layer4 and the classifier would be 20
+to 60 % of the arithmetic, computed and thrown away. A torchvision state_dict loads as it is.
 He et al., "Deep residual learning" (2016); Zagoruyko and Komodakis, "Wide residual networks" (2016).
 """
 
@@ -86,9 +86,10 @@ def residual_stage(name: str, number: int) -> nn.Sequential:
 
 
 class Trunk(nn.Module):
-    """Normalised RGB [N, 3, H, W] to the maps of layer2 [N, C2, H/8, W/8] and layer3 [N, C3, H/16, W/16]."""
+    """Normalised RGB [N, 3, H, W] to the maps of layer2 [N, C2, H/8, W/8] and layer3 [N, C3, H/16, W/16], or of other
+    `levels` of 1 to 3, in their order. `channels` are theirs."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, levels: tuple[int, ...] = (2, 3)) -> None:
         super().__init__()
         if name not in BACKBONES:
             raise TrainError(f"backbone {name!r} is unknown; known: {', '.join(BACKBONES)}")
@@ -98,12 +99,14 @@ class Trunk(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         self.layer1, self.layer2, self.layer3 = (residual_stage(name, number) for number in (1, 2, 3))
         expansion = 4 if BACKBONES[name][0] else 1
-        self.channels = (128 * expansion, 256 * expansion)
+        self.levels, self.channels = levels, tuple(32 * 2**level * expansion for level in levels)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
-        level2 = self.layer2(self.layer1(x))
-        return level2, self.layer3(level2)
+        found = {}
+        for level, stage in enumerate((self.layer1, self.layer2, self.layer3), 1):
+            found[level] = x = stage(x)
+        return tuple(found[level] for level in self.levels)
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] BGR to normalised RGB [N, 3, H, W] in the trunk's own dtype."""

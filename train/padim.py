@@ -45,8 +45,8 @@ class PaDiM(Method):
 
     def __init__(self, backbone: str, geometry: dict[str, Any], channels: int, stride: int) -> None:
         super().__init__(backbone=backbone, geometry=geometry, channels=channels, stride=stride)
-        self.trunk = Trunk(backbone).requires_grad_(False)
-        levels = (self.trunk.channels[0] // 2, *self.trunk.channels)
+        self.trunk = Trunk(backbone, (1, 2, 3)).requires_grad_(False)
+        levels = self.trunk.channels
         if stride not in (4, 8):
             raise TrainError(f"--stride {stride} is neither 4 (layer1's grid) nor 8 (layer2's)")
         if not 1 <= channels <= sum(levels):
@@ -84,7 +84,7 @@ class PaDiM(Method):
 
     def features(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] BGR to the chosen channels [N, P, d]; levels are brought to the grid by replication."""
-        found = stages(self.trunk, self.trunk.normalise(image))
+        found = self.trunk(self.trunk.normalise(image))
         levels = [F.interpolate(level, size=self.grid, mode="nearest") for level in found]
         return torch.cat(levels, 1)[:, self.chosen].flatten(2).transpose(1, 2)
 
@@ -125,14 +125,6 @@ class PaDiM(Method):
         return _Fused(copy.deepcopy(self).double()).to(self.mean.dtype).eval()
 
 
-def stages(trunk: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What enters the trunk to the maps of layer1, layer2 and layer3."""
-    net: Any = trunk
-    level1 = net.layer1(net.maxpool(torch.relu(net.bn1(net.conv1(x)))))
-    level2 = net.layer2(level1)
-    return level1, level2, net.layer3(level2)
-
-
 def gaussians(features: Any, progress: Progress) -> tuple[Tensor, Tensor]:
     """Mean [P, d] and covariance plus ridge [P, d, d] over the images of features [n, P, d], in float64."""
     n, positions, d = features.shape
@@ -164,10 +156,10 @@ class _Fused(nn.Module):
         self.whiten = _Whiten(net.precision)
         self.distance = _Norm(net.grid)
         self.smooth = fuse.SmoothUpsample(net.grid, size, SIGMA)
-        self.score = _Largest()
+        self.score = fuse.Largest()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        found = stages(self.trunk, self.input(image))
+        found = self.trunk(self.input(image))
         picked = [level(found[i]) for level, i in zip(self.levels, self.used, strict=True)]
         features = torch.cat(picked, 1)  # [N, d, P]
         heat = self.smooth(self.distance(self.whiten(self.centre(features))))
@@ -229,8 +221,3 @@ class _Norm(nn.Module):
     def forward(self, whitened: Tensor) -> Tensor:
         distance: Tensor = torch.linalg.vector_norm(whitened, dim=2)  # [P, N]
         return distance.T.reshape(-1, *self.grid)
-
-
-class _Largest(nn.Module):
-    def forward(self, heat: Tensor) -> Tensor:
-        return heat.amax((1, 2))

@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from export import fuse
 from runtime.image import Image
 from train.backbone import MEAN_RGB, STD_RGB, Trunk
+from train.loop import batches, deadline_of, run_steps
 from train.method import Budget, Method, Save
 from train.patches import aggregate, collect, smoothed_map
 from train.progress import Progress
@@ -35,7 +35,6 @@ RELATIVE_NOISE = 0.125
 # The test AUROC of single steps oscillates; the mean over the last tenth of the training does not.
 AVERAGED_SHARE = 0.1
 SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
-SAVE_EVERY_S = 60.0
 
 
 class SimpleNet(Method):
@@ -127,7 +126,7 @@ class SimpleNet(Method):
         save: Save,
         resumed: dict[str, Any] | None,
     ) -> int:
-        deadline = math.inf if budget.max_minutes is None else time.monotonic() + 60 * budget.max_minutes
+        deadline = deadline_of(budget)
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             self.eval()
             device = self.adapter.weight.device
@@ -166,31 +165,24 @@ class SimpleNet(Method):
             optimiser_states = [optimiser.state_dict() for optimiser in optimisers]
             save({"step": step, "optimisers": optimiser_states, "average": average.state_dict()})
 
+        def loss_of(step: int, chosen: Any) -> Tensor:
+            batch = torch.from_numpy(self._draw(features, chosen, (seed, step))).to(device)
+            return self._loss(batch, sigma, torch.Generator(device).manual_seed((seed << 32) + step))
+
         self.train()
         self.trunk.eval()
-        saved_at, step, whole = time.monotonic(), start, True
-        try:
-            for chosen in _batches(len(features), seed, start):
-                if step >= steps or (step > start and time.monotonic() > deadline):
-                    break
-                batch = torch.from_numpy(self._draw(features, chosen, (seed, step))).to(device)
-                loss = self._loss(batch, sigma, torch.Generator(device).manual_seed((seed << 32) + step))
-                for optimiser in optimisers:
-                    optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                whole = False
-                for optimiser in optimisers:
-                    optimiser.step()
-                average.update_parameters(head)
-                step, whole = step + 1, True
-                progress("training", step, steps)
-                if time.monotonic() - saved_at > SAVE_EVERY_S:
-                    snapshot(step)
-                    saved_at = time.monotonic()
-        finally:
-            # Also when interrupted, but never amid a step: resuming would take half of it twice.
-            if whole and start < step < steps:
-                snapshot(step)
+        chosen = batches(len(features), BATCH, seed, start)
+        step = run_steps(
+            loss_of,
+            optimisers,
+            chosen,
+            start,
+            steps,
+            deadline,
+            progress,
+            snapshot,
+            after=lambda _: average.update_parameters(head),
+        )
         head.load_state_dict(average.module.state_dict())
         self.eval()
         return step
@@ -230,17 +222,6 @@ class SimpleNet(Method):
     def fused(self) -> nn.Module:
         # Folded in float64 whatever the network's type, so that rounding happens once, at the end.
         return _Fused(copy.deepcopy(self).double()).to(self.adapter.weight.dtype).eval()
-
-
-def _batches(n: int, seed: int, start_step: int) -> Iterator[Any]:
-    """Indices of the images of each step, from `start_step` on; a new order every epoch, a function of seed alone."""
-    per_epoch = math.ceil(n / BATCH)
-    epoch, skip = divmod(start_step, per_epoch)
-    while True:
-        order = np.random.default_rng((seed, epoch)).permutation(n)
-        for i in range(skip, per_epoch):
-            yield np.sort(order[i * BATCH : (i + 1) * BATCH])
-        epoch, skip = epoch + 1, 0
 
 
 def _relative_noise(features: Any) -> float:

@@ -1,0 +1,429 @@
+"""SSNF: a normalising flow of couplings of convolution and self-attention, trained against blended patches.
+
+Chiu and Lai, "Self-supervised normalizing flows for image anomaly detection and localization" (CVPR workshops 2023;
+Chiu's thesis 2022), with the constants of the authors' code. What is ours, since their extractor costs 279 GMAC: CNN
+features with fixed standardisation, their grid, and the choice of the score on synthetic anomalies.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from export import fuse
+from runtime.image import Image
+from train import TrainError
+from train.augment import Blended, settings
+from train.backbone import MEAN_RGB, STD_RGB, Trunk
+from train.flow import (
+    Energy,
+    FusedFlow,
+    Likelihood,
+    build_flow,
+    initialise,
+    latent,
+    negative_log_likelihood,
+)
+from train.loop import deadline_of, run_steps
+from train.method import Budget, Method, Save
+from train.metrics import auroc
+from train.patches import collect
+from train.progress import Progress
+
+BATCH = 16  # good images of a step, and as many blended ones
+EPOCHS = 100  # of one cosine, from LEARNING_RATE to its end
+LEARNING_RATE, LAST_RATE = 2e-4, 1e-6
+# What the authors' cap of 1e5 nats is per dimension of their features: blended images that far away are left alone.
+CAP = 0.166
+NEGATIVES = ("limited", "all", "none")
+VALIDATION_SHARE, VALIDATION = 0.1, 32  # of the good images, and at most so many, to choose the score on
+
+
+class SSNF(Method):
+    """`stride` is the grid of the features: 8 is layer2's, 16 layer3's with a quarter of the positions and a sixth of
+    the arithmetic. `projected` is to how many channels a fixed random rotation brings them, None to none. `product`
+    names the settings of `train.augment`; None takes those of textures. `shots` is how many good images are used.
+    `negatives`: blended images as published ("limited": while they are likelier than the worst good one and not yet
+    far away), "all" of them always, or "none".
+    """
+
+    name: ClassVar[str] = "ssnf"
+    fp32_islands: ClassVar[tuple[str, ...]] = ("/flow/affine", "/score", "/upsample", "/largest")
+    options: ClassVar[dict[str, tuple[Callable[[str], Any], str]]] = {
+        "--product": (str, "whose blended anomalies to train against, such as bottle; default the data's name, or"
+                      " a texture's"),
+        "--shots": (int, "train on so many of the good images, drawn by the seed"),
+        "--negatives": (str, f"blended anomalies to train against: {', '.join(NEGATIVES)}"),
+    }  # fmt: skip
+    mean: Tensor
+    std: Tensor
+    rotation: Tensor
+    by_energy: Tensor
+
+    def __init__(
+        self,
+        backbone: str,
+        geometry: dict[str, Any],
+        stride: int = 16,
+        projected: int | None = None,
+        blocks: int = 8,
+        hidden: int = 128,
+        heads: int = 4,
+        dropout: float = 0.2,
+        product: str | None = None,
+        shots: int | None = None,
+        negatives: str = "limited",
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            geometry=geometry,
+            stride=stride,
+            projected=projected,
+            blocks=blocks,
+            hidden=hidden,
+            heads=heads,
+            dropout=dropout,
+            product=product,
+            shots=shots,
+            negatives=negatives,
+        )
+        if negatives not in NEGATIVES:
+            raise TrainError(f"--negatives {negatives} is unknown; known: {', '.join(NEGATIVES)}")
+        if shots is not None and shots < 1:
+            raise TrainError(f"--shots {shots} is not above 0")
+        self.product, self.shots, self.negatives = product, shots, negatives
+        self.notes: list[str] = []
+        self.trunk = Trunk(backbone).requires_grad_(False)
+        size = self.geometry.height, self.geometry.width
+        self.stride, self.grid = stride, (-(-size[0] // stride), -(-size[1] // stride))
+        raw = sum(self.trunk.channels)
+        channels = projected or raw
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("rotation", torch.zeros(channels, raw) if projected else torch.zeros(0))
+        self.register_buffer("by_energy", torch.tensor(False))
+        hidden = min(hidden, channels // 2)
+        self.flow = build_flow(
+            channels, self.grid, blocks, lambda _, i, o: SubNet(i, o, hidden, heads, dropout, self.grid)
+        )
+
+    @classmethod
+    def defaults(cls, backbone: str) -> dict[str, Any]:
+        geometry = {"kind": "stretch", "height": 256, "width": 256}
+        wide = backbone not in ("resnet18", "resnet34")
+        return {"backbone": backbone, "geometry": geometry, "projected": 512 if wide else None}
+
+    @classmethod
+    def steps(cls, backbone: str, images: int, epochs: int | None) -> int:
+        return math.ceil((epochs or EPOCHS) * images / BATCH)
+
+    # ------------------------------------------------------------------ the literal pipeline
+
+    def features(self, image: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] BGR to [N, C, h, w]: both levels averaged over 3x3, on one grid, not yet standardised."""
+        level2, level3 = self.trunk(self.trunk.normalise(image))
+        fine = F.avg_pool2d(level2, 3, self.stride // 8, 1)
+        coarse = F.avg_pool2d(level3, 3, 1, 1)
+        if self.stride == 8:
+            coarse = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
+        both = torch.cat([fine, coarse], 1)
+        return F.conv2d(both, self.rotation[..., None, None]) if len(self.rotation) else both
+
+    def standardised(self, features: Tensor) -> Tensor:
+        return (features - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        z, _ = self.flow(self.standardised(self.features(image)))
+        return self.judge(z, bool(self.by_energy))
+
+    def judge(self, z: Tensor, by_energy: bool) -> tuple[Tensor, Tensor]:
+        """Score [N] and map [N, H, W] of a latent [N, C, h, w]: the mean energy, or the mean density of the elements,
+        which saturates; the score is the largest value of the upsampled map."""
+        square = z.square()
+        heat = square.mean(1) / 2 if by_energy else -(torch.exp(-square / 2) / math.sqrt(2 * math.pi)).mean(1)
+        size = (self.geometry.height, self.geometry.width)
+        heat = F.interpolate(heat[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        return heat.amax((1, 2)), heat
+
+    # ------------------------------------------------------------------ training
+
+    def fit(
+        self,
+        images: Sequence[Image],
+        budget: Budget,
+        seed: int,
+        progress: Progress,
+        save: Save,
+        resumed: dict[str, Any] | None,
+    ) -> int:
+        deadline = deadline_of(budget)
+        chosen = np.random.default_rng((seed, 2)).permutation(len(images))[: self.shots]
+        held = chosen[: min(VALIDATION, int(VALIDATION_SHARE * len(chosen)))]
+        pictures = [np.asarray(images[int(i)]) for i in chosen]
+        trained = pictures[len(held) :]
+        device = self.mean.device
+        with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
+            self.eval()
+            if resumed is None:
+                self._initialise(seed)
+            features = collect(trained, self.features, device, folder, progress)
+            if resumed is None:
+                self._standardise(features)
+            step = self._train(trained, features, budget.steps, deadline, seed, progress, save, resumed)
+        self.eval()
+        # Few shots leave none to hold out; their own pictures then have to do.
+        self._choose_score(pictures[: len(held)] or trained[:VALIDATION], seed, progress)
+        return step
+
+    def _train(
+        self,
+        pictures: list[Image],
+        features: Any,
+        steps: int,
+        deadline: float,
+        seed: int,
+        progress: Progress,
+        save: Save,
+        resumed: dict[str, Any] | None,
+    ) -> int:
+        device = self.mean.device
+        weights = [p for p in self.flow.parameters() if p.requires_grad]
+        optimiser = torch.optim.Adam(weights, LEARNING_RATE, eps=1e-4, weight_decay=1e-5)
+        start = 0
+        if resumed is not None:
+            optimiser.load_state_dict(resumed["optimiser"])
+            start = int(resumed["step"])
+        # Not sharpened: the good features are computed once, and only their partners would be, which tells them apart.
+        blended = Blended(pictures, settings(self.product), seed, sharpening=False)
+        period = min(steps, self.steps(self.backbone, len(pictures), None))
+
+        def loss_of(step: int, draws: range) -> Tensor:
+            optimiser.param_groups[0]["lr"] = _cosine(step / period)
+            torch.manual_seed((seed << 32) + step)  # of dropout, so that a resumed run goes on exactly
+            good = torch.from_numpy(features[[blended.index(draw) for draw in draws]]).to(device)
+            if self.negatives == "none":
+                return self.nll(good).mean()
+            samples = [blended.sample(draw) for draw in draws]
+            # Where no place for a patch was found, the partner is the good picture itself.
+            bad = [synthetic for _, synthetic, mask in samples if mask.any()]
+            if not bad:
+                return self.nll(good).mean()
+            with torch.no_grad():
+                unlikely = self.features(torch.from_numpy(np.stack(bad)).to(device))
+            nll = self.nll(torch.cat([good, unlikely]))
+            return contrast(nll[:BATCH], nll[BATCH:], self.flow.shapes[0], self.negatives == "limited")
+
+        self.flow.train()
+        return run_steps(
+            loss_of,
+            [optimiser],
+            (range(first, first + BATCH) for first in range(start * BATCH, steps * BATCH, BATCH)),
+            start,
+            steps,
+            deadline,
+            progress,
+            lambda step: save({"step": step, "optimiser": optimiser.state_dict()}),
+        )
+
+    def nll(self, features: Tensor) -> Tensor:
+        """Negative log-likelihood [N], in nats, of features [N, C, h, w]."""
+        return negative_log_likelihood(*latent(self.flow, self.standardised(features), autocast=True))
+
+    def _initialise(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        if len(self.rotation):
+            rows, raw = self.rotation.shape
+            self.rotation.copy_(torch.linalg.qr(torch.randn(raw, rows, generator=generator))[0].T)
+        initialise(self.flow, generator)
+
+    def _standardise(self, features: Any) -> None:
+        """Mean and standard deviation of each channel [C] over all positions of the good images [n, C, h, w]."""
+        mean = features.mean((0, 2, 3), dtype=np.float64)
+        square = np.mean([np.square(x, dtype=np.float64).mean((1, 2)) for x in features], 0)
+        self.mean.copy_(torch.from_numpy(mean))
+        # A channel that is silent on good images would otherwise shout at the first whisper.
+        std = np.sqrt(np.maximum(square - mean**2, 0))
+        self.std.copy_(torch.from_numpy(np.maximum(std, 0.05 * std.mean() + 1e-6)))
+
+    @torch.inference_mode()
+    def _choose_score(self, pictures: list[Image], seed: int, progress: Progress) -> None:
+        """By which of the two scores good pictures differ more from blended ones; no defect is needed."""
+        blended = Blended(pictures, settings(self.product), seed + 1, sharpening=False)
+        scores: dict[bool, list[list[float]]] = {True: [[], []], False: [[], []]}
+        for draw in range(2 * len(pictures)):
+            for bad, picture in enumerate(blended.sample(draw)[:2]):
+                image = torch.from_numpy(np.asarray(picture))[None].to(self.mean.device)
+                z, _ = latent(self.flow, self.standardised(self.features(image)))
+                for by_energy, found in scores.items():
+                    found[bad].append(float(self.judge(z, by_energy)[0]))
+            progress("choosing the score", draw + 1, 2 * len(pictures))
+        told = {
+            key: auroc(np.repeat([False, True], len(good)), np.array(good + bad)) for key, (good, bad) in scores.items()
+        }
+        self.by_energy.fill_(told[True] > told[False])
+        self.notes = [
+            f"score: mean {'energy' if self.by_energy else 'density'} (AUROC on blended images: energy "
+            f"{told[True]:.3f}, density {told[False]:.3f})",
+            f"blended as for {self.product or 'textures'}",
+        ]
+
+    # ------------------------------------------------------------------ the exported form
+
+    def fused(self) -> nn.Module:
+        return _Fused(copy.deepcopy(self).double()).to(self.mean.dtype).eval()
+
+
+def contrast(likely: Tensor, unlikely: Tensor, shape: Sequence[int], limited: bool) -> Tensor:
+    """The loss of a batch from the negative log-likelihoods of good [B] and blended [B] features of a shape.
+
+    `limited` keeps the blended ones that are likelier than the worst good one and not CAP nats per dimension away.
+    """
+    kept = unlikely
+    if limited:
+        worst, cap = likely.detach().max(), CAP * math.prod(shape)
+        kept = unlikely[(unlikely.detach() < worst) & (unlikely.detach() < cap)]
+    if not len(kept):
+        return likely.mean()
+    return 0.5 * likely.mean() - 0.5 * kept.mean()
+
+
+def _cosine(turn: float) -> float:
+    """The learning rate after so many periods: down, up again in the next."""
+    return LAST_RATE + (LEARNING_RATE - LAST_RATE) * (1 + math.cos(math.pi * turn)) / 2
+
+
+class SubNet(nn.Module):
+    """Scale and shift of a coupling: a gate, a convolution and an attention, both with residuals, a gate."""
+
+    def __init__(self, c_in: int, c_out: int, hidden: int, heads: int, dropout: float, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(c_in, hidden, 1)
+        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.attention = Attention(hidden, heads, dropout, grid)
+        self.last = nn.Conv2d(hidden, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.dropout(self.conv(x))
+        x = x + self.attention(x)
+        predicted: Tensor = self.last(x)
+        return predicted
+
+    def fused_middle(self) -> nn.Module:
+        return _Middle(self)
+
+
+class Attention(nn.Module):
+    """Self-attention over the positions of [N, C, h, w], in the order of rows, without a projection of its result."""
+
+    code: Tensor
+
+    def __init__(self, channels: int, heads: int, dropout: float, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.grid = heads, dropout, grid
+        self.register_buffer("code", position_code(grid[0] * grid[1], channels), persistent=False)
+        self.project = weight_norm(nn.Linear(channels, 3 * channels, bias=False), dim=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        tokens = self.project(x.flatten(2).transpose(1, 2) + self.code.to(x.dtype))
+        key, value, query = (t.view(n, h * w, self.heads, c // self.heads).transpose(1, 2) for t in tokens.split(c, -1))
+        dropped = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropped)
+        return mixed.transpose(2, 3).reshape(n, c, h, w)
+
+
+def position_code(length: int, channels: int) -> Tensor:
+    """Sines, then cosines, of the index times falling frequencies: [length, channels]."""
+    half = channels // 2
+    frequency = torch.exp(-torch.arange(half, dtype=torch.float64) * (math.log(1e4) / max(half - 1, 1)))
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], 1).to(torch.get_default_dtype())
+
+
+class _Middle(nn.Module):
+    """Convolution and attention of a sub-network, their constants folded: the residual of the convolution is its
+    centre tap, the code is added once, and nothing is split: query, key and value have a convolution each."""
+
+    code: Tensor
+
+    def __init__(self, net: SubNet) -> None:
+        super().__init__()
+        attention, hidden = net.attention, net.conv.out_channels
+        self.shape = (-1, attention.heads, hidden // attention.heads)
+        self.conv = copy.deepcopy(net.conv)
+        self.conv.weight.data[range(hidden), range(hidden), 1, 1] += 1
+        grid = attention.grid
+        self.register_buffer("code", attention.code.T.reshape(1, hidden, *grid))
+        key, value, query = attention.project.weight.detach().split(hidden)
+        self.query = fuse.pointwise(query * (hidden // attention.heads) ** -0.5)
+        self.key, self.value = fuse.pointwise(key), fuse.pointwise(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        coded = x + self.code
+        n = (*self.shape, self.code.shape[2] * self.code.shape[3])
+        query, key, value = (project(coded).view(n) for project in (self.query, self.key, self.value))
+        weights = torch.softmax(query.transpose(2, 3) @ key, -1)
+        mixed = (weights @ value.transpose(2, 3)).transpose(2, 3)
+        attended: Tensor = x + mixed.reshape(-1, *self.code.shape[1:])
+        return attended
+
+
+class _Fused(nn.Module):
+    """Averages, rotation and standardisation are one convolution per level; see `FusedFlow` for the couplings."""
+
+    def __init__(self, net: SSNF) -> None:
+        super().__init__()
+        self.trunk = fuse.fold_batchnorm(net.trunk)
+        self.input = fuse.FoldedInput(self.trunk.conv1, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
+        fine, coarse = net.trunk.channels
+        rotation = net.rotation if len(net.rotation) else None
+        self.summed = rotation is not None
+        self.levels = nn.ModuleList()
+        for channels, first, stride in ((fine, 0, net.stride // 8), (coarse, fine, 1)):
+            part = slice(first, first + channels)
+            if rotation is None:
+                level: nn.Module = _average(net.mean[part], net.std[part], stride)
+            else:
+                # The mean is taken off once, with the first level.
+                offset = -net.mean / net.std if first == 0 else None
+                average = _average(net.mean.new_zeros(channels), net.mean.new_ones(channels), stride)
+                level = nn.Sequential(average, fuse.pointwise(rotation[:, part] / net.std[:, None], offset))
+            self.levels.append(level)
+        size = (net.geometry.height, net.geometry.width)
+        grid3 = (-(-size[0] // 16), -(-size[1] // 16))
+        self.match = fuse.Upsample(grid3, net.grid) if net.stride == 8 else nn.Identity()
+        self.flow = FusedFlow(net.flow, padded=True)
+        self.score = (Energy if net.by_energy else Likelihood)(self.flow.scale)
+        self.upsample = fuse.Upsample(net.grid, size)
+        self.largest = fuse.Largest()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(*self.trunk(self.input(image)))
+
+    def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
+        fine, coarse = (prepare(level) for prepare, level in zip(self.levels, levels, strict=True))
+        coarse = self.match(coarse)
+        features = fine + coarse if self.summed else torch.cat([fine, coarse], 1)
+        heat = self.upsample(self.score(self.flow(features))).squeeze(1)
+        return self.largest(heat), heat
+
+
+def _average(mean: Tensor, std: Tensor, stride: int) -> nn.Conv2d:
+    """A 3x3 average of each channel, zero-padded, then standardised."""
+    conv = nn.Conv2d(len(mean), len(mean), 3, stride, 1, groups=len(mean), dtype=mean.dtype)
+    conv.weight.data = (1 / (9 * std))[:, None, None, None].expand(-1, 1, 3, 3).contiguous()
+    assert conv.bias is not None
+    conv.bias.data = -mean / std
+    return conv
