@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,3 +78,24 @@ def write_tiny_bundle(path: Path, **changes: object) -> Bundle:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return write_tiny_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def torchvision_models() -> Iterator[Any]:
+    """torchvision registers operators that a CPU build of torch from another index lacks; its models need none."""
+    torch = pytest.importorskip("torch", reason="needs the train extra")
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for _ in range(10):
+        try:
+            import torchvision.models as models
+
+            break
+        except ImportError:
+            pytest.skip("needs torchvision")
+        except RuntimeError as error:
+            name = str(error).split("torchvision::")[-1].split()[0]
+            library.define(f"{name}(Tensor x) -> Tensor")
+            for module in [m for m in sys.modules if m.startswith("torchvision")]:
+                del sys.modules[module]
+    yield models
+    del library  # it must outlive the models

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -40,26 +38,6 @@ def picture(size: int = 64, n: int = 2, seed: int = 0) -> Any:
 
 
 # ---------------------------------------------------------------- backbone
-
-
-@pytest.fixture(scope="module")
-def torchvision_models() -> Iterator[Any]:
-    """torchvision registers operators that a CPU build of torch from another index lacks; its models need none."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for _ in range(10):
-        try:
-            import torchvision.models as models
-
-            break
-        except ImportError:
-            pytest.skip("needs torchvision")
-        except RuntimeError as error:
-            name = str(error).split("torchvision::")[-1].split()[0]
-            library.define(f"{name}(Tensor x) -> Tensor")
-            for module in [m for m in sys.modules if m.startswith("torchvision")]:
-                del sys.modules[module]
-    yield models
-    del library  # it must outlive the models
 
 
 @pytest.mark.filterwarnings("ignore")

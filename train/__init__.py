@@ -18,7 +18,7 @@ class TrainError(Exception):
 
 def require_extra(command: str, *packages: str) -> None:
     """End a command that needs the train extra, or these of it, with one line where they are not: exit status 2."""
-    missing = [name for name in packages or ("torch", "onnx", "matplotlib", "tqdm") if find_spec(name) is None]
+    missing = [name for name in packages or ("torch", "onnx", "matplotlib", "tqdm", "FrEIA") if find_spec(name) is None]
     if missing:
         import sys
 

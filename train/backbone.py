@@ -101,6 +101,11 @@ class Trunk(nn.Module):
         expansion = 4 if BACKBONES[name][0] else 1
         self.levels, self.channels = levels, tuple(32 * 2**level * expansion for level in levels)
 
+    @property
+    def entry(self) -> nn.Conv2d:
+        """The convolution that meets the image first."""
+        return self.conv1
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         found = {}
@@ -115,7 +120,7 @@ class Trunk(nn.Module):
         return (image.permute(0, 3, 1, 2).flip(1).to(weight.dtype) / 255 - mean) / std
 
 
-def load_weights(trunk: Trunk, weights: str, seed: int = 0) -> str:
+def load_weights(trunk: nn.Module, weights: str, seed: int = 0) -> str:
     """Fill the trunk with `texture`, `imagenet`, `random` or a FILE; a short description with the hash. Raises
     TrainError.
 
@@ -123,6 +128,9 @@ def load_weights(trunk: Trunk, weights: str, seed: int = 0) -> str:
     state_dict of the same architecture; layer4 and the classifier in it are ignored. A trunk with folded BatchNorm
     under the same names (identity statistics, the bias in bn.bias) is such a file too.
     """
+    if not isinstance(trunk, Trunk):
+        described: str = trunk.load(weights, seed)  # type: ignore[operator]
+        return described
     if weights == "random":
         _initialise(trunk, seed)
         return f"random, seed {seed}"
@@ -198,9 +206,11 @@ def _load_state(trunk: Trunk, path: Path) -> str:
 
 
 @torch.no_grad()
-def calibrate_batchnorm(trunk: Trunk, images: Sequence[Image], count: int = 32) -> None:
+def calibrate_batchnorm(trunk: nn.Module, images: Sequence[Image], count: int = 32) -> None:
     """Give a random trunk the BatchNorm statistics of good images, or its activations grow from block to block."""
     norms = [m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not isinstance(trunk, Trunk) or not norms:
+        return
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches

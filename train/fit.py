@@ -20,7 +20,9 @@ from cameras import CameraError
 from runtime.console import say
 from runtime.image import GEOMETRIES, Geometry
 from train import METHODS
+from train.augment import guess_product, known_products
 from train.backbone import BACKBONES, calibrate_batchnorm, load_weights
+from train.cait import CAITS
 from train.data import DataError, PreparedImages, describe_sizes, hold_out, open_data
 from train.method import Budget, Method, create, load_checkpoint, resolve_method, save_checkpoint
 from train.progress import Bars
@@ -28,7 +30,11 @@ from train.progress import Bars
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that say how to train; `export.build` takes them too."""
-    parser.add_argument("--backbone", default="resnet18", help=f"one of {', '.join(BACKBONES)}; default %(default)s")
+    parser.add_argument(
+        "--backbone",
+        default="resnet18",
+        help=f"one of {', '.join(BACKBONES)}; ssnf also {', '.join(CAITS)}; default %(default)s",
+    )
     parser.add_argument(
         "--weights",
         default=None,
@@ -60,6 +66,8 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
     """Train as the flags say and write the checkpoint `out`. An unfinished run of the same flags is continued."""
     args.weights = args.weights or "imagenet"
     hyperparameters = _hyperparameters(args, method)
+    if "--product" in resolve_method(method).options:
+        hyperparameters["product"] = _product(args.product, data)
     model = create(method, hyperparameters)
     good, held = hold_out(open_data(data).train_good)
     for line in describe_sizes(good, model.geometry, args.bits):
@@ -105,8 +113,9 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
 
 
 def _hyperparameters(args: argparse.Namespace, method: str) -> dict[str, Any]:
-    if args.backbone not in BACKBONES:
-        raise TrainError(f"backbone {args.backbone!r} is unknown; known: {', '.join(BACKBONES)}")
+    known = (*BACKBONES, *CAITS)
+    if args.backbone not in known:
+        raise TrainError(f"backbone {args.backbone!r} is unknown; known: {', '.join(known)}")
     for name in ("steps", "epochs", "max_minutes"):
         value = getattr(args, name)
         if value is not None and value <= 0:
@@ -136,6 +145,15 @@ def _hyperparameters(args: argparse.Namespace, method: str) -> dict[str, Any]:
     except ValueError as error:
         raise TrainError(f"{error}; see --size and --geometry") from error
     return hyperparameters
+
+
+def _product(name: str | None, data: Path) -> str | None:
+    """Whose synthetic anomalies: as asked, or by the data's name; said aloud. Raises TrainError."""
+    if name is not None and name.lower() not in known_products():
+        raise TrainError(f"--product {name} is unknown; known: {', '.join(known_products())}")
+    found = name or guess_product(data)
+    say(f"synthetic anomalies: patches blended as for {found or 'textures'} (see --product)")
+    return found
 
 
 def _begin(

@@ -24,6 +24,7 @@ from runtime.image import Image
 from train import TrainError
 from train.augment import Blended, settings
 from train.backbone import MEAN_RGB, STD_RGB, Trunk
+from train.cait import CAITS, CaiT
 from train.flow import (
     Energy,
     FusedFlow,
@@ -102,8 +103,11 @@ class SSNF(Method):
             raise TrainError(f"--shots {shots} is not above 0")
         self.product, self.shots, self.negatives = product, shots, negatives
         self.notes: list[str] = []
-        self.trunk = Trunk(backbone).requires_grad_(False)
+        trunk = CaiT(backbone) if backbone in CAITS else Trunk(backbone)
+        self.trunk = trunk.requires_grad_(False)
         size = self.geometry.height, self.geometry.width
+        if isinstance(trunk, CaiT) and set(size) != {trunk.size}:
+            raise TrainError(f"{backbone} takes images of {trunk.size} x {trunk.size} alone; leave --size out")
         self.stride, self.grid = stride, (-(-size[0] // stride), -(-size[1] // stride))
         raw = sum(self.trunk.channels)
         channels = projected or raw
@@ -119,6 +123,9 @@ class SSNF(Method):
     @classmethod
     def defaults(cls, backbone: str) -> dict[str, Any]:
         geometry = {"kind": "stretch", "height": 256, "width": 256}
+        if backbone in CAITS:
+            side = CAITS[backbone][0]
+            return {"backbone": backbone, "geometry": {"kind": "stretch", "height": side, "width": side}, "blocks": 10}
         wide = backbone not in ("resnet18", "resnet34")
         return {"backbone": backbone, "geometry": geometry, "projected": 512 if wide else None}
 
@@ -129,8 +136,12 @@ class SSNF(Method):
     # ------------------------------------------------------------------ the literal pipeline
 
     def features(self, image: Tensor) -> Tensor:
-        """uint8 [N, H, W, 3] BGR to [N, C, h, w]: both levels averaged over 3x3, on one grid, not yet standardised."""
-        level2, level3 = self.trunk(self.trunk.normalise(image))
+        """uint8 [N, H, W, 3] BGR to [N, C, h, w]: both levels averaged over 3x3, on one grid, not yet standardised; a
+        transformer's one map as it is."""
+        levels: tuple[Tensor, ...] = self.trunk(self.trunk.normalise(image))
+        if len(levels) == 1:
+            return levels[0]
+        level2, level3 = levels
         fine = F.avg_pool2d(level2, 3, self.stride // 8, 1)
         coarse = F.avg_pool2d(level3, 3, 1, 1)
         if self.stride == 8:
@@ -176,7 +187,7 @@ class SSNF(Method):
             if resumed is None:
                 self._initialise(seed)
             features = collect(trained, self.features, device, folder, progress)
-            if resumed is None:
+            if resumed is None and not isinstance(self.trunk, CaiT):  # which normalises its tokens itself
                 self._standardise(features)
             step = self._train(trained, features, budget.steps, deadline, seed, progress, save, resumed)
         self.eval()
@@ -386,11 +397,20 @@ class _Fused(nn.Module):
     def __init__(self, net: SSNF) -> None:
         super().__init__()
         self.trunk = fuse.fold_batchnorm(net.trunk)
-        self.input = fuse.FoldedInput(self.trunk.conv1, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
+        self.input = fuse.FoldedInput(self.trunk.entry, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
+        size = (net.geometry.height, net.geometry.width)
+        self.levels = nn.ModuleList()
+        if len(net.trunk.channels) == 2:
+            self._add_levels(net)
+        self.flow = FusedFlow(net.flow, padded=True)
+        self.score = (Energy if net.by_energy else Likelihood)(self.flow.scale)
+        self.upsample = fuse.Upsample(net.grid, size)
+        self.largest = fuse.Largest()
+
+    def _add_levels(self, net: SSNF) -> None:
         fine, coarse = net.trunk.channels
         rotation = net.rotation if len(net.rotation) else None
         self.summed = rotation is not None
-        self.levels = nn.ModuleList()
         for channels, first, stride in ((fine, 0, net.stride // 8), (coarse, fine, 1)):
             part = slice(first, first + channels)
             if rotation is None:
@@ -401,21 +421,18 @@ class _Fused(nn.Module):
                 average = _average(net.mean.new_zeros(channels), net.mean.new_ones(channels), stride)
                 level = nn.Sequential(average, fuse.pointwise(rotation[:, part] / net.std[:, None], offset))
             self.levels.append(level)
-        size = (net.geometry.height, net.geometry.width)
-        grid3 = (-(-size[0] // 16), -(-size[1] // 16))
+        grid3 = (-(-net.geometry.height // 16), -(-net.geometry.width // 16))
         self.match = fuse.Upsample(grid3, net.grid) if net.stride == 8 else nn.Identity()
-        self.flow = FusedFlow(net.flow, padded=True)
-        self.score = (Energy if net.by_energy else Likelihood)(self.flow.scale)
-        self.upsample = fuse.Upsample(net.grid, size)
-        self.largest = fuse.Largest()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(*self.trunk(self.input(image)))
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
-        fine, coarse = (prepare(level) for prepare, level in zip(self.levels, levels, strict=True))
-        coarse = self.match(coarse)
-        features = fine + coarse if self.summed else torch.cat([fine, coarse], 1)
+        features = levels[0]
+        if self.levels:
+            fine, coarse = (prepare(level) for prepare, level in zip(self.levels, levels, strict=True))
+            coarse = self.match(coarse)
+            features = fine + coarse if self.summed else torch.cat([fine, coarse], 1)
         heat = self.upsample(self.score(self.flow(features))).squeeze(1)
         return self.largest(heat), heat
 
