@@ -10,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from torch.nn import functional as F
+
 import train.backbone
 from benchmarks import backbones
 from train import TrainError, pretrain
@@ -17,6 +19,8 @@ from train.backbone import Trunk, load_weights
 from train.demo import write_demo
 from train.pretrain import Pretraining, Run, learning_rate
 from train.textures import COMPOSITES, FAMILIES, Textures
+from train.textures.defects import damaged
+from train.textures.view import View
 
 pytestmark = pytest.mark.torch
 
@@ -64,6 +68,37 @@ def test_a_mixed_picture_says_where_its_other_texture_lies() -> None:
     assert 0.1 < mixed.float().mean() < 0.6
 
 
+def test_faults_are_small_and_told_where_they_are() -> None:
+    picture = Textures(30, 0).batch(64, 64, generator()).images
+    still = torch.zeros(64, 1, 1)
+    faulty, damage = damaged(picture, View(64, still, still, still, generator()))
+    assert faulty.isfinite().all()
+    assert damage.shape == (64, 1, 64, 64)
+    assert damage.min() == 0
+    assert damage.max() == pytest.approx(1)
+    change = (faulty - picture).abs().amax(1, keepdim=True)
+    assert change[damage < 0.01].max() < 0.05
+    assert change[damage > 0.99].min() > 0.05
+    clear = (damage > 0.5).float()
+    assert 0.003 < clear.mean() < 0.05
+    assert 0.6 < clear.amax((1, 2, 3)).mean() < 1
+    assert clear.mean((1, 2, 3)).max() < 0.3
+
+
+def test_a_paired_batch_photographs_all_twice() -> None:
+    batch, again = (Textures(30, 5).batch(8, 40, generator(3), mixed=True, paired=True) for _ in range(2))
+    assert torch.equal(batch.images, again.images)
+    for values in (batch.labels, batch.others, batch.share):
+        assert torch.equal(*values.chunk(2))
+    faulty, sound = batch.damage.chunk(2)
+    assert faulty.max() > 0.5
+    assert sound.max() == 0
+    first, second = batch.images.chunk(2)
+    assert not torch.equal(first, second)
+    alike = [torch.corrcoef(torch.stack([a, b]).flatten(1))[0, 1] for a, b in zip(first, second, strict=True)]
+    assert min(alike) > 0.4
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -85,6 +120,45 @@ def test_training_learns(monkeypatch: pytest.MonkeyPatch) -> None:
         training.one_step(10**6)
         losses.append(training.loss)
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_training_drives_faults_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one batch again and again, in the last part of a run."""
+    monkeypatch.setattr(pretrain, "WARMUP", 1)
+    training = Pretraining(Run(classes=4, batch=8, size=64, final_size=64), CPU)
+    fixed = training.textures.batch(4, 64, generator(), mixed=True, paired=True)
+    monkeypatch.setattr(training.textures, "batch", lambda *_, **__: fixed)
+    level_damage = F.adaptive_max_pool2d(fixed.damage[:4], 8)[:, 0]
+
+    def contrast() -> float:
+        """Distance where faults are over distance elsewhere, in layer2."""
+        level = training.net.trunk(fixed.images)[0].detach()
+        apart = (level[:4] - level[4:]).norm(dim=1)
+        return float(apart[level_damage > 0.9].mean() / apart[level_damage == 0].mean())
+
+    before = contrast()
+    for _ in range(25):
+        training.images = 800
+        training.one_step(1000)
+    assert contrast() > 1.5 * before
+
+
+def test_an_older_state_without_curves_goes_on(tmp_path: Path) -> None:
+    state, training = tmp_path / "a.state.pt", Pretraining(TINY, CPU)
+    training.one_step(10**6)
+    training.save(state)
+    content = torch.load(state, weights_only=True)
+    new = [i for i, (name, _) in enumerate(training.net.named_parameters()) if name.startswith("curves.")]
+    content["net"] = {name: value for name, value in content["net"].items() if not name.startswith("curves.")}
+    for i in new:
+        content["optimiser"]["state"].pop(i, None)
+        content["optimiser"]["param_groups"][0]["params"].remove(i)
+    torch.save(content, state)
+    resumed = Pretraining.resume(state, TINY, CPU)
+    resumed.one_step(resumed.images)
+    assert resumed.step == 2
+    moments = resumed.optimiser.state[resumed.net.heads[0].bias]
+    assert moments["step"] == 2
 
 
 def test_an_interrupted_run_goes_on_exactly(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from Kataoka et al., "Pre-training without natural images" (2020; FractalDB), Ba
 looking at noise" (2021) and "Procedural image programs for representation learning" (2022).
 
 The network names a picture's texture from the means of layer2 and layer3. In the last part, while the learning rate
-falls, pictures are larger, two textures may meet in one, and single positions of both levels name what they see: that
-is what a detector of anomalies reads. What was tried beside it is in the card of the weights.
+falls, pictures are larger, two textures may meet in one, and single positions of both levels name what they see.
+All are photographed twice there, once with small faults in them and once, in other light, without: vectors of one
+position are to be far apart where a fault is, and close elsewhere. That is what a detector of anomalies reads. What was
+tried beside it is in the card of the weights.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ WARMUP = 200
 WEIGHT_DECAY = 0.02
 SMOOTHING = 0.05
 DENSE = 0.5  # weight of the loss of single positions, once the rate falls
+FAULTS = 20.0  # weight of telling faults from the distance of two photographs, then too
+NEAR = 1e-3  # squared distances below this share of the usual one between pictures are all alike
 POSITIONS = 12  # of each level and picture: neighbours are alike, a few teach as much as all
 # The rate is constant and falls to nothing over the last part: an unfinished run can be given more images, or fewer.
 DECAY = 0.3
@@ -66,7 +70,10 @@ class Run:
 
 
 class Classifier(nn.Module):
-    """A trunk with one linear head on each level's positions and one on the means of both."""
+    """A trunk with one linear head on each level's positions and one on the means of both.
+
+    `curves` are each level's logarithm of the slope and the offset of a fault's logit over a distance's logarithm.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -77,9 +84,12 @@ class Classifier(nn.Module):
         for head in self.heads:
             nn.init.normal_(head.weight, 0, 0.01, generator=generator)  # type: ignore[arg-type]
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        # Last, where a state that lacks them keeps the optimiser's order.
+        self.curves = nn.ParameterList(torch.zeros(2) for _ in self.trunk.channels)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        """The loss of a batch; with a generator, which draws positions, that of single positions too."""
+        """The loss of a batch; with a generator, which draws positions, that of single positions and faults too: of a
+        paired batch."""
         mean, std = (batch.images.new_tensor(v).view(3, 1, 1) for v in (MEAN_RGB, STD_RGB))
         images = ((batch.images - mean) / std).contiguous(memory_format=torch.channels_last)
         levels = self.trunk(images)
@@ -87,13 +97,23 @@ class Classifier(nn.Module):
         loss = _mixed_loss(self.heads[0](means), batch, batch.share.mean((2, 3), keepdim=True))
         if generator is None:
             return loss
-        for head, level in zip(list(self.heads)[1:], levels, strict=True):
+        for head, level, curve in zip(list(self.heads)[1:], levels, self.curves, strict=True):
             share = F.adaptive_avg_pool2d(batch.share, level.shape[2:]).flatten(2)
             order = torch.rand(len(share), share.shape[2], generator=generator, device=share.device)
             chosen = order.topk(min(POSITIONS, share.shape[2]))[1][:, None]
             vectors = level.flatten(2).gather(2, chosen.expand(-1, level.shape[1], -1))
             loss = loss + DENSE * _mixed_loss(head(vectors.transpose(1, 2)), batch, share.gather(2, chosen))
+            loss = loss + FAULTS * _fault_loss(level.float(), batch.damage, curve)
         return loss
+
+
+def _fault_loss(level: Tensor, damage: Tensor, curve: Tensor) -> Tensor:
+    """Cross entropy of naming the faults of a paired batch from the distance of its halves, position by position."""
+    faulty, sound = level.chunk(2)
+    usual = (sound - sound.roll(1, 0)).square().sum(1).mean()
+    squared = (faulty - sound).square().sum(1, keepdim=True)
+    logits = curve[0].exp() * torch.log(squared / usual + NEAR) + curve[1]
+    return F.binary_cross_entropy_with_logits(logits, F.adaptive_max_pool2d(damage, level.shape[2:])[: len(faulty)])
 
 
 def _mixed_loss(logits: Tensor, batch: Batch, share: Tensor) -> Tensor:
@@ -129,7 +149,8 @@ class Pretraining:
         late = self.images >= (1 - DECAY) * total
         size = self.run.final_size if late else self.run.size
         generator = torch.Generator(self.device).manual_seed((self.run.seed << 32) + self.step)
-        batch = self.textures.batch(self.run.batch, size, generator, mixed=late)
+        count = (self.run.batch + 1) // 2 if late else self.run.batch
+        batch = self.textures.batch(count, size, generator, mixed=late, paired=late)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.images, total, self.step)
         self.net.train()
@@ -140,7 +161,7 @@ class Pretraining:
         self.optimiser.step()
         if self.step % 20 == 0:  # reading it waits for the device
             self.loss = float(loss.detach())
-        self.step, self.images = self.step + 1, self.images + self.run.batch
+        self.step, self.images = self.step + 1, self.images + len(batch.images)
         self.seconds += self._clock() - start
         self.whole = True
 
@@ -168,8 +189,10 @@ class Pretraining:
         if told != run:
             raise TrainError(f"{path} is from a run with other flags; repeat those, or delete it to start anew")
         self = cls(run, device)
-        self.net.load_state_dict(content["net"])
-        self.optimiser.load_state_dict(content["optimiser"])
+        # A state from before the curves goes on with new ones.
+        self.net.load_state_dict({**self.net.state_dict(), **content["net"]})
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": content["optimiser"]["state"], "param_groups": groups})
         self.images, self.step, self.seconds = progress["images"], progress["step"], progress["seconds"]
         return self
 

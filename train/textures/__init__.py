@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from train.textures.camera import coloured, mask, photographed, relief
+from train.textures.defects import damaged
 from train.textures.fractals import fractal
 from train.textures.noise import contours, spectral, spots, strokes
 from train.textures.patterns import gratings, lattice, rings, weave
@@ -44,12 +45,13 @@ TURN, SCALE = 0.25, 0.35  # standard deviations of the nuisance: radians and oct
 @dataclass(frozen=True)
 class Batch:
     """`images` [n, 3, S, S] RGB in 0..1; `labels` [n] of the first texture and `others` [n] of the second, which
-    covers `share` [n, 1, S, S] in 0..1 of every pixel."""
+    covers `share` [n, 1, S, S] in 0..1 of every pixel; `damage` [n, 1, S, S] in 0..1 is how far faults changed it."""
 
     images: Tensor
     labels: Tensor
     others: Tensor
     share: Tensor
+    damage: Tensor
 
 
 class Textures:
@@ -65,13 +67,18 @@ class Textures:
         pairs = torch.randint(len(plain), (classes, 2), generator=generator)
         self.parents = torch.tensor(plain)[pairs].to(device)  # of composites, [classes, 2]
 
-    def batch(self, n: int, size: int, generator: torch.Generator, mixed: bool = False) -> Batch:
-        """Pictures of random classes; `mixed` lets some of them show two."""
+    def batch(self, n: int, size: int, generator: torch.Generator, mixed: bool = False, paired: bool = False) -> Batch:
+        """Pictures of random classes; `mixed` lets some of them show two, `paired` is as for `render`."""
         labels = torch.randint(self.classes, (n,), generator=generator, device=generator.device)
-        return self.render(labels, labels.roll(1) if mixed else None, size, generator)
+        return self.render(labels, labels.roll(1) if mixed else None, size, generator, paired)
 
-    def render(self, labels: Tensor, others: Tensor | None, size: int, generator: torch.Generator) -> Batch:
-        """Pictures of `labels`, with patches of `others`, which must be labels.roll(1): no texture is drawn twice."""
+    def render(
+        self, labels: Tensor, others: Tensor | None, size: int, generator: torch.Generator, paired: bool = False
+    ) -> Batch:
+        """Pictures of `labels`, with patches of `others`, which must be labels.roll(1): no texture is drawn twice.
+
+        `paired` photographs all twice: first with faults laid into them, then, in other light, without.
+        """
         n = len(labels)
         knobs = self.knobs[labels]
         still = torch.zeros(n, 1, 1, device=labels.device)
@@ -79,13 +86,21 @@ class Textures:
         field = self._fields(labels, size, view)
         k = Knobs(knobs.flip(1))  # the families read from the front
         picture = coloured(field, k, view) * relief(field, k, view)
-        share = torch.zeros(n, 1, size, size, device=labels.device)
+        share = damage = torch.zeros(n, 1, size, size, device=labels.device)
         if others is not None:
             angle = 6.2832 * view.uniform(1, 1)
             covered = mask(View(size, angle, torch.ones_like(angle), torch.zeros_like(angle), generator))
             share = covered * (view.uniform(1, 1, 1) < MIXED)
             picture = picture + share * (picture.roll(1, 0) - picture)
-        return Batch(photographed(picture, view), labels, labels if others is None else others, share)
+        others = labels if others is None else others
+        if paired:
+            faulty, damage = damaged(picture, view)
+            picture, share, damage = (
+                torch.cat(both) for both in ((faulty, picture), (share, share), (damage, torch.zeros_like(damage)))
+            )
+            labels, others, still = (torch.cat([one, one]) for one in (labels, others, still))
+            view = View(size, still, still, still, generator)
+        return Batch(photographed(picture, view), labels, others, share, damage)
 
     def _fields(self, labels: Tensor, size: int, view: View) -> Tensor:
         """Normalised fields [n, S, S] of any classes."""
