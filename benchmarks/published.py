@@ -3,14 +3,19 @@ it throws away. Each is a module around a method of ours, with the same weights 
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from FrEIA.framework import SequenceINN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train import TrainError
 from train.backbone import residual_stage
+from train.flow import permutation
+from train.ssnf import Attention, position_code
 
 
 class PublishedSimpleNet(nn.Module):
@@ -94,7 +99,114 @@ class ExportableSimpleNet(nn.Module):
         return result
 
 
+class _Flows(nn.Module):
+    """A method of normalising flows whose flows, and other parts by their type, are exchanged for what is timed."""
+
+    def __init__(self, method: Any, exchange: dict[type, Callable[[Any], nn.Module]]) -> None:
+        super().__init__()
+        self.trunk, self.rest = method.trunk, copy.deepcopy(method)
+        self.rest.trunk = _Given()
+        for kind, make in exchange.items():
+            for parent in list(self.rest.modules()):
+                for name, child in parent.named_children():
+                    if isinstance(child, kind):
+                        setattr(parent, name, make(child))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(*self.trunk(self.trunk.normalise(image)))
+
+    def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = self.rest(levels)
+        return result
+
+
+class _Given(nn.Module):
+    """In place of a trunk: the levels are there."""
+
+    def normalise(self, levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return levels
+
+    def forward(self, levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return levels
+
+
+class PublishedFlows(_Flows):
+    """The flows' published code in eager mode, which is the same for both: FrEIA's forward, whose permutations are
+    convolutions with dense matrices, its log-determinants, and the loss of them, also where nobody trains.
+
+    SSNF's attention makes its position code anew for every image and writes its weights out.
+    """
+
+    def __init__(self, method: Any) -> None:
+        super().__init__(method, {SequenceINN: _WithLoss, Attention: _WrittenOut})
+
+
+class _WithLoss(nn.Module):
+    def __init__(self, flow: Any) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_det = self.flow(x)
+        (0.5 * z.square().sum((1, 2, 3)) - log_det).mean()
+        return z, log_det
+
+
+class _WrittenOut(nn.Module):
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.project, self.heads = attention.project, attention.heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        tokens = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
+        projected = self.project(tokens + position_code(h * w, c).to(x))
+        key, value, query = (t.view(n, h * w, self.heads, -1).transpose(1, 2) for t in projected.split(c, -1))
+        weights = torch.softmax(query * (c // self.heads) ** -0.5 @ key.transpose(2, 3), -1)
+        mixed = (weights @ value).transpose(1, 2).reshape(n, h * w, c)
+        return mixed.transpose(1, 2).reshape(n, c, h, w)
+
+
+class ExportableFlows(_Flows):
+    """The literal flow as an exporter leaves it: without the log-determinants, which no output needs. With `by_index`
+    permutations are indices, as in later releases of FrEIA; 0.2 multiplies by a dense matrix."""
+
+    def __init__(self, method: Any, by_index: bool = False) -> None:
+        super().__init__(method, {SequenceINN: lambda flow: _WithoutLogDet(flow, by_index)})
+
+
+class _WithoutLogDet(nn.Module):
+    def __init__(self, flow: Any, by_index: bool) -> None:
+        super().__init__()
+        self.flow, self.orders = flow, [permutation(b) if by_index else None for b in flow.module_list]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        for block, order in zip(self.flow.module_list, self.orders, strict=True):
+            passive, active = torch.split(x, block.splits, 1)
+            a = 0.1 * block.subnet(passive)
+            half = active.shape[1]
+            active = active * torch.exp(block.clamp * torch.tanh(a[:, :half])) + a[:, half:]
+            scale = block.global_scale_activation(block.global_scale)
+            x = torch.cat([passive, active], 1) * scale + block.global_offset
+            x = F.conv2d(x, block.w_perm) if order is None else x[:, order]
+        return x, None
+
+
 # method -> what its authors' code runs, and the literal pipeline as it can be exported
 PUBLISHED: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "simplenet": (PublishedSimpleNet, ExportableSimpleNet),
+    "fastflow": (PublishedFlows, ExportableFlows),
+    "ssnf": (PublishedFlows, ExportableFlows),
+}
+
+# method -> further forms, timed beside: what the shipped form was chosen from
+ALTERNATIVES: dict[str, dict[str, Callable[[Any], nn.Module]]] = {
+    "fastflow": {
+        "(d) fused, padded": lambda method: method.fused(padded=True),
+        "(e) literal, by index": lambda method: ExportableFlows(method, by_index=True),
+    },
+    "ssnf": {
+        "(d) fused, gathered": lambda method: method.fused(padded=False),
+        "(e) literal, by index": lambda method: ExportableFlows(method, by_index=True),
+    },
 }

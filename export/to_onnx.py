@@ -29,6 +29,7 @@ def onnx_from_module(
     if outputs != OUTPUTS:
         # Also drops every node that only the map needed. The names of the rest stay: FP32 islands go by them.
         model = onnx.utils.Extractor(model).extract_model(["image"], list(outputs))
+    _constants_are_initializers(model.graph)
     model.ir_version = IR_VERSION
     _set_shape(model, "score", batch or "N")
     _set_shape(model, "map", batch or "N", geometry.height, geometry.width)
@@ -57,6 +58,28 @@ def trace(module: nn.Module, image: torch.Tensor, outputs: tuple[str, ...], dyna
             dynamic_axes={name: {0: "N"} for name in ("image", *outputs)} if dynamic else None,
         )
     return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _constants_are_initializers(graph: onnx.GraphProto) -> None:
+    """Drop the nodes that compute nothing: Constant, and the Identity that the exporter writes for a weight that
+    another one equals."""
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    outputs, kept, same = {value.name for value in graph.output}, [], {}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = same.get(name, name)
+        result = node.output[0]
+        if node.op_type == "Constant" and node.attribute[0].name == "value" and result not in outputs:
+            known[result] = node.attribute[0].t
+            known[result].name = result
+        elif node.op_type == "Identity" and node.input[0] in known and result not in outputs:
+            same[result] = node.input[0]
+        else:
+            kept.append(node)
+    used = {name for node in kept for name in node.input}
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(tensor for name, tensor in known.items() if name in used)
 
 
 def _set_shape(model: onnx.ModelProto, output: str, *dims: str | int) -> None:

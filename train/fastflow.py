@@ -142,8 +142,8 @@ class FastFlow(Method):
             total = total + (0.5 * z.square().sum((1, 2, 3)) - log_det).mean()
         return total
 
-    def fused(self) -> nn.Module:
-        return _Fused(copy.deepcopy(self).double()).to(next(self.norms.parameters()).dtype).eval()
+    def fused(self, padded: bool = False) -> nn.Module:
+        return _Fused(copy.deepcopy(self).double(), padded).to(next(self.norms.parameters()).dtype).eval()
 
 
 class SubNet(nn.Module):
@@ -165,12 +165,12 @@ class SubNet(nn.Module):
 class _Fused(nn.Module):
     """See `FusedFlow` for the couplings."""
 
-    def __init__(self, net: FastFlow) -> None:
+    def __init__(self, net: FastFlow, padded: bool) -> None:
         super().__init__()
         self.trunk = fuse.fold_batchnorm(net.trunk)
         self.input = fuse.FoldedInput(self.trunk.conv1, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
         self.norms = net.norms
-        flows = [FusedFlow(flow, padded=False) for flow in net.flows]
+        flows = [FusedFlow(flow, padded) for flow in net.flows]
         self.flows = nn.ModuleList(flows)
         self.densities = nn.ModuleList(_Density(flow.scale, 1 / len(flows)) for flow in flows)
         size = (net.geometry.height, net.geometry.width)

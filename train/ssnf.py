@@ -289,8 +289,8 @@ class SSNF(Method):
 
     # ------------------------------------------------------------------ the exported form
 
-    def fused(self) -> nn.Module:
-        return _Fused(copy.deepcopy(self).double()).to(self.mean.dtype).eval()
+    def fused(self, padded: bool = True) -> nn.Module:
+        return _Fused(copy.deepcopy(self).double(), padded).to(self.mean.dtype).eval()
 
 
 def contrast(likely: Tensor, unlikely: Tensor, shape: Sequence[int], limited: bool) -> Tensor:
@@ -394,7 +394,7 @@ class _Middle(nn.Module):
 class _Fused(nn.Module):
     """Averages, rotation and standardisation are one convolution per level; see `FusedFlow` for the couplings."""
 
-    def __init__(self, net: SSNF) -> None:
+    def __init__(self, net: SSNF, padded: bool) -> None:
         super().__init__()
         self.trunk = fuse.fold_batchnorm(net.trunk)
         self.input = fuse.FoldedInput(self.trunk.entry, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
@@ -402,7 +402,7 @@ class _Fused(nn.Module):
         self.levels = nn.ModuleList()
         if len(net.trunk.channels) == 2:
             self._add_levels(net)
-        self.flow = FusedFlow(net.flow, padded=True)
+        self.flow = FusedFlow(net.flow, padded)
         self.score = (Energy if net.by_energy else Likelihood)(self.flow.scale)
         self.upsample = fuse.Upsample(net.grid, size)
         self.largest = fuse.Largest()
