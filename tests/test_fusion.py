@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,22 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
+from FrEIA.modules import AllInOneBlock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_simplenet import net, picture
 from torch.nn import functional as F
 
-from benchmarks import fusion, stencils
+from benchmarks import fusion, sessions, stencils
 from benchmarks.fusion_report import ratios
 from benchmarks.meter import meter, profile
-from benchmarks.published import ExportableSimpleNet, PublishedSimpleNet
+from benchmarks.published import (
+    ALTERNATIVES,
+    ExportableFlows,
+    ExportableSimpleNet,
+    PublishedFlows,
+    PublishedSimpleNet,
+)
 from export import fuse
 from export.to_onnx import node_types, onnx_from_module
 from runtime.ort import OnnxRuntime
@@ -255,3 +263,142 @@ def test_the_benchmark_fails_where_a_form_is_wrong(
 def test_an_unknown_backbone_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert fusion.main(["--backbone", "resnet9"]) == 2
     assert "known: resnet18" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- flows
+
+FLOWS = ("fastflow", "ssnf")
+SMALL = ["--size", "64", "--set", "blocks=2", "--rounds", "1", "--threads", "1"]
+
+
+def flows(name: str, seed: int = 0) -> Any:
+    args = argparse.Namespace(method=name, backbone="resnet18", size=64, seed=seed, data=None, weights="random")
+    return fusion.build_method(args, 2, ["blocks=2"])[0]
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_every_form_of_a_flow_computes_the_same(name: str) -> None:
+    model = flows(name).double()
+    forms = {"(a)": PublishedFlows(model), "(b)": ExportableFlows(model), "(c)": model.fused()}
+    forms |= {label: make(model) for label, make in ALTERNATIVES[name].items()}
+    with torch.inference_mode():
+        expected = model(picture())
+        levels = model.trunk(model.trunk.normalise(picture()))
+        for label, form in forms.items():
+            for got in (form.eval()(picture()), form.head(*levels)):
+                for a, b in zip(got, expected, strict=True):
+                    torch.testing.assert_close(a, b, rtol=0, atol=1e-7 * float(expected[1].std()), msg=label)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_the_literal_form_is_what_the_exporter_makes_of_freias_own(name: str) -> None:
+    model = flows(name)
+    plain = onnx_from_module(model, model.geometry)
+    assert node_types(onnx_from_module(ExportableFlows(model).eval(), model.geometry)) == node_types(plain)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_forms_of_a_flow_are_what_they_are_called(name: str) -> None:
+    model = flows(name)
+    kinds = {}
+    for padded in (True, False):
+        kinds[padded] = node_types(onnx_from_module(model.fused(padded), model.geometry))
+    own, other = model.fused(), next(make for label, make in ALTERNATIVES[name].items() if label.startswith("(d)"))
+    assert node_types(onnx_from_module(own, model.geometry)) == kinds[name == "ssnf"]
+    assert node_types(onnx_from_module(other(model), model.geometry)) == kinds[name != "ssnf"]
+    assert kinds[False]["Gather"] > kinds[True]["Gather"]
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_constants_of_a_flow_are_not_those_it_begins_with_and_are_the_seeds(name: str) -> None:
+    one, again, other = (flows(name, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(value, again[key]) for key, value in one.items())
+    drawn = [key for key in one if key.endswith(("global_scale", "global_offset", "last.weight"))]
+    assert len(drawn) == 3 * sum(isinstance(m, AllInOneBlock) for m in flows(name).modules())
+    for key in drawn:
+        assert one[key].std() > 0
+        assert not torch.equal(one[key], other[key])
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_benchmark_of_a_flow(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fusion.main(["--method", name, *SMALL, "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    found = json.loads((tmp_path / f"fusion-{name}-resnet18-64.json").read_text())
+    rows = {(row["form"], row["engine"]): row for row in found["rows"]}
+    exported = {fusion.LITERAL, fusion.FUSED, *ALTERNATIVES[name]}
+    assert {form for form, engine in rows if engine == fusion.ORT} == {*exported, fusion.BACKBONE}
+    assert {form for form, engine in rows if engine == "openvino fp32"} in (set(), exported)
+    assert {form for form, engine in rows if engine == fusion.EAGER} == {*exported, fusion.PUBLISHED, fusion.BACKBONE}
+    assert all(line in told for line in ratios(found["rows"]))
+    literal, by_index = (rows[form, fusion.EAGER]["head_macs"] for form in (fusion.LITERAL, "(e) literal, by index"))
+    dense = sum(
+        block.in_channels**2 * h * w
+        for flow in ([flows(name).flow] if name == "ssnf" else flows(name).flows)
+        for block, (_, h, w) in zip(flow.module_list, flow.shapes, strict=False)
+    )
+    assert literal - by_index == dense
+    # The attention's products are counted too.
+    assert rows[fusion.PUBLISHED, fusion.EAGER]["head_macs"] == literal
+    assert sum(kind["nodes"] for kind in found["kinds"][fusion.FUSED]) == len(found["left_in_the_head"])
+
+
+def test_a_flow_whose_rewrite_is_wrong_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.flow._global_scale", lambda block: torch.ones(block.in_channels, dtype=torch.float64))
+    assert fusion.main(["--method", "fastflow", *SMALL]) == 1
+    told = capsys.readouterr().err
+    assert "(c) fused in onnxruntime fp32: differs by" in told
+    assert "bf16: differs" not in told
+
+
+def test_settings_are_keywords_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("blocks", "blocks=many", "steps=3"):
+        assert fusion.main(["--method", "fastflow", "--set", wrong]) == 2
+        assert f"--set {wrong}: " in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- others' models
+
+
+def others(path: Path, size: int = 64, dynamic: bool = False) -> Path:
+    """A model of one convolution, of float images [1, 3, size, size]."""
+    axes = {"input": {0: "n", **({2: "h"} if size == 0 else {})}} if dynamic else None
+    example = torch.zeros(1, 3, size or 64, 64)
+    torch.onnx.export(
+        torch.nn.Conv2d(3, 2, 3), (example,), str(path), dynamo=False, input_names=["input"], dynamic_axes=axes
+    )
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_anothers_model_takes_its_turns(dynamic: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino")
+    path = str(others(tmp_path / "other.onnx", dynamic=dynamic))
+    arguments = ["--against", path, "--against-openvino", path, "--out", str(tmp_path)]
+    assert fusion.main(["--size", "64", "--rounds", "1", "--threads", "1", *arguments]) == 0
+    assert f"Another's: {path}, on random input of its own." in capsys.readouterr().out
+    found = json.loads((tmp_path / "fusion-simplenet-resnet18-64.json").read_text())
+    rows = {(row["form"], row["engine"]): row for row in found["rows"]}
+    assert rows[sessions.AGAINST, sessions.ORT].keys() == {"form", "engine", "ms"}
+    assert rows[sessions.AGAINST, sessions.OPENVINO]["ms"] > 0
+    assert rows[fusion.FUSED, sessions.OPENVINO]["error"] < 0.2  # BF16 where the CPU has it
+    told = [line for line in ratios(found["rows"]) if line.startswith(sessions.AGAINST)]
+    assert [line.split(" in ")[1] for line in told] == [sessions.ORT, sessions.OPENVINO]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_what_cannot_be_held_against_ours_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    larger, open_size = others(tmp_path / "larger.onnx", 96), others(tmp_path / "open.onnx", 0, dynamic=True)
+    (tmp_path / "text.onnx").write_text("no model")
+    for path, reason in (
+        (larger, "does not take float images of 64x64"),
+        (open_size, "does not take float images of 64x64"),
+        (tmp_path / "text.onnx", "cannot be loaded"),
+        (tmp_path / "none.onnx", "cannot be loaded"),
+    ):
+        assert fusion.main(["--size", "64", "--against", str(path)]) == 2
+        assert f"benchmarks.fusion: {path} {reason}" in capsys.readouterr().err

@@ -356,7 +356,7 @@ def fit(model: SSNF, steps: int, images: Any = None, resumed: Any = None, progre
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any) -> None:
     """Dropout, blended images, learning rate and the choice of the score included."""
     whole, part = net(seed=None, dropout=0.3), net(seed=None, dropout=0.3)
-    fit(whole, 5)
+    fit(whole, 4)
     snapshots: list[Any] = []
 
     def stop_at_two(what: str, done: int, _: int) -> None:
@@ -364,19 +364,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        part.fit(boards(), Budget(5), 3, stop_at_two, snapshots.append, None)
+        part.fit(boards(), Budget(4), 3, stop_at_two, snapshots.append, None)
     assert [s["step"] for s in snapshots] == [2]
     save_checkpoint(tmp_path / "c.pt", part, {"a": "b"}, snapshots[0])
     loaded, _, state = load_checkpoint(tmp_path / "c.pt")
     assert isinstance(loaded, SSNF)
     torch.manual_seed(77)  # another process stands elsewhere
-    fit(loaded, 5, resumed=state)
+    fit(loaded, 4, resumed=state)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[key]), key
     assert whole.notes == loaded.notes
 
 
-@pytest.mark.xfail(strict=True, reason="the projections of the attentions keep what the global generator gave them")
 def test_training_is_a_function_of_the_seed() -> None:
     one, again = net(seed=None), net(seed=None)
     torch.manual_seed(5)
@@ -395,7 +394,7 @@ def test_training_is_a_function_of_the_seed() -> None:
 def test_good_images_become_likelier_and_the_trunk_stays_as_it_was(negatives: str) -> None:
     model, before = net(seed=None, negatives=negatives), net(seed=None, negatives=negatives)
     trunk = {k: v.clone() for k, v in model.trunk.state_dict().items()}
-    fit(model, 12)
+    fit(model, 8)
     assert all(torch.equal(v, model.trunk.state_dict()[k]) for k, v in trunk.items())
     assert not any(module.training for module in model.modules())
     before._initialise(3)
@@ -414,17 +413,20 @@ def test_negatives_are_as_asked(negatives: str, monkeypatch: pytest.MonkeyPatch)
     seen: list[tuple[int, int, bool, Any]] = []
 
     def spied(likely: Any, unlikely: Any, shape: Any, limited: bool) -> Any:
+        assert model.flow.training  # so that dropout drops
+        assert not model.trunk.training
         seen.append((len(likely), len(unlikely), limited, tuple(shape)))
         return contrast(likely, unlikely, shape, limited)
 
     monkeypatch.setattr(ssnf, "contrast", spied)
-    fit(net(seed=None, negatives=negatives), 1)
+    model = net(seed=None, negatives=negatives)
+    fit(model, 1)
     if negatives == "none":
         assert not seen
     else:
         ((good, bad, limited, shape),) = seen
-        assert good == ssnf.BATCH
-        assert 0 < bad <= ssnf.BATCH
+        assert good == model.batch
+        assert 0 < bad <= model.batch
         assert limited == (negatives == "limited")
         assert shape == (24, 4, 4)
 
@@ -497,7 +499,7 @@ def test_fused_equals_literal(size: Size, stride: int, projected: int | None, by
     model = net(size, 1, stride=stride, projected=projected, blocks=3)
     model.by_energy.fill_(by_energy)
     image = torch.from_numpy(picture(2, 0, size))
-    for dtype, tolerance in ((torch.float32, 1e-3), (torch.float64, 1e-9)):
+    for dtype, tolerance in ((torch.float32, 1e-2), (torch.float64, 1e-9)):
         model = model.to(dtype)
         fused = model.fused()
         with torch.inference_mode():
@@ -525,7 +527,7 @@ def test_the_graph_has_what_the_form_needs_and_no_more(settings: dict[str, Any],
     nodes = nodes_of(data)
     flow = counted(n for n in nodes if n.name.startswith("/flow"))
     assert flow == Counter({kind: 3 * count for kind, count in ATTENTION.items()})
-    assert ATTENTION.total() == 24
+    assert ATTENTION.total() == 23
     assert not {"Gather", "Split", "Slice", "Concat", "Log", "ReduceSum", "ReduceMean", "Softplus"} & set(flow)
     whole = node_types(data)
     assert not {"Log", "Gather", "Split", "Slice", "Einsum", "Expand", "Softplus", "BatchNormalization"} & set(whole)
@@ -549,8 +551,11 @@ def parts(level: int) -> Any:
 
 
 @torch.no_grad()
-def sensitive(level: int, factor: float, by_energy: bool, last_scale: float = 10) -> tuple[SSNF, Any, Any]:
-    """An SSNF standardised on such good images, an anomaly far out, and the scores that torch gives."""
+def sensitive(
+    level: int, factor: float, by_energy: bool, last_scale: float = 10, norm: float = 0.6
+) -> tuple[SSNF, Any, Any]:
+    """An SSNF standardised on such good images, an anomaly far out, and the scores that torch gives. `factor` is of
+    the sub-networks' last weights, `norm` of the rows of their projections; as they begin, 1 and 0.6."""
     good, images = parts(level)
     model = net(seed=None, projected=None, blocks=4, hidden=16)
     calibrate_batchnorm(model.trunk, list(good))
@@ -562,7 +567,7 @@ def sensitive(level: int, factor: float, by_energy: bool, last_scale: float = 10
         elif name.endswith("global_offset"):
             parameter.normal_(0, 0.1, generator=generator)
         elif name.endswith("original0"):
-            parameter.fill_(0.6)
+            parameter.fill_(norm)
         elif ".last." in name:
             parameter.mul_(factor / 15)
     model.flow.module_list[-1].global_scale.fill_(last_scale)
@@ -585,7 +590,7 @@ def peak_of(model: SSNF, images: Any) -> float:
 def test_islands_keep_an_anomaly_finite_and_above_every_good_image(by_energy: bool) -> None:
     model, images, reference = sensitive(20, 3, by_energy)
     assert 300 < peak_of(model, images) < 6e4
-    got = rounded(model, images, SSNF.fp32_islands)
+    got = rounded(model, images, model.fp32_islands)
     assert np.isfinite(got["map"]).all()
     np.testing.assert_allclose(got["score"], reference, rtol=0.05)
     assert got["score"][2] > got["score"][:2].max()
@@ -606,36 +611,50 @@ def test_which_islands_are_needed() -> None:
         found = rounded(model, images, islands)
         return bool(np.isfinite(found["score"]).all() and np.isfinite(found["map"]).all())
 
-    assert finite(SSNF.fp32_islands)
+    assert finite(model.fp32_islands)
     for needed in ("/score", "/upsample"):
-        assert not finite([island for island in SSNF.fp32_islands if island != needed]), needed
+        assert not finite([island for island in model.fp32_islands if island != needed]), needed
 
 
 @pytest.mark.parametrize("by_energy", [True, False])
 def test_every_declared_island_is_there(by_energy: bool) -> None:
-    names = [n.name for n in nodes_of(exported(net(), by_energy))]
-    for island in SSNF.fp32_islands:
+    model = net()
+    names = [n.name for n in nodes_of(exported(model, by_energy))]
+    for island in model.fp32_islands:
         assert [name for name in names if in_island(name, (island,))], island
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the exporter numbers the calls of one module: /flow/affine, /flow/affine_1, ..."
-)
 def test_the_affine_of_every_coupling_is_in_an_island() -> None:
+    model = net(blocks=3)
     outside = [
         n.name
-        for n in nodes_of(exported(net(blocks=3)))
-        if n.name.startswith("/flow/") and n.op_type in ("Exp", "Tanh") and not in_island(n.name, SSNF.fp32_islands)
+        for n in nodes_of(exported(model))
+        if n.name.startswith("/flow/") and n.op_type in ("Exp", "Tanh") and not in_island(n.name, model.fp32_islands)
     ]
     assert not outside
 
 
+def test_what_the_last_coupling_stretches_beyond_fp16_is_finite() -> None:
+    """Nothing reads it but the score."""
+    model, images, _ = sensitive(80, 1, True, norm=0.05)
+    with torch.no_grad():
+        for block in model.flow.module_list[-2:]:
+            bias = block.subnet.last.bias
+            bias[: len(bias) // 2] = 1000  # a log-scale of 2
+        reference = model(torch.from_numpy(images))[0].numpy()
+    assert peak_of(model, images) > 65504
+    without = [island for island in model.fp32_islands if "affine" not in island]
+    assert not np.isfinite(rounded(model, images, without)["score"]).all()
+    got = rounded(model, images, model.fp32_islands)
+    assert np.isfinite(got["map"]).all()
+    np.testing.assert_allclose(got["score"], reference, rtol=0.05)
+
+
 @pytest.mark.parametrize("by_energy", [True, False])
-@pytest.mark.xfail(strict=True, reason="the products of queries and keys overflow in FP16, and the softmax makes NaN")
 def test_a_plain_defect_is_finite_too(by_energy: bool) -> None:
-    """60 grey levels off, at which an untrained flow's latent is still within FP16."""
-    model, images, _ = sensitive(60, 1, by_energy)
+    """40 grey levels off, where the latent is still far from FP16's end, but not the square of what is attended to."""
+    model, images, _ = sensitive(40, 1, by_energy, norm=1.5)
     assert 300 < peak_of(model, images) < 6e4
-    got = rounded(model, images, SSNF.fp32_islands)
+    got = rounded(model, images, model.fp32_islands)
     assert np.isfinite(got["map"]).all()
     assert got["score"][2] > got["score"][:2].max()

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from export import fuse
 from runtime.image import Image
 from train.backbone import MEAN_RGB, STD_RGB, Trunk
-from train.flow import Energy, FusedFlow, build_flow, initialise, latent
+from train.flow import SATURATION, Energy, FusedFlow, build_flow, initialise, islands, latent
 from train.loop import batches, deadline_of, run_steps
 from train.method import Budget, Method, Save
 from train.patches import collect
@@ -34,15 +34,15 @@ class FastFlow(Method):
     """`blocks` couplings per level; `alternate` makes every second one of 1x1 convolutions, the rest of 3x3."""
 
     name: ClassVar[str] = "fastflow"
-    fp32_islands: ClassVar[tuple[str, ...]] = (
-        *(f"/{part}" for level in range(3) for part in (f"norms.{level}", f"flows.{level}/affine")),
-        *(f"/{part}.{level}" for level in range(3) for part in ("densities", "upsamples")),
-        "/sum",
-        "/largest",
-    )
 
     def __init__(self, backbone: str, geometry: dict[str, Any], blocks: int = 8, alternate: bool = False) -> None:
         super().__init__(backbone=backbone, geometry=geometry, blocks=blocks, alternate=alternate)
+        self.fp32_islands = (
+            *(f"/{part}.{level}" for level in range(3) for part in ("norms", "densities", "upsamples")),
+            *(island for level in range(3) for island in islands(f"/flows.{level}", blocks, False)),
+            "/sum",
+            "/largest",
+        )
         self.trunk = Trunk(backbone, (1, 2, 3)).requires_grad_(False)
         self.norms, self.flows = nn.ModuleList(), nn.ModuleList()
         size = self.geometry.height, self.geometry.width
@@ -147,7 +147,7 @@ class FastFlow(Method):
 
 
 class SubNet(nn.Module):
-    """Scale and shift of a coupling: two convolutions with a ReLU between them."""
+    """Scale and shift of a coupling: two convolutions with a ReLU, here one that saturates, between them."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
         super().__init__()
@@ -155,11 +155,11 @@ class SubNet(nn.Module):
         self.last = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        predicted: Tensor = self.last(torch.relu(self.first(x)))
+        predicted: Tensor = self.last(self.first(x).clamp(0, SATURATION))
         return predicted
 
     def fused_middle(self) -> nn.Module:
-        return nn.ReLU()
+        return nn.Hardtanh(0, SATURATION)
 
 
 class _Fused(nn.Module):

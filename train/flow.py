@@ -16,8 +16,13 @@ from FrEIA.framework import SequenceINN
 from FrEIA.modules import AllInOneBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 CLAMP = 2.0  # of the log-scale: a coupling stretches a value by at most e^2
+# Ours: where a sub-network's hidden values end. Good images stay below 10, but defects are stretched from coupling to
+# coupling, and beyond 65504 FP16 knows no number: the verdict on the worst parts would be NaN.
+SATURATION = 50.0
+LARGEST_READ = 3e4  # of a latent, by a sub-network in FP16
 
 
 class Subnet(Protocol):
@@ -56,7 +61,11 @@ def initialise(flow: Any, generator: torch.Generator) -> None:
         block.w_perm_inv.copy_(matrix.transpose(0, 1))
         for layer in block.subnet.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_uniform_(layer.weight, math.sqrt(5), generator=generator)
+                drawn = nn.init.kaiming_uniform_(torch.empty_like(layer.weight), math.sqrt(5), generator=generator)
+                if is_parametrized(layer):
+                    layer.weight = drawn  # what is read there is a product of two others
+                else:
+                    layer.weight.copy_(drawn)
                 if layer.bias is not None:
                     bound = 1 / math.sqrt(layer.weight[0].numel())
                     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
@@ -93,11 +102,30 @@ def negative_log_likelihood(z: Tensor, log_det: Tensor) -> Tensor:
     return (0.5 * z.square() + 0.5 * math.log(2 * math.pi)).sum((1, 2, 3)) - log_det
 
 
+def islands(path: str, blocks: int, padded: bool) -> tuple[str, ...]:
+    """What FP16 cannot hold of the `FusedFlow` at this path of modules: all that makes the latent."""
+    parts = ("affine",) if padded else ("affine", "move")
+    return tuple(f"{path}/couplings.{number}/{part}" for number in range(blocks) for part in parts)
+
+
 class _Affine(nn.Module):
-    """x e^s + t, the log-scale clamped softly. Of a module of its own, since FP16 cannot hold its range."""
+    """x e^s + t, the log-scale clamped softly."""
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         return x * torch.exp(CLAMP * torch.tanh(s)) + t
+
+
+class _Move(nn.Module):
+    """The passive half [N, C, h, w] by its global offset."""
+
+    offset: Tensor
+
+    def __init__(self, offset: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("offset", offset[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.offset
 
 
 class FusedFlow(nn.Module):
@@ -118,7 +146,6 @@ class FusedFlow(nn.Module):
         """`divided` is FrEIA's clamp since August 2023, alpha tanh(a / alpha); the released 0.2 has alpha tanh(a)."""
         super().__init__()
         self.padded, self.splits = padded, flow.module_list[0].splits
-        self.affine = _Affine()
         couplings = []
         scale = torch.ones(sum(self.splits), dtype=torch.float64)
         position = torch.arange(len(scale))
@@ -134,24 +161,23 @@ class FusedFlow(nn.Module):
         couplings: Any = self.couplings
         if self.padded:
             for coupling in couplings:
-                x = self.affine(x, *coupling(x))
+                x = coupling(x, x)
             return x
         passive, active = x.narrow(1, 0, self.splits[0]), x.narrow(1, *self.splits)
         for number, coupling in enumerate(couplings):
             if number:
                 before = couplings[number - 1]
                 passive, active = x.index_select(1, before.passive), x.index_select(1, before.active)
-            x = torch.cat([passive + coupling.offset, self.affine(active, *coupling(passive))], 1)
+            x = coupling(passive, active)
         return x
 
 
 class _Coupling(nn.Module):
-    """Log-scale and shift of one block: of all channels, or of the active half from the passive one.
+    """One block: of all channels, read and written; or of a passive and an active half, to both in one.
 
     `scale` [C] is what the input lacks and `position` [C] says where the block's channels are in it.
     """
 
-    offset: Tensor
     passive: Tensor
     active: Tensor
 
@@ -174,6 +200,7 @@ class _Coupling(nn.Module):
         log_scale, log_scale_bias = clamped * log_scale, clamped * log_scale_bias
         shift = 0.1 * shift / scale[active][:, None, None, None]
         shift_bias = 0.1 * shift_bias / scale[active] + offset[active]
+        self.move = None if padded else _Move(offset[passive])
         if padded:
             first = _spread(first, passive, len(scale), 1)
             log_scale, shift, log_scale_bias, shift_bias = (
@@ -181,7 +208,6 @@ class _Coupling(nn.Module):
             )
             shift_bias[passive] = offset[passive]
         else:
-            self.register_buffer("offset", offset[passive][:, None, None])
             following = torch.split(permutation(block), block.splits)
             self.register_buffer("passive", following[0])
             self.register_buffer("active", following[1])
@@ -189,10 +215,13 @@ class _Coupling(nn.Module):
         self.middle = subnet.fused_middle()
         self.log_scale = _like(subnet.last, log_scale, log_scale_bias)
         self.shift = _like(subnet.last, shift, shift_bias)
+        self.affine = _Affine()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.middle(self.first(x))
-        return self.log_scale(h), self.shift(h)
+    def forward(self, passive: Tensor, active: Tensor) -> Tensor:
+        # Each island is a module that is called from here: the names of nodes follow the calls.
+        h = self.middle(self.first(passive.clamp(-LARGEST_READ, LARGEST_READ)))
+        stretched: Tensor = self.affine(active, self.log_scale(h), self.shift(h))
+        return stretched if self.move is None else torch.cat([self.move(passive), stretched], 1)
 
 
 def _global_scale(block: Any) -> Tensor:

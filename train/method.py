@@ -42,7 +42,7 @@ class Method(nn.Module, abc.ABC):
 
     name: ClassVar[str]
     # Prefixes of node names of the exported graph (module paths, as "/smooth") that FP16 would hurt.
-    fp32_islands: ClassVar[tuple[str, ...]] = ()
+    fp32_islands: tuple[str, ...] = ()
     # Command-line flags of this method alone: flag -> (type, meaning). Each is a keyword argument of the constructor.
     options: ClassVar[dict[str, tuple[Any, str]]] = {}
     # What `fit` wants said when it is done, such as a size that it chose.

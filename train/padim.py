@@ -37,7 +37,7 @@ class PaDiM(Method):
     """
 
     name: ClassVar[str] = "padim"
-    fp32_islands: ClassVar[tuple[str, ...]] = ("/centre", "/distance", "/smooth", "/score")
+    fp32_islands: tuple[str, ...] = ("/centre", "/distance", "/smooth", "/score")
     options: ClassVar[dict[str, tuple[Callable[[str], Any], str]]] = {
         "--channels": (int, "random channels whose covariance is kept; the size grows with the square"),
         "--stride": (int, "pixels between positions: 4 as published, 8 for a quarter of the size"),

@@ -35,7 +35,7 @@ class PatchCore(Method):
     """
 
     name: ClassVar[str] = "patchcore"
-    fp32_islands: ClassVar[tuple[str, ...]] = ("/nearest/distance", "/score", "/smooth")
+    fp32_islands: tuple[str, ...] = ("/nearest/distance", "/score", "/smooth")
     options: ClassVar[dict[str, tuple[Callable[[str], Any], str]]] = {
         "--coreset": (float, "how much of all patches the bank keeps: a share up to 1, rows above; default 0.01"),
         "--budget-ms": (float, "the bank may add so much time to a frame, measured on this machine's ONNX Runtime"),

@@ -49,7 +49,7 @@ WARMUP = 200
 WEIGHT_DECAY = 0.02
 SMOOTHING = 0.05
 DENSE = 0.5  # weight of the loss of single positions, once the rate falls
-FAULTS = 20.0  # weight of telling faults from the distance of two photographs, then too
+FAULTS = 7.0  # weight of telling faults from the distance of two photographs, then too
 NEAR = 1e-3  # squared distances below this share of the usual one between pictures are all alike
 POSITIONS = 12  # of each level and picture: neighbours are alike, a few teach as much as all
 # The rate is constant and falls to nothing over the last part: an unfinished run can be given more images, or fewer.

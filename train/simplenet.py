@@ -45,7 +45,7 @@ class SimpleNet(Method):
 
     name: ClassVar[str] = "simplenet"
     # The sum over a thousand hidden units, and what is computed from it.
-    fp32_islands: ClassVar[tuple[str, ...]] = ("/tail", "/smooth")
+    fp32_islands: tuple[str, ...] = ("/tail", "/smooth")
 
     def __init__(
         self,
