@@ -3,8 +3,18 @@
     python -m benchmarks.fusion --method simplenet --backbone wide_resnet50_2 --size 288 --weights random
 
 Three forms of one network with one set of weights, timed in turns in one run: (a) what the authors' code executes,
-(b) the literal pipeline without its obvious waste, (c) the fused form, which is what `export.build` ships. Exits with
-1 where a result differs from the literal one by more than its bound.
+(b) the literal pipeline without its obvious waste, (c) the fused form, which is what `export.build` ships; of a flow
+also what (c) was chosen from. Exits with 1 where an FP32 result differs from the literal one by more than its bound.
+
+Another program's model can take its turns beside them, on random input of its own signature. anomalib's, in an
+environment of its own, and then held against the same eight couplings of one kind of kernel:
+
+    python -c "from anomalib.models import Fastflow; m = Fastflow(pre_trained=False, conv3x3_only=True);
+    m.to_onnx('theirs', input_size=(256, 256)); m.to_openvino('theirs', input_size=(256, 256))"
+    python -m benchmarks.fusion --method fastflow --against theirs/weights/onnx/model.onnx \
+        --against-openvino theirs/weights/openvino/model.xml
+
+Without conv3x3_only it is anomalib's default, alternating kernels, which is --set alternate=true here.
 """
 
 from __future__ import annotations
@@ -17,7 +27,9 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -29,10 +41,14 @@ import onnx.shape_inference
 import onnx.utils
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.fusion_report import markdown
 from benchmarks.meter import Node, meter, profile
+from benchmarks.published import ALTERNATIVES, as_if_trained
 from benchmarks.published import PUBLISHED as PUBLISHED_CODE
+from benchmarks.sessions import AGAINST, OPENVINO, ORT, Call, Calls, against, openvino_session
+from benchmarks.sessions import session as session  # of benchmarks.stencils too
 from benchmarks.timing import alternate
 from cameras import CameraError
 from export.to_onnx import node_types, onnx_from_module
@@ -41,7 +57,6 @@ from runtime.console import say
 from runtime.engine import ENGINES, EngineError, EngineOptions, missing
 from runtime.environment import cpu_name, versions
 from runtime.image import prepare
-from train import METHODS
 from train.backbone import BACKBONES, calibrate_batchnorm, load_weights
 from train.data import DataError, PreparedImages, open_data
 from train.demo import render
@@ -50,57 +65,83 @@ from train.method import Method, create, resolve_method
 BOUND = 1e-4  # of the literal map's range; float32 rounding alone gives a few 1e-6
 IMAGES = 4
 PUBLISHED, LITERAL, FUSED, BACKBONE = "(a) as published", "(b) literal", "(c) fused", "backbone alone"
-EAGER, ORT = "torch eager", "onnxruntime fp32"
+EAGER = "torch eager"
+PRECISIONS = ("fp32", "bf16")  # of other engines, where they have them
 
-Call = Callable[[Any], Any]  # uint8 [N, H, W, 3] to (score, map) as arrays
 
+def measure(
+    method: Method,
+    images: Any,
+    rounds: int,
+    threads: int | None,
+    folder: Path,
+    beside: Mapping[tuple[str, str], Call],
+) -> dict[str, Any]:
+    """Every form in every engine that is here: costs, errors against the literal form, and medians of one run.
 
-def measure(method: Method, images: Any, rounds: int, threads: int | None, folder: Path) -> dict[str, Any]:
-    """Every form in every engine that is here: costs, errors against the literal form, and medians of one run."""
+    The calls of `beside` take turns with them. OpenVINO's default is timed of ours where it is of theirs.
+    """
     # In eval mode, wrappers too: the exporter gives every module back the mode of the outermost.
     published, exportable = (kind(method).eval() for kind in PUBLISHED_CODE[method.name])
     fused: Any = method.fused()
-    modules = {PUBLISHED: published, LITERAL: exportable, FUSED: fused}
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    calls: dict[tuple[str, str], Call] = {(BACKBONE, EAGER): _eager(lambda x: fused.trunk(fused.input(x)))}
-    image = torch.from_numpy(images[:1])
-    with torch.inference_mode():
-        trunk: Any = method.trunk
-        levels = trunk(trunk.normalise(image))
-    for form, module in modules.items():
-        head = meter(partial(module.head, *levels))
-        calls[form, EAGER] = _eager(module)
-        rows[form, EAGER] = {
-            "macs": meter(partial(module, image)).macs,
-            "head_macs": head.macs,
-            "head_bytes_written": head.bytes_written,
-            "parameters": sum(p.numel() for p in module.parameters()),
-        }
-    nodes: dict[str, list[Node]] = {}
-    for form in (LITERAL, FUSED):
-        model = onnx_from_module(modules[form], method.geometry)
+    others = {form: make(method).eval() for form, make in ALTERNATIVES.get(method.name, {}).items()}
+    modules = {PUBLISHED: published, LITERAL: exportable, FUSED: fused, **others}
+    calls: Calls = {(BACKBONE, EAGER): _eager(lambda x: fused.trunk(fused.input(x)))}
+    rows = {(form, EAGER): _cost(method, module, images[:1]) for form, module in modules.items()}
+    calls |= {(form, EAGER): _eager(module) for form, module in modules.items()}
+    heads: dict[str, list[Node]] = {}
+    for form in (LITERAL, FUSED, *others):
+        model = _exported(modules[form], method)
         backbone = _backbone(model)
-        nodes[form], nodes[BACKBONE] = (profile(m, images[:1], threads) for m in (model, backbone))
+        nodes, before = (profile(m, images[:1], threads) for m in (model, backbone))
+        heads[form] = _head(nodes, before)
         calls[form, ORT] = session(model, threads)
         rows[form, ORT] = {
             "onnx_nodes": sum(node_types(model).values()),
-            "head_bytes_written": sum(n.bytes_written for n in nodes[form])
-            - sum(n.bytes_written for n in nodes[BACKBONE]),
+            "head_bytes_written": sum(n.bytes_written for n in nodes) - sum(n.bytes_written for n in before),
         }
-    calls[BACKBONE, ORT] = session(backbone, threads)
-    for name, call in _engines(method, model, images, folder / "bundle", threads):
-        calls[FUSED, name] = call
-        rows[FUSED, name] = {}
+        engines = dict(_engines(method, model, images, folder / str(len(heads)), threads))
+        if form == FUSED:
+            calls[BACKBONE, ORT] = session(backbone, threads)
+            if (AGAINST, OPENVINO) in beside:
+                (folder / "plain.onnx").write_bytes(model)
+                engines[OPENVINO] = openvino_session(folder / "plain.onnx", threads)
+        calls |= {(form, name): call for name, call in engines.items()}
+        rows |= {(form, name): {} for name in engines}
     reference = calls[LITERAL, EAGER](images)
     for key in rows:
         rows[key]["error"] = _error(calls[key](images), reference)
-    turns = {key: partial(call, images[:1]) for key, call in calls.items()}
+    turns = {key: partial(call, images[:1]) for key, call in {**calls, **beside}.items()}
     for key, milliseconds in alternate(turns, rounds, 5, settle_s=0.3).items():
         rows.setdefault(key, {})["ms"] = milliseconds
     return {
         "rows": [{"form": form, "engine": engine, **row} for (form, engine), row in rows.items()],
-        "left_in_the_head": _left(nodes[FUSED], nodes[BACKBONE]),
+        "kinds": {form: _kinds(heads[form]) for form in (LITERAL, FUSED)},
+        "left_in_the_head": _left(heads[FUSED]),
     }
+
+
+@torch.inference_mode()
+def _cost(method: Method, module: Any, image: Any) -> dict[str, Any]:
+    """Of a form in torch, on one image: of the whole and of its head."""
+    trunk: Any = method.trunk
+    image = torch.from_numpy(image)
+    head = partial(module.head, *trunk(trunk.normalise(image)))
+    with sdpa_kernel(SDPBackend.MATH):  # torch's counter does not see the products of its other attentions on a CPU
+        macs, head_macs = meter(partial(module, image)).macs, meter(head).macs
+    return {
+        "macs": macs,
+        "head_macs": head_macs,
+        "head_bytes_written": meter(head).bytes_written,
+        "parameters": sum(p.numel() for p in module.parameters()),
+    }
+
+
+def _exported(module: torch.nn.Module, method: Method) -> bytes:
+    with warnings.catch_warnings():
+        # Literal forms ask what they were built with, such as which score; that is a constant of the graph.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return onnx_from_module(module, method.geometry)
 
 
 def _backbone(model: bytes) -> bytes:
@@ -123,21 +164,10 @@ def _eager(module: Callable[[Tensor], Any]) -> Call:
     return call
 
 
-def session(model: bytes, threads: int | None) -> Call:
-    """ONNX Runtime without our engine around it, so that the literal form and the bare backbone run alike."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
-    return lambda image: session.run(None, {"image": image})
-
-
 def _engines(
     method: Method, model: bytes, images: Any, folder: Path, threads: int | None
 ) -> Iterator[tuple[str, Call]]:
-    """Every other engine that can be used here, at FP32, through a bundle as users open it."""
+    """Every other engine that can be used here, in PRECISIONS, through a bundle as users open it."""
     others = [name for name in ENGINES if name != "onnxruntime" and missing(name) is None]
     if not others:
         return
@@ -150,7 +180,16 @@ def _engines(
     calibration = Calibration(float(score.max()) + 1, 0.5, (0.0, 1.0), 0.95, 1)
     bundle = write_bundle(folder, manifest, calibration, {"fp32": model}, Golden(images, score, heat))
     for name in others:
-        yield f"{name} fp32", resolve_name(ENGINES[name]).open(bundle, EngineOptions(threads, "fp32"))
+        target = resolve_name(ENGINES[name])
+        for precision in PRECISIONS:
+            if precision not in target.precisions:
+                continue
+            try:
+                yield f"{name} {precision}", target.open(bundle, EngineOptions(threads, precision))
+            except EngineError as error:
+                if precision == "fp32":
+                    raise
+                say(f"{name} {precision} is left out: {error}")
 
 
 def _error(got: Any, reference: Any) -> float:
@@ -159,17 +198,30 @@ def _error(got: Any, reference: Any) -> float:
     return max(float(np.abs(np.asarray(g) - r).max()) for g, r in zip(got, reference, strict=True)) / span
 
 
-def _left(fused: list[Node], backbone: list[Node]) -> list[dict[str, Any]]:
-    """What ONNX Runtime spends after the backbone, the slowest first."""
+def _head(nodes: list[Node], backbone: list[Node]) -> list[Node]:
+    """What ONNX Runtime runs after the backbone."""
     known = {node.name for node in backbone}
-    head = [node for node in fused if node.name not in known and "/trunk/" not in node.name]
+    return [node for node in nodes if node.name not in known and "/trunk/" not in node.name]
+
+
+def _kinds(head: list[Node]) -> list[dict[str, Any]]:
+    """How many nodes of each kind, and their time, the slowest first."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for node in head:
+        found[node.kind].append(node.milliseconds)
+    ordered = sorted(found.items(), key=lambda item: -sum(item[1]))
+    return [{"kind": kind, "nodes": len(times), "ms": sum(times)} for kind, times in ordered]
+
+
+def _left(head: list[Node]) -> list[dict[str, Any]]:
+    """The slowest first."""
     ordered = sorted(head, key=lambda node: -node.milliseconds)
     return [{"node": n.name, "kind": n.kind, "ms": n.milliseconds, "bytes_written": n.bytes_written} for n in ordered]
 
 
-def build_method(args: argparse.Namespace, count: int) -> tuple[Method, Any]:
+def build_method(args: argparse.Namespace, count: int, settings: Sequence[str] = ()) -> tuple[Method, Any]:
     """The network that the flags describe, and `count` prepared images, uint8 [count, H, W, 3], of --data or of the
-    demo's generator. Raises TrainError, DataError."""
+    demo's generator. `settings` are NAME=JSON of the method's constructor. Raises TrainError, DataError."""
     if args.backbone not in BACKBONES:
         raise TrainError(f"backbone {args.backbone!r} is unknown; known: {', '.join(BACKBONES)}")
     if args.method not in PUBLISHED_CODE:
@@ -178,7 +230,11 @@ def build_method(args: argparse.Namespace, count: int) -> tuple[Method, Any]:
     if args.size is not None:
         hyperparameters["geometry"] = {"kind": "stretch", "height": args.size, "width": args.size}
     torch.manual_seed(args.seed)
-    method = create(args.method, hyperparameters)
+    try:
+        chosen = {name: json.loads(value) for name, value in (setting.split("=", 1) for setting in settings)}
+        method = create(args.method, {**hyperparameters, **chosen})
+    except (TypeError, ValueError) as error:
+        raise TrainError(f"--set {' '.join(settings)}: {error}; it is NAME=JSON of train/{args.method}.py") from error
     if args.data is None:
         images = [prepare(render("board", None, seed)[0], method.geometry) for seed in range(count)]
     else:
@@ -187,39 +243,60 @@ def build_method(args: argparse.Namespace, count: int) -> tuple[Method, Any]:
     load_weights(trunk, args.weights, args.seed)
     if args.weights == "random":
         calibrate_batchnorm(trunk, images)
+    as_if_trained(method, images, args.seed)
     return method.eval(), np.stack(images)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.fusion", description="What the fused form of a method saves.")
-    parser.add_argument("--method", default="simplenet", help=f"one of {', '.join(METHODS)}")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.fusion", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--method", default="simplenet", help=f"one of {', '.join(PUBLISHED_CODE)}")
     parser.add_argument("--backbone", default="resnet18", help=f"one of {', '.join(BACKBONES)}")
     parser.add_argument("--size", type=int, help="input height and width; default is the method's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="a keyword of the method, as blocks=4",
+    )
     parser.add_argument("--weights", default="random", help="imagenet, random or a FILE; speed does not depend on it")
     parser.add_argument("--data", type=Path, help="images to compare on; default the demo's board")
     parser.add_argument("--rounds", type=int, default=10, help="turns of 5 calls each; default %(default)s")
     parser.add_argument("--threads", type=int, help="CPU threads; default all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--against", type=Path, metavar="OTHER.onnx", help="time it in ONNX Runtime in turns with ours")
+    parser.add_argument(
+        "--against-openvino", type=Path, metavar="OTHER.xml", help="time it in OpenVINO, both at its defaults"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="also write fusion-METHOD-BACKBONE-SIZE.{json,md} there"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(args.threads or threads_before)
     try:
-        method, images = build_method(args, IMAGES)
+        method, images = build_method(args, IMAGES, args.set)
+        size = (method.geometry.height, method.geometry.width)
+        beside = against(args.against, args.against_openvino, size, args.threads)
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            found = measure(method, images, args.rounds, args.threads, Path(folder))
+            found = measure(method, images, args.rounds, args.threads, Path(folder), beside)
     except (TrainError, DataError, CameraError, EngineError) as error:
         say(f"benchmarks.fusion: {error}")
         return 2
     finally:
         torch.set_num_threads(threads_before)
-    size = f"{method.geometry.width}x{method.geometry.height}"
     about = {
         "method": method.name,
         "backbone": method.backbone,
-        "input": size,
+        "input": f"{size[1]}x{size[0]}",
+        "settings": args.set,
+        "against": [str(path) for path in (args.against, args.against_openvino) if path],
         "device": cpu_name(),
         "threads": args.threads or "all",
         "versions": versions(),
@@ -228,10 +305,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        stem = args.out / f"fusion-{method.name}-{method.backbone}-{method.geometry.height}"
+        stem = args.out / f"fusion-{method.name}-{method.backbone}-{size[0]}"
         stem.with_suffix(".md").write_text(table + "\n")
         stem.with_suffix(".json").write_text(json.dumps({**about, **found}, indent=2) + "\n")
-    wrong = [row for row in found["rows"] if not row.get("error", 0.0) <= BOUND]
+    exact = [row for row in found["rows"] if row["engine"] == EAGER or row["engine"].endswith("fp32")]
+    wrong = [row for row in exact if not row.get("error", 0.0) <= BOUND]
     for row in wrong:
         say(f"{row['form']} in {row['engine']}: differs by {row['error']:.2e}, the bound is {BOUND:g}")
     return 1 if wrong else 0

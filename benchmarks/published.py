@@ -4,17 +4,20 @@ it throws away. Each is a module around a method of ours, with the same weights 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from FrEIA.framework import SequenceINN
+from FrEIA.modules import AllInOneBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runtime.image import Image
 from train import TrainError
 from train.backbone import residual_stage
 from train.flow import permutation
+from train.method import Budget
 from train.ssnf import Attention, position_code
 
 
@@ -111,6 +114,7 @@ class _Flows(nn.Module):
                 for name, child in parent.named_children():
                     if isinstance(child, kind):
                         setattr(parent, name, make(child))
+        self.requires_grad_(False)  # the meter of multiplications cannot see a module that is given a parameter
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(*self.trunk(self.trunk.normalise(image)))
@@ -164,7 +168,8 @@ class _WrittenOut(nn.Module):
         key, value, query = (t.view(n, h * w, self.heads, -1).transpose(1, 2) for t in projected.split(c, -1))
         weights = torch.softmax(query * (c // self.heads) ** -0.5 @ key.transpose(2, 3), -1)
         mixed = (weights @ value).transpose(1, 2).reshape(n, h * w, c)
-        return mixed.transpose(1, 2).reshape(n, c, h, w)
+        result: Tensor = mixed.transpose(1, 2).reshape(n, c, h, w)
+        return result
 
 
 class ExportableFlows(_Flows):
@@ -190,6 +195,24 @@ class _WithoutLogDet(nn.Module):
             x = torch.cat([passive, active], 1) * scale + block.global_offset
             x = F.conv2d(x, block.w_perm) if order is None else x[:, order]
         return x, None
+
+
+@torch.no_grad()
+def as_if_trained(method: Any, images: Sequence[Image], seed: int) -> None:
+    """Give a method of flows what training would change, or a rewrite that forgets a scale or an offset would pass:
+    the statistics of the images, and constants away from where they begin. Other methods stay as they are."""
+    blocks = [module for module in method.modules() if isinstance(module, AllInOneBlock)]
+    if not blocks:
+        return
+    method.fit(images, Budget(0), seed, lambda *_: None, lambda _: None, None)
+    generator = torch.Generator().manual_seed(seed)
+    for block in blocks:
+        block.global_scale.uniform_(6, 13, generator=generator)  # 0.6 to 1.3
+        block.global_offset.normal_(0, 0.1, generator=generator)
+        block.subnet.last.weight.mul_(2)
+    for norm in (module for module in method.modules() if isinstance(module, nn.LayerNorm)):
+        norm.weight.uniform_(0.5, 1.5, generator=generator)
+        norm.bias.normal_(0, 0.2, generator=generator)
 
 
 # method -> what its authors' code runs, and the literal pipeline as it can be exported
