@@ -225,11 +225,12 @@ PUBLISHED: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 # method -> further forms, timed beside: what the shipped form was chosen from
 ALTERNATIVES: dict[str, dict[str, Callable[[Any], nn.Module]]] = {
     "fastflow": {
-        "(d) fused, padded": lambda method: method.fused(padded=True),
+        "(d) fused, padded": lambda method: method.fused("padded"),
+        "(d) fused, gathered": lambda method: method.fused("gathered"),
         "(e) literal, by index": lambda method: ExportableFlows(method, by_index=True),
     },
     "ssnf": {
-        "(d) fused, gathered": lambda method: method.fused(padded=False),
+        "(d) fused, gathered": lambda method: method.fused("gathered"),
         "(e) literal, by index": lambda method: ExportableFlows(method, by_index=True),
     },
 }

@@ -64,7 +64,8 @@ def _constants_are_initializers(graph: onnx.GraphProto) -> None:
     """Drop the nodes that compute nothing: Constant, and the Identity that the exporter writes for a weight that
     another one equals."""
     known = {tensor.name: tensor for tensor in graph.initializer}
-    outputs, kept, same = {value.name for value in graph.output}, [], {}
+    outputs, kept = {value.name for value in graph.output}, []
+    same: dict[str, str] = {}
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = same.get(name, name)

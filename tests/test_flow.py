@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from export.to_onnx import trace
 from train import fastflow, ssnf
 from train.flow import (
+    FORMS,
     Energy,
     FusedFlow,
     Likelihood,
@@ -117,36 +118,36 @@ def close(got: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
     kind=st.sampled_from(KINDS),
     channels=st.integers(2, 13),
     blocks=st.integers(1, 5),
-    padded=st.booleans(),
+    form=st.sampled_from(FORMS),
     seed=st.integers(0, 10_000),
 )
-def test_the_exported_flow_is_freias(kind: str, channels: int, blocks: int, padded: bool, seed: int) -> None:
+def test_the_exported_flow_is_freias(kind: str, channels: int, blocks: int, form: str, seed: int) -> None:
     """Its latent up to a scale and the order of the channels; its two scores, which know of both."""
     flow = flow_of(kind, channels, blocks, seed)
-    fused = FusedFlow(flow, padded)
+    fused = FusedFlow(flow, form)
     x = points(channels, seed)
     with torch.inference_mode():
         z = flow(x)[0]
         got = fused(x)
         scaled = got * fused.scale[:, None, None]
         # Padded: as the input's. Otherwise as before the last permutation.
-        order = order_of(flow.module_list if padded else flow.module_list[-1:], channels)
+        order = order_of(flow.module_list if form == "padded" else flow.module_list[-1:], channels)
         close(scaled[:, order], z)
         close(Energy(fused.scale)(got), z.square().mean(1, keepdim=True) / 2)
         density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
         close(Likelihood(fused.scale)(got), -density.mean(1, keepdim=True))
 
 
-@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_other_clamp_convention(kind: str, padded: bool) -> None:
+def test_the_other_clamp_convention(kind: str, form: str) -> None:
     """FrEIA's since August 2023; the literal flow is held to FrEIA 0.2 by its own convention."""
     flow, x = flow_of(kind, 7, 3, seed=1), points(7)
-    fused = FusedFlow(flow, padded, divided=True)
+    fused = FusedFlow(flow, form, divided=True)
     with torch.inference_mode():
         close(literal_flow(flow, x)[0], flow(x)[0])
         expected = literal_flow(flow, x, divided=True)[0]
-        order = order_of(flow.module_list if padded else flow.module_list[-1:], 7)
+        order = order_of(flow.module_list if form == "padded" else flow.module_list[-1:], 7)
         close((fused(x) * fused.scale[:, None, None])[:, order], expected)
         assert float((expected - flow(x)[0]).abs().max()) > 0.01  # so the two are told apart here
 
@@ -168,7 +169,7 @@ def test_what_is_drawn_here_is_far_from_where_training_begins() -> None:
 
 def test_the_padded_form_touches_what_the_block_touches_and_no_more() -> None:
     flow = flow_of("3x3", 7, 2)
-    fused: Any = FusedFlow(flow, padded=True)
+    fused: Any = FusedFlow(flow, "padded")
     seen = torch.arange(7)
     for block, coupling in zip(flow.module_list, fused.couplings, strict=True):
         passive, active = seen[:4], seen[4:]
@@ -184,8 +185,8 @@ def test_the_padded_form_touches_what_the_block_touches_and_no_more() -> None:
 def test_an_exported_flow_does_not_change_what_it_was_made_of() -> None:
     flow = flow_of("attention", 6, 2)
     before = {k: v.clone() for k, v in flow.state_dict().items()}
-    for padded in (True, False):
-        FusedFlow(flow, padded)(points(6))
+    for form in FORMS:
+        FusedFlow(flow, form)(points(6))
     assert all(torch.equal(v, flow.state_dict()[k]) for k, v in before.items())
 
 
@@ -199,6 +200,7 @@ ATTENTION = Counter(
     {"Clip": 2, "Conv": 4, "Add": 2, "Reshape": 2, "Transpose": 2, "MatMul": 5, "Softmax": 1},
 ) + Counter(AFFINE)
 GATHERED = Counter({"Gather": 2, "Add": 1, "Concat": 1})
+MULTIPLIED = Counter({"Split": 1, "Conv": 1, "Concat": 1})
 
 
 class Alone(nn.Module):
@@ -210,9 +212,9 @@ class Alone(nn.Module):
         return self.flow(x)
 
 
-def exported_kinds(kind: str, padded: bool, blocks: int) -> Counter[str]:
+def exported_kinds(kind: str, form: str, blocks: int) -> Counter[str]:
     """Nodes that run: constants are no work."""
-    flow = Alone(FusedFlow(flow_of(kind, 6, blocks).float(), padded).float())
+    flow = Alone(FusedFlow(flow_of(kind, 6, blocks).float(), form).float())
     proto = trace(flow, torch.zeros(1, 6, *GRID), ("z",), dynamic=True)
     onnx.checker.check_model(proto, full_check=True)
     return counted(proto.graph.node)
@@ -223,23 +225,25 @@ def counted(nodes: Any) -> Counter[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "padded", "expected", "total"),
+    ("kind", "form", "expected", "total"),
     [
-        ("3x3", True, CONVOLUTIONAL, 10),
-        ("3x3", False, CONVOLUTIONAL + GATHERED, 14),
-        ("attention", True, ATTENTION, 23),
-        ("attention", False, ATTENTION + GATHERED, 27),
+        ("3x3", "padded", CONVOLUTIONAL, 10),
+        ("3x3", "gathered", CONVOLUTIONAL + GATHERED, 14),
+        ("3x3", "multiplied", CONVOLUTIONAL + MULTIPLIED, 13),
+        ("attention", "padded", ATTENTION, 23),
+        ("attention", "gathered", ATTENTION + GATHERED, 27),
+        ("attention", "multiplied", ATTENTION + MULTIPLIED, 26),
     ],
 )
-def test_nodes_of_a_coupling(kind: str, padded: bool, expected: Counter[str], total: int) -> None:
-    """What a further coupling adds; the first one's halves are slices, which are no dearer."""
-    two, three = exported_kinds(kind, padded, 2), exported_kinds(kind, padded, 3)
+def test_nodes_of_a_coupling(kind: str, form: str, expected: Counter[str], total: int) -> None:
+    """What a further coupling adds. The first one's halves are split, the last one's joined, not permuted."""
+    two, three = exported_kinds(kind, form, 2), exported_kinds(kind, form, 3)
     assert three - two == expected
     assert expected.total() == total
-    if padded:
-        assert two == expected + expected
-    else:
-        assert two == expected + expected - Counter({"Gather": 2}) + Counter({"Slice": 2})
+    ends = {"padded": {}, "gathered": {"Gather": -2, "Split": 1}, "multiplied": {"Conv": -1, "Add": 1}}
+    both = Counter({k: 2 * v for k, v in expected.items()})
+    both.update(ends[form])
+    assert two == +both
 
 
 # ---------------------------------------------------------------- what training runs

@@ -300,13 +300,14 @@ def test_the_literal_form_is_what_the_exporter_makes_of_freias_own(name: str) ->
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_forms_of_a_flow_are_what_they_are_called(name: str) -> None:
     model = flows(name)
-    kinds = {}
-    for padded in (True, False):
-        kinds[padded] = node_types(onnx_from_module(model.fused(padded), model.geometry))
-    own, other = model.fused(), next(make for label, make in ALTERNATIVES[name].items() if label.startswith("(d)"))
-    assert node_types(onnx_from_module(own, model.geometry)) == kinds[name == "ssnf"]
-    assert node_types(onnx_from_module(other(model), model.geometry)) == kinds[name != "ssnf"]
-    assert kinds[False]["Gather"] > kinds[True]["Gather"]
+    kinds = {form: node_types(onnx_from_module(model.fused(form), model.geometry)) for form in FORMS}
+    assert kinds["padded"]["Gather"] == 0 < kinds["gathered"]["Gather"]
+    assert kinds["multiplied"]["Gather"] == 0 < kinds["multiplied"]["Split"]
+    for label, make in ALTERNATIVES[name].items():
+        if label.startswith("(d) fused, "):
+            assert node_types(onnx_from_module(make(model), model.geometry)) == kinds[label.removeprefix("(d) fused, ")]
+    own = node_types(onnx_from_module(model.fused(), model.geometry))
+    assert own not in [kinds[form] for form in FORMS if (name, form) != ("ssnf", "padded")]
 
 
 @pytest.mark.parametrize("name", FLOWS)

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
+from export import fuse
+
 CLAMP = 2.0  # of the log-scale: a coupling stretches a value by at most e^2
 # Ours: where a sub-network's hidden values end. Good images stay below 10, but defects are stretched from coupling to
 # coupling, and beyond 65504 FP16 knows no number: the verdict on the worst parts would be NaN.
 SATURATION = 50.0
 LARGEST_READ = 3e4  # of a latent, by a sub-network in FP16
+FORMS = ("padded", "gathered", "multiplied")
 
 
 class Subnet(Protocol):
@@ -102,10 +105,13 @@ def negative_log_likelihood(z: Tensor, log_det: Tensor) -> Tensor:
     return (0.5 * z.square() + 0.5 * math.log(2 * math.pi)).sum((1, 2, 3)) - log_det
 
 
-def islands(path: str, blocks: int, padded: bool) -> tuple[str, ...]:
+def islands(path: str, blocks: int, form: str) -> tuple[str, ...]:
     """What FP16 cannot hold of the `FusedFlow` at this path of modules: all that makes the latent."""
-    parts = ("affine",) if padded else ("affine", "move")
-    return tuple(f"{path}/couplings.{number}/{part}" for number in range(blocks) for part in parts)
+    parts = [(number, "affine") for number in range(blocks)]
+    if form != "padded":
+        parts += [(number, "move" if form == "gathered" else "permute") for number in range(blocks - 1)]
+        parts.append((blocks - 1, "move"))
+    return tuple(f"{path}/couplings.{number}/{part}" for number, part in parts)
 
 
 class _Affine(nn.Module):
@@ -135,27 +141,32 @@ class FusedFlow(nn.Module):
     block is left out, and each following weight allows for it: `scale` [C] is what is missing in the end, in the order
     of the channels of the input. A global offset is the bias of the shift.
 
-    Two forms of one function. `padded` reads and writes all channels, with zero weights for those that a block does
-    not touch: more arithmetic, and not one node that only moves data. Otherwise halves are gathered: no arithmetic
-    is added. Which is faster depends on how much the sub-network does beside its first and last layer.
+    Three forms of one function. `padded` reads and writes all channels, with zero weights for those that a block does
+    not touch: more arithmetic, and not one node that only moves data. The others keep two halves, and permute by
+    gathering channels, or by a product with the permutation's matrix, which moves them too, adds the offset and, where
+    gathering breaks an engine's layout, is faster. `scale` is in the order of the result, whose channels no last
+    permutation moves: what reads the latent takes means over channels.
     """
 
     scale: Tensor
 
-    def __init__(self, flow: Any, padded: bool, divided: bool = False) -> None:
+    def __init__(self, flow: Any, form: str, divided: bool = False) -> None:
         """`divided` is FrEIA's clamp since August 2023, alpha tanh(a / alpha); the released 0.2 has alpha tanh(a)."""
         super().__init__()
-        self.padded, self.splits = padded, flow.module_list[0].splits
+        assert form in FORMS
+        self.padded, self.splits = form == "padded", flow.module_list[0].splits
         couplings = []
         scale = torch.ones(sum(self.splits), dtype=torch.float64)
         position = torch.arange(len(scale))
-        for block in flow.module_list:
-            couplings.append(_Coupling(block, scale, position, padded, divided))
+        for number, block in enumerate(flow.module_list):
+            last = number + 1 == len(flow.module_list)
+            couplings.append(
+                _Coupling(block, scale, position, "gathered" if last and not self.padded else form, divided)
+            )
             scale[position] *= _global_scale(block)
             last_position, position = position, position[permutation(block)]
         self.couplings = nn.ModuleList(couplings)
-        # The last permutation is left out too: what reads the latent takes means over channels.
-        self.register_buffer("scale", scale if padded else scale[last_position])
+        self.register_buffer("scale", scale if self.padded else scale[last_position])
 
     def forward(self, x: Tensor) -> Tensor:
         couplings: Any = self.couplings
@@ -163,13 +174,11 @@ class FusedFlow(nn.Module):
             for coupling in couplings:
                 x = coupling(x, x)
             return x
-        passive, active = x.narrow(1, 0, self.splits[0]), x.narrow(1, *self.splits)
-        for number, coupling in enumerate(couplings):
-            if number:
-                before = couplings[number - 1]
-                passive, active = x.index_select(1, before.passive), x.index_select(1, before.active)
-            x = coupling(passive, active)
-        return x
+        passive, active = torch.split(x, self.splits, 1)
+        for coupling in couplings[:-1]:
+            passive, active = coupling.halves(coupling(passive, active))
+        result: Tensor = couplings[-1](passive, active)
+        return result
 
 
 class _Coupling(nn.Module):
@@ -181,8 +190,9 @@ class _Coupling(nn.Module):
     passive: Tensor
     active: Tensor
 
-    def __init__(self, block: Any, scale: Tensor, position: Tensor, padded: bool, divided: bool) -> None:
+    def __init__(self, block: Any, scale: Tensor, position: Tensor, form: str, divided: bool) -> None:
         super().__init__()
+        self.padded = padded = form == "padded"
         passive, active = torch.split(position, block.splits)
         offset = torch.empty_like(scale)
         offset[position] = block.global_offset.detach().double().flatten() / _global_scale(block)
@@ -200,17 +210,23 @@ class _Coupling(nn.Module):
         log_scale, log_scale_bias = clamped * log_scale, clamped * log_scale_bias
         shift = 0.1 * shift / scale[active][:, None, None, None]
         shift_bias = 0.1 * shift_bias / scale[active] + offset[active]
-        self.move = None if padded else _Move(offset[passive])
+        self.move = _Move(offset[passive]) if form == "gathered" else None
+        self.permute = None
         if padded:
             first = _spread(first, passive, len(scale), 1)
             log_scale, shift, log_scale_bias, shift_bias = (
                 _spread(p, active, len(scale), 0) for p in (log_scale, shift, log_scale_bias, shift_bias)
             )
             shift_bias[passive] = offset[passive]
-        else:
-            following = torch.split(permutation(block), block.splits)
+        following = torch.split(permutation(block), block.splits)
+        self.splits = block.splits
+        if form == "gathered":
             self.register_buffer("passive", following[0])
             self.register_buffer("active", following[1])
+        elif form == "multiplied":
+            matrix = torch.eye(len(scale), dtype=torch.float64)[permutation(block)]
+            moved = torch.cat([offset[passive], torch.zeros(len(active), dtype=torch.float64)])
+            self.permute = fuse.pointwise(matrix, matrix @ moved)
         self.first = _like(subnet.first, first, first_bias)
         self.middle = subnet.fused_middle()
         self.log_scale = _like(subnet.last, log_scale, log_scale_bias)
@@ -221,7 +237,16 @@ class _Coupling(nn.Module):
         # Each island is a module that is called from here: the names of nodes follow the calls.
         h = self.middle(self.first(passive.clamp(-LARGEST_READ, LARGEST_READ)))
         stretched: Tensor = self.affine(active, self.log_scale(h), self.shift(h))
-        return stretched if self.move is None else torch.cat([self.move(passive), stretched], 1)
+        if self.padded:
+            return stretched
+        x = torch.cat([passive if self.move is None else self.move(passive), stretched], 1)
+        return x if self.permute is None else self.permute(x)
+
+    def halves(self, x: Tensor) -> Any:
+        """The next block's passive and active half of this one's result."""
+        if self.permute is None:
+            return x.index_select(1, self.passive), x.index_select(1, self.active)
+        return torch.split(x, self.splits, 1)
 
 
 def _global_scale(block: Any) -> Tensor:

@@ -109,7 +109,7 @@ class SSNF(Method):
         self.product, self.shots, self.negatives = product, shots, negatives
         self.batch, self.learning_rate = batch, learning_rate
         self.notes: list[str] = []
-        self.fp32_islands = (*islands("/flow", blocks, True), "/score", "/upsample", "/largest")
+        self.fp32_islands = (*islands("/flow", blocks, "padded"), "/score", "/upsample", "/largest")
         trunk = CaiT(backbone) if backbone in CAITS else Trunk(backbone)
         self.trunk = trunk.requires_grad_(False)
         size = self.geometry.height, self.geometry.width
@@ -301,8 +301,8 @@ class SSNF(Method):
 
     # ------------------------------------------------------------------ the exported form
 
-    def fused(self, padded: bool = True) -> nn.Module:
-        return _Fused(copy.deepcopy(self).double(), padded).to(self.mean.dtype).eval()
+    def fused(self, form: str = "padded") -> nn.Module:
+        return _Fused(copy.deepcopy(self).double(), form).to(self.mean.dtype).eval()
 
 
 def contrast(likely: Tensor, unlikely: Tensor, shape: Sequence[int], limited: bool) -> Tensor:
@@ -410,7 +410,7 @@ class _Middle(nn.Module):
 class _Fused(nn.Module):
     """Averages, rotation and standardisation are one convolution per level; see `FusedFlow` for the couplings."""
 
-    def __init__(self, net: SSNF, padded: bool) -> None:
+    def __init__(self, net: SSNF, form: str) -> None:
         super().__init__()
         self.trunk = fuse.fold_batchnorm(net.trunk)
         self.input = fuse.FoldedInput(self.trunk.entry, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
@@ -418,7 +418,7 @@ class _Fused(nn.Module):
         self.levels = nn.ModuleList()
         if len(net.trunk.channels) == 2:
             self._add_levels(net)
-        self.flow = FusedFlow(net.flow, padded)
+        self.flow = FusedFlow(net.flow, form)
         self.score = (Energy if net.by_energy else Likelihood)(self.flow.scale)
         self.upsample = fuse.Upsample(net.grid, size)
         self.largest = fuse.Largest()
