@@ -12,7 +12,8 @@ SIMPLENET = ("Head: all after the feature maps; of (a) without layer4, classifie
 FLOWS = (
     "Head: all after the feature maps. (a) is FrEIA's forward: permutations as convolutions with dense matrices,",
     "log-determinants, and the loss of them. (b) is without the last two, which exporters drop; (e) permutes by an",
-    "index. Fused couplings compute all channels (padded) or gather their halves: (c) has one, (d) the other.",
+    "index. Fused couplings compute all channels (padded), gather their halves, or permute by a product: (c) is what",
+    "ships (ssnf: padded; fastflow: a product on layer1, gathered on the others), (d) are other forms.",
 )
 NOTES = {"simplenet": SIMPLENET, "fastflow": FLOWS, "ssnf": FLOWS}  # what is said of a method's forms
 
