@@ -32,6 +32,7 @@ from export import fuse
 from export.to_onnx import node_types, onnx_from_module
 from runtime.ort import OnnxRuntime
 from train import TrainError
+from train.flow import FORMS
 
 pytestmark = pytest.mark.torch
 drawn = settings(
