@@ -109,9 +109,13 @@ class SSNF(Method):
         self.product, self.shots, self.negatives = product, shots, negatives
         self.batch, self.learning_rate = batch, learning_rate
         self.notes: list[str] = []
-        self.fp32_islands = (*islands("/flow", blocks, "padded"), "/score", "/upsample", "/largest")
         trunk = CaiT(backbone) if backbone in CAITS else Trunk(backbone)
         self.trunk = trunk.requires_grad_(False)
+        self.fp32_islands = (*islands("/flow", blocks, "padded"), "/score", "/upsample", "/largest")
+        if isinstance(trunk, Trunk):
+            # The density of good images spans a hundredth: the picture's own rounding is half of all that is seen of
+            # FP16, and its first convolution is cheap.
+            self.fp32_islands += ("/input", "/trunk/conv1")
         size = self.geometry.height, self.geometry.width
         if isinstance(trunk, CaiT) and set(size) != {trunk.size}:
             raise TrainError(f"{backbone} takes images of {trunk.size} x {trunk.size} alone; leave --size out")
