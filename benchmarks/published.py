@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from runtime.image import Image
 from train import TrainError
+from train.attention import Attention, position_code
 from train.backbone import residual_stage
 from train.flow import permutation
 from train.method import Budget
-from train.ssnf import Attention, position_code
 
 
 class PublishedSimpleNet(nn.Module):

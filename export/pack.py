@@ -71,6 +71,7 @@ def pack(
     )
     score, map_peak = Spread.of(scores[good]), Spread.of(reference_maps[good].max((1, 2)))
     tolerances = [TOLERANCE * max(s.std, 1e-3 * abs(s.mean), 1e-6) for s in (score, map_peak)]
+    tolerances[1] *= method.map_tolerance
     parity = compare(paths, reference, scores, calibration.threshold, tolerances[0], max(score.std, 1e-9))
     say(str(parity))
     if order.outputs != OUTPUTS:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from export.to_onnx import trace
-from train import fastflow, ssnf
+from train import attention, fastflow
 from train.flow import (
     FORMS,
     Energy,
@@ -43,7 +43,7 @@ def flow_of(kind: str, channels: int, blocks: int, seed: int = 0, grid: tuple[in
 
     def subnet(number: int, c_in: int, c_out: int) -> nn.Module:
         if kind == "attention":
-            return ssnf.SubNet(c_in, c_out, 8, 2, 0.2, grid)
+            return attention.SubNet(c_in, c_out, 8, 2, 0.2, grid)
         return fastflow.SubNet(c_in, c_out, 1 if kind == "1x1" or (kind == "alternate" and number % 2) else 3)
 
     torch.manual_seed(seed)
@@ -314,7 +314,7 @@ def fresh(kind: str, seed: int, elsewhere: int) -> Any:
     np.random.seed(elsewhere)  # noqa: NPY002
     try:
         if kind == "attention":
-            flow = build_flow(10, GRID, 3, lambda _, i, o: ssnf.SubNet(i, o, 8, 2, 0.2, GRID))
+            flow = build_flow(10, GRID, 3, lambda _, i, o: attention.SubNet(i, o, 8, 2, 0.2, GRID))
         else:
             flow = build_flow(10, GRID, 3, lambda _, i, o: fastflow.SubNet(i, o, 3))
     finally:

@@ -20,11 +20,12 @@ from export.fuse import resize_matrix
 from export.to_fp16 import in_island, to_fp16
 from export.to_onnx import node_types, onnx_from_module
 from train import TrainError, ssnf
+from train.attention import Attention, SubNet, position_code
 from train.backbone import calibrate_batchnorm, load_weights
 from train.demo import render
 from train.flow import latent, negative_log_likelihood
 from train.method import Budget, load_checkpoint, save_checkpoint
-from train.ssnf import SSNF, Attention, SubNet, contrast, position_code
+from train.ssnf import SSNF, contrast
 
 pytestmark = pytest.mark.torch
 Size = int | tuple[int, int]

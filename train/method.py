@@ -43,6 +43,8 @@ class Method(nn.Module, abc.ABC):
     name: ClassVar[str]
     # Prefixes of node names of the exported graph (module paths, as "/smooth") that FP16 would hurt.
     fp32_islands: tuple[str, ...] = ()
+    # How far maps may be off, in what scores may.
+    map_tolerance: ClassVar[float] = 1.0
     # Command-line flags of this method alone: flag -> (type, meaning). Each is a keyword argument of the constructor.
     options: ClassVar[dict[str, tuple[Any, str]]] = {}
     # What `fit` wants said when it is done, such as a size that it chose.
