@@ -43,7 +43,7 @@ class Method(nn.Module, abc.ABC):
     name: ClassVar[str]
     # Prefixes of node names of the exported graph (module paths, as "/smooth") that FP16 would hurt.
     fp32_islands: tuple[str, ...] = ()
-    # How far maps may be off, in what scores may.
+    # How many times as far as scores an exported graph's maps may be off.
     map_tolerance: ClassVar[float] = 1.0
     # Command-line flags of this method alone: flag -> (type, meaning). Each is a keyword argument of the constructor.
     options: ClassVar[dict[str, tuple[Any, str]]] = {}
