@@ -296,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "backbone": method.backbone,
         "input": f"{size[1]}x{size[0]}",
         "settings": args.set,
-        "against": [str(path) for path in (args.against, args.against_openvino) if path],
+        "against": [path.name for path in (args.against, args.against_openvino) if path],
         "device": cpu_name(),
         "threads": args.threads or "all",
         "versions": versions(),
