@@ -137,15 +137,14 @@ class _Move(nn.Module):
 class FusedFlow(nn.Module):
     """A flow without permutations, log-determinants and global affines: [N, C, h, w] to the latent [N, C, h, w].
 
-    Channels stay where they are; which of them a block reads and writes is in its weights. The global scale of every
-    block is left out, and each following weight allows for it: `scale` [C] is what is missing in the end, in the order
-    of the channels of the input. A global offset is the bias of the shift.
+    The global scale of every block is left out, and each following weight allows for it: `scale` [C] is what is missing
+    in the end. A global offset is the bias of the shift. No last permutation is made, since what reads the latent takes
+    means over channels; `scale` is in the order of the result.
 
-    Three forms of one function. `padded` reads and writes all channels, with zero weights for those that a block does
-    not touch: more arithmetic, and not one node that only moves data. The others keep two halves, and permute by
-    gathering channels, or by a product with the permutation's matrix, which moves them too, adds the offset and, where
-    gathering breaks an engine's layout, is faster. `scale` is in the order of the result, whose channels no last
-    permutation moves: what reads the latent takes means over channels.
+    Three forms of one function. `padded` leaves channels where they are, and reads and writes all of them, with zero
+    weights for those that a block does not touch: more arithmetic, and not one node that only moves data. The others
+    keep two halves, and permute by gathering channels (`gathered`), or by a product with the permutation's matrix
+    (`multiplied`), which adds the offset as well and, where gathering breaks an engine's layout, is faster.
     """
 
     scale: Tensor
