@@ -36,6 +36,7 @@ class FastFlow(Method):
     """`blocks` couplings per level; `alternate` makes every second one of 1x1 convolutions, the rest of 3x3."""
 
     name: ClassVar[str] = "fastflow"
+    map_tolerance: ClassVar[float] = 10.0  # as SSNF's: what is far from good is stretched most
 
     def __init__(self, backbone: str, geometry: dict[str, Any], blocks: int = 8, alternate: bool = False) -> None:
         super().__init__(backbone=backbone, geometry=geometry, blocks=blocks, alternate=alternate)
