@@ -27,6 +27,7 @@ from train.progress import Progress
 
 BATCH = 32  # images
 PUBLISHED_EPOCHS = 500
+LIGHT_STEPS = 100
 LEARNING_RATE = 1e-3
 # Of the three levels' fused flows (see FusedFlow). OpenVINO takes twice the time to gather the planes of the first.
 FORMS = ("multiplied", "gathered", "gathered")
@@ -66,6 +67,8 @@ class FastFlow(Method):
 
     @classmethod
     def steps(cls, backbone: str, images: int, epochs: int | None) -> int:
+        if epochs is None and backbone in ("resnet18", "resnet34"):
+            return LIGHT_STEPS
         return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
 
     # ------------------------------------------------------------------ the literal pipeline
