@@ -30,7 +30,8 @@ class CaiT(nn.Module):
             import timm
         except Exception as error:  # also where timm's own torchvision does not fit the installed torch
             raise TrainError(
-                f"backbone {name} needs timm, which cannot be imported ({error}); pip install 'flawline[cait]'"
+                f"backbone {name} needs timm, which cannot be imported ({error}); pip install 'flawline[cait]', and "
+                f"torchvision from where torch is from"
             ) from error
 
         self.name = name
