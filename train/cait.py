@@ -66,6 +66,7 @@ class CaiT(nn.Module):
             for parameter in self.net.parameters():
                 if parameter.dim() > 1:
                     nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+            nn.init.zeros_(self.entry.bias)  # type: ignore[arg-type]
             return f"random, seed {seed}"
         if weights == "imagenet":
             import timm
@@ -91,11 +92,11 @@ class CaiT(nn.Module):
                 loaded: dict[str, Tensor] = load_file(path)
                 return loaded
             state = torch.load(path, map_location="cpu", weights_only=True)
+            return {k: v for k, v in dict(state.get("model", state)).items() if isinstance(v, Tensor)}
         except OSError as error:
             raise TrainError(f"weights {path}: cannot be read ({error.strerror or error}); check the path") from error
         except Exception as error:
             raise TrainError(f"weights {path}: neither a torch state_dict nor safetensors; pass timm's file") from error
-        return dict(state.get("model", state))
 
     def _take(self, state: dict[str, Tensor], told: str) -> str:
         """Load what of a whole model's state is used here; a hash of that."""

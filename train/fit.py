@@ -73,10 +73,11 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
     for line in describe_sizes(good, model.geometry, args.bits):
         say(f"note: {line}")
     images = PreparedImages(good, model.geometry, args.bits)
-    steps = args.steps or resolve_method(method).steps(args.backbone, len(good), args.epochs)
+    used = min(hyperparameters.get("shots") or len(good), len(good))
+    steps = args.steps or resolve_method(method).steps(args.backbone, used, args.epochs)
     provenance = {
         "data": str(data.resolve()),
-        "good_images": f"{len(good)} trained on, {len(held)} held out",
+        "good_images": f"{used} trained on, {len(held)} held out",
         "seed": str(args.seed),
         "steps": str(steps),
         "bits": str(args.bits or 8),
@@ -87,7 +88,7 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
         raise TrainError(f"--out {out}: cannot be written; choose another")
     model, state = _begin(model, args, images, provenance, unfinished)
     device = _device(args.device)
-    say(f"training {method} on {len(good)} good images for {steps} steps on {device} (weights {provenance['weights']})")
+    say(f"training {method} on {used} good images for {steps} steps on {device} (weights {provenance['weights']})")
     bars = Bars()
     try:
         done = model.to(device).fit(
@@ -126,6 +127,8 @@ def _hyperparameters(args: argparse.Namespace, method: str) -> dict[str, Any]:
         raise TrainError(f"--bits {args.bits} is not from 9 to 16; 8-bit images need none")
     if args.steps and args.epochs:
         raise TrainError("--steps and --epochs both say how long to train; give one of them")
+    if args.backbone in CAITS and method != "ssnf":
+        raise TrainError(f"backbone {args.backbone} goes with --method ssnf alone; others: {', '.join(BACKBONES)}")
     hyperparameters = resolve_method(method).defaults(args.backbone)
     for flag, (_, _, names) in _method_options().items():
         if (value := getattr(args, flag.lstrip("-").replace("-", "_"))) is not None:

@@ -64,14 +64,16 @@ def initialise(flow: Any, generator: torch.Generator) -> None:
         block.w_perm_inv.copy_(matrix.transpose(0, 1))
         for layer in block.subnet.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                drawn = nn.init.kaiming_uniform_(torch.empty_like(layer.weight), math.sqrt(5), generator=generator)
+                blank = torch.empty_like(layer.weight, device="cpu")  # where the generator is
+                drawn = nn.init.kaiming_uniform_(blank, math.sqrt(5), generator=generator)
                 if is_parametrized(layer):
-                    layer.weight = drawn  # what is read there is a product of two others
+                    layer.weight = drawn.to(layer.weight.device)  # what is read there is a product of two others
                 else:
                     layer.weight.copy_(drawn)
                 if layer.bias is not None:
                     bound = 1 / math.sqrt(layer.weight[0].numel())
-                    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+                    blank = torch.empty_like(layer.bias, device="cpu")
+                    layer.bias.copy_(nn.init.uniform_(blank, -bound, bound, generator=generator))
 
 
 def permutation(block: Any) -> Tensor:

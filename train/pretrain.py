@@ -110,7 +110,7 @@ class Classifier(nn.Module):
 def _fault_loss(level: Tensor, damage: Tensor, curve: Tensor) -> Tensor:
     """Cross entropy of naming the faults of a paired batch from the distance of its halves, position by position."""
     faulty, sound = level.chunk(2)
-    usual = (sound - sound.roll(1, 0)).square().sum(1).mean()
+    usual = (sound - sound.roll(1, 0)).square().sum(1).mean().clamp(min=1e-12)
     squared = (faulty - sound).square().sum(1, keepdim=True)
     logits = curve[0].exp() * torch.log(squared / usual + NEAR) + curve[1]
     return F.binary_cross_entropy_with_logits(logits, F.adaptive_max_pool2d(damage, level.shape[2:])[: len(faulty)])

@@ -212,10 +212,13 @@ class SimpleNet(Method):
         generator = torch.Generator().manual_seed(seed)
         linears: list[Any] = [self.adapter, self.discriminator[0], self.discriminator[3]]
         for linear in linears:
-            nn.init.xavier_normal_(linear.weight, generator=generator)
+            # Drawn where the generator is, whatever the device.
+            drawn = torch.empty_like(linear.weight, device="cpu")
+            linear.weight.data.copy_(nn.init.xavier_normal_(drawn, generator=generator))
             if linear.bias is not None:
                 bound = 1 / math.sqrt(linear.in_features)
-                nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
+                drawn = torch.empty_like(linear.bias, device="cpu")
+                linear.bias.data.copy_(nn.init.uniform_(drawn, -bound, bound, generator=generator))
 
     # ------------------------------------------------------------------ the exported form
 

@@ -64,8 +64,8 @@ class SSNF(Method):
     options: ClassVar[dict[str, tuple[Callable[[str], Any], str]]] = {
         "--product": (str, "whose blended anomalies to train against, such as bottle; default the data's name, or"
                       " a texture's"),
-        "--shots": (int, "train on so many of the good images, drawn by the seed"),
-        "--negatives": (str, f"blended anomalies to train against: {', '.join(NEGATIVES)}"),
+        "--shots": (int, "use so many of the good images; from 20 on, a tenth of them only chooses the score"),
+        "--negatives": (str, f"blended anomalies to train against: {', '.join(NEGATIVES)} (all runs away)"),
     }  # fmt: skip
     mean: Tensor
     std: Tensor
@@ -105,6 +105,8 @@ class SSNF(Method):
         )
         if negatives not in NEGATIVES:
             raise TrainError(f"--negatives {negatives} is unknown; known: {', '.join(NEGATIVES)}")
+        if stride not in (8, 16):
+            raise TrainError(f"stride {stride} is neither 8 (layer2's grid) nor 16 (layer3's)")
         if shots is not None and shots < 1:
             raise TrainError(f"--shots {shots} is not above 0")
         self.product, self.shots, self.negatives = product, shots, negatives
@@ -128,6 +130,8 @@ class SSNF(Method):
         self.register_buffer("rotation", torch.zeros(channels, raw) if projected else torch.zeros(0))
         self.register_buffer("by_energy", torch.tensor(False))
         hidden = min(hidden, channels // 2)
+        if hidden % (2 * heads):
+            raise TrainError(f"{hidden} hidden channels are not a multiple of twice the {heads} heads")
         self.flow = build_flow(
             channels, self.grid, blocks, lambda _, i, o: SubNet(i, o, hidden, heads, dropout, self.grid)
         )
@@ -195,7 +199,9 @@ class SSNF(Method):
     ) -> int:
         deadline = deadline_of(budget)
         chosen = np.random.default_rng((seed, 2)).permutation(len(images))[: self.shots]
-        held = chosen[: min(VALIDATION, int(VALIDATION_SHARE * len(chosen)))]
+        spare = int(VALIDATION_SHARE * len(chosen))
+        # One alone would be blended with itself.
+        held = chosen[: min(VALIDATION, spare) if spare > 1 else 0]
         pictures = [np.asarray(images[int(i)]) for i in chosen]
         trained = pictures[len(held) :]
         device = self.mean.device
@@ -232,7 +238,9 @@ class SSNF(Method):
             start = int(resumed["step"])
         # Not sharpened: the good features are computed once, and only their partners would be, which tells them apart.
         blended = Blended(pictures, settings(self.product), seed, sharpening=False)
-        period = min(steps, math.ceil(EPOCHS * len(pictures) / self.batch))
+        # The last step is what is saved: an odd number of half-turns of the cosine ends at LAST_RATE.
+        turns = steps * self.batch / (EPOCHS * len(pictures))
+        period = max(steps, 1) / (2 * max(0, round((turns - 1) / 2)) + 1)
 
         def loss_of(step: int, draws: range) -> Tensor:
             optimiser.param_groups[0]["lr"] = _cosine(self.learning_rate, step / period)
@@ -287,8 +295,11 @@ class SSNF(Method):
         """By which of the two scores good pictures differ more from blended ones; no defect is needed."""
         blended = Blended(pictures, settings(self.product), seed + 1, sharpening=False)
         scores: dict[bool, list[list[float]]] = {True: [[], []], False: [[], []]}
+        empty = 0
         for draw in range(2 * len(pictures)):
-            for bad, picture in enumerate(blended.sample(draw)[:2]):
+            *pair, mask = blended.sample(draw)
+            empty += not mask.any()
+            for bad, picture in enumerate(pair):
                 image = torch.from_numpy(np.asarray(picture))[None].to(self.mean.device)
                 z, _ = latent(self.flow, self.standardised(self.features(image)))
                 for by_energy, found in scores.items():
@@ -303,6 +314,11 @@ class SSNF(Method):
             f"{told[True]:.3f}, density {told[False]:.3f})",
             f"blended as for {self.product or 'textures'}",
         ]
+        if empty:
+            self.notes.append(
+                f"note: in {empty} of {2 * len(pictures)} pictures no patch found its place; is --product the right "
+                f"one? Look at them with python -m train.augment"
+            )
 
     # ------------------------------------------------------------------ the exported form
 

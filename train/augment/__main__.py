@@ -93,7 +93,7 @@ def write_samples(args: argparse.Namespace) -> None:
     paths = open_data(args.data).train_good
     product = choose_product(args.product, args.data)
     images = PreparedImages(paths, Geometry("stretch", args.size, args.size), args.bits)
-    blended = Blended(images, settings(product), args.seed)
+    blended = Blended(images, settings(product), args.seed, sharpening=False)
     draws = range(args.count)
     columns = [blended.sample(draw) for draw in draws]
     names = [f"{paths[blended.index(n)].stem} + {paths[blended.index(n - 1)].stem}" for n in draws]
