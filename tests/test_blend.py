@@ -132,29 +132,6 @@ def test_every_pass_draws_each_picture_once_and_the_source_is_the_one_before(mon
     assert [source for _, source in seen[1:]] == [drawn for drawn, _ in seen[:-1]]
 
 
-def test_prefetched_batches_are_the_draws_in_order_also_when_resumed() -> None:
-    blended = Blended(weave(64), TEXTURE, 1)
-    straight = list(blended.prefetched(0, 5, 3))
-    assert len(straight) == 5
-    for k, (normals, synthetics, masks) in enumerate(straight):
-        assert normals.shape == synthetics.shape == (3, 64, 64, 3)
-        for j in range(3):
-            for mine, theirs in zip((normals[j], synthetics[j], masks[j]), blended.sample(3 * k + j), strict=True):
-                assert np.array_equal(mine, theirs)
-    resumed = Blended(weave(64), TEXTURE, 1).prefetched(2, 5, 3, threads=1)
-    assert np.array_equal(next(resumed)[1], straight[2][1])
-    resumed.close()  # type: ignore[attr-defined]
-
-
-def test_a_reader_that_fails_fails_the_caller() -> None:
-    class Broken(list[np.ndarray]):
-        def __getitem__(self, index: object) -> np.ndarray:
-            raise OSError("gone")
-
-    with pytest.raises(OSError, match="gone"):
-        next(Blended(Broken(weave(64)), TEXTURE, 0).prefetched(0, 4, 2))
-
-
 @pytest.mark.parametrize("product", [None, "bottle"])
 def test_the_images_are_left_as_they_are(product: str | None) -> None:
     images = weave() if product is None else [disc(k) for k in range(4)]
@@ -183,12 +160,10 @@ def test_only_what_the_mask_shows_is_changed(product: str | None, images: list[n
 def test_half_of_the_pictures_are_sharpened() -> None:
     images = weave(64)
     blended = Blended(images, TEXTURE, 0)
-    sharp = [not np.array_equal(blended.pair(n)[0], images[blended.index(n)]) for n in range(100)]
+    sharp = [not np.array_equal(blended.sample(n)[0], images[blended.index(n)]) for n in range(100)]
     assert 35 <= sum(sharp) <= 65
-    assert sharp == [blended.sharpened(n) for n in range(100)]
     plain = Blended(images, TEXTURE, 0, sharpening=False)
-    assert all(np.array_equal(plain.pair(n)[0], images[plain.index(n)]) for n in range(20))
-    assert not any(plain.sharpened(n) for n in range(20))
+    assert all(np.array_equal(plain.sample(n)[0], images[plain.index(n)]) for n in range(20))
 
 
 @pytest.mark.parametrize("shape", [(40, 56, 3), (3, 3, 3), (1, 7, 3)])

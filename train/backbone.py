@@ -115,9 +115,13 @@ class Trunk(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] BGR to normalised RGB [N, 3, H, W] in the trunk's own dtype."""
-        weight = self.conv1.weight
-        mean, std = (weight.new_tensor(v).view(3, 1, 1) for v in (MEAN_RGB, STD_RGB))
-        return (image.permute(0, 3, 1, 2).flip(1).to(weight.dtype) / 255 - mean) / std
+        return normalised(image, self.conv1.weight)
+
+
+def normalised(image: Tensor, like: Tensor) -> Tensor:
+    """uint8 [N, H, W, 3] BGR to normalised RGB [N, 3, H, W] in the dtype and on the device of `like`."""
+    mean, std = (like.new_tensor(v).view(3, 1, 1) for v in (MEAN_RGB, STD_RGB))
+    return (image.permute(0, 3, 1, 2).flip(1).to(like.dtype) / 255 - mean) / std
 
 
 def load_weights(trunk: nn.Module, weights: str, seed: int = 0) -> str:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from train import TrainError
-from train.backbone import MEAN_RGB, STD_RGB
+from train.backbone import normalised
 
-# name -> (input size, channels, self-attention blocks that are run, of how many)
-CAITS = {"cait_m48_448": (448, 768, 41, 48), "cait_xxs24_224": (224, 192, 20, 24)}
+# name -> (input size, channels, self-attention blocks that are run: all of 48 but seven, of 24 but four)
+CAITS = {"cait_m48_448": (448, 768, 41), "cait_xxs24_224": (224, 192, 20)}
 STRIDE = 16
 
 
@@ -35,7 +35,7 @@ class CaiT(nn.Module):
             ) from error
 
         self.name = name
-        self.size, channels, self.blocks, _ = CAITS[name]
+        self.size, channels, self.blocks = CAITS[name]
         self.channels = (channels,)
         # Without the class-attention stage, the classifier and the blocks that are not run.
         self.net: Any = timm.create_model(name, pretrained=False, num_classes=0, depth_token_only=0, depth=self.blocks)
@@ -55,9 +55,7 @@ class CaiT(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] BGR to normalised RGB [N, 3, H, W] in the network's own dtype."""
-        weight = self.entry.weight
-        mean, std = (weight.new_tensor(v).view(3, 1, 1) for v in (MEAN_RGB, STD_RGB))
-        return (image.permute(0, 3, 1, 2).flip(1).to(weight.dtype) / 255 - mean) / std
+        return normalised(image, self.entry.weight)
 
     def load(self, weights: str, seed: int) -> str:
         """As `train.backbone.load_weights`: `imagenet` (timm downloads it), `random` or a FILE. Raises TrainError."""

@@ -20,7 +20,7 @@ from cameras import CameraError
 from runtime.console import say
 from runtime.image import GEOMETRIES, Geometry
 from train import METHODS
-from train.augment import guess_product, known_products
+from train.augment import choose_product
 from train.backbone import BACKBONES, calibrate_batchnorm, load_weights
 from train.cait import CAITS
 from train.data import DataError, PreparedImages, describe_sizes, hold_out, open_data
@@ -67,7 +67,7 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
     args.weights = args.weights or "imagenet"
     hyperparameters = _hyperparameters(args, method)
     if "--product" in resolve_method(method).options:
-        hyperparameters["product"] = _product(args.product, data)
+        hyperparameters["product"] = choose_product(args.product, data)
     model = create(method, hyperparameters)
     good, held = hold_out(open_data(data).train_good)
     for line in describe_sizes(good, model.geometry, args.bits):
@@ -148,15 +148,6 @@ def _hyperparameters(args: argparse.Namespace, method: str) -> dict[str, Any]:
     except ValueError as error:
         raise TrainError(f"{error}; see --size and --geometry") from error
     return hyperparameters
-
-
-def _product(name: str | None, data: Path) -> str | None:
-    """Whose synthetic anomalies: as asked, or by the data's name; said aloud. Raises TrainError."""
-    if name is not None and name.lower() not in known_products():
-        raise TrainError(f"--product {name} is unknown; known: {', '.join(known_products())}")
-    found = name or guess_product(data)
-    say(f"synthetic anomalies: patches blended as for {found or 'textures'} (see --product)")
-    return found
 
 
 def _begin(

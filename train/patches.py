@@ -5,7 +5,6 @@ The aggregation is that of Roth et al., "Towards total recall in industrial anom
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from runtime.image import Image
 from train import TrainError
 from train.backbone import Trunk
+from train.loop import deadline_of
 from train.method import Budget
 from train.progress import Progress
 
@@ -84,7 +84,7 @@ def collect(
 
 def one_pass(name: str, budget: Budget, progress: Progress) -> Progress:
     """`progress` that ends a fit which outlasts its minutes: a closed form has no half-way state to go on from."""
-    deadline = math.inf if budget.max_minutes is None else time.monotonic() + 60 * budget.max_minutes
+    deadline = deadline_of(budget)
 
     def checked(what: str, done: int, total: int) -> None:
         progress(what, done, total)

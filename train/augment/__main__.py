@@ -16,7 +16,7 @@ from runtime.bundle import write_atomically
 from runtime.console import say
 from runtime.image import Geometry, Image
 from train import TrainError
-from train.augment.blend import Blended, Mask, guess_product, known_products, settings
+from train.augment.blend import Blended, Mask, choose_product, settings
 from train.data import DataError, PreparedImages, open_data
 
 METHODS = ("ssnf",)
@@ -65,19 +65,6 @@ def _write(
     while text and cv2.getTextSize(text, font, scale, 1)[0][0] > width:
         text = text[:-1]
     cv2.putText(sheet, text, (x, y), font, scale, colour, 1, cv2.LINE_AA)
-
-
-def choose_product(product: str | None, data: Path) -> str | None:
-    """The product given, or the one that the folder's name tells; says aloud which settings that means. Raises
-    TrainError for a name that is not known."""
-    if product is not None and product.lower() not in known_products():
-        raise TrainError(f"--product {product}: is unknown; leave it out or take one of {', '.join(known_products())}")
-    found = product or guess_product(data)
-    if found is None:
-        say(f"settings of a texture: {data} is named after no product that has its own; --product names one")
-    else:
-        say(f"settings of {found}" + ("" if product else ", which the folder is named after; --product names another"))
-    return found
 
 
 def write_samples(args: argparse.Namespace) -> None:

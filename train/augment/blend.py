@@ -8,9 +8,7 @@ gradients for all products, the source is the picture drawn before, and both are
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +17,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from runtime.console import say
 from runtime.image import Image
+from train import TrainError
 
 Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]
-Batch = tuple[Image, Image, Mask]
 
 ATTEMPTS = 200  # at a place that suits, once for the cut and once for the paste
 LEAST_PIXELS = 50  # of a patch's mask; OpenCV's solver fails on slivers
@@ -99,6 +98,19 @@ def guess_product(folder: Path) -> str | None:
     name, above = named.name.lower(), named.parent.name.lower()
     names = [name, name.removeprefix("mvtec_"), f"dagm_{name}"] + [f"btad_{name}"] * above.startswith(("btad", "btech"))
     return next((known for known in names if known in PRODUCTS), None)
+
+
+def choose_product(product: str | None, data: Path) -> str | None:
+    """The product given, or the one that the folder's name tells; says aloud which settings that means. Raises
+    TrainError for a name that is not known."""
+    if product is not None and product.lower() not in known_products():
+        raise TrainError(f"--product {product}: is unknown; leave it out or take one of {', '.join(known_products())}")
+    found = product or guess_product(data)
+    if found is None:
+        say(f"settings of a texture: {data} is named after no product that has its own; --product names one")
+    else:
+        say(f"settings of {found}" + ("" if product else ", which the folder is named after; --product names another"))
+    return found
 
 
 def sharpen(image: Image) -> Image:
@@ -249,42 +261,11 @@ class Blended:
         epoch, place = divmod(draw, len(self.images)) if draw >= 0 else (0, -1)
         return self._order(epoch)[place]
 
-    def _generator(self, draw: int) -> np.random.Generator:
-        return np.random.default_rng([2, self.seed, draw])
-
-    def sharpened(self, draw: int) -> bool:
-        """Whether `sample` sharpens the picture that is drawn: for callers that keep something of both kinds."""
-        return bool(self._generator(draw).random() < self.chance)
-
     def sample(self, draw: int) -> tuple[Image, Image, Mask]:
         """The picture as drawn (perhaps sharpened), its synthetic partner, uint8 [H, W, 3], and where that is blended,
         bool [H, W]. The source is the picture drawn before. Arrays are the caller's own."""
-        rng = self._generator(draw)
+        rng = np.random.default_rng([2, self.seed, draw])
         sharp = rng.random(2) < self.chance  # the picture, its source
         ours, theirs = (np.asarray(self._read(self.index(n))) for n in (draw, draw - 1))
         normal = sharpen(ours) if sharp[0] else ours.copy()
         return normal, *blend(normal, sharpen(theirs) if sharp[1] else theirs, self.how, rng)
-
-    def pair(self, draw: int) -> tuple[Image, Image]:
-        """(normal, synthetic) of `sample`."""
-        return self.sample(draw)[:2]
-
-    def batch(self, draw: int, size: int) -> Batch:
-        """(normals, synthetics, masks) of `size` draws from this one on: uint8 [size, H, W, 3] twice and bool
-        [size, H, W]. Where a mask is empty, the synthetic picture is the normal one: nothing to learn to refuse."""
-        normals, synthetics, masks = zip(*(self.sample(draw + k) for k in range(size)), strict=True)
-        return np.stack(normals), np.stack(synthetics), np.stack(masks)
-
-    def prefetched(self, step: int, steps: int, size: int, threads: int = 2) -> Iterator[Batch]:
-        """The batches of steps `step` to `steps` - 1, in order, made by threads while the caller trains."""
-        waiting: deque[Future[Batch]] = deque()
-        pool = ThreadPoolExecutor(threads, "blend")
-        try:
-            for k in range(step, steps):
-                waiting.append(pool.submit(self.batch, k * size, size))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # also where the caller stops early
-            pool.shutdown(cancel_futures=True)
