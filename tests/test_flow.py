@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from export.to_onnx import trace
-from train import attention, fastflow
+from train import attention, fastflow, loop
 from train.flow import (
     FORMS,
     Energy,
@@ -294,11 +294,16 @@ def test_gradients_of_latent_are_those_of_freias() -> None:
         close(found[1][key], expected)
 
 
-def test_under_autocast_the_state_keeps_its_type_and_little_is_lost() -> None:
+def test_under_autocast_the_state_keeps_its_type_and_little_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_multiplies_bfloat16", lambda: True)
     flow, x = flow_of("3x3", 6, 3).float(), points(6).float()
     with torch.inference_mode():
         z, log_det = latent(flow, x)
         half, half_det = latent(flow, x, autocast=True)
+        monkeypatch.setattr(loop, "_multiplies_bfloat16", lambda: False)
+        whole, whole_det = latent(flow, x, autocast=True)
+    assert torch.equal(whole, z)
+    assert torch.equal(whole_det, log_det)
     assert half.dtype == half_det.dtype == torch.float32
     assert 1e-5 < float((half - z).abs().max() / z.abs().max()) < 0.05
     assert float((half_det - log_det).abs().max()) < 0.05 * float(log_det.abs().max())

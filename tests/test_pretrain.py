@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from benchmarks import backbones
 from train import TrainError, pretrain
 from train.backbone import Trunk, load_weights
 from train.demo import write_demo
-from train.pretrain import Pretraining, Run, learning_rate
+from train.pretrain import Classifier, Pretraining, Run, learning_rate
 from train.textures import COMPOSITES, FAMILIES, Textures
 from train.textures.defects import damaged
+from train.textures.parts import ASSEMBLED, WHOLE, assembled
 from train.textures.view import View
 
 pytestmark = pytest.mark.torch
@@ -71,7 +73,7 @@ def test_a_mixed_picture_says_where_its_other_texture_lies() -> None:
 def test_faults_are_small_and_told_where_they_are() -> None:
     picture = Textures(30, 0).batch(64, 64, generator()).images
     still = torch.zeros(64, 1, 1)
-    faulty, damage = damaged(picture, View(64, still, still, still, generator()))
+    faulty, damage = damaged(picture, picture, View(64, still, still, still, generator()))
     assert faulty.isfinite().all()
     assert damage.shape == (64, 1, 64, 64)
     assert damage.min() == 0
@@ -85,10 +87,46 @@ def test_faults_are_small_and_told_where_they_are() -> None:
     assert clear.mean((1, 2, 3)).max() < 0.3
 
 
+def test_parts_lie_on_some_pictures_and_here_and_there_one_is_missing() -> None:
+    picture, still = Textures(30, 0).batch(200, 48, generator()).images, torch.zeros(200, 1, 1)
+    whole, lacking, bare = assembled(picture, View(48, still, still, still, generator()))
+    assert torch.equal(whole[bare], picture[bare])
+    assert torch.equal(lacking[bare], picture[bare])
+    assert bare.float().mean() == pytest.approx(1 - ASSEMBLED, abs=0.1)
+    covered = ((whole - picture).abs().amax(1) > 0.02).float().mean((1, 2))[~bare]
+    assert covered.min() > 0.05
+    assert 0.2 < covered.mean() < 0.8
+    missing = ((whole - lacking).abs().amax(1) > 0.02).float().mean((1, 2))[~bare]
+    assert (missing > 0).float().mean() == pytest.approx(1 - WHOLE, abs=0.2)
+    assert missing.max() < 0.5
+
+
+def test_a_missing_part_counts_as_damage() -> None:
+    sound, still = torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 1)
+    lacking = sound.clone()
+    lacking[1, :, 8:24, 8:24] = 0.5
+    _, damage = damaged(lacking, sound, View(32, still, still, still, generator(1)))
+    assert damage[1, 0, 10:22, 10:22].min() > 0.9
+
+
+def test_a_picture_with_parts_is_not_named() -> None:
+    """Its labels change nothing in the loss; a bare picture's do."""
+    net = Classifier(TINY)
+    batch = Textures(15, 0).batch(8, 32, generator(2), mixed=True, paired=True)
+    assert 0 < batch.bare.sum() < 16
+
+    def loss(others: torch.Tensor) -> float:
+        labels = torch.where(others, (batch.labels + 1) % 15, batch.labels)
+        return float(net.eval()(replace(batch, labels=labels), generator()).detach())
+
+    assert loss(~batch.bare) == loss(torch.zeros_like(batch.bare))
+    assert loss(batch.bare) != loss(torch.zeros_like(batch.bare))
+
+
 def test_a_paired_batch_photographs_all_twice() -> None:
     batch, again = (Textures(30, 5).batch(8, 40, generator(3), mixed=True, paired=True) for _ in range(2))
     assert torch.equal(batch.images, again.images)
-    for values in (batch.labels, batch.others, batch.share):
+    for values in (batch.labels, batch.others, batch.share, batch.bare):
         assert torch.equal(*values.chunk(2))
     faulty, sound = batch.damage.chunk(2)
     assert faulty.max() > 0.5

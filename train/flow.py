@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from export import fuse
+from train.loop import half_precision
 
 CLAMP = 2.0  # of the log-scale: a coupling stretches a value by at most e^2
 # Ours: where a sub-network's hidden values end. Good images stay below 10, but defects are stretched from coupling to
@@ -85,13 +87,13 @@ def permutation(block: Any) -> Tensor:
 def latent(flow: Any, x: Tensor, autocast: bool = False) -> tuple[Tensor, Tensor]:
     """FrEIA's forward with its permutations executed as an index: z [N, C, h, w] and log-determinant [N].
 
-    With `autocast` the sub-networks run in bfloat16; what they scale stays in the type of `x`.
+    With `autocast` the sub-networks run in bfloat16 where it is fast; what they scale stays in the type of `x`.
     """
     positions = x.shape[2] * x.shape[3]
     log_det = x.new_zeros(len(x))
     for block in flow.module_list:
         passive, active = torch.split(x, block.splits, 1)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+        with half_precision(x.device) if autocast else nullcontext():
             a = block.subnet(passive)
         log_scale, shift = (0.1 * a.to(x.dtype)).chunk(2, 1)
         log_scale = block.clamp * torch.tanh(log_scale)

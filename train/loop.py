@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -20,6 +22,19 @@ SAVE_EVERY_S = 60.0
 def deadline_of(budget: Budget) -> float:
     """When `time.monotonic()` says that the budget's minutes, which begin now, are over."""
     return math.inf if budget.max_minutes is None else time.monotonic() + 60 * budget.max_minutes
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 where the device multiplies it natively; emulated it would be slower than float32."""
+    native = device.type != "cpu" or _multiplies_bfloat16()
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+@lru_cache
+def _multiplies_bfloat16() -> bool:
+    # Asked one by one: torch.cpu.get_capabilities() came later than torch 2.5.
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(ask() for ask in asked if ask is not None)
 
 
 def batches(n: int, size: int, seed: int, start_step: int) -> Iterator[Any]:

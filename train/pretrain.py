@@ -49,7 +49,7 @@ WARMUP = 200
 WEIGHT_DECAY = 0.02
 SMOOTHING = 0.05
 DENSE = 0.5  # weight of the loss of single positions, once the rate falls
-FAULTS = 7.0  # weight of telling faults from the distance of two photographs, then too
+FAULTS = 14.0  # weight of telling faults from the distance of two photographs, then too
 NEAR = 1e-3  # squared distances below this share of the usual one between pictures are all alike
 POSITIONS = 12  # of each level and picture: neighbours are alike, a few teach as much as all
 # The rate is constant and falls to nothing over the last part: an unfinished run can be given more images, or fewer.
@@ -117,7 +117,8 @@ def _fault_loss(level: Tensor, damage: Tensor, curve: Tensor) -> Tensor:
 
 
 def _mixed_loss(logits: Tensor, batch: Batch, share: Tensor) -> Tensor:
-    """Cross entropy with smoothed labels; logits [n, ..., classes], share [n, 1, h, w] of the other texture."""
+    """Cross entropy with smoothed labels of the pictures to be named; logits [n, ..., classes], share [n, 1, h, w] of
+    the other texture."""
     n, classes = len(logits), logits.shape[-1]
     logits = logits.reshape(n, -1, classes)
     other = share.reshape(n, -1)
@@ -125,7 +126,8 @@ def _mixed_loss(logits: Tensor, batch: Batch, share: Tensor) -> Tensor:
     index = torch.stack([batch.labels, batch.others], -1)[:, None].expand(-1, logits.shape[1], -1)
     two = logits.gather(2, index).float()
     target = (1 - other) * two[..., 0] + other * two[..., 1]
-    return (log_sum - (1 - SMOOTHING) * target - SMOOTHING * logits.mean(-1, dtype=torch.float32)).mean()
+    each = log_sum - (1 - SMOOTHING) * target - SMOOTHING * logits.mean(-1, dtype=torch.float32)
+    return (each.mean(1) * batch.bare).sum() / batch.bare.sum().clamp(min=1)
 
 
 def learning_rate(done: int, total: int, step: int) -> float:

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from export import fuse
 from runtime.image import Image
 from train.backbone import MEAN_RGB, STD_RGB, Trunk
-from train.loop import batches, deadline_of, run_steps
+from train.loop import batches, deadline_of, half_precision, run_steps
 from train.method import Budget, Method, Save
 from train.patches import aggregate, collect, smoothed_map
 from train.progress import Progress
@@ -30,8 +30,9 @@ from train.progress import Progress
 BATCH = 8  # images; 8 x 36 x 36 vectors a step in the published setting
 PUBLISHED_EPOCHS = 160  # 40 rounds of 4 passes
 LIGHT_STEPS = 900
-# The published 0.015 is an eighth of the standard deviation of ImageNet features; other weights have other scales.
-RELATIVE_NOISE = 0.125
+# The published 0.015 is an eighth of the standard deviation of ImageNet's features; other weights have other scales,
+# and in the light setting twice as much separates better with both of ours (benchmarks/results/noise-*).
+RELATIVE_NOISE = 0.25
 # The test AUROC of single steps oscillates; the mean over the last tenth of the training does not.
 AVERAGED_SHARE = 0.1
 SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
@@ -201,7 +202,7 @@ class SimpleNet(Method):
 
     def _loss(self, features: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
         """Truncated L1 on clean and noisy vectors [n, D2]; BatchNorm sees both together, as in the authors' code."""
-        with torch.autocast("cuda", torch.bfloat16, enabled=features.is_cuda):
+        with half_precision(features.device):
             clean = self.adapter(features)
             noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=torch.float32)
             logits = self.discriminator(torch.cat([clean, clean + sigma * noise]))[:, 0].float()
@@ -228,7 +229,7 @@ class SimpleNet(Method):
 
 
 def _relative_noise(features: Any) -> float:
-    """An eighth of the mean standard deviation per dimension, over at most 64 images [n, positions, D2]."""
+    """A quarter of the mean standard deviation per dimension, over at most 64 images [n, positions, D2]."""
     some = features[np.linspace(0, len(features) - 1, min(64, len(features))).astype(int)]
     return RELATIVE_NOISE * float(some.reshape(-1, some.shape[-1]).std(0).mean())
 

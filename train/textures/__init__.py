@@ -16,6 +16,7 @@ from train.textures.camera import coloured, mask, photographed, relief
 from train.textures.defects import damaged
 from train.textures.fractals import fractal
 from train.textures.noise import contours, spectral, spots, strokes
+from train.textures.parts import assembled
 from train.textures.patterns import gratings, lattice, rings, weave
 from train.textures.shapes import cells, leaves, pebbles
 from train.textures.view import Knobs, View, normalised
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Callable[[Knobs, View], Tensor]] = {
 COMPOSITES = ("sum", "product", "inlay")
 KNOBS = 40
 MIXED = 0.3  # share of the mixed batches' pictures that do show two textures
+MOVED = 1  # pixels to either side, between the two photographs of a pair
 
 TURN, SCALE = 0.25, 0.35  # standard deviations of the nuisance: radians and octaves
 
@@ -45,13 +47,15 @@ TURN, SCALE = 0.25, 0.35  # standard deviations of the nuisance: radians and oct
 @dataclass(frozen=True)
 class Batch:
     """`images` [n, 3, S, S] RGB in 0..1; `labels` [n] of the first texture and `others` [n] of the second, which
-    covers `share` [n, 1, S, S] in 0..1 of every pixel; `damage` [n, 1, S, S] in 0..1 is how far faults changed it."""
+    covers `share` [n, 1, S, S] in 0..1 of every pixel; `damage` [n, 1, S, S] in 0..1 is how far faults changed it.
+    `bare` [n] is False where parts of other pictures lie on the textures, which then are not to be named."""
 
     images: Tensor
     labels: Tensor
     others: Tensor
     share: Tensor
     damage: Tensor
+    bare: Tensor
 
 
 class Textures:
@@ -77,7 +81,8 @@ class Textures:
     ) -> Batch:
         """Pictures of `labels`, with patches of `others`, which must be labels.roll(1): no texture is drawn twice.
 
-        `paired` photographs all twice: first with faults laid into them, then, in other light, without.
+        `paired` lays parts onto some, and photographs all twice: first with faults laid into them, then, in other
+        light and a little moved, without.
         """
         n = len(labels)
         knobs = self.knobs[labels]
@@ -87,6 +92,7 @@ class Textures:
         k = Knobs(knobs.flip(1))  # the families read from the front
         picture = coloured(field, k, view) * relief(field, k, view)
         share = damage = torch.zeros(n, 1, size, size, device=labels.device)
+        bare = torch.ones(n, dtype=torch.bool, device=labels.device)
         if others is not None:
             angle = 6.2832 * view.uniform(1, 1)
             covered = mask(View(size, angle, torch.ones_like(angle), torch.zeros_like(angle), generator))
@@ -94,13 +100,14 @@ class Textures:
             picture = picture + share * (picture.roll(1, 0) - picture)
         others = labels if others is None else others
         if paired:
-            faulty, damage = damaged(picture, view)
-            picture, share, damage = (
-                torch.cat(both) for both in ((faulty, picture), (share, share), (damage, torch.zeros_like(damage)))
-            )
-            labels, others, still = (torch.cat([one, one]) for one in (labels, others, still))
+            picture, lacking, bare = assembled(picture, view)
+            faulty, damage = damaged(lacking, picture, view)
+            down, right = (torch.rand(2, generator=generator, device=labels.device) * (2 * MOVED + 1)).long().tolist()
+            moved = picture.roll((down - MOVED, right - MOVED), (2, 3))
+            picture, damage = torch.cat([faulty, moved]), torch.cat([damage, torch.zeros_like(damage)])
+            labels, others, share, bare, still = (torch.cat([one, one]) for one in (labels, others, share, bare, still))
             view = View(size, still, still, still, generator)
-        return Batch(photographed(picture, view), labels, others, share, damage)
+        return Batch(photographed(picture, view), labels, others, share, damage, bare)
 
     def _fields(self, labels: Tensor, size: int, view: View) -> Tensor:
         """Normalised fields [n, S, S] of any classes."""

@@ -18,13 +18,14 @@ ABSENT = 0.25  # share of them that are left out
 VISIBLE = 0.1  # a mean change of the channels, in 0..1, that counts in full
 
 
-def damaged(picture: Tensor, view: View) -> tuple[Tensor, Tensor]:
-    """Pictures [n, 3, S, S] with up to LAYERS faults each, and how far each pixel changed, in 0..1 [n, 1, S, S]."""
+def damaged(picture: Tensor, sound: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """Pictures [n, 3, S, S] with up to LAYERS faults each, and how far each pixel is from `sound`, in 0..1
+    [n, 1, S, S]."""
     result = picture
     for _ in range(LAYERS):
         there = (view.uniform(1, 1, 1) > ABSENT) * (0.3 + 0.7 * view.uniform(1, 1, 1))
         result = result + there * _region(view) * (_content(picture, view) - result)
-    change = (result - picture).abs().mean(1, keepdim=True) / VISIBLE
+    change = (result - sound).abs().mean(1, keepdim=True) / VISIBLE
     return result, blurred(change.clamp(max=1))
 
 
