@@ -6,9 +6,9 @@ looking at noise" (2021) and "Procedural image programs for representation learn
 
 The network names a picture's texture from the means of layer2 and layer3. In the last part, while the learning rate
 falls, pictures are larger, two textures may meet in one, and single positions of both levels name what they see.
-All are photographed twice there, once with small faults in them and once, in other light, without: vectors of one
-position are to be far apart where a fault is, and close elsewhere. That is what a detector of anomalies reads. What was
-tried beside it is in the card of the weights.
+Onto some, parts of others are laid. All are photographed twice there, once with small faults in them and once, in other
+light and a little moved, without: vectors of one position are to be far apart where a fault is, and close elsewhere.
+That is what a detector of anomalies reads. What was tried beside it is in the card of the weights.
 """
 
 from __future__ import annotations

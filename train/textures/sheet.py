@@ -15,16 +15,16 @@ COLOURS = 128  # a palette keeps the file small
 
 
 def write_sheet(path: Path, classes: int, seed: int, tile: int = 48, columns: int = 12) -> None:
-    """Draw one row of classes per family, one where two textures meet, and one with and without faults, as PNG."""
+    """Draw one row of classes per family, one where two textures meet, and a pair of rows with and without faults."""
     from PIL import Image  # matplotlib brings it
 
     textures, generator = Textures(classes, seed), torch.Generator().manual_seed(seed)
     families = len(textures.kinds)
     labels = (torch.arange(families)[:, None] + families * torch.arange(columns)) % classes
-    batches = [textures.render(row, None, tile, generator) for row in labels]
-    batches.append(textures.batch(columns, tile, generator, mixed=True))
-    batches.append(textures.batch(columns // 2, tile, generator, paired=True))
-    sheet = torch.cat([torch.cat(list(batch.images), 2) for batch in batches], 1)
+    rows = [textures.render(row, None, tile, generator).images for row in labels]
+    rows.append(textures.batch(columns, tile, generator, mixed=True).images)
+    rows += textures.batch(columns, tile, generator, paired=True).images.chunk(2)
+    sheet = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
     buffer = io.BytesIO()
     picture = Image.fromarray((255 * sheet).byte().permute(1, 2, 0).numpy())
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
