@@ -11,7 +11,7 @@ from train import TrainError
 from train.backbone import BACKBONES, Trunk, calibrate_batchnorm, load_weights
 from train.method import Budget, create, load_checkpoint, save_checkpoint
 from train.patches import gaussian
-from train.simplenet import SimpleNet, _relative_noise
+from train.simplenet import RELATIVE_NOISE, SimpleNet, _relative_noise
 
 pytestmark = pytest.mark.torch
 
@@ -201,7 +201,7 @@ def test_training_is_a_function_of_the_seed_and_lowers_the_loss() -> None:
 
 def test_relative_noise_follows_the_features_scale() -> None:
     features = np.random.default_rng(0).normal(5, 2, (100, 30, 8)).astype(np.float32)
-    assert _relative_noise(features) == pytest.approx(0.25, rel=0.05)
+    assert _relative_noise(features) == pytest.approx(2 * RELATIVE_NOISE, rel=0.05)
     assert _relative_noise(7 * features) == pytest.approx(7 * _relative_noise(features), rel=1e-5)
 
 
