@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from train import TrainError
+from train import TrainError, loop
 from train.backbone import BACKBONES, Trunk, calibrate_batchnorm, load_weights
 from train.method import Budget, create, load_checkpoint, save_checkpoint
 from train.patches import gaussian
@@ -197,6 +197,24 @@ def test_training_is_a_function_of_the_seed_and_lowers_the_loss() -> None:
     fit(a, 150)
     before, after = (m.train()._loss(vectors, 0.015, torch.Generator().manual_seed(0)) for m in (untrained, a))
     assert after < 0.9 * before
+
+
+def test_where_a_cpu_multiplies_bfloat16_the_loss_and_its_gradient_stay_what_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    part = net().train()
+    vectors = torch.randn(400, part.target_dim, generator=torch.Generator().manual_seed(1))
+    found = []
+    for native in (False, True):
+        monkeypatch.setattr(loop, "_multiplies_bfloat16", lambda native=native: native)
+        part.zero_grad()
+        loss = part._loss(vectors, 0.25, torch.Generator().manual_seed(0))
+        loss.backward()
+        found.append((float(loss.detach()), part.adapter.weight.grad.flatten().clone()))
+    (exact, gradient), (rounded, half) = found
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert float(torch.nn.functional.cosine_similarity(gradient, half, 0)) > 0.98
 
 
 def test_relative_noise_follows_the_features_scale() -> None:

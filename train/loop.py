@@ -26,7 +26,7 @@ def deadline_of(budget: Budget) -> float:
 
 def half_precision(device: torch.device) -> torch.autocast:
     """Autocast to bfloat16 where the device multiplies it natively; emulated it would be slower than float32."""
-    native = device.type != "cpu" or _multiplies_bfloat16()
+    native = device.type == "cuda" or (device.type == "cpu" and _multiplies_bfloat16())
     return torch.autocast(device.type, torch.bfloat16, enabled=native)
 
 
