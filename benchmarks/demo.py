@@ -30,14 +30,12 @@ from train.data import DataError, Sample, open_data
 from train.demo import PRODUCTS, write_demo
 from train.progress import Bars
 
-STEPS = 300  # a minute and a half for all products on two cores
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The whole line on built-in data.")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="default %(default)s")
     parser.add_argument("--weights", default="texture", help="as for train.fit; default %(default)s: no download")
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps per product; default %(default)s")
+    parser.add_argument("--steps", type=int, help="optimiser steps per product; default is the method's")
     parser.add_argument("--products", nargs="+", choices=PRODUCTS, default=list(PRODUCTS))
     args = parser.parse_args(argv)
     data, bars = args.out / "data", Bars()
@@ -49,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     for product in args.products:
         bundle = args.out / "bundles" / product
-        build = ["--method", "simplenet", "--data", data / product, "--out", bundle]
-        if code := _run("export.build", export.build.main, [*build, "--weights", args.weights, "--steps", args.steps]):
+        build = ["--method", "simplenet", "--data", data / product, "--out", bundle, "--weights", args.weights]
+        build += ["--steps", args.steps] if args.steps is not None else []
+        if code := _run("export.build", export.build.main, build):
             return code
         stream = ["--bundle", bundle, "--camera", data / product / "test"]
         if code := _run("runtime.infer_stream", runtime.infer_stream.main, stream):
