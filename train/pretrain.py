@@ -39,6 +39,7 @@ from runtime.console import say
 from runtime.environment import versions
 from train.backbone import BACKBONES, MEAN_RGB, STD_RGB, Trunk, load_weights
 from train.fit import _device
+from train.loop import half_precision
 from train.progress import Bars, Progress
 from train.textures import Batch, Textures
 from train.textures.sheet import write_sheet
@@ -156,7 +157,7 @@ class Pretraining:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.images, total, self.step)
         self.net.train()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with half_precision(self.device):
             loss = self.net(batch, generator if late else None)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -32,9 +32,7 @@ def damaged(picture: Tensor, sound: Tensor, view: View) -> tuple[Tensor, Tensor]
 def _region(view: View) -> Tensor:
     """One soft shape a picture, 2 to 20 pixels wide, small ones more often; in 0..1 [n, 1, S, S]."""
     angle = 2 * math.pi * view.uniform(1, 1) * (view.uniform(1, 1) < 0.7)
-    still = torch.zeros_like(angle)
-    u, v = View(view.size, angle, still + 1, still, view.generator).plane(shift=False)
-    u, v = (axis + 0.9 * view.size * (view.uniform(1, 1) - 0.5) for axis in (u, v))
+    u, v = view.somewhere(angle)
     width, height = 2 * 10 ** view.uniform(1, 1), 2 * 10 ** view.uniform(1, 1)
     bend, length = 0.03 * view.normal(1, 1), 6 + 34 * view.uniform(1, 1) ** 2
     scratch = torch.minimum(0.5 + view.uniform(1, 1) - (v - bend * u**2).abs(), length / 2 - u.abs())

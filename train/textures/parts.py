@@ -27,7 +27,7 @@ def assembled(picture: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:
     lacking = picture
     for i in range(PARTS):
         inside = _distance(view, usual_side)
-        # Parts are parts of other pictures, parts of their own, or of one colour; every second one has a dark rim.
+        # Cut from another picture, or of one colour; half of them have a dark rim.
         colour = view.uniform(3 if i % 2 else 1, 1, 1)
         content = torch.where(view.uniform(1, 1, 1) < 0.5, picture.roll(i + 1, 0), colour)
         rim = 1 - 0.4 * (view.uniform(1, 1, 1) < 0.5) * torch.sigmoid(8 - 4 * inside)
@@ -40,9 +40,7 @@ def assembled(picture: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:
 def _distance(view: View, usual_side: Tensor) -> Tensor:
     """One box or disc a picture: how far inside its edge a pixel lies, [n, 1, S, S]. Half have the usual side."""
     angle = 0.02 * view.normal(1, 1) + 2 * math.pi * view.uniform(1, 1) * (view.uniform(1, 1) < 0.2)
-    still = torch.zeros_like(angle)
-    u, v = View(view.size, angle, still + 1, still, view.generator).plane(shift=False)
-    u, v = (axis + 0.9 * view.size * (view.uniform(1, 1) - 0.5) for axis in (u, v))
+    u, v = view.somewhere(angle)
     side = torch.where(view.uniform(1, 1) < 0.5, usual_side, 4 * 12 ** view.uniform(1, 1))
     aspect = 2 ** (2 * view.uniform(1, 1) - 1)
     box = torch.minimum(side * aspect / 2 - u.abs(), side / aspect / 2 - v.abs())

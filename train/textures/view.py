@@ -79,6 +79,13 @@ class View:
             u, v = u + 500 * self.uniform(1, 1), v + 500 * self.uniform(1, 1)
         return u, v
 
+    def somewhere(self, angle: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates (u, v) [n, S, S] in pixels about a random place of each image, turned by angle [n, 1, 1]."""
+        still = torch.zeros_like(angle)
+        u, v = View(self.size, angle, still + 1, still, self.generator).plane(shift=False)
+        reach = 0.9 * self.size
+        return u + reach * (self.uniform(1, 1) - 0.5), v + reach * (self.uniform(1, 1) - 0.5)
+
     def frequencies(self) -> tuple[Tensor, Tensor]:
         """(u, v) [n, S, S // 2 + 1] in cycles per pixel of the texture, as rfft2 orders them."""
         device = self.generator.device
