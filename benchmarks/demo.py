@@ -5,7 +5,7 @@ Each step is the command a user would type; it is printed before it runs.
 
 from __future__ import annotations
 
-from train import require_extra
+from flawline.train import require_extra
 
 require_extra("benchmarks.demo")
 
@@ -17,25 +17,29 @@ from pathlib import Path
 
 import cv2
 
-import export.build
-import runtime.infer_stream
-from benchmarks.report import write_report
-from benchmarks.run import measure
-from cameras.files import read_image
-from runtime.bundle import read_bundle
-from runtime.console import say
-from runtime.detector import Detector
-from runtime.engine import EngineOptions
-from train.data import DataError, Sample, open_data
-from train.demo import PRODUCTS, write_demo
-from train.progress import Bars
+from flawline.benchmarks.figure import write_report
+from flawline.benchmarks.run import measure
+from flawline.cameras.files import read_image
+from flawline.export import build as export_build
+from flawline.runtime import infer_stream
+from flawline.runtime.bundle import read_bundle
+from flawline.runtime.console import say
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import EngineOptions
+from flawline.train.data.demo import PRODUCTS, write_demo
+from flawline.train.data.images import DataError, Sample, open_data
+from flawline.train.progress import Bars
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The whole line on built-in data.")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="default %(default)s")
-    parser.add_argument("--weights", default="texture", help="as for train.fit; default %(default)s: no download")
-    parser.add_argument("--steps", type=int, help="optimiser steps per product; default is the method's")
+    parser.add_argument(
+        "--weights", default="texture", help="as for train.fit; default %(default)s: no download"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="optimiser steps per product; default is the method's"
+    )
     parser.add_argument("--products", nargs="+", choices=PRODUCTS, default=list(PRODUCTS))
     args = parser.parse_args(argv)
     data, bars = args.out / "data", Bars()
@@ -47,12 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     for product in args.products:
         bundle = args.out / "bundles" / product
-        build = ["--method", "simplenet", "--data", data / product, "--out", bundle, "--weights", args.weights]
+        build = [
+            "--method",
+            "simplenet",
+            "--data",
+            data / product,
+            "--out",
+            bundle,
+            "--weights",
+            args.weights,
+        ]
         build += ["--steps", args.steps] if args.steps is not None else []
-        if code := _run("export.build", export.build.main, build):
+        if code := _run("export.build", export_build.main, build):
             return code
         stream = ["--bundle", bundle, "--camera", data / product / "test"]
-        if code := _run("runtime.infer_stream", runtime.infer_stream.main, stream):
+        if code := _run("runtime.infer_stream", infer_stream.main, stream):
             return code
         rows.append(measure(bundle, data / product, "auto", EngineOptions(), repeats=1))
     if args.weights == "random":
@@ -84,7 +97,9 @@ def draw(out: Path, products: Sequence[str]) -> Path:
     )
     for row, product in zip(axes, products, strict=True):
         with Detector(read_bundle(out / "bundles" / product)) as detector:
-            for pair, sample in zip((row[0:2], row[2:4], row[4:6]), _examples(out / "data" / product), strict=True):
+            for pair, sample in zip(
+                (row[0:2], row[2:4], row[4:6]), _examples(out / "data" / product), strict=True
+            ):
                 image = read_image(sample.path)
                 verdict = detector(image)
                 painted = detector.paint(image, verdict.map)
@@ -107,7 +122,9 @@ def _examples(data: Path) -> list[Sample]:
     samples = open_data(data).test
     kinds = sorted({s.defect for s in samples if s.defect})
     if len(kinds) < 2:
-        raise DataError(f"data {data}: the demo data is incomplete; delete the folder and run the demo again")
+        raise DataError(
+            f"data {data}: the demo data is incomplete; delete the folder and run the demo again"
+        )
     wanted = [None, kinds[0], kinds[-1]]
     return [next(s for s in samples if s.defect == kind) for kind in wanted]
 

@@ -9,7 +9,7 @@ image, so that a noisy machine is noisy for all.
 
 from __future__ import annotations
 
-from train import require_extra
+from flawline.train import require_extra
 
 require_extra("flawline-bench")
 
@@ -26,18 +26,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import write_report
-from benchmarks.timing import percentiles
-from cameras import CameraError
-from cameras.files import read_image
-from runtime.bundle import Bundle, BundleError, read_bundle
-from runtime.console import say
-from runtime.detector import Detector
-from runtime.engine import ENGINES, TOLERANCE_FACTOR, EngineError, EngineOptions, missing
-from runtime.environment import cpu_name, versions
-from train import metrics
-from train.data import DataError, open_data, read_mask
-from train.progress import Bars
+from flawline.benchmarks.figure import write_report
+from flawline.benchmarks.measure.timing import percentiles
+from flawline.cameras import CameraError
+from flawline.cameras.files import read_image
+from flawline.runtime.bundle import Bundle, BundleError, read_bundle
+from flawline.runtime.console import say
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import ENGINES, TOLERANCE_FACTOR, EngineError, EngineOptions, missing
+from flawline.runtime.environment import cpu_name, versions
+from flawline.train import metrics
+from flawline.train.data.images import DataError, open_data, read_mask
+from flawline.train.progress import Bars
 
 WARM_UP = 5
 # Before an engine's turn: the threads of the one before may still be spinning, and would be charged to it.
@@ -46,7 +46,9 @@ REFERENCE = ("onnxruntime", "fp32")  # what flips and speed are told against
 Choice = tuple[str, EngineOptions]  # an engine by its name, and how it is opened
 
 
-def measure(bundle_path: Path, data: Path, engine: str, options: EngineOptions, repeats: int) -> dict[str, Any]:
+def measure(
+    bundle_path: Path, data: Path, engine: str, options: EngineOptions, repeats: int
+) -> dict[str, Any]:
     """The row of one engine; see measure_all."""
     return measure_all(bundle_path, data, [(engine, options)], repeats)[0]
 
@@ -60,7 +62,9 @@ def measure_all(
     """
     samples = open_data(data).test
     if not samples or all(s.defect is None for s in samples) or all(s.defect for s in samples):
-        raise DataError(f"data {data}: accuracy needs good and defective test images; see --data in the README")
+        raise DataError(
+            f"data {data}: accuracy needs good and defective test images; see --data in the README"
+        )
     bundle = read_bundle(bundle_path)
     bits = int(bundle.manifest.provenance.get("train_bits", "8"))
     bars = Bars()
@@ -69,7 +73,9 @@ def measure_all(
         for i, sample in enumerate(samples):
             image = read_image(sample.path, None if bits == 8 else bits)
             for run in runs:
-                run.judge(image, WARM_UP if i == 0 else 0, SETTLE_S if len(runs) > 1 else 0.0, repeats)
+                run.judge(
+                    image, WARM_UP if i == 0 else 0, SETTLE_S if len(runs) > 1 else 0.0, repeats
+                )
             bars(bundle_path.name, i + 1, len(samples))
         bars.close()
         rows = [_row(run, bundle, data, samples) for run in runs]
@@ -134,7 +140,9 @@ def _row(run: _Run, bundle: Bundle, data: Path, samples: Any) -> dict[str, Any]:
         "images": len(samples),
         **_accuracy(labels, np.array(run.scores), samples, np.array(run.maps), geometry),
         **percentiles(run.times),
-        "model_sha256": bundle.model_sha256(precision if precision in bundle.precisions else "fp32")[:16],
+        "model_sha256": bundle.model_sha256(
+            precision if precision in bundle.precisions else "fp32"
+        )[:16],
         "versions": versions(),
     }
 
@@ -172,7 +180,9 @@ def choose(engines: Sequence[str], precision: str, threads: int | None) -> list[
     ]
 
 
-def _accuracy(labels: Any, scores: Any, samples: Any, maps: Any, geometry: Any) -> dict[str, float | None]:
+def _accuracy(
+    labels: Any, scores: Any, samples: Any, maps: Any, geometry: Any
+) -> dict[str, float | None]:
     """Image metrics over all images; pixel metrics where every defect that has a class has masks."""
     found: dict[str, float | None] = {
         "image_auroc": metrics.auroc(labels, scores),
@@ -193,14 +203,27 @@ def _accuracy(labels: Any, scores: Any, samples: Any, maps: Any, geometry: Any) 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="flawline-bench", description="FPS against image AUROC.")
     parser.add_argument("--bundles", type=Path, nargs="+", required=True)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="one data set for all bundles, or one each")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="one data set for all bundles, or one each",
+    )
     parser.add_argument(
         "--engines", "--engine", nargs="+", default=["auto"],
         help=f"auto, {', '.join(ENGINES)}; all: what can be used here, in every precision",
     )  # fmt: skip
-    parser.add_argument("--precision", default="auto", choices=("auto", "all", *TOLERANCE_FACTOR), help="default auto")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "all", *TOLERANCE_FACTOR),
+        help="default auto",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads of the engine; default all")
-    parser.add_argument("--repeats", type=int, default=3, help="timed passes over each image; default %(default)s")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed passes over each image; default %(default)s"
+    )
     parser.add_argument("--out", type=Path, default=Path("results"), help="default %(default)s")
     args = parser.parse_args(argv)
     if len(args.data) not in (1, len(args.bundles)):
@@ -210,7 +233,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         choices = choose(args.engines, args.precision, args.threads)
         for bundle, data_set in zip(args.bundles, data, strict=True):
-            rows += measure_all(bundle, data_set, choices, args.repeats, skip="all" in (*args.engines, args.precision))
+            rows += measure_all(
+                bundle,
+                data_set,
+                choices,
+                args.repeats,
+                skip="all" in (*args.engines, args.precision),
+            )
     except (BundleError, EngineError, CameraError, DataError) as error:
         say(f"flawline-bench: {error}")
         return 2

@@ -20,10 +20,10 @@ import numpy.typing as npt
 # scheme -> "module:Class", resolved when used. The class is called with the path after the scheme and the options
 # after the question mark as keywords of strings.
 CAMERAS = {
-    "folder": "cameras.files:Folder",
-    "video": "cameras.files:Video",
-    "usb": "cameras.usb:Usb",
-    "synthetic": "cameras.synthetic:Synthetic",
+    "folder": "flawline.cameras.files:Folder",
+    "video": "flawline.cameras.files:Video",
+    "usb": "flawline.cameras.usb:Usb",
+    "synthetic": "flawline.cameras.synthetic:Synthetic",
 }
 
 
@@ -67,7 +67,9 @@ def open_camera(uri: str) -> Camera:
     """Open a camera by URI or by the plain path of a folder, an image or a video. Raises CameraError."""
     scheme, path, options = _parse(uri)
     if scheme not in CAMERAS:
-        raise CameraError(f"camera {uri}: scheme {scheme!r} is unknown; known: {', '.join(CAMERAS)}, or a path")
+        raise CameraError(
+            f"camera {uri}: scheme {scheme!r} is unknown; known: {', '.join(CAMERAS)}, or a path"
+        )
     try:
         camera: Camera = resolve_name(CAMERAS[scheme])(path, **options)
     except TypeError as error:
@@ -88,7 +90,7 @@ def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
         query = parts.query
     else:
         path, _, query = (uri, "", "") if Path(uri).exists() else uri.partition("?")
-    from cameras.files import is_image
+    from flawline.cameras.files import is_image
 
     file = Path(path)
     if not file.exists():

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cameras import CameraError, Frame
+from flawline.cameras import CameraError, Frame
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -22,7 +22,9 @@ def is_image(path: Path) -> bool:
 
 def list_images(folder: Path) -> list[Path]:
     """Every image below the folder, sorted by path; links are followed, and a broken one is listed, not skipped."""
-    found = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    found = (
+        Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names
+    )
     return sorted(path for path in found if is_image(path))
 
 
@@ -36,7 +38,9 @@ def read_image(path: Path, bits: int | None = None) -> npt.NDArray[np.uint8]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CameraError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+        raise CameraError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
     if why := _damage(data):
         raise CameraError(f"{path}: {why}; remove the file or copy it again")
     # UNCHANGED ignores EXIF, ANYCOLOR applies it; but ANYCOLOR would squeeze 12 bits in 16 to black.
@@ -46,13 +50,17 @@ def read_image(path: Path, bits: int | None = None) -> npt.NDArray[np.uint8]:
     except cv2.error:  # such as a header that claims more pixels than OpenCV decodes
         image = None
     if image is None:
-        raise CameraError(f"{path}: is not an image that OpenCV can decode; remove the file or save it as PNG")
+        raise CameraError(
+            f"{path}: is not an image that OpenCV can decode; remove the file or save it as PNG"
+        )
     return _to_8_bit_bgr(path, image, bits)
 
 
 def _to_8_bit_bgr(path: Path, image: npt.NDArray[Any], bits: int | None) -> npt.NDArray[np.uint8]:
     if image.dtype not in (np.uint8, np.uint16):
-        raise CameraError(f"{path}: pixels are {image.dtype}; save the image with 8 or 16 bits per pixel")
+        raise CameraError(
+            f"{path}: pixels are {image.dtype}; save the image with 8 or 16 bits per pixel"
+        )
     if image.ndim == 3 and image.shape[2] == 4:
         if image[..., 3].min() != np.iinfo(image.dtype).max:
             raise CameraError(f"{path}: has transparent pixels; save it without an alpha channel")
@@ -64,7 +72,9 @@ def _to_8_bit_bgr(path: Path, image: npt.NDArray[Any], bits: int | None) -> npt.
                 f"say how many carry the picture, such as --bits 12, or ?bits=12 in a camera URI"
             )
         if image.max() >> bits:
-            raise CameraError(f"{path}: value {image.max()} does not fit in {bits} bits; correct the number of bits")
+            raise CameraError(
+                f"{path}: value {image.max()} does not fit in {bits} bits; correct the number of bits"
+            )
         image = (image >> (bits - 8)).astype(np.uint8)
     return np.ascontiguousarray(image)
 
@@ -107,7 +117,9 @@ class Folder:
         self._paths = [root] if root.is_file() else list_images(root)
         if not self._paths:
             known = " ".join(IMAGE_SUFFIXES)
-            raise CameraError(f"camera {path}: there is no image in this folder; it must hold files named {known}")
+            raise CameraError(
+                f"camera {path}: there is no image in this folder; it must hold files named {known}"
+            )
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
@@ -135,7 +147,9 @@ class Video:
             raise CameraError(f"camera {path}: there is no such file or folder")
         self._capture = cv2.VideoCapture(path)
         if not self._capture.isOpened():
-            raise CameraError(f"camera {path}: OpenCV cannot open this video; an MP4 cut off in recording has no index")
+            raise CameraError(
+                f"camera {path}: OpenCV cannot open this video; an MP4 cut off in recording has no index"
+            )
 
     def __iter__(self) -> Iterator[Frame]:
         index = 0
@@ -146,7 +160,9 @@ class Video:
             yield Frame(self._path, index, image)
             index += 1
         if index == 0:
-            raise CameraError(f"camera {self._path}: the video holds no frame that can be decoded; record it again")
+            raise CameraError(
+                f"camera {self._path}: the video holds no frame that can be decoded; record it again"
+            )
         # OpenCV reports damage as the end of the file; the container knows how many frames there should be.
         expected = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         if index < expected and self._capture.isOpened():

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cameras.newest import EndOfStream, NewestFrame
+from flawline.cameras.live import EndOfStream, NewestFrame
 
 
 @dataclass
@@ -34,7 +34,11 @@ class Synthetic(NewestFrame):
     ) -> None:
         self._width, self._height, self._fps = int(width), int(height), float(fps)
         self._frames = None if frames is None else int(frames)
-        if min(self._width, self._height) < 16 or self._fps <= 0 or (self._frames is not None and self._frames < 1):
+        if (
+            min(self._width, self._height) < 16
+            or self._fps <= 0
+            or (self._frames is not None and self._frames < 1)
+        ):
             raise ValueError("width and height must be at least 16, fps above 0, frames at least 1")
         x = np.linspace(40, 200, self._width, dtype=np.float32)
         y = np.linspace(0, 50, self._height, dtype=np.float32)
@@ -54,7 +58,14 @@ class Synthetic(NewestFrame):
         left = handle.shown * 7 % max(1, self._width - side)
         top = (self._height - side) // 2
         cv2.rectangle(image, (left, top), (left + side, top + side), (60, 160, 240), -1)
-        cv2.putText(image, str(handle.shown), (8, self._height - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255))
+        cv2.putText(
+            image,
+            str(handle.shown),
+            (8, self._height - 8),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.6,
+            (255, 255, 255),
+        )
         handle.shown += 1
         return image
 

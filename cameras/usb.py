@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import cv2
 import numpy.typing as npt
 
-from cameras import CameraError
-from cameras.newest import NewestFrame
+from flawline.cameras import CameraError
+from flawline.cameras.live import NewestFrame
 
 
 class Usb(NewestFrame):
@@ -16,7 +16,9 @@ class Usb(NewestFrame):
 
     untested: ClassVar[str | None] = "on a real camera"
 
-    def __init__(self, path: str, width: str | None = None, height: str | None = None, fps: str | None = None) -> None:
+    def __init__(
+        self, path: str, width: str | None = None, height: str | None = None, fps: str | None = None
+    ) -> None:
         self._device: int | str = int(path) if path.isdecimal() else path
         wanted = (
             (cv2.CAP_PROP_FRAME_WIDTH, width),

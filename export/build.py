@@ -12,43 +12,49 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cameras import CameraError
-from export.engines import add_plan_arguments, prepare_engine
-from export.verify import ExportError
-from runtime.bundle import MODELS, OUTPUTS, Bundle, BundleError, read_bundle
-from runtime.console import say
-from runtime.engine import EngineError
-from runtime.threshold import CalibrationError
-from train import METHODS, TrainError, require_extra
-from train.layouts import DataError
+from flawline.cameras import CameraError
+from flawline.export.machine import add_plan_arguments, prepare_engine
+from flawline.export.parity import ExportError
+from flawline.runtime.bundle import MODELS, OUTPUTS, Bundle, BundleError, read_bundle
+from flawline.runtime.console import say
+from flawline.runtime.engines import EngineError
+from flawline.runtime.threshold import CalibrationError
+from flawline.train import METHODS, TrainError, require_extra
+from flawline.train.data.layouts import DataError
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def make_bundle(args: argparse.Namespace, command: Sequence[str]) -> Bundle:
     """Train where no checkpoint is given, then pack."""
-    from export.pack import Order, pack
-    from train.method import load_checkpoint
+    from flawline.export.assemble import Order, pack
+    from flawline.train.method import load_checkpoint
 
     if args.method not in METHODS:
         raise TrainError(f"method {args.method!r} is unknown; known: {', '.join(METHODS)}")
     method, provenance, training = load_checkpoint(args.checkpoint or _train(args))
     if training is not None:
-        raise TrainError(f"checkpoint {args.checkpoint} is of a run that was not finished; repeat train.fit to go on")
+        raise TrainError(
+            f"checkpoint {args.checkpoint} is of a run that was not finished; repeat train.fit to go on"
+        )
     if method.name != args.method:
-        raise TrainError(f"checkpoint {args.checkpoint} holds {method.name}; pass --method {method.name}")
+        raise TrainError(
+            f"checkpoint {args.checkpoint} holds {method.name}; pass --method {method.name}"
+        )
     args.data = args.data or Path(provenance["data"])
     out = args.out or Path("bundles") / f"{method.name}-{args.data.name}"
     outputs = OUTPUTS[: OUTPUTS.index(args.outputs) + 1]
-    order = Order(args.false_alarm_rate, args.parity_images, outputs, 1 if args.static_batch else None)
+    order = Order(
+        args.false_alarm_rate, args.parity_images, outputs, 1 if args.static_batch else None
+    )
     return pack(method, provenance, args.data, out, order, command)
 
 
 def _train(args: argparse.Namespace) -> Path:
     """No checkpoint was given: train one, on the given data or on the demo data."""
-    from train.demo import write_demo
-    from train.fit import fit_from_arguments
-    from train.progress import Bars
+    from flawline.train.data.demo import write_demo
+    from flawline.train.fit import fit_from_arguments
+    from flawline.train.progress import Bars
 
     if args.data is None:
         demo = Path("demo/data")
@@ -72,31 +78,54 @@ def _complete(bundle: Bundle, args: argparse.Namespace) -> Bundle:
     if wanted not in MODELS or wanted in bundle.precisions:
         return bundle
     require_extra("flawline-build", "onnx", "tqdm")
-    from export.precision import add_precision
+    from flawline.export.scoring import add_precision
 
     try:
         return add_precision(bundle, wanted, args.data, args.parity_images)
     except ExportError as error:
         if args.precision:
             raise
-        say(f"note: the bundle gets no FP16 graph ({error}); on a GPU build its plan with --precision fp32")
+        say(
+            f"note: the bundle gets no FP16 graph ({error}); on a GPU build its plan with --precision fp32"
+        )
         return bundle
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flawline-build", description="Export a detector to a bundle and its engine.")
-    parser.add_argument("--method", default="simplenet", help=f"one of {', '.join(METHODS)}")
-    parser.add_argument("--checkpoint", type=Path, help="from train.fit; without it one is trained first")
-    parser.add_argument("--save-checkpoint", type=Path, help="where to keep the one that is trained; default runs/")
-    parser.add_argument("--bundle", type=Path, help="work on this bundle: only --precision and --engine are done")
-    parser.add_argument("--data", type=Path, help="the images: good ones set the threshold, test ones prove parity")
-    parser.add_argument("--out", type=Path, help="the bundle to write; default bundles/METHOD-DATA")
-    parser.add_argument("--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01")
-    parser.add_argument("--parity-images", type=int, default=200, help="test images to prove; default %(default)s")
-    parser.add_argument(
-        "--outputs", choices=OUTPUTS, default="map", help="score: leave out the map, its upsampling and its blur"
+    parser = argparse.ArgumentParser(
+        prog="flawline-build", description="Export a detector to a bundle and its engine."
     )
-    parser.add_argument("--static-batch", action="store_true", help="one image a call, for compilers that want shapes")
+    parser.add_argument("--method", default="simplenet", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="from train.fit; without it one is trained first"
+    )
+    parser.add_argument(
+        "--save-checkpoint", type=Path, help="where to keep the one that is trained; default runs/"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, help="work on this bundle: only --precision and --engine are done"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="the images: good ones set the threshold, test ones prove parity"
+    )
+    parser.add_argument("--out", type=Path, help="the bundle to write; default bundles/METHOD-DATA")
+    parser.add_argument(
+        "--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01"
+    )
+    parser.add_argument(
+        "--parity-images", type=int, default=200, help="test images to prove; default %(default)s"
+    )
+    parser.add_argument(
+        "--outputs",
+        choices=OUTPUTS,
+        default="map",
+        help="score: leave out the map, its upsampling and its blur",
+    )
+    parser.add_argument(
+        "--static-batch",
+        action="store_true",
+        help="one image a call, for compilers that want shapes",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -113,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--bundle" not in " ".join(words).replace("=", " ").split():
         # Without a bundle one is made, which takes torch; its flags are those of training.
         require_extra("flawline-build")
-        from train.fit import add_training_arguments
+        from flawline.train.fit import add_training_arguments
 
         add_training_arguments(parser)
     args = parser.parse_args(words)
@@ -123,15 +152,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         bundle = read_bundle(args.bundle) if args.bundle else make_bundle(args, words)
         bundle = _complete(bundle, args)
         prepare_engine(bundle, args)
-    except (BundleError, CameraError, CalibrationError, DataError, EngineError, ExportError, TrainError) as error:
+    except (
+        BundleError,
+        CameraError,
+        CalibrationError,
+        DataError,
+        EngineError,
+        ExportError,
+        TrainError,
+    ) as error:
         say(f"flawline-build: {error}")
         return 2
     except KeyboardInterrupt:
-        say("interrupted; what is not finished was not written, training goes on from the last saved step")
+        say(
+            "interrupted; what is not finished was not written, training goes on from the last saved step"
+        )
         return 130
     data = args.data or Path(bundle.manifest.provenance["data"])
     camera = data / "test" if (data / "test").is_dir() else data
-    say(f"bundle {bundle.path}; run it: python runtime/infer_stream.py --bundle {bundle.path} --camera {camera}")
+    say(
+        f"bundle {bundle.path}; run it: python runtime/infer_stream.py --bundle {bundle.path} --camera {camera}"
+    )
     return 0
 
 

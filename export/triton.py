@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.verify import ExportError
-from runtime.bundle import Bundle, BundleError, read_bundle
+from flawline.export.parity import ExportError
+from flawline.runtime.bundle import Bundle, BundleError, read_bundle
 
 CONFIG, WARM_UP = "config.pbtxt", "image"
 # engine -> what Triton calls it, and its file's name
@@ -52,10 +52,14 @@ def write_repository(
     any other is refused. Raises ExportError or BundleError.
     """
     if not NAME.fullmatch(name):
-        raise ExportError(f"a model cannot be called {name!r}; pass --name with letters, digits, '_', '-' and '.'")
+        raise ExportError(
+            f"a model cannot be called {name!r}; pass --name with letters, digits, '_', '-' and '.'"
+        )
     folder = out / name
     if folder.exists() and not _is_ours(folder):
-        raise ExportError(f"{folder} exists and was not written by this command; choose another --out or --name")
+        raise ExportError(
+            f"{folder} exists and was not written by this command; choose another --out or --name"
+        )
     source = _model(bundle, engine, precision, plan)
     max_batch = _batch(bundle.model(precision), max_batch)
     config = config_text(bundle, name, engine, precision, max_batch, queue_us, instances)
@@ -103,7 +107,9 @@ def _exchange(new: Path, folder: Path, old: Path) -> None:
 def _model(bundle: Bundle, engine: str, precision: str, plan: Path | None) -> Path:
     if engine == "onnxruntime":
         if plan is not None:
-            raise ExportError("--plan is for --engine tensorrt; leave it out, the bundle has the ONNX file")
+            raise ExportError(
+                "--plan is for --engine tensorrt; leave it out, the bundle has the ONNX file"
+            )
         return bundle.model(precision)
     if plan is None:
         raise ExportError(
@@ -111,7 +117,9 @@ def _model(bundle: Bundle, engine: str, precision: str, plan: Path | None) -> Pa
             f"python -m export.build --bundle {bundle.path} --engine tensorrt, which puts it into the bundle's engines/"
         )
     if not plan.is_file():
-        raise ExportError(f"plan {plan}: there is no such file; build it on the server's GPU, then pass it as --plan")
+        raise ExportError(
+            f"plan {plan}: there is no such file; build it on the server's GPU, then pass it as --plan"
+        )
     return plan
 
 
@@ -122,12 +130,20 @@ def _batch(model: Path, wanted: int | None) -> int:
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     dynamic = not isinstance(session.get_inputs()[0].shape[0], int)
     if wanted and not dynamic:
-        raise ExportError(f"{model} takes one image a call; pass --max-batch 0, or build it without --static-batch")
+        raise ExportError(
+            f"{model} takes one image a call; pass --max-batch 0, or build it without --static-batch"
+        )
     return (8 if dynamic else 0) if wanted is None else wanted
 
 
 def config_text(
-    bundle: Bundle, name: str, engine: str, precision: str, max_batch: int, queue_us: int, instances: int
+    bundle: Bundle,
+    name: str,
+    engine: str,
+    precision: str,
+    max_batch: int,
+    queue_us: int,
+    instances: int,
 ) -> str:
     """config.pbtxt: Triton's ModelConfig as protobuf text. `max_batch` 0 is one image a request, without batching."""
     if max_batch < 0 or queue_us < 0 or instances < 1:
@@ -142,7 +158,11 @@ def config_text(
         f"{'    reshape: { shape: [ ] }' + chr(10) if o == 'score' and max_batch else ''}  }}"
         for o in bundle.manifest.outputs
     )
-    batching = f"dynamic_batching {{\n  max_queue_delay_microseconds: {queue_us}\n}}\n" if max_batch else ""
+    batching = (
+        f"dynamic_batching {{\n  max_queue_delay_microseconds: {queue_us}\n}}\n"
+        if max_batch
+        else ""
+    )
     parameters = "".join(
         f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}\n"
         for key, value in _parameters(bundle, precision).items()
@@ -204,16 +224,30 @@ def _text(value: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m export.triton", description="A bundle for Triton.")
+    parser = argparse.ArgumentParser(
+        prog="python -m export.triton", description="A bundle for Triton."
+    )
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("model_repository"), help="default %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=Path("model_repository"), help="default %(default)s"
+    )
     parser.add_argument("--name", help="of the model; default the bundle's folder")
-    parser.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="default %(default)s")
-    parser.add_argument("--precision", default="fp32", help="which graph of the bundle; default %(default)s")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="onnxruntime", help="default %(default)s"
+    )
+    parser.add_argument(
+        "--precision", default="fp32", help="which graph of the bundle; default %(default)s"
+    )
     parser.add_argument("--plan", type=Path, help="what TensorRT built, for --engine tensorrt")
-    parser.add_argument("--max-batch", type=int, help="0: none; default 8, or 0 where the graph takes one image")
-    parser.add_argument("--queue-us", type=int, default=500, help="wait for a batch so long; default %(default)s")
-    parser.add_argument("--instances", type=int, default=1, help="of the model on each device; default %(default)s")
+    parser.add_argument(
+        "--max-batch", type=int, help="0: none; default 8, or 0 where the graph takes one image"
+    )
+    parser.add_argument(
+        "--queue-us", type=int, default=500, help="wait for a batch so long; default %(default)s"
+    )
+    parser.add_argument(
+        "--instances", type=int, default=1, help="of the model on each device; default %(default)s"
+    )
     args = parser.parse_args(argv)
     try:
         bundle = read_bundle(args.bundle)
@@ -224,7 +258,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BundleError, ExportError) as error:
         print(f"export.triton: {error}", file=sys.stderr)
         return 2
-    print(f"{folder}; serve it: tritonserver --model-repository {args.out.resolve()}", file=sys.stderr)
+    print(
+        f"{folder}; serve it: tritonserver --model-repository {args.out.resolve()}", file=sys.stderr
+    )
     return 0
 
 

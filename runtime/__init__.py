@@ -1,3 +1,1 @@
 """The edge half: reads a bundle, runs its engine, judges frames. Standard library, numpy, OpenCV; never torch."""
-
-__version__ = "0.1.0"

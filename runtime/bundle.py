@@ -29,10 +29,15 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from runtime.image import Geometry, Image, Map
+from flawline.runtime.image import Geometry, Image, Map
 
 SCHEMA = 1
-GOLDEN, MANIFEST, CALIBRATION, ENGINE_CACHE = "golden.npz", "manifest.json", "calibration.json", "engines"
+GOLDEN, MANIFEST, CALIBRATION, ENGINE_CACHE = (
+    "golden.npz",
+    "manifest.json",
+    "calibration.json",
+    "engines",
+)
 # precision that is written into the graph -> its file
 MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 
@@ -143,8 +148,14 @@ class Bundle:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             _refuse(self.path, f"{GOLDEN} cannot be read ({error})")
         size = (self.manifest.geometry.height, self.manifest.geometry.width)
-        if golden.images.shape[1:] != (*size, 3) or golden.maps.shape[1:] != self.map_size or not len(golden.images):
-            _refuse(self.path, f"{GOLDEN} does not fit the manifest's input size {size[0]}x{size[1]}")
+        if (
+            golden.images.shape[1:] != (*size, 3)
+            or golden.maps.shape[1:] != self.map_size
+            or not len(golden.images)
+        ):
+            _refuse(
+                self.path, f"{GOLDEN} does not fit the manifest's input size {size[0]}x{size[1]}"
+            )
         return golden
 
 
@@ -160,13 +171,19 @@ def read_bundle(path: str | Path) -> Bundle:
         except OSError as error:
             _refuse(path, f"{name} cannot be read ({error.strerror})")
         if actual != expected:
-            _refuse(path, f"{name} is not the file that was built (its sha256 differs from {MANIFEST})")
+            _refuse(
+                path, f"{name} is not the file that was built (its sha256 differs from {MANIFEST})"
+            )
     calibration = _calibration_from_json(path, _read_json(path, CALIBRATION))
     return Bundle(path, manifest, calibration, files)
 
 
 def write_bundle(
-    path: str | Path, manifest: Manifest, calibration: Calibration, models: Mapping[str, bytes], golden: Golden
+    path: str | Path,
+    manifest: Manifest,
+    calibration: Calibration,
+    models: Mapping[str, bytes],
+    golden: Golden,
 ) -> Bundle:
     """Write a whole bundle beside `path`, then move it there, so that no reader ever sees half a bundle.
 
@@ -185,7 +202,9 @@ def write_bundle(
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise BundleError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
+        raise BundleError(
+            f"{path} cannot be written ({error.strerror}); choose another --out"
+        ) from error
     staging = work / "new"
     try:
         staging.mkdir()
@@ -203,7 +222,9 @@ def write_bundle(
         ) from error
     finally:
         if old is not None and not path.exists():
-            os.replace(old, path)  # whatever stopped the exchange: the bundle that was there comes back
+            os.replace(
+                old, path
+            )  # whatever stopped the exchange: the bundle that was there comes back
         shutil.rmtree(work, ignore_errors=True)
     return read_bundle(path)
 
@@ -251,7 +272,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 def _manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     content = asdict(manifest)
     content.update(
-        schema=SCHEMA, geometry=manifest.geometry.to_json(), provenance=dict(manifest.provenance), files=dict(files)
+        schema=SCHEMA,
+        geometry=manifest.geometry.to_json(),
+        provenance=dict(manifest.provenance),
+        files=dict(files),
     )
     return _to_json(content)
 
@@ -273,7 +297,9 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         _refuse(path, f"{name} is not a JSON object")
     if content.get("schema") != SCHEMA or isinstance(content["schema"], bool):
-        _refuse(path, f"{name} has schema {content.get('schema')!r}, this version reads schema {SCHEMA}")
+        _refuse(
+            path, f"{name} has schema {content.get('schema')!r}, this version reads schema {SCHEMA}"
+        )
     return content
 
 
@@ -284,7 +310,9 @@ def _manifest_from_json(path: Path, content: dict[str, Any]) -> tuple[Manifest, 
         if not isinstance(files.get(name), str):
             _refuse(path, f"{MANIFEST} names no sha256 for {name}")
     if unknown := sorted(set(files) - {*MODELS.values(), GOLDEN}):
-        _refuse(path, f"{MANIFEST} names files that this version does not know: {', '.join(unknown)}")
+        _refuse(
+            path, f"{MANIFEST} names files that this version does not know: {', '.join(unknown)}"
+        )
     fields = take("geometry", dict)
     try:
         if any(isinstance(v, float) for v in fields.values()):
@@ -309,7 +337,10 @@ def _manifest_from_json(path: Path, content: dict[str, Any]) -> tuple[Manifest, 
     if not all(isinstance(value, str) and value for value in manifest.fp32_islands):
         _refuse(path, f"{MANIFEST}: fp32_islands holds values that are not node names")
     if manifest.outputs not in (OUTPUTS, OUTPUTS[:1]):
-        _refuse(path, f"{MANIFEST}: outputs is {list(manifest.outputs)}, not {list(OUTPUTS)} or {list(OUTPUTS[:1])}")
+        _refuse(
+            path,
+            f"{MANIFEST}: outputs is {list(manifest.outputs)}, not {list(OUTPUTS)} or {list(OUTPUTS[:1])}",
+        )
     take.refuse_rest()
     if manifest.score_tolerance <= 0 or manifest.map_tolerance <= 0:
         _refuse(path, f"{MANIFEST}: a tolerance is not above 0")
@@ -326,7 +357,9 @@ def _spread_from_json(path: Path, name: str, content: dict[str, Any]) -> Spread:
 def _calibration_from_json(path: Path, content: dict[str, Any]) -> Calibration:
     take = _Taker(path, CALIBRATION, content)
     interval = take("interval", list)
-    numbers = [float(x) for x in interval if isinstance(x, (int, float)) and not isinstance(x, bool)]
+    numbers = [
+        float(x) for x in interval if isinstance(x, (int, float)) and not isinstance(x, bool)
+    ]
     if len(interval) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] <= 1:
         _refuse(path, f"{CALIBRATION}: interval is not a pair of rising numbers from 0 to 1")
     calibration = Calibration(
@@ -349,7 +382,11 @@ class _Taker:
     """Takes typed values out of a JSON object, then refuses what nobody took."""
 
     def __init__(self, path: Path, name: str, content: dict[str, Any]) -> None:
-        self.path, self.name, self.content = path, name, {k: v for k, v in content.items() if k != "schema"}
+        self.path, self.name, self.content = (
+            path,
+            name,
+            {k: v for k, v in content.items() if k != "schema"},
+        )
 
     def __call__(self, key: str, kind: Callable[..., Any]) -> Any:
         if key not in self.content:
@@ -357,14 +394,22 @@ class _Taker:
         value = self.content.pop(key)
         accepted = (int, float) if kind is float else kind
         if isinstance(value, bool) or not isinstance(value, accepted):  # type: ignore[arg-type]
-            _refuse(self.path, f"{self.name}: {key} is {value!r}, not of type {getattr(kind, '__name__', kind)}")
-        if kind is float and not abs(value) < 1e300:  # also NaN; a larger integer would not fit a float
+            _refuse(
+                self.path,
+                f"{self.name}: {key} is {value!r}, not of type {getattr(kind, '__name__', kind)}",
+            )
+        if (
+            kind is float and not abs(value) < 1e300
+        ):  # also NaN; a larger integer would not fit a float
             _refuse(self.path, f"{self.name}: {key} is not finite")
         return float(value) if kind is float else value
 
     def refuse_rest(self) -> None:
         if self.content:
-            _refuse(self.path, f"{self.name}: this version does not know {', '.join(sorted(self.content))}")
+            _refuse(
+                self.path,
+                f"{self.name}: this version does not know {', '.join(sorted(self.content))}",
+            )
 
 
 def _refuse(path: Path, why: str) -> NoReturn:

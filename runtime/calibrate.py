@@ -17,24 +17,28 @@ from pathlib import Path
 
 import numpy as np
 
-from cameras import CameraError, open_camera
-from runtime.bundle import BundleError, read_bundle, write_calibration
-from runtime.console import say
-from runtime.detector import Detector
-from runtime.engine import EngineError, add_engine_arguments, options_from
-from runtime.threshold import CalibrationError, calibrate, describe
+from flawline.cameras import CameraError, open_camera
+from flawline.runtime.bundle import BundleError, read_bundle, write_calibration
+from flawline.runtime.console import say
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import EngineError, add_engine_arguments, options_from
+from flawline.runtime.threshold import CalibrationError, calibrate, describe
 
 SHOWN = 3  # of the highest scores: where a bad part among the good ones would be
 
 
-def score_frames(detector: Detector, uri: str, max_frames: int | None) -> tuple[list[str], list[float]]:
+def score_frames(
+    detector: Detector, uri: str, max_frames: int | None
+) -> tuple[list[str], list[float]]:
     """Sources and scores of a camera's frames. A frame without a picture or a finite score ends it with an error:
     a threshold from part of the images would promise what it cannot hold."""
     sources, scores = [], []
     camera = open_camera(uri)
     if camera.live and max_frames is None:
         camera.close()
-        raise CameraError(f"camera {uri}: is live and does not end; say how many frames with --max-frames 300")
+        raise CameraError(
+            f"camera {uri}: is live and does not end; say how many frames with --max-frames 300"
+        )
     try:
         for frame in islice(camera, max_frames):
             if frame.image is None:
@@ -72,13 +76,23 @@ def _recalibrate(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="flawline-calibrate", description="Set the threshold from good parts.")
+    parser = argparse.ArgumentParser(
+        prog="flawline-calibrate", description="Set the threshold from good parts."
+    )
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--camera", "--images", required=True, help="a camera or folder that shows good parts only")
-    parser.add_argument("--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01")
-    parser.add_argument("--max-frames", type=int, help="stop after so many frames; a live camera needs it")
+    parser.add_argument(
+        "--camera", "--images", required=True, help="a camera or folder that shows good parts only"
+    )
+    parser.add_argument(
+        "--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01"
+    )
+    parser.add_argument(
+        "--max-frames", type=int, help="stop after so many frames; a live camera needs it"
+    )
     add_engine_arguments(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the threshold, change nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the threshold, change nothing"
+    )
     args = parser.parse_args(argv)
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
@@ -88,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"flawline-calibrate: {error}")
         return 2
     except OSError as error:
-        say(f"flawline-calibrate: {args.bundle} cannot be written ({error.strerror}); check its permissions")
+        say(
+            f"flawline-calibrate: {args.bundle} cannot be written ({error.strerror}); check its permissions"
+        )
         return 2
     except KeyboardInterrupt:
         say("interrupted; the threshold is as it was")

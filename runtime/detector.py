@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import Bundle
-from runtime.engine import EngineOptions, open_engine
-from runtime.image import Image, Map, overlay, prepare, to_source
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.engines import EngineOptions, open_engine
+from flawline.runtime.image import Image, Map, overlay, prepare, to_source
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Verdict:
 class Detector:
     """A bundle with an engine opened and proven for it. Use as a context manager, or close it."""
 
-    def __init__(self, bundle: Bundle, engine: str = "auto", options: EngineOptions | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: str = "auto", options: EngineOptions | None = None
+    ) -> None:
         self.bundle = bundle
         self.engine = open_engine(bundle, engine, options)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 
-from runtime import __version__
+from flawline import __version__
 
 OPENCV_WHEELS = (
     "opencv-python-headless",
@@ -21,7 +21,11 @@ OPENCV_WHEELS = (
 
 def versions() -> dict[str, str]:
     """Of Flawline, Python and the packages that decide about numbers, where they are installed."""
-    found = {"flawline": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    found = {
+        "flawline": __version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
     for name in ("numpy", "onnxruntime", "openvino", "torch", "onnx", *OPENCV_WHEELS):
         if (installed := _version(name)) is not None:
             found[name] = installed
@@ -61,5 +65,8 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+    name = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        "unknown CPU",
+    )
     return f"{name}, {os.cpu_count()} threads"

@@ -42,7 +42,9 @@ class Geometry:
         if (self.kind == "shorter-crop") != (self.shorter is not None):
             raise ValueError("`shorter` goes with geometry shorter-crop, and only with it")
         if self.shorter is not None and self.shorter < max(self.height, self.width):
-            raise ValueError(f"shorter side {self.shorter} is smaller than the crop {self.height}x{self.width}")
+            raise ValueError(
+                f"shorter side {self.shorter} is smaller than the crop {self.height}x{self.width}"
+            )
 
     def place(self, height: int, width: int) -> tuple[int, int, int, int]:
         """(scaled height, scaled width, top, left): input[y, x] = scaled[y + top, x + left]; negative top is a bar."""
@@ -52,12 +54,22 @@ class Geometry:
             scale = min(self.height / height, self.width / width)
             scaled_h = min(self.height, max(1, round(height * scale)))
             scaled_w = min(self.width, max(1, round(width * scale)))
-            return scaled_h, scaled_w, -((self.height - scaled_h) // 2), -((self.width - scaled_w) // 2)
+            return (
+                scaled_h,
+                scaled_w,
+                -((self.height - scaled_h) // 2),
+                -((self.width - scaled_w) // 2),
+            )
         assert self.shorter is not None
         # torchvision's Resize truncates the longer side; its CenterCrop rounds the offset.
         scaled_h = self.shorter if height <= width else int(self.shorter * height / width)
         scaled_w = self.shorter if width <= height else int(self.shorter * width / height)
-        return scaled_h, scaled_w, round((scaled_h - self.height) / 2), round((scaled_w - self.width) / 2)
+        return (
+            scaled_h,
+            scaled_w,
+            round((scaled_h - self.height) / 2),
+            round((scaled_w - self.width) / 2),
+        )
 
     def uninspected(self, height: int, width: int) -> str | None:
         """What a source image of this size loses to the crop, in one sentence; None where nothing is lost."""
@@ -82,8 +94,14 @@ def prepare(image: npt.NDArray[Any], geometry: Geometry) -> Image:
     Returns a new array. Raises ValueError for another dtype or shape: turning 16-bit or alpha into 8-bit BGR is a
     decision that the reader of the file takes (`cameras.files.read_image`), never this function.
     """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f"expected uint8 [h, w, 3] or [h, w], got {image.dtype} {list(image.shape)}")
+    if (
+        image.dtype != np.uint8
+        or image.ndim not in (2, 3)
+        or (image.ndim == 3 and image.shape[2] != 3)
+    ):
+        raise ValueError(
+            f"expected uint8 [h, w, 3] or [h, w], got {image.dtype} {list(image.shape)}"
+        )
     if 0 in image.shape:
         raise ValueError(f"the image is empty: {list(image.shape)}")
     scaled_h, scaled_w, top, left = geometry.place(*image.shape[:2])
@@ -126,7 +144,9 @@ def resize(image: Image, height: int, width: int) -> Image:
 def prepare_mask(mask: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.bool_]:
     """A ground-truth mask [h, w] (any non-zero is defect) in the model's input frame: bool [height, width], nearest."""
     scaled_h, scaled_w, top, left = geometry.place(*mask.shape[:2])
-    scaled = cv2.resize((mask > 0).astype(np.uint8), (scaled_w, scaled_h), interpolation=cv2.INTER_NEAREST_EXACT)
+    scaled = cv2.resize(
+        (mask > 0).astype(np.uint8), (scaled_w, scaled_h), interpolation=cv2.INTER_NEAREST_EXACT
+    )
     out = np.zeros((geometry.height, geometry.width), bool)
     if geometry.kind == "letterbox":
         out[-top : scaled_h - top, -left : scaled_w - left] = scaled > 0
@@ -135,7 +155,9 @@ def prepare_mask(mask: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.b
     return out
 
 
-def to_source(values: Map, geometry: Geometry, height: int, width: int, outside: float = np.nan) -> Map:
+def to_source(
+    values: Map, geometry: Geometry, height: int, width: int, outside: float = np.nan
+) -> Map:
     """The inverse of `prepare` for an anomaly map: float32 [geometry] to [height, width] of the source image.
 
     Where a crop looked at nothing the result is `outside`.
@@ -155,7 +177,9 @@ def to_source(values: Map, geometry: Geometry, height: int, width: int, outside:
 
 
 def _stretch(values: Map, height: int, width: int) -> Map:
-    return np.asarray(cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    return np.asarray(
+        cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
 
 
 def overlay(image: Image, heat: Map) -> Image:

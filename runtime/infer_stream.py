@@ -6,35 +6,36 @@ python -m runtime.infer_stream --bundle B --camera /data/images --save judged/ -
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __package__ in (None, ""):
-    # Run as a script: Python put runtime/ first on the path, which hides the packages beside it.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import argparse
 import json
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import cv2
 import numpy as np
 
-from cameras import CAMERAS, Camera, CameraError, Frame, open_camera
-from cameras.newest import NewestFrame
-from runtime.bundle import BundleError, read_bundle
-from runtime.console import say
-from runtime.detector import Detector, Verdict
-from runtime.engine import ENGINES, EngineError, add_engine_arguments, missing, options_from
-from runtime.environment import opencv_conflict, quiet_opencv
+from flawline.cameras import CAMERAS, Camera, CameraError, Frame, open_camera
+from flawline.cameras.live import NewestFrame
+from flawline.runtime.bundle import BundleError, read_bundle
+from flawline.runtime.console import say
+from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.engines import (
+    ENGINES,
+    EngineError,
+    add_engine_arguments,
+    missing,
+    options_from,
+)
+from flawline.runtime.environment import opencv_conflict, quiet_opencv
 
 FPS_WINDOW = 30  # frames that the running FPS is taken over
 LATENCY_WINDOW = 10_000  # frames that the percentiles are taken over: a run may last for years
@@ -78,7 +79,9 @@ def record(frame: Frame, verdict: Verdict | None, threshold: float, fps: float) 
         "score": _finite(verdict.score, 6) if verdict else None,
         "threshold": threshold,
         "verdict": "anomalous" if verdict is None or verdict.anomalous else "good",
-        "milliseconds": {k: round(v, 3) for k, v in verdict.milliseconds.items()} if verdict else {},
+        "milliseconds": {k: round(v, 3) for k, v in verdict.milliseconds.items()}
+        if verdict
+        else {},
         "fps": round(fps, 2),
     }
     if reason := frame.fault if verdict is None else verdict.reason:
@@ -99,13 +102,20 @@ def run(
     for frame in _until(camera, stop, max_frames):
         start = time.perf_counter()
         verdict = None if frame.image is None else detector(frame.image)
-        fps = tally.add(verdict is None or verdict.anomalous, 1e3 * (time.perf_counter() - start) if verdict else None)
+        fps = tally.add(
+            verdict is None or verdict.anomalous,
+            1e3 * (time.perf_counter() - start) if verdict else None,
+        )
         if frame.image is not None and (size := frame.image.shape[:2]) not in sizes:
             sizes.add(size)
             if lost := detector.bundle.manifest.geometry.uninspected(*size):
                 say(f"note: {lost}")
         print(json.dumps(record(frame, verdict, threshold, fps), allow_nan=False), flush=True)
-        if save is not None and verdict is not None and (why := _save_overlay(detector, frame, verdict, save)):
+        if (
+            save is not None
+            and verdict is not None
+            and (why := _save_overlay(detector, frame, verdict, save))
+        ):
             say(f"{why}; inspection goes on")
 
 
@@ -154,13 +164,21 @@ def _finite(value: float, digits: int = 3) -> float | None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="flawline-stream", description="Judge every frame of a camera.")
+    parser = argparse.ArgumentParser(
+        prog="flawline-stream", description="Judge every frame of a camera."
+    )
     parser.add_argument("--bundle", type=Path, help="the folder that export.build wrote")
-    parser.add_argument("--camera", help="a folder, an image, a video, usb://0, synthetic://?fps=25&frames=100")
+    parser.add_argument(
+        "--camera", help="a folder, an image, a video, usb://0, synthetic://?fps=25&frames=100"
+    )
     add_engine_arguments(parser)
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write an overlay of every frame there")
+    parser.add_argument(
+        "--save", type=Path, metavar="DIR", help="write an overlay of every frame there"
+    )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
-    parser.add_argument("--list", action="store_true", help="name the engines and cameras, and what is missing")
+    parser.add_argument(
+        "--list", action="store_true", help="name the engines and cameras, and what is missing"
+    )
     args = parser.parse_args(argv)
     if not args.list and (args.bundle is None or args.camera is None):
         parser.error("--bundle and --camera are needed (or --list)")
@@ -174,14 +192,18 @@ def _stream(args: argparse.Namespace) -> None:
         try:
             args.save.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CameraError(f"--save {args.save}: cannot be made ({error.strerror}); choose another") from error
+            raise CameraError(
+                f"--save {args.save}: cannot be made ({error.strerror}); choose another"
+            ) from error
     bundle = read_bundle(args.bundle)
     if args.save is not None and bundle.map_size == (0, 0):
         raise BundleError(
             f"bundle {args.bundle} gives no maps to paint; leave --save out, or build it with --outputs map"
         )
     with Detector(bundle, args.engine, options_from(args)) as detector:
-        say(f"engine {detector.engine.description}, self-test passed, threshold {bundle.calibration.threshold:.6g}")
+        say(
+            f"engine {detector.engine.description}, self-test passed, threshold {bundle.calibration.threshold:.6g}"
+        )
         camera = open_camera(args.camera)
         stop = threading.Event()
 
@@ -197,7 +219,9 @@ def _stream(args: argparse.Namespace) -> None:
         finally:
             # Also where the camera was lost: what was judged until then is told.
             camera.close()
-            print(json.dumps({"summary": tally.summary(camera.dropped)}, allow_nan=False), flush=True)
+            print(
+                json.dumps({"summary": tally.summary(camera.dropped)}, allow_nan=False), flush=True
+            )
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -219,7 +243,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our lines went away (such as `| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        say(f"flawline-stream: the lines cannot be written ({error.strerror}); free the disk or choose another output")
+        say(
+            f"flawline-stream: the lines cannot be written ({error.strerror}); free the disk or choose another output"
+        )
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import Calibration
+from flawline.runtime.bundle import Calibration
 
 CONFIDENCE = 0.95
 DEFAULT_RATE = 0.01
@@ -30,11 +30,15 @@ def calibrate(scores: npt.NDArray[Any], rate: float | None = None) -> Calibratio
     """
     n = len(scores)
     if not n or not np.isfinite(scores).all():
-        raise CalibrationError(f"{n} good scores, not all finite: no threshold can be set; check images and model")
+        raise CalibrationError(
+            f"{n} good scores, not all finite: no threshold can be set; check images and model"
+        )
     smallest = 1 / (n + 1)
     wanted = max(DEFAULT_RATE, smallest) if rate is None else rate
     if not 0 < wanted < 1:
-        raise CalibrationError(f"false-alarm rate {wanted:g} is not between 0 and 1; give 0.01 for 1 %")
+        raise CalibrationError(
+            f"false-alarm rate {wanted:g} is not between 0 and 1; give 0.01 for 1 %"
+        )
     # 1 - smallest is inexact: without the small step back, ceil would ask for one image more than there is.
     rank = math.ceil((n + 1) * (1 - wanted) - 1e-9)
     if rank > n:
@@ -43,7 +47,10 @@ def calibrate(scores: npt.NDArray[Any], rate: float | None = None) -> Calibratio
             f"give more, or --false-alarm-rate {math.ceil(1e4 * smallest) / 1e4:g}"
         )
     tail = (1 - CONFIDENCE) / 2
-    interval = (beta_quantile(tail, n + 1 - rank, rank), beta_quantile(1 - tail, n + 1 - rank, rank))
+    interval = (
+        beta_quantile(tail, n + 1 - rank, rank),
+        beta_quantile(1 - tail, n + 1 - rank, rank),
+    )
     return Calibration(_above(np.sort(scores), max(rank, 1)), wanted, interval, CONFIDENCE, n)
 
 
@@ -75,11 +82,16 @@ def _above(ascending: npt.NDArray[Any], rank: int) -> float:
 def beta_quantile(probability: float, a: int, b: int) -> float:
     """Quantile of Beta(a, b) for whole a, b, by bisection on its binomial tail."""
     n = a + b - 1
-    log_choose = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(a, n + 1)]
+    log_choose = [
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(a, n + 1)
+    ]
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
         log_p, log_q = math.log(middle), math.log1p(-middle)
-        tail = sum(math.exp(c + i * log_p + (n - i) * log_q) for i, c in zip(range(a, n + 1), log_choose, strict=True))
+        tail = sum(
+            math.exp(c + i * log_p + (n - i) * log_q)
+            for i, c in zip(range(a, n + 1), log_choose, strict=True)
+        )
         low, high = (middle, high) if tail < probability else (low, middle)
     return (low + high) / 2

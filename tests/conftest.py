@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.bundle import Bundle, Calibration, Golden, Manifest, Spread, write_bundle
-from runtime.image import Geometry
+from flawline.runtime.bundle import Bundle, Calibration, Golden, Manifest, Spread, write_bundle
+from flawline.runtime.image import Geometry
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 64
@@ -40,7 +40,10 @@ def shared(*parts: str) -> Path:
 def photo() -> np.ndarray:
     """A smooth colour picture with edges, uint8 [90, 120, 3], the same in every run."""
     y, x = np.mgrid[0:90, 0:120].astype(np.float32)
-    waves = [127 + 60 * np.sin(x / a + y / b) + 50 * ((x + y) % 40 > 20) for a, b in ((9, 14), (21, 7), (5, 30))]
+    waves = [
+        127 + 60 * np.sin(x / a + y / b) + 50 * ((x + y) % 40 > 20)
+        for a, b in ((9, 14), (21, 7), (5, 30))
+    ]
     return np.clip(np.stack(waves, -1), 0, 255).astype(np.uint8)
 
 

@@ -19,8 +19,13 @@ from onnx import helper
 class RoundingEvaluator:
     def __init__(self, model: bytes) -> None:
         self.proto = onnx.load_model_from_string(model)
-        graph = onnx.shape_inference.infer_shapes(self.proto, check_type=True, strict_mode=True).graph
-        self.types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+        graph = onnx.shape_inference.infer_shapes(
+            self.proto, check_type=True, strict_mode=True
+        ).graph
+        self.types = {
+            v.name: v.type.tensor_type.elem_type
+            for v in (*graph.value_info, *graph.input, *graph.output)
+        }
         self.weights = {t.name: onnx.numpy_helper.to_array(t) for t in self.proto.graph.initializer}
         self.types.update((t.name, t.data_type) for t in self.proto.graph.initializer)
         self.sessions = list(self._sessions())
@@ -31,7 +36,11 @@ class RoundingEvaluator:
         options.intra_op_num_threads = 1
         for node in self.proto.graph.node:
             inputs, outputs = (
-                [helper.make_tensor_value_info(name, self.types[name], None) for name in dict.fromkeys(names) if name]
+                [
+                    helper.make_tensor_value_info(name, self.types[name], None)
+                    for name in dict.fromkeys(names)
+                    if name
+                ]
                 for names in (node.input, node.output)
             )
             alone = helper.make_model(
@@ -39,12 +48,19 @@ class RoundingEvaluator:
                 opset_imports=self.proto.opset_import,
                 ir_version=self.proto.ir_version,
             )
-            yield node, ort.InferenceSession(alone.SerializeToString(), options, ["CPUExecutionProvider"])
+            yield (
+                node,
+                ort.InferenceSession(alone.SerializeToString(), options, ["CPUExecutionProvider"]),
+            )
 
     def __call__(self, **inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
         """Every value of the graph by its name, weights left out."""
         values: dict[str, Any] = dict(inputs)
         for node, session in self.sessions:
-            feeds = {name: values[name] if name in values else self.weights[name] for name in node.input if name}
+            feeds = {
+                name: values[name] if name in values else self.weights[name]
+                for name in node.input
+                if name
+            }
             values.update(zip([o for o in node.output if o], session.run(None, feeds), strict=True))
         return values

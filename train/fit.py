@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train import TrainError, require_extra
+from flawline.train import TrainError, require_extra
 
 require_extra("flawline-train")
 
@@ -16,16 +16,29 @@ from typing import Any
 
 import torch
 
-from cameras import CameraError
-from runtime.console import say
-from runtime.image import GEOMETRIES, Geometry
-from train import METHODS
-from train.augment import choose_product
-from train.backbone import BACKBONES, calibrate_batchnorm, load_weights
-from train.cait import CAITS
-from train.data import DataError, PreparedImages, describe_sizes, hold_out, open_data
-from train.method import Budget, Method, create, load_checkpoint, resolve_method, save_checkpoint
-from train.progress import Bars
+from flawline.cameras import CameraError
+from flawline.runtime.console import say
+from flawline.runtime.image import GEOMETRIES, Geometry
+from flawline.train import METHODS
+from flawline.train.anomalies import choose_product
+from flawline.train.backbones.cait import CAITS
+from flawline.train.backbones.resnet import BACKBONES, calibrate_batchnorm, load_weights
+from flawline.train.data.images import (
+    DataError,
+    PreparedImages,
+    describe_sizes,
+    hold_out,
+    open_data,
+)
+from flawline.train.method import (
+    Budget,
+    Method,
+    create,
+    load_checkpoint,
+    resolve_method,
+    save_checkpoint,
+)
+from flawline.train.progress import Bars
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,14 +54,26 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="imagenet (downloads them), texture (in this package, from formulas alone), random, or a FILE of "
         "torchvision's; default imagenet (demo data: texture)",
     )
-    parser.add_argument("--size", type=int, help="input height and width in pixels; default is the method's")
-    parser.add_argument("--geometry", choices=GEOMETRIES, help="how images become the input; default is the method's")
+    parser.add_argument(
+        "--size", type=int, help="input height and width in pixels; default is the method's"
+    )
+    parser.add_argument(
+        "--geometry",
+        choices=GEOMETRIES,
+        help="how images become the input; default is the method's",
+    )
     parser.add_argument("--steps", type=int, help="optimiser steps in all")
     parser.add_argument("--epochs", type=int, help="passes over the images, instead of --steps")
-    parser.add_argument("--max-minutes", type=float, help="stop after so long; the same command goes on from there")
+    parser.add_argument(
+        "--max-minutes", type=float, help="stop after so long; the same command goes on from there"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bits", type=int, help="bits that carry the picture in 16-bit images, such as 12")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one")
+    parser.add_argument(
+        "--bits", type=int, help="bits that carry the picture in 16-bit images, such as 12"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one"
+    )
     for flag, (kind, meaning, names) in _method_options().items():
         parser.add_argument(flag, type=kind, help=f"{', '.join(names)}: {meaning}")
 
@@ -88,7 +113,9 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
         raise TrainError(f"--out {out}: cannot be written; choose another")
     model, state = _begin(model, args, images, provenance, unfinished)
     device = _device(args.device)
-    say(f"training {method} on {used} good images for {steps} steps on {device} (weights {provenance['weights']})")
+    say(
+        f"training {method} on {used} good images for {steps} steps on {device} (weights {provenance['weights']})"
+    )
     bars = Bars()
     try:
         done = model.to(device).fit(
@@ -106,7 +133,9 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
     provenance["steps"] = str(done)
     save_checkpoint(out, model.cpu(), provenance)
     if done < steps:
-        say(f"stopped by --max-minutes after {done} of {steps} steps; the same command goes on from there")
+        say(
+            f"stopped by --max-minutes after {done} of {steps} steps; the same command goes on from there"
+        )
     else:
         unfinished.unlink(missing_ok=True)
     say(f"checkpoint {out}")
@@ -128,16 +157,23 @@ def _hyperparameters(args: argparse.Namespace, method: str) -> dict[str, Any]:
     if args.steps and args.epochs:
         raise TrainError("--steps and --epochs both say how long to train; give one of them")
     if args.backbone in CAITS and method != "ssnf":
-        raise TrainError(f"backbone {args.backbone} goes with --method ssnf alone; others: {', '.join(BACKBONES)}")
+        raise TrainError(
+            f"backbone {args.backbone} goes with --method ssnf alone; others: {', '.join(BACKBONES)}"
+        )
     hyperparameters = resolve_method(method).defaults(args.backbone)
     for flag, (_, _, names) in _method_options().items():
         if (value := getattr(args, flag.lstrip("-").replace("-", "_"))) is not None:
             if method not in names:
-                raise TrainError(f"{flag} is not of {method}; it goes with --method {' or '.join(names)}")
+                raise TrainError(
+                    f"{flag} is not of {method}; it goes with --method {' or '.join(names)}"
+                )
             hyperparameters[flag.lstrip("-").replace("-", "_")] = value
     if args.size is not None or args.geometry:
         default = hyperparameters["geometry"]
-        kind, size = args.geometry or default["kind"], default["height"] if args.size is None else args.size
+        kind, size = (
+            args.geometry or default["kind"],
+            default["height"] if args.size is None else args.size,
+        )
         geometry = {"kind": kind, "height": size, "width": size}
         if kind == "shorter-crop":
             # The published ratio: 329 scaled, 288 kept.
@@ -160,9 +196,13 @@ def _begin(
     """A fresh model with its weights, or the unfinished one of the same flags; fills in provenance["weights"]."""
     if unfinished.exists():
         previous, told, state = load_checkpoint(unfinished)
-        same = {k: told.get(k) for k in provenance} == provenance and previous.hyperparameters == model.hyperparameters
+        same = {
+            k: told.get(k) for k in provenance
+        } == provenance and previous.hyperparameters == model.hyperparameters
         if not same or told.get("weights_flag") != args.weights:
-            raise TrainError(f"{unfinished} is from a run with other flags; repeat those, or delete it to start anew")
+            raise TrainError(
+                f"{unfinished} is from a run with other flags; repeat those, or delete it to start anew"
+            )
         say(f"going on from {unfinished} at step {state['step'] if state else 0}")
         provenance.update(told)
         return previous, state
@@ -195,15 +235,23 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise TrainError(f"--device {name}: {str(error).splitlines()[0]}; use --device cpu") from error
+        raise TrainError(
+            f"--device {name}: {str(error).splitlines()[0]}; use --device cpu"
+        ) from error
     return device
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="flawline-train", description="Train a detector on good images.")
+    parser = argparse.ArgumentParser(
+        prog="flawline-train", description="Train a detector on good images."
+    )
     parser.add_argument("--method", default="simplenet", help=f"one of {', '.join(METHODS)}")
-    parser.add_argument("--data", type=Path, required=True, help="MVTec-like folder, or a folder of good images")
-    parser.add_argument("--out", type=Path, default=Path("runs/checkpoint.pt"), help="the checkpoint to write")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="MVTec-like folder, or a folder of good images"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/checkpoint.pt"), help="the checkpoint to write"
+    )
     add_training_arguments(parser)
     args = parser.parse_args(argv)
     try:

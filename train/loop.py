@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from train.method import Budget
-from train.progress import Progress
+from flawline.train.method import Budget
+from flawline.train.progress import Progress
 
 SAVE_EVERY_S = 60.0
 
@@ -33,7 +33,9 @@ def half_precision(device: torch.device) -> torch.autocast:
 @lru_cache
 def _multiplies_bfloat16() -> bool:
     # Asked one by one: torch.cpu.get_capabilities() came later than torch 2.5.
-    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    asked = (
+        getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")
+    )
     return any(ask() for ask in asked if ask is not None)
 
 

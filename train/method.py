@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runtime.bundle import write_atomically
-from runtime.image import Geometry, Image
-from train import METHODS, TrainError
-from train.progress import Progress
+from flawline.runtime.bundle import write_atomically
+from flawline.runtime.image import Geometry, Image
+from flawline.train import METHODS, TrainError
+from flawline.train.progress import Progress
 
 CHECKPOINT_SCHEMA = 1
 
@@ -123,7 +123,9 @@ def save_checkpoint(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getvalue())
     except OSError as error:
-        raise TrainError(f"checkpoint {path}: cannot be written ({error.strerror}); choose another --out") from error
+        raise TrainError(
+            f"checkpoint {path}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
 
 
 def load_checkpoint(path: str | Path) -> tuple[Method, dict[str, str], dict[str, Any] | None]:
@@ -136,11 +138,17 @@ def load_checkpoint(path: str | Path) -> tuple[Method, dict[str, str], dict[str,
         method.load_state_dict(content["state_dict"])
         provenance, training = content["provenance"], content["training"]
     except FileNotFoundError:
-        raise TrainError(f"checkpoint {path}: there is no such file; train one with python -m train.fit") from None
+        raise TrainError(
+            f"checkpoint {path}: there is no such file; train one with python -m train.fit"
+        ) from None
     except TrainError:
         raise
-    except Exception as error:  # a foreign file fails in many ways, and each means the same to the user
-        first_line = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    except (
+        Exception
+    ) as error:  # a foreign file fails in many ways, and each means the same to the user
+        first_line = (
+            str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        )
         raise TrainError(
             f"checkpoint {path}: is not one of this version ({first_line}); train it again with python -m train.fit"
         ) from error
@@ -148,7 +156,9 @@ def load_checkpoint(path: str | Path) -> tuple[Method, dict[str, str], dict[str,
 
 
 @torch.inference_mode()
-def evaluate(method: nn.Module, images: Sequence[Image], progress: Progress | None = None) -> tuple[Any, Any]:
+def evaluate(
+    method: nn.Module, images: Sequence[Image], progress: Progress | None = None
+) -> tuple[Any, Any]:
     """Scores float32 [n] and maps float32 [n, H, W] of prepared images, one at a time, on the module's device."""
     device = next(method.parameters()).device
     scores, maps = [], []

@@ -61,7 +61,10 @@ def aupro(masks: Labels, maps: Scores, limit: float = 0.3) -> float:
     overlap = np.concatenate([[0], np.cumsum(weights.ravel()[order])[last] / regions])
     rate = np.concatenate([[0], np.cumsum(~masks.ravel()[order])[last] / background])
     inside = rate <= limit
-    x, y = np.append(rate[inside], limit), np.append(overlap[inside], np.interp(limit, rate, overlap))
+    x, y = (
+        np.append(rate[inside], limit),
+        np.append(overlap[inside], np.interp(limit, rate, overlap)),
+    )
     return _area(x, y) / limit
 
 
@@ -75,7 +78,9 @@ def _steps(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
     """Counts of positives and negatives at or above each distinct score, descending, with a leading zero."""
     labels, scores = np.asarray(labels, bool).ravel(), np.asarray(scores).ravel()
     if labels.shape != scores.shape or not labels.size:
-        raise ValueError(f"labels {labels.shape} and scores {scores.shape} do not match or are empty")
+        raise ValueError(
+            f"labels {labels.shape} and scores {scores.shape} do not match or are empty"
+        )
     if not np.isfinite(scores).all():
         raise ValueError("scores hold NaN or infinity")
     order = np.argsort(scores, kind="stable")[::-1]

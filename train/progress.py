@@ -24,7 +24,9 @@ class Bars:
             self._what = what
             # Written to a file, a bar is one line per redraw: seldom there.
             every = 0.2 if sys.stderr.isatty() else 10.0
-            self._bar = tqdm(total=total, desc=what, initial=done - 1, mininterval=every, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total, desc=what, initial=done - 1, mininterval=every, dynamic_ncols=True
+            )
         self._bar.update(done - self._bar.n)
         if done == total:
             self.close()

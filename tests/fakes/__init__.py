@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.bundle import Bundle
-from runtime.engine import EngineOptions, open_engine
-from runtime.plan import RECORD
-from runtime.trt import TensorRt
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.engines import EngineOptions, open_engine
+from flawline.runtime.engines.tensorrt.engine import TensorRt
+from flawline.runtime.engines.tensorrt.plan import RECORD
 
 HERE = Path(__file__).parent
 FP16 = EngineOptions(precision="fp16")
@@ -29,7 +29,16 @@ def compile_cuda(folder: Path, name: str = "libfakecuda.so") -> Path:
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
     library = folder / name
-    command = ["gcc", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(library), str(HERE / "fakecuda.c")]
+    command = [
+        "gcc",
+        "-O1",
+        "-shared",
+        "-fPIC",
+        f"-Wl,-soname,{name}",
+        "-o",
+        str(library),
+        str(HERE / "fakecuda.c"),
+    ]
     subprocess.run([*command, "-ldl"], check=True)
     return library
 

@@ -13,8 +13,9 @@ from conftest import tiny_model, write_tiny_bundle
 
 from fakes import Install, compile_cuda
 from fakes.tensorrt import pretend
-from runtime import cuda, libcuda
-from runtime.bundle import Bundle, add_model
+from flawline.runtime.bundle import Bundle, add_model
+from flawline.runtime.engines.cuda import driver as cuda
+from flawline.runtime.engines.cuda import libcuda
 
 
 @pytest.fixture(scope="session")
@@ -46,4 +47,6 @@ def install(driver: Any, monkeypatch: pytest.MonkeyPatch) -> Install:
 @pytest.fixture
 def parts(tmp_path: Path) -> Bundle:
     """A bundle with an FP16 graph and an island."""
-    return add_model(write_tiny_bundle(tmp_path / "parts", fp32_islands=("/head",)), "fp16", tiny_model())
+    return add_model(
+        write_tiny_bundle(tmp_path / "parts", fp32_islands=("/head",)), "fp16", tiny_model()
+    )

@@ -15,7 +15,9 @@ def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
     """The modules by name."""
     driver = ctypes.CDLL(library)
     started: list[None] = []
-    stack: list[Any] = []  # of contexts; PyCUDA aborts where it is not empty when the interpreter ends
+    stack: list[
+        Any
+    ] = []  # of contexts; PyCUDA aborts where it is not empty when the interpreter ends
 
     class Error(Exception):
         pass

@@ -30,7 +30,12 @@ _run = KERNEL(lambda number: _launches[number]())
 def members(name: str, version: str) -> set[str]:
     """Of a class of this version; of the module where `name` is empty."""
     at = API["versions"].index(version)
-    return {m for pattern, found in API["classes"].get(name, {}).items() if pattern[at] == "1" for m in found}
+    return {
+        m
+        for pattern, found in API["classes"].get(name, {}).items()
+        if pattern[at] == "1"
+        for m in found
+    }
 
 
 def pretend(version: str, library: Path, **changes: Any) -> types.ModuleType:
@@ -47,7 +52,9 @@ def pretend(version: str, library: Path, **changes: Any) -> types.ModuleType:
         if cls.__name__ in members("", version):
             allowed = members(cls.__name__, version)
             body = {k: v for k, v in vars(cls).items() if k.startswith("_") or k in allowed}
-            body.update(dict.fromkeys(allowed - set(body)), _trt=trt, _to=behaviour, _allowed=allowed)
+            body.update(
+                dict.fromkeys(allowed - set(body)), _trt=trt, _to=behaviour, _allowed=allowed
+            )
             setattr(trt, cls.__name__, type(cls.__name__, (Object,), body))
     return trt
 
@@ -61,7 +68,10 @@ ENUMERATIONS = (
 def _values(enumeration: str, found: list[str]) -> dict[str, int]:
     if enumeration == "ComputeCapability":
         return {m: int(m[2:]) if m.startswith("SM") else i for i, m in enumerate(sorted(found))}
-    return {m: 1 << i if enumeration == "EngineInvalidityDiagnostics" else i for i, m in enumerate(found)}
+    return {
+        m: 1 << i if enumeration == "EngineInvalidityDiagnostics" else i
+        for i, m in enumerate(found)
+    }
 
 
 class Behaviour:
@@ -91,7 +101,11 @@ class Object:
     _allowed: set[str]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and name not in self._allowed and type(self).__mro__[1] is Object:
+        if (
+            not name.startswith("_")
+            and name not in self._allowed
+            and type(self).__mro__[1] is Object
+        ):
             raise AttributeError(f"{type(self).__name__} of {self._to.version} has no {name}")
         object.__setattr__(self, name, value)
 
@@ -129,15 +143,21 @@ class Builder(Object):
                 if not monitor.step_complete("Building", step):
                     return None
             monitor.phase_finish("Building")
-        held = {layer.name: layer.__dict__["precision"].name for layer in network._layers if layer._held}
+        held = {
+            layer.name: layer.__dict__["precision"].name for layer in network._layers if layer._held
+        }
         built = {**config._settings, "onnx": network._onnx, "typing": network._typing, "held": held}
-        built.update({k: getattr(v, "name", v) for k, v in config.__dict__.items() if not k.startswith("_")})
+        built.update(
+            {k: getattr(v, "name", v) for k, v in config.__dict__.items() if not k.startswith("_")}
+        )
         self._to.builds.append(built)
         if self._to.refuse_build:
             self._logger.log(ILogger.WARNING, "slow")
             self._logger.log(ILogger.ERROR, "no tactic for /body/Conv\nand more")
             return None
-        return b"PLAN" + json.dumps({"version": self._to.version, "batches": config._batches}).encode()
+        return (
+            b"PLAN" + json.dumps({"version": self._to.version, "batches": config._batches}).encode()
+        )
 
 
 class INetworkDefinition(Object):
@@ -147,7 +167,9 @@ class INetworkDefinition(Object):
         if "EXPLICIT_BATCH" in flag.__members__ and "STRONGLY_TYPED" not in flag.__members__:
             assert "EXPLICIT_BATCH" in self._typing, "TensorRT 8 reads no ONNX without"
         self._onnx = ""
-        self._layers = [self._trt.ILayer(name, self._trt.DataType[kind]) for name, kind in self._to.layers]
+        self._layers = [
+            self._trt.ILayer(name, self._trt.DataType[kind]) for name, kind in self._to.layers
+        ]
 
     @property
     def num_layers(self) -> int:
@@ -206,7 +228,12 @@ class IOptimizationProfile(Object):
 
 class IBuilderConfig(Object):
     def __init__(self) -> None:
-        self._settings: dict[str, Any] = {"flags": [], "cleared": [], "capabilities": [], "pools": {}}
+        self._settings: dict[str, Any] = {
+            "flags": [],
+            "cleared": [],
+            "capabilities": [],
+            "pools": {},
+        }
         self._batches = [1, 1, 1]
 
     def set_flag(self, flag: Any) -> None:
@@ -259,7 +286,9 @@ class Runtime(Object):
     def get_engine_validity(self, plan: bytes) -> tuple[Any, int]:
         if not plan.startswith(b"PLAN"):
             bits = self._trt.EngineInvalidityDiagnostics
-            return self._trt.EngineValidity.INVALID, int(bits.MALFORMED_ENGINE) | int(bits.VERSION_MISMATCH)
+            return self._trt.EngineValidity.INVALID, int(bits.MALFORMED_ENGINE) | int(
+                bits.VERSION_MISMATCH
+            )
         return self._trt.EngineValidity.VALID, 0
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
@@ -339,7 +368,9 @@ class IExecutionContext(Object):
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         if not self._batch:
             return self._engine.get_tensor_shape(name)
-        return {"image": (self._batch, SIZE, SIZE, 3), "score": (self._batch,)}.get(name, (self._batch, SIZE, SIZE))
+        return {"image": (self._batch, SIZE, SIZE, 3), "score": (self._batch,)}.get(
+            name, (self._batch, SIZE, SIZE)
+        )
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
@@ -355,7 +386,9 @@ class IExecutionContext(Object):
 
 def _compute(batch: int, addresses: dict[str, int]) -> None:
     def at(name: str, shape: tuple[int, ...], kind: Any) -> Any:
-        return np.ctypeslib.as_array((kind * int(np.prod(shape))).from_address(addresses[name])).reshape(shape)
+        return np.ctypeslib.as_array(
+            (kind * int(np.prod(shape))).from_address(addresses[name])
+        ).reshape(shape)
 
     heat = at("image", (batch, SIZE, SIZE, 3), ctypes.c_uint8).astype(np.float32).mean(-1)
     at("score", (batch,), ctypes.c_float)[:] = heat.max((1, 2))
@@ -363,4 +396,6 @@ def _compute(batch: int, addresses: dict[str, int]) -> None:
         at("map", (batch, SIZE, SIZE), ctypes.c_float)[:] = heat
 
 
-CLASSES = tuple(Object.__subclasses__())  # with all members; before `pretend` derives those of a version
+CLASSES = tuple(
+    Object.__subclasses__()
+)  # with all members; before `pretend` derives those of a version

@@ -1,0 +1,1 @@
+"""Timing and counting, shared by the benchmarks."""

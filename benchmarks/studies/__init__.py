@@ -1,0 +1,1 @@
+"""Single measurements, one command each."""

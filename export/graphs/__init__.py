@@ -1,0 +1,1 @@
+"""ONNX graphs: written from a torch module, converted to FP16, quantized to INT8."""

@@ -1,0 +1,1 @@
+"""The CUDA driver calls that TensorRT needs, through whichever Python package provides them."""

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: building plans, keeping them on disk, running them."""

@@ -1,0 +1,261 @@
+"""INT8 graphs: what is quantized, how, and what it does to scores."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="needs the train extra")
+
+from onnx import TensorProto, helper, numpy_helper
+
+from flawline.export.graphs import to_int8 as module
+from flawline.export.graphs.to_int8 import describe, to_int8
+from flawline.export.parity import ExportError
+from flawline.runtime.bundle import Bundle, add_model
+from flawline.runtime.engines import EngineOptions
+from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.engines.tensorrt.library import logger
+from flawline.runtime.image import Geometry
+
+SIZE = 32
+
+
+def network(outlier: float = 1.0) -> bytes:
+    """A residual network with a projection, in the one signature, from a seed.
+
+    The first of the 16 channels is `outlier` times larger than the others and weighs as much less where it is read:
+    one range for all channels then leaves the others few steps.
+    """
+    rng = np.random.default_rng(0)
+    weights = {
+        "stem": rng.normal(0, 0.02, (16, 3, 3, 3)),
+        "left": rng.normal(0, 0.1, (16, 16, 3, 3)),
+        "right": rng.normal(0, 0.1, (16, 16, 3, 3)),
+        "head": rng.normal(0, 0.2, (24, 16, 1, 1)),
+        "tail": rng.normal(0, 0.3, (1, 24, 1, 1)),
+    }
+    weights["stem"][0] *= outlier
+    for name in ("left", "head"):
+        weights[name][:, 0] /= outlier
+    tensors = {f"{n}.weight": w.astype(np.float32) for n, w in weights.items()}
+    tensors |= {
+        f"{n}.bias": rng.normal(0, 0.1, len(w)).astype(np.float32) for n, w in weights.items()
+    }
+    tensors["mean"] = np.full((1, 3, 1, 1), 127.5, np.float32)
+    tensors["blur"] = np.full((SIZE, SIZE), 1 / SIZE, np.float32)
+    tensors["axis"] = np.array([1])
+
+    def conv(name: str, source: str, pad: int) -> Any:
+        inputs = [source, f"{name}.weight", f"{name}.bias"]
+        return helper.make_node("Conv", inputs, [name], f"/{name}/Conv", pads=[pad] * 4)
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], "/input/Cast", to=TensorProto.FLOAT),
+        helper.make_node(
+            "Transpose", ["pixels"], ["floats"], "/input/Transpose", perm=[0, 3, 1, 2]
+        ),
+        helper.make_node("Sub", ["floats", "mean"], ["centred"], "/input/Sub"),
+        conv("stem", "centred", 1),
+        helper.make_node("Relu", ["stem"], ["skip"], "/Relu"),
+        conv("left", "skip", 1),
+        helper.make_node("Relu", ["left"], ["left_relu"], "/Relu_1"),
+        conv("right", "left_relu", 1),
+        helper.make_node("Add", ["right", "skip"], ["sum"], "/Add"),
+        helper.make_node("Relu", ["sum"], ["sum_relu"], "/Relu_2"),
+        conv("head", "sum_relu", 0),
+        helper.make_node("Relu", ["head"], ["head_relu"], "/Relu_3"),
+        conv("tail", "head_relu", 0),
+        helper.make_node("Squeeze", ["tail", "axis"], ["raw"], "/Squeeze"),
+        helper.make_node("ReduceMax", ["raw"], ["score"], "/ReduceMax", axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["raw", "blur"], ["map"], "/smooth/MatMul"),
+    ]
+    values = [
+        helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", SIZE, SIZE, 3]),
+        helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"]),
+        helper.make_tensor_value_info("map", TensorProto.FLOAT, ["N", SIZE, SIZE]),
+    ]
+    initializers = [numpy_helper.from_array(v, k) for k, v in tensors.items()]
+    graph = helper.make_graph(nodes, "net", values[:1], values[1:], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def pictures(n: int = 12, seed: int = 0) -> list[Any]:
+    return list(np.random.default_rng(seed).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8))
+
+
+def run(model: bytes, folder: Path, images: Any) -> tuple[Any, Any]:
+    (folder / "m.onnx").write_bytes(model)
+    engine = OnnxRuntime(folder / "m.onnx", (SIZE, SIZE), threads=1)
+    score, heat = engine(np.stack(images))
+    return score.copy(), heat.copy()
+
+
+def quantized(model: bytes) -> set[str]:
+    """Names of the nodes whose second input, a convolution's weight, comes out of a DequantizeLinear."""
+    graph = onnx.load_model_from_string(model).graph
+    restored = {o for node in graph.node if node.op_type == "DequantizeLinear" for o in node.output}
+    return {n.name for n in graph.node if n.op_type == "Conv" and n.input[1] in restored}
+
+
+def zero_points(model: bytes, op: str) -> Iterable[Any]:
+    graph = onnx.load_model_from_string(model).graph
+    tensors = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    return [tensors[node.input[2]] for node in graph.node if node.op_type == op]
+
+
+# A spread so wide that no convolution harms a score.
+WIDE = 1e9
+
+
+def test_the_signature_stays_and_the_file_passes_as_it_was() -> None:
+    before = onnx.load_model_from_string(network())
+    after = onnx.load_model_from_string(to_int8(network(), pictures(), (), WIDE))
+    onnx.checker.check_model(after, full_check=True)
+    assert list(after.graph.input) == list(before.graph.input)
+    assert list(after.graph.output) == list(before.graph.output)
+    assert after.ir_version == before.ir_version == 8
+    assert [(e.domain, e.version) for e in after.opset_import] == [("", 17)]
+    assert not any(t.external_data for t in after.graph.initializer)
+
+
+def test_convolutions_are_int8_and_input_projection_score_and_map_are_not() -> None:
+    written = to_int8(network(), pictures(), (), WIDE)
+    assert quantized(written) == {"/stem/Conv", "/left/Conv", "/right/Conv", "/head/Conv"}
+    assert describe(written) == "4 of 5 convolutions in INT8; in float: /tail/Conv"
+
+
+def test_islands_stay_float() -> None:
+    found = quantized(to_int8(network(), pictures(), ("/left", "/head/Conv"), WIDE))
+    assert found == {"/stem/Conv", "/right/Conv"}
+
+
+def test_the_form_is_what_tensorrt_takes() -> None:
+    """Signed, symmetric, no quantized bias, weights per channel behind Q/DQ of their own."""
+    written = to_int8(network(), pictures(), (), WIDE)
+    for op in ("QuantizeLinear", "DequantizeLinear"):
+        points = list(zero_points(written, op))
+        assert len(points) == 8
+        assert all(p.dtype == np.int8 and not p.any() for p in points)
+        assert sorted(p.size for p in points) == [1, 1, 1, 1, 16, 16, 16, 24]
+
+
+def test_scores_and_maps_of_new_images_stay_close_for_any_batch(tmp_path: Path) -> None:
+    fresh = pictures(8, seed=1)
+    score, heat = run(network(), tmp_path, fresh)
+    written = to_int8(network(), pictures(), (), float(score.std()))
+    got, got_heat = run(written, tmp_path, fresh)
+    assert np.abs(got - score).max() > 0  # it did round
+    assert np.abs(got - score).max() < 0.6 * score.std()
+    assert np.abs(got_heat - heat).max() < 0.1 * heat.std() + 0.6 * score.std()
+    np.testing.assert_allclose(run(written, tmp_path, fresh[:1])[0], got[:1], atol=1e-5)
+
+
+def test_openvino_computes_what_onnx_runtime_does(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino", reason="needs the openvino extra")
+    from flawline.runtime.engines.openvino_cpu import OpenVino
+
+    monkeypatch.setattr(
+        openvino.Core, "get_property", lambda *_: ["FP32", "INT8"]
+    )  # the rest in FP32 on any CPU
+    images = pictures(4, seed=1)
+    exact, _ = run(network(), tmp_path, images)
+    written = to_int8(network(), pictures(), (), WIDE)
+    expected, _ = run(written, tmp_path, images)
+    sized = replace(bundle.manifest, geometry=Geometry("stretch", SIZE, SIZE))
+    added = replace(add_model(bundle, "int8", written), manifest=sized)
+    score, heat = OpenVino.open(added, EngineOptions(threads=1, precision="int8"))(np.stack(images))
+    assert heat.shape == (4, SIZE, SIZE)
+    # Each rounds ties and sums in its own order, and one step can grow; a wrong kernel is off by several spreads.
+    assert np.median(np.abs(score - expected)) < 0.25 * exact.std()
+    assert np.abs(score - expected).max() < exact.std()
+
+
+def test_a_convolution_that_harms_the_scores_stays_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, fresh = network(outlier=2000.0), pictures(), pictures(8, seed=1)
+    score, _ = run(model, tmp_path, fresh)
+    spread = float(score.std())
+    written = to_int8(model, images, (), spread)
+    assert "/left/Conv" in describe(written)
+    monkeypatch.setattr(module, "HARM", np.inf)
+    careless = to_int8(model, images, (), spread)
+    assert "/left/Conv" not in describe(careless)
+    errors = [np.abs(run(m, tmp_path, fresh)[0] - score).max() for m in (written, careless)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_the_same_arguments_give_the_same_bytes_and_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model, told = network(), []
+    once = to_int8(model, pictures(), (), WIDE, progress=lambda *what: told.append(what))
+    assert once == to_int8(model, pictures(), (), WIDE)
+    assert not list(tmp_path.iterdir())
+    assert told[0] == ("ranges", 1, 12)
+    assert told[-1] == ("convolutions", 4, 4)
+    assert not caplog.records
+
+
+def test_what_cannot_be_quantized_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"at least 5 good images for its ranges, got 4; add some"
+    ):
+        to_int8(network(), pictures(4), (), 1.0)
+    with pytest.raises(
+        ExportError, match=r"no convolution outside of its FP32 islands; keep to fp32"
+    ):
+        to_int8(network(), pictures(), ("/stem", "/left", "/right", "/head"), 1.0)
+    with pytest.raises(ExportError, match=r"no convolution of this graph can be INT8; keep to"):
+        to_int8(network(), pictures(), (), 1e-9)
+
+
+@pytest.mark.alone
+def test_tensorrt_rtx_parses_and_builds_it() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    log = logger(trt)  # the one of the process: TensorRT keeps the first that it meets
+    builder = trt.Builder(log)
+    definition = builder.create_network(0)
+    parser = trt.OnnxParser(definition, log)
+    assert parser.parse(to_int8(network(), pictures(), (), WIDE)), parser.get_error(0).desc()
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    profile.set_shape("image", *[(n, SIZE, SIZE, 3) for n in (1, 1, 4)])
+    config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(definition, config) is not None
+
+
+@pytest.mark.torch
+def test_simplenet_keeps_its_projection_and_its_map_in_float(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs the train extra")
+    from test_simplenet import net, picture
+
+    from flawline.export.graphs.to_onnx import onnx_from_module
+
+    model = net()
+    exported = onnx_from_module(model.fused(), model.geometry)
+    images = [p.numpy() for p in picture(n=6)]
+    layers = [f"/trunk/layer{i}" for i in (1, 2, 3)]
+    written = to_int8(
+        exported, images, [*model.fp32_islands, *layers], WIDE
+    )  # few, for the test's speed
+    found = quantized(written)
+    assert "/trunk/conv1/Conv" in found
+    assert not any(name.startswith(("/tail", *layers)) for name in found)
+    with torch.inference_mode():
+        score, _ = model(picture(n=6))
+    (tmp_path / "q.onnx").write_bytes(written)
+    got, _ = OnnxRuntime(tmp_path / "q.onnx", (64, 64), threads=1)(np.stack(images))
+    assert np.abs(got - score.numpy()).max() < 0.1 * np.abs(score.numpy()).max()

@@ -1,0 +1,248 @@
+"""The model repository for Triton, read by Triton's own schema."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SIZE, write_tiny_bundle
+
+from flawline.export import triton
+from flawline.export.parity import ExportError
+from flawline.runtime.bundle import Bundle, write_bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def schema() -> Any:
+    """Triton's ModelConfig. The file alone is loaded: the package around it wants gRPC."""
+    pytest.importorskip("google.protobuf", reason="needs protobuf")
+    try:
+        found = [
+            f
+            for f in files("tritonclient") or []
+            if f.parts[-2:] == ("grpc", "model_config_pb2.py")
+        ]
+    except PackageNotFoundError:
+        pytest.skip("needs tritonclient, which carries Triton's schema")
+    if "model_config_pb2" not in sys.modules:  # protobuf takes a file once
+        spec = importlib.util.spec_from_file_location("model_config_pb2", str(found[0].locate()))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules["model_config_pb2"] = module
+    return sys.modules["model_config_pb2"]
+
+
+def parsed(folder: Path) -> Any:
+    from google.protobuf import text_format
+
+    return text_format.Parse((folder / "config.pbtxt").read_text(), schema().ModelConfig())
+
+
+def test_triton_reads_the_configuration(bundle: Bundle, tmp_path: Path) -> None:
+    types = schema()
+    folder = triton.write_repository(
+        bundle, tmp_path / "repository", "part", max_batch=4, queue_us=900, instances=2
+    )
+    assert folder == tmp_path / "repository" / "part"
+    config = parsed(folder)
+    assert (config.name, config.backend, config.platform) == ("part", "onnxruntime", "")
+    assert (
+        folder / "1" / config.default_model_filename
+    ).read_bytes() == bundle.model().read_bytes()
+    assert config.max_batch_size == 4
+    assert config.dynamic_batching.max_queue_delay_microseconds == 900
+    assert [(g.count, g.kind) for g in config.instance_group] == [
+        (2, types.ModelInstanceGroup.KIND_AUTO)
+    ]
+    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
+        ("image", types.TYPE_UINT8, [SIZE, SIZE, 3])
+    ]
+    assert [(o.name, o.data_type, list(o.dims)) for o in config.output] == [
+        ("score", types.TYPE_FP32, [1]),
+        ("map", types.TYPE_FP32, [SIZE, SIZE]),
+    ]
+    assert config.output[0].HasField("reshape")
+    assert not config.output[0].reshape.shape
+    assert not config.output[1].HasField("reshape")
+
+
+def test_the_warm_up_is_a_golden_image_of_the_right_size(bundle: Bundle, tmp_path: Path) -> None:
+    types = schema()
+    folder = triton.write_repository(bundle, tmp_path, "part")
+    (sample,) = parsed(folder).model_warmup
+    entry = sample.inputs["image"]
+    assert (sample.batch_size, entry.data_type, list(entry.dims)) == (
+        1,
+        types.TYPE_UINT8,
+        [SIZE, SIZE, 3],
+    )
+    data = np.frombuffer((folder / "warmup" / entry.input_data_file).read_bytes(), np.uint8)
+    np.testing.assert_array_equal(data.reshape(entry.dims), bundle.golden().images[0])
+
+
+def test_a_client_finds_threshold_and_geometry(bundle: Bundle, tmp_path: Path) -> None:
+    values = {
+        k: v.string_value
+        for k, v in parsed(triton.write_repository(bundle, tmp_path, "p")).parameters.items()
+    }
+    assert float(values["threshold"]) == bundle.calibration.threshold
+    assert json.loads(values["geometry"]) == {"kind": "stretch", "height": SIZE, "width": SIZE}
+    assert values["onnx_sha256"] == bundle.model_sha256()
+
+
+def test_without_batching_the_batch_is_in_the_shapes(bundle: Bundle, tmp_path: Path) -> None:
+    config = parsed(triton.write_repository(bundle, tmp_path, "part", max_batch=0))
+    assert config.max_batch_size == 0
+    assert not config.HasField("dynamic_batching")
+    assert list(config.input[0].dims) == [1, SIZE, SIZE, 3]
+    assert [list(o.dims) for o in config.output] == [[1], [1, SIZE, SIZE]]
+    assert not config.output[0].HasField("reshape")
+    assert config.model_warmup[0].batch_size == 1
+
+
+def test_a_graph_of_one_image_is_not_batched(bundle: Bundle, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the train extra")
+    model = onnx.load(str(bundle.model()))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    bundle = write_bundle(
+        tmp_path / "one",
+        bundle.manifest,
+        bundle.calibration,
+        {"fp32": model.SerializeToString()},
+        bundle.golden(),
+    )
+    assert parsed(triton.write_repository(bundle, tmp_path / "r", "part")).max_batch_size == 0
+    with pytest.raises(ExportError, match="takes one image a call; pass --max-batch 0"):
+        triton.write_repository(bundle, tmp_path / "r", "part", max_batch=4)
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    odd = 'a "quoted"\\ résumé\n'
+    bundle = write_tiny_bundle(tmp_path / "b", backbone=odd)
+    assert (
+        parsed(triton.write_repository(bundle, tmp_path, "p")).parameters["backbone"].string_value
+        == odd
+    )
+
+
+def test_a_bundle_for_the_score_alone_has_no_map(bundle: Bundle) -> None:
+    from dataclasses import replace
+
+    from google.protobuf import text_format
+
+    alone = replace(bundle, manifest=replace(bundle.manifest, outputs=("score",)))
+    text = triton.config_text(alone, "p", "onnxruntime", "fp32", 8, 0, 1)
+    assert [o.name for o in text_format.Parse(text, schema().ModelConfig()).output] == ["score"]
+
+
+def test_a_tensorrt_plan_takes_the_place_of_the_graph(bundle: Bundle, tmp_path: Path) -> None:
+    plan = tmp_path / "built.plan"
+    plan.write_bytes(b"a plan")
+    folder = triton.write_repository(bundle, tmp_path / "r", "part", "tensorrt", plan=plan)
+    config = parsed(folder)
+    assert (config.platform, config.backend) == ("tensorrt_plan", "")
+    assert config.instance_group[0].kind == schema().ModelInstanceGroup.KIND_GPU
+    assert (folder / "1" / config.default_model_filename).read_bytes() == b"a plan"
+    assert not (folder / "1" / "model.onnx").exists()
+
+
+def test_what_it_wrote_is_replaced_and_anything_else_refused(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = triton.write_repository(bundle, tmp_path / "r", "part")
+    (folder / "1" / "stale").write_bytes(b"")
+    triton.write_repository(bundle, tmp_path / "r", "part", max_batch=2)
+    assert not (folder / "1" / "stale").exists()
+    assert "max_batch_size: 2" in (folder / "config.pbtxt").read_text()
+    assert [p.name for p in (tmp_path / "r").iterdir()] == ["part"]
+    (folder / "config.pbtxt").write_text("name: 'mine'")
+    with pytest.raises(
+        ExportError, match="was not written by this command; choose another --out or --name"
+    ):
+        triton.write_repository(bundle, tmp_path / "r", "part")
+    assert (folder / "config.pbtxt").read_text() == "name: 'mine'"
+
+
+def test_a_write_that_fails_leaves_what_was_there(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = triton.write_repository(bundle, tmp_path / "r", "part")
+    before = (folder / "config.pbtxt").read_text()
+    replace = os.replace
+
+    def fails_for_the_new(source: Path, target: Path) -> None:
+        if Path(source).name == "new":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_for_the_new)
+    with pytest.raises(
+        ExportError, match=r"cannot be written \(No space left on device\); free the disk"
+    ):
+        triton.write_repository(bundle, tmp_path / "r", "part", max_batch=2)
+    assert (folder / "config.pbtxt").read_text() == before
+    assert [p.name for p in (tmp_path / "r").iterdir()] == ["part"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bundle", "/nowhere"], "there is no such folder"),
+        (["--name", "a/b"], "pass --name with letters"),
+        (["--engine", "tensorrt"], "--engine tensorrt needs --plan FILE"),
+        (
+            ["--engine", "tensorrt", "--plan", "/nowhere.plan"],
+            "plan /nowhere.plan: there is no such file",
+        ),
+        (["--plan", "/nowhere.plan"], "--plan is for --engine tensorrt"),
+        (["--precision", "int8"], "holds no int8 graph"),
+        (["--max-batch", "-1"], "must be at least 0"),
+        (["--out", "/proc/x"], "choose another --out"),
+    ],
+)
+def test_a_users_error_is_one_line(
+    bundle: Bundle,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert (
+        triton.main(["--bundle", str(bundle.path), "--out", str(tmp_path / "r"), *arguments]) == 2
+    )
+    told = capsys.readouterr().err
+    assert message in told
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "r").exists() or not list((tmp_path / "r").iterdir())
+
+
+def test_the_command_needs_no_torch(bundle: Bundle, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'train')));"
+        "from export.triton import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--bundle",
+        str(bundle.path),
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tritonserver --model-repository" in done.stderr
+    assert (tmp_path / "r" / "bundle" / "config.pbtxt").is_file()

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import write_tiny_bundle
+
+from flawline.runtime.bundle import (
+    Bundle,
+    BundleError,
+    add_model,
+    read_bundle,
+    write_atomically,
+    write_calibration,
+)
+
+
+def test_what_was_written_is_read(bundle: Bundle) -> None:
+    again = read_bundle(bundle.path)
+    assert again == bundle
+    golden = again.golden()
+    assert golden.images.shape == (2, 64, 64, 3)
+    assert golden.images.dtype == np.uint8
+    assert sorted(p.name for p in bundle.path.iterdir()) == [
+        "calibration.json",
+        "golden.npz",
+        "manifest.json",
+        "model.onnx",
+    ]
+
+
+def test_a_graph_of_another_precision_is_added_and_hashed(bundle: Bundle) -> None:
+    assert bundle.precisions == ("fp32",)
+    richer = add_model(bundle, "fp16", b"another graph")
+    assert richer.precisions == ("fp32", "fp16")
+    assert richer.model("fp16").read_bytes() == b"another graph"
+    assert richer.model_sha256() == bundle.model_sha256() != richer.model_sha256("fp16")
+    assert richer.manifest == bundle.manifest
+    with pytest.raises(BundleError, match=r"holds no int8 graph; .* --precision int8"):
+        richer.model("int8")
+    richer.model("fp16").write_bytes(b"torn")
+    with pytest.raises(BundleError, match=r"fp16\.onnx is not the file that was built"):
+        read_bundle(bundle.path)
+
+
+def _edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        content = json.loads((path / name).read_text())
+        change(content)
+        (path / name).write_text(json.dumps(content))
+
+    return apply
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no manifest": (lambda p: (p / "manifest.json").unlink(), "manifest.json is missing"),
+    "no model": (lambda p: (p / "model.onnx").unlink(), "model.onnx cannot be read"),
+    "no golden": (lambda p: (p / "golden.npz").unlink(), "golden.npz cannot be read"),
+    "no calibration": (lambda p: (p / "calibration.json").unlink(), "calibration.json is missing"),
+    "half a manifest": (
+        lambda p: (p / "manifest.json").write_text('{"schema": 1, '),
+        "manifest.json cannot be read",
+    ),
+    "a list": (lambda p: (p / "manifest.json").write_text("[]"), "not a JSON object"),
+    "other weights": (
+        lambda p: write_atomically(p / "model.onnx", b"x"),
+        "model.onnx is not the file that was built",
+    ),
+    "float size": (
+        _edit("manifest.json", lambda m: m["geometry"].update(height=64.0)),
+        "whole numbers",
+    ),
+    "huge number": (
+        _edit("calibration.json", lambda c: c.update(threshold=10**400)),
+        "threshold is not finite",
+    ),
+    "deep nesting": (
+        lambda p: (p / "calibration.json").write_text("[" * 100_000),
+        "cannot be read",
+    ),
+    "negative tolerance": (
+        _edit("manifest.json", lambda m: m.update(score_tolerance=-1)),
+        "not above 0",
+    ),
+    "future schema": (_edit("manifest.json", lambda m: m.update(schema=99)), "schema 99"),
+    "unknown key": (_edit("manifest.json", lambda m: m.update(colour=1)), "does not know colour"),
+    "missing key": (_edit("manifest.json", lambda m: m.pop("method")), "method is missing"),
+    "wrong type": (
+        _edit("manifest.json", lambda m: m.update(score_tolerance="x")),
+        "score_tolerance is 'x'",
+    ),
+    "bad geometry": (
+        _edit("manifest.json", lambda m: m["geometry"].update(kind="zoom")),
+        "geometry",
+    ),
+    "unknown file": (
+        _edit("manifest.json", lambda m: m["files"].update({"x": "y"})),
+        "does not know: x",
+    ),
+    "NaN threshold": (
+        lambda p: (p / "calibration.json").write_text('{"threshold": NaN}'),
+        "NaN is not a number",
+    ),
+    "text threshold": (
+        _edit("calibration.json", lambda c: c.update(threshold="high")),
+        "threshold is 'high'",
+    ),
+    "true threshold": (
+        _edit("calibration.json", lambda c: c.update(threshold=True)),
+        "threshold is True",
+    ),
+    "bad interval": (
+        _edit("calibration.json", lambda c: c.update(interval=[1])),
+        "interval is not a pair",
+    ),
+    "falling interval": (
+        _edit("calibration.json", lambda c: c.update(interval=[0.2, 0.1])),
+        "rising numbers",
+    ),
+    "rate above 1": (
+        _edit("calibration.json", lambda c: c.update(false_alarm_rate=7)),
+        "not between 0 and 1",
+    ),
+    "no images": (
+        _edit("calibration.json", lambda c: c.update(good_images=0)),
+        "good_images is below 1",
+    ),
+    "odd islands": (_edit("manifest.json", lambda m: m.update(fp32_islands=[1])), "not node names"),
+    "no hash": (
+        _edit("manifest.json", lambda m: m["files"].update({"model.onnx": None})),
+        "no sha256 for model.onnx",
+    ),
+    "odd provenance": (_edit("manifest.json", lambda m: m["provenance"].update(x=1)), "not text"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_refused_in_one_line_with_the_mending_command(bundle: Bundle, name: str) -> None:
+    damage, message = DAMAGE[name]
+    damage(bundle.path)
+    with pytest.raises(BundleError) as caught:
+        read_bundle(bundle.path)
+    text = str(caught.value)
+    assert message in text
+    assert "\n" not in text
+    assert "python -m export.build --method simplenet --checkpoint CHECKPOINT --out" in text
+
+
+def test_golden_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    from flawline.runtime.image import Geometry
+
+    odd = write_tiny_bundle(tmp_path / "odd", geometry=Geometry("stretch", 96, 96))
+    with pytest.raises(BundleError, match="does not fit"):
+        odd.golden()
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "photo.jpg").write_bytes(b"precious")
+    with pytest.raises(BundleError, match="not a bundle"):
+        write_tiny_bundle(tmp_path / "holiday")
+    assert (tmp_path / "holiday" / "photo.jpg").read_bytes() == b"precious"
+
+
+def test_a_bundle_is_replaced_whole(bundle: Bundle) -> None:
+    again = write_tiny_bundle(bundle.path, method="other")
+    assert again.manifest.method == "other"
+    assert [p.name for p in bundle.path.parent.iterdir()] == ["bundle"]
+
+
+def test_an_interrupted_replacement_leaves_the_old_bundle(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_file = os.replace
+
+    def interrupt(source: Path, target: Path) -> None:
+        if Path(source).name == "new":
+            raise KeyboardInterrupt
+        replace_file(source, target)
+
+    monkeypatch.setattr("os.replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_tiny_bundle(bundle.path, method="other")
+    assert read_bundle(bundle.path).manifest.method == "simplenet"
+    assert [p.name for p in bundle.path.parent.iterdir()] == ["bundle"]
+
+
+def test_the_threshold_can_be_changed_on_the_box(bundle: Bundle) -> None:
+    write_calibration(bundle, replace(bundle.calibration, threshold=3.5))
+    assert read_bundle(bundle.path).calibration.threshold == 3.5
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.calibrate import main
+
+
+@pytest.fixture
+def good_parts(tmp_path: Path) -> Path:
+    """30 pictures of grey 20 to 49: with the tiny model, the score is the grey value."""
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for i in range(30):
+        data = cv2.imencode(".png", np.full((32, 32), 20 + i, np.uint8))[1].tobytes()
+        (folder / f"{i:02d}.png").write_bytes(data)
+    return folder
+
+
+def test_the_threshold_follows_the_good_parts(
+    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "--bundle",
+        str(bundle.path),
+        "--images",
+        str(good_parts),
+        "--false-alarm-rate",
+        "0.1",
+    ]
+    assert main([*command, "--dry-run"]) == 0
+    assert read_bundle(bundle.path).calibration == bundle.calibration
+    assert main(command) == 0
+    calibration = read_bundle(bundle.path).calibration
+    assert 47 < calibration.threshold < 48  # the 28th of 30 scores: ceil(31 x 0.9)
+    assert (calibration.false_alarm_rate, calibration.good_images) == (0.1, 30)
+    told = capsys.readouterr().out
+    assert "rejects 0 of these 30 good parts" in told
+    assert "29.png" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--false-alarm-rate", "0.01"], "needs 99 held-out good images, there are 30"),
+        (["--camera", "/nowhere"], "no such file or folder"),
+        (["--bundle", "/nowhere"], "there is no such folder"),
+    ],
+)
+def test_a_users_error_is_one_line_and_changes_nothing(
+    bundle: Bundle,
+    good_parts: Path,
+    change: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--bundle", str(bundle.path), "--camera", str(good_parts), *change]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert read_bundle(bundle.path).calibration == bundle.calibration
+
+
+def test_an_unreadable_picture_is_not_left_out_silently(
+    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (good_parts / "07.png").write_bytes(b"")
+    assert main(["--bundle", str(bundle.path), "--camera", str(good_parts)]) == 2
+    assert "07.png: the file is empty" in capsys.readouterr().err
+
+
+def test_a_live_camera_calibrates(bundle: Bundle) -> None:
+    uri = "synthetic://?fps=200"
+    assert main(["--bundle", str(bundle.path), "--camera", uri, "--max-frames", "12"]) == 0
+    assert read_bundle(bundle.path).calibration.good_images == 12
+
+
+def test_the_resampling_benchmark_counts_what_it_says(
+    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flawline.benchmarks.studies import threshold_coverage as calibration
+
+    rates, inside = calibration.resample(
+        np.random.default_rng(0).normal(size=20_000), 0.05, 100, 100
+    )
+    assert 0.04 < rates.mean() < 0.06
+    assert 0.9 <= inside <= 0.99
+    command = ["--bundle", str(bundle.path), "--images", str(good_parts)]
+    assert calibration.main([*command, "--count", "19"]) == 0
+    assert "stated 5.0%" in capsys.readouterr().out
+    assert calibration.main(command) == 2
+    assert "leave none to test on" in capsys.readouterr().err

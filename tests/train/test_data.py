@@ -1,0 +1,509 @@
+"""Every layout as a tiny tree with its true names: what is good, what is defective, and where its mask lies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from flawline.runtime.image import Geometry
+from flawline.train.data.images import (
+    DataError,
+    DataSet,
+    PreparedImages,
+    Sample,
+    describe_sizes,
+    hold_out,
+    open_data,
+    read_mask,
+)
+
+GEOMETRY = Geometry("stretch", 32, 32)
+
+
+def write(path: Path, value: int = 90) -> Path:
+    """An 8x8 picture or mask; the left half is 0, the right half is `value`."""
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[:, 4:] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())
+    return path
+
+
+def write_all(root: Path, *names: str) -> Path:
+    for name in names:
+        write(root / name)
+    return root
+
+
+def mvtec(root: Path) -> Path:
+    good = [f"train/good/{i:03d}.png" for i in range(3)]
+    test = ["test/good/000.png", "test/crack/000.png", "test/crack/001.png", "test/dent/000.png"]
+    masks = ["ground_truth/crack/000_mask.png", "ground_truth/dent/000_mask.png"]
+    return write_all(root / "mvtec" / "bottle", *good, *test, *masks)
+
+
+def visa_converted(root: Path) -> Path:
+    good = [f"train/good/{i:04d}.JPG" for i in range(3)]
+    test = ["test/good/0003.JPG", "test/bad/000.JPG", "test/bad/001.JPG"]
+    return write_all(
+        root / "1cls" / "candle",
+        *good,
+        *test,
+        "ground_truth/bad/000.png",
+        "ground_truth/bad/001.png",
+    )
+
+
+VISA_ROWS = (
+    "object,split,label,image,mask",
+    "candle,train,normal,candle/Data/Images/Normal/0002.JPG,",
+    "candle,train,normal,candle/Data/Images/Normal/0000.JPG,",
+    "candle,test,normal,candle/Data/Images/Normal/0001.JPG,",
+    "candle,test,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png",
+    "candle,test,anomaly,candle/Data/Images/Anomaly/001.JPG,candle/Data/Masks/Anomaly/001.png",
+    "candle,test,anomaly,candle/Data/Images/Anomaly/002.JPG,candle/Data/Masks/Anomaly/002.png",
+    "capsules,train,normal,capsules/Data/Images/Normal/000.JPG,",  # not there: another product may be absent
+)
+
+
+def visa(root: Path) -> Path:
+    folder = root / "VisA_20220922" / "candle"
+    write_all(folder / "Data" / "Images" / "Normal", "0000.JPG", "0001.JPG", "0002.JPG")
+    for i in range(3):
+        write(folder / "Data" / "Images" / "Anomaly" / f"{i:03d}.JPG")
+        write(folder / "Data" / "Masks" / "Anomaly" / f"{i:03d}.png", value=i + 1)
+    write_table(folder, VISA_ROWS)
+    return folder
+
+
+def write_table(folder: Path, lines: tuple[str, ...]) -> Path:
+    table = folder.parent / "split_csv" / "1cls.csv"
+    table.parent.mkdir(exist_ok=True)
+    table.write_text("\n".join(lines) + "\n")
+    return table
+
+
+def btad(root: Path) -> Path:
+    good = [f"train/ok/{i:04d}.bmp" for i in range(3)]
+    test = ["test/ok/0000.png", "test/ko/0000.png", "test/ko/0001.bmp"]
+    masks = ["ground_truth/ko/0000.bmp", "ground_truth/ko/0001.png"]
+    return write_all(root / "BTech_Dataset_transformed" / "01", *good, *test, *masks)
+
+
+def dagm(root: Path) -> Path:
+    train = [f"Train/{i:04d}.PNG" for i in (576, 577, 578, 579)]
+    test = [f"Test/{i:04d}.PNG" for i in (1, 2, 3)]
+    folder = write_all(
+        root / "DAGM" / "Class1",
+        *train,
+        *test,
+        "Train/Label/0577_label.PNG",
+        "Test/Label/0002_label.PNG",
+    )
+    for part in ("Train", "Test"):
+        (folder / part / "Label" / "Labels.txt").write_text("1\n1\t0\t0001.PNG\t0\t0\n")
+    return folder
+
+
+def plain(root: Path) -> Path:
+    return write_all(
+        root / "parts", "b.png", "a.jpg", "monday/c.bmp", "Data/Images/d.tif", "monday/late/e.PNG"
+    )
+
+
+def own(root: Path) -> Path:
+    """A user's tree with every way to name a mask, images that are .png themselves, and test parts kept in folders."""
+    images = [
+        f"test/bad/{name}"
+        for name in ("a.png", "b.png", "c.png", "d.png", "e.png", "x/f.png", "y/f.png")
+    ]
+    masks = ("a_mask.png", "b.png", "c_label.PNG", "d.bmp", "y/f.png")
+    return write_all(
+        root / "own", "train/good/a.png", *images, *(f"ground_truth/bad/{name}" for name in masks)
+    )
+
+
+# What each tree holds: good training images; test images with defect and mask. All relative to its root.
+EXPECTED: dict[
+    Callable[[Path], Path], tuple[list[str], list[tuple[str, str | None, str | None]]]
+] = {
+    mvtec: (
+        ["train/good/000.png", "train/good/001.png", "train/good/002.png"],
+        [
+            ("test/crack/000.png", "crack", "ground_truth/crack/000_mask.png"),
+            ("test/crack/001.png", "crack", None),
+            ("test/dent/000.png", "dent", "ground_truth/dent/000_mask.png"),
+            ("test/good/000.png", None, None),
+        ],
+    ),
+    visa_converted: (
+        ["train/good/0000.JPG", "train/good/0001.JPG", "train/good/0002.JPG"],
+        [
+            ("test/bad/000.JPG", "bad", "ground_truth/bad/000.png"),
+            ("test/bad/001.JPG", "bad", "ground_truth/bad/001.png"),
+            ("test/good/0003.JPG", None, None),
+        ],
+    ),
+    visa: (
+        ["Data/Images/Normal/0000.JPG", "Data/Images/Normal/0002.JPG"],
+        [
+            ("Data/Images/Anomaly/000.JPG", "anomaly", "Data/Masks/Anomaly/000.png"),
+            ("Data/Images/Anomaly/001.JPG", "anomaly", "Data/Masks/Anomaly/001.png"),
+            ("Data/Images/Anomaly/002.JPG", "anomaly", "Data/Masks/Anomaly/002.png"),
+            ("Data/Images/Normal/0001.JPG", None, None),
+        ],
+    ),
+    btad: (
+        ["train/ok/0000.bmp", "train/ok/0001.bmp", "train/ok/0002.bmp"],
+        [
+            ("test/ko/0000.png", "ko", "ground_truth/ko/0000.bmp"),
+            ("test/ko/0001.bmp", "ko", "ground_truth/ko/0001.png"),
+            ("test/ok/0000.png", None, None),
+        ],
+    ),
+    dagm: (
+        ["Train/0576.PNG", "Train/0578.PNG", "Train/0579.PNG"],
+        [
+            ("Test/0001.PNG", None, None),
+            ("Test/0002.PNG", "defect", "Test/Label/0002_label.PNG"),
+            ("Test/0003.PNG", None, None),
+        ],
+    ),
+    plain: (["Data/Images/d.tif", "a.jpg", "b.png", "monday/c.bmp", "monday/late/e.PNG"], []),
+    own: (
+        ["train/good/a.png"],
+        [
+            ("test/bad/a.png", "bad", "ground_truth/bad/a_mask.png"),
+            ("test/bad/b.png", "bad", "ground_truth/bad/b.png"),
+            ("test/bad/c.png", "bad", "ground_truth/bad/c_label.PNG"),
+            ("test/bad/d.png", "bad", "ground_truth/bad/d.bmp"),
+            ("test/bad/e.png", "bad", None),
+            ("test/bad/x/f.png", "bad", None),
+            ("test/bad/y/f.png", "bad", "ground_truth/bad/y/f.png"),
+        ],
+    ),
+}
+each_layout = pytest.mark.parametrize("layout", EXPECTED, ids=lambda layout: layout.__name__)
+each_product = pytest.mark.parametrize(
+    "layout", [k for k in EXPECTED if k is not plain], ids=lambda k: k.__name__
+)
+
+
+def seen(data: DataSet) -> tuple[list[str], list[tuple[str, str | None, str | None]]]:
+    """What EXPECTED says, of what was opened."""
+
+    def name(path: Path) -> str:
+        return path.relative_to(data.root).as_posix()
+
+    test = [(name(s.path), s.defect, name(s.mask) if s.mask else None) for s in data.test]
+    return [name(path) for path in data.train_good], test
+
+
+def refusal(root: Path) -> str:
+    """What open_data says when it refuses `root`; always one line."""
+    with pytest.raises(DataError) as caught:
+        open_data(root)
+    message = str(caught.value)
+    assert message.startswith("data ")
+    assert "\n" not in message
+    return message
+
+
+# ---------------------------------------------------------------- layouts
+
+
+@each_layout
+def test_a_layout_is_recognised_by_its_folder(
+    layout: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    root = layout(tmp_path)
+    data = open_data(str(root))
+    assert data.root == root
+    assert seen(data) == EXPECTED[layout]
+
+
+@each_layout
+def test_no_image_comes_twice_and_no_mask_passes_for_one(
+    layout: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    data = open_data(layout(tmp_path))
+    images = [*data.train_good, *(s.path for s in data.test)]
+    masks = [s.mask for s in data.test if s.mask]
+    assert len(set(images)) == len(images)
+    assert len(set(masks)) == len(masks)
+    assert not set(images) & set(masks)
+    assert not [p for p in images if {"ground_truth", "Masks", "Label"} & set(p.parts)]
+
+
+@each_layout
+def test_a_folder_may_be_named_from_within(
+    layout: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--data .`: VisA's table lists objects by the folder's name, which "." does not tell."""
+    monkeypatch.chdir(layout(tmp_path))
+    data = open_data(".")
+    good, test = EXPECTED[layout]
+    assert [p.absolute().relative_to(Path.cwd()).as_posix() for p in data.train_good] == good
+    assert len(data.test) == len(test)
+
+
+@each_product
+def test_products_are_not_mixed(layout: Callable[[Path], Path], tmp_path: Path) -> None:
+    """The folder above holds defects and masks; as a plain folder it would teach them all as good."""
+    root = layout(tmp_path)
+    assert "not every image here is a good part; give the folder of one product" in refusal(
+        root.parent
+    )
+    assert "not every image here is a good part; give the folder of one product" in refusal(
+        tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "train/good",
+        "train/ok",
+        "ground_truth/bad",
+        "Data/Masks/Anomaly",
+        "Train/Label",
+        "Test/Label",
+    ],
+)
+def test_one_folder_gives_a_product_away(folder: str, tmp_path: Path) -> None:
+    write_all(tmp_path, "0.png", f"a/product/{folder}/0.png")
+    assert (
+        f"{tmp_path / 'a' / 'product' / folder} shows that not every image here is a good part"
+        in refusal(tmp_path)
+    )
+
+
+def test_a_folder_without_a_test_split_is_enough(tmp_path: Path) -> None:
+    roots = [
+        write_all(tmp_path / "mvtec", "train/good/0.png"),
+        write_all(tmp_path / "btad", "train/ok/0.png"),
+        write_all(tmp_path / "dagm", "Train/0.PNG", "Train/Label/1_label.PNG"),
+    ]
+    assert [(len(data.train_good), data.test) for data in map(open_data, roots)] == [(1, ())] * 3
+
+
+def test_a_mask_counts_only_from_the_folder_of_masks(tmp_path: Path) -> None:
+    """A picture beside an image may have any name; and a good part has no mask, even where there is a file for it."""
+    images = ("test/bad/a.png", "test/bad/a_mask.png", "test/good/a.png")
+    data = open_data(
+        write_all(tmp_path, "train/good/0.png", *images, "ground_truth/good/a_mask.png")
+    )
+    assert seen(data)[1] == [
+        (images[0], "bad", None),
+        (images[1], "bad", None),
+        (images[2], None, None),
+    ]
+
+
+def test_files_that_are_no_images_are_ignored(tmp_path: Path) -> None:
+    root = write_all(tmp_path, "train/good/0.png", "test/bad/0.png")
+    for name in ("train/good/Thumbs.db", "train/good/._0.png", "ground_truth/bad/0_mask.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("no image")
+    assert seen(open_data(root)) == (["train/good/0.png"], [("test/bad/0.png", "bad", None)])
+
+
+def test_visa_leaves_out_defective_training_images(tmp_path: Path) -> None:
+    root = visa(tmp_path)
+    row = (
+        "candle,train,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png"
+    )
+    write_table(root, (*VISA_ROWS[:4], row))
+    good, test = seen(open_data(root))
+    assert good == EXPECTED[visa][0]
+    assert [name for name, _, _ in test] == ["Data/Images/Normal/0001.JPG"]
+
+
+def test_visa_may_lack_masks_and_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    root = visa(tmp_path)
+    lines = [line.removesuffix("candle/Data/Masks/Anomaly/000.png") for line in VISA_ROWS]
+    write_table(root, ("\ufeff" + lines[0], *lines[1:])).read_text()
+    assert seen(open_data(root))[1][0] == ("Data/Images/Anomaly/000.JPG", "anomaly", None)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("kind", ["absent", "file", "empty"])
+def test_a_folder_of_no_known_layout_is_told_the_layouts(kind: str, tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    if kind == "file":
+        write(tmp_path / "parts.png").rename(root)
+    elif kind == "empty":
+        (root / "monday").mkdir(parents=True)
+    message = refusal(root)
+    assert str(root) in message
+    assert ("no good images" if kind == "empty" else "there is no such folder") in message
+    for known in ("MVTec AD", "VisA", "BTAD", "DAGM 2007", "plain folder of good images"):
+        assert known in message
+
+
+@pytest.mark.parametrize(
+    ("folder", "other"),
+    [
+        ("train/good", "test/bad/0.png"),
+        ("train/ok", "test/ko/0.png"),
+        ("Train", "Train/Label/0_label.PNG"),
+    ],
+)
+def test_a_layout_without_good_images_says_where_they_go(
+    folder: str, other: str, tmp_path: Path
+) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    write(tmp_path / other)
+    message = refusal(tmp_path)
+    assert message.startswith(
+        f"data {tmp_path / folder}: no good images; put images of good parts there"
+    )
+
+
+@pytest.mark.parametrize("part", ["Train", "Test"])
+def test_dagm_without_labels_is_refused(part: str, tmp_path: Path) -> None:
+    root = dagm(tmp_path)
+    for path in (root / part / "Label").iterdir():
+        path.unlink()
+    (root / part / "Label").rmdir()
+    message = refusal(root)
+    assert message.startswith(f"data {root / part / 'Label'}: there is no such folder")
+    assert "defective images would pass for good" in message
+
+
+def test_visa_without_its_table_says_where_it_must_lie(tmp_path: Path) -> None:
+    root = visa(tmp_path)
+    (root.parent / "split_csv" / "1cls.csv").unlink()
+    message = refusal(root)
+    assert (
+        message
+        == f"data {root}: VisA's split is missing; the file must lie at {root.parent}/split_csv/1cls.csv"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["Images/Normal/0002.JPG", "Images/Anomaly/001.JPG", "Masks/Anomaly/001.png"]
+)
+def test_visa_names_the_file_that_is_not_there(name: str, tmp_path: Path) -> None:
+    root = visa(tmp_path)
+    (root / "Data" / name).unlink()
+    assert f"names {root / 'Data' / name}, which is not there" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (VISA_ROWS[:1], "no row begins candle,train,normal"),
+        ((VISA_ROWS[0], *VISA_ROWS[3:]), "no row begins candle,train,normal"),
+        ((), "lacks a column of object,split,label,image,mask"),
+        (
+            ("object,split,label,image", *VISA_ROWS[1:]),
+            "lacks a column of object,split,label,image,mask",
+        ),
+        ((VISA_ROWS[0], "candle,train,normal"), "which is not there"),
+    ],
+    ids=["empty", "no training rows", "no header", "no mask column", "short row"],
+)
+def test_visa_with_a_damaged_table_is_refused(
+    lines: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    root = visa(tmp_path)
+    table = write_table(root, lines)
+    told = refusal(root)
+    assert told.startswith(f"data {table}: ")
+    assert message in told
+
+
+def test_visa_with_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    root = visa(tmp_path)
+    write_table(root, (*VISA_ROWS, "candle," + "x" * 200_000))
+    assert "1cls.csv: cannot be read (field larger than field limit" in refusal(root)
+
+
+# ---------------------------------------------------------------- masks and images
+
+
+@pytest.mark.parametrize("layout", [visa, btad, dagm, mvtec], ids=lambda layout: layout.__name__)
+def test_a_mask_is_read_as_defect_or_not(layout: Callable[[Path], Path], tmp_path: Path) -> None:
+    """VisA's masks hold the classes 1 to 3, which are as good as black to the eye, but defects all the same."""
+    test = open_data(layout(tmp_path)).test
+    assert any(s.mask for s in test)
+    for sample in test:
+        mask = read_mask(sample, GEOMETRY)
+        assert mask.dtype == bool
+        assert mask.shape == (32, 32)
+        assert not mask[:, :16].any()
+        assert mask[:, 16:].all() == mask.any() == (sample.mask is not None)
+
+
+def test_a_damaged_mask_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "0_mask.png"
+    path.write_bytes(b"rubbish")
+    with pytest.raises(
+        DataError, match=re.escape(f"mask {path}: cannot be read; copy the data set again")
+    ):
+        read_mask(Sample(tmp_path / "0.png", "bad", path), GEOMETRY)
+
+
+def test_images_of_any_layout_can_be_prepared(tmp_path: Path) -> None:
+    images = PreparedImages(open_data(dagm(tmp_path)).train_good, GEOMETRY)
+    assert [(image.dtype, image.shape) for image in images[:2]] == [(np.uint8, (32, 32, 3))] * 2
+    assert describe_sizes(images.paths, GEOMETRY) == []
+
+
+# ---------------------------------------------------------------- hold-out
+
+
+def names(count: int, folder: str = "good") -> list[Path]:
+    return [Path(folder) / f"{i:04d}.png" for i in range(count)]
+
+
+def test_hold_out_takes_a_share_of_the_images_and_keeps_their_order() -> None:
+    kept, held = hold_out(names(1000))
+    assert 160 <= len(held) <= 240
+    assert sorted(kept + held) == names(1000)
+    assert (kept, held) == (sorted(kept), sorted(held))
+    assert len(hold_out(names(1000), fraction=0.5)[1]) > 400
+
+
+def test_hold_out_goes_by_name_alone() -> None:
+    """The same on every machine: neither the order, nor the folder, nor the process's hash seed counts."""
+    held = hold_out(names(20))[1]
+    assert [p.name for p in held] == ["0003.png", "0015.png", "0019.png"]
+    assert hold_out(names(20)[::-1])[1] == held[::-1]
+    assert [p.name for p in hold_out(names(20, "/elsewhere"))[1]] == [p.name for p in held]
+
+
+def test_hold_out_tells_pictures_of_the_same_name_apart() -> None:
+    paths = [Path(f"/data/part{i:03d}/top.png") for i in range(500)]
+    assert 60 < len(hold_out(paths)[1]) < 140
+
+
+def test_hold_out_stays_when_images_are_added() -> None:
+    kept, held = hold_out(names(50))
+    more_kept, more_held = hold_out(names(300))
+    assert set(kept) < set(more_kept)
+    assert set(held) < set(more_held)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1e-9, 0.2, 1.0])
+@pytest.mark.parametrize("count", [5, 6, 20])
+def test_hold_out_leaves_neither_side_empty(count: int, fraction: float) -> None:
+    kept, held = hold_out(names(count), fraction)
+    assert kept
+    assert held
+    assert sorted(kept + held) == names(count)
+
+
+def test_hold_out_needs_five_images() -> None:
+    with pytest.raises(
+        DataError, match="only 4 good images; at least 5 are needed, 100 or more are better"
+    ):
+        hold_out(names(4))
