@@ -23,7 +23,7 @@ from flawline.cameras.files import read_image
 from flawline.export import build as export_build
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import read_bundle
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
 from flawline.train.data.demo import PRODUCTS, write_demo
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         write_demo(data, progress=lambda done, total: bars("demo data", done, total))
     except (ValueError, OSError) as error:
-        say(f"demo: {error}")
+        log(f"demo: {error}")
         return 2
     rows = []
     for product in args.products:
@@ -69,19 +69,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         rows.append(measure(bundle, data / product, "auto", EngineOptions(), repeats=1))
     if args.weights == "random":
-        say("note: random weights show the line, not accuracy; --weights texture finds the defects")
+        log("note: random weights show the line, not accuracy; --weights texture finds the defects")
     for row in rows:
         accuracy = f"image AUROC {row['image_auroc']:.3f}  pixel AUROC {row['pixel_auroc']:.3f}"
-        say(f"{row['data']:<10} {accuracy}  {row['fps']} FPS")
+        log(f"{row['data']:<10} {accuracy}  {row['fps']} FPS")
     picture = draw(args.out, args.products)
     for path in [picture, *write_report(rows, args.out)]:
-        say(f"wrote {path}")
+        log(f"wrote {path}")
     return 0
 
 
 def _run(module: str, command: Callable[[Sequence[str]], int], arguments: Sequence[object]) -> int:
     words = [str(a) for a in arguments]
-    say(f"\n$ python -m {module} {shlex.join(words)}")
+    log(f"\n$ python -m {module} {shlex.join(words)}")
     return command(words)
 
 

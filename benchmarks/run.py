@@ -31,7 +31,7 @@ from flawline.benchmarks.measure.timing import percentiles
 from flawline.cameras import CameraError
 from flawline.cameras.files import read_image
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import ENGINES, TOLERANCE_FACTOR, EngineError, EngineOptions, missing
 from flawline.runtime.environment import cpu_name, versions
@@ -113,7 +113,7 @@ def _open(bundle: Bundle, choices: Sequence[Choice], skip: bool, stack: ExitStac
         except (EngineError, BundleError) as error:
             if not skip:
                 raise
-            say(f"note: left out {name} {options.precision}: {error}")
+            log(f"note: left out {name} {options.precision}: {error}")
             continue
         chosen = next((n for n in ENGINES if missing(n) is None), name) if name == "auto" else name
         runs.append(_Run(detector, chosen, options.threads))
@@ -241,10 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 skip="all" in (*args.engines, args.precision),
             )
     except (BundleError, EngineError, CameraError, DataError) as error:
-        say(f"flawline-bench: {error}")
+        log(f"flawline-bench: {error}")
         return 2
     for path in write_report(rows, args.out):
-        say(f"wrote {path}")
+        log(f"wrote {path}")
     print(json.dumps([{k: v for k, v in row.items() if k != "versions"} for row in rows], indent=2))
     return 0
 

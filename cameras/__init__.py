@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import numpy.typing as npt
 
+from flawline import FlawlineError
+
 # scheme -> "module:Class", resolved when used. The class is called with the path after the scheme and the options
 # after the question mark as keywords of strings.
 CAMERAS = {
@@ -27,7 +29,7 @@ CAMERAS = {
 }
 
 
-class CameraError(Exception):
+class CameraError(FlawlineError):
     """The source cannot give (more) frames; the message is one line and ends with the remedy."""
 
 

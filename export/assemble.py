@@ -16,7 +16,7 @@ from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.export.parity import compare, gate
 from flawline.export.scoring import engine_scores, open_images, parity_paths
 from flawline.runtime.bundle import OUTPUTS, Bundle, Golden, Manifest, Spread, write_bundle
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.runtime.image import Geometry
 from flawline.runtime.threshold import calibrate, describe
@@ -59,9 +59,9 @@ def pack(
     paths = parity_paths(held, data_set, order.limit)
     images = open_images(paths, method.geometry, provenance["bits"])
     for line in describe_sizes(held, method.geometry, images.bits):
-        say(f"note: {line}")
+        log(f"note: {line}")
     model = onnx_from_module(method.fused(), method.geometry, order.outputs, order.batch)
-    say(f"exported {sum(node_types(model).values())} ONNX nodes, {len(model) / 1e6:.1f} MB")
+    log(f"exported {sum(node_types(model).values())} ONNX nodes, {len(model) / 1e6:.1f} MB")
     bars = Bars()
     try:
         scores, maps = engine_scores(
@@ -73,9 +73,9 @@ def pack(
     good = slice(0, len(held))
     calibration = calibrate(scores[good], order.rate)
     for line in describe(calibration, order.rate):
-        say(line)
+        log(line)
     suspect = int(np.argmax(scores[good]))
-    say(
+    log(
         f"highest-scoring of them, which a bad part among the good ones would be: {scores[suspect]:.6g} {held[suspect]}"
     )
     score, map_peak = Spread.of(scores[good]), Spread.of(reference_maps[good].max((1, 2)))
@@ -84,7 +84,7 @@ def pack(
     parity = compare(
         paths, reference, scores, calibration.threshold, tolerances[0], max(score.std, 1e-9)
     )
-    say(str(parity))
+    log(str(parity))
     if order.outputs != OUTPUTS:
         reference_maps = maps
     gate(

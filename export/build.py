@@ -16,7 +16,7 @@ from flawline.cameras import CameraError
 from flawline.export.machine import add_plan_arguments, prepare_engine
 from flawline.export.parity import ExportError
 from flawline.runtime.bundle import MODELS, OUTPUTS, Bundle, BundleError, read_bundle
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
 from flawline.runtime.threshold import CalibrationError
 from flawline.train import METHODS, TrainError, require_extra
@@ -59,14 +59,14 @@ def _train(args: argparse.Namespace) -> Path:
     if args.data is None:
         demo = Path("demo/data")
         args.data = demo / "bearing"
-        say(f"no --checkpoint and no --data: training {args.method} on the demo data {args.data}")
+        log(f"no --checkpoint and no --data: training {args.method} on the demo data {args.data}")
         bars = Bars()
         write_demo(demo, progress=lambda done, total: bars("demo data", done, total))
         if args.weights is None:
-            say("the demo data is trained with --weights texture, which needs no download")
+            log("the demo data is trained with --weights texture, which needs no download")
             args.weights = "texture"
     else:
-        say(f"no --checkpoint: training {args.method} on {args.data}")
+        log(f"no --checkpoint: training {args.method} on {args.data}")
     checkpoint = args.save_checkpoint or Path("runs") / f"{args.method}-{args.data.name}.pt"
     return fit_from_arguments(args, args.method, args.data, checkpoint)
 
@@ -85,7 +85,7 @@ def _complete(bundle: Bundle, args: argparse.Namespace) -> Bundle:
     except ExportError as error:
         if args.precision:
             raise
-        say(
+        log(
             f"note: the bundle gets no FP16 graph ({error}); on a GPU build its plan with --precision fp32"
         )
         return bundle
@@ -161,16 +161,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         ExportError,
         TrainError,
     ) as error:
-        say(f"flawline-build: {error}")
+        log(f"flawline-build: {error}")
         return 2
     except KeyboardInterrupt:
-        say(
+        log(
             "interrupted; what is not finished was not written, training goes on from the last saved step"
         )
         return 130
     data = args.data or Path(bundle.manifest.provenance["data"])
     camera = data / "test" if (data / "test").is_dir() else data
-    say(
+    log(
         f"bundle {bundle.path}; run it: python runtime/infer_stream.py --bundle {bundle.path} --camera {camera}"
     )
     return 0

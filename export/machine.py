@@ -10,7 +10,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.engines import ENGINES, EngineError, missing, open_engine, options_from
 from flawline.runtime.engines.tensorrt.build import build
 from flawline.runtime.engines.tensorrt.library import FLAVOURS
@@ -71,9 +71,9 @@ def prepare_engine(bundle: Bundle, args: argparse.Namespace) -> None:
             tuple(args.sm or ()),
         )
         path = build(bundle, name, args.precision or "fp16", plan_options, args.engine_cache)
-        say(f"plan {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        log(f"plan {path} ({path.stat().st_size / 1e6:.1f} MB)")
         if why := missing(name):
-            say(
+            log(
                 f"it cannot run here ({why}); copy the bundle to the box and stream there with --engine {name}"
             )
             return
@@ -86,18 +86,18 @@ def prepare_engine(bundle: Bundle, args: argparse.Namespace) -> None:
         "auto",
         *resolve_name(ENGINES[name]).precisions,
     ):
-        say(
+        log(
             f"note: {name}, the engine of this machine, does not run {options.precision}; its default is tried instead"
         )
         options = replace(options, precision="auto")
     engine = open_engine(bundle, name, options)
     try:
         milliseconds = _time(engine, bundle)
-        say(f"engine {engine.description}: self-test passed, {milliseconds:.1f} ms an image")
+        log(f"engine {engine.description}: self-test passed, {milliseconds:.1f} ms an image")
     finally:
         engine.close()
     if args.engine == "auto" and name not in FLAVOURS:
-        say(
+        log(
             f"on a box with an NVIDIA GPU: python -m export.build --bundle {bundle.path} --engine tensorrt"
         )
 

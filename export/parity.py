@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flawline import FlawlineError
 
-class ExportError(Exception):
+
+class ExportError(FlawlineError):
     """The export cannot be used; the message is one line and ends with the remedy."""
 
 

@@ -17,7 +17,7 @@ from flawline.export.graphs.to_int8 import describe as describe_int8
 from flawline.export.graphs.to_int8 import to_int8
 from flawline.export.parity import ExportError, compare, gate
 from flawline.runtime.bundle import Bundle, add_model
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.engines import tolerances
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.image import Geometry
@@ -47,7 +47,7 @@ def add_precision(bundle: Bundle, precision: str, data: Path | None, limit: int)
                 good[int(i)] for i in np.linspace(0, len(good) - 1, min(INT8_IMAGES, len(good)))
             ]
             model = to_int8(fp32, chosen, manifest.fp32_islands, manifest.score.std, bars)
-            say(describe_int8(model))
+            log(describe_int8(model))
         else:
             model = to_fp16(fp32, manifest.fp32_islands)
         reference, maps = engine_scores(fp32, "fp32", bundle.map_size, images, bars)
@@ -63,9 +63,9 @@ def add_precision(bundle: Bundle, precision: str, data: Path | None, limit: int)
         tolerance,
         max(manifest.score.std, 1e-9),
     )
-    say(f"{precision} against fp32: {parity}")
+    log(f"{precision} against fp32: {parity}")
     for near in parity.near_flips:
-        say(f"note: within tolerance of the threshold: {near}")
+        log(f"note: within tolerance of the threshold: {near}")
     map_error = float(np.abs(got_maps - maps).max(initial=0.0))
     try:
         gate(parity, tolerance, map_error, map_tolerance)

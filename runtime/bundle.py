@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from flawline import FlawlineError
 from flawline.runtime.image import Geometry, Image, Map
 
 SCHEMA = 1
@@ -44,7 +45,7 @@ MODELS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.o
 OUTPUTS = ("score", "map")  # of the graph; a bundle built for the score alone has only the first
 
 
-class BundleError(Exception):
+class BundleError(FlawlineError):
     """The bundle cannot be used; the message is one line and ends with the remedy."""
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from flawline.cameras import CameraError, open_camera
 from flawline.runtime.bundle import BundleError, read_bundle, write_calibration
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, add_engine_arguments, options_from
 from flawline.runtime.threshold import CalibrationError, calibrate, describe
@@ -49,7 +49,7 @@ def score_frames(
             sources.append(f"{frame.source} frame {frame.index}" if camera.live else frame.source)
             scores.append(score)
             if len(scores) % 50 == 0:
-                say(f"{len(scores)} frames scored")
+                log(f"{len(scores)} frames scored")
     finally:
         camera.close()
     return sources, scores
@@ -99,15 +99,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _recalibrate(args)
     except (BundleError, EngineError, CameraError, CalibrationError) as error:
-        say(f"flawline-calibrate: {error}")
+        log(f"flawline-calibrate: {error}")
         return 2
     except OSError as error:
-        say(
+        log(
             f"flawline-calibrate: {args.bundle} cannot be written ({error.strerror}); check its permissions"
         )
         return 2
     except KeyboardInterrupt:
-        say("interrupted; the threshold is as it was")
+        log("interrupted; the threshold is as it was")
         return 130
     return 0
 

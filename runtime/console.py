@@ -1,7 +1,85 @@
-"""What commands tell people: one line at a time on stderr, since stdout belongs to results."""
+"""Shared behaviour of all commands: messages on stderr, one-line errors and exit codes."""
 
+from __future__ import annotations
+
+import argparse
+import os
 import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from flawline import FlawlineError
+
+# Packages that are not installed with the core, and the extra of flawline that brings each of them.
+EXTRA_OF_PACKAGE = {
+    "torch": "train",
+    "onnx": "train",
+    "matplotlib": "train",
+    "tqdm": "train",
+    "FrEIA": "train",
+    "timm": "cait",
+    "openvino": "openvino",
+}
+USER_ERROR = 2
+INTERRUPTED = 130
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
+    """Print one line to stderr, because stdout is reserved for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reports a wrong command line in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def run_command(name: str, work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """Run a command and return its exit code.
+
+    Errors of the user or the machine become one line on stderr and exit code 2, without a traceback:
+    every FlawlineError, a package of an extra that is not installed, and an operating system error
+    such as a full disk. Ctrl-C prints `interrupted` and returns 130. Any other exception is a bug and
+    keeps its traceback.
+    """
+    try:
+        return work() or 0
+    except FlawlineError as error:
+        log(f"{name}: {error}")
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in EXTRA_OF_PACKAGE:
+            raise
+        log(f"{name}: {missing_package(error.name.split('.')[0])}")
+        return USER_ERROR
+    except BrokenPipeError:
+        # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
+        _discard_stdout()
+        return 0
+    except OSError as error:
+        log(f"{name}: {describe_os_error(error)}")
+        _discard_stdout()
+        return USER_ERROR
+    except KeyboardInterrupt:
+        log(interrupted)
+        return INTERRUPTED
+
+
+def missing_package(package: str) -> str:
+    """Say which extra brings a package that is not installed."""
+    return f"needs {package}; run: pip install 'flawline[{EXTRA_OF_PACKAGE[package]}]'"
+
+
+def describe_os_error(error: OSError) -> str:
+    """Describe an operating system error in one line that ends with a remedy."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return f"output cannot be written ({reason}); free disk space or choose another output"
+    return f"{error.filename}: {reason}; check the path, its permissions and the free disk space"
+
+
+def _discard_stdout() -> None:
+    """Point stdout at the null device, so that flushing it at exit cannot fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,7 +26,7 @@ import numpy as np
 from flawline.cameras import CAMERAS, Camera, CameraError, Frame, open_camera
 from flawline.cameras.live import NewestFrame
 from flawline.runtime.bundle import BundleError, read_bundle
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.engines import (
     ENGINES,
@@ -109,14 +109,14 @@ def run(
         if frame.image is not None and (size := frame.image.shape[:2]) not in sizes:
             sizes.add(size)
             if lost := detector.bundle.manifest.geometry.uninspected(*size):
-                say(f"note: {lost}")
+                log(f"note: {lost}")
         print(json.dumps(record(frame, verdict, threshold, fps), allow_nan=False), flush=True)
         if (
             save is not None
             and verdict is not None
             and (why := _save_overlay(detector, frame, verdict, save))
         ):
-            say(f"{why}; inspection goes on")
+            log(f"{why}; inspection goes on")
 
 
 def _until(camera: Camera, stop: threading.Event, max_frames: int | None) -> Iterator[Frame]:
@@ -201,7 +201,7 @@ def _stream(args: argparse.Namespace) -> None:
             f"bundle {args.bundle} gives no maps to paint; leave --save out, or build it with --outputs map"
         )
     with Detector(bundle, args.engine, options_from(args)) as detector:
-        say(
+        log(
             f"engine {detector.engine.description}, self-test passed, threshold {bundle.calibration.threshold:.6g}"
         )
         camera = open_camera(args.camera)
@@ -230,26 +230,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     quiet_opencv()
     if conflict := opencv_conflict():
-        say(f"warning: {conflict}")
+        log(f"warning: {conflict}")
     try:
         if args.list:
             print(list_available())
         else:
             _stream(args)
     except (BundleError, EngineError, CameraError) as error:
-        say(f"flawline-stream: {error}")
+        log(f"flawline-stream: {error}")
         return 2
     except BrokenPipeError:
         # The reader of our lines went away (such as `| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        say(
+        log(
             f"flawline-stream: the lines cannot be written ({error.strerror}); free the disk or choose another output"
         )
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     except KeyboardInterrupt:
-        say("interrupted before the first frame")
+        log("interrupted before the first frame")
         return 130
     return 0
 

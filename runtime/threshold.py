@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flawline import FlawlineError
 from flawline.runtime.bundle import Calibration
 
 CONFIDENCE = 0.95
 DEFAULT_RATE = 0.01
 
 
-class CalibrationError(Exception):
+class CalibrationError(FlawlineError):
     """These good images do not support the wish; the message is one line and ends with the remedy."""
 
 

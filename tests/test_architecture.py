@@ -19,7 +19,12 @@ ARROWS = {
     "flawline.cameras": {"flawline.cameras"},
     "flawline.runtime": {"flawline.runtime", "flawline.cameras"},
     "flawline.train": {"flawline.train", "flawline.runtime", "flawline.cameras"},
-    "flawline.export": {"flawline.export", "flawline.train", "flawline.runtime", "flawline.cameras"},
+    "flawline.export": {
+        "flawline.export",
+        "flawline.train",
+        "flawline.runtime",
+        "flawline.cameras",
+    },
     "flawline.benchmarks": {f"flawline.{name}" for name in OURS},
 }
 
@@ -52,7 +57,9 @@ def test_imports_follow_the_arrows() -> None:
         allowed = ARROWS[".".join(name.split(".")[:2])] | {"flawline"}
         for target in imports(path):
             package = ".".join(target.split(".")[:2])
-            assert target.split(".")[0] not in OURS, f"{path}: {target} is imported by its short name"
+            assert target.split(".")[0] not in OURS, (
+                f"{path}: {target} is imported by its short name"
+            )
             if package.startswith("flawline") and package not in allowed:
                 wrong.append(f"{name} -> {target}")
     assert not wrong

@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+from flawline import FlawlineError
+
 # name -> "module:Class" of a train.method.Method, resolved when used.
 METHODS = {
     "simplenet": "flawline.train.methods.simplenet:SimpleNet",
@@ -12,7 +14,7 @@ METHODS = {
 }
 
 
-class TrainError(Exception):
+class TrainError(FlawlineError):
     """Training cannot go on; the message is one line and ends with the remedy."""
 
 

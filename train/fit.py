@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from flawline.cameras import CameraError
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.image import GEOMETRIES, Geometry
 from flawline.train import METHODS
 from flawline.train.anomalies import choose_product
@@ -96,7 +96,7 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
     model = create(method, hyperparameters)
     good, held = hold_out(open_data(data).train_good)
     for line in describe_sizes(good, model.geometry, args.bits):
-        say(f"note: {line}")
+        log(f"note: {line}")
     images = PreparedImages(good, model.geometry, args.bits)
     used = min(hyperparameters.get("shots") or len(good), len(good))
     steps = args.steps or resolve_method(method).steps(args.backbone, used, args.epochs)
@@ -113,7 +113,7 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
         raise TrainError(f"--out {out}: cannot be written; choose another")
     model, state = _begin(model, args, images, provenance, unfinished)
     device = _device(args.device)
-    say(
+    log(
         f"training {method} on {used} good images for {steps} steps on {device} (weights {provenance['weights']})"
     )
     bars = Bars()
@@ -129,16 +129,16 @@ def fit_from_arguments(args: argparse.Namespace, method: str, data: Path, out: P
     finally:
         bars.close()
     for note in model.notes:
-        say(note)
+        log(note)
     provenance["steps"] = str(done)
     save_checkpoint(out, model.cpu(), provenance)
     if done < steps:
-        say(
+        log(
             f"stopped by --max-minutes after {done} of {steps} steps; the same command goes on from there"
         )
     else:
         unfinished.unlink(missing_ok=True)
-    say(f"checkpoint {out}")
+    log(f"checkpoint {out}")
     return out
 
 
@@ -203,14 +203,14 @@ def _begin(
             raise TrainError(
                 f"{unfinished} is from a run with other flags; repeat those, or delete it to start anew"
             )
-        say(f"going on from {unfinished} at step {state['step'] if state else 0}")
+        log(f"going on from {unfinished} at step {state['step'] if state else 0}")
         provenance.update(told)
         return previous, state
     trunk: Any = model.trunk
     provenance["weights_flag"] = args.weights
     provenance["weights"] = load_weights(trunk, args.weights, args.seed)
     if args.weights == "random":
-        say("note: --weights random: the features know nothing, expect verdicts near chance")
+        log("note: --weights random: the features know nothing, expect verdicts near chance")
         calibrate_batchnorm(trunk, images)
     return model, None
 
@@ -257,10 +257,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         fit_from_arguments(args, args.method, args.data, args.out)
     except (TrainError, DataError, CameraError) as error:
-        say(f"flawline-train: {error}")
+        log(f"flawline-train: {error}")
         return 2
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from the last saved step")
+        log("interrupted; the same command goes on from the last saved step")
         return 130
     return 0
 

@@ -27,7 +27,7 @@ from flawline.benchmarks.run import measure
 from flawline.cameras import CameraError
 from flawline.export import build as export_build
 from flawline.runtime.bundle import BundleError
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError, EngineOptions
 from flawline.train.data.images import DataError
 
@@ -98,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     args.out.with_suffix(".json").write_text(
                         json.dumps(rows, indent=2) + "\n"
                     )  # nothing is lost
-                    say(f"{data.name} seed {seed}: image AUROC {row['image_auroc']}")
+                    log(f"{data.name} seed {seed}: image AUROC {row['image_auroc']}")
     except (BundleError, EngineError, CameraError, DataError) as error:
-        say(f"benchmarks.accuracy: {error}")
+        log(f"benchmarks.accuracy: {error}")
         return 2
     # Names instead of paths: where somebody keeps the data is nobody's business.
     words = [

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flawline.cameras import CameraError
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.runtime.image import Geometry
 from flawline.train import fit
@@ -157,7 +157,7 @@ def measure(args: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[d
                 result = simplenet(data, args.backbone, weights, row["seed"], args.steps, bars)
         finally:
             bars.close()
-        say(
+        log(
             f"{row['data']}, {row['method']}, {weights}, seed {row['seed']}: image AUROC {result:.4f}"
         )
         yield {
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.parent.mkdir(parents=True, exist_ok=True)
             report.write_text(json.dumps(rows + kept, indent=1) + "\n")
     except (TrainError, DataError, CameraError, ValueError, OSError) as error:
-        say(f"benchmarks.backbones: {error}")
+        log(f"benchmarks.backbones: {error}")
         return 2
     # Names instead of paths: where somebody keeps the data is nobody's business.
     words = ["--demo", args.demo.name] if args.demo else []

@@ -30,7 +30,7 @@ import torch
 from flawline.benchmarks.measure.timing import percentiles
 from flawline.cameras import CameraError
 from flawline.export.graphs.to_onnx import onnx_from_module
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.environment import cpu_name, versions
@@ -208,7 +208,7 @@ def _pyplot() -> Any:
 def _save(figure: Any, out: Path) -> None:
     for suffix in (".png", ".svg"):
         figure.savefig(out.with_suffix(suffix), dpi=150)
-        say(f"wrote {out.with_suffix(suffix)}")
+        log(f"wrote {out.with_suffix(suffix)}")
     _pyplot().close(figure)
 
 
@@ -275,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(args)
     except (TrainError, DataError, CameraError, EngineError) as error:
-        say(f"benchmarks.bank_size: {error}")
+        log(f"benchmarks.bank_size: {error}")
         return 2
     return 0
 

@@ -61,7 +61,7 @@ from flawline.benchmarks.studies.fusion_report import markdown
 from flawline.cameras import CameraError
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.bundle import OUTPUTS, Calibration, Golden, Manifest, Spread, write_bundle
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, missing
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.image import prepare
@@ -216,7 +216,7 @@ def _engines(
             except EngineError as error:
                 if precision == "fp32":
                     raise
-                say(f"{name} {precision} is left out: {error}")
+                log(f"{name} {precision} is left out: {error}")
 
 
 def _error(got: Any, reference: Any) -> float:
@@ -348,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             found = measure(method, images, args.rounds, args.threads, Path(folder), beside)
     except (TrainError, DataError, CameraError, EngineError) as error:
-        say(f"benchmarks.fusion: {error}")
+        log(f"benchmarks.fusion: {error}")
         return 2
     finally:
         torch.set_num_threads(threads_before)
@@ -374,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     wrong = [row for row in exact if not row.get("error", 0.0) <= BOUND]
     for row in wrong:
-        say(
+        log(
             f"{row['form']} in {row['engine']}: differs by {row['error']:.2e}, the bound is {BOUND:g}"
         )
     return 1 if wrong else 0

@@ -47,7 +47,7 @@ from flawline.runtime.bundle import (
     Spread,
     write_bundle,
 )
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, missing
 from flawline.runtime.environment import versions
 from flawline.train import METHODS, TrainError
@@ -87,7 +87,7 @@ def engine_calls(bundle: Bundle, stack: ExitStack) -> Iterator[tuple[str, Call]]
     """Every GPU engine that can be used here, through the engine that users run."""
     for name in GPU_ENGINES:
         if why := missing(name):
-            say(f"note: no {name} ({why})")
+            log(f"note: no {name} ({why})")
             continue
         for precision in ("fp32", "fp16"):
             for graph in (False, True):
@@ -151,7 +151,7 @@ def measure(
         for batch in BATCHES:
             for name, call in calls.items():
                 if time.monotonic() > until:
-                    say(f"note: out of time before {name}, batch {batch}")
+                    log(f"note: out of time before {name}, batch {batch}")
                     continue
                 image = np.ascontiguousarray(np.resize(images, (batch, *images.shape[1:])))
                 if turn == 0:
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     until = time.monotonic() + 60 * args.minutes
     if args.device != "cpu" and not torch.cuda.is_available():
-        say(
+        log(
             "benchmarks.gpu_check: torch finds no GPU here; run it on a machine that has one, or try --device cpu"
         )
         return 2
@@ -252,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 {**dict(torch_calls(method, device)), **engines}, images, reference, until
             )
     except (BundleError, CameraError, DataError, EngineError, TrainError) as error:
-        say(f"benchmarks.gpu_check: {error}")
+        log(f"benchmarks.gpu_check: {error}")
         return 2
     name = (
         torch.cuda.get_device_name(device)

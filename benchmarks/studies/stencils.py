@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from flawline.benchmarks.measure.timing import alternate
 from flawline.benchmarks.studies.fusion import session
 from flawline.export.graphs.to_onnx import trace
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.train.backbones.resnet import BACKBONES, Trunk
 from flawline.train.blocks import fused as fuse
 from flawline.train.methods.simplenet import SimpleNet
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         calls: dict[str, Callable[[], Any]] = {}
         for name, form in FORMS.items():
             if (module := form(kernel, weight)) is None:
-                say(f"layer{level}: no {name}: the taps of a row differ")
+                log(f"layer{level}: no {name}: the taps of a row differ")
                 continue
             model = trace(module.float(), x, ("hidden",), dynamic=False).SerializeToString()
             call = session(model, args.threads)

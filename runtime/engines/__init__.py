@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from flawline import FlawlineError
 from flawline.runtime.bundle import Bundle, Manifest
 from flawline.runtime.image import Image, Map
 
@@ -35,7 +36,7 @@ TOLERANCE_FACTOR = {
 }
 
 
-class EngineError(Exception):
+class EngineError(FlawlineError):
     """The engine cannot run this bundle; the message is one line and ends with the remedy."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from flawline.cameras import CameraError
 from flawline.runtime.bundle import write_atomically
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.image import Geometry, Image
 from flawline.train import TrainError
 from flawline.train.anomalies.blend import Blended, Mask, choose_product, settings
@@ -109,10 +109,10 @@ def write_samples(args: argparse.Namespace) -> None:
         ) from error
     empty = sum(not mask.any() for _, _, mask in columns)
     if empty:
-        say(
+        log(
             f"note: in {empty} of {args.count} pictures no patch found its place; is --product the right one?"
         )
-    say(f"samples {args.out}")
+    log(f"samples {args.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         write_samples(parser.parse_args(argv))
     except (TrainError, DataError, CameraError) as error:
-        say(f"{parser.prog}: {error}")
+        log(f"{parser.prog}: {error}")
         return 2
     return 0
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.image import Image
 from flawline.train import TrainError
 
@@ -117,11 +117,11 @@ def choose_product(product: str | None, data: Path) -> str | None:
         )
     found = product or guess_product(data)
     if found is None:
-        say(
+        log(
             f"settings of a texture: {data} is named after no product that has its own; --product names one"
         )
     else:
-        say(
+        log(
             f"settings of {found}"
             + ("" if product else ", which the folder is named after; --product names another")
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flawline import FlawlineError
 from flawline.cameras.files import list_images
 
 KNOWN = (
@@ -28,7 +29,7 @@ MASK_ENDINGS = ("_mask", "_label", "")
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
 
-class DataError(Exception):
+class DataError(FlawlineError):
     """The images cannot be used; the message is one line and ends with the remedy."""
 
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawline.runtime.bundle import write_atomically
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.train.backbones.resnet import BACKBONES, MEAN_RGB, STD_RGB, Trunk, load_weights
 from flawline.train.fit import _device
@@ -255,7 +255,7 @@ def train(
         Pretraining.resume(state, run, device) if state.exists() else Pretraining(run, device)
     )
     if training.step:
-        say(f"going on from {state} at {training.images} pictures")
+        log(f"going on from {state} at {training.images} pictures")
     saved = time.monotonic()
     try:
         while training.images < images:
@@ -265,7 +265,7 @@ def train(
             if rate_falls:
                 training.save(state.with_suffix(".constant.pt"))
             if time.monotonic() - saved > SAVE_EVERY_S:
-                say(
+                log(
                     f"{training.images} pictures, loss {training.loss:.3f}, {training.images / training.seconds:.0f}/s"
                 )
                 training.save(state)
@@ -363,14 +363,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             training, args.out, f"python -m train.pretrain {shlex.join(argv or sys.argv[1:])}"
         )
     except TrainError as error:
-        say(f"train.pretrain: {error}")
+        log(f"train.pretrain: {error}")
         return 2
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from the last saved step")
+        log("interrupted; the same command goes on from the last saved step")
         return 130
     finally:
         bars.close()
-    say(f"weights {args.out}")
+    log(f"weights {args.out}")
     return 0
 
 

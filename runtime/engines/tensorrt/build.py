@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawline.runtime.bundle import Bundle, write_atomically
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.cuda.driver import Cuda, open_cuda
 from flawline.runtime.engines.tensorrt.library import (
@@ -89,13 +89,13 @@ def ensure_plan(
         return found
     make_writable(own)
     slow = not FLAVOURS[name].portable
-    say(
+    log(
         f"{name} {trt.__version__}: building the {precision} plan, as {why}{'; this takes minutes' if slow else ''}"
     )
     started = time.perf_counter()
     timings = own / f"timings-{trt.__version__}.bin" if slow else None
     plan = keep_plan(own, identity, chosen, _compile(trt, job, timings))
-    say(f"{name}: {plan.path} built in {time.perf_counter() - started:.1f} s")
+    log(f"{name}: {plan.path} built in {time.perf_counter() - started:.1f} s")
     return plan
 
 
@@ -172,7 +172,7 @@ def _compile(trt: Any, job: _Job, timings: Path | None) -> bytes:
         try:
             write_atomically(timings, bytes(timing_cache.serialize()))
         except OSError as error:
-            say(
+            log(
                 f"timings are not kept in {timings} ({error.strerror}): the next build measures anew"
             )
     return bytes(plan)

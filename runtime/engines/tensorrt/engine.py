@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flawline.runtime.bundle import Bundle, write_atomically
-from flawline.runtime.console import say
+from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError, EngineOptions
 from flawline.runtime.engines.cuda.driver import Cuda, CudaError, driver_missing, open_cuda
 from flawline.runtime.engines.tensorrt.build import ensure_plan
@@ -197,7 +197,7 @@ class TensorRt:
         try:
             self._graph = self._cuda.capture(self._enqueue)
         except (CudaError, EngineError) as error:
-            say(
+            log(
                 f"{self.description}: no CUDA graph ({error}); frames are enqueued one by one, which is slower"
             )
             self.uses_graph = False
@@ -229,7 +229,7 @@ class TensorRt:
             try:
                 write_atomically(path, kernels)
             except OSError as error:
-                say(
+                log(
                     f"{self.description}: kernels are not kept in {path} ({error.strerror}): each start compiles them"
                 )
 
