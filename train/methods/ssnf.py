@@ -25,7 +25,8 @@ from flawline.runtime.image import Geometry, Image
 from flawline.train import TrainError
 from flawline.train.anomalies import Blended, choose_product
 from flawline.train.anomalies import settings as blend_settings
-from flawline.train.backbones import BackboneFacts, backbone_facts, create_backbone
+from flawline.train.backbones import backbone_facts, create_backbone
+from flawline.train.backbones.facts import BackboneFacts
 from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.attention import SubNet
 from flawline.train.blocks.flow import (
