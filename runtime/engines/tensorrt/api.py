@@ -17,6 +17,5 @@ ICudaEngine: TypeAlias = Any
 IExecutionContext: TypeAlias = Any
 ILayer: TypeAlias = Any
 INetworkDefinition: TypeAlias = Any
-IRuntimeCache: TypeAlias = Any
 OnnxParser: TypeAlias = Any
 Runtime: TypeAlias = Any

@@ -81,8 +81,8 @@ class ErrorLog:
 
 
 @functools.cache
-def logger(trt: Module) -> Any:
-    """Return the process's only logger, an ErrorLog that TensorRT accepts as its ILogger.
+def logger(trt: Module) -> ErrorLog:
+    """Return the process's only logger, which TensorRT accepts as its ILogger.
 
     There is one because TensorRT keeps using the first logger that it was given.
     """

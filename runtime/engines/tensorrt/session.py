@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flawline.runtime.bundle import write_atomically
 from flawline.runtime.console import log
@@ -12,7 +14,6 @@ from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.tensorrt.api import (
     ICudaEngine,
     IExecutionContext,
-    IRuntimeCache,
     Module,
     Runtime,
 )
@@ -53,7 +54,8 @@ class Session:
         self.path = plan.path
         self.captures_graphs = False
         self._description = description
-        self._runtime_cache: IRuntimeCache | None = None
+        # Gives the compiled kernels, where the library has any that are worth storing.
+        self._serialize_kernels: Callable[[], Any] | None = None
         self._stored_kernels = b""
         errors = logger(trt)
         errors.clear()
@@ -90,9 +92,9 @@ class Session:
 
     def save_kernels(self) -> None:
         """Store the kernels that TensorRT-RTX compiled, so that the next start is fast."""
-        if self._runtime_cache is None:
+        if self._serialize_kernels is None:
             return
-        kernels = bytes(self._runtime_cache.serialize())
+        kernels = bytes(self._serialize_kernels())
         if kernels == self._stored_kernels:
             return
         path = self._kernels_path()
@@ -107,7 +109,7 @@ class Session:
     def close(self) -> None:
         """Free TensorRT's objects in the order that it requires."""
         self._context = None
-        self._runtime_cache = None
+        self._serialize_kernels = None
         self._engine = None
         self._runtime = None
 
@@ -135,7 +137,7 @@ class Session:
             # Kernels of another driver or GPU are refused, and compiled again.
             runtime_cache.deserialize(self._stored_kernels)
         runtime_config.set_runtime_cache(runtime_cache)
-        self._runtime_cache = runtime_cache
+        self._serialize_kernels = runtime_cache.serialize
         return self._engine.create_execution_context(runtime_config)
 
     def _read_layout(self, trt: Module) -> Layout:
