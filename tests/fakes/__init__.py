@@ -47,7 +47,7 @@ def build_plan(
 ) -> Path:
     """Build the plan of an engine, as `python -m export.build` does."""
     engine = {"tensorrt": TensorRt, "tensorrt-rtx": TensorRtRtx}[name]
-    return engine.build(bundle, precision, options or BuildOptions(), None)
+    return engine.build(bundle, precision, options, None)
 
 
 def expected_result(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawline.runtime.bundle import Bundle, write_atomically
-from flawline.runtime.console import log
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import first_line, log
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.tensorrt.api import (
     Builder,
@@ -23,9 +23,10 @@ from flawline.runtime.engines.tensorrt.api import (
     Module,
     OnnxParser,
 )
-from flawline.runtime.engines.tensorrt.library import first_line, logger
+from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.engines.tensorrt.plan import BuildOptions
 from flawline.runtime.engines.tensorrt.progress import attach_progress, stopped_by_ctrl_c
+from flawline.runtime.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.engines import EngineError, EngineOptions
+from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.engines.cuda import Cuda, CudaError, driver_missing, open_cuda
 from flawline.runtime.engines.tensorrt.buffers import Buffers
 from flawline.runtime.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, Library
@@ -19,7 +19,7 @@ from flawline.runtime.engines.tensorrt.session import Session
 from flawline.runtime.image import Image, Map
 
 
-class TensorRt:
+class TensorRt(Engine):
     """Runs a plan on one CUDA stream, with buffers that are allocated once for its largest batch.
 
     The second call with a batch size captures the work as a CUDA graph, and the later ones launch it.
@@ -74,13 +74,18 @@ class TensorRt:
 
     @classmethod
     def build(
-        cls, bundle: Bundle, precision: str, options: BuildOptions, cache: Path | None = None
+        cls,
+        bundle: Bundle,
+        precision: str,
+        build_options: BuildOptions | None = None,
+        cache: Path | None = None,
     ) -> Path:
         """Build the plan with these options, unless it is stored already, and return its path.
 
         TensorRT builds for this machine's GPU; TensorRT-RTX needs neither GPU nor driver. Raises
         EngineError, BundleError.
         """
+        options = build_options or BuildOptions()
         if cls.library.portable:
             request = PlanRequest(bundle, cls.library, precision, None, cache, options)
             return prepare_plan(request).path

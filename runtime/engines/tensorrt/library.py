@@ -8,10 +8,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from flawline.runtime.console import first_line
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.tensorrt.api import Module
-
-_LONGEST_MESSAGE = 200  # characters of a library's message that are repeated in one of our lines
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Library:
         try:
             return import_module(self.module)
         except (ImportError, OSError) as error:
-            reason = first_line(str(error))
+            reason = first_line(error)
             raise EngineError(
                 f"engine {self.engine} cannot be loaded ({reason}); install it again"
             ) from error
@@ -97,11 +96,3 @@ def logger(trt: Module) -> ErrorLog:
                 self.messages.append(text)
 
     return Logger()
-
-
-def first_line(text: str) -> str:
-    """Return the first line of a library's message, shortened to fit into one of our lines."""
-    lines = text.strip().splitlines()
-    if not lines:
-        return "no reason given"
-    return lines[0][:_LONGEST_MESSAGE]

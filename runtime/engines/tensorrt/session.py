@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flawline.runtime.bundle import write_atomically
 from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.tensorrt.api import (
@@ -19,6 +18,7 @@ from flawline.runtime.engines.tensorrt.api import (
 )
 from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.engines.tensorrt.plan import Plan, PlanRefused
+from flawline.runtime.files import write_atomically
 
 KERNELS = "kernels.bin"  # next to the plan: what TensorRT-RTX compiled of it for this GPU
 
