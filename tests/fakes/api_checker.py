@@ -1,7 +1,7 @@
 """Checks that every member of TensorRT that a program uses exists in the version it is used in.
 
-The program is followed for all versions at once: behind `hasattr(Class, "member")` are only those that
-have the member. What is reached in a version must exist there.
+The program is followed for all versions at once: behind `hasattr(Class, "member")` are only those
+that have the member. What is reached in a version must exist there.
 """
 
 from __future__ import annotations

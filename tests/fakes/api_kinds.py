@@ -1,8 +1,8 @@
 """Infers which expressions of a program are objects of TensorRT, and of which class.
 
-The inference starts from annotations with the names of `runtime/engines/tensorrt/api.py`, and follows
-assignments, constructors and the results of TensorRT's own methods. It does not depend on the names of
-variables. An object that comes from TensorRT and whose class is not known is UNKNOWN.
+The inference starts from annotations with the names of `runtime/engines/tensorrt/api.py`, and
+follows assignments, constructors and the results of TensorRT's own methods. It does not depend on
+the names of variables. An object that comes from TensorRT and whose class is not known is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -103,6 +103,11 @@ class Program:
             for tree in trees:
                 Scope(self, None, "", tree)
 
+    def attribute_of_any_class(self, name: str) -> Kind:
+        """The kind of an attribute of an object of our own, whose class is not followed."""
+        kinds = [kind for (_, attribute), kind in self.attributes.items() if attribute == name]
+        return merge(kinds) if kinds else PLAIN
+
 
 class Scope:
     """The names of a module, class or function and their kinds."""
@@ -166,8 +171,9 @@ class Scope:
         elif isinstance(target, ast.Name):
             kinds = [kind] if target.id not in self.names else [kind, self.names[target.id]]
             self.names[target.id] = merge(kinds)
-        elif isinstance(target, ast.Attribute) and getattr(target.value, "id", "") == "self":
-            key = (self.owner, target.attr)
+        elif isinstance(target, ast.Attribute):
+            is_self = getattr(target.value, "id", "") == "self"
+            key = (self.owner if is_self else "", target.attr)
             known = self.program.attributes.get(key)
             if declared or known is None:
                 self.program.attributes[key] = kind
@@ -217,6 +223,8 @@ class Scope:
             return ClassObject(node.attr)
         if isinstance(kind, Instance | ClassObject):
             return UNKNOWN
+        if kind == PLAIN:
+            return self.program.attribute_of_any_class(node.attr)
         return kind
 
     def _call(self, node: ast.Call) -> Kind:

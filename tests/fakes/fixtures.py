@@ -33,7 +33,7 @@ def driver(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
 
 @pytest.fixture
 def install(driver: Any, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Make `version` the TensorRT that is imported; the result controls and records what it does."""
+    """Make `version` the TensorRT that is imported; the result controls what it does."""
     monkeypatch.setattr(cuda, "PROVIDERS", (cuda.open_libcuda,))
 
     def install(version: str, **settings: Any) -> Any:

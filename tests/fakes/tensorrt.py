@@ -3,7 +3,8 @@
 The network's map is the mean of the colours and its score the map's maximum.
 
 `fake_tensorrt` makes the module of one version. Its classes have the members that tensorrt_api.json
-lists for that version and no others, so that a member that does not exist fails here as it does there.
+lists for that version and no others, so that a member that does not exist fails here as it does
+there.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class IExecutionContext(FakeObject):
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        """Enqueue the arithmetic for this batch and these addresses, as kernel launches would be."""
+        """Enqueue the arithmetic for this batch and these addresses, as TensorRT does kernels."""
         number = next(_numbers)
         batch = self._batch
         addresses = dict(self._addresses)

@@ -18,8 +18,7 @@ import pytest
 from fakes import compile_cuda
 from fakes.pycuda import fake_pycuda
 
-from flawline.runtime.engines import EngineError
-from flawline.runtime.engines import cuda
+from flawline.runtime.engines import EngineError, cuda
 from flawline.runtime.engines.cuda import Cuda, CudaError, driver_missing, libcuda, open_cuda
 from flawline.runtime.engines.cuda import driver as driver_provider
 

@@ -1,4 +1,4 @@
-"""Stored plans: which are used again, which are built again and why, and plans for other machines."""
+"""Stored plans: which are used again, which are built again and why, and those of other GPUs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from conftest import tiny_model, write_tiny_bundle
 from fakes import Install, build_plan, engine_name, open_and_run, plan_folder
 
 from flawline.runtime.bundle import Bundle, add_model
-from flawline.runtime.engines import EngineError, EngineOptions, open_engine
-from flawline.runtime.engines import cuda
+from flawline.runtime.engines import EngineError, EngineOptions, cuda, open_engine
 from flawline.runtime.engines.cuda import libcuda
 from flawline.runtime.engines.tensorrt.engine import TensorRtRtx
 from flawline.runtime.engines.tensorrt.plan import PLAN, RECORD, BuildOptions

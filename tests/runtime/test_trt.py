@@ -24,8 +24,7 @@ from fakes.tensorrt_api import CLASSIC, VERSIONS
 
 from flawline.runtime.available import list_available
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.engines import EngineError, open_engine
-from flawline.runtime.engines import cuda
+from flawline.runtime.engines import EngineError, cuda, open_engine
 from flawline.runtime.engines.cuda import CudaError, libcuda
 from flawline.runtime.engines.tensorrt.engine import TensorRt, TensorRtRtx
 

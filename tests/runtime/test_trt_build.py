@@ -201,7 +201,7 @@ def test_ctrl_c_ends_the_process_where_the_builder_cannot_be_stopped(
 
 
 def typed_model() -> bytes:
-    """Convolution in FP16, squares and their sum in FP32: what an exported graph with an island looks like."""
+    """An exported graph with an FP32 island: convolution in FP16, squares and their sum in FP32."""
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 

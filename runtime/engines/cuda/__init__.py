@@ -1,7 +1,7 @@
 """The CUDA driver calls that an engine needs, through the first provider that works here.
 
-A provider is cuda-bindings (NVIDIA's package), PyCUDA, or the driver itself through ctypes, which needs
-no package, so that a Jetson with its own TensorRT works as delivered.
+A provider is cuda-bindings (NVIDIA's package), PyCUDA, or the driver itself through ctypes, which
+needs no package, so that a Jetson with its own TensorRT works as delivered.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The interface of a CUDA provider, its error and the check of a driver call's status.
 
 A provider is the Python package through which the CUDA driver is called. All providers work in the
-primary context of the device, which TensorRT, torch and CuPy share. The context is retained until the
-process ends, because pinned arrays may outlive their engine.
+primary context of the device, which TensorRT, torch and CuPy share. The context is retained until
+the process ends, because pinned arrays may outlive their engine.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class CudaError(EngineError):
 class Cuda(Protocol):
     """One GPU with one stream, opened by `open_cuda`.
 
-    Addresses and `stream` are plain integers, as TensorRT takes them. Work on the stream is complete
-    only after `synchronize()`. The device memory stays allocated until `close()`.
+    Addresses and `stream` are plain integers, as TensorRT takes them. Work on the stream is
+    complete only after `synchronize()`. The device memory stays allocated until `close()`.
     """
 
     provider: str

@@ -35,8 +35,8 @@ def open_pycuda() -> Cuda | None:
 class PyCuda:
     """A provider on PyCUDA, which keeps a stack of contexts for every thread.
 
-    The main thread's stack must be empty when the interpreter ends, so that `close` is registered to
-    run at exit.
+    The main thread's stack must be empty when the interpreter ends, so that `close` is registered
+    to run at exit.
     """
 
     has_graphs = False  # PyCUDA cannot capture a stream

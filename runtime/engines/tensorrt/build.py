@@ -1,8 +1,8 @@
 """Compile a bundle's ONNX file to a plan, with TensorRT 8.5 to 11 and TensorRT-RTX.
 
-TensorRT 10 and 11 and TensorRT-RTX have strongly typed networks: the ONNX file of a precision says in
-which type every layer computes. TensorRT 8 takes the FP32 file, may compute in FP16 where that is
-faster, and is restricted to FP32 in the manifest's FP32 islands by the names of the layers.
+TensorRT 10 and 11 and TensorRT-RTX have strongly typed networks: the ONNX file of a precision says
+in which type every layer computes. TensorRT 8 takes the FP32 file, may compute in FP16 where that
+is faster, and is restricted to FP32 in the manifest's FP32 islands by the names of the layers.
 
 Versions are distinguished by their members, not by their numbers; see api.py.
 """
@@ -53,7 +53,7 @@ def create_job(
 ) -> BuildJob:
     """Select the ONNX file and the FP32 islands for this version. Raises BundleError."""
     strongly_typed = "STRONGLY_TYPED" in trt.NetworkDefinitionCreationFlag.__members__
-    # TensorRT 10 runs a DLA only with precision flags, which a strongly typed network does not take.
+    # TensorRT 10 runs a DLA only with precision flags, which exclude a strongly typed network.
     if options.dla is not None and "FP16" in trt.BuilderFlag.__members__:
         strongly_typed = False
     graph = precision
@@ -80,6 +80,7 @@ def compile_plan(trt: Module, job: BuildJob, timings: Path | None) -> bytes:
     if timings is not None:
         _load_timings(config, timings)
     progress = attach_progress(trt, config, job.engine)
+    # An exception must not pass through the builder, so that Ctrl-C is noted and raised afterwards.
     with stopped_by_ctrl_c(progress):
         plan = builder.build_serialized_network(network, config)
     if progress is not None and progress.interrupted:
@@ -149,6 +150,7 @@ def _allow_lower_precision(
     if job.precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    # An island that matches no layer is an error: its values would overflow in FP16 unnoticed.
     unused = set(job.islands)
     for i in range(network.num_layers):
         layer = network.get_layer(i)
@@ -187,7 +189,7 @@ def _require_fp32_outputs(trt: Module, layer: ILayer) -> bool:
 
 
 def _select_dla(trt: Module, builder: Builder, config: IBuilderConfig, job: BuildJob) -> None:
-    """Run on the requested DLA core what it can run, and the rest on the GPU. Raises EngineError."""
+    """Use the requested DLA core, and the GPU for layers that it cannot run. Raises EngineError."""
     cores = builder.num_DLA_cores
     if job.options.dla not in range(cores):
         raise EngineError(f"{job.engine} finds {cores} DLA cores here; leave --dla out")
@@ -212,8 +214,9 @@ def _add_batch_profile(
 
 
 def _load_timings(config: IBuilderConfig, path: Path) -> None:
-    """Use the timings of earlier builds. Timings that TensorRT refuses are started from nothing."""
+    """Use the timings of earlier builds, which make this one faster."""
     stored = path.read_bytes() if path.is_file() else b""
+    # Timings of another GPU or version are refused.
     for data in (stored, b""):
         timing_cache = config.create_timing_cache(data)
         if config.set_timing_cache(timing_cache, False):

@@ -22,9 +22,10 @@ from flawline.runtime.image import Image, Map
 class TensorRt(Engine):
     """Runs a plan on one CUDA stream, with buffers that are allocated once for its largest batch.
 
-    The second call with a batch size captures the work as a CUDA graph, and the later ones launch it.
-    Set `wants_map` to False to leave the anomaly map on the GPU: a map of shape [N, 0, 0] is returned.
-    Set `uses_graph` to False before the first call to enqueue the work of every frame instead.
+    The second call with a batch size captures the work as a CUDA graph, and the later ones launch
+    it. Set `wants_map` to False to leave the anomaly map on the GPU: a map of shape [N, 0, 0] is
+    returned. Set `uses_graph` to False before the first call to enqueue the work of every frame
+    instead.
     """
 
     library: ClassVar[Library] = TENSORRT
@@ -184,5 +185,5 @@ class TensorRtRtx(TensorRt):
 
     library: ClassVar[Library] = TENSORRT_RTX
     untested: ClassVar[str | None] = (
-        "on a GPU: plans were built with NVIDIA's builder, running them was tested with a substitute"
+        "on a GPU: plans were built with NVIDIA's builder, and run with a substitute for the driver"
     )

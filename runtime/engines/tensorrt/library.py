@@ -1,4 +1,4 @@
-"""The two libraries, TensorRT and TensorRT-RTX: finding and loading them, and their error messages."""
+"""The two libraries, TensorRT and TensorRT-RTX: how they are found, loaded and report errors."""
 
 from __future__ import annotations
 
@@ -88,6 +88,7 @@ def logger(trt: Module) -> ErrorLog:
 
     class Logger(ErrorLog, trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
+            # TensorRT's classes require that their own __init__ is called explicitly.
             ErrorLog.__init__(self)
             trt.ILogger.__init__(self)
 

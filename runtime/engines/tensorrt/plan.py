@@ -3,8 +3,8 @@
     engines/tensorrt-fp16-orin-sm87/model.plan    what TensorRT compiled
     engines/tensorrt-fp16-orin-sm87/engine.json   how and for which machines, and the plan's SHA-256
 
-engine.json is written last: a plan without a matching one comes from an interrupted write and is built
-again. Nothing in this file needs TensorRT or a GPU.
+engine.json is written last: a plan without a matching one comes from an interrupted write and is
+built again. Nothing in this file needs TensorRT or a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 from flawline.runtime.bundle import ENGINE_CACHE, Bundle
 from flawline.runtime.engines import EngineError
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import make_writable, write_atomically
 
 SCHEMA = 1
 PLAN = "model.plan"
@@ -48,9 +47,9 @@ class PlanRefused(EngineError):
 class BuildOptions:
     """What the builder is asked for.
 
-    Batches from 1 to `max_batch` run, `opt_batch` fastest. `dla` is the number of a Jetson's DLA core.
-    `capabilities` are the compute capabilities that a portable plan is for, such as 86 for 8.6.
-    Raises EngineError for values that contradict each other.
+    Batches from 1 to `max_batch` run, `opt_batch` fastest. `dla` is the number of a Jetson's DLA
+    core. `capabilities` are the compute capabilities that a portable plan is for, such as 86 for
+    8.6. Raises EngineError for values that contradict each other.
     """
 
     opt_batch: int = 1
@@ -71,9 +70,9 @@ class BuildOptions:
 class Identity:
     """What a plan was built with and for.
 
-    `source` is the SHA-256 of the ONNX file, followed by everything else that decides the types of the
-    layers. `device` is the GPU's name and None for portable plans, which may have several compute
-    `capabilities`, such as 87 for 8.7; other plans have one.
+    `source` is the SHA-256 of the ONNX file, followed by everything else that decides the types of
+    the layers. `device` is the GPU's name and None for portable plans, which may have several
+    compute `capabilities`, such as 87 for 8.7; other plans have one.
     """
 
     engine: str
@@ -128,14 +127,15 @@ def cache_folder(bundle: Bundle, cache: Path | None) -> Path:
 def find_plan(cache: Path, wanted: Identity, own: Path, options: BuildOptions | None) -> Plan:
     """Return a plan in `cache` that can run as `wanted`.
 
-    `own`, the folder of this machine's plan, is tried first. With `options` None the options of a plan
-    are accepted as they are, because they were chosen when it was built for this machine. Raises
-    PlanUnusable with the reason why a plan must be built.
+    `own`, the folder of this machine's plan, is tried first. With `options` None the options of a
+    plan are accepted as they are, because they were chosen when it was built for this machine.
+    Raises PlanUnusable with the reason why a plan must be built.
     """
     folders = [own]
     for record in sorted(cache.glob(f"{wanted.engine}-{wanted.precision}-*/{RECORD}")):
         if record.parent != own:
             folders.append(record.parent)
+    # The first reason is that of the machine's own plan, if there is one.
     reasons = []
     for folder in folders:
         if not (folder / RECORD).is_file():
@@ -169,6 +169,7 @@ def store_plan(folder: Path, identity: Identity, options: BuildOptions, plan: by
     }
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     try:
+        # The record comes last, because it makes the plan valid.
         write_atomically(folder / PLAN, plan)
         write_atomically(folder / RECORD, text.encode())
     except OSError as error:
@@ -176,12 +177,10 @@ def store_plan(folder: Path, identity: Identity, options: BuildOptions, plan: by
     return Plan(folder / PLAN, options)
 
 
-def make_writable(folder: Path) -> None:
+def create_folder(folder: Path) -> None:
     """Create the folder and try to write in it, before minutes of building. Raises EngineError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        make_writable(folder)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -207,6 +206,7 @@ def _read_plan(folder: Path, wanted: Identity, options: BuildOptions | None) -> 
 def _require_same_machine(built: Identity, wanted: Identity) -> None:
     if built.version != wanted.version:
         raise PlanUnusable(f"was built by version {built.version}, here is {wanted.version}")
+    # A portable plan may be for more machines than this one.
     fits = built.device == wanted.device and set(wanted.capabilities) <= set(built.capabilities)
     if not fits:
         raise PlanUnusable(f"is for {built.description}, here is {wanted.description}")

@@ -20,9 +20,9 @@ from flawline.runtime.engines.tensorrt.plan import (
     PlanRefused,
     PlanUnusable,
     cache_folder,
+    create_folder,
     find_plan,
     folder_name,
-    make_writable,
     recorded_options,
     store_plan,
 )
@@ -35,8 +35,8 @@ _TURING = 75
 class PlanRequest:
     """Which plan is wanted.
 
-    It is for the GPU of `cuda`, or where that is None for the capabilities in `options`. With `options`
-    None any plan that can run here is accepted.
+    It is for the GPU of `cuda`, or where that is None for the capabilities in `options`. With
+    `options` None any plan that can run here is accepted.
     """
 
     bundle: Bundle
@@ -69,6 +69,7 @@ def prepare_plan(request: PlanRequest, refused: PlanRefused | None = None) -> Pl
     target = _choose_target(trt, request)
     cache = cache_folder(request.bundle, request.cache)
     folder = cache / folder_name(engine, request.precision, target.device, target.capabilities)
+    # A new version of TensorRT or of the model does not change what the plan was asked for.
     options = request.options or recorded_options(folder) or BuildOptions()
     job = create_job(trt, engine, request.bundle, request.precision, options, target.capabilities)
     version = str(trt.__version__)
@@ -83,7 +84,7 @@ def prepare_plan(request: PlanRequest, refused: PlanRefused | None = None) -> Pl
             return find_plan(cache, wanted, folder, request.options)
         except PlanUnusable as unusable:
             reason = str(unusable)
-    make_writable(folder)
+    create_folder(folder)
     return _build_plan(trt, job, identity, folder, reason)
 
 
@@ -114,6 +115,7 @@ def _choose_target(trt: Module, request: PlanRequest) -> Target:
         major, minor = request.cuda.capability
         here = (10 * major + minor,)
         device = request.cuda.device
+    # Only a library whose plans are portable has this enumeration.
     if not hasattr(trt, "ComputeCapability"):
         if requested:
             raise EngineError(f"engine {engine} builds for this machine's GPU only; leave --sm out")

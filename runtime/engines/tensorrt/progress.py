@@ -15,7 +15,10 @@ _CLEAR_LINE = "\r\033[K"
 
 
 class BuildProgress:
-    """Shows the builder's phases in one line of a terminal; `interrupted` makes the builder stop."""
+    """Shows the builder's phases in one line of a terminal. Setting `interrupted` stops the builder.
+
+    The methods are called by the builder, with arguments of these names.
+    """
 
     def __init__(self, engine: str) -> None:
         self.interrupted = False
@@ -23,11 +26,11 @@ class BuildProgress:
         self._steps: dict[str, int] = {}
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        """Called by the builder when a phase starts."""
+        """Note the number of steps of a phase that starts."""
         self._steps[phase_name] = num_steps
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        """Called by the builder after a step; it continues while the result is True."""
+        """Show that a step is complete. The builder continues while the result is True."""
         steps = self._steps.get(phase_name, 0)
         if steps > 1:
             percent = 100 * (step + 1) // steps
@@ -35,7 +38,7 @@ class BuildProgress:
         return not self.interrupted
 
     def phase_finish(self, phase_name: str) -> None:
-        """Called by the builder when a phase ends."""
+        """Clear the line when the last of the nested phases ends."""
         steps = self._steps.pop(phase_name, 0)
         if steps and not self._steps:
             _show("")
@@ -82,10 +85,11 @@ def stopped_by_ctrl_c(progress: BuildProgress | None) -> Iterator[None]:
 
 
 def _show(text: str) -> None:
-    """Replace the current line of the terminal. The terminal may be closed during the build."""
+    """Replace the current line of the terminal, which may be closed during the build."""
     try:
         if sys.stderr.isatty():
             sys.stderr.write(_CLEAR_LINE + text)
             sys.stderr.flush()
     except (OSError, ValueError):
+        # The plan is still wanted.
         pass

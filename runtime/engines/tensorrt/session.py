@@ -27,7 +27,7 @@ KERNELS = "kernels.bin"  # next to the plan: what TensorRT-RTX compiled of it fo
 class Layout:
     """The batch sizes that a plan accepts, and the shapes of its tensors without the batch.
 
-    `image` is (height, width, 3); `anomaly_map` is (height, width), or None where the graph has none.
+    `image` is (height, width, 3); `anomaly_map` is (height, width), or None for a graph without.
     """
 
     smallest_batch: int
@@ -58,6 +58,7 @@ class Session:
         self._serialize_kernels: Callable[[], Any] | None = None
         self._stored_kernels = b""
         errors = logger(trt)
+        # Errors of an earlier plan would hide the reason why this one is refused.
         errors.clear()
         self._runtime: Runtime = trt.Runtime(errors)
         if plan.options.dla is not None:
@@ -107,7 +108,8 @@ class Session:
             )
 
     def close(self) -> None:
-        """Free TensorRT's objects in the order that it requires."""
+        """Free TensorRT's objects."""
+        # TensorRT requires this order.
         self._context = None
         self._serialize_kernels = None
         self._engine = None
@@ -146,10 +148,11 @@ class Session:
         shape = tuple(self._engine.get_tensor_shape("image"))
         smallest = shape[0]
         largest = shape[0]
+        # A fixed batch size has no profile.
         if shape[0] == -1:
-            profile = self._engine.get_tensor_profile_shape("image", 0)
-            smallest = profile[0][0]
-            largest = profile[2][0]
+            lowest, _optimal, highest = self._engine.get_tensor_profile_shape("image", 0)
+            smallest = lowest[0]
+            largest = highest[0]
         anomaly_map = None
         if "map" in names:
             # The size of the map may be known only after the batch size was set.
@@ -185,6 +188,7 @@ def _invalidity(trt: Module, runtime: Runtime, plan: bytes) -> str | None:
     """Say why the library will not load this plan; None where it will or cannot say."""
     if not hasattr(trt.Runtime, "get_engine_validity"):
         return None
+    # The diagnostics are a sum of bits, one for each reason.
     validity, diagnostics = runtime.get_engine_validity(plan)
     if validity != trt.EngineValidity.INVALID:
         return None
