@@ -15,7 +15,7 @@ _CLEAR_LINE = "\r\033[K"
 
 
 class BuildProgress:
-    """Shows the builder's phases in one line of a terminal. Setting `interrupted` stops the builder.
+    """Shows the builder's phases in one terminal line. Setting `interrupted` stops the builder.
 
     The methods are called by the builder, with arguments of these names.
     """
