@@ -22,7 +22,7 @@ Install = Callable[..., Any]
 
 
 def compile_cuda(folder: Path, name: str = "libfakecuda.so") -> Path:
-    """Compile fakecuda.c; skips the test where there is no compiler.
+    """Compile fakecuda.c; skips the test if there is no compiler.
 
     Under a name other than libcuda.so.1 it does not hide a real driver from the rest of the
     process.

@@ -116,7 +116,8 @@ class Checker:
 
     def _bool_condition(self, test: ast.BoolOp, versions: Versions) -> tuple[Versions, Versions]:
         is_and = isinstance(test.op, ast.And)
-        decided = NONE  # where an earlier operand decides, so that the later ones are not reached
+        # The versions in which an earlier operand decides, so that the later ones are not reached.
+        decided = NONE
         for value in test.values:
             holds, fails = self._condition(value, versions)
             versions = holds if is_and else fails

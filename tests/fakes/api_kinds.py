@@ -209,7 +209,7 @@ class Scope:
             return self.kind(node.value)
         if isinstance(node, ast.Compare | ast.BinOp | ast.UnaryOp | ast.JoinedStr | ast.Lambda):
             return PLAIN
-        # A collection is plain where everything in it is.
+        # A collection is plain if everything in it is.
         children = [self.kind(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr)]
         return PLAIN if all(kind in (PLAIN, NONE) for kind in children) else CONTAINER
 

@@ -18,7 +18,7 @@ def fake_pycuda(library: str) -> dict[str, types.ModuleType]:
     """The modules by name."""
     driver = ctypes.CDLL(library)
     initialised: list[None] = []
-    # The stack of contexts. PyCUDA aborts where it is not empty when the interpreter ends.
+    # The stack of contexts. PyCUDA aborts if it is not empty when the interpreter ends.
     stack: list[Any] = []
 
     class Error(Exception):

@@ -48,7 +48,7 @@ class Builder(FakeObject):
         return b"PLAN" + json.dumps(content).encode()
 
     def _report_progress(self, monitor: Any) -> bool:
-        """False where the monitor stops the build."""
+        """False if the monitor stops the build."""
         if monitor is None:
             return True
         monitor.phase_start("Building", None, 4)
@@ -60,13 +60,13 @@ class Builder(FakeObject):
 
 
 def _build_record(network: Any, config: Any) -> dict[str, Any]:
-    """What a build was asked for. `held` are the layers that are restricted to a type."""
-    held = {}
+    """What a build was asked for. `restricted` are the layers that are restricted to a type."""
+    restricted = {}
     for layer in network._layers:
         if layer._restricted:
-            held[layer.name] = layer.__dict__["precision"].name
+            restricted[layer.name] = layer.__dict__["precision"].name
     record = dict(config._settings)
-    record.update(onnx=network._onnx, typing=network._typing, held=held)
+    record.update(onnx=network._onnx, typing=network._typing, restricted=restricted)
     for name, value in config.__dict__.items():
         if not name.startswith("_"):
             record[name] = getattr(value, "name", value)

@@ -44,7 +44,7 @@ def change_record(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "why"),
+    ("damage", "reason"),
     [
         (
             lambda folder: (folder / PLAN).write_bytes(b"PLA"),
@@ -57,9 +57,9 @@ def change_record(folder: Path, **changes: Any) -> None:
         (lambda folder: change_record(folder, options={"max_batch": 0}), "cannot be read"),
     ],
 )
-def test_a_plan_that_is_not_whole_is_built_again(
+def test_a_damaged_plan_is_built_again(
     damage: Callable[[Path], Any],
-    why: str,
+    reason: str,
     fp16_bundle: Bundle,
     install: Install,
     capsys: pytest.CaptureFixture[str],
@@ -70,7 +70,7 @@ def test_a_plan_that_is_not_whole_is_built_again(
     damage(folder)
     capsys.readouterr()
     open_and_run(fp16_bundle, "10.3")
-    assert f"because the plan in {folder} {why}".replace("\\", "") in capsys.readouterr().err
+    assert f"because the plan in {folder} {reason}".replace("\\", "") in capsys.readouterr().err
     assert len(control.builds) == 2
     open_and_run(fp16_bundle, "10.3")
     assert len(control.builds) == 2
@@ -98,7 +98,7 @@ def test_other_islands_are_another_model_where_they_decide_the_types(
     changed = write_tiny_bundle(tmp_path / "other", fp32_islands=("/body",))
     shutil.copytree(tmp_path / "b" / "engines", changed.path / "engines")
     open_and_run(changed, "8.6")
-    assert [b["held"] for b in control.builds] == [
+    assert [b["restricted"] for b in control.builds] == [
         {"/head/Pow": "FLOAT"},
         {"/body/Conv": "FLOAT"},
     ]
@@ -126,12 +126,12 @@ def test_other_options_build_again_and_opening_accepts_any_options(
     fp16_bundle: Bundle, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     control = install("10.3")
-    asked = BuildOptions(max_batch=2)
-    first = build_plan(fp16_bundle, "tensorrt", options=asked)
-    assert build_plan(fp16_bundle, "tensorrt", options=asked) == first
+    requested = BuildOptions(max_batch=2)
+    first = build_plan(fp16_bundle, "tensorrt", options=requested)
+    assert build_plan(fp16_bundle, "tensorrt", options=requested) == first
     assert len(control.builds) == 1
     capsys.readouterr()
-    build_plan(fp16_bundle, "tensorrt", options=replace(asked, max_batch=4))
+    build_plan(fp16_bundle, "tensorrt", options=replace(requested, max_batch=4))
     message = "was built with other options (max_batch 2, requested 4)"
     assert message in capsys.readouterr().err
     open_and_run(fp16_bundle, "10.3")
@@ -160,7 +160,7 @@ def test_a_record_with_options_of_an_earlier_version_is_read(
 def test_a_plan_that_does_not_load_is_built_again_once(
     fp16_bundle: Bundle, install: Install, driver: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for version, why in (
+    for version, reason in (
         ("10.3", "Version tag does not match"),
         ("rtx1.7", "MALFORMED_ENGINE, VERSION_MISMATCH"),
     ):
@@ -170,7 +170,9 @@ def test_a_plan_that_does_not_load_is_built_again_once(
         change_record(plan.parent, plan=hashlib.sha256(b"NOPE").hexdigest())
         capsys.readouterr()
         open_and_run(fp16_bundle, version)
-        assert f"because the plan in {plan.parent} does not load ({why})" in capsys.readouterr().err
+        assert (
+            f"because the plan in {plan.parent} does not load ({reason})" in capsys.readouterr().err
+        )
         assert len(control.builds) == 2
         control.refuse_plans = True
         with pytest.raises(

@@ -106,9 +106,8 @@ def test_no_frame_allocates_and_closing_frees_everything(
     assert allocations() == before == 6
     score, _ = engine(random_images(2, 3))
     engine.close()
-    np.testing.assert_allclose(
-        score, expected_result(random_images(2, 3))[0], rtol=1e-6
-    )  # pinned memory outlives the engine
+    # Pinned memory outlives the engine.
+    np.testing.assert_allclose(score, expected_result(random_images(2, 3))[0], rtol=1e-6)
     del engine, first, again, score, _
     assert driver.fake_live() == 0
 

@@ -26,7 +26,7 @@ pytest_plugins = ["fakes.fixtures"]
 
 
 @pytest.mark.parametrize("version", CLASSIC)
-def test_types_come_from_the_graph_where_networks_are_typed_and_from_flags_before(
+def test_types_come_from_the_graph_if_networks_are_typed_and_from_flags_before(
     version: str, fp16_bundle: Bundle, install: Install
 ) -> None:
     control = install(version)
@@ -36,11 +36,11 @@ def test_types_come_from_the_graph_where_networks_are_typed_and_from_flags_befor
         assert built["onnx"] == "model.onnx"
         assert built["typing"] == ["EXPLICIT_BATCH"]
         assert sorted(built["flags"]) == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
-        assert built["held"] == {"/head/Pow": "FLOAT"}
+        assert built["restricted"] == {"/head/Pow": "FLOAT"}
     else:
         assert built["onnx"] == "model.fp16.onnx"
         assert "STRONGLY_TYPED" in built["typing"]
-        assert (built["flags"], built["held"]) == ([], {})
+        assert (built["flags"], built["restricted"]) == ([], {})
 
 
 def test_fp32_is_fp32_and_int8_may_use_fp16(fp16_bundle: Bundle, install: Install) -> None:
@@ -48,10 +48,10 @@ def test_fp32_is_fp32_and_int8_may_use_fp16(fp16_bundle: Bundle, install: Instal
     build_plan(fp16_bundle, "tensorrt", "fp32")
     build_plan(add_model(fp16_bundle, "int8", tiny_model()), "tensorrt", "int8")
     fp32, int8 = control.builds
-    assert (fp32["onnx"], fp32["flags"], fp32["held"]) == ("model.onnx", [], {})
+    assert (fp32["onnx"], fp32["flags"], fp32["restricted"]) == ("model.onnx", [], {})
     assert int8["onnx"] == "model.int8.onnx"
     assert sorted(int8["flags"]) == ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"]
-    assert int8["held"] == {"/head/Pow": "FLOAT"}
+    assert int8["restricted"] == {"/head/Pow": "FLOAT"}
 
 
 def test_an_island_that_names_no_layer_is_refused(tmp_path: Path, install: Install) -> None:
@@ -61,7 +61,7 @@ def test_an_island_that_names_no_layer_is_refused(tmp_path: Path, install: Insta
         build_plan(bundle, "tensorrt")
     control.layers.append(("/he", "FLOAT"))
     build_plan(bundle, "tensorrt")
-    assert control.builds[0]["held"] == {
+    assert control.builds[0]["restricted"] == {
         "/body/Conv": "FLOAT",
         "/head/Pow": "FLOAT",
         "/he": "FLOAT",
@@ -85,27 +85,25 @@ def test_what_the_builder_is_asked_for(fp16_bundle: Bundle, install: Install, dr
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("requested", "message"),
     [
         ({"opt_batch": 9}, "--opt-batch 9 is not between 1 and --max-batch 8"),
         ({"dla": 0}, "add --max-batch 1"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(asked: dict[str, int], message: str) -> None:
+def test_options_that_make_no_sense_are_refused(requested: dict[str, int], message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        BuildOptions(**asked)  # type: ignore[arg-type]
+        BuildOptions(**requested)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("version", ["10.3", "11.4"])
-def test_a_dla_is_used_where_there_is_one(
-    version: str, fp16_bundle: Bundle, install: Install
-) -> None:
-    asked = BuildOptions(dla=1, max_batch=1)
+def test_a_dla_is_used_if_there_is_one(version: str, fp16_bundle: Bundle, install: Install) -> None:
+    requested = BuildOptions(dla=1, max_batch=1)
     control = install(version, dla_cores=1)
     with pytest.raises(EngineError, match="finds 1 DLA cores here; leave --dla out"):
-        build_plan(fp16_bundle, "tensorrt", options=asked)
+        build_plan(fp16_bundle, "tensorrt", options=requested)
     control.dla_cores = 2
-    build_plan(fp16_bundle, "tensorrt", options=asked)
+    build_plan(fp16_bundle, "tensorrt", options=requested)
     (built,) = control.builds
     assert (built["default_device_type"], built["DLA_core"], built["batches"]) == (
         "DLA",
@@ -187,7 +185,7 @@ def test_progress_goes_nowhere_without_a_terminal_and_survives_one_that_is_close
     assert build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=2)).is_file()
 
 
-def test_ctrl_c_ends_the_process_where_the_builder_cannot_be_stopped(
+def test_ctrl_c_ends_the_process_if_the_builder_cannot_be_stopped(
     fp16_bundle: Bundle, install: Install
 ) -> None:
     seen, handler = [], signal.getsignal(signal.SIGINT)

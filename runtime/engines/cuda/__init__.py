@@ -18,12 +18,12 @@ from flawline.runtime.engines.cuda.pycuda_provider import open_pycuda
 
 __all__ = ["PROVIDERS", "Bytes", "Cuda", "CudaError", "driver_missing", "open_cuda"]
 
-# In order of preference. Each returns None where its package cannot be used.
+# In order of preference. Each returns None if its package cannot be used.
 PROVIDERS: tuple[Callable[[], Cuda | None], ...] = (open_cuda_bindings, open_pycuda, open_libcuda)
 
 
 def driver_missing() -> str | None:
-    """Say why there is no GPU to use and what to do; None where there is one.
+    """Say why there is no GPU to use and what to do; None if there is one.
 
     This must be asked before TensorRT 8 is used, which crashes the process without a driver.
     """

@@ -24,7 +24,7 @@ _CAPABILITY_MINOR = 76
 def open_cuda_bindings() -> Cuda | None:
     """Open the GPU through NVIDIA's cuda-bindings.
 
-    Returns None where the package is not installed, and where it was made for a newer driver than
+    Returns None if the package is not installed, and if it was made for a newer driver than
     the installed one, which would lack some of its functions.
     """
     try:

@@ -53,7 +53,7 @@ _TYPES: dict[str, Any] = {
 def load_libcuda() -> DriverCall:
     """Load the driver. Its results are returned as cuda-bindings returns them.
 
-    Raises OSError where there is no driver.
+    Raises OSError if there is no driver.
     """
     library = ctypes.CDLL(LIBRARY)
 

@@ -24,7 +24,7 @@ from flawline.runtime.engines.cuda.base import (
 def open_pycuda() -> Cuda | None:
     """Open the GPU through PyCUDA.
 
-    Returns None where it is not installed or was compiled for another CUDA than the installed one.
+    Returns None if it is not installed or was compiled for another CUDA than the installed one.
     """
     try:
         return PyCuda()

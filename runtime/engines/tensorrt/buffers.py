@@ -14,7 +14,7 @@ class Buffers:
 
     `device` has the addresses by tensor. The arrays are views of the host memory for the current
     batch: `image` uint8 [N, H, W, 3], `score` float32 [N], `map` float32 [N, H, W], and `no_map` of
-    shape [N, 0, 0], which `map` is too where the graph has none.
+    shape [N, 0, 0], which `map` is too if the graph has none.
     """
 
     def __init__(self, cuda: Cuda, layout: Layout) -> None:
@@ -51,7 +51,7 @@ class Buffers:
         self._cuda.copy_out(self.score, self.device["score"])
 
     def copy_map_out(self) -> None:
-        """Enqueue the copy of the anomaly map to the host, where the graph has one."""
+        """Enqueue the copy of the anomaly map to the host, if the graph has one."""
         if "map" in self.device:
             self._cuda.copy_out(self.map, self.device["map"])
 

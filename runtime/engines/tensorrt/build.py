@@ -96,7 +96,7 @@ def compile_plan(trt: Module, job: BuildJob, timings: Path | None) -> bytes:
 
 
 def parse(trt: Module, onnx: Path, typed: bool) -> tuple[Builder, INetworkDefinition, OnnxParser]:
-    """Parse an ONNX file to a network, which is strongly typed where `typed` is True.
+    """Parse an ONNX file to a network, which is strongly typed if `typed` is True.
 
     Returns the builder, the network and the parser, which owns weights of the network. Raises
     EngineError.
@@ -144,7 +144,7 @@ def _allow_lower_precision(
 ) -> None:
     """Let the builder choose FP16 or INT8 outside the FP32 islands.
 
-    Raises EngineError where an island names no layer.
+    Raises EngineError if an island names no layer.
     """
     config.set_flag(trt.BuilderFlag.FP16)
     if job.precision == "int8":
@@ -178,7 +178,7 @@ def _islands_of(layer_name: str, islands: tuple[str, ...]) -> set[str]:
 def _require_fp32_outputs(trt: Module, layer: ILayer) -> bool:
     """Restrict the floating-point outputs of a layer to FP32.
 
-    Returns False where it has none, as a layer that computes shapes.
+    Returns False if it has none, as a layer that computes shapes.
     """
     restricted = False
     for i in range(layer.num_outputs):

@@ -36,9 +36,9 @@ class TensorRt(Engine):
     )
 
     def __init__(self, plan: Plan, precision: str, cuda: Cuda) -> None:
-        """Load a plan. Takes ownership of `cuda`, except where it raises: EngineError.
+        """Load a plan. Takes ownership of `cuda`, unless it raises EngineError.
 
-        The EngineError is a PlanRefused where building the plan again may help.
+        The EngineError is a PlanRefused if building the plan again may help.
         """
         trt = self.library.load()
         self.precision = precision
@@ -59,7 +59,7 @@ class TensorRt(Engine):
     @classmethod
     def open(cls, bundle: Bundle, options: EngineOptions) -> TensorRt:
         """Open the engine on a stored plan or a new one. Raises EngineError, BundleError."""
-        # The driver comes first, because TensorRT 8 crashes the process where there is none.
+        # The driver comes first, because TensorRT 8 crashes the process if there is none.
         cuda = open_cuda()
         try:
             request = PlanRequest(bundle, cls.library, options.precision, cuda, options.cache)
@@ -99,7 +99,7 @@ class TensorRt(Engine):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Say what to install before this engine can be used; None where it can."""
+        """Say what to install before this engine can be used; None if it can."""
         return cls.library.missing() or driver_missing()
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
@@ -136,7 +136,7 @@ class TensorRt(Engine):
                 f"{self.description} accepts batches of {smallest} to {largest}, not {size}{remedy}"
             )
         self._drop_graph()
-        # Stays unset where setting the size fails, so that the next call tries it again.
+        # Stays unset if setting the size fails, so that the next call tries it again.
         self._batch = -1
         self._session.set_batch(size)
         self._buffers.set_batch(size)
@@ -150,7 +150,7 @@ class TensorRt(Engine):
         self._buffers.copy_score_out()
 
     def _capture(self) -> None:
-        """Capture the graph; where this model cannot be captured, say so and run without."""
+        """Capture the graph. If this model cannot be captured, log why and run without."""
         try:
             self._graph = self._cuda.capture(self._enqueue)
         except EngineError as error:

@@ -27,7 +27,7 @@ class Library:
     portable: bool = False
 
     def missing(self) -> str | None:
-        """Say how to install the library; None where it is installed."""
+        """Say how to install the library; None if it is installed."""
         spec = find_spec(self.module)
         # A leftover folder imports as an empty namespace package; its spec has no origin.
         if spec is None or spec.origin is None:
@@ -35,7 +35,7 @@ class Library:
         return None
 
     def load(self) -> Module:
-        """Import the library. Raises EngineError where it is not installed or cannot be loaded."""
+        """Import the library. Raises EngineError if it is not installed or cannot be loaded."""
         install = self.missing()
         if install is not None:
             raise EngineError(f"engine {self.engine}: {install}")

@@ -115,7 +115,7 @@ def folder_name(
 def cache_folder(bundle: Bundle, cache: Path | None) -> Path:
     """Return the folder for this bundle's plans.
 
-    It is in the bundle, or where `cache` is given in that folder, which may serve several bundles.
+    It is in the bundle, or if `cache` is given in that folder, which may serve several bundles.
     """
     if cache is None:
         return bundle.path / ENGINE_CACHE
@@ -159,7 +159,7 @@ def recorded_options(folder: Path) -> BuildOptions | None:
 def store_plan(folder: Path, identity: Identity, options: BuildOptions, plan: bytes) -> Plan:
     """Write a plan and then its record, each of them completely or not at all.
 
-    Raises EngineError where they cannot be written.
+    Raises EngineError if they cannot be written.
     """
     record = {
         "schema": SCHEMA,

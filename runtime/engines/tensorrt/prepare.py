@@ -35,8 +35,8 @@ _TURING = 75
 class PlanRequest:
     """Which plan is wanted.
 
-    It is for the GPU of `cuda`, or where that is None for the capabilities in `options`. With
-    `options` None any plan that can run here is accepted.
+    It is for the GPU of `cuda`, or if that is None for the capabilities in `options`. If `options`
+    is None, any plan that can run here is accepted.
     """
 
     bundle: Bundle
@@ -84,19 +84,20 @@ def prepare_plan(request: PlanRequest, refused: PlanRefused | None = None) -> Pl
             return find_plan(cache, wanted, folder, request.options)
         except PlanUnusable as unusable:
             reason = str(unusable)
-    create_folder(folder)
-    return _build_plan(trt, job, identity, folder, reason)
-
-
-def _build_plan(trt: Module, job: BuildJob, identity: Identity, folder: Path, reason: str) -> Plan:
-    name = f"{job.engine} {identity.version}"
-    message = f"{name}: building the {job.precision} plan because {reason}"
+    message = f"{engine} {version}: building the {request.precision} plan because {reason}"
     timings = None
     # Portable plans are compiled to the end when they are loaded: no kernel is timed for them here.
-    if identity.device is not None:
+    if not request.library.portable:
         message = f"{message}; this takes minutes"
-        timings = folder / f"timings-{identity.version}.bin"
+        timings = folder / f"timings-{version}.bin"
+    create_folder(folder)
     log(message)
+    return _build_plan(trt, job, identity, folder, timings)
+
+
+def _build_plan(
+    trt: Module, job: BuildJob, identity: Identity, folder: Path, timings: Path | None
+) -> Plan:
     started = time.perf_counter()
     data = compile_plan(trt, job, timings)
     plan = store_plan(folder, identity, job.options, data)

@@ -45,7 +45,7 @@ class BuildProgress:
 
 
 def attach_progress(trt: Module, config: IBuilderConfig, engine: str) -> BuildProgress | None:
-    """Make the builder report its progress; None where this version cannot."""
+    """Make the builder report its progress; None if this version cannot."""
     if not hasattr(trt, "IProgressMonitor"):
         return None
 

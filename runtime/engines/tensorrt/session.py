@@ -47,14 +47,14 @@ class Session:
     """Runs a plan on addresses in device memory.
 
     `captures_graphs` says that the library itself runs the plan as a CUDA graph. Raises PlanRefused
-    where the library does not load the plan, and another EngineError where it cannot be used.
+    if the library does not load the plan, and another EngineError if it cannot be used.
     """
 
     def __init__(self, trt: Module, plan: Plan, description: str) -> None:
         self.path = plan.path
         self.captures_graphs = False
         self._description = description
-        # Gives the compiled kernels, where the library has any that are worth storing.
+        # Gives the compiled kernels, if the library has any that are worth storing.
         self._serialize_kernels: Callable[[], Any] | None = None
         self._stored_kernels = b""
         errors = logger(trt)
@@ -143,7 +143,7 @@ class Session:
         return self._engine.create_execution_context(runtime_config)
 
     def _read_layout(self, trt: Module) -> Layout:
-        """Read the tensors' shapes. Raises EngineError where they are not those of a bundle."""
+        """Read the tensors' shapes. Raises EngineError if they are not those of a bundle."""
         names = self._tensor_names(trt)
         shape = tuple(self._engine.get_tensor_shape("image"))
         smallest = shape[0]
@@ -185,7 +185,7 @@ class Session:
 
 
 def _invalidity(trt: Module, runtime: Runtime, plan: bytes) -> str | None:
-    """Say why the library will not load this plan; None where it will or cannot say."""
+    """Say why the library will not load this plan; None if it will or cannot say."""
     if not hasattr(trt.Runtime, "get_engine_validity"):
         return None
     # The diagnostics are a sum of bits, one for each reason.
