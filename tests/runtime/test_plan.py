@@ -170,9 +170,8 @@ def test_a_plan_that_does_not_load_is_built_again_once(
         change_record(plan.parent, plan=hashlib.sha256(b"NOPE").hexdigest())
         capsys.readouterr()
         open_and_run(fp16_bundle, version)
-        assert (
-            f"because the plan in {plan.parent} does not load ({reason})" in capsys.readouterr().err
-        )
+        message = f"because the plan in {plan.parent} does not load ({reason})"
+        assert message in capsys.readouterr().err
         assert len(control.builds) == 2
         control.refuse_plans = True
         with pytest.raises(
