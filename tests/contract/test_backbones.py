@@ -162,8 +162,12 @@ def test_estimated_statistics_keep_activations_in_range(
     assert not backbone.training
     with torch.inference_mode():
         maps = backbone.extract(batch)
+    normalises = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
     for features in maps:
-        assert 0.05 < float(features.std()) < 5
+        assert torch.isfinite(features).all()
+        assert float(features.std()) > 0
+        if normalises:
+            assert 0.05 < float(features.std()) < 5
 
 
 def test_folding_is_exact(network: Backbone, facts: BackboneFacts) -> None:
@@ -180,13 +184,13 @@ def test_folding_is_exact(network: Backbone, facts: BackboneFacts) -> None:
 
 
 def test_wrong_weights_are_reported(network: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="cannot be read"):
+    with pytest.raises(TrainError, match=r"weights .*absent"):
         network.load(str(tmp_path / "absent.pth"))
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(TrainError, match="torch state_dict"):
+    with pytest.raises(TrainError, match=r"weights .*text"):
         network.load(str(tmp_path / "text.pth"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(TrainError, match="not"):
+    with pytest.raises(TrainError, match=r"weights .*other"):
         network.load(str(tmp_path / "other.pth"))
 
 
