@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,17 +71,14 @@ def score_images(
 
     `map_size` is (0, 0) if the graph gives no map. Raises EngineError.
     """
+    engine = OnnxRuntime(model, map_size, precision=precision)
     scores = []
     maps = []
-    with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(model)
-        engine = OnnxRuntime(path, map_size, precision=precision)
-        for done, image in enumerate(images, 1):
-            score, anomaly_map = engine(image[None])
-            scores.append(float(score[0]))
-            # The engine overwrites its arrays with the next call.
-            maps.append(anomaly_map[0].copy())
-            progress(f"onnxruntime {precision}", done, len(images))
-        engine.close()
+    for done, image in enumerate(images, 1):
+        score, anomaly_map = engine(image[None])
+        scores.append(float(score[0]))
+        # The engine overwrites its arrays with the next call.
+        maps.append(anomaly_map[0].copy())
+        progress(f"onnxruntime {precision}", done, len(images))
+    engine.close()
     return Results(np.array(scores, np.float32), np.array(maps))

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -39,6 +38,7 @@ from flawline.export import ExportError
 from flawline.export.graphs import GraphContext, evenly_spaced
 from flawline.export.graphs.edit import in_island, initializers
 from flawline.runtime.console import log
+from flawline.runtime.engines.onnxruntime_cpu import open_session
 from flawline.runtime.image import Image
 from flawline.train.progress import Progress, no_progress
 
@@ -211,8 +211,6 @@ class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
 
 def _scores(proto: onnx.ModelProto, images: Sequence[Image]) -> npt.NDArray[np.float32]:
     """Compute the scores float32 [n] of prepared images with ONNX Runtime."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+    session = open_session(proto.SerializeToString())
     scores = [session.run(["score"], {"image": image[None]})[0] for image in images]
     return np.concatenate(scores)
