@@ -15,7 +15,7 @@ import numpy.typing as npt
 from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.export.parity import Results, compare, require_parity
-from flawline.export.scoring import score_images, select_images
+from flawline.export.scoring import ImageSelection, score_images, select_images
 from flawline.runtime.bundle import OUTPUTS, Bundle, Golden, Manifest, Spread, write_bundle
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
@@ -78,39 +78,54 @@ def build_bundle(
         DataError: the data set cannot be used.
         BundleError: the bundle cannot be written.
     """
-    bit_depth = int(provenance["bits"])
-    selection = select_images(data, method.geometry, bit_depth, options.parity_images)
+    selection = _select_images(method, provenance, data, options)
     held_out = selection.held_out
-    # Before the work begins, refuse a rate that so few images do not support.
-    check_false_alarm_rate(options.false_alarm_rate, len(held_out))
-    for line in describe_sizes(held_out, method.geometry, selection.images.bit_depth):
-        log(f"note: {line}")
-    module = method.fused()
-    model = onnx_from_module(module, method.geometry, options.outputs, options.static_batch)
-    log(f"exported {node_types(model).total()} ONNX nodes, {len(model) / 1e6:.1f} MB")
-    reference, results = _judge(method, model, selection.images, options)
-    good = slice(0, len(held_out))
-    calibration = _calibrate(results.scores[good], held_out, options.false_alarm_rate)
-    score = Spread.of(results.scores[good])
-    map_peak = Spread.of(reference.maps[good].max((1, 2)))
+    exported = _export(method, options)
+    reference, results = _judge(method, exported.model, selection.images, options)
+    good_scores = results.scores[: len(held_out)]
+    good_maps = reference.maps[: len(held_out)]
+    calibration = _calibrate(good_scores, held_out, options.false_alarm_rate)
     if options.outputs != OUTPUTS:
         reference = replace(reference, maps=results.maps)
-    manifest = Manifest(
-        method=method.name,
-        backbone=method.settings.backbone,
-        geometry=method.geometry,
-        score=score,
-        map_peak=map_peak,
-        score_tolerance=_tolerance(score),
-        map_tolerance=method.map_tolerance * _tolerance(map_peak),
-        fp32_islands=islands_in(model, fp32_islands(module)),
-        outputs=options.outputs,
-        provenance=_provenance(provenance, data, command),
-        bit_depth=bit_depth,
+    manifest = _manifest(
+        method,
+        exported,
+        Spread.of(good_scores),
+        Spread.of(good_maps.max((1, 2))),
+        _provenance(provenance, data, command),
     )
     _prove(selection.paths, reference, results, calibration, manifest)
     golden = _golden(selection.images, reference, calibration, manifest.score_tolerance)
-    return write_bundle(out, manifest, calibration, {"fp32": model}, golden)
+    return write_bundle(out, manifest, calibration, {"fp32": exported.model}, golden)
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A serialised FP32 graph with its outputs and its FP32 islands."""
+
+    model: bytes
+    outputs: tuple[str, ...]
+    fp32_islands: tuple[str, ...]
+
+
+def _select_images(
+    method: Method, provenance: Mapping[str, str], data: Path, options: ExportOptions
+) -> ImageSelection:
+    """Select the images, and check what can be checked about them before the work begins."""
+    bit_depth = int(provenance["bits"])
+    selection = select_images(data, method.geometry, bit_depth, options.parity_images)
+    held_out = selection.held_out
+    check_false_alarm_rate(options.false_alarm_rate, len(held_out))
+    for line in describe_sizes(held_out, method.geometry, selection.images.bit_depth):
+        log(f"note: {line}")
+    return selection
+
+
+def _export(method: Method, options: ExportOptions) -> _Exported:
+    module = method.fused()
+    model = onnx_from_module(module, method.geometry, options.outputs, options.static_batch)
+    log(f"exported {node_types(model).total()} ONNX nodes, {len(model) / 1e6:.1f} MB")
+    return _Exported(model, options.outputs, islands_in(model, fp32_islands(module)))
 
 
 def _judge(
@@ -144,8 +159,31 @@ def _calibrate(
     return calibration
 
 
+def _manifest(
+    method: Method,
+    exported: _Exported,
+    score: Spread,
+    map_peak: Spread,
+    provenance: Mapping[str, str],
+) -> Manifest:
+    """Describe the bundle; `score` and `map_peak` are those of the held-out good images."""
+    return Manifest(
+        method=method.name,
+        backbone=method.settings.backbone,
+        geometry=method.geometry,
+        score=score,
+        map_peak=map_peak,
+        score_tolerance=_tolerance(score),
+        map_tolerance=method.map_tolerance * _tolerance(map_peak),
+        fp32_islands=exported.fp32_islands,
+        outputs=exported.outputs,
+        provenance=provenance,
+        bit_depth=int(provenance["train_bits"]),
+    )
+
+
 def _tolerance(spread: Spread) -> float:
-    """Return the allowed absolute error of a quantity, which is above rounding in any case."""
+    """Return the allowed absolute error of a quantity; it is above rounding in any case."""
     return TOLERANCE * max(spread.std, 1e-3 * abs(spread.mean), 1e-6)
 
 
@@ -189,22 +227,24 @@ def _golden(
             selected.append(int(index))
     if not selected:
         selected.append(int(ascending[0]))
-    prepared = np.stack([images[index] for index in selected])
-    return Golden(prepared, scores[selected], reference.maps[selected])
+    prepared = []
+    for index in selected:
+        prepared.append(images[index])
+    return Golden(np.stack(prepared), scores[selected], reference.maps[selected])
 
 
-def _provenance(
-    training: Mapping[str, str], data: Path, command: Sequence[str]
-) -> dict[str, str]:
+def _provenance(training: Mapping[str, str], data: Path, command: Sequence[str]) -> dict[str, str]:
     """Return where the bundle comes from. A bundle is shipped, so it names no private folder."""
     provenance = {}
     for key, value in training.items():
         provenance[f"train_{key}"] = without_folders(value)
-    words = [without_folders(word) for word in command]
+    words = ["python", "-m", "export.build"]
+    for word in command:
+        words.append(without_folders(word))
     now = datetime.datetime.now(datetime.timezone.utc)
     provenance["data"] = data.resolve().name
     provenance["built"] = now.isoformat(timespec="seconds")
-    provenance["command"] = shlex.join(["python", "-m", "export.build", *words])
+    provenance["command"] = shlex.join(words)
     provenance.update(versions())
     return provenance
 

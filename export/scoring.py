@@ -49,8 +49,8 @@ def select_images(
     data_set = open_data(data)
     train, held_out = hold_out(data_set.train_good)
     paths = list(held_out)
-    for index in evenly_spaced(len(data_set.test), test_images):
-        paths.append(data_set.test[index].path)
+    for sample in evenly_spaced(data_set.test, test_images):
+        paths.append(sample.path)
     bits = bit_depth if bit_depth > 8 else None
     return ImageSelection(
         train=PreparedImages(train, geometry, bits),

@@ -80,15 +80,8 @@ def write_repository(
         ExportError: the name or a parameter is wrong, or the folder cannot be written.
         BundleError: the bundle has no graph of this precision.
     """
-    if not MODEL_NAME.fullmatch(name):
-        raise ExportError(
-            f"a model cannot be called {name!r}; pass --name with letters, digits, '_', '-' and '.'"
-        )
     folder = out / name
-    if folder.exists() and not _is_replaceable(folder):
-        raise ExportError(
-            f"{folder} exists and was not written by this command; choose another --out or --name"
-        )
+    _check_target(folder, name)
     source = _model_file(bundle, engine, precision, plan)
     batch = _max_batch(bundle.model(precision), max_batch)
     config = config_text(bundle, name, engine, precision, batch)
@@ -108,6 +101,18 @@ def write_repository(
             f"{folder} cannot be written ({error.strerror}); free the disk or choose another --out"
         ) from error
     return folder
+
+
+def _check_target(folder: Path, name: str) -> None:
+    """Refuse a name that Triton does not accept, and a folder that this command did not write."""
+    if not MODEL_NAME.fullmatch(name):
+        raise ExportError(
+            f"a model cannot be called {name!r}; pass --name with letters, digits, '_', '-' and '.'"
+        )
+    if folder.exists() and not _is_replaceable(folder):
+        raise ExportError(
+            f"{folder} exists and was not written by this command; choose another --out or --name"
+        )
 
 
 def _is_replaceable(folder: Path) -> bool:

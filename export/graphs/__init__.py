@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from flawline.runtime.image import Image
 from flawline.train.progress import Progress, no_progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,10 @@ class GraphContext:
     progress: Progress = no_progress
 
 
-def evenly_spaced(length: int, count: int) -> list[int]:
-    """Return at most `count` indices into a sequence, evenly spaced from its first to its last."""
-    if not length:
-        return []
-    positions = np.linspace(0, length - 1, min(count, length))
-    return [int(position) for position in positions]
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` items, evenly spaced from the first to the last."""
+    selected = []
+    if items:
+        for position in np.linspace(0, len(items) - 1, min(count, len(items))):
+            selected.append(items[int(position)])
+    return selected

@@ -19,6 +19,11 @@ def in_island(name: str, islands: Iterable[str]) -> bool:
     return any(name == island or name.startswith(f"{island}/") for island in islands)
 
 
+def has_island(graph: onnx.GraphProto, island: str) -> bool:
+    """Return whether a graph has a node that belongs to this FP32 island."""
+    return any(in_island(node.name, [island]) for node in graph.node)
+
+
 def islands_in(model: bytes, islands: Sequence[str]) -> tuple[str, ...]:
     """Return those of a method's FP32 islands that have a node in this graph.
 
@@ -27,7 +32,7 @@ def islands_in(model: bytes, islands: Sequence[str]) -> tuple[str, ...]:
     graph = onnx.load_model_from_string(model).graph
     present = []
     for island in islands:
-        if any(in_island(node.name, [island]) for node in graph.node):
+        if has_island(graph, island):
             present.append(island)
     return tuple(present)
 
@@ -131,7 +136,9 @@ def _evaluate(
     """Compute the outputs of a node whose inputs are all initializers."""
     inputs = [tensors[name] for name in filter(None, node.input)]
     names = list(filter(None, node.output))
-    results = [onnx.ValueInfoProto(name=name) for name in names]
+    results = []
+    for name in names:
+        results.append(onnx.ValueInfoProto(name=name))
     graph = helper.make_graph([node], "constant", [], results, inputs)
     model = helper.make_model(graph, opset_imports=opset)
     computed = []

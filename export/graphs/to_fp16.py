@@ -26,6 +26,7 @@ from flawline.export.graphs import GraphContext
 from flawline.export.graphs.edit import (
     element_types,
     fold_constants,
+    has_island,
     in_island,
     initializers,
     output_names,
@@ -68,7 +69,7 @@ def to_fp16(model: bytes, islands: Sequence[str]) -> bytes:
     _refuse_branches(proto.graph)
     fold_constants(proto)
     for island in islands:
-        if not any(in_island(node.name, [island]) for node in proto.graph.node):
+        if not has_island(proto.graph, island):
             raise ExportError(
                 f"FP32 island {island!r} matches no node of the graph; correct the fp32() marks of "
                 f"the method (an island is a module path such as /smooth, or the name of a node)"
@@ -129,7 +130,10 @@ class _HalfWriter:
         for position, name in enumerate(node.output):
             if self.types.get(name) == FLOAT and not _accepts_half(formals, position):
                 return FLOAT
-        inputs = [name for name in node.input if self.types.get(name) == FLOAT]
+        inputs = []
+        for name in node.input:
+            if self.types.get(name) == FLOAT:
+                inputs.append(name)
         if not inputs:
             return self._precision_of_source(node)
         if node.op_type in MOVERS and not self._are_half_or_weights(inputs):

@@ -51,9 +51,7 @@ PROBES = 16  # images on which each convolution is quantized alone
 
 def write(fp32: bytes, context: GraphContext) -> bytes:
     """Write the INT8 graph of a bundle from its FP32 graph. Raises ExportError."""
-    images = []
-    for index in evenly_spaced(len(context.good_images), CALIBRATION_IMAGES):
-        images.append(context.good_images[index])
+    images = evenly_spaced(context.good_images, CALIBRATION_IMAGES)
     model = to_int8(fp32, images, context.fp32_islands, context.score_std, context.progress)
     log(describe_int8(model))
     return model
@@ -88,7 +86,7 @@ def to_int8(
     proto = onnx.load_model_from_string(model)
     candidates = _convolutions(proto, islands)
     quantizer = _Quantizer(proto, images, progress)
-    probes = [images[index] for index in evenly_spaced(len(images), PROBES)]
+    probes = evenly_spaced(images, PROBES)
     reference = _scores(proto, probes)
     selected = []
     for done, name in enumerate(candidates, 1):
@@ -144,9 +142,7 @@ def _convolutions(proto: onnx.ModelProto, islands: Sequence[str]) -> list[str]:
 class _Quantizer:
     """Measures the ranges of all activations once, then quantizes any set of convolutions."""
 
-    def __init__(
-        self, proto: onnx.ModelProto, images: Sequence[Image], progress: Progress
-    ) -> None:
+    def __init__(self, proto: onnx.ModelProto, images: Sequence[Image], progress: Progress) -> None:
         self.proto = proto
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             model = Path(folder) / "model.onnx"
@@ -212,5 +208,7 @@ class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
 def _scores(proto: onnx.ModelProto, images: Sequence[Image]) -> npt.NDArray[np.float32]:
     """Compute the scores float32 [n] of prepared images with ONNX Runtime."""
     session = open_session(proto.SerializeToString())
-    scores = [session.run(["score"], {"image": image[None]})[0] for image in images]
+    scores = []
+    for image in images:
+        scores.extend(session.run(["score"], {"image": image[None]}))
     return np.concatenate(scores)
