@@ -34,7 +34,7 @@ class GraphContext:
 def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
     """Return at most `count` items, evenly spaced from the first to the last."""
     selected = []
-    if items:
+    if len(items):
         for position in np.linspace(0, len(items) - 1, min(count, len(items))):
             selected.append(items[int(position)])
     return selected

@@ -56,7 +56,7 @@ class NegativeLogLikelihood(nn.Module):
 
 
 class Flow(nn.Module):
-    """A normalising flow of four couplings over 8 channels; its subnets are FP16, the rest islands."""
+    """A normalising flow of four couplings over 8 channels; subnets are FP16."""
 
     islands = ("/affines.0", "/affines.1", "/affines.2", "/affines.3", "/likelihood", "/Resize")
 
