@@ -1,8 +1,8 @@
 """python -m export.build: from images or a checkpoint to a bundle, and to this machine's engine.
 
-python -m export.build --method simplenet --data /data/bottle           train, then build a bundle
+python -m export.build --method simplenet --data /data/bottle           train and build a bundle
 python -m export.build --checkpoint C --data /data/bottle --out B       build a bundle
-python -m export.build --bundle B --engine tensorrt                     build the engine of this machine
+python -m export.build --bundle B --engine tensorrt                     build the engine
 python -m export.build --bundle B --precision int8 --data /data/bottle  add a graph
 """
 

@@ -24,7 +24,7 @@ class ImageSelection:
     Attributes:
         train: prepared good images that the method was trained on.
         held_out: files of the good images that set the threshold.
-        paths: files of the images on which graphs are compared: all of `held_out`, then test images.
+        paths: files of the images to compare graphs on: all of `held_out`, then test images.
         images: the prepared images of `paths`, uint8 [H, W, 3], decoded at every access.
     """
 

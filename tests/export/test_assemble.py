@@ -1,4 +1,4 @@
-"""What a bundle is built from: threshold, parity, golden images and provenance, with a toy method."""
+"""What a bundle is built from: threshold, parity, golden images, provenance; with a toy method."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ SIZE = 32
 def network(outlier: float = 1.0) -> bytes:
     """A residual network with a projection, in the one signature, from a seed.
 
-    The first of the 16 channels is `outlier` times larger than the others, and its weights in the next
-    layers are as much smaller: one range for all channels then leaves few steps for the others.
+    The first of the 16 channels is `outlier` times larger than the others, and its weights in the
+    next layers are as much smaller: one range for all channels leaves the others few steps.
     """
     rng = np.random.default_rng(0)
     weights = {
@@ -179,8 +179,8 @@ def test_openvino_computes_what_onnx_runtime_does(
         np.stack(images)
     )
     assert anomaly_map.shape == (4, SIZE, SIZE)
-    # Both round ties and sums in their own order, and one step can grow. The error of a wrong kernel
-    # is several standard deviations.
+    # Both round ties and sums in their own order, and one step can grow. The error of a wrong
+    # kernel is several standard deviations.
     assert np.median(np.abs(score - expected)) < 0.25 * exact.std()
     assert np.abs(score - expected).max() < exact.std()
 
