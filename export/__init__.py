@@ -3,16 +3,14 @@
 Importing this package needs neither torch nor onnx.
 """
 
-if __name__ == "export":
-    # Started as `python -m export.build` in a checkout: everything else is imported as flawline.*.
-    import importlib.util
-    import sys
+import sys
 
-    if importlib.util.find_spec("flawline") is None:
-        print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
-        raise SystemExit(2)
-
-from flawline import FlawlineError
+try:
+    from flawline import FlawlineError
+except ModuleNotFoundError:
+    # Imported by the name of its folder, as in `python -m export.build` in a checkout.
+    print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 class ExportError(FlawlineError):
