@@ -114,8 +114,9 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path]:
     """Build a bundle from a checkpoint, which is trained if none is given; also return its data."""
-    from flawline.export.assemble import ExportOptions, build_bundle
     from flawline.train.checkpoint import load_checkpoint
+
+    from flawline.export.assemble import ExportOptions, build_bundle
 
     path = args.checkpoint
     data = args.data

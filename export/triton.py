@@ -76,26 +76,22 @@ def write_repository(
         plan: the TensorRT plan, for the engine tensorrt.
         max_batch: largest batch, 0 for none. None means 8, or 0 if the graph takes one image.
 
-    Raises:
-        ExportError: the name or a parameter is wrong, or the folder cannot be written.
-        BundleError: the bundle has no graph of this precision.
+    Raises ExportError, and BundleError if the bundle has no graph of this precision.
     """
+    _check_target(out, name)
     folder = out / name
-    _check_target(folder, name)
     source = _model_file(bundle, engine, precision, plan)
-    batch = _max_batch(bundle.model(precision), max_batch)
-    config = config_text(bundle, name, engine, precision, batch)
+    max_batch = _max_batch(bundle.model(precision), max_batch)
+    config = config_text(bundle, name, engine, precision, max_batch)
     image = np.ascontiguousarray(bundle.golden().images[0]).tobytes()
 
     try:
         with replace_folder(folder) as new:
-            version = new / "1"
-            version.mkdir()
-            shutil.copyfile(source, version / BACKENDS[engine].file)
-            warm_up = new / "warmup"
-            warm_up.mkdir()
-            (warm_up / WARM_UP).write_bytes(image)
             (new / CONFIG).write_text(config, encoding="utf-8")
+            (new / "1").mkdir()
+            shutil.copyfile(source, new / "1" / BACKENDS[engine].file)
+            (new / "warmup").mkdir()
+            (new / "warmup" / WARM_UP).write_bytes(image)
     except OSError as error:
         raise ExportError(
             f"{folder} cannot be written ({error.strerror}); free the disk or choose another --out"
@@ -103,12 +99,13 @@ def write_repository(
     return folder
 
 
-def _check_target(folder: Path, name: str) -> None:
+def _check_target(out: Path, name: str) -> None:
     """Refuse a name that Triton does not accept, and a folder that this command did not write."""
     if not MODEL_NAME.fullmatch(name):
         raise ExportError(
             f"a model cannot be called {name!r}; pass --name with letters, digits, '_', '-' and '.'"
         )
+    folder = out / name
     if folder.exists() and not _is_replaceable(folder):
         raise ExportError(
             f"{folder} exists and was not written by this command; choose another --out or --name"

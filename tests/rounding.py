@@ -1,9 +1,9 @@
 """An evaluator of ONNX graphs that stores every FP16 value as FP16, as a GPU does.
 
-ONNX Runtime has no FP16 kernels for most operators on a CPU: it widens them to FP32 and may leave out
-the rounding between neighbouring nodes, so that an overflow does not show. Here every node is a
-session of its own, and what passes from one to the next is an array of the type that the graph gives
-it. Within a node sums are FP32, as on tensor cores.
+ONNX Runtime has no FP16 kernels for most operators on a CPU: it widens them to FP32 and may leave
+out the rounding between neighbouring nodes, so that an overflow does not show. Here every node is a
+session of its own, and each value that passes between nodes is an array of the type that the graph
+declares. Within a node, sums are FP32, as on tensor cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class RoundingEvaluator:
         self.sessions = [(node, self._session(node)) for node in self.proto.graph.node]
 
     def _session(self, node: onnx.NodeProto) -> ort.InferenceSession:
-        graph = helper.make_graph([node], "node", self._values(node.input), self._values(node.output))
+        inputs = self._values(node.input)
+        outputs = self._values(node.output)
+        graph = helper.make_graph([node], "node", inputs, outputs)
         model = helper.make_model(
             graph, opset_imports=self.proto.opset_import, ir_version=self.proto.ir_version
         )
@@ -45,7 +47,7 @@ class RoundingEvaluator:
 
     def _values(self, names: Iterable[str]) -> list[onnx.ValueInfoProto]:
         values = []
-        # An input that is used twice is declared once; an optional one that is left out has no name.
+        # An input that is used twice is declared once; an optional one left out has no name.
         for name in dict.fromkeys(filter(None, names)):
             values.append(helper.make_tensor_value_info(name, self.types[name], None))
         return values

@@ -16,8 +16,8 @@ onnx = pytest.importorskip("onnx", reason="needs the train extra")
 from onnx import TensorProto, helper, numpy_helper
 
 from flawline.export import ExportError
-from flawline.export.graphs import to_int8 as module
 from flawline.export.graphs import GraphContext
+from flawline.export.graphs import to_int8 as module
 from flawline.export.graphs.to_int8 import describe_int8, to_int8, write
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.engines import EngineOptions
