@@ -84,8 +84,10 @@ def build_bundle(
     reference, results = _judge(method, exported.model, selection.images, options)
     good_scores = results.scores[: len(held_out)]
     good_maps = reference.maps[: len(held_out)]
+    # The threshold comes from the exported graph, because that is what runs.
     calibration = _calibrate(good_scores, held_out, options.false_alarm_rate)
     if options.outputs != OUTPUTS:
+        # There are no maps to compare, nor to store as golden data.
         reference = replace(reference, maps=results.maps)
     manifest = _manifest(
         method,
@@ -151,6 +153,7 @@ def _calibrate(
     calibration = set_threshold(scores, false_alarm_rate)
     for line in describe(calibration, false_alarm_rate):
         log(line)
+    # A defective part among the good ones would raise the threshold: show where to look.
     suspect = int(np.argmax(scores))
     log(
         f"highest-scoring of them: {scores[suspect]:.6g} {held_out[suspect]}; a defective part "
@@ -238,6 +241,7 @@ def _provenance(training: Mapping[str, str], data: Path, command: Sequence[str])
     provenance = {}
     for key, value in training.items():
         provenance[f"train_{key}"] = without_folders(value)
+    # The command shows how to build the bundle again, but not where the data is stored.
     words = ["python", "-m", "export.build"]
     for word in command:
         words.append(without_folders(word))

@@ -47,6 +47,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     A bundle that exists has nothing to train or to build, and a checkpoint nothing to train. Raises
     TrainError for a wrong method, or for a flag of another method.
     """
+    # The first pass finds the mode, and leaves errors and --help to the second.
     first = Parser(prog=PROGRAM, add_help=False)
     first.add_argument("--bundle")
     first.add_argument("--checkpoint")
@@ -131,6 +132,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
     if args.method is not None and args.method != method.name:
         raise TrainError(f"checkpoint {path} holds {method.name}; leave --method out")
     if data is None:
+        # A checkpoint stays on the machine that trains, so that it can name the folder.
         data = Path(checkpoint.provenance["data"])
     out = args.out
     if out is None:
@@ -184,6 +186,7 @@ def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bun
             f"adding the {precision} graph needs images; pass --data with the data set that the "
             f"bundle was built on"
         )
+    # Imported here because it needs onnx, which a machine that only inspects lacks.
     from flawline.export.add_graph import add_graph
 
     return add_graph(bundle, precision, data)

@@ -72,6 +72,7 @@ def build_engine_here(
         EngineError: the engine cannot be built or opened, or fails its self-test.
         BundleError: the bundle has no graph of this precision.
     """
+    # A named engine may be one that only compiles here, so that it is not required to run yet.
     chosen = choose_engine() if name == "auto" else name
     kind = engine_class(chosen)
     if name == "auto" and options.precision not in ("auto", *kind.precisions):

@@ -110,6 +110,7 @@ def require_parity(parity: Parity, score_tolerance: float, map_tolerance: float)
     Tolerances are absolute. An error that is NaN is refused as well. Raises ExportError.
     """
     remedy = "train again or report this checkpoint"
+    # The comparisons are written so that NaN is refused.
     if parity.clear_flips:
         raise ExportError(
             f"the exported graph decides differently: {parity.clear_flips[0]} "

@@ -34,6 +34,7 @@ CONFIG = "config.pbtxt"
 WARM_UP = "image"
 # The first line of the template. A folder whose configuration begins with it may be replaced.
 MARK = "# flawline.export.triton"
+# Names that Triton and a file system accept.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DEFAULT_BATCH = 8
 QUEUE_MICROSECONDS = 500  # how long Triton waits for more images to form a batch
@@ -86,6 +87,7 @@ def write_repository(
     image = np.ascontiguousarray(bundle.golden().images[0]).tobytes()
 
     try:
+        # A server that polls the repository must never load half a model.
         with replace_folder(folder) as new:
             (new / CONFIG).write_text(config, encoding="utf-8")
             (new / "1").mkdir()
@@ -149,6 +151,7 @@ def _max_batch(model: Path, wanted: int | None) -> int:
     """
     if wanted is not None and wanted < 0:
         raise ExportError(f"--max-batch {wanted} must be at least 0")
+    # The graph itself says which batches it takes; the manifest does not.
     session = open_session(model)
     static = isinstance(session.get_inputs()[0].shape[0], int)
     if wanted and static:

@@ -64,6 +64,7 @@ def replace_content(
     tensors: Iterable[onnx.TensorProto],
 ) -> None:
     """Replace the nodes and the initializers of a graph; unused initializers are dropped."""
+    # Both may be taken from the graph itself, so they are copied before it is emptied.
     new_nodes = list(nodes)
     used = output_names(graph)
     for node in new_nodes:

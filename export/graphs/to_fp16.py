@@ -111,6 +111,7 @@ class _HalfWriter:
         self.nodes: list[onnx.NodeProto] = []
 
     def write(self) -> None:
+        # Nodes are sorted topologically: the types of all inputs are known.
         for node in list(self.graph.node):
             precision = self._precision(node)
             self._convert_inputs(node, precision)
@@ -169,6 +170,7 @@ class _HalfWriter:
             if name not in self.outputs:
                 self.half.add(name)
                 continue
+            # The output keeps its name and type, so that the node itself writes to another name.
             half_name = name + SUFFIX[HALF]
             node.output[position] = half_name
             self.converted[name, HALF] = half_name

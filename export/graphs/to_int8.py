@@ -88,6 +88,7 @@ def to_int8(
     quantizer = _Quantizer(proto, images, progress)
     probes = evenly_spaced(images, PROBES)
     reference = _scores(proto, probes)
+    # Each convolution is judged alone: errors of several add up, but which ones matter shows here.
     selected = []
     for done, name in enumerate(candidates, 1):
         change = np.abs(_scores(quantizer.quantize([name]), probes) - reference)
