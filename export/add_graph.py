@@ -46,7 +46,8 @@ def add_graph(
         log(f"{precision} against fp32: {line}")
     score_tolerance, map_tolerance = tolerances(bundle.manifest, precision)
     try:
-        require_parity(parity, score_tolerance, map_tolerance)
+        remedy = "use another precision or train again"
+        require_parity(parity, score_tolerance, map_tolerance, remedy)
     except ExportError as error:
         raise ExportError(f"{precision} was not added: {error}") from error
     return add_model(bundle, precision, model)

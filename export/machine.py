@@ -68,9 +68,8 @@ def build_engine_here(
         options: a precision that the automatic engine does not run is replaced by its default.
         build_options: what a compiled plan is built for.
 
-    Raises:
-        EngineError: the engine cannot be built or opened, or fails its self-test.
-        BundleError: the bundle has no graph of this precision.
+    Raises EngineError if it cannot be built or opened or fails its self-test, and BundleError if
+    the bundle has no graph of this precision.
     """
     # A named engine may be one that only compiles here, so that it is not required to run yet.
     chosen = choose_engine() if name == "auto" else name

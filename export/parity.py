@@ -104,12 +104,17 @@ def compare(
     )
 
 
-def require_parity(parity: Parity, score_tolerance: float, map_tolerance: float) -> None:
+def require_parity(
+    parity: Parity,
+    score_tolerance: float,
+    map_tolerance: float,
+    remedy: str = "train again or report this checkpoint",
+) -> None:
     """Refuse a graph with a clear flip, or with an error above its tolerance.
 
-    Tolerances are absolute. An error that is NaN is refused as well. Raises ExportError.
+    Tolerances are absolute. An error that is NaN is refused as well. Raises ExportError, whose
+    message ends with `remedy`.
     """
-    remedy = "train again or report this checkpoint"
     # The comparisons are written so that NaN is refused.
     if parity.clear_flips:
         raise ExportError(
