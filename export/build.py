@@ -53,7 +53,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     first.add_argument("--checkpoint")
     given, _ = first.parse_known_args(words)
     parser = Parser(
-        prog=PROGRAM, description="Export a detector to a bundle, and build this machine's engine."
+        prog=PROGRAM,
+        description="Export a detector to a bundle, and build this machine's engine. --precision "
+        "also adds the graph of that precision to the bundle.",
     )
     parser.add_argument(
         "--bundle",
