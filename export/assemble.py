@@ -121,7 +121,7 @@ def _select_images(
     selection = select_images(data, method.geometry, bit_depth, options.parity_images)
     held_out = selection.held_out
     check_false_alarm_rate(options.false_alarm_rate, len(held_out))
-    for line in describe_sizes(held_out, method.geometry, selection.images.bit_depth):
+    for line in describe_sizes(held_out, method.geometry, selection.bit_depth):
         log(f"note: {line}")
     return selection
 

@@ -26,12 +26,14 @@ class ImageSelection:
         held_out: files of the good images that set the threshold.
         paths: files of the images to compare graphs on: all of `held_out`, then test images.
         images: the prepared images of `paths`, uint8 [H, W, 3], decoded at every access.
+        bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
     """
 
     train: PreparedImages
     held_out: list[Path]
     paths: list[Path]
     images: PreparedImages
+    bit_depth: int | None
 
 
 def select_images(
@@ -57,6 +59,7 @@ def select_images(
         held_out=held_out,
         paths=paths,
         images=PreparedImages(paths, geometry, bits),
+        bit_depth=bits,
     )
 
 

@@ -11,11 +11,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
-from sample_graphs import graph, random_images, simplenet, simplenet_graph
+from sample_graphs import SIMPLENET_ISLANDS, graph, random_images, simplenet, simplenet_graph
 
-from flawline.export.graphs.edit import in_island
+from flawline.export.graphs.edit import in_island, islands_in
 from flawline.export.graphs.to_onnx import IR_VERSION, OPSET, node_types, onnx_from_module
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.train.blocks.fused import fp32_islands
 
 pytestmark = pytest.mark.torch
 # The operators of SimpleNet's graph. A new kind of node is a decision, not an accident.
@@ -63,6 +64,12 @@ def test_a_graph_of_the_score_alone_takes_one_batch_size_and_loses_the_nodes_of_
     assert not any(in_island(name, ["/smooth"]) for name in names)
     whole = [node.name for node in graph(simplenet_graph()).node]
     assert set(names) < set(whole)
+
+
+def test_the_marked_modules_are_the_islands_of_the_graph() -> None:
+    islands = fp32_islands(simplenet().fused())
+    assert set(islands) == set(SIMPLENET_ISLANDS)
+    assert islands_in(simplenet_graph(), islands) == islands
 
 
 def test_the_graph_is_lean() -> None:
