@@ -117,9 +117,8 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path]:
     """Build a bundle from a checkpoint, which is trained if none is given; also return its data."""
-    from flawline.train.checkpoint import load_checkpoint
-
     from flawline.export.assemble import ExportOptions, build_bundle
+    from flawline.train.checkpoint import load_checkpoint
 
     path = args.checkpoint
     data = args.data

@@ -17,7 +17,6 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
 import onnx.numpy_helper
-from flawline.train.checkpoint import load_checkpoint
 
 from flawline.export import build
 from flawline.runtime import infer_stream
@@ -25,6 +24,7 @@ from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
 from flawline.runtime.engines import EngineError, open_engine
 from flawline.runtime.precisions import PRECISIONS
 from flawline.train import fit
+from flawline.train.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.torch
 LIGHT = ["--weights", "random", "--size", "64", "--steps", "3"]
