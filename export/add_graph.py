@@ -42,8 +42,10 @@ def add_graph(
         model, parity = _write_and_compare(bundle, precision, data, parity_images, bars)
     finally:
         bars.close()
-    for line in parity.describe():
-        log(f"{precision} against fp32: {line}")
+    summary, *notes = parity.describe()
+    log(f"{precision} against fp32: {summary}")
+    for note in notes:
+        log(note)
     score_tolerance, map_tolerance = tolerances(bundle.manifest, precision)
     try:
         remedy = "use another precision or train again"

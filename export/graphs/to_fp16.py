@@ -1,8 +1,8 @@
 """An FP32 graph converted to FP16, as strongly typed engines execute it without changes.
 
-TensorRT 11 and TensorRT-RTX compute every node in the type that the graph gives it. Whatever FP16
-would break must therefore be FP32 in the graph: squares beyond 65504, products of exponentials,
-sums over thousands of terms. A method marks the modules that contain such operations; they are the
+TensorRT 11 and TensorRT-RTX compute every node in the type that the graph gives it. Operations that
+FP16 would break must therefore be FP32 in the graph: squares beyond 65504, products of
+exponentials, sums over thousands of terms. A method marks the modules that contain such operations; they are the
 graph's FP32 islands. Everything else becomes FP16, weights included. A Cast stands only where the
 type changes, and each value is cast once.
 
@@ -155,7 +155,7 @@ class _HalfWriter:
         for position, name in enumerate(node.input):
             if self.types.get(name) != FLOAT:
                 continue
-            # The scales of a Resize, for example, are FP32 whatever the type of the image.
+            # The scales of a Resize, for example, are FP32 for images of every type.
             wanted = precision if _accepts_half(formals, position) else FLOAT
             node.input[position] = self._converted(name, wanted, node)
 

@@ -224,14 +224,14 @@ def test_weights_that_fp16_cannot_hold_are_refused_outside_of_islands(
 ) -> None:
     with pytest.raises(ExportError, match=message):
         scaled(weight)
-    kept = graph(scaled(weight, ["/part/scale"])).initializer[0]
-    np.testing.assert_array_equal(numpy_helper.to_array(kept), np.float32(weight))
+    tensor = graph(scaled(weight, ["/part/scale"])).initializer[0]
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor), np.float32(weight))
 
 
 @pytest.mark.parametrize("weight", [65504, [1, 1e-9, 0, 0], 0, [np.inf, 1, -np.inf, 1], 1e-5])
 def test_weights_that_fp16_holds_pass(weight: Any) -> None:
-    kept = graph(scaled(weight)).initializer[0]
-    np.testing.assert_array_equal(numpy_helper.to_array(kept), np.asarray(weight, np.float16))
+    tensor = graph(scaled(weight)).initializer[0]
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor), np.asarray(weight, np.float16))
 
 
 def test_constants_are_weights_in_every_form() -> None:
