@@ -2,9 +2,9 @@
 
 TensorRT 11 and TensorRT-RTX compute every node in the type that the graph gives it. Operations that
 FP16 would break must therefore be FP32 in the graph: squares beyond 65504, products of
-exponentials, sums over thousands of terms. A method marks the modules that contain such operations;
-they are the graph's FP32 islands. Everything else becomes FP16, weights included. A Cast stands only
-where the type changes, and each value is cast once.
+exponentials, sums over thousands of terms. A method marks the modules that contain such
+operations; they are the graph's FP32 islands. Everything else becomes FP16, weights included. A
+Cast stands only where the type changes, and each value is cast once.
 
 The available tools (onnxconverter-common, ModelOpt's autocast) break an island: they cast an
 island's FP32 result to FP16 at the next Squeeze or ReduceMax and back to FP32 for the next island;
