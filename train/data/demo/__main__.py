@@ -1,4 +1,4 @@
-"""python -m train.data.demo: writes the built-in demo data set."""
+"""python -m train.data.demo: write the built-in demo data set."""
 
 from __future__ import annotations
 
