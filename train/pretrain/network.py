@@ -93,7 +93,8 @@ def _position_loss(
     head: nn.Module, level: Tensor, batch: Batch, generator: torch.Generator
 ) -> Tensor:
     """Return the loss of naming the texture at random positions of a level [n, c, h, w]."""
-    share = F.adaptive_avg_pool2d(batch.share, level.shape[2:]).flatten(2)
+    grid = (level.shape[2], level.shape[3])
+    share = F.adaptive_avg_pool2d(batch.share, grid).flatten(2)
     count = min(POSITIONS, share.shape[2])
     order = torch.rand(len(share), share.shape[2], generator=generator, device=share.device)
     positions = order.topk(count)[1][:, None]  # [n, 1, count]

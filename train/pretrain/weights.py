@@ -70,7 +70,7 @@ def _card(training: Pretraining, file: str, data: bytes, command: str) -> dict[s
         "device": _device_name(training.device),
         "versions": versions(),
         "command": command,
-        "licence": "Apache-2.0, as Flawline itself: no picture and no other weights went into them",
+        "licence": "Apache-2.0, as Flawline itself: no image file and no other weights were used",
     }
 
 
