@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from flawline.runtime.bundle import write_atomically
 from flawline.runtime.console import log
+from flawline.runtime.files import write_atomically
 from flawline.train import TrainError
 from flawline.train.loop import half_precision
 from flawline.train.pretrain.network import Classifier

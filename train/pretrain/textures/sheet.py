@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flawline.runtime.bundle import write_atomically
+from flawline.runtime.files import write_atomically
 from flawline.train import TrainError
 from flawline.train.pretrain.textures import Textures
 
