@@ -55,8 +55,7 @@ def write_demo(
 
     An equal and complete set is left as it is; an interrupted one is completed. `progress` is
     called with the number of images written and their total. Raises DataError for an unknown
-    product, bad numbers or a folder that holds another demo set, and OSError where a file cannot be
-    written.
+    product, bad numbers, a folder that holds another demo set, and a file that cannot be written.
     """
     _check(products, (train_good, test_good, per_defect, seed), size)
     ordered = [name for name in PRODUCTS if name in products]
@@ -67,14 +66,13 @@ def write_demo(
 
     for done, job in enumerate(jobs, 1):
         image, mask = render(job.product, job.defect, job.seed, size)
-        _write_png(job.image, image)
+        _write(job.image, _encode_png(image))
         if job.mask is not None:
-            _write_png(job.mask, mask)
+            _write(job.mask, _encode_png(mask))
         if progress is not None:
             progress(done, len(jobs))
-    root.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(demo_set), indent=1)
-    (root / MARKER).write_text(text + "\n", encoding="utf-8")
+    _write(root / MARKER, f"{text}\n".encode())
     return root
 
 
@@ -144,10 +142,17 @@ def _read_marker(path: Path) -> object:
         return None
 
 
-def _write_png(path: Path, image: np.ndarray) -> None:
-    encoded, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not encoded:
-        raise OSError(f"cannot encode {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not cv2.imwrite, which only returns False on a full disk.
-    path.write_bytes(data.tobytes())
+def _encode_png(image: np.ndarray) -> bytes:
+    _, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return data.tobytes()
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); "
+            "choose another folder or free disk space"
+        ) from error
