@@ -83,7 +83,7 @@ def _check(parser: Parser, args: argparse.Namespace) -> None:
 def _pretrain(args: argparse.Namespace, command: str) -> None:
     import torch
 
-    from flawline.train.fit import _device
+    from flawline.train.loop import choose_device
     from flawline.train.pretrain.training import pretrain
     from flawline.train.pretrain.weights import write_weights
     from flawline.train.progress import Bars
@@ -94,7 +94,7 @@ def _pretrain(args: argparse.Namespace, command: str) -> None:
     for field in dataclasses.fields(PretrainingSettings):
         values[field.name] = getattr(args, field.name)
     settings = PretrainingSettings(**values)
-    device = _device(args.device)
+    device = choose_device(args.device)
     state = args.out.with_suffix(".state.pt")
     bars = Bars()
     try:

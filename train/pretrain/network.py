@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawline.train.backbones.resnet import MEAN_RGB, STD_RGB, Trunk, load_weights
+from flawline.train.backbones import create_backbone
 from flawline.train.pretrain.schedule import PretrainingSettings
 from flawline.train.pretrain.textures import Batch
 
+LEVELS = (2, 3)
 SMOOTHING = 0.05  # of the labels
 DENSE = 0.5  # weight of the loss of single positions
 FAULTS = 14.0  # weight of the loss of faults
@@ -29,8 +30,8 @@ class Classifier(nn.Module):
 
     def __init__(self, settings: PretrainingSettings) -> None:
         super().__init__()
-        self.backbone = Trunk(settings.backbone)
-        load_weights(self.backbone, "random", settings.seed)
+        self.backbone = create_backbone(settings.backbone, LEVELS)
+        self.backbone.load("random", settings.seed)
         channels = self.backbone.channels
         generator = torch.Generator().manual_seed(settings.seed)
         self.image_head = _head(sum(channels), settings.classes, generator)
@@ -58,8 +59,8 @@ class Classifier(nn.Module):
         return loss
 
     def _normalise(self, images: Tensor) -> Tensor:
-        mean = images.new_tensor(MEAN_RGB).view(3, 1, 1)
-        std = images.new_tensor(STD_RGB).view(3, 1, 1)
+        mean = images.new_tensor(self.backbone.mean_rgb).view(3, 1, 1)
+        std = images.new_tensor(self.backbone.std_rgb).view(3, 1, 1)
         return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 

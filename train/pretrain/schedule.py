@@ -17,7 +17,7 @@ DECAY = 0.3
 class PretrainingSettings:
     """What is trained. Each field is also a flag of the command."""
 
-    backbone: str = option("resnet18", "network to train")
+    backbone: str = option("resnet18", "network to train: resnet18, resnet50 or another ResNet")
     classes: int = option(480, "textures to tell apart")
     batch: int = option(64, "images per step")
     size: int = option(64, "image size in pixels, until the learning rate falls")
