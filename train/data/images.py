@@ -14,7 +14,18 @@ import numpy.typing as npt
 
 from flawline.cameras.decode import read_image
 from flawline.runtime.image import Geometry, Image, prepare, prepare_mask
-from flawline.train.data.layouts import DataError, Sample
+from flawline.train.data.layouts import DataError, DataSet, Sample, open_data
+
+__all__ = [
+    "DataError",
+    "DataSet",
+    "PreparedImages",
+    "Sample",
+    "describe_sizes",
+    "hold_out",
+    "open_data",
+    "read_mask",
+]
 
 # Fewer good images leave too little to train on once some are held out.
 MIN_GOOD_IMAGES = 5
