@@ -47,21 +47,26 @@ class Classifier(nn.Module):
         With a generator, which draws positions, the batch must be a paired one, and the losses of
         single positions and of faults are included.
         """
-        levels = self.backbone(self._normalise(batch.images))
+        images = self._normalise(batch.images)
+        levels = self.backbone(images)
         means = torch.cat([level.mean((2, 3)) for level in levels], 1)
         image_share = batch.share.mean((2, 3), keepdim=True)
-        loss = _naming_loss(self.image_head(means), batch, image_share)
+        logits = self.image_head(means)
+        loss = _naming_loss(logits, batch, image_share)
         if generator is None:
             return loss
         for head, level, curve in zip(self.heads, levels, self.curves, strict=True):
-            loss = loss + DENSE * _position_loss(head, level, batch, generator)
-            loss = loss + FAULTS * _fault_loss(level.float(), batch.damage, curve)
+            naming = _position_loss(head, level, batch, generator)
+            loss = loss + DENSE * naming
+            faults = _fault_loss(level.float(), batch.damage, curve)
+            loss = loss + FAULTS * faults
         return loss
 
     def _normalise(self, images: Tensor) -> Tensor:
         mean = images.new_tensor(self.backbone.mean_rgb).view(3, 1, 1)
         std = images.new_tensor(self.backbone.std_rgb).view(3, 1, 1)
-        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        normalised = (images - mean) / std
+        return normalised.contiguous(memory_format=torch.channels_last)
 
 
 def _head(channels: int, classes: int, generator: torch.Generator) -> nn.Linear:
@@ -83,11 +88,14 @@ def _naming_loss(logits: Tensor, batch: Batch, share: Tensor) -> Tensor:
     share = share.reshape(n, -1)
     log_sum = torch.logsumexp(logits.float(), -1)
     index = torch.stack([batch.labels, batch.others], -1)[:, None]
-    both = logits.gather(2, index.expand(-1, logits.shape[1], -1)).float()
+    index = index.expand(-1, logits.shape[1], -1)
+    both = logits.gather(2, index).float()
     target = (1 - share) * both[..., 0] + share * both[..., 1]
     mean_logit = logits.mean(-1, dtype=torch.float32)
-    loss = log_sum - (1 - SMOOTHING) * target - SMOOTHING * mean_logit
-    return (loss.mean(1) * batch.bare).sum() / batch.bare.sum().clamp(min=1)
+    loss = log_sum - (1 - SMOOTHING) * target
+    loss = loss - SMOOTHING * mean_logit
+    total = (loss.mean(1) * batch.bare).sum()
+    return total / batch.bare.sum().clamp(min=1)
 
 
 def _position_loss(
@@ -96,10 +104,12 @@ def _position_loss(
     """Return the loss of naming the texture at random positions of a level [n, c, h, w]."""
     grid = (level.shape[2], level.shape[3])
     share = F.adaptive_avg_pool2d(batch.share, grid).flatten(2)
-    count = min(POSITIONS, share.shape[2])
-    order = torch.rand(len(share), share.shape[2], generator=generator, device=share.device)
-    positions = order.topk(count)[1][:, None]  # [n, 1, count]
-    vectors = level.flatten(2).gather(2, positions.expand(-1, level.shape[1], -1))
+    n, _, total = share.shape
+    order = torch.rand(n, total, generator=generator, device=share.device)
+    _, positions = order.topk(min(POSITIONS, total))
+    positions = positions[:, None]  # [n, 1, count]
+    index = positions.expand(-1, level.shape[1], -1)
+    vectors = level.flatten(2).gather(2, index)
     logits = head(vectors.transpose(1, 2))
     return _naming_loss(logits, batch, share.gather(2, positions))
 
@@ -110,8 +120,11 @@ def _fault_loss(level: Tensor, damage: Tensor, curve: Tensor) -> Tensor:
     At each position of the level [2n, c, h, w], the distance between the two photographs decides.
     """
     faulty, sound = level.chunk(2)
-    between_images = (sound - sound.roll(1, 0)).square().sum(1).mean().clamp(min=1e-12)
+    between_images = (sound - sound.roll(1, 0)).square().sum(1)
+    usual = between_images.mean().clamp(min=1e-12)
     squared = (faulty - sound).square().sum(1, keepdim=True)
-    logits = curve[0].exp() * torch.log(squared / between_images + NEAR) + curve[1]
-    target = F.adaptive_max_pool2d(damage, level.shape[2:])[: len(faulty)]
+    distance = torch.log(squared / usual + NEAR)
+    logits = curve[0].exp() * distance + curve[1]
+    target = F.adaptive_max_pool2d(damage, level.shape[2:])
+    target = target[: len(faulty)]
     return F.binary_cross_entropy_with_logits(logits, target)

@@ -119,6 +119,7 @@ def build_bearing(rng: Rng, shot: Shot, n: int, defect_rng: Rng, defect: str | N
     radius = piece.radius
     hue = np.where((radius > 1)[..., None], _BELT, _STEEL)
     hue += cage[..., None] * (_BRASS - hue)
+    # Surface defects lie on flat steel only: on the flange and on the inner race.
     on_flange = (radius > 0.66) & (radius < 0.95) & no_screw_near
     on_inner_race = (radius > 0.24) & (radius < 0.31)
     room = np.zeros((n, n), np.uint8)
@@ -139,6 +140,7 @@ def _add_screws(piece: _TurnedPiece, rng: Rng, absent: int) -> tuple[np.ndarray,
     distance = np.hypot(x, y)
     present = index != absent
 
+    # Around the head, the edge of its countersunk hole stays visible as a dark ring.
     countersink = ramp(0.112 * size - distance)
     piece.lay(countersink * 0.9, 0.05, -0.024 * size)
     piece.steel *= 1 - countersink * 0.6

@@ -36,6 +36,7 @@ def build_board(rng: Rng, shot: Shot, n: int, defect_rng: Rng, defect: str | Non
     m = 2 * n
     board, faulty = _populate(rng, m, defect_rng, defect)
 
+    # The board lies a little differently each time, at a slightly different distance.
     turn = cv2.getRotationMatrix2D((n, n), 0.9 * shot.pose[2], rng.uniform(0.99, 1.01))
     turn[:, 2] = turn[:, 2] + 2 * (m / DESIGN) * np.array(shot.pose[:2])
     layers = _view(board, turn, n)
@@ -67,6 +68,7 @@ def _populate(
     faulty = np.zeros((m, m), np.uint8)
     affected = _choose_affected(defect_rng, defect)
     for number, place in enumerate(PLACES):
+        # Draw for every part, also a missing one, so that the others do not depend on the defect.
         at = np.array([place.x, place.y]) * m + rng.normal(0, 0.4 * scale, 2)
         angle = 90.0 * place.turns + rng.normal(0, 0.7)
         gain = rng.normal(1, 0.05)

@@ -61,6 +61,7 @@ def _foreign_colour(scene: Scene, rng: Rng, cover: np.ndarray) -> np.ndarray:
     if (cover > 0.5).any():
         below = float(np.median(scene.albedo[cover > 0.5]))
 
+    # A medium surface can have either; on a dark or a light one, only the other is visible.
     tone = light
     if rng.random() < 0.5:
         tone = dark

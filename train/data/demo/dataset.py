@@ -122,6 +122,7 @@ def _is_complete(root: Path, demo_set: DemoSet, jobs: Sequence[_Job]) -> bool:
     """Say whether `root` holds all files of the set; raise DataError if it holds another set."""
     expected = {job.image for job in jobs}
     expected.update(job.mask for job in jobs if job.mask is not None)
+    # Search the folders of all products: a set of other products is another set, too.
     present: set[Path] = set()
     for product in PRODUCTS:
         present.update((root / product).rglob("*.png"))

@@ -15,6 +15,7 @@ from flawline.train.data.demo.shot import Shot
 
 def light_scene(scene: Scene, shot: Shot, rng: Rng) -> np.ndarray:
     """Return the light that leaves the scene towards the camera, float32 [n, n, 3]."""
+    # Lambert's diffuse reflection takes the colour of the surface, gloss that of the lamp.
     lambert, mirror = _reflections(scene, shot)
     light = _illumination(scene, shot, rng)
     light *= _shadow(scene, shot)

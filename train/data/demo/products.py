@@ -92,6 +92,7 @@ def render(
     if defect is not None:
         defect_number = 1 + product.defects.index(defect)
 
+    # Separate streams, so that a defect changes neither the piece nor the noise of the sensor.
     key = [VERSION, number, seed, size]
     scene_rng = _stream(key, 0, 0)
     defect_rng = _stream(key, 1, defect_number)

@@ -15,7 +15,8 @@ def wander(rng: Rng, start: np.ndarray, length: float, bend: float) -> np.ndarra
     """
     drift = np.cumsum(rng.standard_normal(40)) * bend / 6
     arc = np.linspace(-0.5, 0.5, 40)
-    angle = rng.uniform(0, 2 * np.pi) + drift + rng.normal(0, bend) * arc
+    angle = rng.uniform(0, 2 * np.pi) + drift
+    angle = angle + rng.normal(0, bend) * arc
     heading = np.stack([np.cos(angle), np.sin(angle)], 1)
     path = np.cumsum(heading, 0) * (length / 40)
     return np.asarray(path - path[20] + start)

@@ -25,6 +25,7 @@ def build_weave(rng: Rng, shot: Shot, n: int, defect_rng: Rng, defect: str | Non
     warp_height, warp_tone = _threads(rng, shot, u, v, (1.0, 9.0 * unit), 1.0)
     weft_height, weft_tone = _threads(rng, shot, v, u, (9.0 * unit, 1.0), -1.0)
 
+    # At each pixel, the higher of the two threads is visible.
     warp_on_top = warp_height > weft_height
     top = np.where(warp_on_top, warp_height, weft_height)
     tone = np.where(warp_on_top, warp_tone, weft_tone)
@@ -60,6 +61,7 @@ def _threads(
 
     fibre_width, fibre_height = fibre
     slub = grain(rng, n, 5 * fibre_width + 5, 5 * fibre_height + 5)
+    # Each thread has its own width and tone; a slub is a thicker place in it.
     of_thread = rng.standard_normal((2, 400), dtype=np.float32)
     width = 0.47 + 0.022 * of_thread[0][index] + 0.028 * slub
     twist = np.sin((2 * math.pi) * (along * 2.1 + local * (1.5 * side)))

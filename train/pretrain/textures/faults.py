@@ -30,9 +30,11 @@ def with_faults(images: Tensor, sound: Tensor, view: View) -> tuple[Tensor, Tens
         present = view.uniform(1, 1, 1) > ABSENT
         opacity = present * (0.3 + 0.7 * view.uniform(1, 1, 1))
         cover = opacity * _region(view)
-        result = result + cover * (_content(images, view) - result)
-    change = (result - sound).abs().mean(1, keepdim=True) / VISIBLE
-    return result, blurred(change.clamp(max=1))
+        content = _content(images, view)
+        result = result + cover * (content - result)
+    change = (result - sound).abs().mean(1, keepdim=True)
+    damage = (change / VISIBLE).clamp(max=1)
+    return result, blurred(damage)
 
 
 def _region(view: View) -> Tensor:
@@ -47,13 +49,15 @@ def _region(view: View) -> Tensor:
     height = 2 * 10 ** view.uniform(1, 1)
     bend = 0.03 * view.normal(1, 1)
     length = 6 + 34 * view.uniform(1, 1) ** 2
-    across = 0.5 + view.uniform(1, 1) - (v - bend * u**2).abs()
+    half_width = 0.5 + view.uniform(1, 1)
+    across = half_width - (v - bend * u**2).abs()
     scratch = torch.minimum(across, length / 2 - u.abs())
     ragged = 1 + 0.4 * view.smooth(view.size // 6)
     blob = (width / 2) * ragged - torch.sqrt(u**2 + v**2)
     bar = torch.minimum(width / 2 - u.abs(), height / 2 - v.abs())
     which = (3 * view.uniform(1, 1)).long()
-    return torch.sigmoid(4 * select(which, scratch, blob, bar))[:, None]
+    inside = select(which, scratch, blob, bar)
+    return torch.sigmoid(4 * inside)[:, None]
 
 
 def _content(images: Tensor, view: View) -> Tensor:
@@ -62,8 +66,10 @@ def _content(images: Tensor, view: View) -> Tensor:
     limits = torch.tensor([view.size, view.size, 4, view.n], device=images.device)
     draws = torch.rand(4, generator=view.generator, device=images.device)
     down, right, turns, partner = (draws * limits).long().tolist()
-    moved = images.roll((down, right), (2, 3)).rot90(turns, (2, 3))
-    moved = torch.where(view.uniform(1, 1, 1) < 0.5, moved, moved.flip(3))
+    moved = images.roll((down, right), (2, 3))
+    moved = moved.rot90(turns, (2, 3))
+    keep = view.uniform(1, 1, 1) < 0.5
+    moved = torch.where(keep, moved, moved.flip(3))
     soft = blurred(blurred(blurred(images)))
     faded = _faded(images, view)
     other = images.roll(partner, 0)

@@ -27,11 +27,13 @@ def _radius(k: Knobs, view: View) -> Tensor:
 def spectral(k: Knobs, view: View) -> Tensor:
     """Draw noise with a power-law spectrum, or in a band about one frequency."""
     radius = _radius(k, view)
-    octaves_off = torch.log(radius / k.octaves(0.03, 0.3))
-    band = torch.exp(-(octaves_off**2) / (2 * k.between(0.15, 0.9) ** 2))
+    from_centre = torch.log(radius / k.octaves(0.03, 0.3))
+    width = k.between(0.15, 0.9)
+    band = torch.exp(-(from_centre**2) / (2 * width**2))
     power = radius ** -k.between(0.4, 2.4)
+    amplitude = torch.where(k.unit() < 0.5, band, power)
     noise = view.normal(view.size, view.size)
-    return view.filtered(noise, torch.where(k.unit() < 0.5, band, power))
+    return view.filtered(noise, amplitude)
 
 
 def spots(k: Knobs, view: View) -> Tensor:
@@ -41,16 +43,19 @@ def spots(k: Knobs, view: View) -> Tensor:
     width = k.octaves(0.04, 0.25)
     centre = k.octaves(0.06, 0.3)
     blob = torch.exp(-((radius / width) ** 2) / 2)
-    ring = torch.exp(-(((radius - centre) / (0.4 * width)) ** 2) / 2)
-    across_off = (across.abs() - centre) / (0.5 * width)
-    along_off = along / (0.5 * width)
-    gabor = torch.exp(-(across_off**2 + along_off**2) / 2)
+    from_ring = (radius - centre) / (0.4 * width)
+    ring = torch.exp(-(from_ring**2) / 2)
+    x = (across.abs() - centre) / (0.5 * width)
+    y = along / (0.5 * width)
+    gabor = torch.exp(-(x**2 + y**2) / 2)
 
-    impulses = (view.uniform(view.size, view.size) < k.octaves(0.0008, 0.04)).float()
-    positive = view.uniform(view.size, view.size) < k.between(0.5, 1.3)
+    size = view.size
+    impulses = view.uniform(size, size) < k.octaves(0.0008, 0.04)
+    positive = view.uniform(size, size) < k.between(0.5, 1.3)
     sign = torch.where(positive, 1.0, -1.0)
-    strength = 1 + k.between(0, 0.8) * view.normal(view.size, view.size)
-    return view.filtered(impulses * sign * strength, select(k.choice(3), blob, ring, gabor))
+    strength = 1 + k.between(0, 0.8) * view.normal(size, size)
+    kernel = select(k.choice(3), blob, ring, gabor)
+    return view.filtered(impulses.float() * sign * strength, kernel)
 
 
 def contours(k: Knobs, view: View) -> Tensor:
@@ -58,17 +63,20 @@ def contours(k: Knobs, view: View) -> Tensor:
     radius = _radius(k, view)
     low_pass = torch.exp(-((radius / k.octaves(0.015, 0.08)) ** 2))
     amplitude = low_pass * radius ** -k.between(0, 1.5)
-    field = standardised(view.filtered(view.normal(view.size, view.size), amplitude))
+    noise = view.normal(view.size, view.size)
+    field = standardised(view.filtered(noise, amplitude))
     level = k.between(-1, 1)
     count = k.octaves(0.5, 3)
-    grain = k.between(-0.3, 0.3).clamp(min=0) * view.normal(view.size, view.size)
+    roughness = k.between(-0.3, 0.3).clamp(min=0)
+    grain = roughness * view.normal(view.size, view.size)
     u, _ = view.plane()
     bands = wave(count * field)
     ridges = -torch.log(0.05 + (field - level).abs())
     islands = torch.tanh(8 * (field - level))
     marble = wave(u * k.octaves(0.02, 0.1) + 0.4 * count * field)
     terraces = torch.floor(count * 1.5 * field) + 0.2 * field
-    return select(k.choice(5), bands, ridges, islands, marble, terraces) + grain
+    field = select(k.choice(5), bands, ridges, islands, marble, terraces)
+    return field + grain
 
 
 def strokes(k: Knobs, view: View) -> Tensor:
@@ -89,10 +97,12 @@ def strokes(k: Knobs, view: View) -> Tensor:
         cos = torch.cos(turn)
         sin = torch.sin(turn)
         along = cos * (u - x) + sin * (v - y)
-        across = cos * (v - y) - sin * (u - x) + bend * view.normal(1, 1) * along**2
+        across = cos * (v - y) - sin * (u - x)
+        across = across + bend * view.normal(1, 1) * along**2
         beyond = (along.abs() - length / 2).clamp(min=0)
         negative = both_signs & (view.uniform(1, 1) < 0.5)
-        strength = torch.where(negative, -1.0, 1.0) * (0.4 + view.uniform(1, 1))
+        sign = torch.where(negative, -1.0, 1.0)
+        strength = sign * (0.4 + view.uniform(1, 1))
         profile = 1 + ((across**2 + beyond**2) / width**2) ** 2
         field = field + strength * (i < count) / profile
     return field + 0.02 * view.normal(size, size)

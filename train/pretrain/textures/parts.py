@@ -34,7 +34,8 @@ def with_parts(images: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:
         inside = _distance(view, usual_side)
         content = _content(whole, number, view)
         dark_rim = view.uniform(1, 1, 1) < 0.5
-        content = content * (1 - 0.4 * dark_rim * torch.sigmoid(8 - 4 * inside))
+        rim = torch.sigmoid(8 - 4 * inside)
+        content = content * (1 - 0.4 * dark_rim * rim)
         cover = assembled * torch.sigmoid(4 * inside)
         whole = whole + cover * (content - whole)
         with_this_part = lacking + cover * (content - lacking)
@@ -62,6 +63,9 @@ def _distance(view: View, usual_side: Tensor) -> Tensor:
     is_usual = view.uniform(1, 1) < 0.5
     side = torch.where(is_usual, usual_side, 4 * 12 ** view.uniform(1, 1))
     aspect = 2 ** (2 * view.uniform(1, 1) - 1)
-    box = torch.minimum(side * aspect / 2 - u.abs(), side / aspect / 2 - v.abs())
+    half_width = side * aspect / 2
+    half_height = side / aspect / 2
+    box = torch.minimum(half_width - u.abs(), half_height - v.abs())
     disc = side / 2 - torch.sqrt(u**2 + v**2)
-    return torch.where(view.uniform(1, 1) < 0.75, box, disc)[:, None]
+    is_box = view.uniform(1, 1) < 0.75
+    return torch.where(is_box, box, disc)[:, None]
