@@ -24,7 +24,7 @@ PRODUCT_FOLDERS = (
     "Train/Label",
     "Test/Label",
 )
-# What follows an image's name in its mask's name, in the order in which the names are tried.
+# Endings that a mask's name adds to its image's name, in the order in which they are tried.
 MASK_ENDINGS = ("_mask", "_label", "")
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
@@ -131,7 +131,7 @@ def _defective_samples(
 
 
 def _find_mask(image: Path, masks: Mapping[Path, Path]) -> Path | None:
-    """Return the mask of an image, whatever its ending and file type; None where there is none."""
+    """Return the mask of an image, with any ending and file type, or None."""
     for ending in MASK_ENDINGS:
         mask = masks.get(image.with_name(image.stem + ending))
         if mask is not None:

@@ -11,7 +11,7 @@ from flawline.train.pretrain.schedule import PretrainingSettings
 from flawline.train.pretrain.textures import Batch
 
 LEVELS = (2, 3)
-SMOOTHING = 0.05  # of the labels
+SMOOTHING = 0.05  # label smoothing
 DENSE = 0.5  # weight of the loss of single positions
 FAULTS = 14.0  # weight of the loss of faults
 # Floor for squared distances, relative to the mean distance between two images.

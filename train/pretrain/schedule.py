@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flawline.options import option
 
-LEARNING_RATE = 1.5e-3  # of AdamW, after the warm-up
+LEARNING_RATE = 1.5e-3  # AdamW's, after the warm-up
 WARMUP = 200  # steps
 # The rate is constant, and falls to 0 over this last fraction of the images. A run can therefore be
 # given more or fewer images while it is in the constant part.
@@ -15,7 +15,7 @@ DECAY = 0.3
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """What is trained. Each field is also a flag of the command."""
+    """The settings of a pretraining run. Each field is also a flag of the command."""
 
     backbone: str = option("resnet18", "network to train: resnet18, resnet50 or another ResNet")
     classes: int = option(480, "textures to tell apart")

@@ -16,7 +16,7 @@ from flawline.train.data.demo.shapes import Rng
 from flawline.train.data.demo.shot import Shot, draw_shot
 from flawline.train.data.demo.surfaces import build_metal, build_weave
 
-VERSION = 1  # of the images: raise it whenever a change alters a single pixel
+VERSION = 1  # version of the images: raise it whenever a change alters a single pixel
 SMALLEST_SIZE = 64
 
 

@@ -1,4 +1,4 @@
-"""What every family of textures is drawn with: the parameters of a class, and a view of the plane.
+"""The inputs of every family of textures: the parameters of a class, and a view of the plane.
 
 Shapes: n images of S x S pixels. A family's function takes (knobs, view) and returns a field
 [n, S, S]. A place or a parameter of each image is [n, 1, 1].
@@ -45,10 +45,10 @@ class Knobs:
 
 
 class View:
-    """How n images show the plane: rotated, scaled, shifted and warped, from one random stream.
+    """The way n images show the plane: rotated, scaled, shifted and warped, from one random stream.
 
-    `angle` in radians, `scale` and `warp` in pixels are [n, 1, 1]. Lengths are pixels at scale 1,
-    whatever the size of the image.
+    `angle` in radians, `scale` and `warp` in pixels are [n, 1, 1]. Lengths are pixels at scale 1;
+    they do not depend on the size of the image.
     """
 
     def __init__(
