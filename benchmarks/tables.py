@@ -11,9 +11,9 @@ UNKNOWN = "–"
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table with one line per row and no newline at its end.
 
-    A cell that is None means that the value is unknown and is printed as a dash. All other cells are
-    printed as `str` prints them, so the caller formats its numbers. A row that is shorter or longer
-    than the header is a mistake of the caller and raises ValueError.
+    A cell that is None means that the value is unknown and is printed as a dash. All other cells
+    are printed as `str` prints them, so the caller formats its numbers. A row that is shorter or
+    longer than the header is a mistake of the caller and raises ValueError.
     """
     lines = [_line(header), "|" + "---|" * len(header)]
     for row in rows:
