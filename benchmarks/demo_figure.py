@@ -29,7 +29,7 @@ def draw_verdicts(out: Path, products: Sequence[str]) -> Path:
     """
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # draws without a display
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(
@@ -78,9 +78,10 @@ def _examples(data: Path) -> list[Sample]:
     first: dict[str | None, Sample] = {}
     for sample in open_data(data).test:
         first.setdefault(sample.defect, sample)
-    kinds = sorted(kind for kind in first if kind is not None)
-    if len(kinds) < PARTS - 1 or None not in first:
+    good = first.pop(None, None)
+    if good is None or len(first) < PARTS - 1:
         raise DataError(
             f"data {data}: the demo data is incomplete; delete the folder and run the demo again"
         )
-    return [first[None], first[kinds[0]], first[kinds[-1]]]
+    kinds = sorted(first, key=str)
+    return [good, first[kinds[0]], first[kinds[-1]]]

@@ -85,11 +85,10 @@ def evaluate_engines(
     with ExitStack() as stack:
         contestants = _open_detectors(bundle, choices, skip_unavailable, stack)
         _judge_samples(contestants, samples, bundle, repeats)
-    runs = [run for run, _ in contestants]
-    labels = np.array([sample.defect is not None for sample in samples])
-    reference = _reference(runs)
+    labels = _labels(samples)
+    reference = _reference(contestants)
     rows = []
-    for run in runs:
+    for run, _ in contestants:
         row = _facts(run, bundle, data.name, len(samples))
         row |= _image_accuracy(labels, run)
         row |= _pixel_accuracy(samples, run, bundle.manifest.geometry)
@@ -103,12 +102,17 @@ def evaluate_engines(
 
 def _test_samples(data: Path) -> list[Sample]:
     samples = open_data(data).test
-    good = [sample for sample in samples if sample.defect is None]
-    if not good or len(good) == len(samples):
+    labels = _labels(samples)
+    if labels.all() or not labels.any():
         raise DataError(
             f"data {data}: accuracy needs good and defective test images; see --data in the README"
         )
     return samples
+
+
+def _labels(samples: Sequence[Sample]) -> npt.NDArray[np.bool_]:
+    """Return True for every defective image: bool [n]."""
+    return np.array([sample.defect is not None for sample in samples], bool)
 
 
 def _open_detectors(
@@ -188,8 +192,8 @@ def _take_turn(
     run.maps.append(verdict.map.copy())
 
 
-def _reference(runs: Sequence[EngineRun]) -> EngineRun | None:
-    for run in runs:
+def _reference(contestants: Sequence[tuple[EngineRun, Detector]]) -> EngineRun | None:
+    for run, _ in contestants:
         if (run.engine, run.precision) == REFERENCE:
             return run
     return None

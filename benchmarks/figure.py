@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +71,14 @@ def draw_speed_and_accuracy(rows: Sequence[Row], out: Path) -> list[Path]:
     """
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # draws without a display
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     _draw_points(axes, rows)
-    speeds = [row["fps"] for row in rows]
-    if max(speeds) > LOGARITHMIC_ABOVE * min(speeds):
+    fastest = max(rows, key=itemgetter("fps"))
+    slowest = min(rows, key=itemgetter("fps"))
+    if fastest["fps"] > LOGARITHMIC_ABOVE * slowest["fps"]:
         axes.set_xscale("log")
     axes.set_xlabel("frames per second (median, batch 1, resize and engine)")
     axes.set_ylabel("image AUROC [%]")
@@ -105,6 +107,7 @@ def _draw_points(axes: Axes, rows: Sequence[Row]) -> None:
         marker = MARKERS[kinds.index(kind) % len(MARKERS)]
         point = (row["fps"], 100 * row["image_auroc"])
         axes.scatter(*point, color=colour, marker=marker, s=70, zorder=3)
+        # The label stands to the upper right of the point, in points of print.
         axes.annotate(row["data"], point, (7, 5), textcoords="offset points", size=9)
     for kind, marker in zip(kinds, MARKERS, strict=False):
         axes.scatter([], [], color="0.4", marker=marker, label=", ".join(kind))

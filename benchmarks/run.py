@@ -84,10 +84,10 @@ def _run(args: argparse.Namespace) -> int:
         rows += evaluate_engines(bundle, data, choices, args.repeats, skip_unavailable)
     for path in write_report(rows, args.out):
         log(f"wrote {path}")
-    shown = []
     for row in rows:
-        shown.append({key: value for key, value in row.items() if key != "versions"})
-    print(json.dumps(shown, indent=2))
+        # The versions are in run.json; on the screen they would hide the results.
+        del row["versions"]
+    print(json.dumps(rows, indent=2))
     return 0
 
 
@@ -109,11 +109,11 @@ def choose_engines(
         every_precision = precision in ("all", "auto")
     choices = []
     for name in names:
-        if not every_precision:
+        if every_precision:
+            for each in _precisions(name):
+                choices.append(EngineChoice(name, replace(options, precision=each)))
+        else:
             choices.append(EngineChoice(name, options))
-            continue
-        for each in _precisions(name):
-            choices.append(EngineChoice(name, replace(options, precision=each)))
     return choices
 
 

@@ -55,6 +55,7 @@ class Axis:
         if len(good):
             highest_good = max(good.max(), threshold)
             high = min(high, highest_good + 6 * (highest_good - good.min()))
+        # All scores may be equal.
         span = (high - low) or 1.0
         # Room for the words on both sides of the threshold.
         low = min(low, threshold - 0.15 * span)
@@ -115,13 +116,15 @@ def draw_histograms(
     label = "histograms of the anomaly scores with the threshold"
     drawing = Drawing(900, bottom + 56, label)
     drawing.add(FADE)
+    # The band comes first, because later elements cover earlier ones.
     _draw_band(drawing, axis, band, bottom)
+    highest = axis.threshold
     for index, row in enumerate(rows):
         _draw_row(drawing, axis, row, TOP + ROW_PITCH * (index + 1))
+        highest = max(highest, row.scores.max())
     _draw_threshold(drawing, axis, bottom)
     _draw_score_axis(drawing, axis, bottom)
     title = "anomaly score (no unit; higher is more anomalous)"
-    highest = max(row.scores.max() for row in rows)
     if highest > axis.last_bin + axis.step:
         title += f"; last bar: all above {number(axis.last_bin)}"
     drawing.text((LEFT + RIGHT) / 2, bottom + 50, title, "middle")
@@ -153,6 +156,7 @@ def _draw_row(drawing: Drawing, axis: Axis, row: HistogramRow, base: float) -> N
     unit = (ROW_PITCH - 20) / highest
     for index, count in enumerate(counts):
         if count:
+            # A small gap separates neighbouring bars.
             left = LEFT + index * bar_width + 0.75
             drawing.box(row.css, left, base - count * unit, bar_width - 1.5, count * unit)
     drawing.text(0, base - 62, row.name, css="key")

@@ -108,8 +108,7 @@ def judge_images(
     `bit_depth` is that of 16-bit images. An image that cannot be judged becomes a fault.
     """
     findings = Findings(detector.bundle, data, detector.engine.description)
-    pixels = _PixelAccuracy(detector.bundle)
-    has_masks = any(sample.mask for sample in test)
+    pixels = _PixelAccuracy(detector.bundle, test)
     total = len(held_out) + len(test)
     for index, (group, sample) in enumerate(_groups(findings, held_out, test)):
         verdict = _judge(findings, detector, sample, bit_depth)
@@ -117,7 +116,7 @@ def judge_images(
         if verdict is None:
             continue
         group.append(JudgedImage(sample, verdict.score, verdict.anomalous))
-        if has_masks and group is not findings.held_out:
+        if group is not findings.held_out:
             pixels.add(sample, verdict.map)
     findings.pixel_accuracy = pixels.result()
     return findings
@@ -156,14 +155,18 @@ def _judge(
 class _PixelAccuracy:
     """Collects anomaly maps and masks of the test images, then measures their agreement."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, test: Sequence[Sample]) -> None:
         self._geometry = bundle.manifest.geometry
+        # Without any mask there is nothing to measure, and the maps need not be stored.
+        self._measured = any(sample.mask for sample in test)
+        self._with_mask = False
         self._maps: list[Any] = []
         self._masks: list[Any] = []
-        self._with_mask = False
 
     def add(self, sample: Sample, anomaly_map: Any) -> None:
         """Add a test image with its anomaly map [H, W], which is copied."""
+        if not self._measured:
+            return
         if sample.defect is not None and sample.mask is None:
             # Which of its pixels are defective is not known.
             return

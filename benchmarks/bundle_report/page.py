@@ -65,6 +65,7 @@ def write_bundle_report(
     bundle = read_bundle(bundle_path)
     data_set = open_data(data)
     _, held_out_paths = hold_out(data_set.train_good)
+    # They are good images, so they have no defect.
     held_out = [Sample(path, None) for path in held_out_paths]
     if bit_depth is None:
         bit_depth = _trained_bit_depth(bundle.manifest.provenance.get("train_bits", "8"))
@@ -94,6 +95,7 @@ def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        # A misspelled name in the template raises instead of printing nothing.
         undefined=StrictUndefined,
     )
     environment.filters["number"] = number
@@ -125,7 +127,8 @@ def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
 
 def _headline(findings: Findings) -> Markup:
     """Return the counts and accuracies that the page starts with."""
-    parts = []
+    # Markup.format escapes what it inserts.
+    parts: list[str] = []
     if findings.good:
         counts = (findings.false_alarms, len(findings.good))
         parts.append(Markup("<b>false alarms {} of {}</b> good test images").format(*counts))
@@ -181,6 +184,7 @@ def _realised(findings: Findings) -> dict[str, Any] | None:
     """Return the rate of false alarms on test images and whether it agrees with the promise."""
     if not findings.good:
         return None
+    # Two intervals that overlap do not contradict each other.
     low, high = rate_interval(findings.false_alarms, len(findings.good))
     promised_low, promised_high = findings.bundle.calibration.interval
     return {
