@@ -83,7 +83,7 @@ class Axis:
         return np.bincount(bins, minlength=self.bins)
 
     def ticks(self) -> list[float]:
-        """Return five to ten round numbers on the axis."""
+        """Return four to ten round numbers on the axis."""
         low = self.threshold + self.first * self.step
         high = low + self.bins * self.step
         smallest = (high - low) / 9
