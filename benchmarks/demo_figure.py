@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 
-from flawline.cameras.files import read_image
+from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image
@@ -55,7 +55,8 @@ def _draw_part(left: Axes, right: Axes, product: str, sample: Sample, detector: 
     """Draw the image on the left axes, the overlay with the verdict on the right ones."""
     image = read_image(sample.path)
     verdict = detector(image)
-    painted = detector.paint(image, verdict.map)
+    assert verdict.anomaly_map is not None
+    painted = detector.paint(image, verdict.anomaly_map)
     correct = verdict.anomalous == (sample.defect is not None)
     decision = "anomalous" if verdict.anomalous else "good"
     scores = f"{verdict.score:.2f} / {verdict.threshold:.2f}"

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.benchmarks.measure.timing import percentiles
-from flawline.cameras.files import read_image
+from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
 from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, missing
+from flawline.runtime.engines import EngineError, EngineOptions, choose_engine
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.image import Geometry
+from flawline.runtime.threshold import clear_flip, flipped
 from flawline.train import metrics
 from flawline.train.data.images import DataError, Sample, open_data, read_mask
 from flawline.train.progress import Bars
@@ -93,14 +94,14 @@ def evaluate_engines(
         row |= _image_accuracy(labels, run)
         row |= _pixel_accuracy(samples, run, bundle.manifest.geometry)
         row |= percentiles(run.times_ms)
-        row["model_sha256"] = _model_hash(bundle, run.precision)
+        row["model_sha256"] = bundle.model_sha256(run.precision)[:16]
         row["versions"] = versions()
         row |= compare_with_reference(run, reference, bundle)
         rows.append(row)
     return rows
 
 
-def _test_samples(data: Path) -> list[Sample]:
+def _test_samples(data: Path) -> Sequence[Sample]:
     samples = open_data(data).test
     labels = _labels(samples)
     if labels.all() or not labels.any():
@@ -129,20 +130,11 @@ def _open_detectors(
             log(f"note: left out {name} {options.precision}: {error}")
             continue
         engine = detector.engine
-        run = EngineRun(_resolved(name), engine.precision, engine.description, options.threads)
+        run = EngineRun(choose_engine(name), engine.precision, engine.description, options.threads)
         opened.append((run, detector))
     if not opened:
         raise EngineError(f"no engine could be opened for {bundle.path}; see the notes above")
     return opened
-
-
-def _resolved(engine: str) -> str:
-    """Return the name of the engine that `auto` means here."""
-    if engine == "auto":
-        for name in ENGINES:
-            if missing(name) is None:
-                return name
-    return engine
 
 
 def _judge_samples(
@@ -152,8 +144,10 @@ def _judge_samples(
     repeats: int,
 ) -> None:
     """Judge each image with each engine in turn, and add the results to the runs."""
-    train_bits = int(bundle.manifest.provenance.get("train_bits", "8"))
-    bit_depth = train_bits if train_bits > 8 else None
+    # A 16-bit image is an error if the detector was trained on 8-bit images.
+    bit_depth = None
+    if bundle.manifest.bit_depth > 8:
+        bit_depth = bundle.manifest.bit_depth
     # One engine alone is not disturbed by the threads of another.
     settle_s = SETTLE_S if len(contestants) > 1 else 0.0
     warm_up = WARM_UP
@@ -189,7 +183,8 @@ def _take_turn(
             "or build the bundle again"
         )
     run.scores.append(verdict.score)
-    run.maps.append(verdict.map.copy())
+    assert verdict.anomaly_map is not None
+    run.maps.append(verdict.anomaly_map.copy())
 
 
 def _reference(contestants: Sequence[tuple[EngineRun, Detector]]) -> EngineRun | None:
@@ -217,12 +212,6 @@ def _facts(run: EngineRun, bundle: Bundle, data_name: str, images: int) -> Row:
         "device": cpu_name(),
         "images": images,
     }
-
-
-def _model_hash(bundle: Bundle, precision: str) -> str:
-    """Return the start of the SHA-256 of the graph that a precision runs."""
-    graph = precision if precision in bundle.precisions else "fp32"
-    return bundle.model_sha256(graph)[:16]
 
 
 def _image_accuracy(labels: npt.NDArray[np.bool_], run: EngineRun) -> Row:
@@ -269,12 +258,14 @@ def compare_with_reference(run: EngineRun, reference: EngineRun | None, bundle: 
     if reference is None:
         return {"speedup": None, "flips": None, "clear_flips": None}
     threshold = bundle.calibration.threshold
+    tolerance = bundle.manifest.score_tolerance
     expected = np.array(reference.scores)
-    flipped = (np.array(run.scores) > threshold) != (expected > threshold)
-    near = np.abs(expected - threshold) <= bundle.manifest.score_tolerance
+    scores = np.array(run.scores)
+    flips = flipped(expected, scores, threshold)
+    clear_flips = clear_flip(expected, scores, threshold, tolerance)
     speedup = np.median(reference.times_ms) / np.median(run.times_ms)
     return {
         "speedup": round(float(speedup), 2),
-        "flips": int(flipped.sum()),
-        "clear_flips": int((flipped & ~near).sum()),
+        "flips": int(flips.sum()),
+        "clear_flips": int(clear_flips.sum()),
     }

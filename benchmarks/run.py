@@ -15,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from flawline.runtime.console import Parser, log, run_command
-from flawline.runtime.engines import ENGINES, TOLERANCE_FACTOR, EngineOptions, missing
+from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
+from flawline.runtime.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from flawline.benchmarks.evaluate import EngineChoice
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision",
         default="auto",
-        choices=("auto", "all", *TOLERANCE_FACTOR),
+        choices=("auto", "all", *PRECISIONS),
         help="default auto",
     )
     parser.add_argument("--threads", type=int, help="CPU threads of the engine; default all")
@@ -121,8 +121,7 @@ def _precisions(engine: str) -> Sequence[str]:
     """Return the precisions that an engine runs; for `auto` and unknown names, its own choice."""
     if engine not in ENGINES:
         return ("auto",)
-    precisions: tuple[str, ...] = resolve_name(ENGINES[engine]).precisions
-    return precisions
+    return engine_class(engine).precisions
 
 
 if __name__ == "__main__":

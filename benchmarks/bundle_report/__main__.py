@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawline.runtime.console import Parser, log, run_command
-from flawline.runtime.engines import ENGINES
+from flawline.runtime.engines import add_engine_arguments, engine_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +30,6 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, required=True, help="as for training, with test images"
     )
     parser.add_argument("--out", type=Path, help="default BUNDLE/report.html")
-    parser.add_argument("--engine", default="auto", help=f"auto, {', '.join(ENGINES)}")
     parser.add_argument(
         "--bits",
         type=int,
@@ -38,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="significant bits of 16-bit images; default as in training",
     )
+    add_engine_arguments(parser)
     return parser
 
 
@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace) -> int:
     from flawline.benchmarks.bundle_report.page import write_bundle_report
 
     out = args.out or args.bundle / "report.html"
-    write_bundle_report(args.bundle, args.data, out, args.engine, args.bits)
+    write_bundle_report(args.bundle, args.data, out, args.engine, engine_options(args), args.bits)
     log(f"wrote {out}")
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from flawline.benchmarks.bundle_report.charts import Labels, Scores
 from flawline.cameras import CameraError
-from flawline.cameras.files import read_image
+from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector, Verdict
 from flawline.train import metrics
@@ -117,7 +117,7 @@ def judge_images(
             continue
         group.append(JudgedImage(sample, verdict.score, verdict.anomalous))
         if group is not findings.held_out:
-            pixels.add(sample, verdict.map)
+            pixels.add(sample, verdict.anomaly_map)
     findings.pixel_accuracy = pixels.result()
     return findings
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from flawline.benchmarks.bundle_report.findings import Findings, JudgedImage
-from flawline.cameras.files import read_image
+from flawline.cameras.decode import read_image
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image, resize
 from flawline.train.data.images import Sample
@@ -79,7 +79,8 @@ class _Painter:
     def _card(self, judged: JudgedImage, error: str) -> Card:
         sample = judged.sample
         image = read_image(sample.path, self._bit_depth)
-        anomaly_map = self._detector(image).map
+        anomaly_map = self._detector(image).anomaly_map
+        assert anomaly_map is not None
         painted = self._detector.paint(image, anomaly_map)
         _outline_defect(painted, sample)
         kind = "good part" if sample.defect is None else f"defect: {sample.defect}"

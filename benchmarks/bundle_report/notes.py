@@ -8,7 +8,7 @@ from flawline.benchmarks.bundle_report.charts import Scores
 from flawline.benchmarks.bundle_report.findings import Findings, scores_of
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
 from flawline.runtime.bundle import Calibration, Manifest
-from flawline.runtime.threshold import CONFIDENCE, CalibrationError, calibrate
+from flawline.runtime.threshold import CONFIDENCE, CalibrationError, set_threshold
 
 
 def notes(findings: Findings) -> list[str]:
@@ -30,7 +30,7 @@ def calibration_doubts(findings: Findings) -> list[str]:
     try:
         # The interval depends on the number of images only, not on their scores.
         any_scores = np.arange(calibration.good_images)
-        expected = calibrate(any_scores, calibration.false_alarm_rate).interval
+        expected = set_threshold(any_scores, calibration.false_alarm_rate).interval
     except CalibrationError as error:
         return [f"The calibration does not hold: {error}."]
     if not np.allclose(expected, calibration.interval, rtol=0, atol=1e-3):
@@ -50,7 +50,7 @@ def _interval_doubt(calibration: Calibration, expected: tuple[float, float]) -> 
 def _threshold_doubts(manifest: Manifest, calibration: Calibration, held_out: Scores) -> list[str]:
     if not _same_images(manifest, calibration, held_out):
         return ["The threshold was not set from the held-out good images here, but from others."]
-    recalibrated = calibrate(held_out, calibration.false_alarm_rate).threshold
+    recalibrated = set_threshold(held_out, calibration.false_alarm_rate).threshold
     if abs(recalibrated - calibration.threshold) <= manifest.score_tolerance:
         return []
     return [

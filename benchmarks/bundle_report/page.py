@@ -36,8 +36,10 @@ from flawline.benchmarks.bundle_report.formatting import number, percent, percen
 from flawline.benchmarks.bundle_report.gallery import Gallery, galleries, relative_name
 from flawline.benchmarks.bundle_report.notes import notes
 from flawline.benchmarks.bundle_report.provenance import provenance
-from flawline.runtime.bundle import read_bundle, write_atomically
+from flawline.runtime.bundle import read_bundle
 from flawline.runtime.detector import Detector
+from flawline.runtime.engines import EngineOptions
+from flawline.runtime.files import write_atomically
 from flawline.runtime.threshold import CONFIDENCE
 from flawline.train import metrics
 from flawline.train.data.images import Sample, hold_out, open_data
@@ -55,6 +57,7 @@ def write_bundle_report(
     data: Path,
     out: Path,
     engine: str = "auto",
+    options: EngineOptions | None = None,
     bit_depth: int | None = None,
 ) -> None:
     """Judge the images of `data` with a bundle and write the report, one HTML file, to `out`.
@@ -67,9 +70,9 @@ def write_bundle_report(
     _, held_out_paths = hold_out(data_set.train_good)
     # They are good images, so they have no defect.
     held_out = [Sample(path, None) for path in held_out_paths]
-    if bit_depth is None:
-        bit_depth = _trained_bit_depth(bundle.manifest.provenance.get("train_bits", "8"))
-    with Detector(bundle, engine) as detector:
+    if bit_depth is None and bundle.manifest.bit_depth > 8:
+        bit_depth = bundle.manifest.bit_depth
+    with Detector(bundle, engine, options) as detector:
         findings = judge_images(detector, data, held_out, data_set.test, bit_depth, Bars())
         page = render(findings, galleries(findings, detector, bit_depth))
     try:
@@ -80,12 +83,6 @@ def write_bundle_report(
         raise ReportError(
             f"{out} cannot be written ({error.strerror}); free the disk or choose another --out"
         ) from error
-
-
-def _trained_bit_depth(text: str) -> int | None:
-    if text.isdecimal() and text != "8":
-        return int(text)
-    return None
 
 
 def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
