@@ -69,6 +69,7 @@ def _render_data(folder: Path) -> None:
     try:
         write_demo(folder, progress=lambda done, total: progress("demo data", done, total))
     except ValueError as error:
+        # The folder holds other data, which is not overwritten.
         raise DemoError(str(error)) from error
 
 
@@ -98,6 +99,7 @@ def _run_step(
     log(f"\n$ python -m {module} {shlex.join(words)}")
     code = command(words)
     if code:
+        # The command has printed its error.
         failure = StepFailed(f"{module} failed; see the message above")
         failure.exit_code = code
         raise failure

@@ -86,6 +86,7 @@ def evaluate_engines(
     with ExitStack() as stack:
         contestants = _open_detectors(bundle, choices, skip_unavailable, stack)
         _judge_samples(contestants, samples, bundle, repeats)
+    # The engines are closed now: the metrics need the memory.
     labels = _labels(samples)
     reference = _reference(contestants)
     rows = []
@@ -127,6 +128,7 @@ def _open_detectors(
         except (EngineError, BundleError) as error:
             if not skip_unavailable:
                 raise
+            # A missing row must not look like an engine that does not exist.
             log(f"note: left out {name} {options.precision}: {error}")
             continue
         engine = detector.engine
@@ -184,6 +186,7 @@ def _take_turn(
         )
     run.scores.append(verdict.score)
     assert verdict.anomaly_map is not None
+    # The engine overwrites its map in the next call.
     run.maps.append(verdict.anomaly_map.copy())
 
 
@@ -205,6 +208,7 @@ def _facts(run: EngineRun, bundle: Bundle, data_name: str, images: int) -> Row:
         "weights": manifest.provenance.get("train_weights", "unknown"),
         "data": data_name,
         "input": f"{geometry.width}x{geometry.height} {geometry.kind}",
+        # A camera delivers one frame at a time.
         "batch": 1,
         "engine": run.description,
         "precision": run.precision,
@@ -263,6 +267,7 @@ def compare_with_reference(run: EngineRun, reference: EngineRun | None, bundle: 
     scores = np.array(run.scores)
     flips = flipped(expected, scores, threshold)
     clear_flips = clear_flip(expected, scores, threshold, tolerance)
+    # Medians, so that a few disturbed calls do not decide.
     speedup = np.median(reference.times_ms) / np.median(run.times_ms)
     return {
         "speedup": round(float(speedup), 2),

@@ -109,5 +109,6 @@ def _draw_points(axes: Axes, rows: Sequence[Row]) -> None:
         axes.scatter(*point, color=colour, marker=marker, s=70, zorder=3)
         # The label stands to the upper right of the point, in points of print.
         axes.annotate(row["data"], point, (7, 5), textcoords="offset points", size=9)
+    # Only the legend shows these points. It leaves out what exceeds the number of markers.
     for kind, marker in zip(kinds, MARKERS, strict=False):
         axes.scatter([], [], color="0.4", marker=marker, label=", ".join(kind))

@@ -75,6 +75,7 @@ def _run(args: argparse.Namespace) -> int:
     from flawline.benchmarks.figure import write_report
 
     choices = choose_engines(args.engines, args.precision, args.threads)
+    # An engine that the user named must work; of all engines, those that do not are left out.
     skip_unavailable = "all" in args.engines or args.precision == "all"
     data_sets = args.data
     if len(data_sets) == 1:

@@ -153,6 +153,7 @@ def _draw_row(drawing: Drawing, axis: Axis, row: HistogramRow, base: float) -> N
     counts = axis.counts(row.scores)
     highest = counts.max()
     bar_width = (RIGHT - LEFT) / axis.bins
+    # The highest bar ends below the line of the row above.
     unit = (ROW_PITCH - 20) / highest
     for index, count in enumerate(counts):
         if count:

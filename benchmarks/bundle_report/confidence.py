@@ -23,6 +23,7 @@ def rate_interval(count: int, total: int) -> tuple[float, float]:
 
     This is the exact interval of Clopper and Pearson (1934).
     """
+    # No rate is below 0 or above 1, so these ends need no quantile.
     low = 0.0
     if count > 0:
         low = beta_quantile(TAIL, count, total - count + 1)

@@ -48,6 +48,7 @@ class Gallery:
 
 def galleries(findings: Findings, detector: Detector, bit_depth: int | None) -> list[Gallery]:
     """Return the galleries of false alarms and of missed defects."""
+    # Without good test images, the held-out ones show where false alarms would come from.
     good = findings.good or findings.held_out
     good_name = "good test images" if findings.good else "held-out good images"
     highest_first = sorted(good, key=lambda image: -image.score)
@@ -78,6 +79,7 @@ class _Painter:
 
     def _card(self, judged: JudgedImage, error: str) -> Card:
         sample = judged.sample
+        # Storing the maps of all images takes much memory; those of the few cards are computed again.
         image = read_image(sample.path, self._bit_depth)
         anomaly_map = self._detector(image).anomaly_map
         assert anomaly_map is not None
@@ -132,6 +134,7 @@ def _outline_defect(painted: Image, sample: Sample) -> None:
 def _data_uri(image: Image) -> str:
     """Return a thumbnail of an image [h, w] or [h, w, 3] as the URI of a JPEG."""
     height, width = image.shape[:2]
+    # Small images are not enlarged.
     scale = min(1, THUMBNAIL_SIDE / max(height, width))
     small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
     _, jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])

@@ -51,6 +51,7 @@ def _threshold_doubts(manifest: Manifest, calibration: Calibration, held_out: Sc
     if not _same_images(manifest, calibration, held_out):
         return ["The threshold was not set from the held-out good images here, but from others."]
     recalibrated = set_threshold(held_out, calibration.false_alarm_rate).threshold
+    # Engines differ by rounding.
     if abs(recalibrated - calibration.threshold) <= manifest.score_tolerance:
         return []
     return [

@@ -77,7 +77,7 @@ def write_bundle_report(
         page = render(findings, galleries(findings, detector, bit_depth))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # A file name need not be valid Unicode.
+        # A file name need not be valid Unicode, and cannot always be encoded.
         write_atomically(out, page.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise ReportError(

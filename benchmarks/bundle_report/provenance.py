@@ -32,6 +32,7 @@ def provenance(findings: Findings) -> dict[str, Facts]:
             "bundle": findings.bundle.path.resolve(),
             "data": findings.data.resolve(),
             "engine": findings.engine,
+            # Of this machine; those of the training are in the table "Built".
             **versions(),
         },
     }
@@ -69,6 +70,7 @@ def _calibration(bundle: Bundle) -> Facts:
 
 def _hashes(bundle: Bundle) -> Facts:
     hashes = {}
+    # The manifest does not state its own hash, nor that of the editable calibration.
     for name in (*bundle.sha256, MANIFEST, CALIBRATION):
         content = (bundle.path / name).read_bytes()
         hashes[name] = hashlib.sha256(content).hexdigest()
