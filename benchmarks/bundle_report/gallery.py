@@ -79,7 +79,7 @@ class _Painter:
 
     def _card(self, judged: JudgedImage, error: str) -> Card:
         sample = judged.sample
-        # Storing the maps of all images takes much memory; those of the few cards are computed again.
+        # The maps of all images would take much memory; the few that are shown are computed again.
         image = read_image(sample.path, self._bit_depth)
         anomaly_map = self._detector(image).anomaly_map
         assert anomaly_map is not None
