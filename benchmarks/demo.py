@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    # Imported before the first step, so that a missing package is reported at once.
     from flawline.benchmarks.demo_figure import draw_verdicts
     from flawline.benchmarks.figure import write_report
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image
 from flawline.train.data.images import DataError, Sample, open_data
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 CORRECT = "#0a7d32"
 WRONG = "#c01c28"
@@ -27,18 +25,8 @@ def draw_verdicts(out: Path, products: Sequence[str]) -> Path:
 
     A row shows a good part and two defective ones, each as the input and with its anomaly map.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # draws without a display
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        len(products),
-        2 * PARTS,
-        figsize=(13, 2.5 * len(products)),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure = Figure(figsize=(13, 2.5 * len(products)), layout="constrained")
+    axes = figure.subplots(len(products), 2 * PARTS, squeeze=False)
     for row, product in zip(axes, products, strict=True):
         samples = _examples(out / "data" / product)
         with Detector(read_bundle(out / "bundles" / product)) as detector:
@@ -47,7 +35,6 @@ def draw_verdicts(out: Path, products: Sequence[str]) -> Path:
     figure.suptitle("verdict, score / threshold (red where it is wrong)", fontsize=9)
     path = out / "demo.png"
     figure.savefig(path, dpi=110)
-    plt.close(figure)
     return path
 
 

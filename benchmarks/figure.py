@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from flawline.benchmarks.tables import markdown_table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
 # Key of a row, and its title in the table.
@@ -69,12 +69,8 @@ def draw_speed_and_accuracy(rows: Sequence[Row], out: Path) -> list[Path]:
 
     Every data set has a colour; every method with its backbone and engine has a marker.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # draws without a display
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
     _draw_points(axes, rows)
     fastest = max(rows, key=itemgetter("fps"))
     slowest = min(rows, key=itemgetter("fps"))
@@ -89,7 +85,6 @@ def draw_speed_and_accuracy(rows: Sequence[Row], out: Path) -> list[Path]:
     paths = [out / "fps-auroc.png", out / "fps-auroc.svg"]
     for path in paths:
         figure.savefig(path, dpi=150)
-    plt.close(figure)
     return paths
 
 

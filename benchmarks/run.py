@@ -71,6 +71,7 @@ def _arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
 
 
 def _run(args: argparse.Namespace) -> int:
+    # Imported before anything is measured, so that a missing package is reported at once.
     from flawline.benchmarks.evaluate import evaluate_engines
     from flawline.benchmarks.figure import write_report
 
