@@ -17,10 +17,6 @@ from flawline.runtime.console import Parser, log, run_command
 from flawline.train.data.demo import PRODUCTS
 
 
-class DemoError(FlawlineError):
-    """The folder of the demo cannot be used."""
-
-
 class StepFailed(FlawlineError):
     """A step of the demo failed; it has already reported the reason."""
 
@@ -67,11 +63,7 @@ def _render_data(folder: Path) -> None:
     from flawline.train.progress import Bars
 
     progress = Bars()
-    try:
-        write_demo(folder, progress=lambda done, total: progress("demo data", done, total))
-    except ValueError as error:
-        # The folder holds other data, which is not overwritten.
-        raise DemoError(str(error)) from error
+    write_demo(folder, progress=lambda done, total: progress("demo data", done, total))
 
 
 def _run_product(product: str, args: argparse.Namespace) -> Mapping[str, Any]:

@@ -44,7 +44,8 @@ def test_every_step_runs_and_leaves_its_files(
     assert "bearing    image AUROC " in output.err
     assert "random weights do not find the defects" in output.err
     *_, summary = output.out.splitlines()
-    assert json.loads(summary)["summary"]["frames"] == 2 + len(demo_data.PRODUCTS["bearing"])
+    images = 2 + len(demo_data.PRODUCTS["bearing"].defects)
+    assert json.loads(summary)["summary"]["frames"] == images
     for name in ("run.json", "run.md", "fps-auroc.png", "fps-auroc.svg"):
         assert (tmp_path / name).stat().st_size > 100
     assert cv2.imread(str(tmp_path / "demo.png")).shape[1] > 1000
