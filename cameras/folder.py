@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from flawline.cameras import Camera, CameraError, CameraOptions, Frame
-from flawline.cameras.decode import IMAGE_SUFFIXES, decode_image, list_images
+from flawline.cameras.decode import IMAGE_SUFFIXES, decode_image, is_image, list_images
 from flawline.options import option
 
 
@@ -50,6 +50,10 @@ class Folder(Camera):
                 f"camera {path}: there is no image in this folder; "
                 f"it must hold files named {' '.join(IMAGE_SUFFIXES)}"
             )
+
+    @classmethod
+    def accepts_path(cls, path: Path) -> bool:
+        return path.is_dir() or is_image(path)
 
     @classmethod
     def example(cls, folder: Path) -> str:

@@ -27,6 +27,11 @@ class Video(Camera):
             )
 
     @classmethod
+    def accepts_path(cls, path: Path) -> bool:
+        # Images come first, because folder is listed before video.
+        return path.is_file()
+
+    @classmethod
     def example(cls, folder: Path) -> str:
         """Write a video of three frames into `folder` and return its URI."""
         path = folder / "example.avi"

@@ -107,5 +107,8 @@ def _lines(error: BaseException | str) -> list[str]:
 
 
 def discard_stdout() -> None:
-    """Point stdout at the null device, so that flushing it at exit cannot fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Drop the text that stdout cannot take, so that flushing it at exit cannot fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

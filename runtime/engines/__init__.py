@@ -60,8 +60,8 @@ class Engine(ABC):
     0, 0] if the bundle was built for the score alone. Every N is accepted that the engine was built
     for.
 
-    The returned arrays belong to the engine and are overwritten by its next call with the same N:
-    copy what is needed longer. An engine is not for use from several threads at once.
+    The returned arrays belong to the engine and may be overwritten by its next call: copy what is
+    needed longer. An engine is not for use from several threads at once.
     """
 
     precisions: ClassVar[tuple[str, ...]]
