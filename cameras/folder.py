@@ -40,6 +40,7 @@ class Folder(Camera):
     def __init__(self, path: str, options: FolderOptions | None = None) -> None:
         super().__init__()
         self._bits = (options or FolderOptions()).bits
+        # Listed once, so that files that are added while the stream runs do not change the order.
         root = Path(path)
         if root.is_file():
             self._paths = [root]
@@ -80,6 +81,7 @@ class Folder(Camera):
             image = decode_image(path)
         except CameraError as error:
             return Frame(str(path), index, None, fault=str(error))
+        # 8-bit files in the same folder keep their own bit depth.
         if image.dtype == np.uint16:
             return Frame(str(path), index, image, bit_depth=self._bits)
         return Frame(str(path), index, image)

@@ -51,6 +51,7 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         log(f"{name}: {error}")
         return error.exit_code
     except ModuleNotFoundError as error:
+        # Only a package of an extra is the user's to install; any other is a bug.
         if error.name is None or error.name.split(".")[0] not in EXTRA_OF_PACKAGE:
             raise
         log(f"{name}: {missing_package(error.name.split('.')[0])}")
