@@ -142,14 +142,8 @@ def test_an_image_that_is_not_contiguous_is_accepted(name: str, engine: Engine) 
 
 def test_the_description_names_library_version_and_precision(name: str, engine: Engine) -> None:
     assert engine.precision in engine.description
-    assert re.search(r"\d+\.\d+", engine.description)
+    assert re.match(r"[a-z-]+ \d+\.\d+", engine.description)
     assert "\n" not in engine.description
-    assert name.split("-")[0] in engine.description
-
-
-def test_an_image_of_another_size_is_an_error(name: str, engine: Engine) -> None:
-    with pytest.raises((EngineError, ValueError)):
-        engine(np.zeros((1, SIZE, SIZE, 4), np.uint8))
 
 
 def test_closing_twice_is_allowed_and_results_stay_readable(name: str, engine: Engine) -> None:

@@ -79,6 +79,13 @@ def test_a_damaged_graph_is_an_error_with_its_remedy(bundle: Bundle) -> None:
         open_session(b"rubbish")
 
 
+def test_an_image_of_another_size_is_an_error_of_one_line(bundle: Bundle) -> None:
+    engine = open_engine(bundle, "onnxruntime")
+    with pytest.raises(EngineError, match=r"cannot run this graph .*; build the bundle again") as e:
+        engine(np.zeros((1, 64, 64, 4), np.uint8))
+    assert "\n" not in str(e.value)
+
+
 def test_a_steady_stream_reuses_the_output_buffers(bundle: Bundle) -> None:
     engine = open_engine(bundle, "onnxruntime")
     image = bundle.golden().images[:1]
