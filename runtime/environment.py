@@ -43,16 +43,16 @@ def versions() -> dict[str, str]:
 
     Maps the name of the package to its version, for provenance.
     """
-    found = {
+    installed = {
         "flawline": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
     for name in PACKAGES:
-        installed = _version(name)
-        if installed is not None:
-            found[name] = installed
-    return found
+        number = _version(name)
+        if number is not None:
+            installed[name] = number
+    return installed
 
 
 def opencv_conflict() -> str | None:

@@ -92,9 +92,9 @@ def test_long_messages_of_libraries_are_cut_to_one_line() -> None:
 
 
 def test_versions_name_every_library_that_shapes_the_numbers() -> None:
-    found = versions()
-    assert {"flawline", "python", "machine", "numpy", "onnxruntime"} <= found.keys()
-    assert set(OPENCV_WHEELS) & found.keys()
+    installed = versions()
+    assert {"flawline", "python", "machine", "numpy", "onnxruntime"} <= installed.keys()
+    assert set(OPENCV_WHEELS) & installed.keys()
     named = {"tensorrt", "cuda-bindings", "pycuda", "openvino", "torch", "onnx", "timm", "FrEIA"}
     assert named <= set(PACKAGES)
 
