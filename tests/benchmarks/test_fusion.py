@@ -14,9 +14,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
+from builders import random_images as picture
+from builders import small_simplenet as net
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_simplenet import net, picture
 from torch.nn import functional as F
 
 from flawline.benchmarks.measure import sessions
@@ -211,9 +212,9 @@ def test_the_score_alone_drops_map_and_blur_and_keeps_the_names(tmp_path: Path) 
     assert "MatMul" not in node_types(lean)
     assert len(lean) < len(whole)
     (tmp_path / "m.onnx").write_bytes(lean)
-    score, heat = OnnxRuntime(tmp_path / "m.onnx", (0, 0), 1)(picture(n=2).numpy())
+    score, heat = OnnxRuntime(tmp_path / "m.onnx", (0, 0), 1)(picture(count=2).numpy())
     with torch.inference_mode():
-        np.testing.assert_allclose(score, model(picture(n=2))[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(score, model(picture(count=2))[0], rtol=1e-4, atol=1e-4)
     assert heat.shape == (2, 0, 0)
 
 
@@ -250,7 +251,7 @@ def test_the_meter_counts_what_is_computed_and_written() -> None:
 def test_the_profile_is_of_the_nodes_that_ran() -> None:
     model = net()
     nodes = profile(
-        onnx_from_module(model.fused(), model.geometry), picture(n=1).numpy(), 1, runs=4
+        onnx_from_module(model.fused(), model.geometry), picture(count=1).numpy(), 1, runs=4
     )
     assert {"Conv", "ReduceMax", "MatMul"} <= {n.kind for n in nodes}
     assert next(n for n in nodes if n.name == "/smooth/MatMul_1").bytes_written == 4 * 64 * 64
