@@ -1,8 +1,14 @@
 """Training of anomaly detectors on good images, in PyTorch. This module imports without torch."""
 
+import sys
 from importlib.util import find_spec
 
-from flawline import FlawlineError
+try:
+    from flawline import FlawlineError
+except ModuleNotFoundError:
+    # Imported by the name of its folder, as in `python -m train.fit` in a checkout.
+    print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
+    raise SystemExit(2) from None
 
 # Name -> "module:Class" of a flawline.train.method.Method, which is imported when it is used.
 METHODS = {

@@ -72,6 +72,7 @@ class _Constant(Method):
 
 class Radius(_Constant):
     name: ClassVar[str] = "radius"
+    smallest_size: ClassVar[int] = 48
     Settings = RadiusSettings
 
 
@@ -125,6 +126,11 @@ def test_a_method_without_a_backbone_refuses_one() -> None:
     args = parsed("--method", "radius", "--backbone", "resnet18")
     with pytest.raises(TrainError, match="--backbone resnet18: radius has no choice of it"):
         fit.recipe_from_arguments(args, "radius", Path("x"))
+
+
+def test_an_input_below_the_smallest_of_the_method_is_refused() -> None:
+    with pytest.raises(TrainError, match="--size 32 is below 48; use a larger one"):
+        Radius(RadiusSettings("", Geometry("stretch", 32, 64)))
 
 
 def test_help_lists_methods_without_torch() -> None:
