@@ -193,7 +193,7 @@ def _check_size(settings: MethodSettings, smallest: int) -> None:
     size = backbone_facts(settings.backbone).fixed_size
     if size is not None and settings.size != (size, size):
         raise TrainError(
-            f"{settings.backbone} takes images of {size} x {size} alone; leave --size out"
+            f"{settings.backbone} takes images of {size} x {size} only; leave --size out"
         )
 
 

@@ -88,7 +88,7 @@ def test_the_flow_trains_on_it_and_its_export_is_the_same_function(tmp_path: Pat
 
 def test_other_sizes_and_other_methods_are_refused() -> None:
     geometry = Geometry("stretch", 256, 256)
-    with pytest.raises(TrainError, match="takes images of 224 x 224 alone"):
+    with pytest.raises(TrainError, match="takes images of 224 x 224 only"):
         SSNF(replace(SSNF.settings_for(NAME), geometry=geometry))
     with pytest.raises(TrainError, match=r"does not have the levels 2, 3 .*known: resnet18"):
         SimpleNet(replace(SimpleNet.settings_for(NAME), geometry=Geometry("stretch", 224, 224)))
