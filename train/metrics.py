@@ -33,14 +33,6 @@ def average_precision(labels: Labels, scores: Scores) -> float:
     return float((np.diff(positives) * precision).sum() / positives[-1])
 
 
-def f1_max(labels: Labels, scores: Scores) -> float:
-    """The best F1 that any threshold reaches: an upper bound that a deployed threshold does not see."""
-    positives, negatives = _steps(labels, scores)
-    if not positives[-1]:
-        return float("nan")
-    return float(np.max(2 * positives[1:] / (positives[1:] + negatives[1:] + positives[-1])))
-
-
 def aupro(masks: Labels, maps: Scores, limit: float = 0.3) -> float:
     """Area under the per-region-overlap curve up to a false-positive rate of `limit`, divided by it.
 

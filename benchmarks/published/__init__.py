@@ -18,7 +18,7 @@ from flawline.train import TrainError
 from flawline.train.backbones.resnet import residual_stage
 from flawline.train.blocks.attention import Attention, position_code
 from flawline.train.blocks.flow import permutation
-from flawline.train.method import Budget
+from flawline.train.method import Fit
 
 
 class PublishedSimpleNet(nn.Module):
@@ -32,12 +32,12 @@ class PublishedSimpleNet(nn.Module):
     def __init__(self, method: Any) -> None:
         super().__init__()
         self.method = method
-        self.layer4 = residual_stage(method.trunk.name, 4)
-        self.classifier = nn.Linear(2 * method.trunk.channels[1], 1000)
+        self.layer4 = residual_stage(method.backbone.name, 4)
+        self.classifier = nn.Linear(2 * method.backbone.channels[1], 1000)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         method = self.method
-        level2, level3 = method.trunk(method.trunk.normalise(image))
+        level2, level3 = method.backbone.extract(image)
         self.classifier(self.layer4(level3).mean((2, 3)))
         features = self._embed(level2, level3)
         result: tuple[Tensor, Tensor] = method.judge(features)
@@ -63,9 +63,11 @@ class PublishedSimpleNet(nn.Module):
         fine = F.interpolate(planes, size=(h, w), mode="bilinear", align_corners=False)
         patches[1] = fine.reshape(*coarse.shape[:4], h, w).permute(0, 4, 5, 1, 2, 3).flatten(1, 2)
         vectors = [p.reshape(n * h * w, 1, -1) for p in patches]
-        levels = [F.adaptive_avg_pool1d(v, self.method.level_dim).squeeze(1) for v in vectors]
+        levels = [
+            F.adaptive_avg_pool1d(v, self.method.settings.level_dim).squeeze(1) for v in vectors
+        ]
         both = torch.stack(levels, 1).reshape(n * h * w, 1, -1)
-        features = F.adaptive_avg_pool1d(both, self.method.target_dim)
+        features = F.adaptive_avg_pool1d(both, self.method.settings.target_dim)
         return features.reshape(n, h, w, -1)
 
 
@@ -81,15 +83,18 @@ class ExportableSimpleNet(nn.Module):
 
     def __init__(self, method: Any) -> None:
         super().__init__()
-        self.method, self.trunk = method, method.trunk
-        lengths = [9 * channels for channels in method.trunk.channels]
-        if any(n % method.level_dim for n in lengths) or 2 * method.level_dim % method.target_dim:
+        self.method, self.backbone = method, method.backbone
+        lengths = [9 * channels for channels in method.backbone.channels]
+        if (
+            any(n % method.settings.level_dim for n in lengths)
+            or 2 * method.settings.level_dim % method.settings.target_dim
+        ):
             raise TrainError(
-                f"{lengths} values do not pool to {method.level_dim} by whole factors: it has no literal ONNX"
+                f"{lengths} values do not pool to {method.settings.level_dim} by whole factors: it has no literal ONNX"
             )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(*self.trunk(self.trunk.normalise(image)))
+        return self.head(*self.backbone.extract(image))
 
     def head(self, level2: Tensor, level3: Tensor) -> tuple[Tensor, Tensor]:
         method = self.method
@@ -98,9 +103,11 @@ class ExportableSimpleNet(nn.Module):
         planes3 = F.unfold(level3, 3, padding=1).view(n, -1, *level3.shape[2:])
         planes3 = F.interpolate(planes3, size=(h, w), mode="bilinear", align_corners=False)
         patches3 = planes3.flatten(2).transpose(1, 2)
-        factors = [9 * channels // method.level_dim for channels in method.trunk.channels]
+        factors = [
+            9 * channels // method.settings.level_dim for channels in method.backbone.channels
+        ]
         levels = [F.avg_pool1d(p, k, k) for p, k in zip((patches2, patches3), factors, strict=True)]
-        both = 2 * method.level_dim // method.target_dim
+        both = 2 * method.settings.level_dim // method.settings.target_dim
         features: Tensor = F.avg_pool1d(torch.cat(levels, 2), both, both).view(n, h, w, -1)
         result: tuple[Tensor, Tensor] = method.judge(features)
         return result
@@ -111,8 +118,8 @@ class _Flows(nn.Module):
 
     def __init__(self, method: Any, exchange: dict[type, Callable[[Any], nn.Module]]) -> None:
         super().__init__()
-        self.trunk, self.rest = method.trunk, copy.deepcopy(method)
-        self.rest.trunk = _Given()
+        self.backbone, self.rest = method.backbone, copy.deepcopy(method)
+        self.rest.backbone = _Given()
         for kind, make in exchange.items():
             for parent in list(self.rest.modules()):
                 for name, child in parent.named_children():
@@ -123,7 +130,7 @@ class _Flows(nn.Module):
         )  # the meter of multiplications cannot see a module that is given a parameter
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(*self.trunk(self.trunk.normalise(image)))
+        return self.head(*self.backbone.extract(image))
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         result: tuple[Tensor, Tensor] = self.rest(levels)
@@ -133,10 +140,7 @@ class _Flows(nn.Module):
 class _Given(nn.Module):
     """In place of a trunk: the levels are there."""
 
-    def normalise(self, levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return levels
-
-    def forward(self, levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def extract(self, levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return levels
 
 
@@ -215,7 +219,7 @@ def as_if_trained(method: Any, images: Sequence[Image], seed: int) -> None:
     blocks = [module for module in method.modules() if isinstance(module, AllInOneBlock)]
     if not blocks:
         return
-    method.fit(images, Budget(0), seed, lambda *_: None, lambda _: None, None)
+    method.fit(Fit(images, 0, seed))
     generator = torch.Generator().manual_seed(seed)
     for block in blocks:
         block.global_scale.uniform_(6, 13, generator=generator)  # 0.6 to 1.3

@@ -35,10 +35,12 @@ from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.runtime.image import Geometry
 from flawline.train import fit
-from flawline.train.backbones.resnet import Trunk, calibrate_batchnorm, load_weights
+from flawline.train.backbones import create_backbone
+from flawline.train.backbones.base import Backbone
+from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data.demo import PRODUCTS, write_demo
 from flawline.train.data.images import DataError, PreparedImages, hold_out, open_data
-from flawline.train.method import evaluate, load_checkpoint
+from flawline.train.method import evaluate
 from flawline.train.metrics import auroc
 from flawline.train.progress import Bars
 
@@ -47,10 +49,10 @@ BANK = 8000  # patches
 SIZE = 256
 
 
-def patches(trunk: Trunk, image: Any) -> Tensor:
+def patches(backbone: Backbone, image: Any) -> Tensor:
     """uint8 [H, W, 3] BGR to vectors [positions of layer2, C2 + C3]."""
-    device = trunk.conv1.weight.device
-    level2, level3 = trunk(trunk.normalise(torch.from_numpy(np.asarray(image))[None].to(device)))
+    device = backbone.first_convolution.weight.device
+    level2, level3 = backbone.extract(torch.from_numpy(np.asarray(image))[None].to(device))
     # Zeros beyond the edge count, as in PatchCore's unfold: without them the borders' patches decide every score.
     level2, level3 = (F.avg_pool2d(level, 3, 1, 1) for level in (level2, level3))
     level3 = F.interpolate(level3, size=level2.shape[2:], mode="bilinear", align_corners=False)
@@ -63,14 +65,14 @@ def nearest(data: Path, backbone: str, weights: str, seed: int, bars: Bars) -> f
     dataset = open_data(data)
     geometry = Geometry("stretch", SIZE, SIZE)
     good = PreparedImages(hold_out(dataset.train_good)[0], geometry)
-    trunk = Trunk(backbone)
-    load_weights(trunk, weights, seed)
+    network = create_backbone(backbone, (2, 3))
+    network.load(weights, seed)
     if weights == "random":
-        calibrate_batchnorm(trunk, good)
-    trunk.eval()
+        network.estimate_batchnorm(good)
+    network.eval()
     rng, bank = np.random.default_rng(seed), []
     for i, image in enumerate(good):
-        vectors = patches(trunk, image)
+        vectors = patches(network, image)
         count = (i + 1) * BANK // len(good) - i * BANK // len(good)
         bank.append(
             vectors[
@@ -81,7 +83,7 @@ def nearest(data: Path, backbone: str, weights: str, seed: int, bars: Bars) -> f
     stacked = torch.cat(bank)
     lengths, scores = (stacked**2).sum(1), []
     for i, image in enumerate(PreparedImages([sample.path for sample in dataset.test], geometry)):
-        vectors = patches(trunk, image)
+        vectors = patches(network, image)
         squared = (lengths - 2 * vectors @ stacked.T).amin(1) + (vectors**2).sum(1)
         scores.append(float(squared.max()))
         bars("scores", i + 1, len(dataset.test))
@@ -133,9 +135,9 @@ def wanted_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         if method == "nearest"
                         else f"{args.steps or 'default'} steps",
                         "backbone": args.backbone,
-                        "weights": load_weights(Trunk(args.backbone), weights, seed).replace(
-                            f", seed {seed}", ""
-                        ),
+                        "weights": create_backbone(args.backbone, (2, 3))
+                        .load(weights, seed)
+                        .replace(f", seed {seed}", ""),
                         "seed": seed,
                         "_arguments": (data, weights),
                     }

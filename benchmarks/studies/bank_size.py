@@ -35,11 +35,16 @@ from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.environment import cpu_name, versions
 from flawline.train import metrics
+from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data.images import DataError, PreparedImages, hold_out, open_data
-from flawline.train.fit import add_training_arguments, fit_from_arguments
-from flawline.train.method import load_checkpoint
+from flawline.train.fit import (
+    add_method_arguments,
+    add_training_arguments,
+    recipe_from_arguments,
+)
 from flawline.train.methods.patchcore import PatchCore
 from flawline.train.progress import Bars
+from flawline.train.training import train
 
 SIZES = (100, 256, 512, 1024, 2048, 4096, 8192, 16384)
 WARM_UP = 5
@@ -94,7 +99,7 @@ def random_patches(
     """Up to `most` patches [k, D] of the good images, in random order, and their indices [k]."""
     cells = np.prod([-(-side // 8) for side in (model.geometry.height, model.geometry.width)])
     chosen = np.random.default_rng(seed).permutation(len(images) * int(cells))[:most]
-    vectors = torch.empty(len(chosen), model.target_dim)
+    vectors = torch.empty(len(chosen), model.settings.target_dim)
     for i in range(len(images)):
         if (mine := np.flatnonzero(chosen // cells == i)).size:
             features = model.features(torch.from_numpy(np.asarray(images[i]))[None])[0].flatten(
@@ -221,7 +226,8 @@ def run(args: argparse.Namespace) -> None:
         )
     args.coreset = float(max(args.sizes))
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-        checkpoint = fit_from_arguments(args, "patchcore", args.data, Path(folder) / "bank.pt")
+        recipe = recipe_from_arguments(args, "patchcore", args.data)
+        checkpoint = train(recipe, Path(folder) / "bank.pt")
         model, provenance, _ = load_checkpoint(checkpoint)
     assert isinstance(model, PatchCore)
     good, bars = PreparedImages(hold_out(data_set.train_good)[0], model.geometry, args.bits), Bars()
@@ -241,14 +247,18 @@ def run(args: argparse.Namespace) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
     said = (
-        f"PatchCore, {model.backbone}, {model.target_dim} dimensions, weights {provenance['weights']}, "
+        f"PatchCore, {model.settings.backbone}, {model.settings.target_dim} dimensions, weights {provenance['weights']}, "
         f"input {model.geometry.width}x{model.geometry.height}, {args.data.name} ({len(labels)} test images), "
         f"seed {args.seed}"
     )
     args.out.with_suffix(".md").write_text(
         markdown(rows, f"{said}; {rows[0]['engine']}, batch 1, engine alone.")
     )
-    draw_sizes(rows, f"{args.data.name}, PatchCore {model.backbone}, {rows[0]['engine']}", args.out)
+    draw_sizes(
+        rows,
+        f"{args.data.name}, PatchCore {model.settings.backbone}, {rows[0]['engine']}",
+        args.out,
+    )
     shown = min(args.show, len(model.bank.vectors))
     draw_kept(model, shown, random, good, args.out.with_name(f"{args.out.name}-kept"))
     print(args.out.with_suffix(".md").read_text())
@@ -269,6 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=Path("results/bank-size"), help="without suffix"
     )
     add_training_arguments(parser)
+    add_method_arguments(parser, "patchcore")
     args = parser.parse_args(argv)
     if min(args.sizes) < 2 or args.show < 2:
         parser.error("--sizes and --show count rows: at least 2")

@@ -30,6 +30,7 @@ import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -64,11 +65,11 @@ from flawline.runtime.bundle import OUTPUTS, Calibration, Golden, Manifest, Spre
 from flawline.runtime.console import log
 from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, missing
 from flawline.runtime.environment import cpu_name, versions
-from flawline.runtime.image import prepare
-from flawline.train.backbones.resnet import BACKBONES, calibrate_batchnorm, load_weights
+from flawline.runtime.image import Geometry, prepare
+from flawline.train.backbones import BACKBONES
 from flawline.train.data.demo import render
 from flawline.train.data.images import DataError, PreparedImages, open_data
-from flawline.train.method import Method, create, resolve_method
+from flawline.train.method import Method, resolve_method
 
 BOUND = 1e-4  # of the literal map's range; float32 rounding alone gives a few 1e-6
 IMAGES = 4
@@ -99,7 +100,7 @@ def measure(
     fused: Any = method.fused()
     others = {form: make(method).eval() for form, make in ALTERNATIVES.get(method.name, {}).items()}
     modules = {PUBLISHED: published, LITERAL: exportable, FUSED: fused, **others}
-    calls: Calls = {(BACKBONE, EAGER): _eager(lambda x: fused.trunk(fused.input(x)))}
+    calls: Calls = {(BACKBONE, EAGER): _eager(lambda x: fused.backbone(fused.input(x)))}
     rows = {(form, EAGER): _cost(method, module, images[:1]) for form, module in modules.items()}
     calls |= {(form, EAGER): _eager(module) for form, module in modules.items()}
     heads: dict[str, list[Node]] = {}
@@ -138,9 +139,9 @@ def measure(
 @torch.inference_mode()
 def _cost(method: Method, module: Any, image: Any) -> dict[str, Any]:
     """Of a form in torch, on one image: of the whole and of its head."""
-    trunk: Any = method.trunk
+    backbone: Any = method.backbone
     image = torch.from_numpy(image)
-    head = partial(module.head, *trunk(trunk.normalise(image)))
+    head = partial(module.head, *backbone.extract(image))
     with sdpa_kernel(
         SDPBackend.MATH
     ):  # torch's counter does not see the products of its other attentions on a CPU
@@ -163,7 +164,7 @@ def _exported(module: torch.nn.Module, method: Method) -> bytes:
 def _backbone(model: bytes) -> bytes:
     """The part of a form's graph up to the feature maps that its head reads."""
     graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model))
-    inside = [n for n in graph.graph.node if n.name.startswith(("/trunk/", "/input/"))]
+    inside = [n for n in graph.graph.node if n.name.startswith(("/backbone/", "/input/"))]
     made = {name for node in inside for name in node.output}
     names = {n.name for n in inside}
     read = [i for n in graph.graph.node if n.name not in names for i in n.input if i in made]
@@ -192,7 +193,7 @@ def _engines(
     tolerance = max(float(np.ptp(heat)), 1.0)
     manifest = Manifest(
         method.name,
-        method.backbone,
+        method.settings.backbone,
         method.geometry,
         spread,
         spread,
@@ -231,7 +232,7 @@ def _error(got: Any, reference: Any) -> float:
 def _head(nodes: list[Node], backbone: list[Node]) -> list[Node]:
     """What ONNX Runtime runs after the backbone."""
     known = {node.name for node in backbone}
-    return [node for node in nodes if node.name not in known and "/trunk/" not in node.name]
+    return [node for node in nodes if node.name not in known and "/backbone/" not in node.name]
 
 
 def _kinds(head: list[Node]) -> list[dict[str, Any]]:
@@ -263,16 +264,17 @@ def build_method(
         raise TrainError(
             f"{args.method} has no published code to compare with; known: {', '.join(PUBLISHED_CODE)}"
         )
-    hyperparameters = resolve_method(args.method).defaults(args.backbone)
+    kind = resolve_method(args.method)
+    defaults = kind.settings_for(args.backbone)
     if args.size is not None:
-        hyperparameters["geometry"] = {"kind": "stretch", "height": args.size, "width": args.size}
+        defaults = replace(defaults, geometry=Geometry("stretch", args.size, args.size))
     torch.manual_seed(args.seed)
     try:
         chosen = {
             name: json.loads(value)
             for name, value in (setting.split("=", 1) for setting in settings)
         }
-        method = create(args.method, {**hyperparameters, **chosen})
+        method = kind(replace(defaults, **chosen))
     except (TypeError, ValueError) as error:
         raise TrainError(
             f"--set {' '.join(settings)}: {error}; it is NAME=JSON of train/{args.method}.py"
@@ -281,10 +283,7 @@ def build_method(
         images = [prepare(render("board", None, seed)[0], method.geometry) for seed in range(count)]
     else:
         images = list(PreparedImages(open_data(args.data).train_good[:count], method.geometry))
-    trunk: Any = method.trunk
-    load_weights(trunk, args.weights, args.seed)
-    if args.weights == "random":
-        calibrate_batchnorm(trunk, images)
+    method.load_weights(args.weights, args.seed, images)
     as_if_trained(method, images, args.seed)
     return method.eval(), np.stack(images)
 
@@ -354,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(threads_before)
     about = {
         "method": method.name,
-        "backbone": method.backbone,
+        "backbone": method.settings.backbone,
         "input": f"{size[1]}x{size[0]}",
         "settings": args.set,
         "against": [path.name for path in (args.against, args.against_openvino) if path],
@@ -366,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        stem = args.out / f"fusion-{method.name}-{method.backbone}-{size[0]}"
+        stem = args.out / f"fusion-{method.name}-{method.settings.backbone}-{size[0]}"
         stem.with_suffix(".md").write_text(table + "\n")
         stem.with_suffix(".json").write_text(json.dumps({**about, **found}, indent=2) + "\n")
     exact = [

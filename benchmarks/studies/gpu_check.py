@@ -51,7 +51,8 @@ from flawline.runtime.console import log
 from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, missing
 from flawline.runtime.environment import versions
 from flawline.train import METHODS, TrainError
-from flawline.train.backbones.resnet import BACKBONES
+from flawline.train.backbones import BACKBONES
+from flawline.train.blocks.fused import fp32_islands
 from flawline.train.data.images import DataError
 from flawline.train.method import Method
 
@@ -119,12 +120,13 @@ def bundle_of(method: Method, images: Any, folder: Path) -> Bundle:
     """A bundle around this network, whose tolerances are wide: drift is reported here, not refused."""
     with torch.inference_mode():
         score, heat = (x.numpy() for x in method(torch.from_numpy(images)))
-    fp32 = onnx_from_module(method.fused(), method.geometry)
+    fused = method.fused()
+    fp32 = onnx_from_module(fused, method.geometry)
     spread, tolerance = Spread.of(score), 10 * float(np.ptp(heat)) + 1.0
-    islands = method.fp32_islands
+    islands = fp32_islands(fused)
     manifest = Manifest(
         method.name,
-        method.backbone,
+        method.settings.backbone,
         method.geometry,
         spread,
         spread,
@@ -262,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = f"{method.geometry.width}x{method.geometry.height}"
     about = {
         "method": method.name,
-        "backbone": method.backbone,
+        "backbone": method.settings.backbone,
         "input": size,
         "device": name,
         "versions": versions(),
@@ -272,7 +274,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out is not None:
         folder_name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         stem = (
-            args.out / folder_name / f"gpu-{method.name}-{method.backbone}-{method.geometry.height}"
+            args.out
+            / folder_name
+            / f"gpu-{method.name}-{method.settings.backbone}-{method.geometry.height}"
         )
         stem.parent.mkdir(parents=True, exist_ok=True)
         stem.with_suffix(".md").write_text(table + "\n")

@@ -27,7 +27,7 @@ from flawline.benchmarks.measure.timing import alternate
 from flawline.benchmarks.studies.fusion import session
 from flawline.export.graphs.to_onnx import trace
 from flawline.runtime.console import log
-from flawline.train.backbones.resnet import BACKBONES, Trunk
+from flawline.train.backbones.resnet import ARCHITECTURES, ResNet
 from flawline.train.blocks import fused as fuse
 from flawline.train.methods.simplenet import SimpleNet
 
@@ -92,15 +92,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.stencils", description="Exact forms of the patch aggregation."
     )
-    parser.add_argument("--backbone", default="resnet18", choices=BACKBONES)
+    parser.add_argument("--backbone", default="resnet18", choices=ARCHITECTURES)
     parser.add_argument(
         "--size", type=int, default=256, help="input height and width; default %(default)s"
     )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, help="CPU threads; default all")
     args = parser.parse_args(argv)
-    defaults = SimpleNet.defaults(args.backbone)
-    channels, dims = Trunk(args.backbone).channels, (defaults["level_dim"], defaults["target_dim"])
+    settings = SimpleNet.settings_for(args.backbone)
+    channels = ResNet(args.backbone).channels
+    dims = (settings.level_dim, settings.target_dim)
     torch.manual_seed(0)
     wrong = False
     for level, (kernel, stride) in enumerate(

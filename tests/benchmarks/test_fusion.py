@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from flawline.benchmarks.studies import fusion, stencils
 from flawline.benchmarks.studies.fusion_report import ratios
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.blocks import fused as fuse
 from flawline.train.blocks.flow import FORMS
@@ -150,11 +152,7 @@ def test_a_row_mean_needs_rows_of_equal_taps() -> None:
 )
 def test_fused_equals_literal_for_drawn_settings(size: Any, dims: Any, batch: int) -> None:
     model = net(level=dims[0], target=dims[1], size=64)
-    hyperparameters = {
-        **model.hyperparameters,
-        "geometry": {"kind": "stretch", "height": size[0], "width": size[1]},
-    }
-    other = type(model)(**hyperparameters)
+    other = type(model)(replace(model.settings, geometry=Geometry("stretch", *size)))
     other.load_state_dict(model.state_dict())
     other = other.double().eval()
     image = torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8)
@@ -313,7 +311,7 @@ def test_every_form_of_a_flow_computes_the_same(name: str) -> None:
     forms |= {label: make(model) for label, make in ALTERNATIVES[name].items()}
     with torch.inference_mode():
         expected = model(picture())
-        levels = model.trunk(model.trunk.normalise(picture()))
+        levels = model.backbone.extract(picture())
         for label, form in forms.items():
             for got in (form.eval()(picture()), form.head(*levels)):
                 for a, b in zip(got, expected, strict=True):
