@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from flawline.runtime.image import Geometry, Image
 from flawline.train import TrainError, method_class_path
+from flawline.train.anomalies import SyntheticAnomalies
 from flawline.train.backbones import backbone_facts
 from flawline.train.progress import Progress, no_progress
 
@@ -155,6 +156,16 @@ class Method(nn.Module, abc.ABC):
     def images_used(cls, settings: Any, available: int) -> int:
         """Return how many of the available good images `fit` trains on."""
         return available
+
+    @classmethod
+    def anomalies(
+        cls, settings: Any, images: Sequence[Image], seed: int
+    ) -> SyntheticAnomalies | None:
+        """Return the synthetic anomalies, made of these good images, that `fit` uses; None if none.
+
+        images: uint8 [H, W, 3] each.
+        """
+        return None
 
     def load_weights(self, weights: str, seed: int, images: Sequence[Image]) -> str:
         """Load pretrained weights and return a short description of them.
