@@ -43,9 +43,14 @@ class MethodSettings:
         return self.geometry.height, self.geometry.width
 
 
-def flag_fields(settings: type[MethodSettings]) -> list[dataclasses.Field[Any]]:
-    """Return the fields of a settings class that are command-line flags."""
-    return [field for field in dataclasses.fields(settings) if field.metadata.get("flag")]
+def flag_fields(
+    settings: type[MethodSettings], marker: str = "flag"
+) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a settings class that are command-line flags.
+
+    `marker` is the keyword by which `option` declares them.
+    """
+    return [field for field in dataclasses.fields(settings) if field.metadata.get(marker)]
 
 
 @dataclass

@@ -35,7 +35,7 @@ from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.blocks import fused as fuse
-from flawline.train.blocks.flow import FORMS
+from flawline.train.blocks.fused_flow import FLOW_FORMS
 
 pytestmark = pytest.mark.torch
 drawn = settings(
@@ -334,7 +334,7 @@ def test_the_literal_form_is_what_the_exporter_makes_of_freias_own(name: str) ->
 def test_the_forms_of_a_flow_are_what_they_are_called(name: str) -> None:
     model = flows(name)
     kinds = {
-        form: node_types(onnx_from_module(model.fused(form), model.geometry)) for form in FORMS
+        form: node_types(onnx_from_module(model.fused(form), model.geometry)) for form in FLOW_FORMS
     }
     assert kinds["padded"]["Gather"] == 0 < kinds["gathered"]["Gather"]
     assert kinds["multiplied"]["Gather"] == 0 < kinds["multiplied"]["Split"]
@@ -345,7 +345,7 @@ def test_the_forms_of_a_flow_are_what_they_are_called(name: str) -> None:
                 == kinds[label.removeprefix("(d) fused, ")]
             )
     own = node_types(onnx_from_module(model.fused(), model.geometry))
-    assert own not in [kinds[form] for form in FORMS if (name, form) != ("ssnf", "padded")]
+    assert own not in [kinds[form] for form in FLOW_FORMS if (name, form) != ("ssnf", "padded")]
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -397,7 +397,7 @@ def test_a_flow_whose_rewrite_is_wrong_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "flawline.train.blocks.flow._global_scale",
+        "flawline.train.blocks.fused_flow._global_scale",
         lambda block: torch.ones(block.in_channels, dtype=torch.float64),
     )
     assert fusion.main(["--method", "fastflow", *SMALL]) == 1

@@ -54,6 +54,7 @@ class SSNFSettings(MethodSettings):
         None,
         "product whose blend settings to use, for example bottle; default: from the data's name",
         flag=True,
+        anomaly_flag=True,
     )
     shots: int | None = option(
         None,
