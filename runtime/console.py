@@ -22,6 +22,7 @@ EXTRA_OF_PACKAGE = {
 }
 USER_ERROR = 2
 INTERRUPTED = 130
+LONGEST_QUOTE = 200
 
 
 def log(text: str) -> None:
@@ -39,10 +40,10 @@ class Parser(argparse.ArgumentParser):
 def run_command(name: str, work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code.
 
-    Errors of the user or the machine become one line on stderr and exit code 2, without a traceback:
-    every FlawlineError, a package of an extra that is not installed, and an operating system error
-    such as a full disk. Ctrl-C prints `interrupted` and returns 130. Any other exception is a bug and
-    keeps its traceback.
+    Errors of the user or the machine become one line on stderr and exit code 2, without a
+    traceback: every FlawlineError, a package of an extra that is not installed, and an operating
+    system error such as a full disk. Ctrl-C prints `interrupted` and returns 130. Any other
+    exception is a bug and keeps its traceback.
     """
     try:
         return work() or 0
@@ -56,11 +57,11 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         return USER_ERROR
     except BrokenPipeError:
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
-        _discard_stdout()
+        discard_stdout()
         return 0
     except OSError as error:
         log(f"{name}: {describe_os_error(error)}")
-        _discard_stdout()
+        discard_stdout()
         return USER_ERROR
     except KeyboardInterrupt:
         log(interrupted)
@@ -80,6 +81,31 @@ def describe_os_error(error: OSError) -> str:
     return f"{error.filename}: {reason}; check the path, its permissions and the free disk space"
 
 
-def _discard_stdout() -> None:
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of a library's message, short enough to be quoted in a message."""
+    return _lines(error)[0][:LONGEST_QUOTE]
+
+
+def last_line(error: BaseException | str) -> str:
+    """Return the last line of a library's message, short enough to be quoted in a message.
+
+    Some libraries begin with the place in their sources, and give the reason last.
+    """
+    return _lines(error)[-1][:LONGEST_QUOTE]
+
+
+def _lines(error: BaseException | str) -> list[str]:
+    lines = []
+    for line in str(error).splitlines():
+        if line.strip():
+            lines.append(line.strip())
+    if lines:
+        return lines
+    if isinstance(error, BaseException):
+        return [type(error).__name__]
+    return ["no reason given"]
+
+
+def discard_stdout() -> None:
     """Point stdout at the null device, so that flushing it at exit cannot fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

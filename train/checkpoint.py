@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flawline.runtime.bundle import write_atomically
+from flawline.runtime.files import write_atomically
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.method import Method, resolve_method

@@ -21,7 +21,7 @@ from flawline.runtime.bundle import BundleError, read_bundle
 from flawline.runtime.calibrate import score_frames
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
-from flawline.runtime.threshold import CONFIDENCE, CalibrationError, calibrate
+from flawline.runtime.threshold import CONFIDENCE, CalibrationError, set_threshold
 
 
 def resample(
@@ -31,7 +31,7 @@ def resample(
     rng, rates, inside = np.random.default_rng(seed), [], 0
     for _ in range(resamplings):
         order = rng.permutation(len(scores))
-        calibration = calibrate(scores[order[:count]], rate)
+        calibration = set_threshold(scores[order[:count]], rate)
         rates.append(float((scores[order[count:]] > calibration.threshold).mean()))
         inside += calibration.interval[0] <= rates[-1] <= calibration.interval[1]
     return np.array(rates), inside / resamplings

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from rounding import RoundingEvaluator
 from test_flow import CONVOLUTIONAL, close, counted, literal_flow, trained_like
-from test_ssnf import SIZE, Size, boards, parts, picture, quiet, upsampled
+from test_ssnf import SIZE, Size, boards, parts, picture, upsampled
 
 from flawline.export.graphs.to_fp16 import in_island, to_fp16
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module

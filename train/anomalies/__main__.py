@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawline.runtime.console import Parser, log, run_command
-from flawline.train import METHODS, TrainError
+from flawline.train import TrainError
 from flawline.train.fit import given_options, parse_arguments
 
 DEFAULT_METHOD = "ssnf"
@@ -63,7 +63,6 @@ def draw_samples(args: argparse.Namespace) -> None:
     """Draw the contact sheet as the parsed flags say. Raises TrainError and DataError."""
     from flawline.train.anomalies.sheet import contact_sheet, write_png
     from flawline.train.data.images import PreparedImages, open_data
-    from flawline.train.method import resolve_method
     from flawline.train.recipe import plan
 
     paths = open_data(args.data).train_good
@@ -76,22 +75,33 @@ def draw_samples(args: argparse.Namespace) -> None:
         seed=args.seed,
         bit_depth=args.bits,
     )
-    settings = recipe.settings
-    images = PreparedImages(paths, settings.geometry, args.bits)
-    anomalies = resolve_method(args.method).anomalies(settings, images, args.seed)
+    images = PreparedImages(paths, recipe.settings.geometry, args.bits)
+    anomalies = recipe.method_class.anomalies(recipe.settings, images, args.seed)
     if anomalies is None:
-        raise TrainError(f"{args.method} trains without synthetic anomalies; choose --method {_users()}")
+        raise TrainError(
+            f"{args.method} trains without synthetic anomalies; choose --method {DEFAULT_METHOD}"
+        )
     samples = []
     names = []
     empty = 0
     for draw in range(args.count):
         sample = anomalies.sample(draw)
+        stems = [paths[index].stem for index in anomalies.sources(draw)]
         samples.append(sample)
-        names.append(" + ".join(paths[index].stem for index in anomalies.sources(draw)))
+        names.append(" + ".join(stems))
         if not sample[2].any():
             empty += 1
-    title = f"{args.method}: {anomalies.description}, seed {args.seed}. Below: source images"
+    title = f"{args.method}: {anomalies.description}, seed {args.seed}. Below: the source images"
     write_png(args.out, contact_sheet(samples, names, title))
     if empty:
         log(f"note: {empty} of {args.count} synthetic anomalies are empty; try other settings")
     log(f"samples {args.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command("train.anomalies", lambda: _run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

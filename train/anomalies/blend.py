@@ -25,8 +25,8 @@ Shape = tuple[int, int]  # height, width
 
 # Places that are tried, once for the cut and once for the paste.
 ATTEMPTS = 200
-# OpenCV's solver fails on thin patches: least pixels of a patch's mask, and least pixels of its shorter
-# side, which leaves one pixel to solve for between two given ones.
+# OpenCV's solver fails on thin patches: least pixels of a patch's mask, and least pixels of its
+# shorter side, which leaves one pixel to solve for between two given ones.
 MIN_PIXELS = 50
 MIN_SIDE = 3
 # Distribution of a half-width, as a fraction of the image's side: offset + Gamma(shape, scale).

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from flawline.runtime.files import write_atomically
 from flawline.runtime.image import Image
+from flawline.train import TrainError
 from flawline.train.anomalies import Mask
 
 Colour = tuple[int, int, int]
@@ -54,6 +57,18 @@ def contact_sheet(
             name = f"{name}: no place"
         _write(sheet, name, left, sheet_height - 8, 0.4, GREY, width)
     return sheet
+
+
+def write_png(path: Path, image: Image) -> None:
+    """Write an image, uint8 [h, w, 3] BGR, as a PNG. Raises TrainError if that is impossible."""
+    _, png = cv2.imencode(".png", image)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, png.tobytes())
+    except OSError as error:
+        raise TrainError(
+            f"--out {path}: cannot be written ({error.strerror}); choose another"
+        ) from error
 
 
 def outlined(image: Image, mask: Mask) -> Image:

@@ -6,11 +6,11 @@ ask `backbone_facts` for what decides about default settings, without building a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from flawline.train import TrainError
+from flawline.train.backbones.facts import BackboneFacts
 
 if TYPE_CHECKING:
     from flawline.train.backbones.base import Backbone
@@ -26,30 +26,6 @@ BACKBONES = {
     "cait_xxs24_224": "flawline.train.backbones.cait:CaiT",
 }
 DEFAULT_BACKBONE = "resnet18"
-
-
-@dataclass(frozen=True)
-class Level:
-    """A feature map that a backbone can return: its channels, and input pixels per position."""
-
-    channels: int
-    stride: int
-
-
-@dataclass(frozen=True)
-class BackboneFacts:
-    """Properties of a backbone that are known without building it.
-
-    levels: the feature maps that it has, by number.
-    light: whether it is small enough for a CPU at line rate; methods then choose lighter settings.
-    fixed_size: the only height and width of images that it accepts, or None for any.
-    normalised: whether its features have mean 0 and variance 1 at every position already.
-    """
-
-    levels: dict[int, Level]
-    light: bool
-    fixed_size: int | None = None
-    normalised: bool = False
 
 
 def resolve_backbone(name: str) -> type[Backbone]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flawline.runtime.image import Image
-from flawline.train.backbones import BackboneFacts
+from flawline.train.backbones.facts import BackboneFacts
 
 # Batch size and number of images with which random weights get their BatchNorm statistics.
 STATISTICS_BATCH = 8

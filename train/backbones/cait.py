@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from flawline.train import TrainError
-from flawline.train.backbones import BackboneFacts, Level
 from flawline.train.backbones.base import Backbone
+from flawline.train.backbones.facts import BackboneFacts, Level
 
 STRIDE = 16
 # Its one level has the stride of layer3 of a ResNet, and so its number.

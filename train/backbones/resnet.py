@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from flawline.train import TrainError
-from flawline.train.backbones import BackboneFacts, Level
 from flawline.train.backbones.base import Backbone
+from flawline.train.backbones.facts import BackboneFacts, Level
 
 URL = "https://download.pytorch.org/models/"
 STRIDES = {1: 4, 2: 8, 3: 16}

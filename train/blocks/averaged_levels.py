@@ -81,7 +81,7 @@ class FusedLevels(nn.Module):
         rotation: Tensor,
     ) -> None:
         super().__init__()
-        fine, coarse = channels
+        fine = channels[0]
         self.summed = len(rotation) > 0
         if self.summed:
             weight = rotation / std[:, None]

@@ -34,9 +34,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawline.runtime.bundle import write_atomically
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
+from flawline.runtime.files import write_atomically
 from flawline.train.backbones.resnet import ARCHITECTURES, ResNet
 from flawline.train.loop import choose_device, half_precision
 from flawline.train.pretrain.textures import Batch, Textures
