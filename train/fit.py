@@ -95,7 +95,7 @@ def parse_arguments(
         add_method_arguments(parser, given.method or default, marker)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        _refuse(parser, args.method, unknown)
+        _refuse(parser, args.method, unknown, marker)
     return args
 
 
@@ -148,14 +148,17 @@ def _argument_type(parse: Any) -> Any:
     return convert
 
 
-def _refuse(parser: argparse.ArgumentParser, method: str, unknown: Sequence[str]) -> None:
+def _refuse(
+    parser: argparse.ArgumentParser, method: str, unknown: Sequence[str], marker: str
+) -> None:
     """Report unknown words of the command line, with the methods that have such a flag."""
     from flawline.train.method import flag_fields, resolve_method
 
     flag = unknown[0].split("=")[0]
     owners = []
     for name in METHODS:
-        flags = [_flag(field.name) for field in flag_fields(resolve_method(name).Settings)]
+        settings = resolve_method(name).Settings
+        flags = [_flag(field.name) for field in flag_fields(settings, marker)]
         if flag in flags:
             owners.append(name)
     if owners:
