@@ -1,9 +1,9 @@
 """An evaluator of ONNX graphs that stores every FP16 value as FP16, as a GPU does.
 
-ONNX Runtime has no FP16 kernels for most operators of a CPU: it widens them to FP32 and may leave out
-the rounding between neighbours, so that an overflow does not show. Here every node is a session of
-its own, and the values between nodes are arrays of the type that the graph declares. Within a node,
-sums are FP32, as on tensor cores.
+ONNX Runtime has no FP16 kernels for most operators of a CPU: it widens them to FP32 and may leave
+out the rounding between neighbours, so that an overflow does not show. Here every node is a session
+of its own, and the values between nodes are arrays of the type that the graph declares. Within a
+node, sums are FP32, as on tensor cores.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class RoundingEvaluator:
         return values
 
 
-# Graphs that differ in a few islands share most nodes, and a session takes longer to make than to run.
+# Graphs that differ in a few islands share most nodes; making a session is slower than running it.
 @lru_cache(maxsize=4096)
 def _session_of(model: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()

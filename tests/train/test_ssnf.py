@@ -316,7 +316,7 @@ def test_the_graph_has_no_node_too_many(options: dict[str, Any], by_energy: bool
     score = counted(n for n in nodes if n.name.startswith("/score"))
     expected = {"Mul": 1, "Conv": 1} if by_energy else {"Mul": 3, "Exp": 1, "ReduceSum": 1}
     assert score == Counter(expected)
-    # Standardisation has no node of its own: each level has an average, and a rotation adds another.
+    # Standardisation has no node of its own: a level has an average, and with a rotation one more.
     levels = counted(n for n in nodes if n.name.startswith("/levels"))
     assert levels["Conv"] == (2 if "projected" in options else 4)
     assert set(levels) <= {"Conv", "Resize", "Add", "Concat"}
@@ -437,7 +437,7 @@ def test_a_latent_beyond_fp16_in_the_last_coupling_is_finite() -> None:
 
 @pytest.mark.parametrize("by_energy", [True, False])
 def test_a_plain_defect_is_finite_too(by_energy: bool) -> None:
-    """With 40 grey levels the latent is far from FP16's limit, but the attention's squares are not."""
+    """With 40 grey levels the latent is far from the limit of FP16, but squares in it are not."""
     model, images, _ = sensitive(40, 1, by_energy, norm=1.5)
     assert 300 < peak_of(model, images) < 6e4
     got = rounded(model, images)
