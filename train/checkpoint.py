@@ -1,4 +1,4 @@
-"""Checkpoints: a method with its settings, provenance and resumable state, in a file of data only."""
+"""Checkpoints: a method, its settings, provenance and resumable state in a file of data only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def save_checkpoint(
     provenance: dict[str, str],
     training: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint atomically; `training` is what `fit` needs to resume. Raises TrainError."""
+    """Write a checkpoint atomically; `training` is what `fit` needs to resume.
+
+    Raises TrainError for a path that cannot be written.
+    """
     content = {
         "schema": SCHEMA,
         "method": method.name,

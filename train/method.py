@@ -79,7 +79,7 @@ class Fit:
         self.finished: list[str] = list(state.get("finished", ()))
 
     def phase(self, name: str) -> Phase:
-        """Begin or resume a phase of the training; a method may have several, one after the other."""
+        """Begin or resume a phase of the training; a method may have several, in order."""
         saved = None
         if self.state is not None and self.state["phase"] == name:
             saved = self.state["state"]
@@ -99,7 +99,7 @@ class Phase:
 
     @property
     def done(self) -> bool:
-        """Whether an earlier run has finished this phase, so that its result is in the checkpoint."""
+        """Whether an earlier run has finished this phase; its result is in the checkpoint."""
         return self.name in self.fit.finished
 
     def save(self, state: dict[str, Any]) -> None:
@@ -117,8 +117,8 @@ class Method(nn.Module, abc.ABC):
     """A detector: a module with one signature that is fitted on good images.
 
     `forward` maps uint8 BGR [N, H, W, 3] to score float32 [N] and map float32 [N, H, W], evaluated
-    literally as in the paper's code. `fused` returns the module that is exported: the same function,
-    rewritten. `__init__` takes the settings alone.
+    literally as in the paper's code. `fused` returns the module that is exported: the same
+    function, rewritten. `__init__` takes the settings alone.
     """
 
     name: ClassVar[str]

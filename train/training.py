@@ -37,8 +37,8 @@ class _Run:
 def train(recipe: Recipe, out: Path) -> Path:
     """Train as the recipe says, write the checkpoint `out` and return its path.
 
-    An unfinished run of the same recipe is continued from NAME.unfinished.pt next to `out`, which is
-    removed at the end. Raises TrainError and DataError.
+    An unfinished run of the same recipe is continued from NAME.unfinished.pt next to `out`, which
+    is removed at the end. Raises TrainError and DataError.
     """
     model = recipe.method_class(recipe.settings)
     good, held_out = hold_out(open_data(recipe.data).train_good)
@@ -121,7 +121,8 @@ def _continue(recipe: Recipe, provenance: dict[str, str], unfinished: Path) -> _
         same = same and saved.provenance.get(name) == value
     if not same:
         raise TrainError(
-            f"{unfinished} is from a run with other flags; repeat those, or delete it to start again"
+            f"{unfinished} is from a run with other flags; repeat those, or delete it to start "
+            "again"
         )
     state = saved.training or {}
     step = (state.get("state") or {}).get("step", 0)

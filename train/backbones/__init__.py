@@ -1,7 +1,7 @@
 """Pretrained feature extractors and their names. This module imports without torch.
 
-A backbone is a `flawline.train.backbones.base.Backbone`. Methods build one with `create_backbone` and
-ask `backbone_facts` for what decides about default settings, without building anything.
+A backbone is a `flawline.train.backbones.base.Backbone`. Methods build one with `create_backbone`
+and ask `backbone_facts` for what decides about default settings, without building anything.
 """
 
 from __future__ import annotations

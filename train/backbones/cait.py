@@ -1,7 +1,7 @@
 """The backbone of the SSNF paper: a CaiT of timm, up to the block that the authors read.
 
-Touvron et al., "Going deeper with image transformers" (2021). cait_m48_448 costs 279 GMAC per image:
-it is here to reproduce the paper and for comparisons, not for the edge.
+Touvron et al., "Going deeper with image transformers" (2021). cait_m48_448 costs 279 GMAC per
+image: it is here to reproduce the paper and for comparisons, not for the edge.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ARCHITECTURES = {
 
 
 class CaiT(Backbone):
-    """A CaiT whose one level [N, C, S/16, S/16] holds the normalised tokens after the last block."""
+    """A CaiT; its one level [N, C, S/16, S/16] holds the normalised tokens of the last block."""
 
     def __init__(self, name: str, levels: tuple[int, ...] = (LEVEL,)) -> None:
         super().__init__(name, levels)

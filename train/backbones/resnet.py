@@ -1,8 +1,8 @@
 """The ResNet family from the first convolution to layer3, with torchvision's names.
 
-Anomaly detectors read layer2 and layer3, some also layer1. layer4 and the classifier, which would be
-20 to 60 % of the arithmetic, are left out. A state_dict of torchvision loads as it is.
-He et al., "Deep residual learning" (2016); Zagoruyko and Komodakis, "Wide residual networks" (2016).
+Anomaly detectors read layer2 and layer3, some also layer1. layer4 and the classifier, which would
+be 20 to 60 % of the arithmetic, are left out. A state_dict of torchvision loads as it is. He et
+al., "Deep residual learning" (2016); Zagoruyko and Komodakis, "Wide residual networks" (2016).
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class ResNet(Backbone):
     def load(self, weights: str, seed: int = 0) -> str:
         """Load weights as described by `Backbone.load`.
 
-        A file is a state_dict of torchvision for the same architecture; layer4 and the classifier in
-        it are ignored. It may also have folded BatchNorm with the same names: statistics of the
+        A file is a state_dict of torchvision for the same architecture; layer4 and the classifier
+        in it are ignored. It may also have folded BatchNorm with the same names: statistics of the
         identity, and the bias in bn.bias.
         """
         if weights == "random":

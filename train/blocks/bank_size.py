@@ -34,7 +34,10 @@ def bytes_of_row(dim: int, neighbours: int) -> int:
 
 
 def rows_for_megabytes(megabytes: float, dim: int, neighbours: int) -> int:
-    """Return how many rows fit into a budget. Raises TrainError if it is below SMALLEST_BANK rows."""
+    """Return how many rows fit into a budget.
+
+    Raises TrainError for less than SMALLEST_BANK rows.
+    """
     rows = int(megabytes * 1e6 / bytes_of_row(dim, neighbours))
     if rows < SMALLEST_BANK:
         needed = SMALLEST_BANK * bytes_of_row(dim, neighbours) / 1e6
@@ -51,14 +54,14 @@ def rows_for_milliseconds(
     """Return how many rows, at most `most`, this machine searches in a time budget per frame.
 
     Also returns the measured time of that search in ms. A line through the times of few and of many
-    rows proposes a size, which is then timed itself. Raises TrainError if the smallest bank takes longer.
+    rows proposes a size, which is then timed itself. Raises TrainError if the smallest bank takes
+    longer.
     """
     shortest = search_milliseconds(SMALLEST_BANK, dim, grid)
     if shortest > milliseconds:
         raise TrainError(
             f"--budget-ms {milliseconds:g}: searching as few as {SMALLEST_BANK} rows takes "
-            f"{shortest:.2f} ms here; allow more, make --size smaller, or measure while the machine "
-            "is idle"
+            f"{shortest:.2f} ms here; allow more, use a smaller --size, or an idle machine"
         )
     best = (SMALLEST_BANK, shortest)
     rows = min(most, FIRST_TRIAL)

@@ -62,8 +62,9 @@ def fp32(module: Module) -> Module:
 def fp32_islands(module: nn.Module) -> tuple[str, ...]:
     """Return the prefixes of node names that the marked modules have in the exported graph.
 
-    The exporter names a node by the modules that are called around it: /flow/couplings.0/affine/Exp.
-    A list of modules is never called, so that it stands in front of the index only.
+    The exporter names a node by the modules that are called around it:
+    /flow/couplings.0/affine/Exp. A list of modules is never called, so that it stands in front of
+    the index only.
     """
     modules = dict(module.named_modules())
     islands = []
@@ -95,8 +96,8 @@ def _scope(path: str, modules: dict[str, nn.Module]) -> str:
 def fold_batchnorm(module: Module) -> Module:
     """Copy a module, in eval mode, with every BatchNorm folded into the convolution before it.
 
-    Pairs are recognised by torchvision's names: conv1 and bn1, conv2 and bn2, conv3 and bn3, and 0 and
-    1 in a shortcut.
+    Pairs are recognised by torchvision's names: conv1 and bn1, conv2 and bn2, conv3 and bn3, and 0
+    and 1 in a shortcut.
     """
     module = copy.deepcopy(module).eval()
     for parent in list(module.modules()):
@@ -131,8 +132,8 @@ class FoldedInput(nn.Module):
         self.register_buffer("mean", mean.view(3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        # The cast comes first because TensorRT reads uint8 into no other node. The mean comes last, one
-        # value per plane, because subtracting interleaved values takes a CPU ten times as long.
+        # The cast comes first because TensorRT reads uint8 into no other node. The mean comes last,
+        # one value per plane, because subtracting interleaved values takes a CPU ten times as long.
         return image.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean
 
 
@@ -140,7 +141,7 @@ class FoldedInput(nn.Module):
 
 
 def pool_matrix(n_in: int, n_out: int) -> Tensor:
-    """Return adaptive average pooling of n_in values to n_out as a matrix [n_out, n_in], float64."""
+    """Return adaptive average pooling of n_in values as a matrix [n_out, n_in], float64."""
     eye = torch.eye(n_in, dtype=torch.float64)[:, None]
     return F.adaptive_avg_pool1d(eye, n_out)[:, 0].T.contiguous()
 

@@ -1,6 +1,7 @@
 """A memory bank of feature rows and the distance to its nearest row, as reference and as exported.
 
-`Bank` is the state and the literal search. `NearestRow` and `Reweighting` are the same functions for an
+`Bank` is the state and the literal search. `NearestRow` and `Reweighting` are the same functions
+for an
 engine: one matrix product against the bank, the distance to the winner evaluated again exactly, no
 matrix of roots and no TopK.
 """
@@ -17,7 +18,8 @@ from flawline.train.blocks.fused import Size, fp32
 
 # Bank rows whose minimum is computed first: ReduceMin is several times as fast as ArgMin.
 BLOCK = 64
-# TensorRT indexes a tensor with 32 bits: stay below 2^31 bytes, for batches of up to so many frames.
+# TensorRT indexes a tensor with 32 bits: stay below 2^31 bytes, for batches of up to so many
+# frames.
 LARGEST_TENSOR = 1 << 31
 LARGEST_BATCH = 8
 NEIGHBOUR_CHUNK = 1024  # rows whose neighbours are searched together
@@ -51,7 +53,10 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def fill(self, vectors: Tensor, origin: Tensor) -> None:
-        """Store rows [M, D] and their origin [M]. Raises TrainError for fewer rows than neighbours."""
+        """Store rows [M, D] and their origin [M].
+
+        Raises TrainError for fewer rows than neighbours.
+        """
         count = self.neighbours.shape[1]
         device = self.vectors.device
         if count > len(vectors):
@@ -79,7 +84,7 @@ class Bank(nn.Module):
 
 
 def _nearest_rows(vectors: Tensor, count: int) -> Tensor:
-    """Return the indices of the `count` rows nearest to each row [M, D], itself first: [M, count]."""
+    """Return the indices [M, count] of the rows nearest to each row [M, D], itself first."""
     table = torch.zeros(len(vectors), count, dtype=torch.int64, device=vectors.device)
     if count == 0:
         return table
@@ -148,9 +153,10 @@ class _Distance(nn.Module):
 class NearestRow(nn.Module):
     """Searches the bank: features [N, D, h, w] to distance [N, h, w] and index [N, h, w].
 
-    rows: the bank [M, D] in whole blocks. Features and rows are centred by the same vector: the closer
-    both are to zero, the less is lost to rounding. Parts of a large bank are searched one after the
-    other, so that no tensor of a batch of LARGEST_BATCH frames reaches LARGEST_TENSOR bytes.
+    rows: the bank [M, D] in whole blocks. Features and rows are centred by the same vector: the
+    closer both are to zero, the less is lost to rounding. Parts of a large bank are searched one
+    after the other, so that no tensor of a batch of LARGEST_BATCH frames reaches LARGEST_TENSOR
+    bytes.
     """
 
     def __init__(self, rows: Tensor, grid: Size) -> None:

@@ -1,8 +1,8 @@
 """PaDiM: one Gaussian per position of the part; the Mahalanobis distance to it is the anomaly.
 
-Defard et al., "PaDiM: a patch distribution modeling framework for anomaly detection and localization",
-ICPR 2021. `forward` evaluates the quadratic form with the inverse covariance, literally; `fused`
-whitens all positions in one batched product.
+Defard et al., "PaDiM: a patch distribution modeling framework for anomaly detection and
+localization", ICPR 2021. `forward` evaluates the quadratic form with the inverse covariance,
+literally; `fused` whitens all positions in one batched product.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class _Level(nn.Module):
 
 
 class _Centre(nn.Module):
-    """Subtracts the mean from [N, d, P], as [P, N, d]: positions are the batch of the next product."""
+    """Subtracts the mean from [N, d, P]; returns [P, N, d], since positions are the next batch."""
 
     mean: Tensor
 

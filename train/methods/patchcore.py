@@ -1,8 +1,9 @@
 """PatchCore: the distance of every patch to the nearest of a small bank of good patches.
 
-Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022, with the constants of
-the authors' code. `forward` is their pipeline, literally (distances are not squared, as in the paper);
-`fused` aggregates patches with one 3x3 stencil per level and searches the bank with one matrix product.
+Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022, with the constants
+of the authors' code. `forward` is their pipeline, literally (distances are not squared, as in the
+paper); `fused` aggregates patches with one 3x3 stencil per level and searches the bank with one
+matrix product.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def _coreset_rows(coreset: float, patches: int) -> int:
 
 
 class FusedPatchCore(FusedMethod):
-    """Stencils that subtract the bank's mean, layer3's resize, the search, smoothing as products."""
+    """One stencil per level that also subtracts the bank's mean, then one search of the bank."""
 
     def __init__(self, method: PatchCore) -> None:
         super().__init__(method)
@@ -202,8 +203,8 @@ class FusedPatchCore(FusedMethod):
         )
         used2 = kernels[0].flatten(1).abs().sum(1) > 0
         used3 = kernels[1].flatten(1).abs().sum(1) > 0
-        # A row with taps in both levels, which an odd target_dim makes, is a sum. Otherwise the rows of
-        # the levels are concatenated.
+        # A row with taps in both levels, which an odd target_dim makes, is a sum. Otherwise the
+        # rows of the levels are concatenated.
         self.added = bool((used2 & used3).any())
         self.stencils = nn.ModuleList()
         for kernel, used in zip(kernels, (used2, used3), strict=True):
@@ -216,7 +217,8 @@ class FusedPatchCore(FusedMethod):
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         level2, level3 = levels
         fine = self.stencils[0](level2)
-        # The weights of the upsampling sum to 1, so layer3's share of the mean may be subtracted first.
+        # The weights of the upsampling sum to 1, so layer3's share of the mean may be subtracted
+        # first.
         coarse = self.upsample(self.stencils[1](level3))
         features = fine + coarse if self.added else torch.cat([fine, coarse], 1)
         distance, winner = self.nearest(features)

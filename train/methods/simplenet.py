@@ -1,8 +1,8 @@
 """SimpleNet: a linear adapter on frozen features, and a discriminator trained against noise.
 
 Liu, Zhou, Xu and Wang, "SimpleNet: a simple network for image anomaly detection and localization",
-CVPR 2023, with the constants of the authors' code. `forward` is their pipeline, literally; `fused` is
-the same function with everything between backbone and LeakyReLU as one affine map per level.
+CVPR 2023, with the constants of the authors' code. `forward` is their pipeline, literally; `fused`
+is the same function with everything between backbone and LeakyReLU as one affine map per level.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ BATCH = 8  # images; 8 x 36 x 36 vectors per step in the published setting
 PUBLISHED_EPOCHS = 160  # 40 rounds of 4 passes
 LIGHT_STEPS = 900
 # Noise relative to the standard deviation of the features. The published 0.015 is an eighth of the
-# deviation of ImageNet's features; other weights have other scales. A quarter was chosen on elpv_mono,
-# which is therefore the tuning set and no independent test: AUROC 0.949 against 0.942 (seed 0). Half is
-# too much (texture weights, the demo's weave and board: 0.902 and 0.866 against 0.915 and 0.890).
+# deviation of ImageNet's features; other weights have other scales. A quarter was chosen on
+# elpv_mono, which is therefore the tuning set and no independent test: AUROC 0.949 against 0.942
+# (seed 0). Half is too much (texture weights, the demo's weave and board: 0.902 and 0.866 against
+# 0.915 and 0.890).
 RELATIVE_NOISE = 0.25
 NOISE_IMAGES = 64  # images on which the deviation of the features is measured
 # The test AUROC of single steps oscillates; the mean over the last tenth of the training does not.
@@ -82,8 +83,8 @@ class SimpleNet(Method):
         if not backbone_facts(backbone).light:
             return SimpleNetSettings(backbone, Geometry("shorter-crop", 288, 288, 329))
         # 384 is the sum of the channels of resnet18: 1536 would repeat the same taps. Neighbouring
-        # patches of one image are so similar that a quarter of them trains as well per step, and four
-        # times as fast on a CPU.
+        # patches of one image are so similar that a quarter of them trains as well per step, and
+        # four times as fast on a CPU.
         return SimpleNetSettings(
             backbone,
             Geometry("stretch", 256, 256),
@@ -234,9 +235,9 @@ class FusedSimpleNet(FusedMethod):
     """h = |w| (Wh2 (T2 * L2) + Up(Wh3 (T3 * L3)) + b); patch score = -sign(w) . LeakyReLU(h).
 
     Unfold, both pools, resize, adapter, first discriminator layer and BatchNorm are linear. Pooling
-    acts on channels and taps, resizing on positions, so they commute, and both products run on their
-    own level's grid. LeakyReLU is positively homogeneous, so the last layer's weights move into the
-    first and leave a signed sum, whose terms have one scale, which suits INT8.
+    acts on channels and taps, resizing on positions, so they commute, and both products run on
+    their own level's grid. LeakyReLU is positively homogeneous, so the last layer's weights move
+    into the first and leave a signed sum, whose terms have one scale, which suits INT8.
     """
 
     def __init__(self, method: SimpleNet) -> None:
@@ -271,8 +272,8 @@ class FusedSimpleNet(FusedMethod):
 def _folded_head(method: SimpleNet) -> tuple[Tensor, Tensor, Tensor]:
     """Fold adapter, discriminator and BatchNorm up to LeakyReLU into one affine map.
 
-    Returns its matrix [hidden, D2] and bias [hidden], scaled by the last layer's absolute weights, and
-    the signs [hidden] of those; hidden units are in the order of their signs.
+    Returns its matrix [hidden, D2] and bias [hidden], scaled by the last layer's absolute weights,
+    and the signs [hidden] of those; hidden units are in the order of their signs.
     """
     layers: Any = method.discriminator
     first = layers[0]
