@@ -45,7 +45,7 @@ def average_levels(levels: Sequence[Tensor], stride: int, rotation: Tensor) -> T
 
 def random_rotation(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     """Return the first `rows` rows of a random rotation: [rows, columns], orthonormal."""
-    basis, _ = torch.linalg.qr(torch.randn(columns, rows, generator=generator))
+    basis: Tensor = torch.linalg.qr(torch.randn(columns, rows, generator=generator))[0]
     return basis.T
 
 

@@ -39,7 +39,8 @@ class FusedFlow(nn.Module):
     - "multiplied": two halves, and a permutation is a product with its matrix, which adds the
       offset too. This is faster where a gather breaks the memory layout of an engine.
 
-    The flow should be float64; the buffers of the constants are.
+    Pass a float64 flow: the folded constants are float64, everything else keeps the type of the
+    flow.
     """
 
     scale: Tensor

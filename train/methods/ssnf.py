@@ -1,19 +1,21 @@
 """SSNF: a normalising flow with self-attention, trained on good images against blended ones.
 
 Chiu and Lai, "Self-supervised normalizing flows for image anomaly detection and localization" (CVPR
-workshops 2023; Chiu's thesis 2022), with the constants of the authors' code. Their extractor, a
-CaiT, costs 279 GMAC. The differences for lighter backbones are features of a CNN with a fixed
-standardisation, the grid of these features, and the choice between two scores on synthetic
-anomalies.
+workshops 2023; Chiu's thesis 2022), with the constants of the authors' code. The flow learns the
+likelihood of the features of good images, and a contrast pushes the features of blended images away
+from it. The score of an image is the energy or the density of its latent.
+
+The authors' extractor, a CaiT, costs 279 GMAC. What lighter backbones change: the features are
+those of a CNN, with a fixed standardisation, on their own grid, and synthetic anomalies decide
+between two scores.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -44,7 +46,7 @@ from flawline.train.blocks.fused_flow import FusedFlow
 from flawline.train.blocks.patches import collect_features
 from flawline.train.method import Fit, Method, MethodSettings, Phase
 
-LEVELS = (2, 3)
+LEVELS = {2, 3}
 LIGHT_STEPS = 300
 
 
@@ -99,8 +101,10 @@ class SSNF(Method):
 
     def __init__(self, settings: SSNFSettings) -> None:
         super().__init__(settings)
-        self.backbone = create_backbone(settings.backbone, _levels(settings.backbone))
-        self.backbone.requires_grad_(False)
+        facts = backbone_facts(settings.backbone)
+        # Both levels of a residual network, or the one level of a transformer.
+        levels = tuple(sorted(LEVELS & set(facts.levels)))
+        self.backbone = create_backbone(settings.backbone, levels).requires_grad_(False)
         strides = self.backbone.strides
         if settings.stride not in strides:
             raise TrainError(f"stride {settings.stride} is unknown; known: {strides}")
@@ -139,7 +143,7 @@ class SSNF(Method):
 
     @classmethod
     def complete_settings(cls, settings: SSNFSettings, data: Path) -> SSNFSettings:
-        return dataclasses.replace(settings, product=choose_product(settings.product, data))
+        return replace(settings, product=choose_product(settings.product, data))
 
     @classmethod
     def steps(cls, settings: SSNFSettings, images: int, epochs: int | None) -> int:
@@ -188,6 +192,7 @@ class SSNF(Method):
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
+        # Two phases. The second one is short and starts again when it was interrupted.
         training, validation = draw_images(fit.images, self.settings.shots, fit.seed)
         done = self._train(training, fit)
         self._choose_score(validation, fit)
@@ -217,7 +222,8 @@ class SSNF(Method):
     def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         if len(self.rotation):
-            self.rotation.copy_(random_rotation(*self.rotation.shape, generator))
+            rows, columns = self.rotation.shape
+            self.rotation.copy_(random_rotation(rows, columns, generator))
         initialise_flow(self.flow, generator)
 
     def _train_flow(
@@ -268,12 +274,6 @@ class SSNF(Method):
     def fused(self, form: str = "padded") -> nn.Module:
         """Return the exported module; `form` is that of `FusedFlow`."""
         return build_fused(self, lambda exact: FusedSSNF(exact, form))
-
-
-def _levels(backbone: str) -> tuple[int, ...]:
-    """Return those of LEVELS that a backbone has: both, or the one level of a transformer."""
-    available = backbone_facts(backbone).levels
-    return tuple(level for level in LEVELS if level in available)
 
 
 class FusedSSNF(FusedMethod):
