@@ -81,8 +81,9 @@ def parse_arguments(
 ) -> argparse.Namespace:
     """Parse a command line with the flags of the method that it names.
 
-    `parser` has a flag --method, and `marker` is that of `flag_fields`. --help without it lists no flags of methods, because these need
-    torch. Raises TrainError for an unknown method and for a flag of another method.
+    `parser` has a flag --method; `marker` is that of `flag_fields`. --help without --method lists
+    no flags of methods, because these need torch. Raises TrainError for an unknown method and for a
+    flag of another method.
     """
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--method")

@@ -48,7 +48,8 @@ def flag_fields(
 ) -> list[dataclasses.Field[Any]]:
     """Return the fields of a settings class that are command-line flags.
 
-    `marker` is the keyword by which `option` declares them.
+    `marker` is the keyword by which `option` declares them: `flag` for all flags of the method, and
+    `anomaly_flag` for those that change its synthetic anomalies.
     """
     return [field for field in dataclasses.fields(settings) if field.metadata.get(marker)]
 

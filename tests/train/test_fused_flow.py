@@ -33,7 +33,7 @@ DRAWN: Any = {
 
 
 def order_of(blocks: Sequence[Any], channels: int) -> Tensor:
-    """Which channel of the input lies where after the blocks, by their dense permutations."""
+    """The channels of the input in their order after the blocks, by dense permutations."""
     numbers = torch.arange(channels, dtype=torch.float64)
     for block in blocks:
         numbers = block.w_perm.flatten(1).double() @ numbers
@@ -143,7 +143,7 @@ def exported_kinds(kind: str, form: str, blocks: int) -> Counter[str]:
     ],
 )
 def test_nodes_of_a_coupling(kind: str, form: str, expected: Counter[str], total: int) -> None:
-    """What a further coupling adds; the first one splits, the last one joins without permuting."""
+    """The nodes of one more coupling; the first one splits, the last one joins only."""
     two, three = exported_kinds(kind, form, 2), exported_kinds(kind, form, 3)
     assert three - two == expected
     assert expected.total() == total

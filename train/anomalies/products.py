@@ -1,4 +1,4 @@
-"""Which blend settings suit which product, and how a product is chosen.
+"""The blend settings of products, and how a product is chosen.
 
 The table is that of the code of Chiu and Lai (repository self-supervised-flow, CVPR workshops
 2023).

@@ -5,9 +5,9 @@ workshops 2023; Chiu's thesis 2022), with the constants of the authors' code. Th
 likelihood of the features of good images, and a contrast pushes the features of blended images away
 from it. The score of an image is the energy or the density of its latent.
 
-The authors' extractor, a CaiT, costs 279 GMAC. What lighter backbones change: the features are
-those of a CNN, with a fixed standardisation, on their own grid, and synthetic anomalies decide
-between two scores.
+The authors' extractor, a CaiT, costs 279 GMAC. With lighter backbones, the features are those of a
+CNN on its own grid, with a fixed standardisation, and synthetic anomalies decide between two
+scores.
 """
 
 from __future__ import annotations
