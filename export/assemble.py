@@ -1,133 +1,271 @@
-"""From a trained method to a bundle that was proven: threshold on held-out good images, parity on real ones."""
+"""From a trained method to a bundle: threshold on held-out good images, parity on real images."""
 
 from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from flawline.export.graphs.to_fp16 import islands_of
+from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
-from flawline.export.parity import compare, gate
-from flawline.export.scoring import engine_scores, open_images, parity_paths
-from flawline.runtime.bundle import OUTPUTS, Bundle, Golden, Manifest, Spread, write_bundle
+from flawline.export.parity import Results, compare, require_parity
+from flawline.export.scoring import ImageSelection, score_images, select_images
+from flawline.runtime.bundle import (
+    OUTPUTS,
+    Bundle,
+    Calibration,
+    Golden,
+    Manifest,
+    Spread,
+    write_bundle,
+)
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
-from flawline.runtime.image import Geometry
+from flawline.runtime.image import Image
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
-from flawline.train.data.images import describe_sizes, hold_out, open_data
+from flawline.train.data.images import describe_sizes
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
 
-# Of the good images' standard deviation: what an engine's score may be off. Far above float32 rounding and FP16's
-# few thousandths, far below anything that matters to a threshold.
+# Allowed score error of an engine, as a fraction of the standard deviation of good images' scores:
+# far above FP32 rounding and the few thousandths of FP16, far below what matters to a threshold.
 TOLERANCE = 0.05
 GOLDEN_PER_SIDE = 3
 
 
 @dataclass(frozen=True)
-class Order:
-    """What bundle is wanted. `rate` is the share of good parts rejected, None for the default; `limit` of the test
-    images prove parity; `outputs` is OUTPUTS or ("score",); `batch` a static one, or None for any.
+class ExportOptions:
+    """What bundle to build.
+
+    Attributes:
+        false_alarm_rate: share of good parts that may be rejected; None for the default.
+        parity_images: number of test images to compare on, next to the held-out good ones.
+        outputs: OUTPUTS, or ("score",) for a graph without the map.
+        static_batch: the only batch size that the graph accepts; None for any.
     """
 
-    rate: float | None = None
-    limit: int = 200
+    false_alarm_rate: float | None = None
+    parity_images: int = 200
     outputs: tuple[str, ...] = OUTPUTS
-    batch: int | None = None
+    static_batch: int | None = None
 
 
-def pack(
+def build_bundle(
     method: Method,
-    provenance: dict[str, str],
+    provenance: Mapping[str, str],
     data: Path,
     out: Path,
-    order: Order,
-    command: Sequence[str],
+    options: ExportOptions,
+    command: Sequence[str] = (),
 ) -> Bundle:
-    """Export, set the threshold, prove the FP32 graph against torch, write the bundle. Raises the known errors."""
-    data_set = open_data(data)
-    _, held = hold_out(data_set.train_good)
-    # Checked before the work: so few images may not support this rate.
-    check_false_alarm_rate(order.rate, len(held))
-    paths = parity_paths(held, data_set, order.limit)
-    images = open_images(paths, method.geometry, provenance["bits"])
-    for line in describe_sizes(held, method.geometry, images.bit_depth):
+    """Export a trained method, set its threshold, prove the graph against torch, write the bundle.
+
+    Args:
+        method: a fitted method in eval mode.
+        provenance: how it was trained, from its checkpoint.
+        data: the data set that it was trained on; its held-out images set the threshold.
+        out: the folder to write; an existing bundle there is replaced.
+        options: what to build.
+        command: the arguments of the command, for the provenance.
+
+    Raises:
+        ExportError: the graph does not decide as the method does.
+        CalibrationError: too few good images for the false-alarm rate.
+        DataError: the data set cannot be used.
+        BundleError: the bundle cannot be written.
+    """
+    selection = _select_images(method, provenance, data, options)
+    held_out = selection.held_out
+    exported = _export(method, options)
+    reference, results = _judge(method, exported.model, selection.images, options)
+    good_scores = results.scores[: len(held_out)]
+    good_maps = reference.maps[: len(held_out)]
+    # The threshold comes from the exported graph, because that is what runs.
+    calibration = _calibrate(good_scores, held_out, options.false_alarm_rate)
+    if options.outputs != OUTPUTS:
+        # There are no maps to compare, nor to store as golden data.
+        reference = replace(reference, maps=results.maps)
+    manifest = _manifest(
+        method,
+        exported,
+        Spread.of(good_scores),
+        Spread.of(good_maps.max((1, 2))),
+        _provenance(provenance, data, command),
+    )
+    _prove(selection.paths, reference, results, calibration, manifest)
+    golden = _golden(selection.images, reference, calibration, manifest.score_tolerance)
+    return write_bundle(out, manifest, calibration, {"fp32": exported.model}, golden)
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A serialised FP32 graph with its outputs and its FP32 islands."""
+
+    model: bytes
+    outputs: tuple[str, ...]
+    fp32_islands: tuple[str, ...]
+
+
+def _select_images(
+    method: Method, provenance: Mapping[str, str], data: Path, options: ExportOptions
+) -> ImageSelection:
+    """Select the images, and check what can be checked about them before the work begins."""
+    bit_depth = int(provenance["bits"])
+    selection = select_images(data, method.geometry, bit_depth, options.parity_images)
+    held_out = selection.held_out
+    check_false_alarm_rate(options.false_alarm_rate, len(held_out))
+    for line in describe_sizes(held_out, method.geometry, selection.bit_depth):
         log(f"note: {line}")
-    fused = method.fused()
-    model = onnx_from_module(fused, method.geometry, order.outputs, order.batch)
-    log(f"exported {sum(node_types(model).values())} ONNX nodes, {len(model) / 1e6:.1f} MB")
+    return selection
+
+
+def _export(method: Method, options: ExportOptions) -> _Exported:
+    module = method.fused()
+    model = onnx_from_module(module, method.geometry, options.outputs, options.static_batch)
+    log(f"exported {node_types(model).total()} ONNX nodes, {len(model) / 1e6:.1f} MB")
+    return _Exported(model, options.outputs, islands_in(model, fp32_islands(module)))
+
+
+def _judge(
+    method: Method, model: bytes, images: Sequence[Image], options: ExportOptions
+) -> tuple[Results, Results]:
+    """Return the results of the torch module and those of its ONNX graph."""
+    map_size = (0, 0)
+    if options.outputs == OUTPUTS:
+        map_size = (method.geometry.height, method.geometry.width)
     bars = Bars()
     try:
-        scores, maps = engine_scores(
-            model, "fp32", _map_size(method.geometry, order.outputs), images, bars
-        )
-        reference, reference_maps = evaluate(method, images, bars)
+        results = score_images(model, "fp32", map_size, images, bars)
+        scores, maps = evaluate(method, images, bars)
     finally:
         bars.close()
-    good = slice(0, len(held))
-    calibration = set_threshold(scores[good], order.rate)
-    for line in describe(calibration, order.rate):
+    return Results(scores, maps), results
+
+
+def _calibrate(
+    scores: npt.NDArray[Any], held_out: Sequence[Path], false_alarm_rate: float | None
+) -> Calibration:
+    """Set the threshold from the scores [n] of the held-out images, and log what supports it."""
+    calibration = set_threshold(scores, false_alarm_rate)
+    for line in describe(calibration, false_alarm_rate):
         log(line)
-    suspect = int(np.argmax(scores[good]))
+    # A defective part among the good ones would raise the threshold: show where to look.
+    suspect = int(np.argmax(scores))
     log(
-        f"highest-scoring of them, which a bad part among the good ones would be: {scores[suspect]:.6g} {held[suspect]}"
+        f"highest-scoring of them: {scores[suspect]:.6g} {held_out[suspect]}; a defective part "
+        f"among the good ones would be here"
     )
-    score, map_peak = Spread.of(scores[good]), Spread.of(reference_maps[good].max((1, 2)))
-    tolerances = [TOLERANCE * max(s.std, 1e-3 * abs(s.mean), 1e-6) for s in (score, map_peak)]
-    tolerances[1] *= method.map_tolerance
-    parity = compare(
-        paths, reference, scores, calibration.threshold, tolerances[0], max(score.std, 1e-9)
-    )
-    log(str(parity))
-    if order.outputs != OUTPUTS:
-        reference_maps = maps
-    gate(
-        parity, tolerances[0], float(np.abs(maps - reference_maps).max(initial=0.0)), tolerances[1]
-    )
-    manifest = Manifest(
+    return calibration
+
+
+def _manifest(
+    method: Method,
+    exported: _Exported,
+    score: Spread,
+    map_peak: Spread,
+    provenance: Mapping[str, str],
+) -> Manifest:
+    """Describe the bundle; `score` and `map_peak` are those of the held-out good images."""
+    return Manifest(
         method=method.name,
         backbone=method.settings.backbone,
         geometry=method.geometry,
         score=score,
         map_peak=map_peak,
-        score_tolerance=tolerances[0],
-        map_tolerance=tolerances[1],
-        fp32_islands=islands_of(model, fp32_islands(fused)),
-        outputs=order.outputs,
-        provenance=_provenance(provenance, data, command),
-        bit_depth=int(provenance["bits"]),
+        score_tolerance=_tolerance(score),
+        map_tolerance=method.map_tolerance * _tolerance(map_peak),
+        fp32_islands=exported.fp32_islands,
+        outputs=exported.outputs,
+        provenance=provenance,
+        bit_depth=int(provenance["train_bits"]),
     )
-    golden = _golden(images, reference, reference_maps, calibration.threshold, tolerances[0])
-    return write_bundle(out, manifest, calibration, {"fp32": model}, golden)
 
 
-def _map_size(geometry: Geometry, outputs: tuple[str, ...]) -> tuple[int, int]:
-    return (geometry.height, geometry.width) if outputs == OUTPUTS else (0, 0)
+def _tolerance(spread: Spread) -> float:
+    """Return the allowed absolute error of a quantity; it is above rounding in any case."""
+    return TOLERANCE * max(spread.std, 1e-3 * abs(spread.mean), 1e-6)
+
+
+def _prove(
+    paths: Sequence[Path],
+    reference: Results,
+    results: Results,
+    calibration: Calibration,
+    manifest: Manifest,
+) -> None:
+    """Log the parity of the graph with torch, and raise ExportError if it is not good enough."""
+    parity = compare(
+        paths,
+        reference,
+        results,
+        calibration.threshold,
+        manifest.score_tolerance,
+        manifest.score.std,
+    )
+    for line in parity.describe():
+        log(line)
+    require_parity(parity, manifest.score_tolerance, manifest.map_tolerance)
 
 
 def _golden(
-    images: Sequence[Any], scores: Any, maps: Any, threshold: float, tolerance: float
+    images: Sequence[Image], reference: Results, calibration: Calibration, tolerance: float
 ) -> Golden:
-    """The images farthest from the threshold on either side: their decisions survive any tolerable engine."""
-    order = np.argsort(scores)
-    low = [i for i in order[:GOLDEN_PER_SIDE] if scores[i] < threshold - tolerance]
-    high = [i for i in order[-GOLDEN_PER_SIDE:] if scores[i] > threshold + tolerance]
-    chosen = low + high or [order[0]]
-    return Golden(np.stack([images[int(i)] for i in chosen]), scores[chosen], maps[chosen])
+    """Select the images that are farthest from the threshold, on either side.
+
+    No engine within the tolerance can flip their decisions. If all images are nearer than the
+    tolerance, the one with the lowest score is selected.
+    """
+    scores = reference.scores
+    ascending = np.argsort(scores)
+    selected = []
+    for index in ascending[:GOLDEN_PER_SIDE]:
+        if scores[index] < calibration.threshold - tolerance:
+            selected.append(int(index))
+    for index in ascending[-GOLDEN_PER_SIDE:]:
+        if scores[index] > calibration.threshold + tolerance:
+            selected.append(int(index))
+    if not selected:
+        selected.append(int(ascending[0]))
+    prepared = []
+    for index in selected:
+        prepared.append(images[index])
+    return Golden(np.stack(prepared), scores[selected], reference.maps[selected])
 
 
-def _provenance(training: dict[str, str], data: Path, command: Sequence[str]) -> dict[str, str]:
-    return {
-        **{f"train_{k}": v for k, v in training.items()},
-        "data": str(data.resolve()),
-        "built": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "export.build", *command]),
-        **versions(),
-    }
+def _provenance(training: Mapping[str, str], data: Path, command: Sequence[str]) -> dict[str, str]:
+    """Return where the bundle comes from. A bundle is shipped, so it names no private folder."""
+    provenance = {}
+    for key, value in training.items():
+        provenance[f"train_{key}"] = without_folders(value)
+    # The command shows how to build the bundle again, but not where the data is stored.
+    words = ["python", "-m", "export.build"]
+    for word in command:
+        words.append(without_folders(word))
+    now = datetime.datetime.now(datetime.timezone.utc)
+    provenance["data"] = data.resolve().name
+    provenance["built"] = now.isoformat(timespec="seconds")
+    provenance["command"] = shlex.join(words)
+    provenance.update(versions())
+    return provenance
+
+
+def without_folders(word: str) -> str:
+    """Reduce a path, or a flag with a path, to its last component.
+
+    For example, "--data=/home/me/part" becomes "--data=part".
+    """
+    flag = ""
+    value = word
+    if word.startswith("--") and "=" in word:
+        flag, _, value = word.partition("=")
+        flag += "="
+    if "/" not in value:
+        return word
+    return flag + PurePath(value).name

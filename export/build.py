@@ -1,8 +1,9 @@
-"""python -m export.build: from images or a checkpoint to a bundle that was proven, and to its engine.
+"""python -m export.build: from images or a checkpoint to a bundle, and to this machine's engine.
 
-python -m export.build --method simplenet --data /data/bottle
-python -m export.build --bundle B --engine tensorrt     on the box that will run it; needs no torch
-python -m export.build --bundle B --precision int8      adds a graph; needs onnx, not torch
+python -m export.build --method simplenet --data /data/bottle           train and build a bundle
+python -m export.build --checkpoint C --data /data/bottle --out B       build a bundle
+python -m export.build --bundle B --engine tensorrt                     build the engine
+python -m export.build --bundle B --precision int8 --data /data/bottle  add a graph
 """
 
 from __future__ import annotations
@@ -10,176 +11,233 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from flawline.cameras import CameraError
-from flawline.export.machine import add_plan_arguments, prepare_engine
-from flawline.export.parity import ExportError
-from flawline.runtime.bundle import OUTPUTS, Bundle, BundleError, read_bundle
-from flawline.runtime.console import log
-from flawline.runtime.engines import EngineError
+from flawline.export import ExportError
+from flawline.export.machine import add_plan_arguments, build_engine_here, plan_options
+from flawline.runtime.bundle import OUTPUTS, Bundle, read_bundle
+from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.precisions import PRECISIONS
-from flawline.runtime.threshold import CalibrationError
-from flawline.train import METHODS, TrainError, require_extra
-from flawline.train.data.layouts import DataError
+from flawline.train import METHODS, TrainError
+from flawline.train.fit import (
+    DEFAULT_METHOD,
+    add_training_arguments,
+    parse_arguments,
+    recipe_from_arguments,
+)
+
+PROGRAM = "flawline-build"
+INTERRUPTED = (
+    "interrupted; no partial bundle was written, and the same command continues an unfinished "
+    "training from its last saved step"
+)
+# Every new bundle gets this graph as well, for machines that compile their engine.
+SECOND_PRECISION = "fp16"
+# What is trained on if neither images nor a checkpoint are given.
+DEMO_FOLDER = Path("demo/data")
+DEMO_PRODUCT = "bearing"
+DEMO_WEIGHTS = "texture"
 
 
-def make_bundle(args: argparse.Namespace, command: Sequence[str]) -> Bundle:
-    """Train where no checkpoint is given, then pack."""
-    from flawline.export.assemble import Order, pack
-    from flawline.train.checkpoint import load_checkpoint
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line with the flags that have a meaning in it.
 
-    if args.method not in METHODS:
-        raise TrainError(f"method {args.method!r} is unknown; known: {', '.join(METHODS)}")
-    method, provenance, training = load_checkpoint(args.checkpoint or _train(args))
-    if training is not None:
-        raise TrainError(
-            f"checkpoint {args.checkpoint} is of a run that was not finished; repeat train.fit to go on"
-        )
-    if method.name != args.method:
-        raise TrainError(
-            f"checkpoint {args.checkpoint} holds {method.name}; pass --method {method.name}"
-        )
-    args.data = args.data or Path(provenance["data"])
-    out = args.out or Path("bundles") / f"{method.name}-{args.data.name}"
-    outputs = OUTPUTS[: OUTPUTS.index(args.outputs) + 1]
-    order = Order(
-        args.false_alarm_rate, args.parity_images, outputs, 1 if args.static_batch else None
-    )
-    return pack(method, provenance, args.data, out, order, command)
-
-
-def _train(args: argparse.Namespace) -> Path:
-    """No checkpoint was given: train one, on the given data or on the demo data."""
-    from flawline.train.data.demo import write_demo
-    from flawline.train.fit import recipe_from_arguments
-    from flawline.train.progress import Bars
-    from flawline.train.training import train
-
-    if args.data is None:
-        demo = Path("demo/data")
-        args.data = demo / "bearing"
-        log(f"no --checkpoint and no --data: training {args.method} on the demo data {args.data}")
-        bars = Bars()
-        write_demo(demo, progress=lambda done, total: bars("demo data", done, total))
-        if args.weights is None:
-            log("the demo data is trained with --weights texture, which needs no download")
-            args.weights = "texture"
-    else:
-        log(f"no --checkpoint: training {args.method} on {args.data}")
-    checkpoint = args.save_checkpoint or Path("runs") / f"{args.method}-{args.data.name}.pt"
-    return train(recipe_from_arguments(args, args.method, args.data), checkpoint)
-
-
-def _complete(bundle: Bundle, args: argparse.Namespace) -> Bundle:
-    """The bundle with the graph that was asked for. A new one gets FP16's unasked, for a box that builds a plan; where
-    that does not keep the decisions it is left out, aloud."""
-    wanted = args.precision or (None if args.bundle else "fp16")
-    if wanted is None or PRECISIONS[wanted].file is None or wanted in bundle.precisions:
-        return bundle
-    require_extra("flawline-build", "onnx", "tqdm")
-    from flawline.export.scoring import add_precision
-
-    try:
-        return add_precision(bundle, wanted, args.data, args.parity_images)
-    except ExportError as error:
-        if args.precision:
-            raise
-        log(
-            f"note: the bundle gets no FP16 graph ({error}); on a GPU build its plan with --precision fp32"
-        )
-        return bundle
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="flawline-build", description="Export a detector to a bundle and its engine."
-    )
-    parser.add_argument("--method", default="simplenet", help=f"one of {', '.join(METHODS)}")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="from train.fit; without it one is trained first"
+    A bundle that exists has nothing to train or to build, and a checkpoint nothing to train. Raises
+    TrainError for a wrong method, or for a flag of another method.
+    """
+    # The first pass finds the mode, and leaves errors and --help to the second.
+    first = Parser(prog=PROGRAM, add_help=False)
+    first.add_argument("--bundle")
+    first.add_argument("--checkpoint")
+    given, _ = first.parse_known_args(words)
+    parser = Parser(
+        prog=PROGRAM,
+        description="Export a detector to a bundle, and build this machine's engine. --precision "
+        "also adds the graph of that precision to the bundle.",
     )
     parser.add_argument(
-        "--save-checkpoint", type=Path, help="where to keep the one that is trained; default runs/"
+        "--bundle",
+        type=Path,
+        help="work on this bundle instead of building one; takes --data and the flags of engines",
     )
     parser.add_argument(
-        "--bundle", type=Path, help="work on this bundle: only --precision and --engine are done"
+        "--data",
+        type=Path,
+        help="the data set: its good images set the threshold, its test images prove parity",
+    )
+    add_engine_arguments(parser, extra=("none",))
+    add_plan_arguments(parser)
+    if given.bundle is not None:
+        return _parse_rest(parser, words, "--bundle builds and trains nothing")
+    _add_bundle_arguments(parser)
+    if given.checkpoint is not None:
+        parser.add_argument("--method", help="the method of the checkpoint; may be left out")
+        return _parse_rest(parser, words, "--checkpoint trains nothing")
+    parser.add_argument(
+        "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
     )
     parser.add_argument(
-        "--data", type=Path, help="the images: good ones set the threshold, test ones prove parity"
+        "--save-checkpoint", type=Path, help="where to save the trained checkpoint; default runs/"
     )
-    parser.add_argument("--out", type=Path, help="the bundle to write; default bundles/METHOD-DATA")
-    parser.add_argument(
+    add_training_arguments(parser)
+    return parse_arguments(parser, words)
+
+
+def _parse_rest(parser: Parser, words: Sequence[str], reason: str) -> argparse.Namespace:
+    """Parse the command line, and give the reason why flags of other modes are refused."""
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} ({reason})")
+    return args
+
+
+def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("bundle")
+    group.add_argument(
+        "--checkpoint", type=Path, help="from train.fit; without it, one is trained first"
+    )
+    group.add_argument("--out", type=Path, help="the bundle to write; default bundles/METHOD-DATA")
+    group.add_argument(
         "--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01"
     )
-    parser.add_argument(
-        "--parity-images", type=int, default=200, help="test images to prove; default %(default)s"
-    )
-    parser.add_argument(
+    group.add_argument(
         "--outputs",
         choices=OUTPUTS,
         default="map",
-        help="score: leave out the map, its upsampling and its blur",
+        help="score: leave out the map, its upsampling and its smoothing",
     )
-    parser.add_argument(
+    group.add_argument(
         "--static-batch",
         action="store_true",
-        help="one image a call, for compilers that want shapes",
+        help="one image per call, for compilers that need static shapes",
     )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="of the engine, and of the graph that is written beside FP32's for it;"
-        " default is the engine's own, and fp16",
+
+
+def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path]:
+    """Build a bundle from a checkpoint, which is trained if none is given; also return its data."""
+    from flawline.export.assemble import ExportOptions, build_bundle
+    from flawline.train.checkpoint import load_checkpoint
+
+    path = args.checkpoint
+    data = args.data
+    if path is None:
+        path, data = _train(args)
+    checkpoint = load_checkpoint(path)
+    method = checkpoint.method
+    if checkpoint.training is not None:
+        raise TrainError(
+            f"checkpoint {path} is of an unfinished training; continue it with python -m train.fit"
+        )
+    if args.method is not None and args.method != method.name:
+        raise TrainError(f"checkpoint {path} holds {method.name}; leave --method out")
+    if data is None:
+        # A checkpoint stays on the machine that trains, so that it can name the folder.
+        data = Path(checkpoint.provenance["data"])
+    out = args.out
+    if out is None:
+        out = Path("bundles") / f"{method.name}-{data.name}"
+    options = ExportOptions(
+        false_alarm_rate=args.false_alarm_rate,
+        outputs=OUTPUTS[: OUTPUTS.index(args.outputs) + 1],
+        static_batch=1 if args.static_batch else None,
     )
-    add_plan_arguments(parser)
-    return parser
+    return build_bundle(method, checkpoint.provenance, data, out, options, words), data
+
+
+def _train(args: argparse.Namespace) -> tuple[Path, Path]:
+    """Train on the given data, or on the demo data; return the checkpoint and the data set."""
+    from flawline.train.training import train
+
+    data = args.data
+    if data is None:
+        data = DEMO_FOLDER / DEMO_PRODUCT
+        log(f"no --checkpoint and no --data: training {args.method} on the demo data {data}")
+        _write_demo()
+    else:
+        log(f"no --checkpoint: training {args.method} on {data}")
+    recipe = recipe_from_arguments(args, args.method, data)
+    if args.data is None and args.weights is None:
+        log(f"the demo data is trained with --weights {DEMO_WEIGHTS}, which needs no download")
+        recipe = replace(recipe, weights=DEMO_WEIGHTS)
+    checkpoint = args.save_checkpoint
+    if checkpoint is None:
+        checkpoint = Path("runs") / f"{args.method}-{data.name}.pt"
+    return train(recipe, checkpoint), data
+
+
+def _write_demo() -> None:
+    from flawline.train.data.demo import write_demo
+    from flawline.train.progress import Bars
+
+    bars = Bars()
+    write_demo(DEMO_FOLDER, progress=lambda done, total: bars("demo data", done, total))
+
+
+def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bundle:
+    """Add the graph of a precision, unless the bundle has it or engines need none.
+
+    Raises ExportError if it has to be written and there are no images, or if it loses parity.
+    """
+    if precision in bundle.precisions or PRECISIONS[precision].writer is None:
+        return bundle
+    if data is None:
+        raise ExportError(
+            f"adding the {precision} graph needs images; pass --data with the data set that the "
+            f"bundle was built on"
+        )
+    # Imported here because it needs onnx, which a machine that only inspects lacks.
+    from flawline.export.add_graph import add_graph
+
+    return add_graph(bundle, precision, data)
+
+
+def _add_second_graph(bundle: Bundle, data: Path) -> Bundle:
+    """Add the FP16 graph to a new bundle; without parity it is left out, which is logged."""
+    try:
+        return _add_missing_graph(bundle, SECOND_PRECISION, data)
+    except ExportError as error:
+        log(
+            f"note: the bundle gets no {SECOND_PRECISION} graph ({error}); "
+            f"on a GPU build its plan with --precision fp32"
+        )
+        return bundle
+
+
+def _run(words: Sequence[str]) -> None:
+    args = _parse(words)
+    options = engine_options(args)
+    build_options = plan_options(args)
+    data = args.data
+    if args.bundle is not None:
+        bundle = read_bundle(args.bundle)
+    else:
+        bundle, data = _build(args, words)
+    if options.precision != "auto":
+        bundle = _add_missing_graph(bundle, options.precision, data)
+    elif args.bundle is None:
+        bundle = _add_second_graph(bundle, data)
+    if args.engine != "none":
+        build_engine_here(bundle, args.engine, options, build_options)
+    _log_next_step(bundle, data)
+
+
+def _log_next_step(bundle: Bundle, data: Path | None) -> None:
+    camera = "CAMERA"
+    if data is not None:
+        test = data / "test"
+        camera = str(test if test.is_dir() else data)
+    log(
+        f"bundle {bundle.path}; run it: "
+        f"python runtime/infer_stream.py --bundle {bundle.path} --camera {camera}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    parser = _parser()
-    if "--bundle" not in " ".join(words).replace("=", " ").split():
-        # Without a bundle one is made, which takes torch; its flags are those of training.
-        require_extra("flawline-build")
-        from flawline.train.fit import add_training_arguments, parse_arguments
-
-        add_training_arguments(parser)
-        try:
-            args = parse_arguments(parser, words)
-        except TrainError as error:
-            log(f"flawline-build: {error}")
-            return 2
-    else:
-        args = parser.parse_args(words)
-    if args.parity_images < 0:
-        parser.error("--parity-images must be at least 0")
-    try:
-        bundle = read_bundle(args.bundle) if args.bundle else make_bundle(args, words)
-        bundle = _complete(bundle, args)
-        prepare_engine(bundle, args)
-    except (
-        BundleError,
-        CameraError,
-        CalibrationError,
-        DataError,
-        EngineError,
-        ExportError,
-        TrainError,
-    ) as error:
-        log(f"flawline-build: {error}")
-        return 2
-    except KeyboardInterrupt:
-        log(
-            "interrupted; what is not finished was not written, training goes on from the last saved step"
-        )
-        return 130
-    data = args.data or Path(bundle.manifest.provenance["data"])
-    camera = data / "test" if (data / "test").is_dir() else data
-    log(
-        f"bundle {bundle.path}; run it: python runtime/infer_stream.py --bundle {bundle.path} --camera {camera}"
-    )
-    return 0
+    """Run the command; the exit status is 0, or 2 for a mistake of the user."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    return run_command(PROGRAM, lambda: _run(words), INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Parity: does the exported graph decide as the trained network does, on real images?"""
+"""Parity: does an exported graph decide as its reference does, on real images?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,73 +10,124 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flawline import FlawlineError
+from flawline.export import ExportError
+from flawline.runtime.threshold import clear_flip, flipped
 
 
-class ExportError(FlawlineError):
-    """The export cannot be used; the message is one line and ends with the remedy."""
+@dataclass(frozen=True)
+class Results:
+    """What one implementation of a detector computes for a sequence of images.
+
+    Attributes:
+        scores: float32 [n].
+        maps: anomaly maps, float32 [n, H, W]; [n, 0, 0] if the graph gives none.
+    """
+
+    scores: npt.NDArray[Any]
+    maps: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Score errors of an engine against the torch reference, and what they do to decisions.
+    """Errors of a graph against its reference, and the decisions that they change.
 
-    A decision that flips while its reference score is farther than `tolerance` from the threshold is a clear flip.
+    A decision that flips is clear if the reference score is farther than the tolerance from the
+    threshold, and near otherwise.
+
+    Attributes:
+        images: number of images compared.
+        worst_score: largest absolute error of a score.
+        worst_relative: the same, divided by the standard deviation of good images' scores.
+        worst_map: largest absolute error of any value of a map.
+        clear_flips: one line per clear flip.
+        near_flips: one line per near flip.
     """
 
     images: int
-    worst: float
-    worst_over_spread: float
+    worst_score: float
+    worst_relative: float
+    worst_map: float
     clear_flips: tuple[str, ...]
     near_flips: tuple[str, ...]
 
-    def __str__(self) -> str:
+    def describe(self) -> list[str]:
+        """Return a summary, then one line for each flip within the tolerance."""
         flips = len(self.clear_flips) + len(self.near_flips)
-        return (
-            f"parity on {self.images} images: largest score error {self.worst:.2e} "
-            f"({self.worst_over_spread:.1e} of the good images' spread), {flips} flipped decisions"
-        )
+        lines = [
+            f"parity on {self.images} images: largest score error {self.worst_score:.2e} "
+            f"({self.worst_relative:.1e} of the good images' standard deviation), "
+            f"{flips} flipped decisions"
+        ]
+        for flip in self.near_flips:
+            lines.append(f"note: within tolerance of the threshold: {flip}")
+        return lines
 
 
 def compare(
-    paths: list[Path],
-    reference: npt.NDArray[Any],
-    scores: npt.NDArray[Any],
+    paths: Sequence[Path],
+    reference: Results,
+    results: Results,
     threshold: float,
     tolerance: float,
-    spread: float,
+    score_std: float,
 ) -> Parity:
-    """Compare scores [n] of an engine with the reference scores [n] of the same images."""
-    error = np.abs(scores - reference)
-    flipped = (scores > threshold) != (reference > threshold)
-    clear = flipped & ~(np.abs(reference - threshold) <= tolerance)
-    worst = float(error.max())
+    """Compare the results of a graph with the reference's on the same images.
 
-    def told(which: npt.NDArray[np.bool_]) -> tuple[str, ...]:
-        return tuple(
-            f"{paths[i]}: {reference[i]:.6g} became {scores[i]:.6g}, threshold {threshold:.6g}"
-            for i in np.flatnonzero(which)
-        )
+    Args:
+        paths: the n images, to name those whose decision flips.
+        reference: what is correct.
+        results: what the graph computes.
+        threshold: scores above it are anomalous.
+        tolerance: allowed absolute error of a score.
+        score_std: standard deviation of the scores of good images.
+    """
+    clear_flips = []
+    near_flips = []
+    for path, expected, score in zip(paths, reference.scores, results.scores, strict=True):
+        if not flipped(expected, score, threshold):
+            continue
+        flip = f"{path}: {expected:.6g} became {score:.6g}, threshold {threshold:.6g}"
+        if clear_flip(expected, score, threshold, tolerance):
+            clear_flips.append(flip)
+        else:
+            near_flips.append(flip)
+    worst = float(np.abs(results.scores - reference.scores).max())
+    # A graph without maps gives maps of no values.
+    worst_map = float(np.abs(results.maps - reference.maps).max(initial=0.0))
+    return Parity(
+        images=len(paths),
+        worst_score=worst,
+        worst_relative=worst / max(score_std, 1e-9),
+        worst_map=worst_map,
+        clear_flips=tuple(clear_flips),
+        near_flips=tuple(near_flips),
+    )
 
-    return Parity(len(paths), worst, worst / spread, told(clear), told(flipped & ~clear))
 
-
-def gate(
-    parity: Parity, tolerance: float, map_error: float = 0.0, map_tolerance: float = 0.0
+def require_parity(
+    parity: Parity,
+    score_tolerance: float,
+    map_tolerance: float,
+    remedy: str = "train again or report this checkpoint",
 ) -> None:
-    """Refuse an export whose scores or maps left their tolerance or whose decisions flipped. Raises ExportError."""
+    """Refuse a graph with a clear flip, or with an error above its tolerance.
+
+    Tolerances are absolute. An error that is NaN is refused as well. Raises ExportError, whose
+    message ends with `remedy`.
+    """
+    # The comparisons are written so that NaN is refused.
     if parity.clear_flips:
         raise ExportError(
             f"the exported graph decides differently: {parity.clear_flips[0]} "
-            f"({len(parity.clear_flips)} in all); train again or report this checkpoint"
+            f"({len(parity.clear_flips)} in all); {remedy}"
         )
-    if not parity.worst <= tolerance:
+    if not parity.worst_score <= score_tolerance:
         raise ExportError(
-            f"the exported graph's scores are off by {parity.worst:.3g}, the tolerance is {tolerance:.3g}; "
-            f"train again or report this checkpoint"
+            f"the exported graph's scores are off by {parity.worst_score:.3g}, "
+            f"the tolerance is {score_tolerance:.3g}; {remedy}"
         )
-    if not map_error <= map_tolerance:
+    if not parity.worst_map <= map_tolerance:
         raise ExportError(
-            f"the exported graph's maps are off by {map_error:.3g}, the tolerance is {map_tolerance:.3g}; "
-            f"train again or report this checkpoint"
+            f"the exported graph's maps are off by {parity.worst_map:.3g}, "
+            f"the tolerance is {map_tolerance:.3g}; {remedy}"
         )

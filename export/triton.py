@@ -1,38 +1,58 @@
-"""python -m export.triton --bundle B --out model_repository/: a bundle as a model of NVIDIA's Triton Inference Server.
+"""python -m export.triton --bundle B --out model_repository/: a bundle as a model of NVIDIA Triton.
 
-    model_repository/<name>/config.pbtxt    input, output, batching, warm-up; threshold and geometry as parameters
-    model_repository/<name>/1/model.onnx    or model.plan, which TensorRT built on the server's own GPU
+    model_repository/<name>/config.pbtxt    input, output, batching, warm-up, and as parameters
+                                            the threshold and the geometry
+    model_repository/<name>/1/model.onnx    or model.plan, built by TensorRT on the server's GPU
     model_repository/<name>/warmup/image    a golden image of the bundle
 
-The client sends images of the model's size, resized as the geometry says (`runtime.image.prepare`), and compares the
-score with the threshold. Needs neither torch nor Triton.
+The client sends images of the model's size, resized as the geometry says (`runtime.image.prepare`),
+and compares the score with the threshold. This command needs neither torch nor Triton.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from string import Template
 
 import numpy as np
 
-from flawline.export.parity import ExportError
-from flawline.runtime.bundle import Bundle, BundleError, read_bundle
+from flawline.export import ExportError
+from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.engines.onnxruntime_cpu import open_session
+from flawline.runtime.files import replace_folder
 
-CONFIG, WARM_UP = "config.pbtxt", "image"
-# engine -> what Triton calls it, and its file's name
-ENGINES = {
-    "onnxruntime": ('backend: "onnxruntime"', "model.onnx"),
-    "tensorrt": ('platform: "tensorrt_plan"', "model.plan"),
+CONFIG = "config.pbtxt"
+WARM_UP = "image"
+# The first line of the template. A folder whose configuration begins with it may be replaced.
+MARK = "# flawline.export.triton"
+# Names that Triton and a file system accept.
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+DEFAULT_BATCH = 8
+QUEUE_MICROSECONDS = 500  # how long Triton waits for more images to form a batch
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How Triton names an engine in its configuration, which file it loads, and where it runs."""
+
+    setting: str
+    file: str
+    device: str
+
+
+BACKENDS = {
+    "onnxruntime": Backend('backend: "onnxruntime"', "model.onnx", "KIND_AUTO"),
+    "tensorrt": Backend('platform: "tensorrt_plan"', "model.plan", "KIND_GPU"),
 }
-MARK = "# flawline.export.triton"  # the first line of what this command wrote and may replace
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def write_repository(
@@ -43,49 +63,59 @@ def write_repository(
     precision: str = "fp32",
     plan: Path | None = None,
     max_batch: int | None = None,
-    queue_us: int = 500,
-    instances: int = 1,
 ) -> Path:
-    """Write the model's folder beside its place, then move it there; the folder.
+    """Write a bundle as a model of a Triton repository and return the model's folder.
 
-    `max_batch` is 8 where it is None and the graph takes batches, else 0. A folder that this command wrote is replaced,
-    any other is refused. Raises ExportError or BundleError.
+    A folder that this command wrote is replaced as a whole; any other is refused.
+
+    Args:
+        bundle: the bundle to serve.
+        out: the model repository; created if it does not exist.
+        name: the name of the model, which is also the name of its folder.
+        engine: one of BACKENDS.
+        precision: which graph of the bundle to serve.
+        plan: the TensorRT plan, for the engine tensorrt.
+        max_batch: largest batch, 0 for none. None means 8, or 0 if the graph takes one image.
+
+    Raises ExportError, and BundleError if the bundle has no graph of this precision.
     """
-    if not NAME.fullmatch(name):
-        raise ExportError(
-            f"a model cannot be called {name!r}; pass --name with letters, digits, '_', '-' and '.'"
-        )
+    _check_target(out, name)
     folder = out / name
-    if folder.exists() and not _is_ours(folder):
-        raise ExportError(
-            f"{folder} exists and was not written by this command; choose another --out or --name"
-        )
-    source = _model(bundle, engine, precision, plan)
-    max_batch = _batch(bundle.model(precision), max_batch)
-    config = config_text(bundle, name, engine, precision, max_batch, queue_us, instances)
+    source = _model_file(bundle, engine, precision, plan)
+    max_batch = _max_batch(bundle.model(precision), max_batch)
+    config = config_text(bundle, name, engine, precision, max_batch)
     image = np.ascontiguousarray(bundle.golden().images[0]).tobytes()
-    work: Path | None = None
+
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=out))
-        new = work / "new"
-        (new / "1").mkdir(parents=True)
-        (new / "warmup").mkdir()
-        shutil.copyfile(source, new / "1" / ENGINES[engine][1])
-        (new / "warmup" / WARM_UP).write_bytes(image)
-        (new / CONFIG).write_text(config, encoding="utf-8")
-        _exchange(new, folder, work / "old")
+        # A server that polls the repository must never load half a model.
+        with replace_folder(folder) as new:
+            (new / CONFIG).write_text(config, encoding="utf-8")
+            (new / "1").mkdir()
+            shutil.copyfile(source, new / "1" / BACKENDS[engine].file)
+            (new / "warmup").mkdir()
+            (new / "warmup" / WARM_UP).write_bytes(image)
     except OSError as error:
         raise ExportError(
             f"{folder} cannot be written ({error.strerror}); free the disk or choose another --out"
         ) from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
-def _is_ours(folder: Path) -> bool:
+def _check_target(out: Path, name: str) -> None:
+    """Refuse a name that Triton does not accept, and a folder that this command did not write."""
+    if not MODEL_NAME.fullmatch(name):
+        raise ExportError(
+            f"a model cannot be called {name!r}; pass --name with letters, digits, '_', '-' and '.'"
+        )
+    folder = out / name
+    if folder.exists() and not _is_replaceable(folder):
+        raise ExportError(
+            f"{folder} exists and was not written by this command; choose another --out or --name"
+        )
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Return whether this command wrote the folder."""
     try:
         with (folder / CONFIG).open(encoding="utf-8") as file:
             return file.readline().rstrip("\n") == MARK
@@ -93,18 +123,8 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _exchange(new: Path, folder: Path, old: Path) -> None:
-    """Put `new` in the place of `folder`, which moves to `old`; whatever stops it, there is one of them."""
-    if folder.exists():
-        os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    finally:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-
-
-def _model(bundle: Bundle, engine: str, precision: str, plan: Path | None) -> Path:
+def _model_file(bundle: Bundle, engine: str, precision: str, plan: Path | None) -> Path:
+    """Return the file that the engine loads. Raises ExportError if --plan does not fit it."""
     if engine == "onnxruntime":
         if plan is not None:
             raise ExportError(
@@ -113,102 +133,90 @@ def _model(bundle: Bundle, engine: str, precision: str, plan: Path | None) -> Pa
         return bundle.model(precision)
     if plan is None:
         raise ExportError(
-            f"--engine tensorrt needs --plan FILE, built on the server's GPU: "
-            f"python -m export.build --bundle {bundle.path} --engine tensorrt, which puts it into the bundle's engines/"
+            f"--engine tensorrt needs --plan FILE, built on the server's GPU with "
+            f"python -m export.build --bundle {bundle.path} --engine tensorrt, which writes it "
+            f"into the bundle's engines/"
         )
     if not plan.is_file():
         raise ExportError(
-            f"plan {plan}: there is no such file; build it on the server's GPU, then pass it as --plan"
+            f"plan {plan}: there is no such file; build it on the server's GPU, then pass --plan"
         )
     return plan
 
 
-def _batch(model: Path, wanted: int | None) -> int:
-    """The largest batch to configure. Triton refuses one for a graph that was built with --static-batch."""
-    import onnxruntime
+def _max_batch(model: Path, wanted: int | None) -> int:
+    """Return the largest batch to configure.
 
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    dynamic = not isinstance(session.get_inputs()[0].shape[0], int)
-    if wanted and not dynamic:
+    Triton refuses a batch for a graph that was built with --static-batch. Raises ExportError.
+    """
+    if wanted is not None and wanted < 0:
+        raise ExportError(f"--max-batch {wanted} must be at least 0")
+    # The graph itself says which batches it takes; the manifest does not.
+    session = open_session(model)
+    static = isinstance(session.get_inputs()[0].shape[0], int)
+    if wanted and static:
         raise ExportError(
-            f"{model} takes one image a call; pass --max-batch 0, or build it without --static-batch"
+            f"{model} takes one image a call; pass --max-batch 0, or build it without "
+            f"--static-batch"
         )
-    return (8 if dynamic else 0) if wanted is None else wanted
+    if wanted is not None:
+        return wanted
+    return 0 if static else DEFAULT_BATCH
 
 
-def config_text(
-    bundle: Bundle,
-    name: str,
-    engine: str,
-    precision: str,
-    max_batch: int,
-    queue_us: int,
-    instances: int,
-) -> str:
-    """config.pbtxt: Triton's ModelConfig as protobuf text. `max_batch` 0 is one image a request, without batching."""
-    if max_batch < 0 or queue_us < 0 or instances < 1:
-        raise ExportError("--max-batch and --queue-us must be at least 0, --instances at least 1")
+def config_text(bundle: Bundle, name: str, engine: str, precision: str, max_batch: int) -> str:
+    """Return config.pbtxt: Triton's ModelConfig as protobuf text.
+
+    With `max_batch` 0, a request is one image, without batching.
+    """
     geometry = bundle.manifest.geometry
-    lead = [] if max_batch else [1]  # of a batch, Triton adds the axis itself
-    shape = [*lead, geometry.height, geometry.width, 3]
-    dims = {"score": [1], "map": shape[:-1]}
-    outputs = ",\n".join(
-        f"  {{\n    name: {_text(o)}\n    data_type: TYPE_FP32\n    dims: {dims[o]}\n"
-        # Triton knows no batch of numbers: the score of each image is a vector of length 1 to it.
-        f"{'    reshape: { shape: [ ] }' + chr(10) if o == 'score' and max_batch else ''}  }}"
-        for o in bundle.manifest.outputs
+    image = [geometry.height, geometry.width, 3]
+    batching = ""
+    if max_batch:
+        # Triton adds the axis of the batch to every shape itself.
+        batching = f"dynamic_batching {{\n  max_queue_delay_microseconds: {QUEUE_MICROSECONDS}\n}}"
+    else:
+        image = [1, *image]
+    backend = BACKENDS[engine]
+    template = resources.files("flawline.export").joinpath(CONFIG).read_text(encoding="utf-8")
+    return Template(template).substitute(
+        name=_quoted(name),
+        backend=backend.setting,
+        file=_quoted(backend.file),
+        max_batch=max_batch,
+        dims=image,
+        outputs=_outputs(bundle.manifest.outputs, image[:-1], bool(max_batch)),
+        batching=batching,
+        device=backend.device,
+        warm_up=_quoted(WARM_UP),
+        parameters=_parameters(bundle, precision),
     )
-    batching = (
-        f"dynamic_batching {{\n  max_queue_delay_microseconds: {queue_us}\n}}\n"
-        if max_batch
-        else ""
-    )
-    parameters = "".join(
-        f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}\n"
-        for key, value in _parameters(bundle, precision).items()
-    )
-    return f"""{MARK}
-name: {_text(name)}
-{ENGINES[engine][0]}
-default_model_filename: {_text(ENGINES[engine][1])}
-max_batch_size: {max_batch}
-input [
-  {{
-    name: "image"
-    data_type: TYPE_UINT8
-    dims: {shape}
-  }}
-]
-output [
-{outputs}
-]
-{batching}instance_group [
-  {{
-    count: {instances}
-    kind: {"KIND_GPU" if engine == "tensorrt" else "KIND_AUTO"}
-  }}
-]
-model_warmup [
-  {{
-    name: "a golden image"
-    batch_size: 1
-    inputs {{
-      key: "image"
-      value {{
-        data_type: TYPE_UINT8
-        dims: {shape}
-        input_data_file: {_text(WARM_UP)}
-      }}
-    }}
-  }}
-]
-{parameters}"""
 
 
-def _parameters(bundle: Bundle, precision: str) -> dict[str, str]:
-    """What a client needs to prepare a frame and to judge a score; Triton hands them out with the configuration."""
+def _outputs(names: Sequence[str], map_shape: Sequence[int], batched: bool) -> str:
+    """Return the entries of the configuration's output list."""
+    entries = []
+    for name in names:
+        lines = [f"name: {_quoted(name)}", "data_type: TYPE_FP32"]
+        if name == "map":
+            lines.append(f"dims: {list(map_shape)}")
+        else:
+            lines.append("dims: [1]")
+            if batched:
+                # Triton has no batch of scalars: it sees each image's score as a vector of one.
+                lines.append("reshape: { shape: [ ] }")
+        body = "\n".join(f"    {line}" for line in lines)
+        entries.append(f"  {{\n{body}\n  }}")
+    return ",\n".join(entries)
+
+
+def _parameters(bundle: Bundle, precision: str) -> str:
+    """Return what a client needs to prepare a frame and to judge a score.
+
+    Triton gives the parameters to its clients with the configuration.
+    """
     manifest = bundle.manifest
-    return {
+    values = {
         "threshold": repr(bundle.calibration.threshold),
         "geometry": json.dumps(manifest.geometry.to_json(), sort_keys=True),
         "method": manifest.method,
@@ -216,52 +224,56 @@ def _parameters(bundle: Bundle, precision: str) -> dict[str, str]:
         "precision": precision,
         "onnx_sha256": bundle.model_sha256(precision),
     }
+    lines = []
+    for key, value in values.items():
+        entry = f"key: {_quoted(key)} value {{ string_value: {_quoted(value)} }}"
+        lines.append(f"parameters {{ {entry} }}")
+    return "\n".join(lines)
 
 
-def _text(value: str) -> str:
-    """A protobuf text string: JSON's escapes are among its own, but for surrogate pairs."""
+def _quoted(value: str) -> str:
+    """Return a protobuf text string. Its escapes include those of JSON, except surrogate pairs."""
     return json.dumps(value, ensure_ascii=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m export.triton", description="A bundle for Triton."
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m export.triton",
+        description="Write a bundle into a model repository of NVIDIA Triton Inference Server.",
     )
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument(
         "--out", type=Path, default=Path("model_repository"), help="default %(default)s"
     )
-    parser.add_argument("--name", help="of the model; default the bundle's folder")
+    parser.add_argument("--name", help="of the model; default is the name of the bundle's folder")
     parser.add_argument(
-        "--engine", choices=ENGINES, default="onnxruntime", help="default %(default)s"
+        "--engine", choices=BACKENDS, default="onnxruntime", help="default %(default)s"
     )
     parser.add_argument(
         "--precision", default="fp32", help="which graph of the bundle; default %(default)s"
     )
-    parser.add_argument("--plan", type=Path, help="what TensorRT built, for --engine tensorrt")
+    parser.add_argument("--plan", type=Path, help="the TensorRT plan, for --engine tensorrt")
     parser.add_argument(
-        "--max-batch", type=int, help="0: none; default 8, or 0 where the graph takes one image"
+        "--max-batch",
+        type=int,
+        help=f"0 for none; default {DEFAULT_BATCH}, or 0 if the graph takes one image",
     )
-    parser.add_argument(
-        "--queue-us", type=int, default=500, help="wait for a batch so long; default %(default)s"
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    bundle = read_bundle(args.bundle)
+    name = args.name or args.bundle.resolve().name
+    folder = write_repository(
+        bundle, args.out, name, args.engine, args.precision, args.plan, args.max_batch
     )
-    parser.add_argument(
-        "--instances", type=int, default=1, help="of the model on each device; default %(default)s"
-    )
-    args = parser.parse_args(argv)
-    try:
-        bundle = read_bundle(args.bundle)
-        folder = write_repository(
-            bundle, args.out, args.name or args.bundle.resolve().name, args.engine, args.precision, args.plan,
-            args.max_batch, args.queue_us, args.instances,
-        )  # fmt: skip
-    except (BundleError, ExportError) as error:
-        print(f"export.triton: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{folder}; serve it: tritonserver --model-repository {args.out.resolve()}", file=sys.stderr
-    )
-    return 0
+    log(f"{folder}; serve it: tritonserver --model-repository {args.out.resolve()}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 0, or 2 for a mistake of the user."""
+    parser = _parser()
+    return run_command(parser.prog, lambda: _run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flawline.benchmarks.run import measure
+from flawline.benchmarks.evaluate import evaluate_bundle
 from flawline.cameras import CameraError
 from flawline.export import build as export_build
 from flawline.runtime.bundle import BundleError
@@ -37,14 +37,14 @@ METRICS = {"image_auroc": "I-AUROC", "image_ap": "I-AP", "pixel_auroc": "P-AUROC
 def train_and_measure(
     data: Path, seed: int, flags: Sequence[str], folder: Path
 ) -> dict[str, Any] | None:
-    """One row of `benchmarks.run.measure` with seed and minutes; None where training or export said why not."""
+    """One row of `benchmarks.evaluate.evaluate_bundle` with seed and minutes; None where training or export said why not."""
     start = time.monotonic()
     checkpoint, bundle = folder / f"{data.name}-{seed}.pt", folder / f"{data.name}-{seed}"
     arguments = ["--data", str(data), "--out", str(bundle), "--seed", str(seed), *flags]
     if export_build.main([*arguments, "--save-checkpoint", str(checkpoint)]):
         return None
     minutes = (time.monotonic() - start) / 60
-    row = measure(bundle, data, "auto", EngineOptions(), repeats=1)
+    row = evaluate_bundle(bundle, data, "auto", EngineOptions(), repeats=1)
     shutil.rmtree(bundle)
     checkpoint.unlink()
     return {**row, "seed": seed, "minutes_to_bundle": round(minutes, 1)}

@@ -1,127 +1,167 @@
-"""A float32 graph to the same graph with Q/DQ nodes, calibrated on good images with ONNX Runtime's quantizer.
+"""An FP32 graph with Q/DQ nodes, calibrated on good images with ONNX Runtime's quantizer.
 
-What becomes INT8, by one rule for every method: convolutions with constant weights, except
+One rule for every method decides what becomes INT8: convolutions with constant weights, except
 
-- the method's FP32 islands;
-- those of fewer than `FEWEST_CHANNELS` outputs, which are final projections;
-- those that alone move the score of a good image by more than `HARM` of the good images' spread.
+- those in the method's FP32 islands;
+- those with fewer than `FEWEST_CHANNELS` output channels, which are final projections;
+- those that alone change the score of a good image by more than `LARGEST_CHANGE` of the standard
+  deviation of good scores.
 
-All else stays float32: the input's arithmetic, matrix products (resizing, smoothing, distances), the score, the map.
+Everything else stays FP32: the normalisation of the input, matrix products (resizing, smoothing,
+distances), the score and the map.
 
-Activations are signed and symmetric, weights per output channel, biases float: the one form that TensorRT takes, and
-OpenVINO runs it as fast as the unsigned one. ONNX Runtime computes it right, but slower than FP32: it merges a
-convolution with its ReLU only where activations are unsigned, and even then gains little once the convolutions that
-harm stay float.
+Activations are signed and symmetric, weights are quantized per output channel, biases stay float.
+That is the only form that TensorRT accepts, and OpenVINO runs it as fast as the unsigned one. ONNX
+Runtime computes it correctly, but slower than FP32: it merges a convolution with its ReLU only for
+unsigned activations, and even then gains little once the harmful convolutions stay float.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QDQQuantizer,
+    QuantType,
+    create_calibrator,
+)
 
-from flawline.export.graphs.to_fp16 import in_island
-from flawline.export.parity import ExportError
+from flawline.export import ExportError
+from flawline.export.graphs import GraphContext, evenly_spaced
+from flawline.export.graphs.edit import in_island, initializers
+from flawline.runtime.console import log
+from flawline.runtime.engines.onnxruntime_cpu import open_session
 from flawline.runtime.image import Image
-from flawline.train.progress import Progress
+from flawline.train.progress import Progress, no_progress
 
 FEWEST_CHANNELS = 8
-HARM = 0.2  # of the spread of good images' scores
-PROBES = 16  # images that judge each convolution alone
+LARGEST_CHANGE = 0.2  # of the standard deviation of good images' scores
+CALIBRATION_IMAGES = 64  # good images that set the ranges of a bundle's graph
 FEWEST_IMAGES = 5
+PROBES = 16  # images on which each convolution is quantized alone
+
+
+def write(fp32: bytes, context: GraphContext) -> bytes:
+    """Write the INT8 graph of a bundle from its FP32 graph. Raises ExportError."""
+    images = evenly_spaced(context.good_images, CALIBRATION_IMAGES)
+    model = to_int8(fp32, images, context.fp32_islands, context.score_std, context.progress)
+    log(describe_int8(model))
+    return model
 
 
 def to_int8(
     model: bytes,
     images: Sequence[Image],
-    float_nodes: Sequence[str],
-    spread: float,
-    progress: Progress = lambda what, done, total: None,
+    islands: Sequence[str],
+    score_std: float,
+    progress: Progress = no_progress,
 ) -> bytes:
-    """The serialised graph with Q/DQ, inputs and outputs as they were.
+    """Quantize a serialised FP32 graph. Inputs and outputs keep their types.
 
-    `images` are good ones uint8 [H, W, 3] as the graph takes them: they give the ranges. `float_nodes` are the method's
-    FP32 islands. `spread` is the standard deviation of good images' scores. The same arguments give the same bytes.
-    Raises ExportError where images are too few or nothing can be quantized.
+    The same arguments give the same bytes.
+
+    Args:
+        model: the serialised FP32 graph.
+        images: good images, uint8 [H, W, 3] as the graph takes them; they set the ranges.
+        islands: FP32 islands, see `in_island`; their convolutions stay float.
+        score_std: standard deviation of the scores of good images.
+        progress: called with (what is being done, done, total).
+
+    Raises:
+        ExportError: there are fewer than `FEWEST_IMAGES` images, or no convolution can be INT8.
     """
     if len(images) < FEWEST_IMAGES:
         raise ExportError(
-            f"INT8 needs at least {FEWEST_IMAGES} good images for its ranges, got {len(images)}; add some"
+            f"INT8 needs at least {FEWEST_IMAGES} good images to set its ranges, got "
+            f"{len(images)}; add some"
         )
     proto = onnx.load_model_from_string(model)
-    convolutions = _convolutions(proto, float_nodes)
-    with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-        quantizer = _Quantizer(proto, images, Path(folder), progress)
-    probes = [images[int(i)] for i in np.linspace(0, len(images) - 1, min(PROBES, len(images)))]
-    reference, kept = _scores(proto, probes), []
-    for i, name in enumerate(convolutions):
-        moved = np.abs(_scores(quantizer([name]), probes) - reference).max()
-        if moved <= HARM * spread:
-            kept.append(name)
-        progress("convolutions", i + 1, len(convolutions))
-    if not kept:
-        raise ExportError("no convolution of this graph can be INT8; keep to fp32, fp16 or bf16")
-    written = quantizer(kept)
-    onnx.checker.check_model(written, full_check=True)
-    serialised: bytes = written.SerializeToString(deterministic=True)
+    candidates = _convolutions(proto, islands)
+    quantizer = _Quantizer(proto, images, progress)
+    probes = evenly_spaced(images, PROBES)
+    reference = _scores(proto, probes)
+    # Each convolution is judged alone: errors of several add up, but which ones matter shows here.
+    selected = []
+    for done, name in enumerate(candidates, 1):
+        change = np.abs(_scores(quantizer.quantize([name]), probes) - reference)
+        if change.max() <= LARGEST_CHANGE * score_std:
+            selected.append(name)
+        progress("convolutions", done, len(candidates))
+    if not selected:
+        raise ExportError("no convolution of this graph can be INT8; use fp32, fp16 or bf16")
+    quantized = quantizer.quantize(selected)
+    onnx.checker.check_model(quantized, full_check=True)
+    serialised: bytes = quantized.SerializeToString(deterministic=True)
     return serialised
 
 
-def describe(model: bytes) -> str:
-    """What of a graph that to_int8 wrote is INT8, in one line."""
+def describe_int8(model: bytes) -> str:
+    """Say in one line which convolutions of a graph are INT8."""
     graph = onnx.load_model_from_string(model).graph
-    made_by = {output: node.op_type for node in graph.node for output in node.output}
-    every = [node for node in graph.node if node.op_type == "Conv"]
-    floats = [node.name for node in every if made_by.get(node.input[1]) != "DequantizeLinear"]
-    return f"{len(every) - len(floats)} of {len(every)} convolutions in INT8; in float: {', '.join(floats) or 'none'}"
+    operators = {}
+    for node in graph.node:
+        for output in node.output:
+            operators[output] = node.op_type
+    convolutions = 0
+    floats = []
+    for node in graph.node:
+        if node.op_type == "Conv":
+            convolutions += 1
+            if operators.get(node.input[1]) != "DequantizeLinear":
+                floats.append(node.name)
+    return (
+        f"{convolutions - len(floats)} of {convolutions} convolutions in INT8; "
+        f"in float: {', '.join(floats) or 'none'}"
+    )
 
 
-def _convolutions(proto: onnx.ModelProto, float_nodes: Sequence[str]) -> list[str]:
-    shapes = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
-    found = [
-        node.name
-        for node in proto.graph.node
-        if node.op_type == "Conv"
-        and node.input[1] in shapes
-        and shapes[node.input[1]][0] >= FEWEST_CHANNELS
-        and not in_island(node.name, float_nodes)
-    ]
-    if not found:
+def _convolutions(proto: onnx.ModelProto, islands: Sequence[str]) -> list[str]:
+    """Return the names of the convolutions that may become INT8. Raises ExportError for none."""
+    weights = initializers(proto.graph)
+    names = []
+    for node in proto.graph.node:
+        if node.op_type != "Conv" or node.input[1] not in weights:
+            continue
+        channels = weights[node.input[1]].dims[0]
+        if channels >= FEWEST_CHANNELS and not in_island(node.name, islands):
+            names.append(node.name)
+    if not names:
         raise ExportError(
-            "the graph has no convolution outside of its FP32 islands; keep to fp32 or fp16"
+            "the graph has no convolution outside of its FP32 islands; use fp32 or fp16"
         )
-    return found
+    return names
 
 
 class _Quantizer:
-    """Calibrates once; each call gives a graph in which the named convolutions are INT8."""
+    """Measures the ranges of all activations once, then quantizes any set of convolutions."""
 
-    def __init__(
-        self, proto: onnx.ModelProto, images: Sequence[Image], folder: Path, progress: Progress
-    ) -> None:
-        from onnxruntime.quantization import CalibrationMethod, create_calibrator
-
+    def __init__(self, proto: onnx.ModelProto, images: Sequence[Image], progress: Progress) -> None:
         self.proto = proto
-        onnx.save(proto, str(folder / "model.onnx"))
-        calibrator: Any = create_calibrator(
-            folder / "model.onnx",
-            ["Conv"],
-            str(folder / "augmented.onnx"),
-            CalibrationMethod.MinMax,
-        )
-        calibrator.collect_data(_reader(images, progress))
-        self.ranges = calibrator.compute_data()
+        with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
+            model = Path(folder) / "model.onnx"
+            onnx.save(proto, str(model))
+            calibrator: Any = create_calibrator(
+                model,
+                ["Conv"],
+                str(Path(folder) / "augmented.onnx"),
+                CalibrationMethod.MinMax,
+            )
+            calibrator.collect_data(_CalibrationImages(images, progress))
+            self.ranges = calibrator.compute_data()
 
-    def __call__(self, convolutions: Sequence[str]) -> onnx.ModelProto:
-        from onnxruntime.quantization import QDQQuantizer, QuantType
-
+    def quantize(self, convolutions: Sequence[str]) -> onnx.ModelProto:
+        """Return a copy of the graph in which the named convolutions are INT8."""
+        # The quantizer works in place.
         copy = onnx.ModelProto()
-        copy.CopyFrom(self.proto)  # the quantizer works in place
+        copy.CopyFrom(self.proto)
         quantizer = QDQQuantizer(
             copy,
             per_channel=True,
@@ -132,7 +172,8 @@ class _Quantizer:
             nodes_to_quantize=list(convolutions),
             nodes_to_exclude=[],
             op_types_to_quantize=["Conv"],
-            # NVIDIA asks for Q/DQ only at the inputs of what is quantized, weights included, and for biases in float.
+            # TensorRT wants Q/DQ at the inputs of quantized operators only, weights included, and
+            # biases in float.
             extra_options={
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
@@ -143,35 +184,32 @@ class _Quantizer:
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
-        written: onnx.ModelProto = quantizer.model.model
-        written.ir_version = self.proto.ir_version
-        return written
+        quantized: onnx.ModelProto = quantizer.model.model
+        quantized.ir_version = self.proto.ir_version
+        return quantized
 
 
-def _reader(images: Sequence[Image], progress: Progress) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
+class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
+    """Gives one image per call, so that memory holds the activations of one image only."""
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """One image a call, so that memory holds the activations of one."""
+    def __init__(self, images: Sequence[Image], progress: Progress) -> None:
+        self._images = images
+        self._progress = progress
+        self._next = 0
 
-        def __init__(self) -> None:
-            self.rest: Iterator[tuple[int, Image]] = enumerate(images)
-
-        def get_next(self) -> dict[str, Image] | None:
-            i, image = next(self.rest, (0, None))
-            if image is None:
-                return None
-            progress("ranges", i + 1, len(images))
-            return {"image": image[None]}
-
-    return Reader()
+    def get_next(self) -> dict[str, Image] | None:
+        if self._next == len(self._images):
+            return None
+        image = self._images[self._next]
+        self._next += 1
+        self._progress("ranges", self._next, len(self._images))
+        return {"image": image[None]}
 
 
 def _scores(proto: onnx.ModelProto, images: Sequence[Image]) -> npt.NDArray[np.float32]:
-    """Scores [n] by ONNX Runtime."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
-    return np.concatenate([session.run(["score"], {"image": image[None]})[0] for image in images])
+    """Compute the scores float32 [n] of prepared images with ONNX Runtime."""
+    session = open_session(proto.SerializeToString())
+    scores = []
+    for image in images:
+        scores.extend(session.run(["score"], {"image": image[None]}))
+    return np.concatenate(scores)

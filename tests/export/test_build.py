@@ -1,10 +1,9 @@
-"""The build command on a bundle that is there: graphs and engines, as on a box without torch."""
+"""The build command: which flags go together, and what it does with a bundle without torch."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,30 +11,101 @@ import pytest
 from flawline.export import build
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import ENGINES
-from flawline.runtime.precisions import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
+# Runs the command where the packages of the train extra cannot be imported.
+WITHOUT_TRAINING_LIBRARIES = """
+import sys
+absent = {"torch", "onnx", "tqdm", "matplotlib", "FrEIA", "timm"}
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from flawline.export.build import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
-def test_the_engine_of_a_bundle_is_proven_and_timed(
+def without_training_libraries(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TRAINING_LIBRARIES, *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+# ---------------------------------------------------------------- flags
+
+
+def test_help_lists_every_flag_without_torch() -> None:
+    done = without_training_libraries("--help")
+    assert done.returncode == 0, done.stderr
+    for flag in ("--method", "--checkpoint", "--bundle", "--outputs", "--steps", "--weights"):
+        assert flag in done.stdout
+    for flag in ("--engine", "--precision", "--threads", "--sm", "--max-batch"):
+        assert flag in done.stdout
+
+
+def test_help_of_a_bundle_lists_what_goes_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        build.main(["--bundle", "B", "--help"])
+    assert exit_status.value.code == 0
+    text = capsys.readouterr().out
+    assert "--sm" in text
+    assert "--data" in text
+    assert "--checkpoint" not in text
+    assert "--steps" not in text
+
+
+@pytest.mark.parametrize("flag", ["--bundle", "--bund", "--b"])
+def test_an_abbreviated_bundle_needs_no_torch_either(flag: str, bundle: Bundle) -> None:
+    done = without_training_libraries(flag, str(bundle.path), "--engine", "none")
+    assert done.returncode == 0, done.stderr
+    assert f"bundle {bundle.path}" in done.stderr
+
+
+def test_a_folder_called_like_the_flag_is_no_bundle() -> None:
+    done = without_training_libraries("--out", "x --bundle y", "--data", ".")
+    assert done.returncode == 2
+    assert done.stderr.startswith("flawline-build: needs torch")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bundle", "{bundle}", "--steps", "3"], "--bundle builds and trains nothing"),
+        (["--bundle", "{bundle}", "--checkpoint", "c.pt"], "--bundle builds and trains nothing"),
+        (["--checkpoint", "c.pt", "--steps", "3"], "--checkpoint trains nothing"),
+        (["--checkpoint", "c.pt", "--save-checkpoint", "d.pt"], "--checkpoint trains nothing"),
+        (["--bundle", "{bundle}", "--queue", "3"], "unrecognized arguments: --queue 3"),
+        (["--bundle"], "expected one argument"),
+    ],
+)
+def test_flags_that_have_no_meaning_together_are_refused(
+    bundle: Bundle, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [word.format(bundle=bundle.path) for word in words]
+    with pytest.raises(SystemExit) as exit_status:
+        build.main(filled)
+    assert exit_status.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+# ---------------------------------------------------------------- engines of a bundle
+
+
+def test_the_engine_of_a_bundle_is_tested_and_timed(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        build.main(["--bundle", str(bundle.path), "--engine", "onnxruntime", "--threads", "1"]) == 0
-    )
-    told = capsys.readouterr().err
-    assert "CPU fp32: self-test passed" in told
-    assert "ms an image" in told
-    assert f"--bundle {bundle.path}" in told.splitlines()[-1]
+    words = ["--bundle", str(bundle.path), "--engine", "onnxruntime", "--threads", "1"]
+    assert build.main(words) == 0
+    text = capsys.readouterr().err
+    assert "CPU fp32: self-test passed" in text
+    assert "ms per image" in text
+    assert f"--bundle {bundle.path} --camera CAMERA" in text.splitlines()[-1]
 
 
-def test_without_torch_and_onnx_too(bundle: Bundle) -> None:
-    code = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'tqdm', 'matplotlib')));"
-        "from export import build; sys.exit(build.main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, "--bundle", str(bundle.path), "--engine", "auto"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_the_automatic_engine_needs_no_training_library(bundle: Bundle) -> None:
+    done = without_training_libraries("--bundle", str(bundle.path), "--engine", "auto")
     assert done.returncode == 0, done.stderr
     assert f"python -m export.build --bundle {bundle.path} --engine tensorrt" in done.stderr
 
@@ -47,83 +117,48 @@ def test_no_engine_leaves_the_bundle_alone(
     assert "self-test" not in capsys.readouterr().err
 
 
+def test_the_automatic_engine_falls_back_to_its_own_precision_and_says_so(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawline.export import machine
+
+    monkeypatch.setattr(machine, "choose_engine", lambda name="auto": "onnxruntime")
+    assert build.main(["--bundle", str(bundle.path), "--precision", "bf16"]) == 0
+    text = capsys.readouterr().err
+    assert "onnxruntime, the engine of this machine, does not run bf16" in text
+    assert "CPU fp32: self-test passed" in text
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sm", "86", "--engine", "onnxruntime"], "--sm goes with --engine tensorrt-rtx"),
+        (["--sm", "86", "--engine", "onnxruntime"], "--sm belongs to --engine tensorrt-rtx"),
         (["--engine", "onnxruntime", "--precision", "bf16"], "onnxruntime does not run bf16"),
         (["--engine", "onnxruntime", "--threads", "0"], "--threads 0 is not at least 1"),
         (["--engine", "tensorrt", "--max-batch", "0"], "--max-batch 0"),
+        (["--precision", "int8"], "adding the int8 graph needs images; pass --data"),
     ],
 )
-def test_a_users_error_is_one_line(
+def test_a_users_mistake_is_one_line(
     bundle: Bundle, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert build.main(["--bundle", str(bundle.path), *flags]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert message in told[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("flawline-build: ")
+    assert message in line
 
 
-def test_a_bundle_that_is_none_is_one_line(
+def test_a_folder_that_is_no_bundle_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert build.main(["--bundle", str(tmp_path), "--engine", "none"]) == 2
     assert "manifest.json is missing" in capsys.readouterr().err
 
 
-def test_every_engine_can_be_named(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        build.main(["--bundle", str(bundle.path), "--engine", "abacus"])
-    told = capsys.readouterr().err
-    assert all(name in told for name in ENGINES)
-
-
-@pytest.mark.torch
-def test_a_score_only_bundle_gets_its_fp16_graph_and_no_overlays(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_an_unknown_engine_is_refused_with_all_names(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("torch", reason="needs the train extra")
-    from flawline.runtime import infer_stream
-    from flawline.runtime.bundle import read_bundle
-    from flawline.train.data.demo import write_demo
-
-    monkeypatch.setitem(
-        PRECISIONS,
-        "fp16",
-        replace(PRECISIONS["fp16"], score_factor=100.0, map_factor=100.0),
-    )  # random features score all parts alike, to within FP16
-    write_demo(tmp_path, products=["weave"], train_good=12, test_good=3, per_defect=1)
-    data, out = tmp_path / "weave", tmp_path / "bundle"
-    flags = [
-        "--weights",
-        "random",
-        "--size",
-        "64",
-        "--steps",
-        "20",
-        "--outputs",
-        "score",
-        "--static-batch",
-    ]
-    keep = [
-        "--save-checkpoint",
-        str(tmp_path / "c.pt"),
-        "--precision",
-        "fp16",
-        "--engine",
-        "onnxruntime",
-    ]
-    built = build.main(["--data", str(data), "--out", str(out), *flags, *keep])
-    told = capsys.readouterr().err
-    assert built == 2  # ONNX Runtime is asked for FP16, which it does not run
-    assert "fp16 against fp32: parity on" in told
-    assert "onnxruntime does not run fp16" in told
-    bundle = read_bundle(out)
-    assert bundle.precisions == ("fp32", "fp16")
-    assert bundle.manifest.fp32_islands == ("/tail",)
-    assert bundle.golden().maps.shape[1:] == bundle.map_size == (0, 0)
-    stream = ["--bundle", str(out), "--camera", str(data / "test")]
-    assert infer_stream.main(stream) == 0
-    assert infer_stream.main([*stream, "--save", str(tmp_path / "judged")]) == 2
-    assert "gives no maps to paint" in capsys.readouterr().err
+    assert build.main(["--bundle", str(bundle.path), "--engine", "abacus"]) == 2
+    text = capsys.readouterr().err
+    for name in ENGINES:
+        assert name in text

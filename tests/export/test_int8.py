@@ -15,15 +15,15 @@ onnx = pytest.importorskip("onnx", reason="needs the train extra")
 
 from onnx import TensorProto, helper, numpy_helper
 
+from flawline.export import ExportError
+from flawline.export.graphs import GraphContext
 from flawline.export.graphs import to_int8 as module
-from flawline.export.graphs.to_int8 import describe, to_int8
-from flawline.export.parity import ExportError
+from flawline.export.graphs.to_int8 import describe_int8, to_int8, write
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.engines import EngineOptions
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.image import Geometry
-from flawline.train.blocks.fused import fp32_islands
 
 SIZE = 32
 
@@ -31,8 +31,8 @@ SIZE = 32
 def network(outlier: float = 1.0) -> bytes:
     """A residual network with a projection, in the one signature, from a seed.
 
-    The first of the 16 channels is `outlier` times larger than the others and weighs as much less where it is read:
-    one range for all channels then leaves the others few steps.
+    The first of the 16 channels is `outlier` times larger than the others, and its weights in the
+    next layers are as much smaller: one range for all channels leaves the others few steps.
     """
     rng = np.random.default_rng(0)
     weights = {
@@ -89,19 +89,19 @@ def network(outlier: float = 1.0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def pictures(n: int = 12, seed: int = 0) -> list[Any]:
+def random_images(n: int = 12, seed: int = 0) -> list[Any]:
     return list(np.random.default_rng(seed).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8))
 
 
 def run(model: bytes, folder: Path, images: Any) -> tuple[Any, Any]:
     (folder / "m.onnx").write_bytes(model)
     engine = OnnxRuntime(folder / "m.onnx", (SIZE, SIZE), threads=1)
-    score, heat = engine(np.stack(images))
-    return score.copy(), heat.copy()
+    score, anomaly_map = engine(np.stack(images))
+    return score.copy(), anomaly_map.copy()
 
 
 def quantized(model: bytes) -> set[str]:
-    """Names of the nodes whose second input, a convolution's weight, comes out of a DequantizeLinear."""
+    """Names of the convolutions whose weight comes out of a DequantizeLinear."""
     graph = onnx.load_model_from_string(model).graph
     restored = {o for node in graph.node if node.op_type == "DequantizeLinear" for o in node.output}
     return {n.name for n in graph.node if n.op_type == "Conv" and n.input[1] in restored}
@@ -113,13 +113,13 @@ def zero_points(model: bytes, op: str) -> Iterable[Any]:
     return [tensors[node.input[2]] for node in graph.node if node.op_type == op]
 
 
-# A spread so wide that no convolution harms a score.
+# A standard deviation so large that no convolution changes a score by much of it.
 WIDE = 1e9
 
 
-def test_the_signature_stays_and_the_file_passes_as_it_was() -> None:
+def test_the_signature_and_the_versions_stay() -> None:
     before = onnx.load_model_from_string(network())
-    after = onnx.load_model_from_string(to_int8(network(), pictures(), (), WIDE))
+    after = onnx.load_model_from_string(to_int8(network(), random_images(), (), WIDE))
     onnx.checker.check_model(after, full_check=True)
     assert list(after.graph.input) == list(before.graph.input)
     assert list(after.graph.output) == list(before.graph.output)
@@ -129,19 +129,19 @@ def test_the_signature_stays_and_the_file_passes_as_it_was() -> None:
 
 
 def test_convolutions_are_int8_and_input_projection_score_and_map_are_not() -> None:
-    written = to_int8(network(), pictures(), (), WIDE)
+    written = to_int8(network(), random_images(), (), WIDE)
     assert quantized(written) == {"/stem/Conv", "/left/Conv", "/right/Conv", "/head/Conv"}
-    assert describe(written) == "4 of 5 convolutions in INT8; in float: /tail/Conv"
+    assert describe_int8(written) == "4 of 5 convolutions in INT8; in float: /tail/Conv"
 
 
 def test_islands_stay_float() -> None:
-    found = quantized(to_int8(network(), pictures(), ("/left", "/head/Conv"), WIDE))
-    assert found == {"/stem/Conv", "/right/Conv"}
+    result = quantized(to_int8(network(), random_images(), ("/left", "/head/Conv"), WIDE))
+    assert result == {"/stem/Conv", "/right/Conv"}
 
 
 def test_the_form_is_what_tensorrt_takes() -> None:
     """Signed, symmetric, no quantized bias, weights per channel behind Q/DQ of their own."""
-    written = to_int8(network(), pictures(), (), WIDE)
+    written = to_int8(network(), random_images(), (), WIDE)
     for op in ("QuantizeLinear", "DequantizeLinear"):
         points = list(zero_points(written, op))
         assert len(points) == 8
@@ -150,13 +150,14 @@ def test_the_form_is_what_tensorrt_takes() -> None:
 
 
 def test_scores_and_maps_of_new_images_stay_close_for_any_batch(tmp_path: Path) -> None:
-    fresh = pictures(8, seed=1)
-    score, heat = run(network(), tmp_path, fresh)
-    written = to_int8(network(), pictures(), (), float(score.std()))
-    got, got_heat = run(written, tmp_path, fresh)
-    assert np.abs(got - score).max() > 0  # it did round
+    fresh = random_images(8, seed=1)
+    score, anomaly_map = run(network(), tmp_path, fresh)
+    written = to_int8(network(), random_images(), (), float(score.std()))
+    got, got_map = run(written, tmp_path, fresh)
+    # It did round.
+    assert np.abs(got - score).max() > 0
     assert np.abs(got - score).max() < 0.6 * score.std()
-    assert np.abs(got_heat - heat).max() < 0.1 * heat.std() + 0.6 * score.std()
+    assert np.abs(got_map - anomaly_map).max() < 0.1 * anomaly_map.std() + 0.6 * score.std()
     np.testing.assert_allclose(run(written, tmp_path, fresh[:1])[0], got[:1], atol=1e-5)
 
 
@@ -166,18 +167,20 @@ def test_openvino_computes_what_onnx_runtime_does(
     openvino = pytest.importorskip("openvino", reason="needs the openvino extra")
     from flawline.runtime.engines.openvino_cpu import OpenVino
 
-    monkeypatch.setattr(
-        openvino.Core, "get_property", lambda *_: ["FP32", "INT8"]
-    )  # the rest in FP32 on any CPU
-    images = pictures(4, seed=1)
+    # The other operators run in FP32 on any CPU.
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    images = random_images(4, seed=1)
     exact, _ = run(network(), tmp_path, images)
-    written = to_int8(network(), pictures(), (), WIDE)
+    written = to_int8(network(), random_images(), (), WIDE)
     expected, _ = run(written, tmp_path, images)
     sized = replace(bundle.manifest, geometry=Geometry("stretch", SIZE, SIZE))
     added = replace(add_model(bundle, "int8", written), manifest=sized)
-    score, heat = OpenVino.open(added, EngineOptions(threads=1, precision="int8"))(np.stack(images))
-    assert heat.shape == (4, SIZE, SIZE)
-    # Each rounds ties and sums in its own order, and one step can grow; a wrong kernel is off by several spreads.
+    score, anomaly_map = OpenVino.open(added, EngineOptions(threads=1, precision="int8"))(
+        np.stack(images)
+    )
+    assert anomaly_map.shape == (4, SIZE, SIZE)
+    # Both round ties and sums in their own order, and one step can grow. The error of a wrong
+    # kernel is several standard deviations.
     assert np.median(np.abs(score - expected)) < 0.25 * exact.std()
     assert np.abs(score - expected).max() < exact.std()
 
@@ -185,14 +188,14 @@ def test_openvino_computes_what_onnx_runtime_does(
 def test_a_convolution_that_harms_the_scores_stays_float(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, images, fresh = network(outlier=2000.0), pictures(), pictures(8, seed=1)
+    model, images, fresh = network(outlier=2000.0), random_images(), random_images(8, seed=1)
     score, _ = run(model, tmp_path, fresh)
     spread = float(score.std())
     written = to_int8(model, images, (), spread)
-    assert "/left/Conv" in describe(written)
-    monkeypatch.setattr(module, "HARM", np.inf)
+    assert "/left/Conv" in describe_int8(written)
+    monkeypatch.setattr(module, "LARGEST_CHANGE", np.inf)
     careless = to_int8(model, images, (), spread)
-    assert "/left/Conv" not in describe(careless)
+    assert "/left/Conv" not in describe_int8(careless)
     errors = [np.abs(run(m, tmp_path, fresh)[0] - score).max() for m in (written, careless)]
     assert errors[0] < 0.5 * errors[1]
 
@@ -202,61 +205,78 @@ def test_the_same_arguments_give_the_same_bytes_and_nothing_is_left_behind(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    model, told = network(), []
-    once = to_int8(model, pictures(), (), WIDE, progress=lambda *what: told.append(what))
-    assert once == to_int8(model, pictures(), (), WIDE)
+    model, reports = network(), []
+    once = to_int8(model, random_images(), (), WIDE, progress=lambda *work: reports.append(work))
+    assert once == to_int8(model, random_images(), (), WIDE)
     assert not list(tmp_path.iterdir())
-    assert told[0] == ("ranges", 1, 12)
-    assert told[-1] == ("convolutions", 4, 4)
+    assert reports[0] == ("ranges", 1, 12)
+    assert reports[-1] == ("convolutions", 4, 4)
     assert not caplog.records
 
 
 def test_what_cannot_be_quantized_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(
-        ExportError, match=r"at least 5 good images for its ranges, got 4; add some"
+        ExportError, match=r"at least 5 good images to set its ranges, got 4; add some"
     ):
-        to_int8(network(), pictures(4), (), 1.0)
+        to_int8(network(), random_images(4), (), 1.0)
     with pytest.raises(
-        ExportError, match=r"no convolution outside of its FP32 islands; keep to fp32"
+        ExportError, match=r"no convolution outside of its FP32 islands; use fp32 or fp16"
     ):
-        to_int8(network(), pictures(), ("/stem", "/left", "/right", "/head"), 1.0)
-    with pytest.raises(ExportError, match=r"no convolution of this graph can be INT8; keep to"):
-        to_int8(network(), pictures(), (), 1e-9)
+        to_int8(network(), random_images(), ("/stem", "/left", "/right", "/head"), 1.0)
+    with pytest.raises(ExportError, match=r"no convolution of this graph can be INT8; use fp32"):
+        to_int8(network(), random_images(), (), 1e-9)
 
 
 @pytest.mark.alone
 def test_tensorrt_rtx_parses_and_builds_it() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
-    log = logger(trt)  # the one of the process: TensorRT keeps the first that it meets
+    log = logger(trt)  # one per process: TensorRT keeps the first that it gets
     builder = trt.Builder(log)
     definition = builder.create_network(0)
     parser = trt.OnnxParser(definition, log)
-    assert parser.parse(to_int8(network(), pictures(), (), WIDE)), parser.get_error(0).desc()
+    assert parser.parse(to_int8(network(), random_images(), (), WIDE)), parser.get_error(0).desc()
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     profile.set_shape("image", *[(n, SIZE, SIZE, 3) for n in (1, 1, 4)])
     config.add_optimization_profile(profile)
     assert builder.build_serialized_network(definition, config) is not None
 
 
+def test_the_writer_uses_at_most_64_images_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[Any] = []
+
+    def record(model: bytes, images: Any, *_: Any) -> bytes:
+        used.extend(images)
+        return model
+
+    monkeypatch.setattr(module, "to_int8", record)
+    images = random_images(1) * 130
+    images[0], images[-1] = "first", "last"
+    model = network()
+    assert write(model, GraphContext((), images, WIDE)) == model
+    assert len(used) == 64
+    assert (used[0], used[-1]) == ("first", "last")
+
+
 @pytest.mark.torch
 def test_simplenet_keeps_its_projection_and_its_map_in_float(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the train extra")
-    from test_simplenet import net, picture
+    import sample_graphs
 
-    from flawline.export.graphs.to_onnx import onnx_from_module
-
-    model = net()
-    exported = onnx_from_module(model.fused(), model.geometry)
-    images = [p.numpy() for p in picture(n=6)]
+    images = sample_graphs.random_images(n=6)
+    # Few convolutions, to keep the test fast.
     layers = [f"/backbone/layer{i}" for i in (1, 2, 3)]
     written = to_int8(
-        exported, images, [*fp32_islands(model.fused()), *layers], WIDE
-    )  # few, for the test's speed
-    found = quantized(written)
-    assert "/backbone/conv1/Conv" in found
-    assert not any(name.startswith(("/tail", *layers)) for name in found)
+        sample_graphs.simplenet_graph(),
+        list(images.numpy()),
+        [*sample_graphs.SIMPLENET_ISLANDS, *layers],
+        WIDE,
+    )
+    result = quantized(written)
+    assert "/backbone/conv1/Conv" in result
+    assert not any(name.startswith(("/tail", *layers)) for name in result)
     with torch.inference_mode():
-        score, _ = model(picture(n=6))
+        score, _ = sample_graphs.simplenet()(images)
+    score = score.numpy()
     (tmp_path / "q.onnx").write_bytes(written)
-    got, _ = OnnxRuntime(tmp_path / "q.onnx", (64, 64), threads=1)(np.stack(images))
-    assert np.abs(got - score.numpy()).max() < 0.1 * np.abs(score.numpy()).max()
+    got, _ = OnnxRuntime(tmp_path / "q.onnx", (64, 64), threads=1)(images.numpy())
+    assert np.abs(got - score).max() < 0.1 * np.abs(score).max()

@@ -15,26 +15,25 @@ import numpy as np
 import pytest
 from conftest import SIZE, write_tiny_bundle
 
-from flawline.export import triton
-from flawline.export.parity import ExportError
+from flawline.export import ExportError, triton
 from flawline.runtime.bundle import Bundle, write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def schema() -> Any:
-    """Triton's ModelConfig. The file alone is loaded: the package around it wants gRPC."""
+    """Triton's ModelConfig. The file alone is loaded, because its package needs gRPC."""
     pytest.importorskip("google.protobuf", reason="needs protobuf")
     try:
-        found = [
+        modules = [
             f
             for f in files("tritonclient") or []
             if f.parts[-2:] == ("grpc", "model_config_pb2.py")
         ]
     except PackageNotFoundError:
         pytest.skip("needs tritonclient, which carries Triton's schema")
-    if "model_config_pb2" not in sys.modules:  # protobuf takes a file once
-        spec = importlib.util.spec_from_file_location("model_config_pb2", str(found[0].locate()))
+    if "model_config_pb2" not in sys.modules:  # protobuf accepts a file once
+        spec = importlib.util.spec_from_file_location("model_config_pb2", str(modules[0].locate()))
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -51,9 +50,7 @@ def parsed(folder: Path) -> Any:
 
 def test_triton_reads_the_configuration(bundle: Bundle, tmp_path: Path) -> None:
     types = schema()
-    folder = triton.write_repository(
-        bundle, tmp_path / "repository", "part", max_batch=4, queue_us=900, instances=2
-    )
+    folder = triton.write_repository(bundle, tmp_path / "repository", "part", max_batch=4)
     assert folder == tmp_path / "repository" / "part"
     config = parsed(folder)
     assert (config.name, config.backend, config.platform) == ("part", "onnxruntime", "")
@@ -61,9 +58,9 @@ def test_triton_reads_the_configuration(bundle: Bundle, tmp_path: Path) -> None:
         folder / "1" / config.default_model_filename
     ).read_bytes() == bundle.model().read_bytes()
     assert config.max_batch_size == 4
-    assert config.dynamic_batching.max_queue_delay_microseconds == 900
+    assert config.dynamic_batching.max_queue_delay_microseconds == 500
     assert [(g.count, g.kind) for g in config.instance_group] == [
-        (2, types.ModelInstanceGroup.KIND_AUTO)
+        (1, types.ModelInstanceGroup.KIND_AUTO)
     ]
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
         ("image", types.TYPE_UINT8, [SIZE, SIZE, 3])
@@ -143,7 +140,7 @@ def test_a_bundle_for_the_score_alone_has_no_map(bundle: Bundle) -> None:
     from google.protobuf import text_format
 
     alone = replace(bundle, manifest=replace(bundle.manifest, outputs=("score",)))
-    text = triton.config_text(alone, "p", "onnxruntime", "fp32", 8, 0, 1)
+    text = triton.config_text(alone, "p", "onnxruntime", "fp32", 8)
     assert [o.name for o in text_format.Parse(text, schema().ModelConfig()).output] == ["score"]
 
 
@@ -158,36 +155,34 @@ def test_a_tensorrt_plan_takes_the_place_of_the_graph(bundle: Bundle, tmp_path: 
     assert not (folder / "1" / "model.onnx").exists()
 
 
-def test_what_it_wrote_is_replaced_and_anything_else_refused(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_only_a_folder_that_the_command_wrote_is_replaced(bundle: Bundle, tmp_path: Path) -> None:
     folder = triton.write_repository(bundle, tmp_path / "r", "part")
     (folder / "1" / "stale").write_bytes(b"")
     triton.write_repository(bundle, tmp_path / "r", "part", max_batch=2)
     assert not (folder / "1" / "stale").exists()
     assert "max_batch_size: 2" in (folder / "config.pbtxt").read_text()
     assert [p.name for p in (tmp_path / "r").iterdir()] == ["part"]
-    (folder / "config.pbtxt").write_text("name: 'mine'")
+    (folder / "config.pbtxt").write_text("name: 'by hand'")
     with pytest.raises(
         ExportError, match="was not written by this command; choose another --out or --name"
     ):
         triton.write_repository(bundle, tmp_path / "r", "part")
-    assert (folder / "config.pbtxt").read_text() == "name: 'mine'"
+    assert (folder / "config.pbtxt").read_text() == "name: 'by hand'"
 
 
-def test_a_write_that_fails_leaves_what_was_there(
+def test_a_write_that_fails_leaves_the_old_folder(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = triton.write_repository(bundle, tmp_path / "r", "part")
     before = (folder / "config.pbtxt").read_text()
     replace = os.replace
 
-    def fails_for_the_new(source: Path, target: Path) -> None:
+    def fail_for_the_new_folder(source: Path, target: Path) -> None:
         if Path(source).name == "new":
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", fails_for_the_new)
+    monkeypatch.setattr(os, "replace", fail_for_the_new_folder)
     with pytest.raises(
         ExportError, match=r"cannot be written \(No space left on device\); free the disk"
     ):
@@ -222,16 +217,16 @@ def test_a_users_error_is_one_line(
     assert (
         triton.main(["--bundle", str(bundle.path), "--out", str(tmp_path / "r"), *arguments]) == 2
     )
-    told = capsys.readouterr().err
-    assert message in told
-    assert len(told.splitlines()) == 1
+    message_line = capsys.readouterr().err
+    assert message in message_line
+    assert len(message_line.splitlines()) == 1
     assert not (tmp_path / "r").exists() or not list((tmp_path / "r").iterdir())
 
 
 def test_the_command_needs_no_torch(bundle: Bundle, tmp_path: Path) -> None:
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'train')));"
-        "from export.triton import main; sys.exit(main(sys.argv[1:]))"
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'flawline.train')));"
+        "from flawline.export.triton import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [
         sys.executable,
@@ -246,3 +241,10 @@ def test_the_command_needs_no_torch(bundle: Bundle, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "tritonserver --model-repository" in done.stderr
     assert (tmp_path / "r" / "bundle" / "config.pbtxt").is_file()
+
+
+def test_the_template_is_complete(bundle: Bundle, tmp_path: Path) -> None:
+    folder = triton.write_repository(bundle, tmp_path, "part")
+    text = (folder / "config.pbtxt").read_text()
+    assert text.startswith(f"{triton.MARK}\n")
+    assert "$" not in text

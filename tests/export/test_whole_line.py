@@ -1,8 +1,11 @@
+"""From images to verdicts through the commands, and what users get wrong on the way."""
+
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +17,17 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
 import onnx.numpy_helper
-from test_simplenet import net, picture
 
 from flawline.export import build
-from flawline.export.graphs.to_onnx import IR_VERSION, OPSET, node_types, onnx_from_module
-from flawline.export.parity import ExportError, compare, gate
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
 from flawline.runtime.engines import EngineError, open_engine
-from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.precisions import PRECISIONS
 from flawline.train import fit
 from flawline.train.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.torch
 LIGHT = ["--weights", "random", "--size", "64", "--steps", "3"]
-# What SimpleNet's graph is made of. A new kind of node is a decision, not an accident.
-SIMPLENET_NODES = {
-    "Add", "Cast", "Conv", "Constant", "LeakyRelu", "MatMul", "MaxPool", "ReduceMax", "Relu", "Resize", "Squeeze",
-    "Sub", "Transpose",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,94 +49,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built")
     assert fit.main(["--data", str(data), "--out", str(out / "c.pt"), *LIGHT]) == 0
-    assert build.main(["--checkpoint", str(out / "c.pt"), "--out", str(out / "bundle")]) == 0
+    words = ["--checkpoint", str(out / "c.pt"), "--data", str(data), "--out", str(out / "bundle")]
+    assert build.main(words) == 0
     return out
-
-
-# ---------------------------------------------------------------- the graph
-
-
-def test_the_graph_has_the_one_signature_and_no_warning_is_printed() -> None:
-    model = net()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        data = onnx_from_module(model.fused(), model.geometry)
-    graph = onnx.load_model_from_string(data)
-    assert graph.ir_version == IR_VERSION == 8
-    assert [o.version for o in graph.opset_import if o.domain == ""] == [OPSET] == [17]
-
-    def described(value: Any) -> tuple[str, int, list[Any]]:
-        tensor = value.type.tensor_type
-        return value.name, tensor.elem_type, [d.dim_param or d.dim_value for d in tensor.shape.dim]
-
-    assert [described(v) for v in graph.graph.input] == [
-        ("image", onnx.TensorProto.UINT8, ["N", 64, 64, 3])
-    ]
-    assert [described(v) for v in graph.graph.output] == [
-        ("score", onnx.TensorProto.FLOAT, ["N"]),
-        ("map", onnx.TensorProto.FLOAT, ["N", 64, 64]),
-    ]
-    assert not any(t.external_data for t in graph.graph.initializer)
-
-
-def test_the_graph_is_lean() -> None:
-    model = net(size=256, level=384, target=384)
-    kinds = node_types(onnx_from_module(model.fused(), model.geometry))
-    assert set(kinds) <= SIMPLENET_NODES, set(kinds) - SIMPLENET_NODES
-    assert sum(kinds.values()) - kinds["Constant"] <= 75
-    assert kinds["Transpose"] == 1
-    assert kinds["Conv"] == 15 + 2 + 2 + 1
-
-
-@pytest.mark.parametrize("size", [64, 72])
-def test_onnx_runtime_agrees_with_torch_for_any_batch(size: int, tmp_path: Path) -> None:
-    model = net(size=size)
-    (tmp_path / "m.onnx").write_bytes(onnx_from_module(model.fused(), model.geometry))
-    engine = OnnxRuntime(tmp_path / "m.onnx", (size, size), threads=1)
-    image = picture(size, n=3)
-    with torch.inference_mode():
-        score, heat = model(image)
-    for n in (1, 3):
-        got_score, got_map = engine(image[:n].numpy())
-        np.testing.assert_allclose(got_score, score[:n], rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(got_map, heat[:n], rtol=1e-4, atol=1e-4)
-
-
-# ---------------------------------------------------------------- parity
-
-
-def test_maps_that_drift_are_refused() -> None:
-    with pytest.raises(ExportError, match=r"maps are off by 0\.2, the tolerance is 0\.1"):
-        gate(parity([0.5], [0.5]), 0.1, 0.2, 0.1)
-
-
-def parity(reference: list[float], scores: list[float], tolerance: float = 0.1) -> Any:
-    paths = [Path(f"{i}.png") for i in range(len(scores))]
-    return compare(paths, np.array(reference), np.array(scores), 1.0, tolerance, 0.5)
-
-
-def test_a_clear_flip_is_refused_by_name() -> None:
-    found = parity([0.5, 1.5], [0.5, 0.9])
-    assert found.clear_flips == ("1.png: 1.5 became 0.9, threshold 1",)
-    with pytest.raises(ExportError, match=r"1\.png: 1\.5 became 0\.9"):
-        gate(found, 0.1)
-
-
-def test_a_flip_within_tolerance_is_listed_and_passes() -> None:
-    found = parity([0.5, 1.05], [0.5, 0.99])
-    assert (found.clear_flips, len(found.near_flips)) == ((), 1)
-    gate(found, 0.1)
-    assert found.worst == pytest.approx(0.06)
-    assert found.worst_over_spread == pytest.approx(0.12)
-
-
-@pytest.mark.parametrize("score", [0.7, float("nan")])
-def test_drift_is_refused_even_without_a_flip(score: float) -> None:
-    with pytest.raises(ExportError, match="off by"):
-        gate(parity([0.5, 1.5], [score, 1.5]), 0.1)
-
-
-# ---------------------------------------------------------------- the commands
 
 
 def test_images_to_bundle_to_verdicts(
@@ -161,7 +71,7 @@ def test_images_to_bundle_to_verdicts(
 
 
 def nudged(bundle: Bundle, out: Path, change: Any) -> Bundle:
-    """The bundle with its ONNX weights changed, not the sizes of a Resize, and its hashes made right again."""
+    """The bundle with other weights, except the sizes of a Resize, and with the hashes of these."""
     model = onnx.load(str(bundle.model()))
     for tensor in model.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
@@ -200,9 +110,9 @@ def test_a_build_without_a_checkpoint_trains_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert build.main(["--data", str(data), *LIGHT]) == 0
-    told = capsys.readouterr().err
-    assert "no --checkpoint: training simplenet" in told
-    assert "0 flipped decisions" in told
+    text = capsys.readouterr().err
+    assert "no --checkpoint: training simplenet" in text
+    assert "0 flipped decisions" in text
     assert read_bundle(tmp_path / "bundles" / "simplenet-squares").manifest.backbone == "resnet18"
 
 
@@ -224,7 +134,7 @@ def test_an_interrupted_run_goes_on_and_refuses_other_flags(
     ]
     assert fit.main([*flags, "--max-minutes", "1e-9"]) == 0
     assert "stopped by --max-minutes after 1 of 6 steps" in capsys.readouterr().err
-    assert load_checkpoint(out)[1]["steps"] == "1"
+    assert load_checkpoint(out).provenance["steps"] == "1"
     unfinished = tmp_path / "c.unfinished.pt"
     assert (
         build.main(
@@ -232,12 +142,12 @@ def test_an_interrupted_run_goes_on_and_refuses_other_flags(
         )
         == 2
     )
-    assert "not finished; repeat train.fit" in capsys.readouterr().err
+    assert "unfinished training; continue it" in capsys.readouterr().err
     assert fit.main([*flags, "--seed", "1"]) == 2
     assert "other flags" in capsys.readouterr().err
     assert fit.main(flags) == 0
     assert "at step 1" in capsys.readouterr().err
-    assert load_checkpoint(out)[1]["steps"] == "6"
+    assert load_checkpoint(out).provenance["steps"] == "6"
     assert not unfinished.exists()
 
 
@@ -276,10 +186,7 @@ def bad_folder(tmp_path: Path, kind: str) -> Path:
         ("few", "only 3 good images; at least 5"),
         ("unreadable", "3.png: is not an image"),
         ("truncated", "3.jpg: the JPEG is truncated"),
-        (
-            "sixteen",
-            "3.png: has 16 bits per pixel (largest value 9000); declare how many of them are significant",
-        ),
+        ("sixteen", "3.png: has 16 bits per pixel (largest value 9000)"),
         ("alpha", "3.png: has transparent pixels"),
     ],
 )
@@ -294,7 +201,7 @@ def test_bad_images_are_one_clear_line(
     assert not (tmp_path / "c.pt").exists()
 
 
-def test_mixed_sizes_are_said_and_accepted(
+def test_mixed_sizes_are_noted_and_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = bad_folder(tmp_path, "mixed")
@@ -328,20 +235,88 @@ def test_wrong_flags_are_one_clear_line(
     arguments: list[str],
     message: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    light = ["--weights", "random", "--size", "64"] + (
-        [] if "--epochs" in arguments else ["--steps", "1"]
-    )
-    assert (
-        build.main(["--data", str(data), "--out", str(tmp_path / "bundle"), *light, *arguments])
-        == 2
-    )
+    words = ["--data", str(data), "--out", str(tmp_path / "bundle")]
+    if "--checkpoint" not in arguments:
+        words += ["--weights", "random", "--size", "64"]
+        words += [] if "--epochs" in arguments else ["--steps", "1"]
+    words += arguments
+    assert build.main(words) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("flawline-build: ")
     assert message in last
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--method", "simplenet"]])
+def test_the_method_is_that_of_the_checkpoint(
+    built: Path, data: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    words = ["--checkpoint", str(built / "c.pt"), "--data", str(data), "--engine", "none"]
+    assert build.main([*words, *flags, "--out", str(tmp_path / "b")]) == 0
+    assert read_bundle(tmp_path / "b").manifest.method == "simplenet"
+
+
+@pytest.mark.parametrize("method", ["patchcore", "complexnet"])
+def test_another_method_than_that_of_the_checkpoint_is_refused(
+    built: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", str(built / "c.pt"), "--method", method, "--out", str(tmp_path / "b")]
+    assert build.main(words) == 2
+    assert "holds simplenet; leave --method out" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_graph_is_added_to_a_bundle_from_the_data_set(
+    built: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A network of random weights that was hardly trained is no match for INT8.
+    loose = replace(PRECISIONS["int8"], score_factor=1e6, map_factor=1e6)
+    monkeypatch.setitem(PRECISIONS, "int8", loose)
+    bundle = tmp_path / "b"
+    shutil.copytree(built / "bundle", bundle)
+    words = ["--bundle", str(bundle), "--precision", "int8", "--engine", "none"]
+    assert build.main(words) == 2
+    assert "pass --data with the data set" in capsys.readouterr().err
+    assert build.main([*words, "--data", str(data)]) == 0
+    text = capsys.readouterr().err
+    assert "convolutions in INT8" in text
+    assert "int8 against fp32: parity on" in text
+    assert "int8" in read_bundle(bundle).precisions
+
+
+def test_a_score_only_bundle_gets_its_fp16_graph_and_no_overlays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawline.train.data.demo import write_demo
+
+    # Random features score all parts about the same, to within FP16.
+    loose = replace(PRECISIONS["fp16"], score_factor=100.0, map_factor=100.0)
+    monkeypatch.setitem(PRECISIONS, "fp16", loose)
+    write_demo(tmp_path, products=["weave"], train_good=12, test_good=3, per_defect=1)
+    data, out = tmp_path / "weave", tmp_path / "bundle"
+    flags = ["--weights", "random", "--size", "64", "--steps", "20"]
+    flags += ["--outputs", "score", "--static-batch", "--save-checkpoint", str(tmp_path / "c.pt")]
+    flags += ["--precision", "fp16", "--engine", "onnxruntime"]
+    # ONNX Runtime is asked for FP16, which it does not run.
+    assert build.main(["--data", str(data), "--out", str(out), *flags]) == 2
+    text = capsys.readouterr().err
+    assert "fp16 against fp32: parity on" in text
+    assert "onnxruntime does not run fp16" in text
+    bundle = read_bundle(out)
+    assert bundle.precisions == ("fp32", "fp16")
+    assert bundle.manifest.fp32_islands == ("/tail",)
+    assert bundle.golden().maps.shape[1:] == bundle.map_size == (0, 0)
+    stream = ["--bundle", str(out), "--camera", str(data / "test")]
+    assert infer_stream.main(stream) == 0
+    assert infer_stream.main([*stream, "--save", str(tmp_path / "judged")]) == 2
+    assert "map" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_whole_line_without_torch_on_the_edge(built: Path, data: Path) -> None:
@@ -364,20 +339,3 @@ def test_the_whole_line_without_torch_on_the_edge(built: Path, data: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert '"summary"' in done.stdout
-
-
-def test_accuracy_over_seeds(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import json
-
-    from flawline.benchmarks.studies import accuracy
-
-    command = ["--data", str(data), "--seeds", "0", "1", "--out", str(tmp_path / "r"), *LIGHT]
-    assert accuracy.main(command) == 0
-    rows = json.loads((tmp_path / "r.json").read_text())
-    assert [row["seed"] for row in rows] == [0, 1]
-    mean = np.mean([row["image_auroc"] for row in rows])
-    assert f"| squares | 10 | 2 | {mean:.4f} ± " in (tmp_path / "r.md").read_text()
-    assert accuracy.main([*command, "--weights", "/nowhere.pth"]) == 2
-    assert "cannot be read" in capsys.readouterr().err

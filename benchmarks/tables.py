@@ -1,0 +1,46 @@
+"""Markdown tables of the benchmarks."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+UNKNOWN = "–"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table with one line per row and no newline at its end.
+
+    A cell that is None means that the value is unknown and is printed as a dash. All other cells
+    are printed as `str` prints them, so the caller formats its numbers. A row that is shorter or
+    longer than the header is a mistake of the caller and raises ValueError.
+    """
+    lines = [_line(header), "|" + "---|" * len(header)]
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"a row has {len(row)} cells, the header has {len(header)}")
+        lines.append(_line(row))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[object]) -> str:
+    texts = []
+    for cell in cells:
+        text = UNKNOWN if cell is None else str(cell)
+        # A bar within a cell would start the next cell.
+        texts.append(text.replace("|", "\\|"))
+    return "| " + " | ".join(texts) + " |"
+
+
+def mean_and_deviation(values: Iterable[float | None]) -> str:
+    """Return "mean ± standard deviation" of the known values, or a dash when there are none.
+
+    The standard deviation is that of a sample. A single value has none.
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return UNKNOWN
+    mean = f"{statistics.mean(known):.4f}"
+    if len(known) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(known):.4f}"

@@ -1,0 +1,211 @@
+"""What a bundle is built from: threshold, parity, golden images, provenance; with a toy method."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from torch import Tensor, nn
+
+from flawline.export import ExportError, assemble
+from flawline.export.assemble import ExportOptions, build_bundle, without_folders
+from flawline.export.parity import Results
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.image import Geometry
+from flawline.runtime.threshold import CalibrationError, set_threshold
+from flawline.train.blocks.fused import fp32
+from flawline.train.method import Fit, Method, MethodSettings
+
+pytestmark = pytest.mark.torch
+SIZE = 32
+
+
+class Peak(nn.Module):
+    def forward(self, anomaly_map: Tensor) -> Tensor:
+        return anomaly_map.amax((1, 2))
+
+
+class Exported(nn.Module):
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.register_buffer("gain", torch.tensor(gain))
+        self.peak = fp32(Peak())
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        anomaly_map = image.to(torch.float32).mean(3) * self.gain
+        return self.peak(anomaly_map), anomaly_map
+
+
+class Brightness(Method):
+    """The map is the mean over the colours, the score its maximum. Needs no training."""
+
+    name = "brightness"
+    Settings = MethodSettings
+
+    def __init__(self, settings: MethodSettings, exported_gain: float = 1.0) -> None:
+        super().__init__(settings)
+        self.exported_gain = exported_gain
+        self.offset = nn.Parameter(torch.zeros(1))
+
+    @classmethod
+    def settings_for(cls, backbone: str) -> MethodSettings:
+        return MethodSettings(backbone, Geometry("stretch", SIZE, SIZE))
+
+    @classmethod
+    def steps(cls, settings: Any, images: int, epochs: int | None) -> int:
+        return 1
+
+    def fit(self, fit: Fit) -> int:
+        return fit.steps
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        anomaly_map = image.float().mean(3) + self.offset
+        return anomaly_map.amax((1, 2)), anomaly_map
+
+    def fused(self) -> nn.Module:
+        return Exported(self.exported_gain).eval()
+
+
+def method(exported_gain: float = 1.0) -> Brightness:
+    return Brightness(Brightness.settings_for(""), exported_gain).eval()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Noise around grey levels; defective parts carry a white square."""
+    root = tmp_path / "private" / "parts"
+    rng = np.random.default_rng(0)
+    for folder, count in (("train/good", 20), ("test/good", 3), ("test/square", 3)):
+        (root / folder).mkdir(parents=True)
+        for index in range(count):
+            image = rng.normal(110 + index, 8, (SIZE, SIZE, 3)).clip(0, 255).astype(np.uint8)
+            if folder == "test/square":
+                image[4:12, 4:12] = 255
+            path = root / folder / f"{index:03d}.png"
+            path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    return root
+
+
+PROVENANCE = {"bits": "8", "seed": "0"}
+
+
+def build(
+    data: Path, options: ExportOptions | None = None, exported_gain: float = 1.0, **provenance: str
+) -> Bundle:
+    return build_bundle(
+        method(exported_gain),
+        {**PROVENANCE, "data": str(data.resolve()), **provenance},
+        data,
+        data.parents[1] / "bundle",
+        options or ExportOptions(),
+        ["--data", str(data), f"--out={data.parents[1] / 'bundle'}", "--false-alarm-rate", "0.3"],
+    )
+
+
+def test_a_bundle_holds_the_graph_its_statistics_and_its_islands(data: Path) -> None:
+    bundle = build(data)
+    manifest = bundle.manifest
+    assert (manifest.method, manifest.backbone, manifest.bit_depth) == ("brightness", "", 8)
+    assert manifest.fp32_islands == ("/peak",)
+    assert manifest.score == manifest.map_peak
+    assert manifest.score_tolerance == pytest.approx(0.05 * manifest.score.std)
+    assert manifest.map_tolerance == pytest.approx(manifest.score_tolerance)
+    golden = bundle.golden()
+    distance = np.abs(golden.scores - bundle.calibration.threshold)
+    assert distance.min() > manifest.score_tolerance
+    assert len(golden.images) == 6
+    assert golden.scores.max() == 255
+    np.testing.assert_allclose(golden.maps, golden.images.mean(3), rtol=1e-5)
+
+
+def test_a_graph_of_the_score_alone_has_golden_data_without_maps(data: Path) -> None:
+    bundle = build(data, ExportOptions(outputs=("score",), static_batch=1))
+    assert bundle.manifest.outputs == ("score",)
+    assert bundle.golden().maps.shape == (6, 0, 0)
+    assert bundle.manifest.map_peak == bundle.manifest.score
+
+
+def test_the_bit_depth_of_the_training_is_in_the_manifest(data: Path) -> None:
+    assert build(data, bits="12").manifest.bit_depth == 12
+
+
+def test_a_graph_that_drifts_is_refused_before_anything_is_written(data: Path) -> None:
+    with pytest.raises(ExportError, match="off by"):
+        build(data, exported_gain=1.5)
+    assert not (data.parents[1] / "bundle").exists()
+
+
+def test_a_rate_that_the_images_do_not_support_is_refused_before_the_work(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Brightness, "fused", lambda self: pytest.fail("the work began"))
+    with pytest.raises(CalibrationError, match="needs 999 held-out good images"):
+        build(data, ExportOptions(false_alarm_rate=0.001))
+
+
+def test_a_flip_of_the_fp32_graph_within_tolerance_is_listed(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = assemble._judge
+
+    def judge_with_a_near_flip(*arguments: Any) -> tuple[Results, Results]:
+        reference, results = judge(*arguments)
+        held_out = len(results.scores) - 6
+        threshold = set_threshold(results.scores[:held_out]).threshold
+        # A fifth of the tolerance on either side of the threshold.
+        step = 0.01 * float(np.std(results.scores[:held_out]))
+        expected = reference.scores.copy()
+        scores = results.scores.copy()
+        expected[-1] = threshold + step
+        scores[-1] = threshold - step
+        return Results(expected, reference.maps), Results(scores, results.maps)
+
+    monkeypatch.setattr(assemble, "_judge", judge_with_a_near_flip)
+    build(data)
+    text = capsys.readouterr().err
+    assert "1 flipped decisions" in text
+    assert f"within tolerance of the threshold: {data / 'test' / 'square' / '002.png'}" in text
+
+
+def test_no_private_path_is_in_a_bundle(data: Path) -> None:
+    bundle = build(data, weights_flag="/home/me/weights.pth")
+    provenance = bundle.manifest.provenance
+    assert provenance["data"] == provenance["train_data"] == "parts"
+    assert provenance["train_weights_flag"] == "weights.pth"
+    assert provenance["command"] == (
+        "python -m export.build --data parts --out=bundle --false-alarm-rate 0.3"
+    )
+    for file in ("manifest.json", "calibration.json"):
+        assert str(data.parents[1]) not in (bundle.path / file).read_text()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("--data", "--data"),
+        ("/home/me/part", "part"),
+        ("runs/part.pt", "part.pt"),
+        ("../data/", "data"),
+        ("--data=/home/me/a=b", "--data=a=b"),
+        ("9 trained on, 3 held out", "9 trained on, 3 held out"),
+        ("", ""),
+    ],
+)
+def test_folders_are_removed_from_paths(word: str, expected: str) -> None:
+    assert without_folders(word) == expected
+
+
+def test_options_are_a_frozen_record() -> None:
+    assert dataclasses.asdict(ExportOptions()) == {
+        "false_alarm_rate": None,
+        "parity_images": 200,
+        "outputs": ("score", "map"),
+        "static_batch": None,
+    }

@@ -1,0 +1,98 @@
+"""The engine of this machine: compiled by its class, tested, timed; with toy engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from flawline.export.machine import build_engine_here
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.engines import ENGINES, Engine, EngineError, EngineOptions
+from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.engines.tensorrt.plan import BuildOptions
+
+DEFAULTS = EngineOptions()
+
+
+class Compiling(OnnxRuntime):
+    """ONNX Runtime as an engine that compiles and can be used here."""
+
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
+    compiles = True
+    builds: ClassVar[list[tuple[Any, ...]]] = []
+
+    @classmethod
+    def build(
+        cls, bundle: Bundle, precision: str, build_options: Any = None, cache: Path | None = None
+    ) -> Path:
+        cls.builds.append((precision, build_options, cache))
+        return bundle.model()
+
+
+class Elsewhere(Compiling):
+    """Compiles for another machine, as tensorrt-rtx does without a GPU."""
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return "no GPU"
+
+    @classmethod
+    def open(cls, bundle: Bundle, options: EngineOptions) -> Engine:  # type: ignore[override]
+        raise AssertionError("it cannot be opened here")
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "compiling", f"{__name__}:Compiling")
+    monkeypatch.setitem(ENGINES, "elsewhere", f"{__name__}:Elsewhere")
+    monkeypatch.setattr(Compiling, "builds", [])
+
+
+def test_a_compiling_engine_is_built_then_tested_and_timed(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_options = BuildOptions(max_batch=4, capabilities=(86,))
+    build_engine_here(bundle, "compiling", EngineOptions(cache=tmp_path), build_options)
+    assert Compiling.builds == [("fp32", build_options, tmp_path)]
+    plan, engine = capsys.readouterr().err.splitlines()
+    assert plan.startswith(f"plan {bundle.model()} (0.0 MB)")
+    assert "self-test passed" in engine
+    assert engine.endswith("ms per image")
+
+
+def test_an_engine_for_another_machine_is_only_built(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_engine_here(bundle, "elsewhere", EngineOptions(precision="int8"), BuildOptions())
+    assert [build[0] for build in Compiling.builds] == ["int8"]
+    text = capsys.readouterr().err
+    assert "the plan cannot run here (no GPU)" in text
+    assert "--engine elsewhere" in text
+
+
+def test_an_engine_that_compiles_nothing_refuses_capabilities(bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="compiles nothing; --sm belongs to"):
+        build_engine_here(bundle, "onnxruntime", DEFAULTS, BuildOptions(capabilities=(86,)))
+
+
+def test_an_engine_that_is_absent_says_what_is_missing(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxRuntime, "missing", classmethod(lambda cls: "pip install it"))
+    with pytest.raises(EngineError, match="engine onnxruntime: pip install it"):
+        build_engine_here(bundle, "onnxruntime", DEFAULTS, BuildOptions())
+
+
+def test_the_automatic_engine_is_the_first_that_can_be_used(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(ENGINES):
+        monkeypatch.delitem(ENGINES, name)
+    monkeypatch.setitem(ENGINES, "elsewhere", f"{__name__}:Elsewhere")
+    monkeypatch.setitem(ENGINES, "compiling", f"{__name__}:Compiling")
+    build_engine_here(bundle, "auto", EngineOptions(precision="bf16"), BuildOptions())
+    # The engine of this machine was chosen by itself, so that its precision is, too.
+    assert [build[0] for build in Compiling.builds] == ["fp32"]
+    assert "compiling, the engine of this machine, does not run bf16" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""Parity: errors, flipped decisions, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flawline.export import ExportError
+from flawline.export.parity import Parity, Results, compare, require_parity
+
+THRESHOLD = 1.0
+TOLERANCE = 0.1
+SCORE_STD = 0.5
+
+
+def parity(reference: list[float], scores: list[float], map_error: float = 0.0) -> Parity:
+    """The parity of two lists of scores; every value of the maps is off by `map_error`."""
+    maps = np.zeros((len(scores), 2, 2), np.float32)
+    return compare(
+        [Path(f"{i}.png") for i in range(len(scores))],
+        Results(np.array(reference), maps),
+        Results(np.array(scores), maps - map_error),
+        THRESHOLD,
+        TOLERANCE,
+        SCORE_STD,
+    )
+
+
+def test_a_clear_flip_is_refused_by_name() -> None:
+    result = parity([0.5, 1.5], [0.5, 0.9])
+    assert result.clear_flips == ("1.png: 1.5 became 0.9, threshold 1",)
+    with pytest.raises(ExportError, match=r"1\.png: 1\.5 became 0\.9.* \(1 in all\)"):
+        require_parity(result, TOLERANCE, 0.1)
+
+
+def test_a_flip_within_tolerance_is_listed_and_passes() -> None:
+    result = parity([0.5, 1.05], [0.5, 0.99])
+    assert result.clear_flips == ()
+    assert result.near_flips == ("1.png: 1.05 became 0.99, threshold 1",)
+    require_parity(result, TOLERANCE, 0.1)
+    assert result.worst_score == pytest.approx(0.06)
+    assert result.worst_relative == pytest.approx(0.12)
+    summary, note = result.describe()
+    assert summary.startswith("parity on 2 images: largest score error 6.00e-02")
+    assert summary.endswith("1 flipped decisions")
+    assert note == "note: within tolerance of the threshold: 1.png: 1.05 became 0.99, threshold 1"
+
+
+def test_without_flips_there_is_only_the_summary() -> None:
+    (summary,) = parity([0.5, 1.5], [0.51, 1.5]).describe()
+    assert summary.endswith("0 flipped decisions")
+
+
+@pytest.mark.parametrize("score", [0.7, float("nan")])
+def test_drift_is_refused_even_without_a_flip(score: float) -> None:
+    with pytest.raises(ExportError, match="off by"):
+        require_parity(parity([0.5, 1.5], [score, 1.5]), TOLERANCE, 0.1)
+
+
+def test_maps_that_drift_are_refused() -> None:
+    result = parity([0.5], [0.5], map_error=0.2)
+    assert result.worst_map == pytest.approx(0.2)
+    with pytest.raises(ExportError, match=r"maps are off by 0\.2, the tolerance is 0\.1"):
+        require_parity(result, TOLERANCE, 0.1)
+
+
+def test_a_map_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ExportError, match="maps are off by nan"):
+        require_parity(parity([0.5], [0.5], map_error=float("nan")), TOLERANCE, 0.1)
+
+
+def test_graphs_without_maps_are_compared_by_their_scores() -> None:
+    results = Results(np.array([0.5, 1.5]), np.zeros((2, 0, 0), np.float32))
+    paths = [Path("0.png"), Path("1.png")]
+    result = compare(paths, results, results, THRESHOLD, TOLERANCE, SCORE_STD)
+    assert result.worst_map == 0.0
+    require_parity(result, TOLERANCE, 0.1)
+
+
+def test_equal_scores_of_all_good_images_are_not_divided_by_zero() -> None:
+    results = Results(np.array([0.5]), np.zeros((1, 2, 2), np.float32))
+    assert compare([Path("0.png")], results, results, 1.0, TOLERANCE, 0.0).worst_relative == 0.0
