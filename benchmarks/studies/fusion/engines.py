@@ -1,0 +1,56 @@
+"""The other engines of this machine, opened through a bundle as users open them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from pkgutil import resolve_name
+
+from flawline.benchmarks.measure.sessions import InferenceCall, plain_session
+from flawline.benchmarks.studies.network import bundle_of_network
+from flawline.runtime.bundle import Golden
+from flawline.runtime.console import log
+from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, missing
+from flawline.runtime.image import Image
+from flawline.train.method import Method
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def other_engines(
+    method: Method,
+    model: bytes,
+    images: Image,
+    folder: Path,
+    threads: int | None,
+    stack: ExitStack,
+) -> Iterator[tuple[str, InferenceCall]]:
+    """Yield name and call of every engine but ONNX Runtime, in PRECISIONS where it has them.
+
+    `folder` is where the bundle is written; `stack` closes the engines. An engine that cannot be
+    opened in FP32 raises EngineError, one in another precision is left out with a note.
+    """
+    names = []
+    for name in ENGINES:
+        if name != "onnxruntime" and missing(name) is None:
+            names.append(name)
+    if not names:
+        return
+    score, anomaly_map = plain_session(model, threads)(images)
+    golden = Golden(images, score, anomaly_map)
+    bundle = bundle_of_network(method, {"fp32": model}, golden, folder)
+    for name in names:
+        engine_class = resolve_name(ENGINES[name])
+        for precision in PRECISIONS:
+            if precision not in engine_class.precisions:
+                continue
+            try:
+                engine = engine_class.open(bundle, EngineOptions(threads, precision))
+            except EngineError as error:
+                if precision == "fp32":
+                    raise
+                log(f"{name} {precision} is left out: {error}")
+                continue
+            stack.callback(engine.close)
+            yield f"{name} {precision}", engine
