@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -35,6 +35,11 @@ def measure_cost(call: Callable[[], object]) -> Cost:
     with _BytesWritten() as written:
         call()
     return Cost(flops.get_total_flops() // 2, written.total)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 class _BytesWritten(TorchDispatchMode):  # type: ignore[no-untyped-call]

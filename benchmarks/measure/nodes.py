@@ -1,4 +1,4 @@
-"""The nodes of an ONNX graph as ONNX Runtime runs them, with their time and the bytes they write."""
+"""The nodes of an ONNX graph as ONNX Runtime runs them: their time and the bytes they write."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ SUBNET_SCALE = 0.1
 NOTES = (
     "Head: everything after the feature maps. (a) is FrEIA's forward: permutations as convolutions",
     "with dense matrices, log-determinants, and the loss from them. (b) is without the last two,",
-    "which exporters drop; (e) permutes by an index. Fused couplings compute all channels (padded),",
-    "gather their halves, or permute by a matrix product.",
+    "which exporters drop; (e) permutes by an index. Fused couplings compute all channels",
+    "(padded), gather their halves, or permute by a matrix product.",
 )
 
 
@@ -110,10 +110,7 @@ class _FlowWithoutLogDet(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         for block, order in zip(self.flow.module_list, self.orders, strict=True):
             x = _affine_coupling(block, x)
-            if order is None:
-                x = F.conv2d(x, block.w_perm)
-            else:
-                x = x[:, order]
+            x = F.conv2d(x, block.w_perm) if order is None else x[:, order]
         return x, None
 
 

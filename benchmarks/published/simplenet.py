@@ -69,7 +69,7 @@ def _patches(level: Tensor) -> Tensor:
 
 
 def _resized_patches(patches: Tensor, grid: tuple[int, ...], size: tuple[int, int]) -> Tensor:
-    """Resize the grid of patches [N, h * w, C, 3, 3] to `size`, each value as a plane of its own."""
+    """Resize a grid of patches [N, h * w, C, 3, 3] to `size`, one plane for each value."""
     planes = patches.reshape(len(patches), *grid, -1, 3, 3)
     planes = planes.permute(0, 3, 4, 5, 1, 2)  # [N, C, 3, 3, h, w]
     fine = F.interpolate(

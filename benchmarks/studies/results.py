@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
+
+
+def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """Return one value of every row."""
+    return [row[key] for row in rows]
+
+
+def rows_with(rows: Sequence[Row], key: str, value: object) -> list[Row]:
+    """Return the rows in which a key has this value."""
+    return [row for row in rows if row[key] == value]
 
 
 def write_results(stem: Path, content: object, page: str) -> None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flawline.benchmarks.studies.backbones.nearest import BANK_PATCHES, nearest_auroc
+from flawline.benchmarks.studies.labelled import labelled_test_images
 from flawline.benchmarks.studies.results import write_rows
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
@@ -20,7 +19,7 @@ from flawline.train import TrainError
 from flawline.train.backbones import create_backbone
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data.demo import PRODUCTS, write_demo
-from flawline.train.data.images import PreparedImages, hold_out, open_data
+from flawline.train.data.images import hold_out, open_data
 from flawline.train.method import evaluate
 from flawline.train.metrics import auroc
 from flawline.train.progress import Bars
@@ -84,7 +83,7 @@ def measure_comparison(comparison: Comparison, stem: Path) -> list[Row]:
         if row is None:
             row = _measure(trial, comparison)
         rows.append(row)
-        others = [other for other in known if other not in rows]
+        others = [row for row in known if row not in rows]
         write_rows(stem, rows + others)
     return rows
 
@@ -175,8 +174,6 @@ def _simplenet_auroc(trial: _Trial, comparison: Comparison, bars: Bars) -> float
             device="cpu",
         )
         model, _, _ = load_checkpoint(train(recipe, Path(folder) / "checkpoint.pt"))
-    samples = open_data(trial.data).test
-    images = PreparedImages([sample.path for sample in samples], model.geometry)
+    images, labels = labelled_test_images(open_data(trial.data), model.geometry)
     scores, _ = evaluate(model, images, bars)
-    labels = [sample.defect is not None for sample in samples]
-    return auroc(np.array(labels), scores)
+    return auroc(labels, scores)

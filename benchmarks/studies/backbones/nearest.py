@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flawline.benchmarks.studies.labelled import labelled_test_images
 from flawline.runtime.image import Geometry, Image
 from flawline.train.backbones import create_backbone
 from flawline.train.backbones.base import Backbone
@@ -38,17 +39,15 @@ def nearest_auroc(
     backbone.eval()
     bank = _random_bank(backbone, good, seed, progress)
     squared_lengths = (bank**2).sum(1)
+    test, labels = labelled_test_images(dataset, geometry)
     scores = []
-    labels = []
-    test = PreparedImages([sample.path for sample in dataset.test], geometry)
-    for sample, image in zip(dataset.test, test, strict=True):
+    for image in test:
         vectors = patch_vectors(backbone, image)
         nearest = (squared_lengths - 2 * vectors @ bank.T).amin(1)
         squared_distances = nearest + (vectors**2).sum(1)
         scores.append(float(squared_distances.max()))
-        labels.append(sample.defect is not None)
         progress("scores", len(scores), len(test))
-    return auroc(np.array(labels), np.array(scores))
+    return auroc(labels, np.array(scores))
 
 
 def patch_vectors(backbone: Backbone, image: Image) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flawline.benchmarks.studies.backbones.measure import SIZE
+from flawline.benchmarks.studies.results import column, rows_with
 from flawline.benchmarks.tables import markdown_table, mean_and_deviation
 
 Row = Mapping[str, Any]
@@ -15,7 +16,7 @@ Row = Mapping[str, Any]
 
 def backbones_report(rows: Sequence[Row], command: str) -> str:
     """Return the page in Markdown: one line per detector and weights, one column per data set."""
-    names = list(dict.fromkeys(row["data"] for row in rows))
+    names = list(dict.fromkeys(column(rows, "data")))
     groups = _groups(names)
     by_line: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -26,7 +27,7 @@ def backbones_report(rows: Sequence[Row], command: str) -> str:
             [
                 detector,
                 weights.split(" sha256")[0],
-                " ".join(_seeds(rows_of_line)),
+                _seeds(rows_of_line),
                 *_cells(rows_of_line, names, groups),
             ]
         )
@@ -51,25 +52,26 @@ def _groups(names: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
-def _seeds(rows: Sequence[Row]) -> list[str]:
-    seeds = {row["seed"] for row in rows}
-    return [str(seed) for seed in sorted(seeds)]
+def _seeds(rows: Sequence[Row]) -> str:
+    seeds = sorted(set(column(rows, "seed")))
+    return " ".join(map(str, seeds))
 
 
 def _cells(
     rows: Sequence[Row], names: Sequence[str], groups: Mapping[str, Sequence[str]]
 ) -> list[str | None]:
     """Mean and deviation of each data set, then the mean of each group that is complete."""
-    aurocs: dict[str, list[float]] = {name: [] for name in names}
-    for row in rows:
-        aurocs[row["data"]].append(row["image_auroc"])
     cells: list[str | None] = []
-    for values in aurocs.values():
-        cells.append(mean_and_deviation(values))
+    means = {}
+    for name in names:
+        aurocs = column(rows_with(rows, "data", name), "image_auroc")
+        cells.append(mean_and_deviation(aurocs))
+        if aurocs:
+            means[name] = statistics.mean(aurocs)
     for members in groups.values():
-        if all(aurocs[name] for name in members):
-            means = [statistics.mean(aurocs[name]) for name in members]
-            cells.append(f"{statistics.mean(means):.4f}")
+        if means.keys() >= set(members):
+            mean = statistics.mean(means[name] for name in members)
+            cells.append(f"{mean:.4f}")
         else:
             cells.append(None)
     return cells

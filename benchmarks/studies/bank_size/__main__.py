@@ -2,9 +2,9 @@
 
     python -m benchmarks.studies.bank_size --data DATA --weights FILE --out results/bank-size
 
-Trains one greedy coreset of the largest size; its first n rows are the coreset of n. Each of them is
-compared with n random patches. Every bank is exported, and every test image goes through ONNX Runtime
-once: that call gives both the score and the time. Draws two figures next to the table.
+Trains one greedy coreset of the largest size; its first n rows are the coreset of n. Each of them
+is compared with n random patches. Every bank is exported, and every test image goes through ONNX
+Runtime once: that call gives both the score and the time. Draws two figures next to the table.
 """
 
 from __future__ import annotations

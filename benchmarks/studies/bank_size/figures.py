@@ -10,18 +10,19 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from flawline.benchmarks.studies.bank_size.measure import CORESET, RANDOM, Patches, patch_grid
+from flawline.benchmarks.studies.results import column, rows_with
 from flawline.runtime.console import log
 from flawline.runtime.image import Image
 from flawline.train.methods.patchcore import PatchCore
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 # Patches in the scatter, and patches shown as images.
 SCATTERED = 12_000
@@ -35,14 +36,13 @@ def draw_sizes(rows: Sequence[Mapping[str, Any]], title: str, out: Path) -> None
     """Draw image AUROC of both kinds of bank, and FPS, against the number of rows."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for kind, style in ((CORESET, "C0o-"), (RANDOM, "C1s--")):
-        of_kind = [row for row in rows if row["bank"] == kind]
-        aurocs = [100 * row["image_auroc"] for row in of_kind]
-        sizes = [row["rows"] for row in of_kind]
-        axes.plot(sizes, aurocs, style, label=f"image AUROC, {kind} rows")
+        of_kind = rows_with(rows, "bank", kind)
+        sizes = column(of_kind, "rows")
+        percent = 100 * np.array(column(of_kind, "image_auroc"))
+        axes.plot(sizes, percent, style, label=f"image AUROC, {kind} rows")
     speed = axes.twinx()
-    of_coreset = [row for row in rows if row["bank"] == CORESET]
-    sizes = [row["rows"] for row in of_coreset]
-    speed.plot(sizes, [row["fps"] for row in of_coreset], "^-", color="0.55", label="FPS")
+    frames_per_second = column(rows_with(rows, "bank", CORESET), "fps")
+    speed.plot(sizes, frames_per_second, "^-", color="0.55", label="FPS")
     speed.set_ylim(0)
     speed.set_ylabel("frames per second (median, batch 1, engine alone)", color="0.4")
     axes.set_xscale("log", base=2)

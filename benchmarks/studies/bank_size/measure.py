@@ -1,10 +1,10 @@
-"""Accuracy and speed of PatchCore with banks of several sizes, chosen by the coreset or at random."""
+"""Accuracy and speed of PatchCore with banks of several sizes, from the coreset or random."""
 
 from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -78,10 +78,10 @@ def compare_sizes(
     the patches that there are.
     """
     sources = {CORESET: model.bank.vectors, RANDOM: random.vectors}
-    largest = min(len(vectors) for vectors in sources.values())
+    largest = min(len(model.bank.vectors), len(random.vectors))
     kinds = []
     models = []
-    for size in sorted({min(size, largest) for size in sizes}):
+    for size in sorted(set(np.minimum(sizes, largest).tolist())):
         for kind, vectors in sources.items():
             kinds.append(kind)
             models.append(_with_bank(model, vectors[:size]))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from flawline.benchmarks.studies.bank_size.figures import SCATTERED, draw_selection, draw_sizes
 from flawline.benchmarks.studies.bank_size.measure import compare_sizes, random_patches
 from flawline.benchmarks.studies.bank_size.report import bank_size_report
+from flawline.benchmarks.studies.labelled import labelled_test_images
 from flawline.benchmarks.studies.results import write_results
 from flawline.train.checkpoint import load_checkpoint
-from flawline.train.data.images import DataError, DataSet, PreparedImages, hold_out, open_data
+from flawline.train.data.images import DataError, PreparedImages, hold_out, open_data
 from flawline.train.methods.patchcore import PatchCore
 from flawline.train.progress import Bars
 from flawline.train.recipe import Recipe
@@ -31,7 +29,8 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
     set without good and defective test images.
     """
     data_set = open_data(recipe.data)
-    labels = np.array([sample.defect is not None for sample in data_set.test])
+    geometry = recipe.settings.geometry
+    test, labels = labelled_test_images(data_set, geometry, recipe.bit_depth)
     if not labels.any() or labels.all():
         raise DataError(
             f"data {recipe.data}: AUROC needs good and defective test images; "
@@ -44,8 +43,8 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
     good_paths, _ = hold_out(data_set.train_good)
     good = PreparedImages(good_paths, model.geometry, recipe.bit_depth)
     random = random_patches(model, good, max(*sizes, SCATTERED), recipe.seed, bars)
-    test = _test_images(data_set, model, recipe.bit_depth)
-    rows = compare_sizes(model, sizes, random, test, labels, bars)
+    # All test images are read before, so that reading them is not timed.
+    rows = compare_sizes(model, sizes, random, list(test), labels, bars)
     for row in rows:
         row["data"] = recipe.data.name
     note = _note(recipe, model, provenance["weights"], len(test))
@@ -56,13 +55,6 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
     shown = min(SELECTION, len(model.bank.vectors))
     draw_selection(model, shown, random, good, out.with_name(f"{out.name}-selection"))
     return page
-
-
-def _test_images(data_set: DataSet, model: PatchCore, bit_depth: int | None) -> list[Any]:
-    """All test images in memory, so that reading them is not timed."""
-    paths = [sample.path for sample in data_set.test]
-    prepared = PreparedImages(paths, model.geometry, bit_depth)
-    return [np.asarray(image) for image in prepared]
 
 
 def _note(recipe: Recipe, model: PatchCore, weights: str, test_images: int) -> str:

@@ -4,17 +4,18 @@
 
 Three forms of one network with one set of weights are timed in alternating turns in one run:
 (a) what the authors' code computes, (b) the literal pipeline without its needless work, (c) the
-fused form, which is what `export.build` ships. Some methods have further forms, among which (c) was
-chosen. The exit status is 1 when an FP32 result differs from the literal one by more than its bound.
+fused form, which is what `export.build` ships. Some methods have further forms, among which (c)
+was chosen. The exit status is 1 when an FP32 result differs from the literal one by more than its
+bound.
 
 The ONNX model of another program can be timed in turns with ours, on random input of its own
 signature. For example anomalib's, made in an environment of its own:
 
-    python -c "from anomalib.models import Fastflow; m = Fastflow(pre_trained=False, conv3x3_only=True);
-    m.to_onnx('theirs', input_size=(256, 256))"
+    python -c "from anomalib.models import Fastflow;
+    m = Fastflow(pre_trained=False, conv3x3_only=True); m.to_onnx('theirs', input_size=(256, 256))"
     python -m benchmarks.studies.fusion --method fastflow --against theirs/weights/onnx/model.onnx
 
-Without conv3x3_only it is anomalib's default, alternating kernels, which is --set alternate=true here.
+Without conv3x3_only it is anomalib's default, alternating kernels: --set alternate=true here.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from flawline.benchmarks.measure.meter import measure_cost
+from flawline.benchmarks.measure.meter import count_parameters, measure_cost
 from flawline.benchmarks.measure.nodes import Node, bytes_written
 from flawline.benchmarks.measure.sessions import InferenceCall, foreign_session, plain_session
 from flawline.benchmarks.measure.timing import alternate
@@ -126,7 +126,8 @@ def measure_forms(
         foreign.append(_Run(Row(AGAINST, ONNX_RUNTIME), call))
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder, ExitStack() as stack:
         forms = build_forms(method)
-        runs = _eager_runs(method, forms, images[:1])
+        eager = _eager_runs(method, forms, images[:1])
+        runs = list(eager.values())
         result = FusionResult()
         backbones = [_Run(Row(BACKBONE, EAGER), _eager_call(_fused_backbone(forms[FUSED])))]
         for label, module in forms.items():
@@ -143,7 +144,7 @@ def measure_forms(
                 result.fused_head = _slowest_first(exported.head)
                 session = plain_session(exported.backbone, threads)
                 backbones.append(_Run(Row(BACKBONE, ONNX_RUNTIME), session))
-        _measure_errors(runs, images)
+        _measure_errors(runs, eager[LITERAL], images)
         runs += [*backbones, *foreign]
         _measure_times(runs, images[:1], rounds)
     result.rows = [run.row for run in runs]
@@ -160,11 +161,11 @@ def inexact_rows(rows: Iterable[Row]) -> list[Row]:
     return inexact
 
 
-def _eager_runs(method: Method, forms: dict[str, nn.Module], image: Image) -> list[_Run]:
-    runs = []
+def _eager_runs(method: Method, forms: dict[str, nn.Module], image: Image) -> dict[str, _Run]:
+    runs = {}
     for label, module in forms.items():
         row = _measure_costs(label, module, method, image)
-        runs.append(_Run(row, _eager_call(module)))
+        runs[label] = _Run(row, _eager_call(module))
     return runs
 
 
@@ -175,16 +176,13 @@ def _measure_costs(label: str, module: nn.Module, method: Method, image: Image) 
     levels = backbone_of(method).extract(tensor)
     head: Callable[..., object] = module.head  # type: ignore[assignment]
     head_cost = measure_cost(partial(head, *levels))
-    parameters = 0
-    for parameter in module.parameters():
-        parameters += parameter.numel()
     return Row(
         label,
         EAGER,
         macs=measure_cost(partial(module, tensor)).macs,
         head_macs=head_cost.macs,
         head_bytes_written=head_cost.bytes_written,
-        parameters=parameters,
+        parameters=count_parameters(module),
     )
 
 
@@ -214,9 +212,8 @@ def _fused_backbone(fused: nn.Module) -> Callable[[torch.Tensor], Sequence[torch
     return call
 
 
-def _measure_errors(runs: Sequence[_Run], images: Image) -> None:
-    """Fill in the error of every row."""
-    literal = next(run for run in runs if (run.row.form, run.row.engine) == (LITERAL, EAGER))
+def _measure_errors(runs: Sequence[_Run], literal: _Run, images: Image) -> None:
+    """Fill in the error of every row, which is that from the literal form in torch."""
     reference = literal.call(images)
     span = float(np.ptp(reference[1]))
     for run in runs:

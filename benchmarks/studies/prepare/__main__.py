@@ -31,11 +31,11 @@ def _run() -> None:
     from flawline.benchmarks.studies.prepare.measure import PIL, measure_prepare
 
     rows = measure_prepare(rounds=10)
-    names = [row.name for row in rows]
-    if PIL not in names:
+    reference = rows[-1].name
+    if reference != PIL:
         log("PIL is not installed, so its row is missing")
     print("1920x1080 to 256x256, one core, medians of alternating turns;")
-    print(f"mean distance in grey levels from {names[-1]}")
+    print(f"mean distance in grey levels from {reference}")
     for row in rows:
         ratio = row.ms / rows[0].ms
         print(f"{row.name:<18}{row.ms:7.2f} ms {ratio:6.2f} x {row.distance:7.2f}")

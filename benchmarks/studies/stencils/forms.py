@@ -22,8 +22,12 @@ def grouped(kernel: Tensor, weight: Tensor) -> nn.Module:
 def depthwise(kernel: Tensor, weight: Tensor) -> nn.Module:
     """Each channel's distinct filters as a depthwise convolution, then a 1x1 over all of them."""
     channels = kernel.shape[1]
-    distinct = [_distinct_filters(kernel[:, channel]) for channel in range(channels)]
-    most = max(len(filters) for filters, _ in distinct)
+    distinct = []
+    most = 0
+    for channel in range(channels):
+        filters, rows_of_filters = _distinct_filters(kernel[:, channel])
+        distinct.append((filters, rows_of_filters))
+        most = max(most, len(filters))
     conv = nn.Conv2d(channels, channels * most, 3, padding=1, groups=channels, bias=False)
     conv.weight.data = kernel.new_zeros(channels * most, 1, 3, 3)
     columns = weight.new_zeros(len(weight), channels * most)

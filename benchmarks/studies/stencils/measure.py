@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flawline.benchmarks.measure.meter import count_parameters
 from flawline.benchmarks.measure.sessions import plain_session
 from flawline.benchmarks.measure.timing import alternate
 from flawline.benchmarks.studies.stencils.forms import STENCILS, grouped
@@ -69,7 +70,7 @@ def _measure_level(
         model = trace(module.float(), features, ("hidden",), dynamic=False)
         call = plain_session(model.SerializeToString(), threads)
         errors[name] = float(np.abs(call(image)[0] - expected).max() / expected.std())
-        sizes[name] = sum(parameter.numel() for parameter in module.parameters())
+        sizes[name] = count_parameters(module)
         calls[name] = partial(call, image)
     medians = alternate(calls, rounds, REPEATS, settle_s=SETTLE_S)
     rows = []
