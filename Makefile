@@ -20,9 +20,10 @@ BIN := .venv/bin
 demo: .venv/train
 	$(BIN)/python -m benchmarks.demo --out demo
 
+# One process per core, each with one thread; a file's tests stay together, as they share fixtures.
 test: .venv/dev lint
-	$(BIN)/python -m pytest -m "not alone"
-	$(BIN)/python -m pytest -m alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest --slow -m slow
@@ -30,6 +31,7 @@ test-slow: .venv/dev
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/check_style.py
 	$(BIN)/mypy
 
 clean:

@@ -1,151 +1,163 @@
-"""Imports point one way, and the edge half runs without torch."""
+"""The structure of the project: imports point one way, and the edge half needs no training libraries."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("train", "export", "runtime", "cameras", "benchmarks")
-EDGE = {"numpy", "cv2"}
-# What an engine brings is imported where it is used, never at the top of a file.
-ENGINES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}
-# Who may import whom, by package.
-ARROWS = {
-    "flawline.cameras": {"flawline.cameras"},
-    "flawline.runtime": {"flawline.runtime", "flawline.cameras"},
-    "flawline.train": {"flawline.train", "flawline.runtime", "flawline.cameras"},
-    "flawline.export": {
-        "flawline.export",
-        "flawline.train",
-        "flawline.runtime",
-        "flawline.cameras",
-    },
-    "flawline.benchmarks": {f"flawline.{name}" for name in OURS},
+PACKAGES = ("cameras", "runtime", "train", "export", "benchmarks")
+# Each package may import itself and the packages before it; docs/architecture.md draws the same.
+ALLOWED = {
+    "cameras": {"cameras"},
+    "runtime": {"cameras", "runtime"},
+    "train": {"cameras", "runtime", "train"},
+    "export": {"cameras", "runtime", "train", "export"},
+    "benchmarks": {"cameras", "runtime", "train", "export", "benchmarks"},
 }
+CORE = {"numpy", "cv2"}
+# An engine imports its library where it is used, never at the top of a file.
+ENGINE_LIBRARIES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}
+TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 
 
 def modules() -> dict[str, Path]:
-    found = {}
-    for package in OURS:
+    """Dotted name of every module of the project, packages under their own name."""
+    found = {"flawline": ROOT / "src/flawline/__init__.py"}
+    found["flawline.options"] = ROOT / "src/flawline/options.py"
+    for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(("flawline", *parts))] = path
+            parts = ["flawline", *path.relative_to(ROOT).with_suffix("").parts]
+            if parts[-1] == "__init__":
+                parts.pop()
+            found[".".join(parts)] = path
     return found
 
 
-def imports(path: Path, top: bool = False) -> set[str]:
-    """Dotted names of what a file imports, anywhere or at its top level."""
-    found = set()
-    tree = ast.parse(path.read_text())
-    for node in tree.body if top else ast.walk(tree):
+def imported_names(path: Path, top_level_only: bool = False) -> Iterator[str]:
+    """Dotted names of what a file imports; `from a import b` gives a and a.b."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            for alias in node.names:
+                yield alias.name
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(str(node.module))
-    return found
+            assert node.module is not None
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from submodules
+            yield node.module
 
 
-def test_imports_follow_the_arrows() -> None:
+def import_graph() -> dict[str, set[str]]:
+    """Module -> modules of the project that it imports, anywhere in the file."""
+    known = modules()
+    graph: dict[str, set[str]] = {}
+    for name, path in known.items():
+        targets = set()
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                targets.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    submodule = f"{node.module}.{alias.name}"
+                    targets.add(submodule if submodule in known else str(node.module))
+        graph[name] = (targets & set(known)) - {name}
+    return graph
+
+
+def test_packages_import_only_what_the_architecture_allows() -> None:
     wrong = []
-    for name, path in modules().items():
-        allowed = ARROWS[".".join(name.split(".")[:2])] | {"flawline"}
-        for target in imports(path):
-            package = ".".join(target.split(".")[:2])
-            assert target.split(".")[0] not in OURS, (
-                f"{path}: {target} is imported by its short name"
-            )
-            if package.startswith("flawline") and package not in allowed:
+    for name, targets in import_graph().items():
+        parts = name.split(".")
+        allowed = ALLOWED[parts[1]] if len(parts) > 1 and parts[1] in ALLOWED else set()
+        for target in targets:
+            package = target.split(".")[1] if "." in target else ""
+            if package in ALLOWED and package not in allowed:
                 wrong.append(f"{name} -> {target}")
     assert not wrong
 
 
-def test_the_edge_half_imports_nothing_beyond_its_dependencies() -> None:
-    standard = sys.stdlib_module_names
+def test_every_import_uses_the_installed_name() -> None:
+    wrong = []
     for name, path in modules().items():
-        if name.split(".")[1] in ("runtime", "cameras"):
-            whole, top = (
-                {t.split(".")[0] for t in imports(path, top)} - {"flawline"} - EDGE
-                for top in (False, True)
-            )
-            assert not whole - standard - ENGINES, f"{name} imports {whole - standard}"
-            assert not top - standard, f"{name} imports {top - standard} at its top"
+        for target in imported_names(path):
+            if target.split(".")[0] in PACKAGES:
+                wrong.append(f"{name} -> {target}")
+    assert not wrong
 
 
-def test_no_file_hides_a_standard_module_from_the_script() -> None:
-    assert not {p.stem for p in (ROOT / "runtime").glob("*.py")} & set(sys.stdlib_module_names)
+def test_there_is_no_import_cycle_between_files() -> None:
+    graph = import_graph()
+    finished: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name in finished:
+            return
+        for target in sorted(graph[name]):
+            visit(target, (*trail, name))
+        finished.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+@pytest.mark.parametrize("package", ["cameras", "runtime"])
+def test_the_edge_half_imports_only_its_dependencies(package: str) -> None:
+    allowed = set(sys.stdlib_module_names) | CORE | {"flawline"}
+    for name, path in modules().items():
+        if not name.startswith(f"flawline.{package}"):
+            continue
+        everywhere = {target.split(".")[0] for target in imported_names(path)}
+        at_top = {target.split(".")[0] for target in imported_names(path, top_level_only=True)}
+        assert not everywhere - allowed - ENGINE_LIBRARIES, name
+        assert not at_top - allowed, name
+
+
+def test_no_file_next_to_the_stream_script_hides_a_standard_module() -> None:
+    # `python runtime/infer_stream.py` puts runtime/ first on the import path.
+    names = {path.stem for path in (ROOT / "runtime").iterdir()}
+    assert not names & (set(sys.stdlib_module_names) | CORE | ENGINE_LIBRARIES)
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
     "module",
     [
+        "flawline.runtime",
         "flawline.runtime.infer_stream",
         "flawline.runtime.calibrate",
         "flawline.runtime.engines.tensorrt.engine",
         "flawline.cameras.usb",
         "flawline.cameras.synthetic",
         "flawline.train",
+        "flawline.train.fit",
+        "flawline.export.build",
     ],
 )
-def test_the_edge_half_imports_with_torch_blocked(module: str) -> None:
-    blocked = (
-        "torch",
-        "torchvision",
-        "tensorrt",
-        "onnx",
-        "onnxruntime",
-        "openvino",
-        "tensorrt_rtx",
-        "cuda",
-        "pycuda",
-        "matplotlib",
-        "pypylon",
-        "gi",
-        "tqdm",
-        "flawline.export",
-    )
+def test_modules_of_the_edge_and_commands_import_without_training_libraries(module: str) -> None:
+    blocked = (*TRAINING_LIBRARIES, *ENGINE_LIBRARIES, "pypylon", "gi")
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); import {module}"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_stream_command_loads_no_engine() -> None:
-    code = "import sys, flawline.runtime.infer_stream; print([m for m in ('onnxruntime', 'torch', 'flawline.train') if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-
-
-def test_two_opencv_wheels_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flawline.runtime import environment
-
-    assert environment.opencv_conflict() is None
-    monkeypatch.setattr(
-        environment, "_version", lambda name: "4.8" if name.startswith("opencv-python") else None
-    )
-    told = environment.opencv_conflict() or ""
-    assert "2 OpenCV wheels" in told
-    assert "pip uninstall -y opencv-python-headless opencv-python" in told
-
-
-@pytest.mark.parametrize("module", ["train.fit", "export.build", "benchmarks.run"])
-def test_a_training_command_on_the_edge_names_the_extra(module: str) -> None:
+    heavy = ("onnxruntime", "torch", "flawline.train")
     code = (
-        "import importlib.util as u, runpy, sys; find = u.find_spec;"
-        "u.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a);"
-        f"sys.argv = ['x']; runpy.run_module({module!r}, run_name='__main__')"
+        "import sys, flawline.runtime.infer_stream;"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.strip().endswith("pip install 'flawline[train]'")
-    assert len(done.stderr.splitlines()) == 1
+    assert run_python(code).stdout.strip() == "[]"

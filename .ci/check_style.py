@@ -1,0 +1,88 @@
+"""Checks that `make lint` makes and ruff does not: sizes of files and functions, and plain English.
+
+Prints one line per finding and exits with status 1 when there is any.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("train", "export", "runtime", "cameras", "benchmarks", "src")
+MAX_FILE_LINES = 320
+MAX_FUNCTION_LINES = 45
+
+# Words and phrases that a newcomer cannot search for -> the standard term.
+REPLACEMENTS = {
+    "told": "message, reported or compared",
+    "amid": "during",
+    "anew": "again",
+    "aloud": "in the log",
+    "alike": "the same or similar",
+    "whoever": "the caller or the user",
+    "nobody": "no one, or the component",
+    "somebody": "the user",
+    "lest": "so that ... not",
+    "shall": "must",
+    "no number": "NaN or not finite",
+    "the wish": "the request",
+    "goes on": "continues",
+    "mend": "repair",
+    "mends": "repairs",
+    "heat": "anomaly map",
+    "trunk": "backbone",
+}
+WORDS = re.compile(r"\b(" + "|".join(REPLACEMENTS) + r")\b", re.IGNORECASE)
+# Results are records of past runs, and this file lists the words.
+NOT_CHECKED = ("benchmarks/results/", ".ci/check_style.py")
+
+
+def main() -> int:
+    findings = 0
+    for name in _tracked_files():
+        for finding in _findings(name):
+            print(f"{name}:{finding}")
+            findings += 1
+    return int(findings > 0)
+
+
+def _tracked_files() -> list[str]:
+    command = ["git", "ls-files", "--", "*.py", "*.md", "*.toml", "Makefile"]
+    listing = subprocess.check_output(command, cwd=ROOT, text=True)
+    return [name for name in listing.split() if not name.startswith(NOT_CHECKED)]
+
+
+def _findings(name: str) -> Iterator[str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    yield from _words(text)
+    if name.endswith(".py") and name.split("/")[0] in PACKAGES:
+        yield from _sizes(text)
+
+
+def _words(text: str) -> Iterator[str]:
+    for number, line in enumerate(text.splitlines(), 1):
+        for match in WORDS.finditer(line):
+            word = match.group().lower()
+            yield f"{number}: {word!r} has a standard term: {REPLACEMENTS[word]}"
+
+
+def _sizes(text: str) -> Iterator[str]:
+    lines = len(text.splitlines())
+    if lines > MAX_FILE_LINES:
+        yield f"1: the file has {lines} lines; the limit is {MAX_FILE_LINES}"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno is not None
+            length = node.end_lineno - node.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                limit = f"the limit is {MAX_FUNCTION_LINES}"
+                yield f"{node.lineno}: function {node.name} has {length} lines; {limit}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

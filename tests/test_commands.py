@@ -1,0 +1,110 @@
+"""Every command: help without training libraries, one-line errors, exit status 2 for a user's mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("train", "export", "runtime", "benchmarks")
+# Import hooks that make the packages of the extras look absent, as on a box that only inspects.
+WITHOUT_EXTRAS = """
+import runpy, sys
+absent = {"torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm", "sklearn", "jinja2"}
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+module, *sys.argv[1:] = sys.argv[1:]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def commands() -> list[str]:
+    """Module names of all files that can be run with `python -m`."""
+    found = []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"):
+                parts = list(path.relative_to(ROOT).with_suffix("").parts)
+                if parts[-1] == "__main__":
+                    parts.pop()
+                found.append(".".join(parts))
+    return found
+
+
+def run(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_the_commands_of_the_readme_are_among_them() -> None:
+    assert {"train.fit", "export.build", "runtime.infer_stream", "benchmarks.run"} <= set(
+        commands()
+    )
+
+
+@pytest.mark.parametrize("module", commands())
+def test_help_needs_no_training_library(module: str) -> None:
+    done = run("-c", WITHOUT_EXTRAS, f"flawline.{module}", "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("module", commands())
+def test_an_unknown_flag_is_one_line(module: str) -> None:
+    done = run("-m", f"flawline.{module}", "--no-such-flag")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        ("train.fit", ["--data", "."]),
+        ("export.build", ["--data", "."]),
+        ("benchmarks.run", ["--bundles", ".", "--data", "."]),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_line(module: str, flags: list[str]) -> None:
+    done = run("-c", WITHOUT_EXTRAS, f"flawline.{module}", *flags)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.strip().endswith("pip install 'flawline[train]'")
+
+
+@pytest.mark.parametrize("module", ["train.fit", "export.build", "runtime.calibrate"])
+def test_a_checkout_that_was_not_installed_says_what_to_type(module: str) -> None:
+    # -S leaves out site-packages, and with it the installation of this checkout.
+    done = run("-S", "-m", module, "--help", PYTHONPATH="")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "flawline is not installed in this Python; run: pip install -e ."
+    ]
+
+
+def test_the_stream_script_of_a_checkout_that_was_not_installed_says_what_to_type() -> None:
+    done = run("-S", str(ROOT / "runtime" / "infer_stream.py"), "--list", PYTHONPATH="")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "flawline is not installed in this Python; run: pip install -e ."
+    ]
+
+
+def test_the_stream_script_runs_from_any_folder(tmp_path: Path) -> None:
+    done = run(str(ROOT / "runtime" / "infer_stream.py"), "--list", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "onnxruntime" in done.stdout

@@ -1,0 +1,137 @@
+"""The wheel: one top-level name, nothing left out, and commands that foreign modules cannot confuse."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("train", "export", "runtime", "cameras", "benchmarks")
+# Files of the folders that are not part of the installation.
+NOT_INSTALLED = ("benchmarks/results/",)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, built without network from a copy of what git tracks."""
+    pytest.importorskip("setuptools", minversion="77", reason="needs setuptools >= 77 to build")
+    source = tmp_path_factory.mktemp("source")
+    archive = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
+    for name in archive.decode().split("\0")[:-1]:
+        copy(ROOT / name, source / name)
+    out = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    subprocess.run([*build, "--wheel-dir", str(out), str(source)], check=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def copy(source: Path, target: Path) -> None:
+    if not source.exists() and not source.is_symlink():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_symlink():
+        target.symlink_to(source.readlink())
+    else:
+        target.write_bytes(source.read_bytes())
+
+
+def tracked_files() -> Iterator[str]:
+    command = ["git", "ls-files", "--", *PACKAGES]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listing.splitlines():
+        if not name.startswith(NOT_INSTALLED) and (ROOT / name).exists():
+            yield name
+
+
+def test_the_wheel_has_one_top_level_name(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+    assert {name for name in tops if not name.endswith(".dist-info")} == {"flawline"}
+
+
+def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    missing = [name for name in tracked_files() if f"flawline/{name}" not in names]
+    assert not missing
+    assert not [name for name in names if name.startswith("flawline/benchmarks/results")]
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which the wheel was installed, scripts in its bin/."""
+    target = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(target)]
+    subprocess.run([*pip, str(wheel)], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder whose own modules have the names of our folders."""
+    folder = tmp_path_factory.mktemp("foreign")
+    (folder / "train.py").write_text("raise RuntimeError('the foreign train was imported')")
+    for name in ("runtime", "export", "cameras", "benchmarks"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise RuntimeError('foreign')")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "flawline-train --help",
+        "flawline-build --help",
+        "flawline-stream --list",
+        "flawline-calibrate --help",
+        "flawline-bench --help",
+        "flawline-report --help",
+    ],
+)
+def test_installed_commands_run_in_a_folder_with_foreign_modules(
+    command: str, installed: Path, foreign: Path
+) -> None:
+    name, flag = command.split()
+    run_in_foreign([sys.executable, str(installed / "bin" / name), flag], installed, foreign)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "flawline.train.fit",
+        "flawline.export.build",
+        "flawline.runtime.infer_stream",
+        "flawline.benchmarks.run",
+    ],
+)
+def test_installed_modules_run_in_a_folder_with_foreign_modules(
+    module: str, installed: Path, foreign: Path
+) -> None:
+    run_in_foreign([sys.executable, "-m", module, "--help"], installed, foreign)
+
+
+def run_in_foreign(command: list[str], installed: Path, foreign: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        command, cwd=foreign, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_version_is_said_once() -> None:
+    import flawline
+
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]' in text
+    assert 'version = { attr = "flawline.__version__" }' in text
+    assert flawline.__version__
