@@ -19,7 +19,7 @@ import cv2
 
 from flawline.benchmarks.figure import write_report
 from flawline.benchmarks.run import measure
-from flawline.cameras.files import read_image
+from flawline.cameras.decode import read_image
 from flawline.export import build as export_build
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import read_bundle
@@ -102,7 +102,8 @@ def draw(out: Path, products: Sequence[str]) -> Path:
             ):
                 image = read_image(sample.path)
                 verdict = detector(image)
-                painted = detector.paint(image, verdict.map)
+                assert verdict.anomaly_map is not None
+                painted = detector.paint(image, verdict.anomaly_map)
                 right = verdict.anomalous == (sample.defect is not None)
                 text = f"{'anomalous' if verdict.anomalous else 'good'}  {verdict.score:.2f} / {verdict.threshold:.2f}"
                 pair[0].set_title(f"{product}: {sample.defect or 'good part'}", fontsize=9)

@@ -29,12 +29,13 @@ import numpy as np
 from flawline.benchmarks.figure import write_report
 from flawline.benchmarks.measure.timing import percentiles
 from flawline.cameras import CameraError
-from flawline.cameras.files import read_image
+from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
 from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import ENGINES, TOLERANCE_FACTOR, EngineError, EngineOptions, missing
+from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, missing
 from flawline.runtime.environment import cpu_name, versions
+from flawline.runtime.precisions import PRECISIONS
 from flawline.train import metrics
 from flawline.train.data.images import DataError, open_data, read_mask
 from flawline.train.progress import Bars
@@ -102,7 +103,8 @@ class _Run:
             verdict = self.detector(image)
             self.times.append(sum(verdict.milliseconds.values()))
         self.scores.append(verdict.score)
-        self.maps.append(verdict.map.copy())
+        assert verdict.anomaly_map is not None
+        self.maps.append(verdict.anomaly_map.copy())
 
 
 def _open(bundle: Bundle, choices: Sequence[Choice], skip: bool, stack: ExitStack) -> list[_Run]:
@@ -217,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--precision",
         default="auto",
-        choices=("auto", "all", *TOLERANCE_FACTOR),
+        choices=("auto", "all", *PRECISIONS),
         help="default auto",
     )
     parser.add_argument("--threads", type=int, help="CPU threads of the engine; default all")

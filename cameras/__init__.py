@@ -1,108 +1,205 @@
-"""Cameras: where frames come from. A camera is a URI; a file, a folder or a device is opened the same way.
+"""Cameras: where frames come from. A camera is a URI; files, folders and devices are opened the same way.
 
-    /data/images   /data/part.png   /data/line.mp4   usb://0   usb:///dev/video2   synthetic://?fps=25&frames=100
+    /data/images   /data/part.png   /data/line.mp4
+    usb://0   usb:///dev/video2   synthetic://?fps=25&frames=100
 
-Files never drop a frame. Live sources hand out the newest frame and count what was dropped.
+File sources never drop a frame. Live sources hand out the newest frame and count the frames that they dropped.
+A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one line in `CAMERAS`.
 """
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import numpy.typing as npt
 
 from flawline import FlawlineError
+from flawline.cameras.pixels import format_of, image_fault
+from flawline.options import OptionError, parse_options
 
-# scheme -> "module:Class", resolved when used. The class is called with the path after the scheme and the options
-# after the question mark as keywords of strings.
+# Scheme of the URI -> "module:Class", resolved when it is used.
 CAMERAS = {
-    "folder": "flawline.cameras.files:Folder",
-    "video": "flawline.cameras.files:Video",
+    "folder": "flawline.cameras.folder:Folder",
+    "video": "flawline.cameras.video:Video",
     "usb": "flawline.cameras.usb:Usb",
     "synthetic": "flawline.cameras.synthetic:Synthetic",
 }
 
 
 class CameraError(FlawlineError):
-    """The source cannot give (more) frames; the message is one line and ends with the remedy."""
+    """The source cannot give frames, or no more of them."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of one part: uint8 [h, w, 3] BGR or [h, w] mono.
+    """One image of one part, checked when it is created.
 
-    `captured_at` is wall time (Unix seconds) and only a label; `monotonic` is what ages are measured with. Where a
-    part came by but its picture cannot be judged, `image` is None and `fault` says why: it must not pass unseen.
+    `image` is uint8 or uint16, [h, w] mono or [h, w, 3] BGR. `pixel_format` is "mono" or "bgr"; it is derived
+    from the shape where the source does not declare it. `bit_depth` is the number of significant bits: 8 for
+    uint8; None for uint16 means that the source does not declare it. `captured_at` is the wall clock in Unix
+    seconds, and only a label.
+
+    Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so that the part
+    can be rejected. An image of another type or shape, an empty image, and values beyond `bit_depth` are turned
+    into such a fault: creating a frame never raises.
     """
 
     source: str
     index: int
     image: npt.NDArray[Any] | None
     fault: str | None = None
+    pixel_format: str = ""
+    bit_depth: int | None = None
     captured_at: float = field(default_factory=time.time)
-    monotonic: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if self.image is None:
+            self._set("fault", self.fault or "the source gave no image")
+            return
+        fault = image_fault(self.image, self.pixel_format, self.bit_depth)
+        if fault is not None:
+            self._set("image", None)
+            self._set("fault", self.fault or fault)
+            return
+        self._set("pixel_format", format_of(self.image))
+        if self.image.dtype.itemsize == 1:
+            self._set("bit_depth", 8)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
 
-class Camera(Protocol):
-    """Iterating yields frames until the source ends; `close()` ends it from any thread.
+@dataclass(frozen=True)
+class CameraOptions:
+    """Base of the options of a camera, which are the query part of its URI. See `flawline.options`."""
 
-    `dropped` counts frames that a live source captured and nobody was in time to see. `untested` names what no
-    test has reached yet, or is None.
+
+class Camera(ABC):
+    """A source of frames. Iterating yields frames until the source ends or `stop()` is called.
+
+    A subclass is constructed as `Class(path, options)`, where `path` is the part of the URI after the scheme
+    and `options` is an instance of the class attribute `Options`. It raises CameraError, from the constructor
+    or while iterating, for a source that does not work.
     """
 
-    live: ClassVar[bool]
-    untested: ClassVar[str | None]
-    dropped: int
+    live: ClassVar[bool] = False
+    """True for a source that does not wait for its consumer and does not end by itself."""
+    untested: ClassVar[str | None] = None
+    """What no test has reached yet, such as "on a real camera", or None."""
+    Options: ClassVar[type[CameraOptions]] = CameraOptions
 
+    def __init__(self) -> None:
+        self.dropped = 0
+        """Frames that were captured, and replaced by newer ones before the consumer asked for them."""
+        self.reconnects = 0
+        """How often the source failed and was opened again."""
+        self._stopped = False
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Say what must be installed before this camera can be used; None if it can be used."""
+        return None
+
+    @classmethod
+    def example(cls, folder: Path) -> str | None:
+        """Return a URI that works without hardware, or None if there is none.
+
+        Files that it needs are written into `folder`, which is empty. The frames are valid. The contract tests
+        use it, so that listing a camera in CAMERAS tests it.
+        """
+        return None
+
+    @classmethod
+    def broken_example(cls, folder: Path) -> str | None:
+        """Return a URI whose source is absent or damaged, or None if the source cannot fail. See `example`."""
+        return None
+
+    @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
 
-    def close(self) -> None: ...
+    def stop(self) -> None:
+        """End the iteration. Does not wait; any thread and a signal handler may call it."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Stop, and release the source. May be called again, and from any thread."""
+        self.stop()
+
+    def __enter__(self) -> Camera:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def camera_class(scheme: str) -> type[Camera]:
+    """Import the class of a scheme of CAMERAS."""
+    target: type[Camera] = resolve_name(CAMERAS[scheme])
+    return target
+
+
+def missing(scheme: str) -> str | None:
+    """Say what must be installed before a camera of CAMERAS can be used; None if it can be used."""
+    try:
+        return camera_class(scheme).missing()
+    except ImportError as error:
+        return str(error)
 
 
 def open_camera(uri: str) -> Camera:
-    """Open a camera by URI or by the plain path of a folder, an image or a video. Raises CameraError."""
-    scheme, path, options = _parse(uri)
+    """Open a camera by its URI, or by the plain path of a folder, an image or a video. Raises CameraError."""
+    scheme, path, values = _parse(uri)
     if scheme not in CAMERAS:
         raise CameraError(
             f"camera {uri}: scheme {scheme!r} is unknown; known: {', '.join(CAMERAS)}, or a path"
         )
+    reason = missing(scheme)
+    if reason is not None:
+        raise CameraError(f"camera {uri}: {reason}")
+    camera = camera_class(scheme)
     try:
-        camera: Camera = resolve_name(CAMERAS[scheme])(path, **options)
-    except TypeError as error:
-        if not options:
-            raise
-        raise CameraError(f"camera {uri}: {_known_options(scheme)}") from error
-    except ValueError as error:
-        raise CameraError(f"camera {uri}: {error}; {_known_options(scheme)}") from error
-    return camera
+        options = parse_options(camera.Options, values)
+    except OptionError as error:
+        raise CameraError(f"camera {uri}: {error}") from error
+    # The constructor of a subclass takes the path and the options; that of the base class takes nothing.
+    opened: Camera = camera(path, options)  # type: ignore[call-arg]
+    return opened
 
 
 def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
-    if "://" in uri:
-        parts = urlsplit(uri)
-        path = unquote(parts.netloc + parts.path)
-        if parts.scheme != "file":
-            return parts.scheme, path, dict(parse_qsl(parts.query))
-        query = parts.query
-    else:
-        path, _, query = (uri, "", "") if Path(uri).exists() else uri.partition("?")
-    from flawline.cameras.files import is_image
+    """Split a URI into scheme, path and options."""
+    if "://" not in uri:
+        return _parse_path(uri)
+    parts = urlsplit(uri)
+    path = unquote(parts.netloc + parts.path)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if parts.scheme == "file":
+        return _scheme_of_file(uri, path), path, options
+    return parts.scheme, path, options
+
+
+def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
+    """Split a plain path; a question mark starts the options, unless a file has it in its name."""
+    path = uri
+    query = ""
+    if not Path(uri).exists():
+        path, _, query = uri.partition("?")
+    return _scheme_of_file(uri, path), path, dict(parse_qsl(query, keep_blank_values=True))
+
+
+def _scheme_of_file(uri: str, path: str) -> str:
+    from flawline.cameras.decode import is_image
 
     file = Path(path)
     if not file.exists():
         raise CameraError(f"camera {uri}: there is no such file or folder")
-    scheme = "folder" if file.is_dir() or is_image(file) else "video"
-    return scheme, path, dict(parse_qsl(query))
-
-
-def _known_options(scheme: str) -> str:
-    import inspect
-
-    names = list(inspect.signature(resolve_name(CAMERAS[scheme])).parameters)[1:]
-    return f"{scheme} takes {', '.join(names) if names else 'no options'}"
+    if file.is_dir() or is_image(file):
+        return "folder"
+    return "video"

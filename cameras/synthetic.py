@@ -2,72 +2,93 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flawline.cameras.live import EndOfStream, NewestFrame
+from flawline.cameras import CameraOptions
+from flawline.cameras.clock import Clock
+from flawline.cameras.live import EndOfStream, LiveCamera
+from flawline.options import option
+
+SQUARE_BGR = (60, 160, 240)
+TEXT_BGR = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class SyntheticOptions(CameraOptions):
+    """Options of the `synthetic` scheme."""
+
+    width: int = option(640, "pixels per row, at least 16")
+    height: int = option(480, "rows, at least 16")
+    fps: float = option(25.0, "frames per second, above 0")
+    frames: int | None = option(
+        None, "frames until the source ends; without it, it runs until closed"
+    )
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height) < 16:
+            raise ValueError("width and height must be at least 16")
+        if not 0 < self.fps < float("inf"):
+            raise ValueError("fps must be above 0")
+        if self.frames is not None and self.frames < 1:
+            raise ValueError("frames must be at least 1")
 
 
 @dataclass
-class _Clock:
+class _Pattern:
+    """An open source: when it was started, and how many frames it gave."""
+
     start: float
     shown: int = 0
 
 
-class Synthetic(NewestFrame):
-    """Paced like a real camera, so a slow consumer drops frames. Without `frames` it runs until closed."""
+class Synthetic(LiveCamera):
+    """A bright square that moves over a grey ramp, paced like a real camera: a slow consumer drops frames."""
 
-    live: ClassVar[bool] = True
+    Options: ClassVar[type[SyntheticOptions]] = SyntheticOptions
 
     def __init__(
-        self,
-        path: str = "",
-        width: str = "640",
-        height: str = "480",
-        fps: str = "25",
-        frames: str | None = None,
+        self, path: str = "", options: SyntheticOptions | None = None, clock: Clock | None = None
     ) -> None:
-        self._width, self._height, self._fps = int(width), int(height), float(fps)
-        self._frames = None if frames is None else int(frames)
-        if (
-            min(self._width, self._height) < 16
-            or self._fps <= 0
-            or (self._frames is not None and self._frames < 1)
-        ):
-            raise ValueError("width and height must be at least 16, fps above 0, frames at least 1")
-        x = np.linspace(40, 200, self._width, dtype=np.float32)
-        y = np.linspace(0, 50, self._height, dtype=np.float32)
-        self._background = cv2.cvtColor((x[None] + y[:, None]).astype(np.uint8), cv2.COLOR_GRAY2BGR)
-        super().__init__("synthetic://")
+        super().__init__("synthetic://", clock=clock)
+        self._options = options or SyntheticOptions()
+        columns = np.linspace(40, 200, self._options.width, dtype=np.float32)
+        rows = np.linspace(0, 50, self._options.height, dtype=np.float32)
+        ramp = (columns[None] + rows[:, None]).astype(np.uint8)
+        self._background = cv2.cvtColor(ramp, cv2.COLOR_GRAY2BGR)
 
-    def _open(self) -> _Clock:
-        return _Clock(time.monotonic())
+    @classmethod
+    def example(cls, folder: Path) -> str:
+        """Return the URI of a short, small and fast pattern."""
+        return "synthetic://?width=64&height=48&fps=500&frames=5"
 
-    def _grab(self, handle: _Clock) -> npt.NDArray[Any]:
-        if handle.shown == self._frames:
+    def _open(self) -> _Pattern:
+        return _Pattern(self.clock.monotonic())
+
+    def _grab(self, handle: _Pattern) -> npt.NDArray[Any]:
+        if handle.shown == self._options.frames:
             raise EndOfStream
-        due = handle.start + handle.shown / self._fps
-        time.sleep(max(0.0, due - time.monotonic()))
-        image: npt.NDArray[Any] = self._background.copy()
-        side = min(self._width, self._height) // 4
-        left = handle.shown * 7 % max(1, self._width - side)
-        top = (self._height - side) // 2
-        cv2.rectangle(image, (left, top), (left + side, top + side), (60, 160, 240), -1)
-        cv2.putText(
-            image,
-            str(handle.shown),
-            (8, self._height - 8),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.6,
-            (255, 255, 255),
-        )
+        due = handle.start + handle.shown / self._options.fps
+        self.clock.sleep(max(0.0, due - self.clock.monotonic()))
+        image = self._draw(handle.shown)
         handle.shown += 1
         return image
 
-    def _release(self, handle: _Clock) -> None:
-        pass
+    def _draw(self, index: int) -> npt.NDArray[Any]:
+        width = self._options.width
+        height = self._options.height
+        image: npt.NDArray[Any] = self._background.copy()
+        side = min(width, height) // 4
+        left = index * 7 % max(1, width - side)
+        top = (height - side) // 2
+        cv2.rectangle(image, (left, top), (left + side, top + side), SQUARE_BGR, -1)
+        cv2.putText(image, str(index), (8, height - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.6, TEXT_BGR)
+        return image
+
+    def _release(self, handle: _Pattern) -> None:
+        """Nothing is held."""

@@ -2,44 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
 import numpy.typing as npt
 
-from flawline.cameras import CameraError
-from flawline.cameras.live import NewestFrame
+from flawline.cameras import CameraError, CameraOptions
+from flawline.cameras.clock import Clock
+from flawline.cameras.live import LiveCamera
+from flawline.options import option
+
+# An unplugged node still reports isOpened(): only a frame proves a camera, and the first may take seconds.
+STALL_S = 5.0
 
 
-class Usb(NewestFrame):
-    """The driver may answer with another size or rate than asked for; what it gives is what is judged."""
+@dataclass(frozen=True)
+class UsbOptions(CameraOptions):
+    """Options of the `usb` scheme. None leaves the setting to the driver."""
+
+    width: float | None = option(None, "pixels per row")
+    height: float | None = option(None, "rows")
+    fps: float | None = option(None, "frames per second")
+
+
+class Usb(LiveCamera):
+    """A camera by its number or device file.
+
+    The driver may choose another size or rate than requested; the frames that it gives are judged as they are.
+    """
 
     untested: ClassVar[str | None] = "on a real camera"
+    Options: ClassVar[type[UsbOptions]] = UsbOptions
 
     def __init__(
-        self, path: str, width: str | None = None, height: str | None = None, fps: str | None = None
+        self, path: str, options: UsbOptions | None = None, clock: Clock | None = None
     ) -> None:
-        self._device: int | str = int(path) if path.isdecimal() else path
-        wanted = (
-            (cv2.CAP_PROP_FRAME_WIDTH, width),
-            (cv2.CAP_PROP_FRAME_HEIGHT, height),
-            (cv2.CAP_PROP_FPS, fps),
-        )
-        self._wanted = [(prop, float(text)) for prop, text in wanted if text is not None]
-        # An unplugged node still reports isOpened(): only a frame proves a camera, and the first may take seconds.
-        super().__init__(f"usb://{path}", stall_s=5.0)
+        super().__init__(f"usb://{path}", stall_s=STALL_S, clock=clock)
+        self._options = options or UsbOptions()
+        self._device: int | str = path
+        if path.isdecimal():
+            self._device = int(path)
+
+    @classmethod
+    def broken_example(cls, folder: Path) -> str:
+        """Return the URI of a device file that does not exist."""
+        return f"usb://{folder}/video63"
 
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(self._device, cv2.CAP_V4L2)
         if not capture.isOpened():
             capture.release()
             raise CameraError(
-                f"camera {self.source}: cannot be opened; see which exist with ls /dev/video*, "
-                f"and whether another program holds it"
+                f"camera {self.source}: cannot be opened; list the cameras with ls /dev/video*, "
+                f"and check that no other program uses this one"
             )
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        for prop, value in self._wanted:
-            capture.set(prop, value)
+        settings = (
+            (cv2.CAP_PROP_FRAME_WIDTH, self._options.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, self._options.height),
+            (cv2.CAP_PROP_FPS, self._options.fps),
+        )
+        for setting, value in settings:
+            if value is not None:
+                capture.set(setting, value)
         return capture
 
     def _grab(self, handle: cv2.VideoCapture) -> npt.NDArray[Any]:

@@ -19,7 +19,7 @@ from flawline.runtime.bundle import OUTPUTS, Bundle, Golden, Manifest, Spread, w
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.runtime.image import Geometry
-from flawline.runtime.threshold import calibrate, describe
+from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.data.images import describe_sizes, hold_out, open_data
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
@@ -53,9 +53,8 @@ def pack(
     """Export, set the threshold, prove the FP32 graph against torch, write the bundle. Raises the known errors."""
     data_set = open_data(data)
     _, held = hold_out(data_set.train_good)
-    calibrate(
-        np.arange(len(held)), order.rate
-    )  # refuses a rate that so few images do not support before the work
+    # Checked before the work: so few images may not support this rate.
+    check_false_alarm_rate(order.rate, len(held))
     paths = parity_paths(held, data_set, order.limit)
     images = open_images(paths, method.geometry, provenance["bits"])
     for line in describe_sizes(held, method.geometry, images.bits):
@@ -71,7 +70,7 @@ def pack(
     finally:
         bars.close()
     good = slice(0, len(held))
-    calibration = calibrate(scores[good], order.rate)
+    calibration = set_threshold(scores[good], order.rate)
     for line in describe(calibration, order.rate):
         log(line)
     suspect = int(np.argmax(scores[good]))
@@ -101,6 +100,7 @@ def pack(
         fp32_islands=islands_of(model, method.fp32_islands),
         outputs=order.outputs,
         provenance=_provenance(provenance, data, command),
+        bit_depth=int(provenance["bits"]),
     )
     golden = _golden(images, reference, reference_maps, calibration.threshold, tolerances[0])
     return write_bundle(out, manifest, calibration, {"fp32": model}, golden)

@@ -15,14 +15,13 @@ from pathlib import Path
 from flawline.cameras import CameraError
 from flawline.export.machine import add_plan_arguments, prepare_engine
 from flawline.export.parity import ExportError
-from flawline.runtime.bundle import MODELS, OUTPUTS, Bundle, BundleError, read_bundle
+from flawline.runtime.bundle import OUTPUTS, Bundle, BundleError, read_bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
+from flawline.runtime.precisions import PRECISIONS
 from flawline.runtime.threshold import CalibrationError
 from flawline.train import METHODS, TrainError, require_extra
 from flawline.train.data.layouts import DataError
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def make_bundle(args: argparse.Namespace, command: Sequence[str]) -> Bundle:
@@ -75,7 +74,7 @@ def _complete(bundle: Bundle, args: argparse.Namespace) -> Bundle:
     """The bundle with the graph that was asked for. A new one gets FP16's unasked, for a box that builds a plan; where
     that does not keep the decisions it is left out, aloud."""
     wanted = args.precision or (None if args.bundle else "fp16")
-    if wanted not in MODELS or wanted in bundle.precisions:
+    if wanted is None or PRECISIONS[wanted].file is None or wanted in bundle.precisions:
         return bundle
     require_extra("flawline-build", "onnx", "tqdm")
     from flawline.export.scoring import add_precision

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.engines import ENGINES, EngineError, missing, open_engine, options_from
+from flawline.runtime.engines import ENGINES, EngineError, engine_options, missing, open_engine
 from flawline.runtime.engines.tensorrt.build import build
 from flawline.runtime.engines.tensorrt.library import FLAVOURS
 from flawline.runtime.engines.tensorrt.plan import BuildOptions
@@ -79,7 +79,7 @@ def prepare_engine(bundle: Bundle, args: argparse.Namespace) -> None:
             return
     elif args.sm:
         raise EngineError(f"engine {name} compiles nothing; --sm goes with --engine tensorrt-rtx")
-    options = options_from(
+    options = engine_options(
         argparse.Namespace(**{**vars(args), "precision": args.precision or "auto"})
     )
     if args.engine == "auto" and options.precision not in (

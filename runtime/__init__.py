@@ -1,1 +1,38 @@
-"""The edge half: reads a bundle, runs its engine, judges frames. Standard library, numpy, OpenCV; never torch."""
+"""The half that runs on the inspecting machine: it reads a bundle, runs an engine and judges frames.
+
+It needs the standard library, numpy and OpenCV, and ONNX Runtime for the default engine; never torch. Import of this
+package loads no engine. What a program needs to embed the detector is here:
+
+    from flawline.runtime import Detector, open_camera, read_bundle
+
+    with Detector(read_bundle("bundles/bottle")) as detector, open_camera("usb://0") as camera:
+        for frame in camera:
+            print(detector.judge(frame).anomalous)
+"""
+
+import sys
+
+if __name__ == "runtime":
+    # Imported by the name of its folder, as in `python -m runtime.calibrate`: all imports are of flawline.*.
+    try:
+        import flawline  # noqa: F401
+    except ModuleNotFoundError:
+        print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
+        raise SystemExit(2) from None
+else:
+    from flawline import FlawlineError
+    from flawline.cameras import Frame, open_camera
+    from flawline.runtime.bundle import Bundle, read_bundle
+    from flawline.runtime.detector import Detector, Verdict
+    from flawline.runtime.engines import EngineOptions
+
+    __all__ = [
+        "Bundle",
+        "Detector",
+        "EngineOptions",
+        "FlawlineError",
+        "Frame",
+        "Verdict",
+        "open_camera",
+        "read_bundle",
+    ]

@@ -22,6 +22,7 @@ EXTRA_OF_PACKAGE = {
 }
 USER_ERROR = 2
 INTERRUPTED = 130
+LONGEST_QUOTE = 200
 
 
 def log(text: str) -> None:
@@ -56,11 +57,11 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         return USER_ERROR
     except BrokenPipeError:
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
-        _discard_stdout()
+        discard_stdout()
         return 0
     except OSError as error:
         log(f"{name}: {describe_os_error(error)}")
-        _discard_stdout()
+        discard_stdout()
         return USER_ERROR
     except KeyboardInterrupt:
         log(interrupted)
@@ -80,6 +81,28 @@ def describe_os_error(error: OSError) -> str:
     return f"{error.filename}: {reason}; check the path, its permissions and the free disk space"
 
 
-def _discard_stdout() -> None:
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of a library's message, short enough to be quoted in a message of our own."""
+    return _lines(error)[0][:LONGEST_QUOTE]
+
+
+def last_line(error: BaseException | str) -> str:
+    """Return the last line of a library's message; some libraries begin with a place in their sources."""
+    return _lines(error)[-1][:LONGEST_QUOTE]
+
+
+def _lines(error: BaseException | str) -> list[str]:
+    lines = []
+    for line in str(error).splitlines():
+        if line.strip():
+            lines.append(line.strip())
+    if lines:
+        return lines
+    if isinstance(error, BaseException):
+        return [type(error).__name__]
+    return ["no reason given"]
+
+
+def discard_stdout() -> None:
     """Point stdout at the null device, so that flushing it at exit cannot fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

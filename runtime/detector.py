@@ -1,74 +1,111 @@
-"""A detector judges source images: prepare, run the engine, compare with the threshold."""
+"""A detector judges images: it prepares them, runs the engine and compares the score with the threshold."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flawline.runtime.bundle import Bundle
+from flawline.cameras import Frame
+from flawline.runtime.bundle import Bundle, Manifest
 from flawline.runtime.engines import EngineOptions, open_engine
-from flawline.runtime.image import Image, Map, overlay, prepare, to_source
+from flawline.runtime.image import Image, Map, overlay, prepare, to_8_bit, to_source
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was decided on one image.
+    """The decision about one image.
 
-    `map` is float32 [H, W] on the model's input grid ([0, 0] where the bundle was built for the score alone) and is
-    overwritten by the detector's next call. `reason` says why a part was rejected without a usable score.
-    `milliseconds` holds the time of each stage.
+    `anomaly_map` is float32 [H, W] on the model's input grid, [0, 0] if the bundle was built for the score alone,
+    and None if the image could not be judged. It belongs to the engine and is overwritten by the detector's next
+    call. `milliseconds` holds the time of each stage; it is empty if the image could not be judged. `reason` says
+    why a part was rejected without a usable score; then `score` is not finite, and `anomalous` is true.
     """
 
     score: float
     threshold: float
     anomalous: bool
-    map: Map
-    milliseconds: dict[str, float]
+    anomaly_map: Map | None
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
 
 
 class Detector:
-    """A bundle with an engine opened and proven for it. Use as a context manager, or close it."""
+    """A bundle with an engine that was opened for it and passed its self-test.
+
+    `threshold` None takes the threshold of the bundle. Use the detector as a context manager, or close it. It is
+    not for use from several threads at once. Raises EngineError and BundleError.
+    """
 
     def __init__(
-        self, bundle: Bundle, engine: str = "auto", options: EngineOptions | None = None
+        self,
+        bundle: Bundle,
+        engine: str = "auto",
+        options: EngineOptions | None = None,
+        threshold: float | None = None,
     ) -> None:
         self.bundle = bundle
+        if threshold is None:
+            threshold = bundle.calibration.threshold
+        self.threshold = threshold
         self.engine = open_engine(bundle, engine, options)
 
     def __call__(self, image: npt.NDArray[Any]) -> Verdict:
-        """Judge a uint8 [h, w, 3] BGR or [h, w] mono image. A score that is no finite number rejects the part."""
+        """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
+
+        A score that is not finite rejects the part. Raises ValueError for another dtype or shape; see `judge`.
+        """
         start = time.perf_counter()
         prepared = prepare(image, self.bundle.manifest.geometry)
+        return self._infer(prepared, start)
+
+    def judge(self, frame: Frame) -> Verdict:
+        """Judge a frame of a camera, at any bit depth. A frame that cannot be judged rejects the part.
+
+        See `image_of` for the frames that are rejected. Raises EngineError if the engine itself fails, as it would
+        for every following frame.
+        """
+        start = time.perf_counter()
+        try:
+            image = image_of(frame, self.bundle.manifest)
+            prepared = prepare(image, self.bundle.manifest.geometry)
+        except (ValueError, cv2.error) as error:
+            return Verdict(
+                score=math.nan,
+                threshold=self.threshold,
+                anomalous=True,
+                anomaly_map=None,
+                reason=str(error),
+            )
+        return self._infer(prepared, start)
+
+    def _infer(self, prepared: Image, start: float) -> Verdict:
+        """Run the engine on a prepared image whose preparation began at `start`."""
         ready = time.perf_counter()
         scores, maps = self.engine(prepared[None])
         done = time.perf_counter()
-        score, threshold = float(scores[0]), self.bundle.calibration.threshold
-        finite = math.isfinite(score)
+        score = float(scores[0])
+        reason = None
+        if not math.isfinite(score):
+            reason = f"the score is {score}, not a finite number: the part is rejected"
         return Verdict(
             score=score,
-            threshold=threshold,
-            anomalous=score > threshold or not finite,
-            map=maps[0],
+            threshold=self.threshold,
+            anomalous=score > self.threshold or reason is not None,
+            anomaly_map=maps[0],
             milliseconds={"prepare": 1e3 * (ready - start), "infer": 1e3 * (done - ready)},
-            reason=None if finite else f"the score is {score}, not a number: the part is rejected",
+            reason=reason,
         )
 
-    def paint(self, image: Image, heat: Map) -> Image:
-        """The anomaly map painted over the source image: uint8 [h, w, 3] BGR.
-
-        Colour starts where the map leaves what good images show and is full at the same distance again.
-        """
-        peak = self.bundle.manifest.map_peak
-        low, high = peak.mean, max(peak.max, peak.mean + 3 * peak.std)
-        span = max(2 * (high - low), 1e-6)
-        located = to_source(heat, self.bundle.manifest.geometry, *image.shape[:2])
-        return overlay(image, np.asarray((located - low) / span, np.float32))
+    def paint(self, image: npt.NDArray[Any], anomaly_map: Map) -> Image:
+        """Paint an anomaly map over its source image; see the function `paint`."""
+        return paint(image, anomaly_map, self.bundle.manifest)
 
     def close(self) -> None:
         self.engine.close()
@@ -78,3 +115,45 @@ class Detector:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def image_of(frame: Frame, manifest: Manifest) -> Image:
+    """Return the image of a frame at 8 bits: uint8 [h, w, 3] BGR or [h, w] mono.
+
+    A 16-bit image is scaled by the bit depth that the frame declares, or else by that of the manifest. Raises
+    ValueError, saying why, for a frame with a fault, and for a 16-bit image whose bit depth is unknown or
+    contradicts the manifest: a wrong bit depth would make the image darker or brighter than those that the
+    detector was trained on.
+    """
+    if frame.image is None:
+        raise ValueError(frame.fault)
+    trained = manifest.bit_depth
+    declared = frame.bit_depth
+    if declared is None and trained == 8:
+        raise ValueError(
+            "the image has 16 bits per pixel and its bit depth is unknown; "
+            "declare it in the camera's URI, such as ?bits=12"
+        )
+    if declared is None:
+        declared = trained
+    if declared > 8 and trained > 8 and declared != trained:
+        raise ValueError(
+            f"the image has a bit depth of {declared}, the detector was trained with {trained}; "
+            f"set the camera to {trained} bits"
+        )
+    return to_8_bit(frame.image, declared)
+
+
+def paint(image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest) -> Image:
+    """Paint an anomaly map over its source image: uint8 [h, w, 3] BGR.
+
+    `image` is uint8 [h, w, 3] BGR or [h, w] mono, `anomaly_map` float32 [H, W] on the model's input grid. Colour
+    starts where the map exceeds the values of good images, and is full at twice that distance.
+    """
+    peak = manifest.map_peak
+    low = peak.mean
+    high = max(peak.max, peak.mean + 3 * peak.std)
+    span = max(2 * (high - low), 1e-6)
+    height, width = image.shape[:2]
+    located = to_source(anomaly_map, manifest.geometry, height, width)
+    return overlay(image, np.asarray((located - low) / span, np.float32))

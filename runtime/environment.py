@@ -1,4 +1,4 @@
-"""What is installed here: versions for provenance, and the one combination that breaks silently."""
+"""What is installed here: versions for provenance, and a combination of packages that breaks silently."""
 
 from __future__ import annotations
 
@@ -17,39 +17,78 @@ OPENCV_WHEELS = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
+# Packages whose version can change a score, in training, export, decoding or inference.
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "tensorrt-rtx-cu12",
+    "cuda-bindings",
+    "pycuda",
+    "torch",
+    "onnx",
+    "timm",
+    "FrEIA",
+    "tifffile",
+    *OPENCV_WHEELS,
+)
 
 
 def versions() -> dict[str, str]:
-    """Of Flawline, Python and the packages that decide about numbers, where they are installed."""
+    """Return the versions of Flawline, Python and every installed package that shapes the numbers."""
     found = {
         "flawline": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-    for name in ("numpy", "onnxruntime", "openvino", "torch", "onnx", *OPENCV_WHEELS):
-        if (installed := _version(name)) is not None:
+    for name in PACKAGES:
+        installed = _version(name)
+        if installed is not None:
             found[name] = installed
     return found
 
 
 def opencv_conflict() -> str | None:
-    """Two OpenCV wheels share the folder cv2 and overwrite each other's files; which ones, and the remedy."""
-    wheels = [name for name in OPENCV_WHEELS if _version(name) is not None]
+    """Name the OpenCV wheels that share the folder cv2 and overwrite each other's files, with the remedy."""
+    wheels = []
+    for name in OPENCV_WHEELS:
+        if _version(name) is not None:
+            wheels.append(name)
     if len(wheels) < 2:
         return None
     names = " ".join(wheels)
     return (
-        f"{len(wheels)} OpenCV wheels are installed and overwrite each other ({names}); mend it: "
+        f"{len(wheels)} OpenCV wheels are installed and overwrite each other ({names}); run: "
         f"pip uninstall -y {names} && pip install opencv-python-headless"
     )
 
 
 def quiet_opencv() -> None:
-    """Let OpenCV log errors only: its warnings about a camera would bury our one line. The call moved in OpenCV 5."""
+    """Let OpenCV log errors only, since its warnings about a camera would hide our one-line message."""
+    # The function moved in OpenCV 5.
     if hasattr(cv2, "setLogLevel"):
         cv2.setLogLevel(2)
     else:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
+
+def cpu_name() -> str:
+    """Return the processor's name and its number of threads, as benchmarks name their device."""
+    name = "unknown CPU"
+    for line in _cpu_info():
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return f"{name}, {os.cpu_count()} threads"
+
+
+def _cpu_info() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _version(name: str) -> str | None:
@@ -57,16 +96,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def cpu_name() -> str:
-    """The processor and how many threads it shows, as a benchmark's row names its device."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    name = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        "unknown CPU",
-    )
-    return f"{name}, {os.cpu_count()} threads"

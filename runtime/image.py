@@ -13,6 +13,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flawline.cameras.pixels import to_8_bit
+
+__all__ = [
+    "GEOMETRIES",
+    "Geometry",
+    "Image",
+    "Map",
+    "overlay",
+    "prepare",
+    "prepare_mask",
+    "resize",
+    "to_8_bit",
+    "to_source",
+]
+
 Image = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
 
@@ -92,7 +107,7 @@ def prepare(image: npt.NDArray[Any], geometry: Geometry) -> Image:
     """uint8 [h, w, 3] BGR or [h, w] mono to uint8 [height, width, 3] BGR, antialiased.
 
     Returns a new array. Raises ValueError for another dtype or shape: turning 16-bit or alpha into 8-bit BGR is a
-    decision that the reader of the file takes (`cameras.files.read_image`), never this function.
+    decision that the reader of the file takes (`cameras.decode.read_image`), never this function.
     """
     if (
         image.dtype != np.uint8

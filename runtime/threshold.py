@@ -1,8 +1,8 @@
-"""A threshold from good images alone: split-conformal quantile with the interval of what it really delivers.
+"""A threshold from good images alone: a split-conformal quantile, with a confidence interval for its rate.
 
 With n held-out good scores, a threshold just above the k-th smallest lets a new good part through with probability
 at least 1 - rate if k = ceil((n + 1)(1 - rate)) (Vovk et al.; Lei et al. 2018). Given these n images, the true
-false-alarm rate of that threshold is Beta(n + 1 - k, k) distributed, whatever the distribution of the scores.
+false-alarm rate of that threshold has the distribution Beta(n + 1 - k, k), for every distribution of the scores.
 """
 
 from __future__ import annotations
@@ -14,85 +14,138 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline import FlawlineError
-from flawline.runtime.bundle import Calibration
+from flawline.runtime.schema import Calibration
 
 CONFIDENCE = 0.95
 DEFAULT_RATE = 0.01
+BISECTIONS = 60
 
 
 class CalibrationError(FlawlineError):
-    """These good images do not support the wish; the message is one line and ends with the remedy."""
+    """There are too few good images for the requested false-alarm rate, or their scores are not finite."""
 
 
-def calibrate(scores: npt.NDArray[Any], rate: float | None = None) -> Calibration:
-    """The threshold for a false-alarm rate from scores [n] of good images that were not trained on.
+def flipped(reference: Any, score: Any, threshold: float) -> Any:
+    """Tell whether two scores of the same image, or arrays [n] of them, lie on different sides of the threshold.
 
-    Without a rate it is 1 %, or the smallest that n images support where that is more: the caller says which.
+    Returns bool, or bool [n]. This is the one definition of a flipped verdict.
+    """
+    return (reference > threshold) != (score > threshold)
+
+
+def clear_flip(reference: Any, score: Any, threshold: float, tolerance: float) -> Any:
+    """Tell whether a verdict flips although the reference score is farther from the threshold than `tolerance`.
+
+    Such a flip is not explained by rounding. Takes numbers or arrays [n], and returns bool or bool [n]; a
+    reference that is NaN is never near the threshold.
+    """
+    near = np.abs(reference - threshold) <= tolerance
+    return flipped(reference, score, threshold) & ~near
+
+
+def check_false_alarm_rate(rate: float | None, images: int) -> float:
+    """Return the false-alarm rate to use for so many held-out good images. Raises CalibrationError.
+
+    None means 1 %, or the smallest rate that the images support if that is more.
+    """
+    if images < 1:
+        raise CalibrationError("there are no held-out good images; no threshold can be set")
+    smallest = 1 / (images + 1)
+    if rate is None:
+        return max(DEFAULT_RATE, smallest)
+    if not 0 < rate < 1:
+        raise CalibrationError(
+            f"false-alarm rate {rate:g} is not between 0 and 1; give 0.01 for 1 %"
+        )
+    if _rank(rate, images) > images:
+        raise CalibrationError(
+            f"a false-alarm rate of {rate:g} needs {math.ceil(1 / rate) - 1} held-out good images, "
+            f"there are {images}; give more, or --false-alarm-rate {math.ceil(1e4 * smallest) / 1e4:g}"
+        )
+    return rate
+
+
+def set_threshold(scores: npt.NDArray[Any], false_alarm_rate: float | None = None) -> Calibration:
+    """Compute the threshold for a false-alarm rate from scores [n] of good images that were not trained on.
+
+    Without a rate it is 1 %, or the smallest that n images support if that is more. Raises CalibrationError.
     """
     n = len(scores)
-    if not n or not np.isfinite(scores).all():
+    if n == 0 or not np.isfinite(scores).all():
         raise CalibrationError(
             f"{n} good scores, not all finite: no threshold can be set; check images and model"
         )
-    smallest = 1 / (n + 1)
-    wanted = max(DEFAULT_RATE, smallest) if rate is None else rate
-    if not 0 < wanted < 1:
-        raise CalibrationError(
-            f"false-alarm rate {wanted:g} is not between 0 and 1; give 0.01 for 1 %"
-        )
-    # 1 - smallest is inexact: without the small step back, ceil would ask for one image more than there is.
-    rank = math.ceil((n + 1) * (1 - wanted) - 1e-9)
-    if rank > n:
-        raise CalibrationError(
-            f"a false-alarm rate of {wanted:g} needs {math.ceil(1 / wanted) - 1} held-out good images, there are {n}; "
-            f"give more, or --false-alarm-rate {math.ceil(1e4 * smallest) / 1e4:g}"
-        )
+    rate = check_false_alarm_rate(false_alarm_rate, n)
+    rank = _rank(rate, n)
     tail = (1 - CONFIDENCE) / 2
-    interval = (
-        beta_quantile(tail, n + 1 - rank, rank),
-        beta_quantile(1 - tail, n + 1 - rank, rank),
-    )
-    return Calibration(_above(np.sort(scores), max(rank, 1)), wanted, interval, CONFIDENCE, n)
+    low = beta_quantile(tail, n + 1 - rank, rank)
+    high = beta_quantile(1 - tail, n + 1 - rank, rank)
+    threshold = _above(np.sort(scores), max(rank, 1))
+    return Calibration(threshold, rate, (low, high), CONFIDENCE, n)
 
 
-def describe(calibration: Calibration, asked: float | None) -> list[str]:
-    """The threshold in words, and what the good images do not support; `asked` as it was given to `calibrate`."""
+def _rank(rate: float, images: int) -> int:
+    """Return the rank of the score that the threshold lies above; it exceeds `images` if they are too few."""
+    # 1 - rate is inexact: without the small step back, ceil could ask for one image more than there is.
+    return math.ceil((images + 1) * (1 - rate) - 1e-9)
+
+
+def describe(calibration: Calibration, requested: float | None) -> list[str]:
+    """Describe a threshold in lines of text; `requested` is the rate that was given to `set_threshold`."""
+    rate = calibration.false_alarm_rate
+    images = calibration.good_images
     low, high = calibration.interval
     lines = []
-    if asked is None and calibration.false_alarm_rate > DEFAULT_RATE:
+    if requested is None and rate > DEFAULT_RATE:
+        needed = math.ceil(1 / DEFAULT_RATE) - 1
         lines.append(
-            f"note: {calibration.good_images} held-out good images support a false-alarm rate of "
-            f"{calibration.false_alarm_rate:.1%} at best; {DEFAULT_RATE:.0%} takes {math.ceil(1 / DEFAULT_RATE) - 1}"
+            f"note: {images} held-out good images support a false-alarm rate of "
+            f"{rate:.1%} at best; {DEFAULT_RATE:.0%} takes {needed}"
         )
     lines.append(
-        f"threshold {calibration.threshold:.6g} for {calibration.false_alarm_rate:.1%} false alarms "
+        f"threshold {calibration.threshold:.6g} for {rate:.1%} false alarms "
         f"(between {low:.2%} and {high:.1%} with {calibration.confidence:.0%} confidence), "
-        f"from {calibration.good_images} held-out good images"
+        f"from {images} held-out good images"
     )
     return lines
 
 
 def _above(ascending: npt.NDArray[Any], rank: int) -> float:
-    """A threshold above the rank-th score and below the next: no image lies on it, so rounding decides nothing."""
-    at = float(ascending[rank - 1])
+    """Return a threshold above the rank-th score and below the next.
+
+    No image lies on it, so that rounding decides nothing.
+    """
+    score = float(ascending[rank - 1])
     if rank < len(ascending):
-        return (at + float(ascending[rank])) / 2
-    return at + max(0.01 * float(ascending.std()), 1e-6 * abs(at), 1e-9)
+        return (score + float(ascending[rank])) / 2
+    return score + max(0.01 * float(ascending.std()), 1e-6 * abs(score), 1e-9)
 
 
 def beta_quantile(probability: float, a: int, b: int) -> float:
-    """Quantile of Beta(a, b) for whole a, b, by bisection on its binomial tail."""
+    """Return the quantile of Beta(a, b) for whole a and b, by bisection on its binomial tail."""
     n = a + b - 1
-    log_choose = [
-        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(a, n + 1)
-    ]
-    low, high = 0.0, 1.0
-    for _ in range(60):
+    log_choose = []
+    for i in range(a, n + 1):
+        log_choose.append(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1))
+    low = 0.0
+    high = 1.0
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        log_p, log_q = math.log(middle), math.log1p(-middle)
-        tail = sum(
-            math.exp(c + i * log_p + (n - i) * log_q)
-            for i, c in zip(range(a, n + 1), log_choose, strict=True)
-        )
-        low, high = (middle, high) if tail < probability else (low, middle)
+        if _binomial_tail(middle, a, n, log_choose) < probability:
+            low = middle
+        else:
+            high = middle
     return (low + high) / 2
+
+
+def _binomial_tail(p: float, least: int, n: int, log_choose: list[float]) -> float:
+    """Return the probability of at least `least` successes in n trials of probability p.
+
+    `log_choose` holds the logarithms of the binomial coefficients from `least` to n.
+    """
+    log_p = math.log(p)
+    log_q = math.log1p(-p)
+    terms = []
+    for i, coefficient in enumerate(log_choose, least):
+        terms.append(math.exp(coefficient + i * log_p + (n - i) * log_q))
+    return sum(terms)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawline.runtime.bundle import write_atomically
+from flawline.runtime.files import write_atomically
 from flawline.runtime.image import Geometry, Image
 from flawline.train import METHODS, TrainError
 from flawline.train.progress import Progress

@@ -44,10 +44,11 @@ from flawline.benchmarks.bundle_report.findings import (
     uninspected,
 )
 from flawline.cameras import CameraError
-from flawline.cameras.files import read_image
-from flawline.runtime.bundle import BundleError, read_bundle, write_atomically
+from flawline.cameras.decode import read_image
+from flawline.runtime.bundle import BundleError, read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import ENGINES, EngineError
+from flawline.runtime.files import write_atomically
 from flawline.runtime.image import Image, resize
 from flawline.train import metrics
 from flawline.train.data.images import DataError, Sample, hold_out, open_data
@@ -249,7 +250,9 @@ def _galleries(f: Findings, detector: Detector, bits: int | None) -> str:
 def _card(f: Findings, judged: Judged, error: str, detector: Detector, bits: int | None) -> str:
     sample = judged.sample
     image = read_image(sample.path, bits)
-    painted = _outlined(detector.paint(image, detector(image).map), sample)
+    anomaly_map = detector(image).anomaly_map
+    assert anomaly_map is not None
+    painted = _outlined(detector.paint(image, anomaly_map), sample)
     wrong = judged.anomalous != (sample.defect is not None)
     label = error if wrong else "correct, a close call"
     kind = "good part" if sample.defect is None else f"defect: {sample.defect}"

@@ -16,11 +16,11 @@ import numpy as np
 
 from flawline.benchmarks.bundle_report.charts import Labels, Numbers, number, percent
 from flawline.cameras import CameraError
-from flawline.cameras.files import read_image
+from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import CALIBRATION, MANIFEST, Bundle, Spread
 from flawline.runtime.detector import Detector
 from flawline.runtime.environment import versions
-from flawline.runtime.threshold import CONFIDENCE, CalibrationError, beta_quantile, calibrate
+from flawline.runtime.threshold import CONFIDENCE, CalibrationError, beta_quantile, set_threshold
 from flawline.train import metrics
 from flawline.train.data.images import Sample, read_mask
 
@@ -85,7 +85,8 @@ def judge(
         # A defect without a mask says nothing about pixels: it is neither all good nor all defective.
         if with_masks and group != "held" and (sample.mask or group == "good"):
             measured.append(sample)
-            maps.append(verdict.map.copy())
+            assert verdict.anomaly_map is not None
+            maps.append(verdict.anomaly_map.copy())
     pixel = _pixel_accuracy(measured, maps, detector) if any(s.mask for s in measured) else {}
     return Findings(detector.bundle, data, detector.engine.description, **judged, faults=faults, pixel=pixel,
                     sizes=sorted(sizes))  # fmt: skip
@@ -115,7 +116,7 @@ def doubts(f: Findings) -> list[str]:
     m, c, scores = f.bundle.manifest, f.bundle.calibration, scores_of(f.held)
     try:
         # The interval depends on the number of images only, not on their scores.
-        expected = calibrate(np.arange(c.good_images), c.false_alarm_rate).interval
+        expected = set_threshold(np.arange(c.good_images), c.false_alarm_rate).interval
     except CalibrationError as error:
         return [f"The calibration does not hold: {error}."]
     found = []
@@ -133,7 +134,7 @@ def doubts(f: Findings) -> list[str]:
             "The threshold was not set from the held-out good images here, but from others."
         )
     elif (
-        abs((original := calibrate(scores, c.false_alarm_rate).threshold) - c.threshold)
+        abs((original := set_threshold(scores, c.false_alarm_rate).threshold) - c.threshold)
         > m.score_tolerance
     ):
         found.append(

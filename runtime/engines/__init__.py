@@ -1,22 +1,26 @@
-"""Engines: what runs a bundle's graph. One dictionary, one interface, one self-test at every load."""
+"""Engines run a bundle's graph. One dictionary, one base class, one self-test whenever an engine is opened.
+
+A new engine is one file with a subclass of `Engine`, and one line in `ENGINES`.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
 from flawline import FlawlineError
 from flawline.runtime.bundle import Bundle, Manifest
 from flawline.runtime.image import Image, Map
+from flawline.runtime.precisions import PRECISIONS
+from flawline.runtime.threshold import flipped
 
-# name -> "module:Class", resolved when used. The class has `open(bundle, options)` and `missing()`, both static, and
-# `precisions`, of which the first is its default. `untested`, where it has it, names what was not run yet.
+# Name -> "module:Class", resolved when it is used. `auto` takes the first that can be used.
 ENGINES = {
     "tensorrt": "flawline.runtime.engines.tensorrt.engine:TensorRt",
     "tensorrt-rtx": "flawline.runtime.engines.tensorrt.engine:TensorRtRtx",
@@ -25,111 +29,164 @@ ENGINES = {
 }
 
 
-# What a precision's scores and maps may be off, in the manifest's tolerances (a twentieth of the good images' spread),
-# by what was seen: FP16 6 % of the spread, BF16 20 % and 36 %, INT8 64 % and 215 %. The last two are never a default
-# and want a threshold of their own (python -m runtime.calibrate). A golden verdict that flips is refused in any.
-TOLERANCE_FACTOR = {
-    "fp32": (1.0, 1.0),
-    "fp16": (2.0, 2.0),
-    "bf16": (10.0, 10.0),
-    "int8": (20.0, 60.0),
-}
-
-
 class EngineError(FlawlineError):
-    """The engine cannot run this bundle; the message is one line and ends with the remedy."""
+    """The engine cannot be used, or cannot run this bundle."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """`threads` limits the threads of a CPU engine; `precision` is auto (the engine's own default), fp32, fp16, bf16
-    or int8; `cache` is where compiled plans are kept, the bundle's own engines/ where it is None.
+    """Options of every engine.
+
+    `threads` limits the threads of a CPU engine; None uses all. `precision` is one of PRECISIONS, or "auto" for the
+    engine's own default. `cache` is the folder for compiled plans; None uses engines/ of the bundle.
     """
 
     threads: int | None = None
     precision: str = "auto"
     cache: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise EngineError(
+                f"--threads {self.threads} is not at least 1; leave it out to use all"
+            )
 
-class Engine(Protocol):
-    """Runs the graph: uint8 [N, H, W, 3] BGR to score float32 [N] and map float32 [N, H, W] ([N, 0, 0] where the
-    bundle was built for the score alone).
 
-    The returned arrays belong to the engine and are overwritten by the next call: copy what is to be kept.
-    `description` names library, version, device and `precision`. Not for use from several threads at once.
+class Engine(ABC):
+    """Runs the graph of a bundle on one device.
+
+    Calling it maps uint8 [N, H, W, 3] BGR to scores float32 [N] and maps float32 [N, H, W], or [N, 0, 0] if the
+    bundle was built for the score alone. Every N is accepted that the engine was built for.
+
+    The returned arrays belong to the engine and are overwritten by its next call with the same N: copy what is
+    needed longer. An engine is not for use from several threads at once.
     """
 
-    description: str
-    precision: str
+    precisions: ClassVar[tuple[str, ...]]
+    """The precisions of PRECISIONS that it runs; the first is its default."""
+    untested: ClassVar[str | None] = None
+    """What no test has reached yet, such as "on a GPU", or None."""
+    compiles: ClassVar[bool] = False
+    """True if it compiles plans, with `build`."""
 
+    precision: str
+    """The precision that this engine was opened with."""
+    description: str
+    """Library and version, device, and precision."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, bundle: Bundle, options: EngineOptions) -> Engine:
+        """Open the engine for a bundle; `options.precision` is one of `precisions`. Raises EngineError."""
+
+    @classmethod
+    @abstractmethod
+    def missing(cls) -> str | None:
+        """Say what must be installed before this engine can be used; None if it can be used."""
+
+    @classmethod
+    def build(
+        cls, bundle: Bundle, precision: str, build_options: Any = None, cache: Path | None = None
+    ) -> Path:
+        """Compile the plan of a bundle, or take it from the cache; return its file. Raises EngineError."""
+        raise EngineError(f"{cls.__name__} compiles no plans; leave the build options out")
+
+    @abstractmethod
     def __call__(self, image: Image) -> tuple[Map, Map]: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release what the engine holds. Arrays that it returned stay readable. May be called again."""
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of every command that runs a bundle; `options_from` reads them."""
-    parser.add_argument("--engine", default="auto", help=f"auto, {', '.join(ENGINES)}")
+def add_engine_arguments(parser: argparse.ArgumentParser, extra: tuple[str, ...] = ()) -> None:
+    """Add the flags of every command that opens an engine; `engine_options` reads them.
+
+    `extra` are further values of --engine that the command handles itself.
+    """
+    names = ", ".join(("auto", *extra, *ENGINES))
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        help=f"{names}; auto is the first of them that can be used; default %(default)s",
+    )
     parser.add_argument(
         "--precision",
         default="auto",
-        choices=("auto", *TOLERANCE_FACTOR),
-        help="default %(default)s",
+        choices=("auto", *PRECISIONS),
+        help="auto is the default of the engine; default %(default)s",
     )
     parser.add_argument("--threads", type=int, help="threads of a CPU engine; default all")
     parser.add_argument(
         "--engine-cache",
         type=Path,
         metavar="DIR",
-        help="for compiled plans; default BUNDLE/engines",
+        help="folder for compiled plans; default BUNDLE/engines",
     )
 
 
-def options_from(args: argparse.Namespace) -> EngineOptions:
-    if args.threads is not None and args.threads < 1:
-        raise EngineError(f"--threads {args.threads} is not at least 1; leave it out to use all")
+def engine_options(args: argparse.Namespace) -> EngineOptions:
+    """Read the flags of `add_engine_arguments`, except --engine. Raises EngineError."""
     return EngineOptions(args.threads, args.precision, args.engine_cache)
 
 
 def tolerances(manifest: Manifest, precision: str) -> tuple[float, float]:
-    """What scores and maps of this precision may be off, absolute."""
-    score, heat = TOLERANCE_FACTOR[precision]
-    return score * manifest.score_tolerance, heat * manifest.map_tolerance
+    """Return the absolute tolerances of scores and of maps in a precision."""
+    factors = PRECISIONS[precision]
+    return (
+        factors.score_factor * manifest.score_tolerance,
+        factors.map_factor * manifest.map_tolerance,
+    )
+
+
+def engine_class(name: str) -> type[Engine]:
+    """Import the class of an engine of ENGINES. Raises EngineError for an unknown name."""
+    if name not in ENGINES:
+        raise EngineError(f"engine {name!r} is unknown; known: auto, {', '.join(ENGINES)}")
+    target: type[Engine] = resolve_name(ENGINES[name])
+    return target
 
 
 def missing(name: str) -> str | None:
-    """Why this engine cannot be used here and what to install; None where it can."""
+    """Say what must be installed before an engine of ENGINES can be used; None if it can be used."""
     try:
-        why: Callable[[], str | None] = resolve_name(ENGINES[name]).missing
+        return engine_class(name).missing()
     except ImportError as error:
         return str(error)
-    return why()
+
+
+def choose_engine(name: str = "auto") -> str:
+    """Return the name of the engine to use. `auto` is the first of ENGINES that can be used.
+
+    Raises EngineError, with what is missing, for an engine that cannot be used.
+    """
+    if name != "auto":
+        engine_class(name)
+        reason = missing(name)
+        if reason is not None:
+            raise EngineError(f"engine {name}: {reason}")
+        return name
+    reasons = []
+    for candidate in ENGINES:
+        reason = missing(candidate)
+        if reason is None:
+            return candidate
+        reasons.append(f"{candidate}: {reason}")
+    raise EngineError(f"no engine can be used here; {'; '.join(reasons)}")
 
 
 def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Engine:
-    """Open an engine for this bundle and prove it on the bundle's golden images. Raises EngineError.
-
-    `auto` takes the first of ENGINES that can be used here.
-    """
+    """Open an engine for a bundle and run its self-test. Raises EngineError or BundleError."""
     options = options or EngineOptions()
-    if name == "auto":
-        name = next((n for n in ENGINES if missing(n) is None), "")
-        if not name:
-            raise EngineError(
-                f"no engine can be used here; {'; '.join(f'{n}: {missing(n)}' for n in ENGINES)}"
-            )
-    if name not in ENGINES:
-        raise EngineError(f"engine {name!r} is unknown; known: auto, {', '.join(ENGINES)}")
-    if why := missing(name):
-        raise EngineError(f"engine {name}: {why}")
-    target = resolve_name(ENGINES[name])
+    name = choose_engine(name)
+    target = engine_class(name)
     if options.precision == "auto":
         options = replace(options, precision=target.precisions[0])
     if options.precision not in target.precisions:
         raise EngineError(
-            f"engine {name} does not run {options.precision}; it runs {', '.join(target.precisions)}: see --precision"
+            f"engine {name} does not run {options.precision}; "
+            f"it runs {', '.join(target.precisions)}: see --precision"
         )
-    engine: Engine = target.open(bundle, options)
+    engine = target.open(bundle, options)
     try:
         self_test(engine, bundle)
     except BaseException:
@@ -139,42 +196,44 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
 
 
 def self_test(engine: Engine, bundle: Bundle) -> float:
-    """Run the golden images; the largest score error. Raises EngineError past the manifest's tolerances.
+    """Run the golden images, and return the largest score error.
 
-    Golden scores lie farther from the threshold than the tolerance, so a decision that flips is always refused.
+    Raises EngineError if a score or a map leaves the manifest's tolerances, or if a verdict flips. Golden scores are
+    farther from the threshold than the tolerance, so that no rounding explains a flip.
     """
     golden = bundle.golden()
-    worst = 0.0
-    for i, (image, score, heat) in enumerate(
-        zip(golden.images, golden.scores, golden.maps, strict=True)
-    ):
-        got_score, got_map = engine(image[None])
-        error, map_error = (
-            float(abs(got_score[0] - score)),
-            float(np.max(np.abs(got_map[0] - heat), initial=0.0)),
-        )
-        if why := _drift(bundle, engine.precision, float(got_score[0]), float(score), map_error):
+    largest = 0.0
+    for index in range(len(golden.images)):
+        scores, maps = engine(golden.images[index : index + 1])
+        score = float(scores[0])
+        expected = float(golden.scores[index])
+        map_error = float(np.max(np.abs(maps[0] - golden.maps[index]), initial=0.0))
+        reason = _drift(bundle, engine.precision, score, expected, map_error)
+        if reason is not None:
             raise EngineError(
-                f"{engine.description} fails the self-test of {bundle.path}: golden image {i} {why}; "
+                f"{engine.description} fails the self-test of {bundle.path}: "
+                f"golden image {index} {reason}; "
                 f"update the engine, choose another --engine, or build the bundle again"
             )
-        worst = max(worst, error)
-    return worst
+        largest = max(largest, abs(score - expected))
+    return largest
 
 
 def _drift(
-    bundle: Bundle, precision: str, got: float, expected: float, map_error: float
+    bundle: Bundle, precision: str, score: float, expected: float, map_error: float
 ) -> str | None:
-    """What is wrong with the result of a golden image, and by how much; None where it is within tolerance."""
-    manifest, threshold = bundle.manifest, bundle.calibration.threshold
-    error, flipped = abs(got - expected), (got > threshold) != (expected > threshold)
-    tolerance, map_tolerance = tolerances(manifest, precision)
-    if flipped or not error <= tolerance:  # also when it is NaN
-        flips = ", so its verdict flips" if flipped else ""
+    """Say how the result of a golden image is wrong; None if it is within tolerance."""
+    threshold = bundle.calibration.threshold
+    score_tolerance, map_tolerance = tolerances(bundle.manifest, precision)
+    error = abs(score - expected)
+    flips = flipped(expected, score, threshold)
+    # The comparisons are written so that an error that is NaN is out of tolerance.
+    if flips or not error <= score_tolerance:
+        note = ", so its verdict flips" if flips else ""
         return (
-            f"scores {got:.6g} instead of {expected:.6g} (threshold {threshold:.6g}{flips}): "
-            f"off by {error:.3g} where {tolerance:.3g} is tolerated"
+            f"scores {score:.6g} instead of {expected:.6g} (threshold {threshold:.6g}{note}): "
+            f"off by {error:.3g}, the tolerance is {score_tolerance:.3g}"
         )
     if not map_error <= map_tolerance:
-        return f"has a map off by {map_error:.3g} where {map_tolerance:.3g} is tolerated"
+        return f"has a map that is off by {map_error:.3g}, the tolerance is {map_tolerance:.3g}"
     return None

@@ -1,48 +1,75 @@
-"""ONNX Runtime on the CPU: the engine that is always there."""
+"""ONNX Runtime on the CPU: the engine that is always installed."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.engines import EngineError, EngineOptions
+from flawline.runtime.console import first_line
+from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.image import Image, Map
 
+PROVIDER = "CPUExecutionProvider"
+ERRORS_ONLY = 3  # log_severity_level: warnings would hide our own messages
 
-class OnnxRuntime:
+
+def open_session(model: bytes | Path, threads: int | None = None, options: Any = None) -> Any:
+    """Create an onnxruntime.InferenceSession on the CPU: the one place that does.
+
+    `threads` limits the threads of an operator; None uses all. `options` are onnxruntime.SessionOptions to start
+    from, for example with profiling enabled. Raises EngineError if the model cannot be loaded.
+    """
+    import onnxruntime as ort
+
+    options = options or ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    source: bytes | str
+    if isinstance(model, Path):
+        name = str(model)
+        source = name
+    else:
+        name = "this graph"
+        source = model
+    try:
+        # Without a named provider, ONNX Runtime warns about absent ones and chooses by itself.
+        return ort.InferenceSession(source, options, [PROVIDER])
+    except Exception as error:
+        # The exceptions of ONNX Runtime share no public base class.
+        raise EngineError(
+            f"onnxruntime {ort.__version__} cannot load {name} ({first_line(error)}); "
+            f"pip install --upgrade onnxruntime, or build the bundle again"
+        ) from error
+
+
+class OnnxRuntime(Engine):
     """Keeps its output buffers from call to call, so that a steady stream allocates no outputs."""
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
 
     def __init__(
         self,
-        model: Path,
+        model: bytes | Path,
         map_size: tuple[int, int],
         threads: int | None = None,
         precision: str = "fp32",
     ) -> None:
-        """`map_size` is (0, 0) where the model gives no map; `precision` is what the model's graph computes in."""
+        """Load a graph, from a file or from memory.
+
+        `map_size` is the height and width of the map, (0, 0) if the graph has none. `precision` is what the graph
+        computes in, and only names it.
+        """
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            # The provider is named: asked for one that is absent, ONNX Runtime only warns and runs on the CPU.
-            self._session = ort.InferenceSession(str(model), options, ["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no public base class
-            first_line = str(error).strip().splitlines()[0]
-            raise EngineError(
-                f"onnxruntime {ort.__version__} cannot load {model} ({first_line}); "
-                f"pip install --upgrade onnxruntime, or build the bundle again"
-            ) from error
+        self._session = open_session(model, threads)
         self._names = [output.name for output in self._session.get_outputs()]
         self._map_size = map_size
+        # For each batch size: scores and maps.
         self._outputs: dict[int, tuple[Map, Map]] = {}
         self._binding = self._session.io_binding()
         self.precision = precision
@@ -50,12 +77,11 @@ class OnnxRuntime:
 
     @classmethod
     def open(cls, bundle: Bundle, options: EngineOptions) -> OnnxRuntime:
-        return cls(
-            bundle.model(options.precision), bundle.map_size, options.threads, options.precision
-        )
+        model = bundle.model(options.precision)
+        return cls(model, bundle.map_size, options.threads, options.precision)
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         try:
             version("onnxruntime")
         except PackageNotFoundError:
@@ -63,22 +89,27 @@ class OnnxRuntime:
         return None
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
-        n, binding = len(image), self._binding
-        if n not in self._outputs:
-            self._outputs[n] = (np.empty(n, np.float32), np.empty((n, *self._map_size), np.float32))
         image = np.ascontiguousarray(image)
+        outputs = self._buffers(len(image))
+        binding = self._binding
         binding.bind_input("image", "cpu", 0, np.uint8, image.shape, image.ctypes.data)
-        for name, buffer in zip(
-            self._names, self._outputs[n], strict=False
-        ):  # score, then map where there is one
+        # The graph gives the score, and then the map if it has one.
+        for name, buffer in zip(self._names, outputs, strict=False):
             binding.bind_output(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            why = str(error).strip().splitlines()[0]
             raise EngineError(
-                f"{self.description} cannot run this graph ({why}); build the bundle again"
+                f"{self.description} cannot run this graph ({first_line(error)}); "
+                f"build the bundle again"
             ) from error
+        return outputs
+
+    def _buffers(self, n: int) -> tuple[Map, Map]:
+        if n not in self._outputs:
+            scores = np.empty(n, np.float32)
+            maps = np.empty((n, *self._map_size), np.float32)
+            self._outputs[n] = (scores, maps)
         return self._outputs[n]
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from flawline.benchmarks.bundle_report.__main__ import write_bundle_report
 from flawline.benchmarks.bundle_report.findings import threshold_interval
 from flawline.runtime.bundle import Calibration, read_bundle, write_calibration
 from flawline.runtime.image import Geometry
-from flawline.runtime.threshold import CONFIDENCE, calibrate
+from flawline.runtime.threshold import CONFIDENCE, set_threshold
 from flawline.train import metrics
 
 GOOD, DENT, HOLE = (30, 60, 90, 140), (250, 120, 80), (200, 99)
@@ -121,7 +121,7 @@ def test_a_threshold_changed_by_hand_is_noticed(tmp_path: Path, data: Path) -> N
 
     scores = np.array([20 + int(p.stem) for p in hold_out(open_data(data).train_good)[1]], float)
     bundle = write_tiny_bundle(tmp_path / "bundle", score=Spread.of(scores))
-    calibrated = calibrate(scores)
+    calibrated = set_threshold(scores)
     for threshold, changed in ((calibrated.threshold, False), (calibrated.threshold + 5, True)):
         calibration = Calibration(
             threshold,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flawline.cameras import CAMERAS, CameraError, open_camera
-from flawline.cameras.files import read_image
-from flawline.cameras.live import EndOfStream, NewestFrame, RestartBudget
+from flawline.cameras.decode import read_image
+from flawline.cameras.live import EndOfStream, LiveCamera, RestartBudget
 
 
 def encoded(image: np.ndarray, suffix: str) -> bytes:
@@ -55,9 +55,9 @@ def test_sixteen_bits_need_a_bit_depth(tmp_path: Path, photo: np.ndarray) -> Non
     path.write_bytes(encoded(twelve, ".png"))
     with pytest.raises(CameraError, match=r"16 bits.*--bits 12"):
         read_image(path)
-    assert (read_image(path, bits=12) == photo[..., 0]).all()
+    assert (read_image(path, bit_depth=12) == photo[..., 0]).all()
     with pytest.raises(CameraError, match="does not fit in 10 bits"):
-        read_image(path, bits=10)
+        read_image(path, bit_depth=10)
 
 
 def test_exif_rotation_is_applied(tmp_path: Path, photo: np.ndarray) -> None:
@@ -164,10 +164,13 @@ def test_a_broken_link_is_a_fault_and_a_linked_folder_is_read(folder: Path, tmp_
     [
         ("/nope/nothing", "no such file"),
         ("webcam://0", "known: folder, video, usb, synthetic"),
-        ("synthetic://?colour=red", "synthetic takes width, height, fps, frames"),
-        ("synthetic://?fps=fast", "synthetic takes"),
-        ("synthetic://?fps=0", "fps above 0"),
-        ("usb://0?speed=1", "usb takes width, height, fps"),
+        (
+            "synthetic://?colour=red",
+            r"'colour' is unknown; known options: width .*height .*fps .*frames",
+        ),
+        ("synthetic://?fps=fast", r"fps=fast: not a number; known options: width"),
+        ("synthetic://?fps=0", "fps must be above 0"),
+        ("usb://0?speed=1", r"'speed' is unknown; known options: width .*height .*fps"),
     ],
 )
 def test_a_wrong_uri_is_told_with_what_is_known(uri: str, message: str) -> None:
@@ -209,7 +212,7 @@ def test_synthetic_gives_its_frames_and_ends() -> None:
     assert len(frames) + camera.dropped == 20
 
 
-class Scripted(NewestFrame):
+class Scripted(LiveCamera):
     """A live camera that plays a list: an int is a frame of that grey, an exception is raised, a callable is called."""
 
     def __init__(self, *opens: list[Any], **options: Any) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flawline.export import build
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.engines import ENGINES, TOLERANCE_FACTOR
+from flawline.runtime.engines import ENGINES
+from flawline.runtime.precisions import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,7 +89,9 @@ def test_a_score_only_bundle_gets_its_fp16_graph_and_no_overlays(
     from flawline.train.data.demo import write_demo
 
     monkeypatch.setitem(
-        TOLERANCE_FACTOR, "fp16", (100.0, 100.0)
+        PRECISIONS,
+        "fp16",
+        replace(PRECISIONS["fp16"], score_factor=100.0, map_factor=100.0),
     )  # random features score all parts alike, to within FP16
     write_demo(tmp_path, products=["weave"], train_good=12, test_good=3, per_defect=1)
     data, out = tmp_path / "weave", tmp_path / "bundle"

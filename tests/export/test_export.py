@@ -278,7 +278,7 @@ def bad_folder(tmp_path: Path, kind: str) -> Path:
         ("truncated", "3.jpg: the JPEG is truncated"),
         (
             "sixteen",
-            "3.png: has 16 bits per pixel (largest value 9000); say how many carry the picture",
+            "3.png: has 16 bits per pixel (largest value 9000); declare how many of them are significant",
         ),
         ("alpha", "3.png: has transparent pixels"),
     ],

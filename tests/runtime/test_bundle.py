@@ -16,9 +16,9 @@ from flawline.runtime.bundle import (
     BundleError,
     add_model,
     read_bundle,
-    write_atomically,
     write_calibration,
 )
+from flawline.runtime.files import write_atomically
 
 
 def test_what_was_written_is_read(bundle: Bundle) -> None:
@@ -65,7 +65,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no calibration": (lambda p: (p / "calibration.json").unlink(), "calibration.json is missing"),
     "half a manifest": (
         lambda p: (p / "manifest.json").write_text('{"schema": 1, '),
-        "manifest.json cannot be read",
+        "manifest.json: cannot be read",
     ),
     "a list": (lambda p: (p / "manifest.json").write_text("[]"), "not a JSON object"),
     "other weights": (
@@ -131,7 +131,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         _edit("calibration.json", lambda c: c.update(good_images=0)),
         "good_images is below 1",
     ),
-    "odd islands": (_edit("manifest.json", lambda m: m.update(fp32_islands=[1])), "not node names"),
+    "odd islands": (
+        _edit("manifest.json", lambda m: m.update(fp32_islands=[1])),
+        "fp32_islands holds 1, which is not a name",
+    ),
     "no hash": (
         _edit("manifest.json", lambda m: m["files"].update({"model.onnx": None})),
         "no sha256 for model.onnx",
@@ -149,7 +152,7 @@ def test_damage_is_refused_in_one_line_with_the_mending_command(bundle: Bundle, 
     text = str(caught.value)
     assert message in text
     assert "\n" not in text
-    assert "python -m export.build --method simplenet --checkpoint CHECKPOINT --out" in text
+    assert "python -m export.build --checkpoint CHECKPOINT --out" in text
 
 
 def test_golden_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from conftest import write_tiny_bundle
 
 from flawline.cameras import CameraError, Frame
-from flawline.cameras.files import Folder
+from flawline.cameras.folder import Folder
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle, BundleError, write_calibration
 from flawline.runtime.detector import Detector
@@ -78,7 +78,7 @@ def test_an_engine_that_drifts_is_refused(bundle: Bundle) -> None:
             return score + 0.5, heat
 
     with pytest.raises(
-        EngineError, match=r"golden image 0 scores .* off by 0\.5 where 0\.01 is tolerated"
+        EngineError, match=r"golden image 0 scores .* off by 0\.5, the tolerance is 0\.01"
     ):
         self_test(Drifting.open(bundle, EngineOptions(precision="fp32")), bundle)
 
@@ -87,7 +87,7 @@ def test_an_engine_that_drifts_is_refused(bundle: Bundle) -> None:
             score, heat = super().__call__(image)
             return score, heat * np.nan
 
-    with pytest.raises(EngineError, match="golden image 0 has a map off by nan"):
+    with pytest.raises(EngineError, match="golden image 0 has a map that is off by nan"):
         self_test(Broken.open(bundle, EngineOptions(precision="fp32")), bundle)
 
 
@@ -305,7 +305,7 @@ def test_a_signal_ends_the_stream_cleanly_and_the_script_runs_from_anywhere(
         "--camera",
         "synthetic://?fps=100",
     ]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1] / "src")}
     with subprocess.Popen(
         command,
         cwd=tmp_path,

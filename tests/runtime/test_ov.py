@@ -147,7 +147,7 @@ def test_without_the_extra_it_says_what_to_install(bundle: Bundle) -> None:
         "    if name == 'openvino': raise m.PackageNotFoundError(name)\n"
         "    return real(name)\n"
         "m.version = version; sys.modules['openvino'] = None\n"
-        "from runtime.engine import missing, open_engine; from runtime.bundle import read_bundle\n"
+        "from flawline.runtime.engines import missing, open_engine; from flawline.runtime.bundle import read_bundle\n"
         "print(missing('openvino'))\n"
         "print(open_engine(read_bundle(sys.argv[1])).description)"
     )

@@ -3,24 +3,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flawline.runtime.threshold import CalibrationError, beta_quantile, calibrate
+from flawline.runtime.threshold import CalibrationError, beta_quantile, set_threshold
 
 
 def test_the_threshold_is_just_above_the_conformal_rank() -> None:
     scores = np.arange(1, 100, dtype=float)
-    assert 99 < calibrate(scores, 0.01).threshold < 100
-    assert calibrate(scores, 0.05).threshold == 95.5
-    assert calibrate(scores[::-1].copy(), 0.1).threshold == 90.5
+    assert 99 < set_threshold(scores, 0.01).threshold < 100
+    assert set_threshold(scores, 0.05).threshold == 95.5
+    assert set_threshold(scores[::-1].copy(), 0.1).threshold == 90.5
 
 
 def test_99_images_support_one_percent_and_98_do_not() -> None:
-    assert calibrate(np.arange(99.0)).false_alarm_rate == 0.01
+    assert set_threshold(np.arange(99.0)).false_alarm_rate == 0.01
     with pytest.raises(
         CalibrationError,
         match=r"needs 99 held-out good images, there are 98.*--false-alarm-rate 0\.0102",
     ):
-        calibrate(np.arange(98.0), 0.01)
-    told = calibrate(np.arange(98.0))
+        set_threshold(np.arange(98.0), 0.01)
+    told = set_threshold(np.arange(98.0))
     assert told.false_alarm_rate == pytest.approx(1 / 99)
     assert 97 < told.threshold < 98
 
@@ -29,19 +29,19 @@ def test_the_rate_that_the_error_names_is_accepted() -> None:
     for n in range(1, 200):
         rate = np.ceil(1e4 / (n + 1)) / 1e4
         if rate < 1:
-            assert calibrate(np.arange(float(n)), rate).good_images == n
+            assert set_threshold(np.arange(float(n)), rate).good_images == n
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])
 def test_impossible_rates_are_refused(rate: float) -> None:
     with pytest.raises(CalibrationError, match="between 0 and 1"):
-        calibrate(np.arange(50.0), rate)
+        set_threshold(np.arange(50.0), rate)
 
 
 @pytest.mark.parametrize("scores", [np.array([]), np.array([1.0, np.nan])])
 def test_no_scores_and_nan_are_refused(scores: np.ndarray) -> None:
     with pytest.raises(CalibrationError, match="no threshold"):
-        calibrate(scores)
+        set_threshold(scores)
 
 
 def test_the_beta_quantile_is_scipys() -> None:
@@ -61,7 +61,7 @@ def test_the_interval_holds_the_realised_rate_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     inside = 0
     for _ in range(400):
-        calibration = calibrate(rng.exponential(size=80), 0.05)
+        calibration = set_threshold(rng.exponential(size=80), 0.05)
         realised = np.exp(-calibration.threshold)
         inside += calibration.interval[0] <= realised <= calibration.interval[1]
     assert 0.92 < inside / 400 < 0.98

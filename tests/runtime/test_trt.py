@@ -14,6 +14,7 @@ import pytest
 from fakes import FP16, Install, assert_right, expected, name_of, pictures
 from fakes.tensorrt import API
 
+from flawline.runtime.available import list_available
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import EngineError, open_engine
 from flawline.runtime.engines.cuda import driver as cuda
@@ -21,7 +22,6 @@ from flawline.runtime.engines.cuda import libcuda
 from flawline.runtime.engines.cuda.driver import CudaError
 from flawline.runtime.engines.tensorrt.build import build
 from flawline.runtime.engines.tensorrt.engine import TensorRt, TensorRtRtx
-from flawline.runtime.infer_stream import list_available
 
 pytest_plugins = ["fakes.fixtures"]
 VERSIONS = API["versions"]

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from flawline.cameras import CameraError
-from flawline.runtime.bundle import write_atomically
 from flawline.runtime.console import log
+from flawline.runtime.files import write_atomically
 from flawline.runtime.image import Geometry, Image
 from flawline.train import TrainError
 from flawline.train.anomalies.blend import Blended, Mask, choose_product, settings

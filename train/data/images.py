@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flawline.cameras.files import read_image
+from flawline.cameras.decode import read_image
 from flawline.runtime.image import Geometry, Image, prepare, prepare_mask
 from flawline.train.data.layouts import DataError, DataSet, Sample, open_data
 

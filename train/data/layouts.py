@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flawline import FlawlineError
-from flawline.cameras.files import list_images
+from flawline.cameras.decode import list_images
 
 KNOWN = (
     "give the folder of one product as MVTec AD (train/good), VisA (Data/Images), BTAD (train/ok) or DAGM 2007 "

@@ -34,9 +34,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawline.runtime.bundle import write_atomically
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
+from flawline.runtime.files import write_atomically
 from flawline.train.backbones.resnet import BACKBONES, MEAN_RGB, STD_RGB, Trunk, load_weights
 from flawline.train.fit import _device
 from flawline.train.loop import half_precision

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flawline.runtime.bundle import Bundle, write_atomically
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.cuda.driver import Cuda, open_cuda
@@ -38,6 +38,7 @@ from flawline.runtime.engines.tensorrt.plan import (
     make_writable,
     recorded_options,
 )
+from flawline.runtime.files import write_atomically
 
 TURING = 75  # NVIDIA advises against plans that are for it and for others
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from flawline.runtime.bundle import Bundle, write_atomically
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.engines import EngineError, EngineOptions
+from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.engines.cuda.driver import Cuda, CudaError, driver_missing, open_cuda
-from flawline.runtime.engines.tensorrt.build import ensure_plan
+from flawline.runtime.engines.tensorrt.build import build, ensure_plan
 from flawline.runtime.engines.tensorrt.library import library_missing, load, logger
 from flawline.runtime.engines.tensorrt.plan import Plan, PlanRefused
+from flawline.runtime.files import write_atomically
 from flawline.runtime.image import Image, Map
 
 KERNELS = "kernels.bin"  # beside the plan: what TensorRT-RTX compiled of it for this GPU
 
 
-class TensorRt:
+class TensorRt(Engine):
     """Runs a plan on one stream with buffers for its largest batch, made once: no frame allocates.
 
     The second call at a batch size records the work as a CUDA graph, which the following ones launch. Set `wants_map`
@@ -29,6 +31,7 @@ class TensorRt:
 
     name: ClassVar[str] = "tensorrt"
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8")
+    compiles: ClassVar[bool] = True
     untested: ClassVar[str | None] = (
         "on a GPU: building, loading and running have met a stand-in driver only"
     )
@@ -63,6 +66,12 @@ class TensorRt:
         except BaseException:
             cuda.close()
             raise
+
+    @classmethod
+    def build(
+        cls, bundle: Bundle, precision: str, build_options: Any = None, cache: Path | None = None
+    ) -> Path:
+        return build(bundle, cls.name, precision, build_options, cache)
 
     @classmethod
     def missing(cls) -> str | None:

@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flawline.runtime.bundle import ENGINE_CACHE, Bundle, write_atomically
+from flawline.runtime.bundle import ENGINE_CACHE, Bundle
 from flawline.runtime.engines import EngineError
+from flawline.runtime.files import write_atomically
 
 SCHEMA = 1
 PLAN, RECORD = "model.plan", "engine.json"

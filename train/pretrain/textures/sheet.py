@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from flawline.runtime.bundle import write_atomically
+from flawline.runtime.files import write_atomically
 from flawline.train import TrainError
 from flawline.train.pretrain.textures import Textures
 

@@ -1,0 +1,78 @@
+"""A folder of images, or a single image: `/data/images`, `/data/part.png`, `folder:///data/images?bits=12`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from flawline.cameras import Camera, CameraError, CameraOptions, Frame
+from flawline.cameras.decode import IMAGE_SUFFIXES, decode_image, list_images
+from flawline.options import option
+
+
+@dataclass(frozen=True)
+class FolderOptions(CameraOptions):
+    """Options of the `folder` scheme."""
+
+    bits: int | None = option(None, "significant bits of 16-bit images, 8 to 16")
+
+    def __post_init__(self) -> None:
+        if self.bits is not None and not 8 <= self.bits <= 16:
+            raise ValueError(f"bits={self.bits} is not a whole number from 8 to 16")
+
+
+class Folder(Camera):
+    """The images of a folder and its subfolders, in the order of their paths, or a single image.
+
+    No image is dropped. A file that cannot be decoded is a frame with a fault.
+    """
+
+    Options: ClassVar[type[FolderOptions]] = FolderOptions
+
+    def __init__(self, path: str, options: FolderOptions | None = None) -> None:
+        super().__init__()
+        self._bits = (options or FolderOptions()).bits
+        root = Path(path)
+        if root.is_file():
+            self._paths = [root]
+        else:
+            self._paths = list_images(root)
+        if not self._paths:
+            raise CameraError(
+                f"camera {path}: there is no image in this folder; "
+                f"it must hold files named {' '.join(IMAGE_SUFFIXES)}"
+            )
+
+    @classmethod
+    def example(cls, folder: Path) -> str:
+        """Write two images into `folder` and return its URI."""
+        for index in range(2):
+            grey = np.full((48, 64), 40 + index, np.uint8)
+            cv2.imwrite(str(folder / f"{index}.png"), grey)
+        return f"folder://{folder}"
+
+    @classmethod
+    def broken_example(cls, folder: Path) -> str:
+        """Write a damaged image into `folder` and return its URI."""
+        (folder / "damaged.png").write_bytes(b"not an image")
+        return f"folder://{folder}"
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, path in enumerate(self._paths):
+            if self._stopped:
+                return
+            yield self._read(index, path)
+
+    def _read(self, index: int, path: Path) -> Frame:
+        try:
+            image = decode_image(path)
+        except CameraError as error:
+            return Frame(str(path), index, None, fault=str(error))
+        if image.dtype == np.uint16:
+            return Frame(str(path), index, image, bit_depth=self._bits)
+        return Frame(str(path), index, image)

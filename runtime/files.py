@@ -1,0 +1,62 @@
+"""Writing files so that a crash or a full disk leaves the old content or the new one, never a part of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old file or the whole new one. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # The new name is safe on disk only when the folder is written, too.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to write into; when the block ends, it takes the place of `path`.
+
+    The folder is next to `path`, so that the exchange is a rename. If the block or the exchange fails, `path`
+    stays or comes back as it was, and the new folder is removed. Raises OSError.
+
+        with replace_folder(bundle) as new:
+            write_atomically(new / "model.onnx", model)
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    old = work / "old"
+    try:
+        new = work / "new"
+        new.mkdir()
+        yield new
+        if path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def make_writable(folder: Path) -> None:
+    """Create a folder with its parents, and check that a file can be written there. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass

@@ -1,0 +1,105 @@
+"""Outputs: where judgements go. A new output is one file with a subclass of `Output`, and one line in `OUTPUTS`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, ClassVar
+
+from flawline import FlawlineError
+from flawline.cameras import Frame
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.detector import Verdict
+
+# Name -> "module:Class", resolved when it is used.
+OUTPUTS = {
+    "jsonl": "flawline.runtime.outputs.jsonl:JsonLines",
+    "overlays": "flawline.runtime.outputs.overlays:Overlays",
+}
+
+
+class OutputError(FlawlineError):
+    """A judgement cannot be delivered."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A frame, the verdict on it, and the frames per second at that moment."""
+
+    frame: Frame
+    verdict: Verdict
+    fps: float
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Base of the options of an output. See `flawline.options`."""
+
+
+class Output(ABC):
+    """Receives every judgement of a stream.
+
+    A subclass is constructed as `Class(target, options, bundle)`, where `target` is a path, an address or empty,
+    and `options` is an instance of the class attribute `Options`. It raises OutputError if it cannot deliver.
+    """
+
+    required: ClassVar[bool] = True
+    """True if the stream ends when a judgement cannot be delivered; False if that is logged."""
+    untested: ClassVar[str | None] = None
+    """What no test has reached yet, or None."""
+    Options: ClassVar[type[OutputOptions]] = OutputOptions
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Say what must be installed before this output can be used; None if it can be used."""
+        return None
+
+    @classmethod
+    def example(cls, folder: Path) -> str | None:
+        """Return a target that works without hardware or network, or None if there is none.
+
+        Files may be written into `folder`, which is empty. The contract tests use it, so that listing an output in
+        OUTPUTS tests it.
+        """
+        return str(folder / "output")
+
+    @abstractmethod
+    def write(self, judgement: Judgement) -> None:
+        """Deliver a judgement before returning. Raises OutputError."""
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Deliver the summary of the run after its last judgement. Raises OutputError."""
+
+    def close(self) -> None:
+        """Release what the output holds. May be called again."""
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def output_class(name: str) -> type[Output]:
+    """Import the class of an output of OUTPUTS."""
+    target: type[Output] = resolve_name(OUTPUTS[name])
+    return target
+
+
+def missing(name: str) -> str | None:
+    """Say what must be installed before an output of OUTPUTS can be used; None if it can be used."""
+    try:
+        return output_class(name).missing()
+    except ImportError as error:
+        return str(error)
+
+
+def open_output(name: str, target: str, bundle: Bundle) -> Output:
+    """Open an output of OUTPUTS with its default options. Raises OutputError."""
+    output = output_class(name)
+    # The constructor of a subclass takes these arguments; the base class has none.
+    opened: Output = output(target, output.Options(), bundle)  # type: ignore[call-arg]
+    return opened

@@ -1,0 +1,54 @@
+"""The anomaly map of every judged frame, painted over its image and saved as a PNG file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.detector import image_of, paint
+from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
+from flawline.runtime.outputs.jsonl import verdict_name
+
+
+class Overlays(Output):
+    """`target` is a folder, which is created. Files are named by index, source and verdict of the frame.
+
+    A frame that could not be judged has no map, and no file.
+    """
+
+    required: ClassVar[bool] = False
+
+    def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
+        self._folder = Path(target)
+        self._manifest = bundle.manifest
+        if bundle.map_size == (0, 0):
+            raise OutputError(
+                f"bundle {bundle.path} gives no maps to paint; "
+                f"leave --save out, or build it with --outputs map"
+            )
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"--save {target}: cannot be created ({error.strerror}); choose another folder"
+            ) from error
+
+    def write(self, judgement: Judgement) -> None:
+        verdict = judgement.verdict
+        if verdict.anomaly_map is None:
+            return
+        frame = judgement.frame
+        image = image_of(frame, self._manifest)
+        painted = paint(image, verdict.anomaly_map, self._manifest)
+        source = Path(frame.source).stem or "frame"
+        path = self._folder / f"{frame.index:06d}-{source}-{verdict_name(judgement)}.png"
+        encoded, data = cv2.imencode(".png", painted)
+        if not encoded:
+            raise OutputError(f"overlay {path} was not saved: OpenCV cannot encode it")
+        try:
+            path.write_bytes(data.tobytes())
+        except OSError as error:
+            raise OutputError(f"overlay {path} was not saved ({error.strerror})") from error

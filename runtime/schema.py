@@ -1,0 +1,311 @@
+"""The JSON files of a bundle: their records, and a strict reader and writer for them.
+
+The reader refuses another schema, a missing or unknown key, and a value of another type or range. Every refusal
+is a SchemaError, to which the caller adds the name of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from flawline import FlawlineError
+from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import FP32, PRECISIONS
+
+# Schema 2 added the bit depth to the manifest. calibration.json follows the same number.
+SCHEMA = 2
+READABLE = (1, 2)
+
+GOLDEN = "golden.npz"
+MODEL = str(FP32.file)
+# Outputs of the graph. A bundle that was built for the score alone has only the first.
+OUTPUTS = ("score", "map")
+# A larger value is refused, because an integer beyond it does not fit a float.
+LARGEST_NUMBER = 1e300
+
+Value = TypeVar("Value")
+
+
+class SchemaError(FlawlineError):
+    """A JSON file does not follow its schema."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, standard deviation, minimum and maximum of a quantity over the held-out good images."""
+
+    mean: float
+    std: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: npt.NDArray[Any]) -> Spread:
+        """Compute the spread of an array of any shape."""
+        return cls(
+            mean=float(np.mean(values)),
+            std=float(np.std(values)),
+            min=float(np.min(values)),
+            max=float(np.max(values)),
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is: manifest.json without the hashes of the files.
+
+    `score` and `map_peak`, the largest value of a map, are over the held-out good images. The tolerances are
+    absolute. `fp32_islands` are prefixes of node names of the graph that must be computed in FP32 in every
+    precision. `outputs` is OUTPUTS, or its first entry alone. `bit_depth` is the number of significant bits of the
+    images that the detector was trained on, from 8 to 16.
+    """
+
+    method: str
+    backbone: str
+    geometry: Geometry
+    score: Spread
+    map_peak: Spread
+    score_tolerance: float
+    map_tolerance: float
+    fp32_islands: tuple[str, ...]
+    outputs: tuple[str, ...]
+    provenance: Mapping[str, str]
+    bit_depth: int = 8
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The threshold of a bundle, and what supports it: calibration.json.
+
+    A part is anomalous if its score is above `threshold`. The true false-alarm rate lies in `interval` with
+    probability `confidence`, given `good_images` held-out good images.
+    """
+
+    threshold: float
+    false_alarm_rate: float
+    interval: tuple[float, float]
+    confidence: float
+    good_images: int
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object strictly: NaN and infinite numbers are refused. Raises SchemaError."""
+
+    def refuse_constant(text: str) -> NoReturn:
+        raise ValueError(f"{text} is not a number")
+
+    try:
+        content = json.loads(data, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise SchemaError("is not a JSON object")
+    return content
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """Write a JSON object with sorted keys, one value a line."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+class StrictReader:
+    """Takes typed values out of a JSON object, and refuses what is left over.
+
+    `name` is put in front of every message; it is empty for the outermost object of a file.
+    """
+
+    def __init__(self, content: Mapping[str, Any], name: str = "") -> None:
+        self._left = dict(content)
+        self._prefix = f"{name}: " if name else ""
+
+    def take(self, key: str, kind: type[Value]) -> Value:
+        """Take a value of type int, float, str, list or dict. An integer is accepted for a float."""
+        if key not in self._left:
+            self.refuse(f"{key} is missing")
+        value: Any = self._left.pop(key)
+        if not _has_type(value, kind):
+            self.refuse(f"{key} is {value!r}, not of type {kind.__name__}")
+        # The comparison is also false for NaN.
+        if kind is float and not abs(value) < LARGEST_NUMBER:
+            self.refuse(f"{key} is not finite")
+        # This turns an integer into a float; other values have the type already.
+        return kind(value)  # type: ignore[call-arg]
+
+    def take_texts(self, key: str) -> tuple[str, ...]:
+        """Take a list of texts that are not empty."""
+        values = self.take(key, list)
+        for value in values:
+            if not isinstance(value, str) or not value:
+                self.refuse(f"{key} holds {value!r}, which is not a name")
+        return tuple(values)
+
+    def finish(self) -> None:
+        """Refuse the keys that were not taken."""
+        if self._left:
+            self.refuse(f"this version does not know {', '.join(sorted(self._left))}")
+
+    def refuse(self, reason: str) -> NoReturn:
+        raise SchemaError(f"{self._prefix}{reason}")
+
+
+def _has_type(value: Any, kind: type) -> bool:
+    """Tell whether a JSON value has a type; an integer is accepted as a float, a boolean never as a number."""
+    if isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, kind)
+
+
+def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
+    """Write manifest.json; `files` maps each file of the bundle to its sha256."""
+    content = asdict(manifest)
+    content["schema"] = SCHEMA
+    content["geometry"] = manifest.geometry.to_json()
+    content["provenance"] = dict(manifest.provenance)
+    content["files"] = dict(files)
+    return to_json(content)
+
+
+def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
+    """Read manifest.json and the sha256 of each file. Raises SchemaError."""
+    content = parse_json(data)
+    schema = _take_schema(content)
+    reader = StrictReader(content)
+    files = _files_from_json(reader)
+    geometry = _geometry_from_json(reader)
+    provenance = reader.take("provenance", dict)
+    for value in provenance.values():
+        if not isinstance(value, str):
+            reader.refuse("provenance holds values that are not text")
+    if schema == 1:
+        bit_depth = _bit_depth_of_schema_1(provenance)
+    else:
+        bit_depth = reader.take("bit_depth", int)
+    manifest = Manifest(
+        method=reader.take("method", str),
+        backbone=reader.take("backbone", str),
+        geometry=geometry,
+        score=_spread_from_json(reader, "score"),
+        map_peak=_spread_from_json(reader, "map_peak"),
+        score_tolerance=reader.take("score_tolerance", float),
+        map_tolerance=reader.take("map_tolerance", float),
+        fp32_islands=reader.take_texts("fp32_islands"),
+        outputs=reader.take_texts("outputs"),
+        provenance=provenance,
+        bit_depth=bit_depth,
+    )
+    reader.finish()
+    _check_manifest(reader, manifest)
+    return manifest, files
+
+
+def _check_manifest(reader: StrictReader, manifest: Manifest) -> None:
+    if manifest.outputs not in (OUTPUTS, OUTPUTS[:1]):
+        known = f"{list(OUTPUTS)} or {list(OUTPUTS[:1])}"
+        reader.refuse(f"outputs is {list(manifest.outputs)}, not {known}")
+    if manifest.score_tolerance <= 0 or manifest.map_tolerance <= 0:
+        reader.refuse("a tolerance is not above 0")
+    if not 8 <= manifest.bit_depth <= 16:
+        reader.refuse(f"bit_depth is {manifest.bit_depth}, not from 8 to 16")
+
+
+def _take_schema(content: dict[str, Any]) -> int:
+    schema = content.pop("schema", None)
+    if type(schema) is not int or schema not in READABLE:
+        known = " and ".join(str(number) for number in READABLE)
+        raise SchemaError(f"has schema {schema!r}, this version reads schema {known}")
+    return schema
+
+
+def _files_from_json(reader: StrictReader) -> dict[str, str]:
+    files = reader.take("files", dict)
+    known = {GOLDEN}
+    for precision in PRECISIONS.values():
+        if precision.file is not None:
+            known.add(precision.file)
+    for name in (MODEL, GOLDEN, *files):
+        if not isinstance(files.get(name), str):
+            reader.refuse(f"there is no sha256 for {name}")
+    unknown = sorted(set(files) - known)
+    if unknown:
+        reader.refuse(f"files that this version does not know: {', '.join(unknown)}")
+    return files
+
+
+def _geometry_from_json(reader: StrictReader) -> Geometry:
+    fields = reader.take("geometry", dict)
+    for value in fields.values():
+        if isinstance(value, float):
+            reader.refuse("geometry: sizes are whole numbers")
+    try:
+        return Geometry(**fields)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"geometry: {error}") from error
+
+
+def _spread_from_json(reader: StrictReader, key: str) -> Spread:
+    fields = StrictReader(reader.take(key, dict), key)
+    spread = Spread(
+        mean=fields.take("mean", float),
+        std=fields.take("std", float),
+        min=fields.take("min", float),
+        max=fields.take("max", float),
+    )
+    fields.finish()
+    return spread
+
+
+def _bit_depth_of_schema_1(provenance: Mapping[str, str]) -> int:
+    """Schema 1 recorded the bit depth of the training images as a text of the provenance, if at all."""
+    text = provenance.get("train_bits", "")
+    if text.isdecimal():
+        return int(text)
+    return 8
+
+
+def calibration_to_json(calibration: Calibration) -> bytes:
+    """Write calibration.json."""
+    content = asdict(calibration)
+    content["schema"] = SCHEMA
+    return to_json(content)
+
+
+def calibration_from_json(data: bytes) -> Calibration:
+    """Read calibration.json. Raises SchemaError."""
+    content = parse_json(data)
+    _take_schema(content)
+    reader = StrictReader(content)
+    calibration = Calibration(
+        threshold=reader.take("threshold", float),
+        false_alarm_rate=reader.take("false_alarm_rate", float),
+        interval=_interval_from_json(reader),
+        confidence=reader.take("confidence", float),
+        good_images=reader.take("good_images", int),
+    )
+    reader.finish()
+    if not 0 < calibration.false_alarm_rate < 1:
+        reader.refuse("false_alarm_rate is not between 0 and 1")
+    if not 0 < calibration.confidence < 1:
+        reader.refuse("confidence is not between 0 and 1")
+    if calibration.good_images < 1:
+        reader.refuse("good_images is below 1")
+    return calibration
+
+
+def _interval_from_json(reader: StrictReader) -> tuple[float, float]:
+    values = reader.take("interval", list)
+    numbers = []
+    for value in values:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            numbers.append(value)
+    if len(values) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] <= 1:
+        reader.refuse("interval is not a pair of rising numbers from 0 to 1")
+    return float(numbers[0]), float(numbers[1])

@@ -1,0 +1,1 @@
+"""A running inspection: the loop over the frames of a camera, and its counts and times."""

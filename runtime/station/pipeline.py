@@ -1,0 +1,71 @@
+"""The loop of an inspection: every frame of a camera is judged, counted and delivered to every output."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+from flawline.cameras import Camera, Frame
+from flawline.runtime.console import log
+from flawline.runtime.detector import Detector
+from flawline.runtime.outputs import Judgement, Output, OutputError
+from flawline.runtime.station.tally import Tally
+
+
+def run_stream(
+    camera: Camera,
+    detector: Detector,
+    outputs: Sequence[Output],
+    max_frames: int | None,
+    stop: threading.Event,
+    tally: Tally,
+) -> None:
+    """Judge frames until the camera ends, `max_frames` are judged, or `stop` is set.
+
+    When the loop ends, also because of an error, the outputs get the summary. Raises CameraError if the camera is
+    lost, EngineError if the engine fails, and OutputError if a required output cannot deliver.
+    """
+    sizes: set[tuple[int, ...]] = set()
+    try:
+        for frame in _frames(camera, stop, max_frames):
+            verdict = detector.judge(frame)
+            fps = tally.add(verdict)
+            _note_size(frame, detector, sizes)
+            _deliver(Judgement(frame, verdict, fps), outputs)
+    finally:
+        summary = tally.summary(camera)
+        for output in outputs:
+            output.finish(summary)
+
+
+def _frames(camera: Camera, stop: threading.Event, max_frames: int | None) -> Iterator[Frame]:
+    for count, frame in enumerate(camera, 1):
+        if stop.is_set():
+            return
+        yield frame
+        if count == max_frames or stop.is_set():
+            return
+
+
+def _note_size(frame: Frame, detector: Detector, sizes: set[tuple[int, ...]]) -> None:
+    """Log once for each image size that a crop leaves a part of the image uninspected."""
+    if frame.image is None:
+        return
+    size = frame.image.shape[:2]
+    if size in sizes:
+        return
+    sizes.add(size)
+    height, width = size
+    lost = detector.bundle.manifest.geometry.uninspected(height, width)
+    if lost is not None:
+        log(f"note: {lost}")
+
+
+def _deliver(judgement: Judgement, outputs: Sequence[Output]) -> None:
+    for output in outputs:
+        try:
+            output.write(judgement)
+        except OutputError as error:
+            if output.required:
+                raise
+            log(f"{error}; inspection continues")

@@ -1,0 +1,68 @@
+"""Counts and times of a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flawline.cameras import Camera
+from flawline.runtime.detector import Verdict
+
+FPS_WINDOW = 30  # frames of the running FPS
+LATENCY_WINDOW = 10_000  # frames of the percentiles; bounded, because a run may last for years
+PERCENTILES = (50, 95, 99)
+
+
+class Tally:
+    """Counts frames and verdicts, and measures frames per second and latency.
+
+    The latency of a frame is the time from its arrival at the detector to its verdict, in milliseconds. `clock`
+    returns seconds that never go backwards.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.frames = 0
+        self.anomalous = 0
+        self.latency: deque[float] = deque(maxlen=LATENCY_WINDOW)
+        self._clock = clock
+        self._start = clock()
+        self._recent: deque[float] = deque([self._start], maxlen=FPS_WINDOW + 1)
+
+    def add(self, verdict: Verdict) -> float:
+        """Count a verdict; return the running frames per second."""
+        self.frames += 1
+        if verdict.anomalous:
+            self.anomalous += 1
+        if verdict.anomaly_map is not None:
+            self.latency.append(sum(verdict.milliseconds.values()))
+        self._recent.append(self._clock())
+        duration = self._recent[-1] - self._recent[0]
+        return (len(self._recent) - 1) / max(duration, 1e-9)
+
+    def summary(self, camera: Camera) -> dict[str, Any]:
+        """Return the summary of the run so far, as it is printed."""
+        duration = max(self._clock() - self._start, 1e-9)
+        summary: dict[str, Any] = {
+            "frames": self.frames,
+            "fps": round(self.frames / duration, 2),
+        }
+        for percent in PERCENTILES:
+            summary[f"p{percent}_ms"] = self._percentile(percent)
+        summary["dropped"] = camera.dropped
+        summary["reconnects"] = camera.reconnects
+        summary["anomalous"] = self.anomalous
+        return summary
+
+    def _percentile(self, percent: int) -> float | None:
+        """Return a percentile of the latency, or None if no frame was judged."""
+        if not self.latency:
+            return None
+        value = float(np.percentile(self.latency, percent))
+        if not math.isfinite(value):
+            return None
+        return round(value, 3)
