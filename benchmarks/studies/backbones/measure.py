@@ -122,7 +122,7 @@ def _data_sets(comparison: Comparison) -> Iterator[tuple[Path, str]]:
 
 
 def _describe_weights(backbone: str, weights: str, seed: int) -> str:
-    """Name and hash of the weights; random ones without their seed, which has a field of its own."""
+    """Name and hash of the weights, without the seed, which has a field of its own."""
     description = create_backbone(backbone, (2, 3)).load(weights, seed)
     return description.replace(f", seed {seed}", "")
 

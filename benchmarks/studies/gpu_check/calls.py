@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from flawline.benchmarks.measure.sessions import InferenceCall
 from flawline.benchmarks.published import find_published
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, missing
+from flawline.runtime.engines import EngineError, EngineOptions, engine_class, missing
 from flawline.runtime.image import Image
 from flawline.train.method import Method
 
@@ -91,7 +90,7 @@ def engine_calls(bundle: Bundle, stack: ExitStack) -> Iterator[tuple[str, Infere
 
 
 def _open(name: str, bundle: Bundle, precision: str, stack: ExitStack) -> Any:
-    engine = resolve_name(ENGINES[name]).open(bundle, EngineOptions(precision=precision))
+    engine = engine_class(name).open(bundle, EngineOptions(precision=precision))
     stack.callback(engine.close)
     return engine
 

@@ -24,6 +24,7 @@ from flawline.runtime.bundle import Bundle, Golden
 from flawline.runtime.console import log
 from flawline.runtime.image import Image
 from flawline.runtime.timing import time_calls
+from flawline.train.blocks.fused import fp32_islands
 from flawline.train.method import Method
 
 BATCHES = (1, 8, 32)
@@ -58,8 +59,9 @@ def write_study_bundle(method: Method, images: Image, folder: Path) -> Bundle:
     tolerance = 10 * float(np.ptp(golden.maps)) + 1.0
     fused = method.fused()
     fp32 = onnx_from_module(fused, method.geometry)
-    models = {"fp32": fp32, "fp16": to_fp16(fp32, method.fp32_islands)}
-    return bundle_of_network(method, models, golden, folder, tolerance)
+    islands = fp32_islands(fused)
+    models = {"fp32": fp32, "fp16": to_fp16(fp32, islands)}
+    return bundle_of_network(method, models, golden, folder, tolerance, islands)
 
 
 def measure_calls(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.calibrate import score_frames
 from flawline.runtime.detector import Detector
-from flawline.runtime.threshold import calibrate
+from flawline.runtime.threshold import set_threshold
 
 RESAMPLINGS = 200
 
@@ -56,7 +56,7 @@ def realised_rates(
     inside = 0
     for _ in range(resamplings):
         order = rng.permutation(len(scores))
-        calibration = calibrate(scores[order[:count]], false_alarm_rate)
+        calibration = set_threshold(scores[order[:count]], false_alarm_rate)
         false_alarms = scores[order[count:]] > calibration.threshold
         rate = float(false_alarms.mean())
         low, high = calibration.interval
