@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import torch
+from flawline.train.backbones.base import Backbone
 from torch import Tensor, nn
 
 from flawline.train import TrainError
-from flawline.train.backbones.base import Backbone
 from flawline.train.method import Method
 
 SomeMethod = TypeVar("SomeMethod", bound=Method)
@@ -73,7 +73,8 @@ class PublishedCode(Generic[SomeMethod]):
     Attributes:
         as_published: Everything that the authors' code computes for an image, including work whose
             result is discarded. None when the authors' code is not written down here.
-        as_literal: The same pipeline without that work, in operators that can be exported to ONNX.
+        as_literal: The same pipeline without that work.
+        literal_exports: Whether the literal form consists of operators that torch can export.
         alternatives: Further forms, by their name in the report.
         perturb: Moves constants away from their initial values, so that a rewrite which forgets
             one of them cannot pass. It is called after a training of no steps.
@@ -82,6 +83,7 @@ class PublishedCode(Generic[SomeMethod]):
 
     as_published: Callable[[SomeMethod], Form] | None = None
     as_literal: Callable[[SomeMethod], Form] = LiteralForm
+    literal_exports: bool = True
     alternatives: Mapping[str, Callable[[SomeMethod], nn.Module]] = field(default_factory=dict)
     perturb: Callable[[SomeMethod, torch.Generator], None] | None = None
     notes: tuple[str, ...] = ()

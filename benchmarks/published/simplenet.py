@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,25 +84,40 @@ def _resized_patches(patches: Tensor, grid: tuple[int, ...], size: tuple[int, in
 class ExportableSimpleNet(Form):
     """The literal pipeline in operators that can be exported to ONNX.
 
-    Adaptive pooling by a whole factor is written as plain pooling. Raises TrainError for
-    dimensions that do not divide.
+    Raises TrainError for dimensions that do not divide.
     """
 
     def __init__(self, method: SimpleNet) -> None:
         super().__init__()
         self.method = method
         self.backbone = method.backbone
-        level_dim = method.settings.level_dim
-        self.factors = []
-        for channels in method.backbone.channels:
-            self.factors.append(_whole_factor(9 * channels, level_dim))
-        self.last_factor = _whole_factor(2 * level_dim, method.settings.target_dim)
+        settings = method.settings
+        self.pooling = _PatchPooling(
+            self.backbone.channels, settings.level_dim, settings.target_dim
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(*self.backbone.extract(image))
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         level2, level3 = levels
+        return self.method.judge(self.pooling(level2, level3))
+
+
+class _PatchPooling:
+    """The patch features of two levels, with adaptive pooling written as plain pooling.
+
+    The exporter knows adaptive pooling by whole factors only. `channels` are those of the levels.
+    """
+
+    def __init__(self, channels: Sequence[int], level_dim: int, target_dim: int) -> None:
+        self.factors = []
+        for count in channels:
+            self.factors.append(_whole_factor(9 * count, level_dim))
+        self.last_factor = _whole_factor(2 * level_dim, target_dim)
+
+    def __call__(self, level2: Tensor, level3: Tensor) -> Tensor:
+        """Return the patch features [N, h, w, target_dim] on the grid of layer2."""
         n, _, h, w = level2.shape
         fine = F.unfold(level2, 3, padding=1)
         planes = F.unfold(level3, 3, padding=1).view(n, -1, *level3.shape[2:])
@@ -110,7 +127,7 @@ class ExportableSimpleNet(Form):
             pooled.append(F.avg_pool1d(columns.transpose(1, 2), factor, factor))
         both = torch.cat(pooled, 2)
         features = F.avg_pool1d(both, self.last_factor, self.last_factor)
-        return self.method.judge(features.view(n, h, w, -1))
+        return features.view(n, h, w, -1)
 
 
 def _whole_factor(length: int, pooled: int) -> int:

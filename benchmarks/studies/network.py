@@ -29,12 +29,14 @@ from flawline.train.data.demo import render
 from flawline.train.data.images import PreparedImages, open_data
 from flawline.train.method import Fit, Method, MethodSettings, resolve_method
 
+TRAINING_IMAGES = 8
+
 
 def build_network(options: NetworkOptions, count: int) -> tuple[Method, Image]:
     """Return the network in eval mode, and `count` prepared images, uint8 [count, H, W, 3].
 
     The images are those of the options' data set, or come from the demo's generator. The backbone
-    gets its weights, and the method a training of one step on the images, so that its statistics
+    gets its weights, and the method a training of one step on other images, so that its statistics
     are those of real features. Raises TrainError and DataError.
     """
     method_class = resolve_method(options.method)
@@ -45,10 +47,12 @@ def build_network(options: NetworkOptions, count: int) -> tuple[Method, Image]:
     settings = replace(settings, **_parsed_settings(options, method_class.Settings))
     torch.manual_seed(options.seed)
     method = method_class(settings)
-    images = _prepared_images(options.data, method.geometry, count)
-    method.load_weights(options.weights, options.seed, images)
-    give_state(method, images, options.seed)
-    return method.eval(), np.stack(images)
+    images = _prepared_images(options.data, method.geometry, count + TRAINING_IMAGES)
+    # A data set may be too small for images of both kinds.
+    training_images = images[count:] or images
+    method.load_weights(options.weights, options.seed, training_images)
+    give_state(method, training_images, options.seed)
+    return method.eval(), np.stack(images[:count])
 
 
 def _parsed_settings(options: NetworkOptions, record: type[MethodSettings]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.image import Image
 from flawline.runtime.timing import time_calls
-from flawline.train.metrics import auroc
 from flawline.train.methods.patchcore import PatchCore
+from flawline.train.metrics import auroc
 from flawline.train.progress import Progress
 
 CORESET = "coreset"

@@ -14,7 +14,9 @@ from torch import nn
 from flawline.benchmarks.measure.nodes import Node, profile_nodes
 from flawline.benchmarks.published import find_published
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
+from flawline.runtime.console import first_line
 from flawline.runtime.image import Geometry, Image
+from flawline.train import TrainError
 from flawline.train.method import Method
 
 PUBLISHED = "(a) as published"
@@ -46,6 +48,15 @@ def build_forms(method: Method) -> dict[str, nn.Module]:
     return forms
 
 
+def exportable_forms(method: Method, forms: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return the forms that are compared as ONNX too; the authors' code is timed in torch only."""
+    exportable = dict(forms)
+    exportable.pop(PUBLISHED, None)
+    if not find_published(method.name).literal_exports:
+        del exportable[LITERAL]
+    return exportable
+
+
 @dataclass(frozen=True)
 class ExportedForm:
     """A form as ONNX: the whole graph, the part of it up to the feature maps, and their nodes."""
@@ -63,7 +74,13 @@ class ExportedForm:
         with warnings.catch_warnings():
             # Literal forms branch on settings of the method, which are constants of the graph.
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-            model = onnx_from_module(module, geometry)
+            try:
+                model = onnx_from_module(module, geometry)
+            except torch.onnx.OnnxExporterError as error:
+                raise TrainError(
+                    f"a form cannot be exported to ONNX ({first_line(error)}); write an exportable "
+                    "literal form in benchmarks/published"
+                ) from error
         backbone = _backbone_of(model)
         nodes = profile_nodes(model, images, threads)
         return cls(model, backbone, nodes, profile_nodes(backbone, images, threads))

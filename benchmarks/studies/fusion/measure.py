@@ -26,9 +26,9 @@ from flawline.benchmarks.studies.fusion.forms import (
     BACKBONE,
     FUSED,
     LITERAL,
-    PUBLISHED,
     ExportedForm,
     build_forms,
+    exportable_forms,
 )
 from flawline.runtime.image import Image
 from flawline.train.method import Method
@@ -130,9 +130,7 @@ def measure_forms(
         runs = list(eager.values())
         result = FusionResult()
         backbones = [_Run(Row(BACKBONE, EAGER), _eager_call(_fused_backbone(forms[FUSED])))]
-        for label, module in forms.items():
-            if label == PUBLISHED:
-                continue
+        for label, module in exportable_forms(method, forms).items():
             exported = ExportedForm.of_module(module, method.geometry, images[:1], threads)
             runs.append(_session_run(label, exported, threads))
             bundle = Path(folder) / str(len(runs))
