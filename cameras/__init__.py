@@ -1,17 +1,18 @@
-"""Cameras: where frames come from. A camera is a URI; files, folders and devices are opened the same way.
+"""Cameras: where frames come from. Files, folders and devices are opened by a URI.
 
     /data/images   /data/part.png   /data/line.mp4
     usb://0   usb:///dev/video2   synthetic://?fps=25&frames=100
 
-File sources never drop a frame. Live sources hand out the newest frame and count the frames that they dropped.
-A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one line in `CAMERAS`.
+File sources never drop a frame. Live sources hand out the newest frame and count the frames that
+they dropped. A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one
+line in `CAMERAS`.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
@@ -41,14 +42,15 @@ class CameraError(FlawlineError):
 class Frame:
     """One image of one part, checked when it is created.
 
-    `image` is uint8 or uint16, [h, w] mono or [h, w, 3] BGR. `pixel_format` is "mono" or "bgr"; it is derived
-    from the shape where the source does not declare it. `bit_depth` is the number of significant bits: 8 for
-    uint8; None for uint16 means that the source does not declare it. `captured_at` is the wall clock in Unix
-    seconds, and only a label.
+    `image` is uint8 or uint16, [h, w] mono or [h, w, 3] BGR. `pixel_format` is "mono" or "bgr"; it
+    is derived from the shape where the source does not declare it. `bit_depth` is the number of
+    significant bits: 8 for uint8; None for uint16 means that the source does not declare it.
+    `captured_at` is the wall clock in Unix seconds, and only a label.
 
-    Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so that the part
-    can be rejected. An image of another type or shape, an empty image, and values beyond `bit_depth` are turned
-    into such a fault: creating a frame never raises.
+    Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so
+    that the part can be rejected. An image of another type or shape, an empty image, and values
+    beyond `bit_depth` are turned into such a fault, and a frame with a fault has no image: creating
+    a frame never raises.
     """
 
     source: str
@@ -60,46 +62,51 @@ class Frame:
     captured_at: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        if self.image is None:
-            self._set("fault", self.fault or "the source gave no image")
-            return
-        fault = image_fault(self.image, self.pixel_format, self.bit_depth)
-        if fault is not None:
+        fault = self.fault
+        if fault is None and self.image is None:
+            fault = "the source gave no image"
+        if fault is None:
+            fault = image_fault(self.image, self.pixel_format, self.bit_depth)
+        if fault is not None or self.image is None:
             self._set("image", None)
-            self._set("fault", self.fault or fault)
+            self._set("fault", fault)
             return
         self._set("pixel_format", format_of(self.image))
         if self.image.dtype.itemsize == 1:
             self._set("bit_depth", 8)
 
     def _set(self, name: str, value: object) -> None:
+        """Set a field while the frozen record is created."""
         object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
 class CameraOptions:
-    """Base of the options of a camera, which are the query part of its URI. See `flawline.options`."""
+    """Base of the options of a camera, which are the query part of its URI.
+
+    See `flawline.options` for how a subclass declares them.
+    """
 
 
 class Camera(ABC):
     """A source of frames. Iterating yields frames until the source ends or `stop()` is called.
 
-    A subclass is constructed as `Class(path, options)`, where `path` is the part of the URI after the scheme
-    and `options` is an instance of the class attribute `Options`. It raises CameraError, from the constructor
-    or while iterating, for a source that does not work.
+    A subclass is constructed as `Class(path, options)`, where `path` is the part of the URI after
+    the scheme and `options` is an instance of the class attribute `Options`. It raises CameraError,
+    from the constructor or while iterating, for a source that does not work.
     """
 
+    # True for a source that neither waits for its consumer nor ends by itself.
     live: ClassVar[bool] = False
-    """True for a source that does not wait for its consumer and does not end by itself."""
+    # What no test has reached yet, such as "on a real camera", or None.
     untested: ClassVar[str | None] = None
-    """What no test has reached yet, such as "on a real camera", or None."""
     Options: ClassVar[type[CameraOptions]] = CameraOptions
 
     def __init__(self) -> None:
+        # Frames that were captured, and replaced by newer ones before the consumer took them.
         self.dropped = 0
-        """Frames that were captured, and replaced by newer ones before the consumer asked for them."""
+        # How often the source failed and was opened again.
         self.reconnects = 0
-        """How often the source failed and was opened again."""
         self._stopped = False
 
     @classmethod
@@ -111,14 +118,17 @@ class Camera(ABC):
     def example(cls, folder: Path) -> str | None:
         """Return a URI that works without hardware, or None if there is none.
 
-        Files that it needs are written into `folder`, which is empty. The frames are valid. The contract tests
-        use it, so that listing a camera in CAMERAS tests it.
+        Files that it needs are written into `folder`, which is empty. The frames are valid. The
+        contract tests use it, so that listing a camera in CAMERAS tests it.
         """
         return None
 
     @classmethod
     def broken_example(cls, folder: Path) -> str | None:
-        """Return a URI whose source is absent or damaged, or None if the source cannot fail. See `example`."""
+        """Return a URI whose source is absent or damaged, or None if the source cannot fail.
+
+        Files may be written into `folder`, as in `example`.
+        """
         return None
 
     @abstractmethod
@@ -146,7 +156,7 @@ def camera_class(scheme: str) -> type[Camera]:
 
 
 def missing(scheme: str) -> str | None:
-    """Say what must be installed before a camera of CAMERAS can be used; None if it can be used."""
+    """Say what must be installed to use a camera of CAMERAS; None if nothing is missing."""
     try:
         return camera_class(scheme).missing()
     except ImportError as error:
@@ -154,7 +164,11 @@ def missing(scheme: str) -> str | None:
 
 
 def open_camera(uri: str) -> Camera:
-    """Open a camera by its URI, or by the plain path of a folder, an image or a video. Raises CameraError."""
+    """Open a camera by its URI, or by the plain path of a folder, an image or a video.
+
+    Raises CameraError for an unknown scheme or option, for a missing package, and for a source that
+    is known not to work before the first frame is requested.
+    """
     scheme, path, values = _parse(uri)
     if scheme not in CAMERAS:
         raise CameraError(
@@ -163,14 +177,13 @@ def open_camera(uri: str) -> Camera:
     reason = missing(scheme)
     if reason is not None:
         raise CameraError(f"camera {uri}: {reason}")
-    camera = camera_class(scheme)
+    target = camera_class(scheme)
     try:
-        options = parse_options(camera.Options, values)
+        options = parse_options(target.Options, values)
     except OptionError as error:
         raise CameraError(f"camera {uri}: {error}") from error
-    # The constructor of a subclass takes the path and the options; that of the base class takes nothing.
-    opened: Camera = camera(path, options)  # type: ignore[call-arg]
-    return opened
+    create: Callable[[str, CameraOptions], Camera] = target
+    return create(path, options)
 
 
 def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
@@ -195,6 +208,8 @@ def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _scheme_of_file(uri: str, path: str) -> str:
+    """Choose between the schemes of files. Raises CameraError if there is nothing at `path`."""
+    # Imported here, because decode.py imports this module.
     from flawline.cameras.decode import is_image
 
     file = Path(path)

@@ -26,7 +26,10 @@ class Clock(Protocol):
     def wait_for(
         self, condition: threading.Condition, predicate: Callable[[], bool], timeout: float
     ) -> bool:
-        """Wait, with the condition held, until the predicate is true; return False after `timeout` seconds."""
+        """Wait until the predicate is true; return False after `timeout` seconds.
+
+        The caller holds the condition, as for threading.Condition.wait_for.
+        """
         ...
 
 

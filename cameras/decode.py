@@ -43,15 +43,16 @@ def list_images(folder: Path) -> list[Path]:
 def read_image(path: Path, bit_depth: int | None = None) -> npt.NDArray[np.uint8]:
     """Decode an image file to 8 bits: uint8 [h, w, 3] BGR or [h, w] mono.
 
-    `bit_depth` is the number of significant bits of 16-bit files, for example 12 for most machine-vision
-    cameras. Guessing it from the values would make the same part brighter or darker from image to image, so a
-    16-bit file without it is an error. Raises CameraError.
+    `bit_depth` is the number of significant bits of 16-bit files, for example 12 for most
+    machine-vision cameras. Guessing it from the values would make the same part brighter or darker
+    from image to image, so a 16-bit file without it is an error. Raises CameraError.
     """
     image = decode_image(path)
     if image.dtype == np.uint16 and bit_depth is None:
         raise CameraError(
-            f"{path}: has 16 bits per pixel (largest value {image.max()}); declare how many of them "
-            f"are significant, such as --bits 12, or ?bits=12 in a camera URI"
+            f"{path}: has 16 bits per pixel (largest value {image.max()}); "
+            f"declare how many of them are significant, such as --bits 12, "
+            f"or ?bits=12 in a camera URI"
         )
     try:
         return to_8_bit(image, bit_depth or 8)
@@ -62,8 +63,8 @@ def read_image(path: Path, bit_depth: int | None = None) -> npt.NDArray[np.uint8
 def decode_image(path: Path) -> npt.NDArray[Any]:
     """Decode an image file as it is: uint8 or uint16, [h, w, 3] BGR or [h, w] mono.
 
-    EXIF rotation is applied. An opaque alpha channel is dropped, any other is an error. Raises CameraError for
-    a file that is absent, damaged, truncated or of another pixel type.
+    EXIF rotation is applied. An opaque alpha channel is dropped, any other is an error. Raises
+    CameraError for a file that is absent, damaged, truncated or of another pixel type.
     """
     try:
         data = path.read_bytes()
@@ -87,7 +88,8 @@ def decode_image(path: Path) -> npt.NDArray[Any]:
 
 
 def _decode(data: bytes) -> npt.NDArray[Any] | None:
-    # UNCHANGED ignores EXIF, ANYCOLOR applies it; but ANYCOLOR would squeeze 12 bits in 16 to black.
+    # UNCHANGED ignores EXIF, ANYCOLOR applies it; but ANYCOLOR would squeeze 12 bits in 16 to
+    # black.
     flag = cv2.IMREAD_UNCHANGED
     if data.startswith(JPEG_START):
         flag = cv2.IMREAD_ANYCOLOR
@@ -110,7 +112,8 @@ def _without_alpha(path: Path, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _damage(data: bytes) -> str | None:
     """Say how a file is incomplete, or return None.
 
-    OpenCV decodes half a JPEG to a full image with a grey bottom, so the end of the file is checked here.
+    OpenCV decodes half a JPEG to a full image with a grey bottom, so the end of the file is checked
+    here.
     """
     if not data:
         return "the file is empty"
@@ -124,7 +127,10 @@ def _damage(data: bytes) -> str | None:
 
 
 def _jpeg_is_complete(data: bytes) -> bool:
-    """Check that an end-of-image marker follows the main scan, not that of an embedded thumbnail."""
+    """Check that an end-of-image marker follows the scan of the image itself.
+
+    Cameras embed thumbnails, which are whole JPEG files with a marker of their own.
+    """
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]

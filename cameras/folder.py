@@ -1,4 +1,7 @@
-"""A folder of images, or a single image: `/data/images`, `/data/part.png`, `folder:///data/images?bits=12`."""
+"""A folder of images, or a single image.
+
+/data/images   /data/part.png   folder:///data/images?bits=12
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Live sources: a thread captures, one slot holds the newest frame, and the consumer never sees a backlog.
+"""Live sources: the consumer gets the newest frame, and never sees a backlog.
 
-With a plain read loop, a consumer of 10 frames/s on a camera of 25 frames/s is ten seconds late after fifteen
-seconds. Here a frame that is not taken before the next one arrives is dropped and counted. A camera that stalls
-or fails is opened again, within a budget of restarts.
+A thread captures, and one slot holds the newest frame. With a plain read loop, a consumer of
+10 frames/s on a camera of 25 frames/s is ten seconds late after fifteen seconds. Here a frame that
+is not taken before the next one arrives is dropped and counted. A camera that stalls or fails is
+opened again, within a budget of restarts.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ class RestartBudget:
 class LiveCamera(Camera):
     """Base class of live cameras. A subclass implements `_open`, `_grab` and `_release`.
 
-    The three methods run on the capture thread. The constructor starts nothing: the thread starts with the
-    iteration, so a subclass may set its fields before or after calling this constructor.
+    The three methods run on the capture thread. The constructor starts nothing: the thread starts
+    with the iteration, so a subclass may set its fields before or after calling this constructor.
 
-    `stall_s` is the time without a frame after which the camera is opened again, in seconds. Within `window_s`
-    seconds it is opened again at most `restarts` times; then iterating raises CameraError.
+    `stall_s` is the time without a frame after which the camera is opened again, in seconds. Within
+    `window_s` seconds it is opened again at most `restarts` times; then iterating raises
+    CameraError.
     """
 
     live: ClassVar[bool] = True
@@ -124,7 +126,8 @@ class LiveCamera(Camera):
 
     def stop(self) -> None:
         """End the iteration now, and the capture with its next frame. Does not wait."""
-        # The condition has a re-entrant lock, so a signal handler may interrupt its own thread here.
+        # The condition has a re-entrant lock, so a signal handler may interrupt its own thread
+        # here.
         with self._changed:
             self._stopped = True
             self._generation += 1
@@ -132,9 +135,13 @@ class LiveCamera(Camera):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop, and wait until the camera is released, at most CLOSE_S, since a driver may hang for ever."""
+        """Stop, and wait until the camera is released.
+
+        Waits at most CLOSE_S seconds, since a driver may hang for ever.
+        """
         self.stop()
-        # A thread inside OpenCV when the interpreter ends takes the process down with it (std::terminate).
+        # A thread inside OpenCV when the interpreter ends takes the process down with it
+        # (std::terminate).
         deadline = self.clock.monotonic() + CLOSE_S
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -144,7 +151,8 @@ class LiveCamera(Camera):
         if self.captured == 0 and isinstance(self._ended, CameraError):
             # It never worked: a wrong address is reported at once.
             raise cause
-        # A thread that hangs in the driver cannot be stopped: it is abandoned, and its frames are ignored.
+        # A thread that hangs in the driver cannot be stopped: it is abandoned, and its frames are
+        # ignored.
         with self._changed:
             self._generation += 1
         pause = self._budget.backoff()

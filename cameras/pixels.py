@@ -1,7 +1,7 @@
 """Pixel formats of frames: which arrays are valid images, and how deep pixels become 8-bit pixels.
 
-Only numpy is needed here. A frame holds uint8 or uint16 pixels, mono [h, w] or BGR [h, w, 3]. A camera with
-10, 12 or 14 significant bits stores them in the low bits of uint16.
+Only numpy is needed here. A frame holds uint8 or uint16 pixels, mono [h, w] or BGR [h, w, 3]. A
+camera with 10, 12 or 14 significant bits stores them in the low bits of uint16.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ def format_of(image: npt.NDArray[Any]) -> str:
     return MONO if image.ndim == 2 else BGR
 
 
-def image_fault(
-    image: npt.NDArray[Any], pixel_format: str = "", bit_depth: int | None = None
-) -> str | None:
+def image_fault(image: Any, pixel_format: str = "", bit_depth: int | None = None) -> str | None:
     """Say why an array cannot be judged as an image, or return None.
 
-    `pixel_format` is the format that the source declares, or empty. `bit_depth` is the number of significant
-    bits that the source declares, or None.
+    `pixel_format` is the format that the source declares, or empty. `bit_depth` is the number of
+    significant bits that the source declares, or None.
     """
     if not isinstance(image, np.ndarray):
         return f"the image is a {type(image).__name__}, not an array; {SUPPORTED}"
@@ -70,9 +68,9 @@ def value_fault(image: npt.NDArray[Any], bit_depth: int) -> str | None:
 def to_8_bit(image: npt.NDArray[Any], bit_depth: int) -> npt.NDArray[np.uint8]:
     """Convert an image to 8 bits per pixel by dropping its lowest bits.
 
-    A uint8 image is returned as it is. A uint16 image, of any shape, is shifted right by `bit_depth` - 8, so
-    that every image of a camera is scaled by the same factor. Raises ValueError for another dtype and for a
-    value that does not fit in `bit_depth` bits.
+    A uint8 image is returned as it is. A uint16 image, of any shape, is shifted right by
+    `bit_depth` - 8, so that every image of a camera is scaled by the same factor. Raises ValueError
+    for another dtype and for a value that does not fit in `bit_depth` bits.
     """
     if image.dtype == np.uint8:
         return image

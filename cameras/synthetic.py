@@ -1,4 +1,7 @@
-"""A camera without hardware: `synthetic://?width=640&height=480&fps=25&frames=100`. A moving test pattern, live."""
+"""A camera without hardware: a moving test pattern.
+
+synthetic://?width=640&height=480&fps=25&frames=100
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ class _Pattern:
 
 
 class Synthetic(LiveCamera):
-    """A bright square that moves over a grey ramp, paced like a real camera: a slow consumer drops frames."""
+    """A bright square that moves over a grey ramp.
+
+    It is paced like a real camera, so that a slow consumer drops frames.
+    """
 
     Options: ClassVar[type[SyntheticOptions]] = SyntheticOptions
 

@@ -1,4 +1,7 @@
-"""USB cameras through Video4Linux: `usb://0`, `usb:///dev/video2`, `usb://0?width=1920&height=1080&fps=30`."""
+"""USB cameras through Video4Linux.
+
+usb://0   usb:///dev/video2   usb://0?width=1920&height=1080&fps=30
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from flawline.cameras.clock import Clock
 from flawline.cameras.live import LiveCamera
 from flawline.options import option
 
-# An unplugged node still reports isOpened(): only a frame proves a camera, and the first may take seconds.
+# An unplugged node still reports isOpened(): only a frame proves a camera, and the first may take
+# seconds.
 STALL_S = 5.0
 
 
@@ -30,7 +34,8 @@ class UsbOptions(CameraOptions):
 class Usb(LiveCamera):
     """A camera by its number or device file.
 
-    The driver may choose another size or rate than requested; the frames that it gives are judged as they are.
+    The driver may choose another size or rate than requested; the frames that it gives are judged
+    as they are.
     """
 
     untested: ClassVar[str | None] = "on a real camera"

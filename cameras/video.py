@@ -55,9 +55,11 @@ class Video(Camera):
             return
         if index == 0:
             raise CameraError(
-                f"camera {self._path}: the video holds no frame that can be decoded; record it again"
+                f"camera {self._path}: the video holds no frame that can be decoded; "
+                f"record it again"
             )
-        # OpenCV reports damage as the end of the file; the container knows how many frames there are.
+        # OpenCV reports damage as the end of the file; the container knows how many frames there
+        # are.
         expected = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         if index < expected:
             fault = (

@@ -11,9 +11,14 @@ from pkgutil import resolve_name
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.engines import ENGINES, EngineError, engine_options, missing, open_engine
-from flawline.runtime.engines.tensorrt.build import build
-from flawline.runtime.engines.tensorrt.library import FLAVOURS
+from flawline.runtime.engines import (
+    ENGINES,
+    EngineError,
+    engine_class,
+    engine_options,
+    missing,
+    open_engine,
+)
 from flawline.runtime.engines.tensorrt.plan import BuildOptions
 
 TIMED_S = 1.0
@@ -49,8 +54,6 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-batch", type=int, default=8, help="largest batch of a plan; default %(default)s"
     )
-    group.add_argument("--builder-level", type=int, help="TensorRT's optimisation level, 0 to 5")
-    group.add_argument("--workspace-mib", type=int, help="TensorRT's scratch memory at most")
     group.add_argument("--dla", type=int, help="a Jetson's DLA core")
 
 
@@ -61,16 +64,16 @@ def prepare_engine(bundle: Bundle, args: argparse.Namespace) -> None:
         return
     if name == "auto":
         name = next((n for n in ENGINES if missing(n) is None), "onnxruntime")
-    if name in FLAVOURS:
+    compiles = engine_class(name).compiles
+    if compiles:
         plan_options = BuildOptions(
             args.opt_batch,
             args.max_batch,
-            args.builder_level,
-            args.workspace_mib,
             args.dla,
             tuple(args.sm or ()),
         )
-        path = build(bundle, name, args.precision or "fp16", plan_options, args.engine_cache)
+        precision = args.precision or "fp16"
+        path = engine_class(name).build(bundle, precision, plan_options, args.engine_cache)
         log(f"plan {path} ({path.stat().st_size / 1e6:.1f} MB)")
         if why := missing(name):
             log(
@@ -96,7 +99,7 @@ def prepare_engine(bundle: Bundle, args: argparse.Namespace) -> None:
         log(f"engine {engine.description}: self-test passed, {milliseconds:.1f} ms an image")
     finally:
         engine.close()
-    if args.engine == "auto" and name not in FLAVOURS:
+    if args.engine == "auto" and not compiles:
         log(
             f"on a box with an NVIDIA GPU: python -m export.build --bundle {bundle.path} --engine tensorrt"
         )

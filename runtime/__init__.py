@@ -1,7 +1,7 @@
-"""The half that runs on the inspecting machine: it reads a bundle, runs an engine and judges frames.
+"""The inspecting machine: it reads a bundle, runs an engine and judges the frames of a camera.
 
-It needs the standard library, numpy and OpenCV, and ONNX Runtime for the default engine; never torch. Import of this
-package loads no engine. What a program needs to embed the detector is here:
+It needs the standard library, numpy and OpenCV, and ONNX Runtime for the default engine; never
+torch. Import of this package loads no engine. What a program needs to embed the detector is here:
 
     from flawline.runtime import Detector, open_camera, read_bundle
 
@@ -13,7 +13,8 @@ package loads no engine. What a program needs to embed the detector is here:
 import sys
 
 if __name__ == "runtime":
-    # Imported by the name of its folder, as in `python -m runtime.calibrate`: all imports are of flawline.*.
+    # Imported by the name of its folder, as in `python -m runtime.calibrate`: all imports are of
+    # flawline.*.
     try:
         import flawline  # noqa: F401
     except ModuleNotFoundError:

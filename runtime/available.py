@@ -7,7 +7,10 @@ from flawline.runtime import engines, outputs
 
 
 def list_available() -> str:
-    """List every engine, camera and output: whether it is ready, what is missing, and what is untested."""
+    """List every engine, camera and output, one a line.
+
+    A line says whether it is ready, what must be installed first, and what is untested.
+    """
     lines = ["engines:"]
     for name in engines.ENGINES:
         lines.append(_line(name, engines.missing(name), engines.engine_class(name).untested))

@@ -1,15 +1,16 @@
-"""The contract between the machine that trains and the machines that inspect: a folder called a bundle.
+"""A bundle: the folder that the training machine hands over to the inspecting machines.
 
-    manifest.json     what the model is, how its input is made, hashes, statistics, tolerances, provenance
-    calibration.json  the threshold and what supports it: editable on the inspecting machine, never hashed
-    model.onnx        float32, opset 17, IR 8
-    model.fp16.onnx   the same graph in FP16, except in the manifest's FP32 islands (if it was built)
-    model.int8.onnx   the same graph with Q/DQ nodes from calibration on good images (if it was built)
-    golden.npz        input images with their reference scores and maps, for the self-test of every engine
-    engines/          cache of the machine that runs the bundle: compiled plans, not hashed here
+    manifest.json     model, input, hashes, statistics, tolerances and provenance
+    calibration.json  the threshold and what supports it: may be edited, never hashed
+    model.onnx        the graph: float32, opset 17, IR 8
+    model.fp16.onnx   the same in FP16, except in the manifest's FP32 islands (optional)
+    model.int8.onnx   the same with Q/DQ nodes from calibration on good images (optional)
+    golden.npz        input images with reference scores and maps, for the self-test
+    engines/          compiled plans of the machine that runs the bundle: never hashed
 
-The reader is strict, because a wrong bundle that runs is worse than one that does not run. A bundle of another
-schema, with an unknown or missing key or with a wrong hash is refused in one line that ends with the remedy.
+The reader is strict, because a wrong bundle that runs is worse than one that does not run. A bundle
+of another schema, with an unknown or missing key or with a wrong hash is refused in one line that
+ends with the remedy.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class BundleError(FlawlineError):
 class Golden:
     """Inputs of the model with the results that every engine must reproduce.
 
-    `images` is uint8 [k, H, W, 3], `scores` float32 [k] and `maps` float32 [k, H, W], or [k, 0, 0] if the graph
-    has no map.
+    `images` is uint8 [k, H, W, 3], `scores` float32 [k] and `maps` float32 [k, H, W], or [k, 0, 0]
+    if the graph has no map.
     """
 
     images: Image
@@ -112,7 +113,11 @@ class Bundle:
         return tuple(names)
 
     def model(self, precision: str = "fp32") -> Path:
-        """Return the ONNX file that is run for a precision. Raises BundleError if this bundle has none."""
+        """Return the ONNX file that is run for a precision.
+
+        A precision without a file of its own, such as bf16, runs the FP32 graph. Raises BundleError
+        if this bundle has no such graph.
+        """
         name = _model_file(precision)
         if name not in self.sha256:
             raise BundleError(
@@ -126,7 +131,10 @@ class Bundle:
         return self.sha256[self.model(precision).name]
 
     def golden(self) -> Golden:
-        """Read the golden data. Raises BundleError if they cannot be read or do not fit the manifest."""
+        """Read the golden data.
+
+        Raises BundleError if they cannot be read or do not fit the manifest.
+        """
         try:
             with np.load(self.path / GOLDEN, allow_pickle=False) as data:
                 golden = Golden(data["images"], data["scores"], data["maps"])
@@ -167,10 +175,11 @@ def write_bundle(
     models: Mapping[str, bytes],
     golden: Golden,
 ) -> Bundle:
-    """Write a whole bundle next to `path`, then move it there, so that no reader sees a part of a bundle.
+    """Write a whole bundle next to `path`, then move it there.
 
-    `models` maps precisions to serialised graphs, of which fp32 is required. An existing bundle is replaced; any
-    other existing folder is refused. Raises BundleError.
+    No reader ever sees a part of a bundle. `models` maps precisions to serialised graphs, of which
+    fp32 is required. An existing bundle is replaced; any other existing folder is refused. Raises
+    BundleError.
     """
     path = Path(path)
     if path.exists() and not (path / MANIFEST).is_file():
@@ -195,9 +204,10 @@ def write_bundle(
 
 
 def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
-    """Add or replace the graph of another precision than fp32, and return the new bundle. Raises BundleError.
+    """Add or replace the graph of another precision than fp32, and return the new bundle.
 
-    A crash in the middle leaves a bundle whose manifest refuses the new file, never one that runs it unchecked.
+    A crash in the middle leaves a bundle whose manifest refuses the new file, never one that runs
+    it unchecked. Raises BundleError.
     """
     name = _model_file(precision)
     if name == FP32.file:
@@ -241,7 +251,7 @@ def _read(path: Path, name: str, parse: Callable[[bytes], Content]) -> Content:
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
-    """Every refusal ends with its remedy: copying the bundle again, or building it from the checkpoint."""
+    """Raise BundleError with the remedy: copying the bundle again, or building it."""
     raise BundleError(
         f"bundle {path}: {reason}; copy it again from where it was built, or build it: "
         f"python -m export.build --checkpoint CHECKPOINT --out {path}"

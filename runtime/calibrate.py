@@ -1,9 +1,9 @@
-"""Set the threshold again on the inspecting machine, from good parts in front of its camera. Needs no torch.
+"""Set the threshold on the inspecting machine, from good parts in front of its camera.
 
     python -m runtime.calibrate --bundle B --camera usb://0 --max-frames 300
     python -m runtime.calibrate --bundle B --camera good-parts/ --false-alarm-rate 0.02 --dry-run
 
-The parts must be good, and must not be those that the detector was trained on.
+The parts must be good, and must not be those that the detector was trained on. Needs no torch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def score_frames(
 ) -> tuple[list[str], list[float]]:
     """Score the frames of a camera; return their sources and scores.
 
-    A frame without an image or without a finite score is an error, because a threshold from a part of the images
-    would not have the false-alarm rate that it states. Raises CameraError and EngineError.
+    A frame without an image or without a finite score is an error, because a threshold from a part
+    of the images would not have the false-alarm rate that it states. Raises CameraError and
+    EngineError.
     """
     sources: list[str] = []
     scores: list[float] = []

@@ -40,10 +40,10 @@ class Parser(argparse.ArgumentParser):
 def run_command(name: str, work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code.
 
-    Errors of the user or the machine become one line on stderr and exit code 2, without a traceback:
-    every FlawlineError, a package of an extra that is not installed, and an operating system error
-    such as a full disk. Ctrl-C prints `interrupted` and returns 130. Any other exception is a bug and
-    keeps its traceback.
+    Errors of the user or the machine become one line on stderr and exit code 2, without a
+    traceback: every FlawlineError, a package of an extra that is not installed, and an operating
+    system error such as a full disk. Ctrl-C prints `interrupted` and returns 130. Any other
+    exception is a bug and keeps its traceback.
     """
     try:
         return work() or 0
@@ -82,12 +82,15 @@ def describe_os_error(error: OSError) -> str:
 
 
 def first_line(error: BaseException | str) -> str:
-    """Return the first line of a library's message, short enough to be quoted in a message of our own."""
+    """Return the first line of a library's message, short enough to be quoted in a message."""
     return _lines(error)[0][:LONGEST_QUOTE]
 
 
 def last_line(error: BaseException | str) -> str:
-    """Return the last line of a library's message; some libraries begin with a place in their sources."""
+    """Return the last line of a library's message, short enough to be quoted in a message.
+
+    Some libraries begin with the place in their sources, and give the reason last.
+    """
     return _lines(error)[-1][:LONGEST_QUOTE]
 
 

@@ -1,4 +1,4 @@
-"""A detector judges images: it prepares them, runs the engine and compares the score with the threshold."""
+"""A detector prepares an image, runs the engine and compares the score with the threshold."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from flawline.runtime.image import Image, Map, overlay, prepare, to_8_bit, to_so
 class Verdict:
     """The decision about one image.
 
-    `anomaly_map` is float32 [H, W] on the model's input grid, [0, 0] if the bundle was built for the score alone,
-    and None if the image could not be judged. It belongs to the engine and is overwritten by the detector's next
-    call. `milliseconds` holds the time of each stage; it is empty if the image could not be judged. `reason` says
-    why a part was rejected without a usable score; then `score` is not finite, and `anomalous` is true.
+    `anomaly_map` is float32 [H, W] on the model's input grid, [0, 0] if the bundle was built for
+    the score alone, and None if the image could not be judged. It belongs to the engine and is
+    overwritten by the detector's next call. `milliseconds` holds the time of each stage; it is
+    empty if the image could not be judged. `reason` says why a part was rejected without a usable
+    score; then `score` is not finite, and `anomalous` is true.
     """
 
     score: float
@@ -39,8 +40,8 @@ class Verdict:
 class Detector:
     """A bundle with an engine that was opened for it and passed its self-test.
 
-    `threshold` None takes the threshold of the bundle. Use the detector as a context manager, or close it. It is
-    not for use from several threads at once. Raises EngineError and BundleError.
+    `threshold` None takes the threshold of the bundle. Use the detector as a context manager, or
+    close it. It is not for use from several threads at once. Raises EngineError and BundleError.
     """
 
     def __init__(
@@ -59,17 +60,18 @@ class Detector:
     def __call__(self, image: npt.NDArray[Any]) -> Verdict:
         """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
 
-        A score that is not finite rejects the part. Raises ValueError for another dtype or shape; see `judge`.
+        A score that is not finite rejects the part. Raises ValueError for another dtype or shape;
+        see `judge`.
         """
         start = time.perf_counter()
         prepared = prepare(image, self.bundle.manifest.geometry)
         return self._infer(prepared, start)
 
     def judge(self, frame: Frame) -> Verdict:
-        """Judge a frame of a camera, at any bit depth. A frame that cannot be judged rejects the part.
+        """Judge a frame of a camera, at any bit depth.
 
-        See `image_of` for the frames that are rejected. Raises EngineError if the engine itself fails, as it would
-        for every following frame.
+        A frame that cannot be judged rejects the part; see `image_of` for which these are. Raises
+        EngineError if the engine itself fails, as it would for every following frame.
         """
         start = time.perf_counter()
         try:
@@ -120,10 +122,10 @@ class Detector:
 def image_of(frame: Frame, manifest: Manifest) -> Image:
     """Return the image of a frame at 8 bits: uint8 [h, w, 3] BGR or [h, w] mono.
 
-    A 16-bit image is scaled by the bit depth that the frame declares, or else by that of the manifest. Raises
-    ValueError, saying why, for a frame with a fault, and for a 16-bit image whose bit depth is unknown or
-    contradicts the manifest: a wrong bit depth would make the image darker or brighter than those that the
-    detector was trained on.
+    A 16-bit image is scaled by the bit depth that the frame declares, or else by that of the
+    manifest. Raises ValueError, saying why, for a frame with a fault, and for a 16-bit image whose
+    bit depth is unknown or contradicts the manifest: a wrong bit depth would make the image darker
+    or brighter than those that the detector was trained on.
     """
     if frame.image is None:
         raise ValueError(frame.fault)
@@ -147,8 +149,9 @@ def image_of(frame: Frame, manifest: Manifest) -> Image:
 def paint(image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest) -> Image:
     """Paint an anomaly map over its source image: uint8 [h, w, 3] BGR.
 
-    `image` is uint8 [h, w, 3] BGR or [h, w] mono, `anomaly_map` float32 [H, W] on the model's input grid. Colour
-    starts where the map exceeds the values of good images, and is full at twice that distance.
+    `image` is uint8 [h, w, 3] BGR or [h, w] mono, `anomaly_map` float32 [H, W] on the model's input
+    grid. Colour starts where the map exceeds the values of good images, and is full at twice that
+    distance.
     """
     peak = manifest.map_peak
     low = peak.mean

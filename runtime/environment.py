@@ -1,4 +1,4 @@
-"""What is installed here: versions for provenance, and a combination of packages that breaks silently."""
+"""Installed versions for provenance, and a combination of packages that breaks silently."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Flawline, Python and every installed package that shapes the numbers."""
+    """Return the versions of all installed packages that shape the numbers.
+
+    Maps the name of the package to its version, for provenance.
+    """
     found = {
         "flawline": __version__,
         "python": platform.python_version(),
@@ -51,7 +54,10 @@ def versions() -> dict[str, str]:
 
 
 def opencv_conflict() -> str | None:
-    """Name the OpenCV wheels that share the folder cv2 and overwrite each other's files, with the remedy."""
+    """Name the OpenCV wheels that overwrite each other's files, with the remedy.
+
+    All OpenCV wheels install the folder cv2. Returns None if there is at most one.
+    """
     wheels = []
     for name in OPENCV_WHEELS:
         if _version(name) is not None:
@@ -66,7 +72,7 @@ def opencv_conflict() -> str | None:
 
 
 def quiet_opencv() -> None:
-    """Let OpenCV log errors only, since its warnings about a camera would hide our one-line message."""
+    """Let OpenCV log errors only: its warnings about a camera would hide our one-line message."""
     # The function moved in OpenCV 5.
     if hasattr(cv2, "setLogLevel"):
         cv2.setLogLevel(2)

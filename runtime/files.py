@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk leaves the old content or the new one, never a part of it."""
+"""Writing files safely: a crash or a full disk leaves the old content or the new one."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 def replace_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder to write into; when the block ends, it takes the place of `path`.
 
-    The folder is next to `path`, so that the exchange is a rename. If the block or the exchange fails, `path`
-    stays or comes back as it was, and the new folder is removed. Raises OSError.
+    The folder is next to `path`, so that the exchange is a rename. If the block or the exchange
+    fails, `path` stays or comes back as it was, and the new folder is removed. Raises OSError.
 
         with replace_folder(bundle) as new:
             write_atomically(new / "model.onnx", model)
@@ -56,7 +56,10 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 
 def make_writable(folder: Path) -> None:
-    """Create a folder with its parents, and check that a file can be written there. Raises OSError."""
+    """Create a folder with its parents, and check that files can be written there.
+
+    Called before long work, so that a full disk is reported early. Raises OSError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass

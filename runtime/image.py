@@ -1,7 +1,8 @@
-"""Pixels in, pixels out: the one preprocessing that training and runtime share, its inverse, and the overlay.
+"""The preprocessing that training and runtime share, its inverse, and the overlay of a map.
 
-Scores drift when training and runtime resize differently: plain `cv2.INTER_LINEAR` is 38 grey levels away from
-area averaging on noise. So both sides call `prepare()`; channel order and normalisation are in the graph.
+Scores drift when training and runtime resize differently: plain `cv2.INTER_LINEAR` is 38 grey
+levels away from area averaging on noise. So both call `prepare()`. The order of the colour channels
+and the normalisation are part of the graph.
 """
 
 from __future__ import annotations
@@ -32,16 +33,21 @@ Image = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
 
 GEOMETRIES = ("stretch", "shorter-crop", "letterbox")
-# Letterbox bars take ImageNet's mean colour (BGR): zero after normalisation, so the bars are the least remarkable.
+SMALLEST_SIDE = 32  # pixels
+# Letterbox bars have the mean colour of ImageNet (BGR). It is zero after normalisation, so that the
+# bars are as unremarkable as possible.
 PADDING_BGR = (104, 116, 124)
+# The overlay of the largest value covers this much of the image.
+OPACITY = 0.75
 
 
 @dataclass(frozen=True)
 class Geometry:
     """How a source image of any size becomes the model's input of `height` x `width` pixels.
 
-    stretch: both axes are scaled on their own. shorter-crop: the shorter side is scaled to `shorter` pixels, then
-    the centre is cut out (SimpleNet: 329 to 288). letterbox: the whole image is kept, bars fill the rest.
+    stretch: both axes are scaled independently. shorter-crop: the shorter side is scaled to
+    `shorter` pixels, then the centre is cut out (SimpleNet: 329 to 288). letterbox: the whole image
+    is scaled to fit, and bars fill the rest. Raises ValueError for sizes that do not fit together.
     """
 
     kind: str
@@ -52,8 +58,10 @@ class Geometry:
     def __post_init__(self) -> None:
         if self.kind not in GEOMETRIES:
             raise ValueError(f"geometry {self.kind!r} is unknown; known: {', '.join(GEOMETRIES)}")
-        if min(self.height, self.width) < 32:
-            raise ValueError(f"input size {self.height}x{self.width} is below 32 pixels")
+        if min(self.height, self.width) < SMALLEST_SIDE:
+            raise ValueError(
+                f"input size {self.height}x{self.width} is below {SMALLEST_SIDE} pixels"
+            )
         if (self.kind == "shorter-crop") != (self.shorter is not None):
             raise ValueError("`shorter` goes with geometry shorter-crop, and only with it")
         if self.shorter is not None and self.shorter < max(self.height, self.width):
@@ -62,149 +70,200 @@ class Geometry:
             )
 
     def place(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """(scaled height, scaled width, top, left): input[y, x] = scaled[y + top, x + left]; negative top is a bar."""
+        """Return (scaled height, scaled width, top, left) for a source image of this size.
+
+        The input of the model is input[y, x] = scaled[y + top, x + left]; a negative top or left is
+        the size of a bar.
+        """
         if self.kind == "stretch":
             return self.height, self.width, 0, 0
         if self.kind == "letterbox":
-            scale = min(self.height / height, self.width / width)
-            scaled_h = min(self.height, max(1, round(height * scale)))
-            scaled_w = min(self.width, max(1, round(width * scale)))
-            return (
-                scaled_h,
-                scaled_w,
-                -((self.height - scaled_h) // 2),
-                -((self.width - scaled_w) // 2),
-            )
+            return self._place_letterbox(height, width)
+        return self._place_crop(height, width)
+
+    def _place_letterbox(self, height: int, width: int) -> tuple[int, int, int, int]:
+        scale = min(self.height / height, self.width / width)
+        scaled_height = min(self.height, max(1, round(height * scale)))
+        scaled_width = min(self.width, max(1, round(width * scale)))
+        top = -((self.height - scaled_height) // 2)
+        left = -((self.width - scaled_width) // 2)
+        return scaled_height, scaled_width, top, left
+
+    def _place_crop(self, height: int, width: int) -> tuple[int, int, int, int]:
         assert self.shorter is not None
-        # torchvision's Resize truncates the longer side; its CenterCrop rounds the offset.
-        scaled_h = self.shorter if height <= width else int(self.shorter * height / width)
-        scaled_w = self.shorter if width <= height else int(self.shorter * width / height)
-        return (
-            scaled_h,
-            scaled_w,
-            round((scaled_h - self.height) / 2),
-            round((scaled_w - self.width) / 2),
-        )
+        # As in torchvision: Resize truncates the longer side, CenterCrop rounds the offset.
+        scaled_height = self.shorter
+        scaled_width = self.shorter
+        if height > width:
+            scaled_height = int(self.shorter * height / width)
+        if width > height:
+            scaled_width = int(self.shorter * width / height)
+        top = round((scaled_height - self.height) / 2)
+        left = round((scaled_width - self.width) / 2)
+        return scaled_height, scaled_width, top, left
 
     def uninspected(self, height: int, width: int) -> str | None:
-        """What a source image of this size loses to the crop, in one sentence; None where nothing is lost."""
-        scaled_h, scaled_w, top, left = self.place(height, width)
-        if self.kind != "shorter-crop" or (scaled_h, scaled_w) == (self.height, self.width):
+        """Describe how much of a source image of this size the crop leaves out; None if nothing."""
+        scaled_height, scaled_width, top, left = self.place(height, width)
+        fits = (scaled_height, scaled_width) == (self.height, self.width)
+        if self.kind != "shorter-crop" or fits:
             return None
-        lost = 1 - self.height * self.width / (scaled_h * scaled_w)
-        rows, columns = round(top * height / scaled_h), round(left * width / scaled_w)
+        lost = 1 - self.height * self.width / (scaled_height * scaled_width)
+        rows = round(top * height / scaled_height)
+        columns = round(left * width / scaled_width)
         return (
             f"the centre crop leaves {lost:.0%} of a {width}x{height} image uninspected: "
             f"{rows} px at top and bottom, {columns} px left and right"
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields for the manifest; `shorter` only if it is set."""
         fields: dict[str, Any] = {"kind": self.kind, "height": self.height, "width": self.width}
-        return fields if self.shorter is None else {**fields, "shorter": self.shorter}
+        if self.shorter is not None:
+            fields["shorter"] = self.shorter
+        return fields
 
 
 def prepare(image: npt.NDArray[Any], geometry: Geometry) -> Image:
-    """uint8 [h, w, 3] BGR or [h, w] mono to uint8 [height, width, 3] BGR, antialiased.
+    """Turn a source image into the model's input: uint8 [height, width, 3] BGR, antialiased.
 
-    Returns a new array. Raises ValueError for another dtype or shape: turning 16-bit or alpha into 8-bit BGR is a
-    decision that the reader of the file takes (`cameras.decode.read_image`), never this function.
+    `image` is uint8 [h, w, 3] BGR or [h, w] mono. Returns a new array. Raises ValueError for
+    another dtype or shape: 16 bits and alpha are converted where the bit depth is known, by
+    `to_8_bit` and `cameras.decode`, never here.
     """
-    if (
-        image.dtype != np.uint8
-        or image.ndim not in (2, 3)
-        or (image.ndim == 3 and image.shape[2] != 3)
-    ):
+    _check(image)
+    scaled_height, scaled_width, top, left = geometry.place(*image.shape[:2])
+    scaled = resize(image, scaled_height, scaled_width)
+    if scaled.ndim == 2:
+        scaled = np.asarray(cv2.cvtColor(scaled, cv2.COLOR_GRAY2BGR), np.uint8)
+    if (scaled_height, scaled_width) == (geometry.height, geometry.width):
+        if scaled is image:
+            return np.array(scaled)
+        return np.ascontiguousarray(scaled)
+    if geometry.kind == "letterbox":
+        canvas = np.empty((geometry.height, geometry.width, 3), np.uint8)
+        canvas[:] = PADDING_BGR
+        canvas[-top : scaled_height - top, -left : scaled_width - left] = scaled
+        return canvas
+    crop = scaled[top : top + geometry.height, left : left + geometry.width]
+    return np.ascontiguousarray(crop)
+
+
+def _check(image: npt.NDArray[Any]) -> None:
+    is_mono = image.ndim == 2
+    is_bgr = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype != np.uint8 or not (is_mono or is_bgr):
         raise ValueError(
             f"expected uint8 [h, w, 3] or [h, w], got {image.dtype} {list(image.shape)}"
         )
     if 0 in image.shape:
         raise ValueError(f"the image is empty: {list(image.shape)}")
-    scaled_h, scaled_w, top, left = geometry.place(*image.shape[:2])
-    scaled: npt.NDArray[Any] = resize(image, scaled_h, scaled_w)
-    if scaled.ndim == 2:
-        scaled = cv2.cvtColor(scaled, cv2.COLOR_GRAY2BGR)
-    if (scaled_h, scaled_w) == (geometry.height, geometry.width):
-        return np.array(scaled) if scaled is image else np.ascontiguousarray(scaled)
-    if geometry.kind == "letterbox":
-        canvas = np.empty((geometry.height, geometry.width, 3), np.uint8)
-        canvas[:] = PADDING_BGR
-        canvas[-top : scaled_h - top, -left : scaled_w - left] = scaled
-        return canvas
-    return np.ascontiguousarray(scaled[top : top + geometry.height, left : left + geometry.width])
 
 
 def resize(image: Image, height: int, width: int) -> Image:
-    """Antialiased resize: area averaging on every axis that shrinks, bilinear on every axis that grows.
+    """Resize an image, uint8 [h, w] or [h, w, 3], with antialiasing.
 
-    Halving exactly is vectorised in OpenCV, a fractional area resize is not: halving first takes 1080p to 256 in a
-    quarter of the time. An axis that shrinks is done before one that grows, because OpenCV's area mode silently
-    turns bilinear, and aliases, as soon as one axis grows.
+    An axis that shrinks is averaged over areas, an axis that grows is interpolated linearly. The
+    result may be `image` itself.
     """
-    h, w = image.shape[:2]
-    while True:
-        half_h = h // 2 if h % 2 == 0 and h // 2 >= height else h
-        half_w = w // 2 if w % 2 == 0 and w // 2 >= width else w
-        if (half_h, half_w) == (h, w):
-            break
-        h, w = half_h, half_w
-        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    down_h, down_w = min(h, height), min(w, width)
-    if (down_h, down_w) != (h, w):
-        image = cv2.resize(image, (down_w, down_h), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    if (down_h, down_w) != (height, width):
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    # OpenCV vectorises exact halving, but not a fractional area resize: halving first takes 1080p
+    # to 256 pixels in a quarter of the time.
+    image = _halve(image, height, width)
+    current_height, current_width = image.shape[:2]
+    # Shrink before growing: as soon as one axis grows, OpenCV's area mode silently becomes bilinear
+    # and aliases.
+    smaller_height = min(current_height, height)
+    smaller_width = min(current_width, width)
+    if (smaller_height, smaller_width) != (current_height, current_width):
+        image = _resized(image, smaller_height, smaller_width, cv2.INTER_AREA)
+    if (smaller_height, smaller_width) != (height, width):
+        image = _resized(image, height, width, cv2.INTER_LINEAR)
     return image
 
 
+def _halve(image: Image, height: int, width: int) -> Image:
+    """Halve each axis as often as it is even and stays at least as long as required."""
+    current_height, current_width = image.shape[:2]
+    while True:
+        half_height = _half(current_height, height)
+        half_width = _half(current_width, width)
+        if (half_height, half_width) == (current_height, current_width):
+            return image
+        image = _resized(image, half_height, half_width, cv2.INTER_AREA)
+        current_height = half_height
+        current_width = half_width
+
+
+def _half(length: int, at_least: int) -> int:
+    if length % 2 == 0 and length // 2 >= at_least:
+        return length // 2
+    return length
+
+
+def _resized(image: Image, height: int, width: int, interpolation: int) -> Image:
+    resized = cv2.resize(image, (width, height), interpolation=interpolation)
+    return np.asarray(resized, np.uint8)
+
+
 def prepare_mask(mask: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """A ground-truth mask [h, w] (any non-zero is defect) in the model's input frame: bool [height, width], nearest."""
-    scaled_h, scaled_w, top, left = geometry.place(*mask.shape[:2])
-    scaled = cv2.resize(
-        (mask > 0).astype(np.uint8), (scaled_w, scaled_h), interpolation=cv2.INTER_NEAREST_EXACT
-    )
-    out = np.zeros((geometry.height, geometry.width), bool)
+    """Turn a ground-truth mask into the frame of the model's input: bool [height, width].
+
+    `mask` is [h, w], and every value but zero is a defect. Uses the nearest neighbour; bars are not
+    defective.
+    """
+    scaled_height, scaled_width, top, left = geometry.place(*mask.shape[:2])
+    defect = (mask > 0).astype(np.uint8)
+    size = (scaled_width, scaled_height)
+    scaled = cv2.resize(defect, size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    prepared = np.zeros((geometry.height, geometry.width), bool)
     if geometry.kind == "letterbox":
-        out[-top : scaled_h - top, -left : scaled_w - left] = scaled > 0
-        return out
-    out[:] = scaled[top : top + geometry.height, left : left + geometry.width] > 0
-    return out
+        prepared[-top : scaled_height - top, -left : scaled_width - left] = scaled
+    else:
+        prepared[:] = scaled[top : top + geometry.height, left : left + geometry.width]
+    return prepared
 
 
 def to_source(
     values: Map, geometry: Geometry, height: int, width: int, outside: float = np.nan
 ) -> Map:
-    """The inverse of `prepare` for an anomaly map: float32 [geometry] to [height, width] of the source image.
+    """Invert `prepare` for an anomaly map: float32 [height, width] in the source image.
 
-    Where a crop looked at nothing the result is `outside`.
+    `values` is float32 of the size of the geometry. A pixel that the crop left out is `outside`.
     """
-    scaled_h, scaled_w, top, left = geometry.place(height, width)
+    scaled_height, scaled_width, top, left = geometry.place(height, width)
     if geometry.kind == "letterbox":
-        inner = values[-top : scaled_h - top, -left : scaled_w - left]
+        inner = values[-top : scaled_height - top, -left : scaled_width - left]
         return _stretch(inner, height, width)
-    if (scaled_h, scaled_w) == values.shape:
+    if (scaled_height, scaled_width) == values.shape:
         return _stretch(values, height, width)
-    y0, y1 = (round(y * height / scaled_h) for y in (top, top + geometry.height))
-    x0, x1 = (round(x * width / scaled_w) for x in (left, left + geometry.width))
-    full = np.full((height, width), outside, np.float32)
-    y1, x1 = max(y1, y0 + 1), max(x1, x0 + 1)
-    full[y0:y1, x0:x1] = _stretch(values, y1 - y0, x1 - x0)
-    return full
+    first_row = round(top * height / scaled_height)
+    last_row = round((top + geometry.height) * height / scaled_height)
+    first_column = round(left * width / scaled_width)
+    last_column = round((left + geometry.width) * width / scaled_width)
+    rows = max(last_row - first_row, 1)
+    columns = max(last_column - first_column, 1)
+    located = np.full((height, width), outside, np.float32)
+    crop = (slice(first_row, first_row + rows), slice(first_column, first_column + columns))
+    located[crop] = _stretch(values, rows, columns)
+    return located
 
 
 def _stretch(values: Map, height: int, width: int) -> Map:
-    return np.asarray(
-        cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
-    )
+    stretched = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(stretched, np.float32)
 
 
-def overlay(image: Image, heat: Map) -> Image:
-    """The source image with heat painted over it: uint8 [h, w, 3] BGR and heat [h, w] in 0..1; NaN stays unpainted.
+def overlay(image: Image, anomaly_map: Map) -> Image:
+    """Paint an anomaly map over its source image: uint8 [h, w, 3] BGR.
 
-    Opacity follows heat, so that a good part still looks like itself.
+    `image` is uint8 [h, w, 3] BGR or [h, w] mono. `anomaly_map` is float32 [h, w]; 0 and below is
+    transparent, 1 and above has full colour, and NaN is not painted. The opacity follows the map,
+    so that a good part still looks like itself.
     """
     if image.ndim == 2:
-        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)  # type: ignore[assignment]
-    heat = np.clip(np.nan_to_num(heat, nan=0.0), 0, 1)
-    colour = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    alpha = (0.75 * np.sqrt(heat))[..., None]
-    return np.asarray(image * (1 - alpha) + colour * alpha, np.uint8)
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+    anomaly_map = np.clip(np.nan_to_num(anomaly_map, nan=0.0), 0, 1)
+    levels = (anomaly_map * 255).astype(np.uint8)
+    colour = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
+    opacity = (OPACITY * np.sqrt(anomaly_map))[..., None]
+    return np.asarray(image * (1 - opacity) + colour * opacity, np.uint8)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Precision:
-    """One precision. A new one is one entry of PRECISIONS, and a writer in `flawline.export.graphs`.
+    """One precision.
 
-    `file` is the ONNX file of a bundle that holds this precision's graph; None if engines compute in this
-    precision from the FP32 graph. `score_factor` and `map_factor` multiply the manifest's tolerances.
-    `writer` is the "module:function" that writes the graph from the FP32 graph, called as
-    `write(fp32: bytes, context: GraphContext) -> bytes`; None if there is nothing to write.
+    A new one is one entry of PRECISIONS, and a writer in `flawline.export.graphs`. `file` is the
+    ONNX file of a bundle that holds this precision's graph; None if engines compute in this
+    precision from the FP32 graph. `score_factor` and `map_factor` multiply the manifest's
+    tolerances. `writer` is the "module:function" that writes the graph from the FP32 graph, called
+    as `write(fp32: bytes, context: GraphContext) -> bytes`; None if there is nothing to write.
     """
 
     name: str
@@ -24,16 +25,16 @@ class Precision:
 
 FP32 = Precision("fp32", "model.onnx", 1.0, 1.0)
 
-# The manifest's tolerance is 1/20 of the standard deviation of the good images. The factors leave room above the
-# largest drift that was measured, in units of that standard deviation:
+# The manifest's tolerance is 1/20 of the standard deviation of the good images. The factors leave
+# room above the largest drift that was measured, in units of that standard deviation:
 #
 #     precision   score   map
 #     fp16        0.06    0.06
 #     bf16        0.20    0.36
 #     int8        0.64    2.15
 #
-# No engine chooses bf16 or int8 by default, and both need a threshold of their own (python -m runtime.calibrate).
-# A verdict on a golden image that flips is refused in every precision.
+# No engine chooses bf16 or int8 by default, and both need a threshold of their own
+# (python -m runtime.calibrate). A golden verdict that flips is refused in every precision.
 PRECISIONS = {
     "fp32": FP32,
     "fp16": Precision("fp16", "model.fp16.onnx", 2.0, 2.0, "flawline.export.graphs.to_fp16:write"),

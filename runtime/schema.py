@@ -1,7 +1,7 @@
 """The JSON files of a bundle: their records, and a strict reader and writer for them.
 
-The reader refuses another schema, a missing or unknown key, and a value of another type or range. Every refusal
-is a SchemaError, to which the caller adds the name of the file.
+The reader refuses another schema, a missing or unknown key, and a value of another type or range.
+Every refusal is a SchemaError, to which the caller adds the name of the file.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Spread:
 class Manifest:
     """What a bundle is: manifest.json without the hashes of the files.
 
-    `score` and `map_peak`, the largest value of a map, are over the held-out good images. The tolerances are
-    absolute. `fp32_islands` are prefixes of node names of the graph that must be computed in FP32 in every
-    precision. `outputs` is OUTPUTS, or its first entry alone. `bit_depth` is the number of significant bits of the
-    images that the detector was trained on, from 8 to 16.
+    `score` and `map_peak`, the largest value of a map, are over the held-out good images. The
+    tolerances are absolute. `fp32_islands` are prefixes of node names of the graph that must be
+    computed in FP32 in every precision. `outputs` is OUTPUTS, or its first entry alone. `bit_depth`
+    is the number of significant bits of the images that the detector was trained on, from 8 to 16.
     """
 
     method: str
@@ -83,8 +83,8 @@ class Manifest:
 class Calibration:
     """The threshold of a bundle, and what supports it: calibration.json.
 
-    A part is anomalous if its score is above `threshold`. The true false-alarm rate lies in `interval` with
-    probability `confidence`, given `good_images` held-out good images.
+    A part is anomalous if its score is above `threshold`. The true false-alarm rate lies in
+    `interval` with probability `confidence`, given `good_images` held-out good images.
     """
 
     threshold: float
@@ -126,7 +126,10 @@ class StrictReader:
         self._prefix = f"{name}: " if name else ""
 
     def take(self, key: str, kind: type[Value]) -> Value:
-        """Take a value of type int, float, str, list or dict. An integer is accepted for a float."""
+        """Take a value of type int, float, str, list or dict.
+
+        An integer is accepted for a float. Raises SchemaError.
+        """
         if key not in self._left:
             self.refuse(f"{key} is missing")
         value: Any = self._left.pop(key)
@@ -156,7 +159,10 @@ class StrictReader:
 
 
 def _has_type(value: Any, kind: type) -> bool:
-    """Tell whether a JSON value has a type; an integer is accepted as a float, a boolean never as a number."""
+    """Tell whether a JSON value has a type.
+
+    An integer is accepted as a float, a boolean never as a number.
+    """
     if isinstance(value, bool):
         return False
     if kind is float:
@@ -185,10 +191,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
     for value in provenance.values():
         if not isinstance(value, str):
             reader.refuse("provenance holds values that are not text")
-    if schema == 1:
-        bit_depth = _bit_depth_of_schema_1(provenance)
-    else:
-        bit_depth = reader.take("bit_depth", int)
+    bit_depth = _take_bit_depth(reader, schema, provenance)
     manifest = Manifest(
         method=reader.take("method", str),
         backbone=reader.take("backbone", str),
@@ -263,8 +266,10 @@ def _spread_from_json(reader: StrictReader, key: str) -> Spread:
     return spread
 
 
-def _bit_depth_of_schema_1(provenance: Mapping[str, str]) -> int:
-    """Schema 1 recorded the bit depth of the training images as a text of the provenance, if at all."""
+def _take_bit_depth(reader: StrictReader, schema: int, provenance: Mapping[str, str]) -> int:
+    if schema >= 2:
+        return reader.take("bit_depth", int)
+    # Schema 1 recorded the bit depth of the training images as a text of the provenance, if at all.
     text = provenance.get("train_bits", "")
     if text.isdecimal():
         return int(text)

@@ -1,8 +1,9 @@
-"""A threshold from good images alone: a split-conformal quantile, with a confidence interval for its rate.
+"""A threshold from good images alone, with a confidence interval for its false-alarm rate.
 
-With n held-out good scores, a threshold just above the k-th smallest lets a new good part through with probability
-at least 1 - rate if k = ceil((n + 1)(1 - rate)) (Vovk et al.; Lei et al. 2018). Given these n images, the true
-false-alarm rate of that threshold has the distribution Beta(n + 1 - k, k), for every distribution of the scores.
+The threshold is a split-conformal quantile. With n held-out good scores, a threshold just above the
+k-th smallest lets a new good part through with probability at least 1 - rate if k = ceil((n + 1)(1
+- rate)) (Vovk et al.; Lei et al. 2018). Given these n images, the true false-alarm rate of that
+threshold has the distribution Beta(n + 1 - k, k), for every distribution of the scores.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ BISECTIONS = 60
 
 
 class CalibrationError(FlawlineError):
-    """There are too few good images for the requested false-alarm rate, or their scores are not finite."""
+    """The good images do not support a threshold for the requested false-alarm rate."""
 
 
 def flipped(reference: Any, score: Any, threshold: float) -> Any:
-    """Tell whether two scores of the same image, or arrays [n] of them, lie on different sides of the threshold.
+    """Tell whether two scores of the same image lie on different sides of the threshold.
 
-    Returns bool, or bool [n]. This is the one definition of a flipped verdict.
+    Takes numbers or arrays [n], and returns bool or bool [n]. This is the one definition of a
+    flipped verdict.
     """
     return (reference > threshold) != (score > threshold)
 
 
 def clear_flip(reference: Any, score: Any, threshold: float, tolerance: float) -> Any:
-    """Tell whether a verdict flips although the reference score is farther from the threshold than `tolerance`.
+    """Tell whether a verdict flips although the reference is not near the threshold.
 
-    Such a flip is not explained by rounding. Takes numbers or arrays [n], and returns bool or bool [n]; a
-    reference that is NaN is never near the threshold.
+    Near means within `tolerance`, the range of rounding errors. Takes numbers or arrays [n], and
+    returns bool or bool [n]; a reference that is NaN is never near the threshold.
     """
     near = np.abs(reference - threshold) <= tolerance
     return flipped(reference, score, threshold) & ~near
@@ -58,17 +60,20 @@ def check_false_alarm_rate(rate: float | None, images: int) -> float:
             f"false-alarm rate {rate:g} is not between 0 and 1; give 0.01 for 1 %"
         )
     if _rank(rate, images) > images:
+        needed = math.ceil(1 / rate) - 1
+        supported = math.ceil(1e4 * smallest) / 1e4
         raise CalibrationError(
-            f"a false-alarm rate of {rate:g} needs {math.ceil(1 / rate) - 1} held-out good images, "
-            f"there are {images}; give more, or --false-alarm-rate {math.ceil(1e4 * smallest) / 1e4:g}"
+            f"a false-alarm rate of {rate:g} needs {needed} held-out good images, "
+            f"there are {images}; give more, or --false-alarm-rate {supported:g}"
         )
     return rate
 
 
 def set_threshold(scores: npt.NDArray[Any], false_alarm_rate: float | None = None) -> Calibration:
-    """Compute the threshold for a false-alarm rate from scores [n] of good images that were not trained on.
+    """Compute the threshold from scores [n] of good images that were not trained on.
 
-    Without a rate it is 1 %, or the smallest that n images support if that is more. Raises CalibrationError.
+    Without a false-alarm rate it is 1 %, or the smallest that n images support if that is more.
+    Raises CalibrationError.
     """
     n = len(scores)
     if n == 0 or not np.isfinite(scores).all():
@@ -85,13 +90,20 @@ def set_threshold(scores: npt.NDArray[Any], false_alarm_rate: float | None = Non
 
 
 def _rank(rate: float, images: int) -> int:
-    """Return the rank of the score that the threshold lies above; it exceeds `images` if they are too few."""
-    # 1 - rate is inexact: without the small step back, ceil could ask for one image more than there is.
+    """Return the rank, from 1, of the score that the threshold lies above.
+
+    It exceeds the number of images if they are too few for the rate.
+    """
+    # 1 - rate is inexact: without the small step back, ceil could ask for one image more than there
+    # is.
     return math.ceil((images + 1) * (1 - rate) - 1e-9)
 
 
 def describe(calibration: Calibration, requested: float | None) -> list[str]:
-    """Describe a threshold in lines of text; `requested` is the rate that was given to `set_threshold`."""
+    """Describe a threshold in lines of text.
+
+    `requested` is the rate that was given to `set_threshold`.
+    """
     rate = calibration.false_alarm_rate
     images = calibration.good_images
     low, high = calibration.interval

@@ -14,23 +14,25 @@ def time_calls(
 ) -> list[float]:
     """Time a call repeatedly; return the milliseconds of each repetition.
 
-    The call is first made `warm_up` times without being timed. Then it is repeated `repeats` times or, if that is
-    None, until `seconds` have passed, and at least once.
+    The call is first made `warm_up` times without being timed. Then it is repeated `repeats` times
+    or, if that is None, until `seconds` have passed, and at least once.
     """
     if (repeats is None) == (seconds is None):
         raise ValueError("give either repeats or seconds")
     for _ in range(warm_up):
         call()
-    deadline = time.perf_counter() + (seconds or 0.0)
     times: list[float] = []
-    done = False
-    while not done:
-        start = time.perf_counter()
-        call()
-        end = time.perf_counter()
-        times.append(1e3 * (end - start))
-        if repeats is None:
-            done = end >= deadline
-        else:
-            done = len(times) >= repeats
+    if seconds is None:
+        for _ in range(repeats or 0):
+            times.append(_milliseconds(call))
+        return times
+    deadline = time.perf_counter() + seconds
+    while not times or time.perf_counter() < deadline:
+        times.append(_milliseconds(call))
     return times
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)

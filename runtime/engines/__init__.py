@@ -1,4 +1,4 @@
-"""Engines run a bundle's graph. One dictionary, one base class, one self-test whenever an engine is opened.
+"""Engines run the graph of a bundle, and pass a self-test whenever they are opened.
 
 A new engine is one file with a subclass of `Engine`, and one line in `ENGINES`.
 """
@@ -37,8 +37,9 @@ class EngineError(FlawlineError):
 class EngineOptions:
     """Options of every engine.
 
-    `threads` limits the threads of a CPU engine; None uses all. `precision` is one of PRECISIONS, or "auto" for the
-    engine's own default. `cache` is the folder for compiled plans; None uses engines/ of the bundle.
+    `threads` limits the threads of a CPU engine; None uses all. `precision` is one of PRECISIONS,
+    or "auto" for the engine's own default. `cache` is the folder for compiled plans; None uses
+    engines/ of the bundle.
     """
 
     threads: int | None = None
@@ -55,11 +56,12 @@ class EngineOptions:
 class Engine(ABC):
     """Runs the graph of a bundle on one device.
 
-    Calling it maps uint8 [N, H, W, 3] BGR to scores float32 [N] and maps float32 [N, H, W], or [N, 0, 0] if the
-    bundle was built for the score alone. Every N is accepted that the engine was built for.
+    Calling it maps uint8 [N, H, W, 3] BGR to scores float32 [N] and maps float32 [N, H, W], or [N,
+    0, 0] if the bundle was built for the score alone. Every N is accepted that the engine was built
+    for.
 
-    The returned arrays belong to the engine and are overwritten by its next call with the same N: copy what is
-    needed longer. An engine is not for use from several threads at once.
+    The returned arrays belong to the engine and are overwritten by its next call with the same N:
+    copy what is needed longer. An engine is not for use from several threads at once.
     """
 
     precisions: ClassVar[tuple[str, ...]]
@@ -77,7 +79,10 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def open(cls, bundle: Bundle, options: EngineOptions) -> Engine:
-        """Open the engine for a bundle; `options.precision` is one of `precisions`. Raises EngineError."""
+        """Open the engine for a bundle; `options.precision` is one of `precisions`.
+
+        Raises EngineError if it cannot run the bundle here.
+        """
 
     @classmethod
     @abstractmethod
@@ -88,14 +93,21 @@ class Engine(ABC):
     def build(
         cls, bundle: Bundle, precision: str, build_options: Any = None, cache: Path | None = None
     ) -> Path:
-        """Compile the plan of a bundle, or take it from the cache; return its file. Raises EngineError."""
+        """Compile the plan of a bundle, or take it from the cache; return its file.
+
+        `build_options` are those of the engine; None takes their defaults. Raises EngineError.
+        """
         raise EngineError(f"{cls.__name__} compiles no plans; leave the build options out")
 
     @abstractmethod
     def __call__(self, image: Image) -> tuple[Map, Map]: ...
 
+    @abstractmethod
     def close(self) -> None:
-        """Release what the engine holds. Arrays that it returned stay readable. May be called again."""
+        """Release what the engine holds. May be called again.
+
+        Arrays that the engine returned stay readable.
+        """
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, extra: tuple[str, ...] = ()) -> None:
@@ -147,7 +159,7 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def missing(name: str) -> str | None:
-    """Say what must be installed before an engine of ENGINES can be used; None if it can be used."""
+    """Say what must be installed to use an engine of ENGINES; None if nothing is missing."""
     try:
         return engine_class(name).missing()
     except ImportError as error:
@@ -198,8 +210,9 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
 def self_test(engine: Engine, bundle: Bundle) -> float:
     """Run the golden images, and return the largest score error.
 
-    Raises EngineError if a score or a map leaves the manifest's tolerances, or if a verdict flips. Golden scores are
-    farther from the threshold than the tolerance, so that no rounding explains a flip.
+    Raises EngineError if a score or a map leaves the manifest's tolerances, or if a verdict flips.
+    Golden scores are farther from the threshold than the tolerance, so that no rounding explains a
+    flip.
     """
     golden = bundle.golden()
     largest = 0.0

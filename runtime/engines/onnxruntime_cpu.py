@@ -20,8 +20,9 @@ ERRORS_ONLY = 3  # log_severity_level: warnings would hide our own messages
 def open_session(model: bytes | Path, threads: int | None = None, options: Any = None) -> Any:
     """Create an onnxruntime.InferenceSession on the CPU: the one place that does.
 
-    `threads` limits the threads of an operator; None uses all. `options` are onnxruntime.SessionOptions to start
-    from, for example with profiling enabled. Raises EngineError if the model cannot be loaded.
+    `threads` limits the threads of an operator; None uses all. `options` are
+    onnxruntime.SessionOptions to start from, for example with profiling enabled. Raises EngineError
+    if the model cannot be loaded.
     """
     import onnxruntime as ort
 
@@ -61,8 +62,8 @@ class OnnxRuntime(Engine):
     ) -> None:
         """Load a graph, from a file or from memory.
 
-        `map_size` is the height and width of the map, (0, 0) if the graph has none. `precision` is what the graph
-        computes in, and only names it.
+        `map_size` is the height and width of the map, (0, 0) if the graph has none. `precision` is
+        what the graph computes in, and only names it.
         """
         import onnxruntime as ort
 

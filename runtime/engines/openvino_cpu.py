@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: in FP32, in BF16 if the CPU has it, and in INT8 from the bundle's Q/DQ graph."""
+"""OpenVINO on the CPU: FP32, BF16 if the CPU has it, and INT8 from the bundle's Q/DQ graph."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ DEVICE = "CPU"
 
 
 class OpenVino(Engine):
-    """Compiles the graph once for each batch size that it meets. Inputs and outputs are shared, not copied.
+    """Compiles the graph once for each batch size that it meets.
 
-    By default, OpenVINO computes FP32 graphs in BF16 on a CPU that has it; here the precision is always set. `int8`
-    computes in INT8 what the graph quantizes, and the rest in BF16 if the CPU has it, else in FP32; `description`
+    Inputs and outputs are shared with OpenVINO, not copied. By default, OpenVINO computes FP32
+    graphs in BF16 on a CPU that has it; here the precision is always set. `int8` computes in INT8
+    what the graph quantizes, and the rest in BF16 if the CPU has it, else in FP32; `description`
     says which.
     """
 
@@ -56,7 +57,10 @@ class OpenVino(Engine):
             ) from error
 
     def _float_precision(self) -> str:
-        """Return OpenVINO's name of what floating-point operators compute in. Raises EngineError."""
+        """Return OpenVINO's name of the precision of floating-point operators.
+
+        Raises EngineError if the CPU cannot compute in the requested precision.
+        """
         native = "BF16" in self._core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
         if self.precision == "bf16" and not native:
             raise EngineError(

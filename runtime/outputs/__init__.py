@@ -1,4 +1,7 @@
-"""Outputs: where judgements go. A new output is one file with a subclass of `Output`, and one line in `OUTPUTS`."""
+"""Outputs: where the judgements of a stream go.
+
+A new output is one file with a subclass of `Output`, and one line in `OUTPUTS`.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,9 @@ class OutputOptions:
 class Output(ABC):
     """Receives every judgement of a stream.
 
-    A subclass is constructed as `Class(target, options, bundle)`, where `target` is a path, an address or empty,
-    and `options` is an instance of the class attribute `Options`. It raises OutputError if it cannot deliver.
+    A subclass is constructed as `Class(target, options, bundle)`, where `target` is a path, an
+    address or empty, and `options` is an instance of the class attribute `Options`. It raises
+    OutputError if it cannot deliver.
     """
 
     required: ClassVar[bool] = True
@@ -61,8 +65,8 @@ class Output(ABC):
     def example(cls, folder: Path) -> str | None:
         """Return a target that works without hardware or network, or None if there is none.
 
-        Files may be written into `folder`, which is empty. The contract tests use it, so that listing an output in
-        OUTPUTS tests it.
+        Files may be written into `folder`, which is empty. The contract tests use it, so that
+        listing an output in OUTPUTS tests it.
         """
         return str(folder / "output")
 
@@ -70,10 +74,12 @@ class Output(ABC):
     def write(self, judgement: Judgement) -> None:
         """Deliver a judgement before returning. Raises OutputError."""
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    # The two methods below are optional, so they are not abstract.
+
+    def finish(self, summary: Mapping[str, Any]) -> None:  # noqa: B027
         """Deliver the summary of the run after its last judgement. Raises OutputError."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release what the output holds. May be called again."""
 
     def __enter__(self) -> Output:
@@ -90,7 +96,7 @@ def output_class(name: str) -> type[Output]:
 
 
 def missing(name: str) -> str | None:
-    """Say what must be installed before an output of OUTPUTS can be used; None if it can be used."""
+    """Say what must be installed to use an output of OUTPUTS; None if nothing is missing."""
     try:
         return output_class(name).missing()
     except ImportError as error:

@@ -25,7 +25,7 @@ class JsonLines(Output):
         self._file: TextIO | None = None
         if target != STDOUT:
             try:
-                self._file = Path(target).open("w", encoding="utf-8")
+                self._file = Path(target).open("w", encoding="utf-8")  # noqa: SIM115
             except OSError as error:
                 raise self._error(error) from error
 

@@ -14,9 +14,10 @@ from flawline.runtime.outputs.jsonl import verdict_name
 
 
 class Overlays(Output):
-    """`target` is a folder, which is created. Files are named by index, source and verdict of the frame.
+    """Saves one PNG file per judged frame.
 
-    A frame that could not be judged has no map, and no file.
+    `target` is a folder, which is created. A file is named by index, source and verdict of its
+    frame. A frame that could not be judged has no map, and no file.
     """
 
     required: ClassVar[bool] = False

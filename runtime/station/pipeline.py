@@ -1,4 +1,4 @@
-"""The loop of an inspection: every frame of a camera is judged, counted and delivered to every output."""
+"""The loop of an inspection: every frame is judged, counted and delivered to every output."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def run_stream(
 ) -> None:
     """Judge frames until the camera ends, `max_frames` are judged, or `stop` is set.
 
-    When the loop ends, also because of an error, the outputs get the summary. Raises CameraError if the camera is
-    lost, EngineError if the engine fails, and OutputError if a required output cannot deliver.
+    When the loop ends, also because of an error, the outputs get the summary. Raises CameraError if
+    the camera is lost, EngineError if the engine fails, and OutputError if a required output cannot
+    deliver.
     """
     sizes: set[tuple[int, ...]] = set()
     try:

@@ -21,8 +21,8 @@ PERCENTILES = (50, 95, 99)
 class Tally:
     """Counts frames and verdicts, and measures frames per second and latency.
 
-    The latency of a frame is the time from its arrival at the detector to its verdict, in milliseconds. `clock`
-    returns seconds that never go backwards.
+    The latency of a frame is the time from its arrival at the detector to its verdict, in
+    milliseconds. `clock` returns seconds that never go backwards.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -1,7 +1,8 @@
 """Flawline: visual anomaly detection, from good images to a verdict per camera frame.
 
-The packages live in the folders of the repository and are linked here, so that they are all imported as
-`flawline.*`: `flawline.train`, `flawline.export`, `flawline.runtime`, `flawline.cameras`, `flawline.benchmarks`.
+The packages live in the folders of the repository and are linked here, so that they are all
+imported as `flawline.*`: `flawline.train`, `flawline.export`, `flawline.runtime`,
+`flawline.cameras`, `flawline.benchmarks`.
 """
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """Typed option records: one dataclass field gives an option its name, type, default and help text.
 
-Cameras read their options from the query part of a URI, methods from command-line flags. Both declare
-them as fields of a frozen dataclass:
+Cameras read their options from the query part of a URI, methods from command-line flags. Both
+declare them as fields of a frozen dataclass:
 
     @dataclass(frozen=True)
     class Options:
@@ -20,6 +20,8 @@ from flawline import FlawlineError
 
 Record = TypeVar("Record")
 
+BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
 
 class OptionError(FlawlineError):
     """An option is unknown or has a value of the wrong type."""
@@ -33,20 +35,22 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
 def parse_options(record: type[Record], values: Mapping[str, str]) -> Record:
     """Build a record from the text values of its fields.
 
-    Raises OptionError for a name that the record does not have, for a value that its annotation does
-    not accept, and for a value that the record itself refuses with ValueError.
+    Raises OptionError, which lists the known options, for a name that the record does not have, for
+    a value that its annotation does not accept, and for a value that the record itself refuses with
+    ValueError.
     """
-    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, record))}
+    known = set()
+    for field in dataclasses.fields(typing.cast(Any, record)):
+        known.add(field.name)
     parsed = {}
     for name, text in values.items():
-        if name not in fields:
+        if name not in known:
             raise OptionError(f"option {name!r} is unknown; {describe_options(record)}")
         try:
             parsed[name] = field_parser(record, name)(text)
         except ValueError as error:
-            raise OptionError(
-                f"option {name}={text}: {error}; {describe_options(record)}"
-            ) from error
+            reason = f"option {name}={text}: {error}"
+            raise OptionError(f"{reason}; {describe_options(record)}") from error
     try:
         return record(**parsed)
     except ValueError as error:
@@ -55,65 +59,68 @@ def parse_options(record: type[Record], values: Mapping[str, str]) -> Record:
 
 def describe_options(record: type) -> str:
     """List the options of a record in one line, with type, default and help text."""
-    lines = []
+    options = []
     for field in dataclasses.fields(record):
-        type_name = _type_name(_annotation(record, field.name))
-        lines.append(
-            f"{field.name} ({type_name}, default {field.default}): {field.metadata['help']}"
-        )
-    if not lines:
+        kind = _type_name(_annotation(record, field.name))
+        meaning = field.metadata["help"]
+        options.append(f"{field.name} ({kind}, default {field.default}): {meaning}")
+    if not options:
         return "there are no options"
-    return "known options: " + "; ".join(lines)
+    return "known options: " + "; ".join(options)
 
 
 def field_parser(record: type, name: str) -> Callable[[str], Any]:
     """Return the function that converts text to the annotated type of a field.
 
-    It raises ValueError for text that the type does not accept. Supported annotations are bool, int,
-    float, str, Literal of strings, and each of these or None.
+    It raises ValueError for text that the type does not accept. Supported annotations are bool,
+    int, float, str, Literal of strings, and each of these or None.
     """
     annotation = _annotation(record, name)
     if typing.get_origin(annotation) is typing.Literal:
         return _choice_parser(typing.get_args(annotation))
     if annotation is bool:
         return _parse_bool
-    if annotation in (int, float, str):
-        return _number_parser(annotation)
+    if annotation is int:
+        return _number_parser(int, "a whole number")
+    if annotation is float:
+        return _number_parser(float, "a number")
+    if annotation is str:
+        return str
     raise TypeError(f"{record.__name__}.{name} has the unsupported type {annotation}")
 
 
 def _annotation(record: type, name: str) -> Any:
     """Return the annotation of a field without `| None`."""
     annotation = typing.get_type_hints(record)[name]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        members = [member for member in typing.get_args(annotation) if member is not type(None)]
-        (annotation,) = members
-    return annotation
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
+        return annotation
+    members = list(typing.get_args(annotation))
+    members.remove(type(None))
+    (member,) = members
+    return member
 
 
 def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
-        return " or ".join(str(value) for value in typing.get_args(annotation))
+        return " or ".join(typing.get_args(annotation))
     return str(annotation.__name__)
 
 
-def _number_parser(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    names = {int: "a whole number", float: "a number"}
-
+def _number_parser(kind: Callable[[str], Any], description: str) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
+        # int() and float() have messages of their own, which name Python's types.
         try:
             return kind(text)
         except ValueError:
-            raise ValueError(f"not {names.get(kind, 'valid')}") from None  # type: ignore[call-overload]
+            raise ValueError(f"not {description}") from None
 
     return parse
 
 
 def _parse_bool(text: str) -> bool:
-    values = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.lower() not in values:
+    if text.lower() not in BOOLEANS:
         raise ValueError("not true or false")
-    return values[text.lower()]
+    return BOOLEANS[text.lower()]
 
 
 def _choice_parser(choices: tuple[str, ...]) -> Callable[[str], str]:

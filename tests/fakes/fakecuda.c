@@ -1,24 +1,30 @@
-/* A CUDA driver that computes on the host, so that our driver calls run end to end where there is no GPU.
+/* A CUDA driver that computes on the host, so that our driver calls run end to end without a GPU.
 
-   It is stricter than it is complete. A stream is a queue: nothing runs before somebody synchronises, so a forgotten
-   synchronisation shows. A capturing stream records instead, and refuses pageable memory and allocation, as CUDA does.
-   Every call wants a current context of its thread. A test may ask what was called and order the next call to fail. */
+   It is strict rather than complete. A stream is a queue: nothing runs before a synchronisation, so
+   that a missing one shows. A capturing stream records instead, and refuses pageable memory and
+   allocation, as CUDA does. Every call requires a current context in its thread. A test can ask what
+   was called and make the next call of a function fail. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 typedef unsigned long long u64;
 typedef void (*Kernel)(long);
-typedef struct { void *to; const void *from; size_t size; Kernel kernel; long argument; struct timespec *event; } Op;
+typedef struct { void *to; const void *from; size_t size; Kernel kernel; long argument; } Op;
 typedef struct { Op *ops; int count, room; } Queue;
 typedef struct { Queue waiting, captured; int capturing; } Stream;
 
-enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, CAPTURE_UNSUPPORTED = 900, NOT_CAPTURING = 901, NOT_READY = 600 };
+enum {
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    INVALID_CONTEXT = 201,
+    CAPTURE_UNSUPPORTED = 900,
+    NOT_CAPTURING = 901,
+};
 
-/* ---------------------------------------------------------------- what a test asks and orders */
+/* ---------------------------------------------------------------- control by a test */
 
 static struct { const char *name; long count; } calls[64];
 static char failing[64] = "", device_name[64] = "Fake GPU";
@@ -36,13 +42,23 @@ static int called(const char *name) {
     return failure;
 }
 
+/* How often a function was called. */
 long fake_calls(const char *name) {
     for (int i = 0; calls[i].name; i++) if (!strcmp(calls[i].name, name)) return calls[i].count;
     return 0;
 }
-void fake_fail(const char *name, int code) { snprintf(failing, sizeof failing, "%s", name); failure = code; }
-void fake_device(const char *name, int a, int b) { snprintf(device_name, sizeof device_name, "%s", name); major = a; minor = b; }
+/* Make the next call of a function return this status. */
+void fake_fail(const char *name, int code) {
+    snprintf(failing, sizeof failing, "%s", name);
+    failure = code;
+}
+void fake_device(const char *name, int a, int b) {
+    snprintf(device_name, sizeof device_name, "%s", name);
+    major = a;
+    minor = b;
+}
 void fake_driver(int version) { driver = version; }
+/* The number of allocations, streams and graphs that were not freed. */
 int fake_live(void) { return live; }
 
 #define CALLED do { int code = called(__func__); if (code) return code; } while (0)
@@ -54,20 +70,33 @@ int cuInit(unsigned flags) { CALLED; return 0; }
 int cuDriverGetVersion(int *version) { CALLED; *version = driver; return 0; }
 int cuDeviceGetCount(int *count) { CALLED; *count = 1; return 0; }
 int cuDeviceGet(int *device, int ordinal) { CALLED; *device = ordinal; return ordinal ? 101 : 0; }
-int cuDeviceGetName(char *name, int size, int device) { CALLED; snprintf(name, size, "%s", device_name); return 0; }
+int cuDeviceGetName(char *name, int size, int device) {
+    CALLED;
+    snprintf(name, size, "%s", device_name);
+    return 0;
+}
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     CALLED;
     *value = attribute == 75 ? major : attribute == 76 ? minor : 0;
     return 0;
 }
-int cuDevicePrimaryCtxRetain(void **context, int device) { CALLED; *context = (void *)0x1000; return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    CALLED;
+    *context = (void *)0x1000;
+    return 0;
+}
 int cuDevicePrimaryCtxRelease_v2(int device) { CALLED; return 0; }
 int cuCtxSetCurrent(void *context) { CALLED; current = context; return 0; }
 int cuGetErrorName(int error, const char **name) {
-    *name = error == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : error == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : "CUDA_ERROR_FAKE";
+    *name = "CUDA_ERROR_FAKE";
+    if (error == 2) *name = "CUDA_ERROR_OUT_OF_MEMORY";
+    if (error == 700) *name = "CUDA_ERROR_ILLEGAL_ADDRESS";
     return 0;
 }
-int cuGetErrorString(int error, const char **text) { *text = error == 2 ? "out of memory" : "a made-up error"; return 0; }
+int cuGetErrorString(int error, const char **text) {
+    *text = error == 2 ? "out of memory" : "a made-up error";
+    return 0;
+}
 
 /* ---------------------------------------------------------------- memory */
 
@@ -97,21 +126,29 @@ int cuMemHostAlloc(void **address, size_t size, unsigned flags) {
 int cuMemFreeHost(void *address) {
     IN_CONTEXT;
     for (int i = 0; i < 256; i++) {
-        if (pinned[i].start == address) { pinned[i].start = 0; free(address); live--; return 0; }
+        if (pinned[i].start != address) continue;
+        pinned[i].start = 0;
+        free(address);
+        live--;
+        return 0;
     }
     return INVALID_VALUE;
 }
 static int is_pinned(const char *start, size_t size) {
     for (int i = 0; i < 256; i++) {
-        if (pinned[i].start && start >= pinned[i].start && start + size <= pinned[i].start + pinned[i].size) return 1;
+        char *first = pinned[i].start;
+        if (first && start >= first && start + size <= first + pinned[i].size) return 1;
     }
     return 0;
 }
 
-/* ---------------------------------------------------------------- streams, events, graphs */
+/* ---------------------------------------------------------------- streams and graphs */
 
 static void append(Queue *queue, Op op) {
-    if (queue->count == queue->room) queue->ops = realloc(queue->ops, sizeof(Op) * (queue->room = 2 * queue->room + 8));
+    if (queue->count == queue->room) {
+        queue->room = 2 * queue->room + 8;
+        queue->ops = realloc(queue->ops, sizeof(Op) * queue->room);
+    }
     queue->ops[queue->count++] = op;
 }
 static void submit(void *stream, Op op) {
@@ -124,12 +161,16 @@ static void run(Queue *queue) {
     for (int i = 0; i < count; i++) {
         Op op = queue->ops[i];
         if (op.kernel) op.kernel(op.argument);
-        else if (op.event) clock_gettime(CLOCK_MONOTONIC, op.event);
         else memcpy(op.to, op.from, op.size);
     }
 }
 
-int cuStreamCreate(void **stream, unsigned flags) { IN_CONTEXT; *stream = calloc(1, sizeof(Stream)); live++; return 0; }
+int cuStreamCreate(void **stream, unsigned flags) {
+    IN_CONTEXT;
+    *stream = calloc(1, sizeof(Stream));
+    live++;
+    return 0;
+}
 int cuStreamDestroy_v2(void *stream) { IN_CONTEXT; free(stream); live--; return 0; }
 int cuStreamSynchronize(void *stream) {
     IN_CONTEXT;
@@ -149,23 +190,11 @@ int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t size, void *stream) {
     submit(stream, (Op){.to = to, .from = (void *)from, .size = size});
     return 0;
 }
-/* What a kernel launch is to the driver: the pretend TensorRT enqueues its arithmetic with it. */
+/* A kernel launch, with which the fake TensorRT enqueues its arithmetic. */
 int fake_launch(Kernel kernel, long argument, void *stream) {
     submit(stream, (Op){.kernel = kernel, .argument = argument});
     return 0;
 }
-
-int cuEventCreate(void **event, unsigned flags) { IN_CONTEXT; *event = calloc(1, sizeof(struct timespec)); live++; return 0; }
-int cuEventDestroy_v2(void *event) { IN_CONTEXT; free(event); live--; return 0; }
-int cuEventRecord(void *event, void *stream) { IN_CONTEXT; submit(stream, (Op){.event = event}); return 0; }
-int cuEventElapsedTime(float *ms, void *start, void *end) {
-    IN_CONTEXT;
-    struct timespec *a = start, *b = end;
-    if (!a->tv_sec || !b->tv_sec) return NOT_READY;
-    *ms = (b->tv_sec - a->tv_sec) * 1e3f + (b->tv_nsec - a->tv_nsec) / 1e6f;
-    return 0;
-}
-int cuEventElapsedTime_v2(float *ms, void *start, void *end) { return cuEventElapsedTime(ms, start, end); }
 
 int cuStreamBeginCapture_v2(void *stream, int mode) {
     IN_CONTEXT;
@@ -181,7 +210,7 @@ int cuStreamEndCapture(void *stream, void **graph) {
     Queue *queue = malloc(sizeof(Queue));
     *queue = s->captured;
     memset(&s->captured, 0, sizeof(Queue));
-    int code = called(__func__);  /* a capture that fails has ended all the same, and gives no graph */
+    int code = called(__func__);  /* a capture that fails has ended as well, and gives no graph */
     if (code) { free(queue->ops); free(queue); return code; }
     *graph = queue;
     live++;
@@ -196,7 +225,13 @@ int cuGraphInstantiateWithFlags(void **executable, void *graph, u64 flags) {
     live++;
     return 0;
 }
-int cuGraphDestroy(void *graph) { IN_CONTEXT; free(((Queue *)graph)->ops); free(graph); live--; return 0; }
+int cuGraphDestroy(void *graph) {
+    IN_CONTEXT;
+    free(((Queue *)graph)->ops);
+    free(graph);
+    live--;
+    return 0;
+}
 int cuGraphExecDestroy(void *executable) {
     IN_CONTEXT;
     free(((Queue *)executable)->ops);
@@ -211,7 +246,7 @@ int cuGraphLaunch(void *executable, void *stream) {
     return 0;
 }
 
-/* ---------------------------------------------------------------- how cuda-bindings finds the above */
+/* ---------------------------------------------------------------- how cuda-bindings finds these */
 
 int cuGetProcAddress_v2(const char *name, void **address, int version, u64 flags, int *status) {
     char versioned[96];

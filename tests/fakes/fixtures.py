@@ -1,4 +1,4 @@
-"""The stand-ins as fixtures: `pytest_plugins = ["fakes.fixtures"]`."""
+"""The fakes as fixtures: `pytest_plugins = ["fakes.fixtures"]`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from conftest import tiny_model, write_tiny_bundle
 
 from fakes import Install, compile_cuda
-from fakes.tensorrt import pretend
+from fakes.tensorrt import fake_tensorrt
 from flawline.runtime.bundle import Bundle, add_model
-from flawline.runtime.engines.cuda import driver as cuda
+from flawline.runtime.engines import cuda
 from flawline.runtime.engines.cuda import libcuda
 
 
@@ -25,7 +25,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def driver(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A fresh driver, which runtime.cuda finds in place of libcuda."""
+    """A driver in its initial state, which is loaded in place of libcuda."""
     library = Path(shutil.copy(compiled, tmp_path / "libfakecuda.so"))
     monkeypatch.setattr(libcuda, "LIBRARY", str(library))
     return ctypes.CDLL(str(library))
@@ -33,20 +33,19 @@ def driver(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
 
 @pytest.fixture
 def install(driver: Any, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Make `version` the TensorRT that is imported; what it was asked for is in the Behaviour returned."""
-    monkeypatch.setattr(cuda, "PROVIDERS", (cuda._libcuda,))
+    """Make `version` the TensorRT that is imported; the result controls what it does."""
+    monkeypatch.setattr(cuda, "PROVIDERS", (cuda.open_libcuda,))
 
-    def install(version: str, **changes: Any) -> Any:
-        trt = pretend(version, Path(driver._name), **changes)
+    def install(version: str, **settings: Any) -> Any:
+        trt = fake_tensorrt(version, Path(driver._name), **settings)
         monkeypatch.setitem(sys.modules, trt.__name__, trt)
-        return trt.behaviour
+        return trt.control
 
     return install
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Bundle:
-    """A bundle with an FP16 graph and an island."""
-    return add_model(
-        write_tiny_bundle(tmp_path / "parts", fp32_islands=("/head",)), "fp16", tiny_model()
-    )
+def fp16_bundle(tmp_path: Path) -> Bundle:
+    """A bundle with an FP16 graph and an FP32 island."""
+    bundle = write_tiny_bundle(tmp_path / "parts", fp32_islands=("/head",))
+    return add_model(bundle, "fp16", tiny_model())

@@ -1,4 +1,7 @@
-"""A PyCUDA with the calls that ours makes, on the driver of fakecuda.c. PyCUDA itself has to be compiled."""
+"""A fake PyCUDA with the calls that the provider makes, on the driver of fakecuda.c.
+
+PyCUDA itself would have to be compiled.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,12 @@ from typing import Any
 import numpy as np
 
 
-def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
+def fake_pycuda(library: str) -> dict[str, types.ModuleType]:
     """The modules by name."""
     driver = ctypes.CDLL(library)
-    started: list[None] = []
-    stack: list[
-        Any
-    ] = []  # of contexts; PyCUDA aborts where it is not empty when the interpreter ends
+    initialised: list[None] = []
+    # The stack of contexts. PyCUDA aborts if it is not empty when the interpreter ends.
+    stack: list[Any] = []
 
     class Error(Exception):
         pass
@@ -26,14 +28,20 @@ def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
         pass
 
     def call(name: str, *arguments: Any) -> None:
-        if status := getattr(driver, name)(*arguments):
-            raise (MemoryError if status == 2 else Error)(
-                f"{name.removesuffix('_v2')} failed: {'out of memory' if status == 2 else status}"
-            )
+        status = getattr(driver, name)(*arguments)
+        plain_name = name.removesuffix("_v2")
+        if status == 2:
+            raise MemoryError(f"{plain_name} failed: out of memory")
+        if status:
+            raise Error(f"{plain_name} failed: {status}")
+
+    def init() -> None:
+        call("cuInit", 0)
+        initialised.append(None)
 
     class Device:
         def __init__(self, number: int) -> None:
-            if not started:
+            if not initialised:
                 raise Error("cuDeviceGet failed: initialization error")
             call("cuDeviceGet", ctypes.byref(ctypes.c_int()), number)
 
@@ -43,7 +51,8 @@ def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
             return text.value.decode()
 
         def compute_capability(self) -> tuple[int, int]:
-            major, minor = ctypes.c_int(), ctypes.c_int()
+            major = ctypes.c_int()
+            minor = ctypes.c_int()
             call("cuDeviceGetAttribute", ctypes.byref(major), 75, 0)
             call("cuDeviceGetAttribute", ctypes.byref(minor), 76, 0)
             return major.value, minor.value
@@ -80,20 +89,6 @@ def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
         def synchronize(self) -> None:
             call("cuStreamSynchronize", self._stream)
 
-    class Event:
-        def __init__(self) -> None:
-            self._event = ctypes.c_void_p()
-            call("cuEventCreate", ctypes.byref(self._event), 0)
-            weakref.finalize(self, driver.cuEventDestroy_v2, self._event).atexit = False
-
-        def record(self, stream: Stream) -> None:
-            call("cuEventRecord", self._event, stream._stream)
-
-        def time_since(self, start: Event) -> float:
-            milliseconds = ctypes.c_float()
-            call("cuEventElapsedTime", ctypes.byref(milliseconds), start._event, self._event)
-            return milliseconds.value
-
     def pagelocked_empty(shape: int, dtype: Any) -> Any:
         address = ctypes.c_void_p()
         call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(shape), 0)
@@ -109,15 +104,12 @@ def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
         pointers = ctypes.c_void_p(target.ctypes.data), ctypes.c_uint64(address)
         call("cuMemcpyDtoHAsync_v2", *pointers, ctypes.c_size_t(target.nbytes), stream._stream)
 
-    module, package = types.ModuleType("pycuda.driver"), types.ModuleType("pycuda")
-    package.__spec__ = ModuleSpec("pycuda", None, origin="pretend")
-    package.__dict__.update(VERSION_TEXT="2026.1", driver=module)
+    module = types.ModuleType("pycuda.driver")
     module.__dict__.update(
-        init=lambda: (call("cuInit", 0), started.append(None)),
+        init=init,
         stack=stack,
         Device=Device,
         Stream=Stream,
-        Event=Event,
         Error=Error,
         MemoryError=MemoryError,
         mem_alloc=DeviceAllocation,
@@ -125,4 +117,7 @@ def pretend_pycuda(library: str) -> dict[str, types.ModuleType]:
         memcpy_htod_async=htod,
         memcpy_dtoh_async=dtoh,
     )
+    package = types.ModuleType("pycuda")
+    package.__spec__ = ModuleSpec("pycuda", None, origin="fake")
+    package.__dict__.update(VERSION_TEXT="2026.1", driver=module)
     return {"pycuda": package, "pycuda.driver": module}

@@ -1,4 +1,4 @@
-"""Plans that are kept: what is used again, what is built again and why, and what serves other machines."""
+"""Stored plans: which are used again, which are built again and why, and those of other GPUs."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from typing import Any
 
 import pytest
 from conftest import tiny_model, write_tiny_bundle
-from fakes import Install, name_of, opened, plan_folder
+from fakes import Install, build_plan, engine_name, open_and_run, plan_folder
 
 from flawline.runtime.bundle import Bundle, add_model
-from flawline.runtime.engines import EngineError, EngineOptions, open_engine
-from flawline.runtime.engines.cuda import driver as cuda
+from flawline.runtime.engines import EngineError, EngineOptions, cuda, open_engine
 from flawline.runtime.engines.cuda import libcuda
-from flawline.runtime.engines.tensorrt.build import build
-from flawline.runtime.engines.tensorrt.engine import KERNELS, TensorRtRtx
+from flawline.runtime.engines.tensorrt.engine import TensorRtRtx
 from flawline.runtime.engines.tensorrt.plan import PLAN, RECORD, BuildOptions
+from flawline.runtime.engines.tensorrt.session import KERNELS
 
 pytest_plugins = ["fakes.fixtures"]
 
 
 @pytest.mark.parametrize("version", ["8.6", "10.3", "rtx1.7"])
 def test_a_plan_is_built_once(
-    version: str, parts: Bundle, install: Install, capsys: pytest.CaptureFixture[str]
+    version: str, fp16_bundle: Bundle, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    behaviour = install(version)
-    opened(parts, version)
-    told = capsys.readouterr().err
-    assert "building the fp16 plan, as there is none yet" in told
-    opened(parts, version)
-    assert len(behaviour.builds) == 1
+    control = install(version)
+    open_and_run(fp16_bundle, version)
+    message = capsys.readouterr().err
+    assert "building the fp16 plan because there is none yet" in message
+    open_and_run(fp16_bundle, version)
+    assert len(control.builds) == 1
     assert capsys.readouterr().err == ""
-    assert list(parts.path.rglob("*.tmp")) == []
+    assert list(fp16_bundle.path.rglob("*.tmp")) == []
 
 
 def change_record(folder: Path, **changes: Any) -> None:
@@ -45,7 +44,7 @@ def change_record(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    ("damage", "reason"),
     [
         (
             lambda folder: (folder / PLAN).write_bytes(b"PLA"),
@@ -58,247 +57,271 @@ def change_record(folder: Path, **changes: Any) -> None:
         (lambda folder: change_record(folder, options={"max_batch": 0}), "cannot be read"),
     ],
 )
-def test_a_plan_that_is_not_whole_is_built_again(
-    spoil: Callable[[Path], Any],
-    why: str,
-    parts: Bundle,
+def test_a_damaged_plan_is_built_again(
+    damage: Callable[[Path], Any],
+    reason: str,
+    fp16_bundle: Bundle,
     install: Install,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    behaviour = install("10.3")
-    opened(parts, "10.3")
-    folder = plan_folder(parts.path / "engines")
-    spoil(folder)
+    control = install("10.3")
+    open_and_run(fp16_bundle, "10.3")
+    folder = plan_folder(fp16_bundle.path / "engines")
+    damage(folder)
     capsys.readouterr()
-    opened(parts, "10.3")
-    assert f"as that in {folder} {why}".replace("\\", "") in capsys.readouterr().err
-    assert len(behaviour.builds) == 2
-    opened(parts, "10.3")
-    assert len(behaviour.builds) == 2
+    open_and_run(fp16_bundle, "10.3")
+    assert f"because the plan in {folder} {reason}".replace("\\", "") in capsys.readouterr().err
+    assert len(control.builds) == 2
+    open_and_run(fp16_bundle, "10.3")
+    assert len(control.builds) == 2
 
 
-def test_another_version_or_model_builds_again_with_what_was_asked_for(
-    parts: Bundle, install: Install, capsys: pytest.CaptureFixture[str]
+def test_another_version_or_model_builds_again_with_the_same_options(
+    fp16_bundle: Bundle, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install("10.3")
-    build(parts, "tensorrt", options=BuildOptions(max_batch=16))
-    behaviour = install("10.13")
-    opened(parts, "10.13")
+    build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=16))
+    control = install("10.13")
+    open_and_run(fp16_bundle, "10.13")
     assert "was built by version 10.3.0, here is 10.13.0" in capsys.readouterr().err
-    assert behaviour.builds[-1]["batches"] == [1, 1, 16]
-    opened(add_model(parts, "fp16", tiny_model() + b"\0"), "10.13")
+    assert control.builds[-1]["batches"] == [1, 1, 16]
+    open_and_run(add_model(fp16_bundle, "fp16", tiny_model() + b"\0"), "10.13")
     assert "belongs to another model: the bundle was built again" in capsys.readouterr().err
-    assert len(behaviour.builds) == 2
+    assert len(control.builds) == 2
 
 
 def test_other_islands_are_another_model_where_they_decide_the_types(
     tmp_path: Path, install: Install
 ) -> None:
-    behaviour = install("8.6")
-    opened(write_tiny_bundle(tmp_path / "b", fp32_islands=("/head",)), "8.6")
+    control = install("8.6")
+    open_and_run(write_tiny_bundle(tmp_path / "b", fp32_islands=("/head",)), "8.6")
     changed = write_tiny_bundle(tmp_path / "other", fp32_islands=("/body",))
     shutil.copytree(tmp_path / "b" / "engines", changed.path / "engines")
-    opened(changed, "8.6")
-    assert [b["held"] for b in behaviour.builds] == [
+    open_and_run(changed, "8.6")
+    assert [b["restricted"] for b in control.builds] == [
         {"/head/Pow": "FLOAT"},
         {"/body/Conv": "FLOAT"},
     ]
 
 
 def test_a_plan_of_another_gpu_is_left_alone(
-    parts: Bundle, install: Install, driver: Any, capsys: pytest.CaptureFixture[str]
+    fp16_bundle: Bundle, install: Install, driver: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    behaviour = install("10.3")
-    opened(parts, "10.3")
+    control = install("10.3")
+    open_and_run(fp16_bundle, "10.3")
     driver.fake_device(b"Other GPU (rev. 2)", 8, 9)
     capsys.readouterr()
-    opened(parts, "10.3")
+    open_and_run(fp16_bundle, "10.3")
     assert "is for Fake GPU 8.6, here is Other GPU (rev. 2) 8.9" in capsys.readouterr().err
-    assert sorted(p.name for p in (parts.path / "engines").iterdir()) == [
+    assert sorted(p.name for p in (fp16_bundle.path / "engines").iterdir()) == [
         "tensorrt-fp16-fake-gpu-sm86",
         "tensorrt-fp16-other-gpu-rev-2-sm89",
     ]
     driver.fake_device(b"Fake GPU", 8, 6)
-    opened(parts, "10.3")
-    assert len(behaviour.builds) == 2
+    open_and_run(fp16_bundle, "10.3")
+    assert len(control.builds) == 2
 
 
-def test_other_options_build_again_and_opening_takes_what_is_there(
-    parts: Bundle, install: Install, capsys: pytest.CaptureFixture[str]
+def test_other_options_build_again_and_opening_accepts_any_options(
+    fp16_bundle: Bundle, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    behaviour = install("10.3")
-    asked = BuildOptions(max_batch=2)
-    assert build(parts, "tensorrt", options=asked) == build(parts, "tensorrt", options=asked)
-    assert len(behaviour.builds) == 1
+    control = install("10.3")
+    requested = BuildOptions(max_batch=2)
+    first = build_plan(fp16_bundle, "tensorrt", options=requested)
+    assert build_plan(fp16_bundle, "tensorrt", options=requested) == first
+    assert len(control.builds) == 1
     capsys.readouterr()
-    build(parts, "tensorrt", options=replace(asked, level=4))
-    assert "was built with other options (level None, asked for 4)" in capsys.readouterr().err
-    opened(parts, "10.3")
-    assert len(behaviour.builds) == 2
+    build_plan(fp16_bundle, "tensorrt", options=replace(requested, max_batch=4))
+    message = "was built with other options (max_batch 2, requested 4)"
+    assert message in capsys.readouterr().err
+    open_and_run(fp16_bundle, "10.3")
+    assert len(control.builds) == 2
+
+
+def test_a_record_with_options_of_an_earlier_version_is_read(
+    fp16_bundle: Bundle, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control = install("10.3")
+    options = BuildOptions(max_batch=2)
+    folder = build_plan(fp16_bundle, "tensorrt", options=options).parent
+    recorded = json.loads((folder / RECORD).read_bytes())["options"]
+    change_record(folder, options={**recorded, "level": None, "workspace_mib": None})
+    build_plan(fp16_bundle, "tensorrt", options=options)
+    assert len(control.builds) == 1, "it was built with the same options"
+    change_record(folder, options={**recorded, "level": 5, "workspace_mib": None})
+    open_and_run(fp16_bundle, "10.3")
+    assert len(control.builds) == 1, "it runs here"
+    capsys.readouterr()
+    build_plan(fp16_bundle, "tensorrt", options=options)
+    assert "was built with other options (level 5, requested None)" in capsys.readouterr().err
+    assert len(control.builds) == 2
 
 
 def test_a_plan_that_does_not_load_is_built_again_once(
-    parts: Bundle, install: Install, driver: Any, capsys: pytest.CaptureFixture[str]
+    fp16_bundle: Bundle, install: Install, driver: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for version, why in (
+    for version, reason in (
         ("10.3", "Version tag does not match"),
         ("rtx1.7", "MALFORMED_ENGINE, VERSION_MISMATCH"),
     ):
-        behaviour = install(version)
-        plan = build(parts, name_of(version))
+        control = install(version)
+        plan = build_plan(fp16_bundle, engine_name(version))
         plan.write_bytes(b"NOPE")
         change_record(plan.parent, plan=hashlib.sha256(b"NOPE").hexdigest())
         capsys.readouterr()
-        opened(parts, version)
-        assert f"as that in {plan.parent} does not load ({why})" in capsys.readouterr().err
-        assert len(behaviour.builds) == 2
-        behaviour.refuse_plans = True
+        open_and_run(fp16_bundle, version)
+        message = f"because the plan in {plan.parent} does not load ({reason})"
+        assert message in capsys.readouterr().err
+        assert len(control.builds) == 2
+        control.refuse_plans = True
         with pytest.raises(
             EngineError, match=r"does not load .*model\.plan .*; choose another --engine"
         ):
-            open_engine(parts, name_of(version))
-        assert len(behaviour.builds) == 3
+            open_engine(fp16_bundle, engine_name(version))
+        assert len(control.builds) == 3
     assert driver.fake_live() == 0
 
 
 def test_the_reason_is_of_this_failure_not_of_an_earlier_one(
-    parts: Bundle, install: Install
+    fp16_bundle: Bundle, install: Install
 ) -> None:
-    behaviour = install("10.3", refuse_build=True)
+    control = install("10.3", refuse_build=True)
     with pytest.raises(EngineError, match="no tactic"):
-        build(parts, "tensorrt")
-    behaviour.refuse_build, behaviour.refuse_plans = False, True
+        build_plan(fp16_bundle, "tensorrt")
+    control.refuse_build, control.refuse_plans = False, True
     with pytest.raises(EngineError, match=r"does not load .* \(Version tag does not match\)"):
-        open_engine(parts, "tensorrt")
-    behaviour.refuse_build = True
+        open_engine(fp16_bundle, "tensorrt")
+    control.refuse_build = True
     with pytest.raises(EngineError, match="no tactic"):
-        build(parts, "tensorrt", options=BuildOptions(max_batch=3))
+        build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=3))
 
 
-def test_a_bundle_that_cannot_be_written_wants_an_engine_cache(
-    parts: Bundle, tmp_path: Path, install: Install
+def test_a_bundle_that_cannot_be_written_needs_an_engine_cache(
+    fp16_bundle: Bundle, tmp_path: Path, install: Install
 ) -> None:
-    behaviour = install("10.3")
-    (parts.path / "engines").write_text("in the way")
+    control = install("10.3")
+    (fp16_bundle.path / "engines").write_text("in the way")
     with pytest.raises(
         EngineError,
-        match=r"plans cannot be kept in .*; choose --engine-cache DIR, or free the disk",
+        match=r"plans cannot be written to .*; choose --engine-cache DIR, or free disk space",
     ):
-        opened(parts, "10.3")
-    assert behaviour.builds == [], "minutes of building would be lost"
+        open_and_run(fp16_bundle, "10.3")
+    assert control.builds == [], "minutes of building would be lost"
     cached = EngineOptions(precision="fp16", cache=tmp_path / "cache")
     other = add_model(
         write_tiny_bundle(tmp_path / "b" / "parts", fp32_islands=()), "fp16", tiny_model()
     )
-    for bundle in (parts, other, parts, other):
-        opened(bundle, "10.3", cached)
-    assert len(behaviour.builds) == 2
+    for bundle in (fp16_bundle, other, fp16_bundle, other):
+        open_and_run(bundle, "10.3", cached)
+    assert len(control.builds) == 2
     assert len(list((tmp_path / "cache").glob(f"parts-*/*/{PLAN}"))) == 2
 
 
-def test_a_full_disk_is_told(
-    parts: Bundle, install: Install, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_one_line(
+    fp16_bundle: Bundle, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     install("10.3")
     monkeypatch.setattr("flawline.runtime.engines.tensorrt.plan.write_atomically", full)
-    with pytest.raises(EngineError, match=r"No space left on device\); .*free the disk"):
-        build(parts, "tensorrt")
+    with pytest.raises(EngineError, match=r"No space left on device\); .*free disk space"):
+        build_plan(fp16_bundle, "tensorrt")
 
 
-def test_timings_are_kept_and_a_foreign_one_is_begun_anew(
-    parts: Bundle,
+def test_timings_are_saved_and_those_of_another_gpu_are_measured_again(
+    fp16_bundle: Bundle,
     install: Install,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    behaviour = install("10.3")
-    build(parts, "tensorrt", options=BuildOptions(max_batch=1))
-    (timings,) = parts.path.glob("engines/*/timings-10.3.0.bin")
-    build(parts, "tensorrt", options=BuildOptions(max_batch=2))
+    control = install("10.3")
+    build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=1))
+    (timings,) = fp16_bundle.path.glob("engines/*/timings-10.3.0.bin")
+    build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=2))
     timings.write_bytes(b"of another GPU")
-    build(parts, "tensorrt", options=BuildOptions(max_batch=3))
-    assert [b["timings"] for b in behaviour.builds] == [b"", b"TIMINGS", b""]
+    build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=3))
+    assert [b["timings"] for b in control.builds] == [b"", b"TIMINGS", b""]
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("flawline.runtime.engines.tensorrt.build.write_atomically", full)
-    build(parts, "tensorrt", options=BuildOptions(max_batch=4))
-    assert "timings are not kept" in capsys.readouterr().err
+    build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=4))
+    assert "timings cannot be saved" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- TensorRT-RTX
 
 
-def test_rtx_records_by_itself_and_keeps_its_kernels(
-    parts: Bundle,
+def test_rtx_captures_a_graph_itself_and_saves_its_kernels(
+    fp16_bundle: Bundle,
     install: Install,
     driver: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    behaviour = install("rtx1.7")
-    opened(parts, "rtx1.7")
-    assert behaviour.contexts[-1]._config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
+    control = install("rtx1.7")
+    open_and_run(fp16_bundle, "rtx1.7")
+    assert control.contexts[-1]._config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
     assert driver.fake_calls(b"cuStreamBeginCapture_v2") == 0
-    kernels = plan_folder(parts.path / "engines") / KERNELS
+    kernels = plan_folder(fp16_bundle.path / "engines") / KERNELS
     assert kernels.read_bytes() == b"KERNELS"
-    opened(parts, "rtx1.7")
-    assert behaviour.contexts[-1]._config._kernels._loaded == b"KERNELS"
+    open_and_run(fp16_bundle, "rtx1.7")
+    assert control.contexts[-1]._config._kernels._loaded == b"KERNELS"
     kernels.write_bytes(b"of another driver")
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("flawline.runtime.engines.tensorrt.engine.write_atomically", full)
-    opened(parts, "rtx1.7")
-    assert "kernels are not kept" in capsys.readouterr().err
+    monkeypatch.setattr("flawline.runtime.engines.tensorrt.session.write_atomically", full)
+    open_and_run(fp16_bundle, "rtx1.7")
+    assert "kernels cannot be saved" in capsys.readouterr().err
 
 
-def test_rtx_builds_anywhere_for_the_machines_that_are_named(
-    parts: Bundle,
+def test_rtx_builds_anywhere_for_the_requested_machines(
+    fp16_bundle: Bundle,
     install: Install,
     driver: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    behaviour = install("rtx1.7")
+    control = install("rtx1.7")
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(libcuda, "LIBRARY", "/nowhere/libcuda.so.1")
-        plan = build(parts, "tensorrt-rtx", options=BuildOptions(capabilities=(120, 86, 89)))
+        plan = build_plan(
+            fp16_bundle, "tensorrt-rtx", options=BuildOptions(capabilities=(120, 86, 89))
+        )
         assert TensorRtRtx.missing() == cuda.driver_missing() is not None
     assert plan.parent.name == "tensorrt-rtx-fp16-sm86-89-120"
-    assert behaviour.builds[0]["capabilities"] == ["SM86", "SM89", "SM120"]
+    assert control.builds[0]["capabilities"] == ["SM86", "SM89", "SM120"]
     driver.fake_device(b"NVIDIA RTX 4000", 8, 9)
-    opened(parts, "rtx1.7")
-    assert len(behaviour.builds) == 1
+    open_and_run(fp16_bundle, "rtx1.7")
+    assert len(control.builds) == 1
     driver.fake_device(b"NVIDIA A100", 8, 0)
     capsys.readouterr()
-    opened(parts, "rtx1.7")
+    open_and_run(fp16_bundle, "rtx1.7")
     assert (
         "is for compute capability 8.6, 8.9, 12.0, here is compute capability 8.0"
         in capsys.readouterr().err
     )
-    assert behaviour.builds[1]["capabilities"] == ["SM80", "SM86", "SM89", "SM120", "SM121"]
+    assert control.builds[1]["capabilities"] == ["SM80", "SM86", "SM89", "SM120", "SM121"]
 
 
-def test_rtx_builds_for_turing_alone_and_refuses_what_it_does_not_know(
-    parts: Bundle, install: Install, driver: Any
+def test_rtx_builds_for_turing_alone_and_refuses_an_unsupported_gpu(
+    fp16_bundle: Bundle, install: Install, driver: Any
 ) -> None:
-    behaviour = install("rtx1.7")
+    control = install("rtx1.7")
     driver.fake_device(b"NVIDIA T4", 7, 5)
-    opened(parts, "rtx1.7")
-    assert behaviour.builds[0]["capabilities"] == ["SM75"]
+    open_and_run(fp16_bundle, "rtx1.7")
+    assert control.builds[0]["capabilities"] == ["SM75"]
     driver.fake_device(b"NVIDIA H100", 9, 0)
     with pytest.raises(
         EngineError, match=r"compute capability 90, only 75, 80, .*; choose another --engine"
     ):
-        open_engine(parts, "tensorrt-rtx")
-    with pytest.raises(EngineError, match="does not know compute capability 87"):
-        build(parts, "tensorrt-rtx", options=BuildOptions(capabilities=(86, 87)))
+        open_engine(fp16_bundle, "tensorrt-rtx")
+    with pytest.raises(EngineError, match="does not support compute capability 87"):
+        build_plan(fp16_bundle, "tensorrt-rtx", options=BuildOptions(capabilities=(86, 87)))
     install("10.3")
     with pytest.raises(EngineError, match="builds for this machine's GPU only; leave --sm out"):
-        build(parts, "tensorrt", options=BuildOptions(capabilities=(86,)))
+        build_plan(fp16_bundle, "tensorrt", options=BuildOptions(capabilities=(86,)))

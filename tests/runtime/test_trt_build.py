@@ -1,4 +1,4 @@
-"""What the builder is asked for in every version, and NVIDIA's own builder where TensorRT-RTX is installed."""
+"""What every version's builder is asked for, and NVIDIA's own builder of TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -13,57 +13,55 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import tiny_model, write_tiny_bundle
-from fakes import FP16, Install
-from fakes.tensorrt import API
+from fakes import FP16, Install, build_plan
+from fakes.tensorrt_api import CLASSIC
 
 from flawline.runtime.bundle import Bundle, BundleError, add_model
 from flawline.runtime.engines import EngineError, open_engine
-from flawline.runtime.engines.tensorrt.build import build, parse
+from flawline.runtime.engines.tensorrt.build import parse
 from flawline.runtime.engines.tensorrt.engine import TensorRt
 from flawline.runtime.engines.tensorrt.plan import RECORD, BuildOptions
 
 pytest_plugins = ["fakes.fixtures"]
-VERSIONS = API["versions"]
-CLASSIC = [v for v in VERSIONS if not v.startswith("rtx")]
 
 
 @pytest.mark.parametrize("version", CLASSIC)
-def test_types_come_from_the_graph_where_networks_are_typed_and_from_flags_before(
-    version: str, parts: Bundle, install: Install
+def test_types_come_from_the_graph_if_networks_are_typed_and_from_flags_before(
+    version: str, fp16_bundle: Bundle, install: Install
 ) -> None:
-    behaviour = install(version)
-    build(parts, "tensorrt")
-    (built,) = behaviour.builds
+    control = install(version)
+    build_plan(fp16_bundle, "tensorrt")
+    (built,) = control.builds
     if version.startswith("8"):
         assert built["onnx"] == "model.onnx"
         assert built["typing"] == ["EXPLICIT_BATCH"]
         assert sorted(built["flags"]) == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
-        assert built["held"] == {"/head/Pow": "FLOAT"}
+        assert built["restricted"] == {"/head/Pow": "FLOAT"}
     else:
         assert built["onnx"] == "model.fp16.onnx"
         assert "STRONGLY_TYPED" in built["typing"]
-        assert (built["flags"], built["held"]) == ([], {})
+        assert (built["flags"], built["restricted"]) == ([], {})
 
 
-def test_fp32_is_fp32_and_int8_may_use_fp16(parts: Bundle, install: Install) -> None:
-    behaviour = install("8.6")
-    build(parts, "tensorrt", "fp32")
-    build(add_model(parts, "int8", tiny_model()), "tensorrt", "int8")
-    fp32, int8 = behaviour.builds
-    assert (fp32["onnx"], fp32["flags"], fp32["held"]) == ("model.onnx", [], {})
+def test_fp32_is_fp32_and_int8_may_use_fp16(fp16_bundle: Bundle, install: Install) -> None:
+    control = install("8.6")
+    build_plan(fp16_bundle, "tensorrt", "fp32")
+    build_plan(add_model(fp16_bundle, "int8", tiny_model()), "tensorrt", "int8")
+    fp32, int8 = control.builds
+    assert (fp32["onnx"], fp32["flags"], fp32["restricted"]) == ("model.onnx", [], {})
     assert int8["onnx"] == "model.int8.onnx"
     assert sorted(int8["flags"]) == ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"]
-    assert int8["held"] == {"/head/Pow": "FLOAT"}
+    assert int8["restricted"] == {"/head/Pow": "FLOAT"}
 
 
-def test_an_island_that_is_nowhere_is_refused(tmp_path: Path, install: Install) -> None:
+def test_an_island_that_names_no_layer_is_refused(tmp_path: Path, install: Install) -> None:
     bundle = write_tiny_bundle(tmp_path / "b", fp32_islands=("/head/Pow", "/he", "/body"))
-    behaviour = install("8.6")
+    control = install("8.6")
     with pytest.raises(EngineError, match="FP32 islands /he name no layer"):
-        build(bundle, "tensorrt")
-    behaviour.layers.append(("/he", "FLOAT"))
-    build(bundle, "tensorrt")
-    assert behaviour.builds[0]["held"] == {
+        build_plan(bundle, "tensorrt")
+    control.layers.append(("/he", "FLOAT"))
+    build_plan(bundle, "tensorrt")
+    assert control.builds[0]["restricted"] == {
         "/body/Conv": "FLOAT",
         "/head/Pow": "FLOAT",
         "/he": "FLOAT",
@@ -78,48 +76,35 @@ def test_a_bundle_without_the_precision_says_how_to_add_it(
         open_engine(bundle, "tensorrt")
 
 
-def test_what_the_builder_is_asked_for(parts: Bundle, install: Install, driver: Any) -> None:
-    behaviour = install("10.3")
-    build(
-        parts,
-        "tensorrt",
-        options=BuildOptions(opt_batch=2, max_batch=4, level=5, workspace_mib=512),
-    )
+def test_what_the_builder_is_asked_for(fp16_bundle: Bundle, install: Install, driver: Any) -> None:
+    control = install("10.3")
+    build_plan(fp16_bundle, "tensorrt", options=BuildOptions(opt_batch=2, max_batch=4))
     assert driver.fake_live() == 0
-    (built,) = behaviour.builds
+    (built,) = control.builds
     assert built["batches"] == [1, 2, 4]
-    assert built["builder_optimization_level"] == 5
-    assert built["pools"] == {"WORKSPACE": 512 << 20}
-    install("8.5")
-    with pytest.raises(
-        EngineError, match=r"TensorRT 8\.5\.0 has no optimisation levels; leave --builder-level out"
-    ):
-        build(parts, "tensorrt", options=BuildOptions(level=5))
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("requested", "message"),
     [
         ({"opt_batch": 9}, "--opt-batch 9 is not between 1 and --max-batch 8"),
-        ({"level": 6}, "--builder-level 6"),
-        ({"workspace_mib": 0}, "--workspace-mib 0"),
         ({"dla": 0}, "add --max-batch 1"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(asked: dict[str, int], message: str) -> None:
+def test_options_that_make_no_sense_are_refused(requested: dict[str, int], message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        BuildOptions(**asked)  # type: ignore[arg-type]
+        BuildOptions(**requested)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("version", ["10.3", "11.4"])
-def test_a_dla_is_used_where_there_is_one(version: str, parts: Bundle, install: Install) -> None:
-    asked = BuildOptions(dla=1, max_batch=1)
-    behaviour = install(version, dla_cores=1)
+def test_a_dla_is_used_if_there_is_one(version: str, fp16_bundle: Bundle, install: Install) -> None:
+    requested = BuildOptions(dla=1, max_batch=1)
+    control = install(version, dla_cores=1)
     with pytest.raises(EngineError, match="finds 1 DLA cores here; leave --dla out"):
-        build(parts, "tensorrt", options=asked)
-    behaviour.dla_cores = 2
-    build(parts, "tensorrt", options=asked)
-    (built,) = behaviour.builds
+        build_plan(fp16_bundle, "tensorrt", options=requested)
+    control.dla_cores = 2
+    build_plan(fp16_bundle, "tensorrt", options=requested)
+    (built,) = control.builds
     assert (built["default_device_type"], built["DLA_core"], built["batches"]) == (
         "DLA",
         1,
@@ -127,26 +112,26 @@ def test_a_dla_is_used_where_there_is_one(version: str, parts: Bundle, install: 
     )
     assert "GPU_FALLBACK" in built["flags"]
     assert ("FP16" in built["flags"]) == (version == "10.3")
-    engine = TensorRt.open(parts, FP16)
-    assert behaviour.contexts[-1]._engine._dla == 1
-    assert len(behaviour.builds) == 1
+    engine = TensorRt.open(fp16_bundle, FP16)
+    assert control.contexts[-1]._engine._dla == 1
+    assert len(control.builds) == 1
     engine.close()
 
 
 def test_a_graph_or_a_plan_that_the_builder_refuses_is_one_line(
-    parts: Bundle, install: Install
+    fp16_bundle: Bundle, install: Install
 ) -> None:
     install("10.3", refuse_build=True)
     with pytest.raises(
         EngineError,
         match=r"cannot build .*model.fp16.onnx \(no tactic for /body/Conv\); free GPU mem",
     ):
-        build(parts, "tensorrt")
-    assert not list(parts.path.glob("engines/*/*"))
+        build_plan(fp16_bundle, "tensorrt")
+    assert not list(fp16_bundle.path.glob("engines/*/*"))
     with pytest.raises(
-        EngineError, match=r"does not take .* \(no importer for Rubbish\); build the bundle again"
+        EngineError, match=r"does not accept .* \(no importer for Rubbish\); build the bundle again"
     ):
-        build(add_model(parts, "fp16", b"rubbish"), "tensorrt")
+        build_plan(add_model(fp16_bundle, "fp16", b"rubbish"), "tensorrt")
 
 
 class Terminal(io.StringIO):
@@ -156,12 +141,12 @@ class Terminal(io.StringIO):
 
 @pytest.mark.alone
 def test_progress_is_shown_on_a_terminal_and_ctrl_c_ends_the_build(
-    parts: Bundle, install: Install, monkeypatch: pytest.MonkeyPatch
+    fp16_bundle: Bundle, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    behaviour = install("10.3")
+    control = install("10.3")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    build(parts, "tensorrt")
+    build_plan(fp16_bundle, "tensorrt")
     shown = terminal.getvalue()
     assert "tensorrt: Building 50 %" in shown
     assert "100 %\r\033[Ktensorrt: " in shown, "the line is cleared before the next is printed"
@@ -174,19 +159,19 @@ def test_progress_is_shown_on_a_terminal_and_ctrl_c_ends_the_build(
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(terminal, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        build(parts, "tensorrt", options=BuildOptions(max_batch=2))
+        build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=2))
     assert signal.getsignal(signal.SIGINT) is handler
-    assert behaviour.builds[-1]["batches"] == [1, 1, 8], "it stopped before the plan"
+    assert control.builds[-1]["batches"] == [1, 1, 8], "it stopped before the plan"
 
 
 def test_progress_goes_nowhere_without_a_terminal_and_survives_one_that_is_closed(
-    parts: Bundle,
+    fp16_bundle: Bundle,
     install: Install,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     install("10.3")
-    build(parts, "tensorrt")
+    build_plan(fp16_bundle, "tensorrt")
     assert "%" not in capsys.readouterr().err
     terminal = Terminal()
 
@@ -197,24 +182,24 @@ def test_progress_goes_nowhere_without_a_terminal_and_survives_one_that_is_close
 
     monkeypatch.setattr(terminal, "write", hung_up)
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert build(parts, "tensorrt", options=BuildOptions(max_batch=2)).is_file()
+    assert build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=2)).is_file()
 
 
-def test_ctrl_c_ends_the_process_where_the_builder_cannot_be_stopped(
-    parts: Bundle, install: Install
+def test_ctrl_c_ends_the_process_if_the_builder_cannot_be_stopped(
+    fp16_bundle: Bundle, install: Install
 ) -> None:
     seen, handler = [], signal.getsignal(signal.SIGINT)
-    behaviour = install("8.6")
-    behaviour.builds = types.SimpleNamespace(
+    control = install("8.6")
+    control.builds = types.SimpleNamespace(
         append=lambda _: seen.append(signal.getsignal(signal.SIGINT))
     )
-    build(parts, "tensorrt")
+    build_plan(fp16_bundle, "tensorrt")
     assert seen == [signal.SIG_DFL]
     assert signal.getsignal(signal.SIGINT) is handler
 
 
 def typed_model() -> bytes:
-    """Convolution in FP16, squares and their sum in FP32: what an exported graph with an island looks like."""
+    """An exported graph with an FP32 island: convolution in FP16, squares and their sum in FP32."""
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
@@ -270,21 +255,21 @@ def test_nvidias_builder_takes_the_graph_with_its_types(
     assert {types[f"/head/{n}"] for n in ("Mul", "ReduceSum", "ReduceMax")} == {"FLOAT"}
     del layers, network, parser, builder
 
-    options = BuildOptions(capabilities=(86, 89, 120), max_batch=4, level=3)
-    plan = build(bundle, "tensorrt-rtx", "fp16", options)
+    options = BuildOptions(capabilities=(86, 89, 120), max_batch=4)
+    plan = build_plan(bundle, "tensorrt-rtx", "fp16", options)
     record = json.loads((plan.parent / RECORD).read_bytes())
     assert record["identity"]["version"] == trt.__version__
     assert record["identity"]["capabilities"] == [86, 89, 120]
     assert plan.stat().st_size > 10_000
     built = plan.read_bytes()
     plan.unlink()
-    assert build(bundle, "tensorrt-rtx", "fp16", options).read_bytes() == built
-    told = capsys.readouterr().err.splitlines()
-    assert [("building the fp16 plan" in line) or ("built in" in line) for line in told] == [
-        True
-    ] * 4
+    assert build_plan(bundle, "tensorrt-rtx", "fp16", options).read_bytes() == built
+    messages = capsys.readouterr().err.splitlines()
+    assert len(messages) == 4
+    for line in messages:
+        assert "building the fp16 plan" in line or "was built in" in line
     with pytest.raises(
         EngineError,
-        match=r"TensorRT 1\..* does not take .*model\.int8\.onnx \(.*\); build the bundle",
+        match=r"TensorRT 1\..* does not accept .*model\.int8\.onnx \(.*\); build the bundle",
     ):
-        build(add_model(bundle, "int8", b"rubbish"), "tensorrt-rtx", "int8")
+        build_plan(add_model(bundle, "int8", b"rubbish"), "tensorrt-rtx", "int8")

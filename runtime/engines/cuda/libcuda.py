@@ -1,15 +1,18 @@
-"""libcuda through ctypes: the calls of runtime.cuda without any package."""
+"""The CUDA driver through ctypes, which needs no package besides the driver itself."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
-LIBRARY = "libcuda.so.1"
+from flawline.runtime.engines.cuda.base import DriverCall
 
-# Call -> its symbol in libcuda and its parameters: i int, u unsigned, z size, d device address, p pointer, f float;
-# a capital is a result, S text written into a buffer of the size that follows, T a pointer to text.
+LIBRARY = "libcuda.so.1"
+PROVIDER = "libcuda via ctypes"
+
+# Function -> its symbol in libcuda and the kinds of its parameters. A small letter is an argument:
+# i int, u unsigned int, z size, d device address, p pointer. A capital letter is a result of that
+# kind; S is text written into a buffer, whose size is the next argument; T is a pointer to text.
 _SYMBOLS = {
     "cuInit": ("cuInit", "u"),
     "cuDriverGetVersion": ("cuDriverGetVersion", "I"),
@@ -30,10 +33,6 @@ _SYMBOLS = {
     "cuStreamCreate": ("cuStreamCreate", "Pu"),
     "cuStreamSynchronize": ("cuStreamSynchronize", "p"),
     "cuStreamDestroy": ("cuStreamDestroy_v2", "p"),
-    "cuEventCreate": ("cuEventCreate", "Pu"),
-    "cuEventRecord": ("cuEventRecord", "pp"),
-    "cuEventElapsedTime": ("cuEventElapsedTime", "Fpp"),
-    "cuEventDestroy": ("cuEventDestroy_v2", "p"),
     "cuStreamBeginCapture": ("cuStreamBeginCapture_v2", "pi"),
     "cuStreamEndCapture": ("cuStreamEndCapture", "pP"),
     "cuGraphInstantiate": ("cuGraphInstantiateWithFlags", "Ppd"),
@@ -41,34 +40,42 @@ _SYMBOLS = {
     "cuGraphLaunch": ("cuGraphLaunch", "pp"),
     "cuGraphExecDestroy": ("cuGraphExecDestroy", "p"),
 }
-_KINDS: dict[str, Any] = {
+_TYPES: dict[str, Any] = {
     "i": ctypes.c_int,
     "u": ctypes.c_uint,
     "z": ctypes.c_size_t,
     "d": ctypes.c_uint64,
     "p": ctypes.c_void_p,
-    "f": ctypes.c_float,
     "t": ctypes.c_char_p,
 }
 
 
-def libcuda_call() -> Callable[..., tuple[Any, ...]]:
-    """The driver through ctypes, with results returned as cuda-bindings returns them. Raises OSError without one."""
+def load_libcuda() -> DriverCall:
+    """Load the driver. Its results are returned as cuda-bindings returns them.
+
+    Raises OSError if there is no driver.
+    """
     library = ctypes.CDLL(LIBRARY)
 
     def call(name: str, *arguments: Any) -> tuple[Any, ...]:
         symbol, kinds = _SYMBOLS[name]
-        given, results, passed = iter(arguments), [], []
+        remaining = iter(arguments)
+        parameters = []
+        results = []
         for kind in kinds:
             if kind.islower():
-                passed.append(_KINDS[kind](next(given)))
-                continue
-            result = (
-                ctypes.create_string_buffer(arguments[0]) if kind == "S" else _KINDS[kind.lower()]()
-            )
-            results.append(result)
-            passed.append(result if kind == "S" else ctypes.byref(result))
-        status = getattr(library, symbol)(*passed)
-        return (status, *(r.value or 0 for r in results))
+                parameters.append(_TYPES[kind](next(remaining)))
+            elif kind == "S":
+                buffer = ctypes.create_string_buffer(arguments[0])
+                results.append(buffer)
+                parameters.append(buffer)
+            else:
+                result = _TYPES[kind.lower()]()
+                results.append(result)
+                parameters.append(ctypes.byref(result))
+        status = getattr(library, symbol)(*parameters)
+        # ctypes gives None for a null pointer.
+        values = [result.value or 0 for result in results]
+        return (status, *values)
 
     return call

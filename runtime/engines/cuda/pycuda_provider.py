@@ -1,4 +1,4 @@
-"""PyCUDA as a provider of runtime.cuda's calls, for boxes that have it."""
+"""PyCUDA as a provider, for machines that have it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flawline.runtime.engines.cuda.driver import Bytes, fail
+from flawline.runtime.engines.cuda.base import (
+    NON_BLOCKING,
+    OUT_OF_MEMORY,
+    UNKNOWN,
+    Bytes,
+    Cuda,
+    raise_cuda_error,
+)
 
-_NON_BLOCKING = 1
-_OUT_OF_MEMORY, _UNKNOWN = 2, 999
+
+def open_pycuda() -> Cuda | None:
+    """Open the GPU through PyCUDA.
+
+    Returns None if it is not installed or was compiled for another CUDA than the installed one.
+    """
+    try:
+        return PyCuda()
+    except ImportError:
+        return None
 
 
 class PyCuda:
-    """PyCUDA keeps a stack of contexts for every thread; the main thread's must be empty when the interpreter ends."""
+    """A provider on PyCUDA, which keeps a stack of contexts for every thread.
 
-    has_graphs = False  # PyCUDA captures no streams
+    The main thread's stack must be empty when the interpreter ends, so that `close` is registered
+    to run at exit.
+    """
+
+    has_graphs = False  # PyCUDA cannot capture a stream
 
     def __init__(self) -> None:
-        self._driver = driver = import_module("pycuda.driver")
+        driver = import_module("pycuda.driver")
+        self._driver = driver
         self.provider = f"pycuda {import_module('pycuda').VERSION_TEXT}"
-        self._pushed: set[int] = set()
+        self._threads: set[int] = set()  # in which the context was pushed
         self._memory: list[Any] = []
         self._call(driver.init)
         device = self._call(driver.Device, 0)
@@ -35,22 +55,22 @@ class PyCuda:
         self._context = self._call(device.retain_primary_context)
         self.make_current()
         atexit.register(self.close)
-        self._stream = self._call(driver.Stream, _NON_BLOCKING)
+        self._stream = self._call(driver.Stream, NON_BLOCKING)
         self.stream = int(self._stream.handle)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
+        except self._driver.MemoryError as error:
+            raise_cuda_error(str(error), OUT_OF_MEMORY)
         except self._driver.Error as error:
-            fail(
-                str(error),
-                _OUT_OF_MEMORY if isinstance(error, self._driver.MemoryError) else _UNKNOWN,
-            )
+            raise_cuda_error(str(error), UNKNOWN)
 
     def make_current(self) -> None:
-        if threading.get_ident() not in self._pushed:
+        thread = threading.get_ident()
+        if thread not in self._threads:
             self._call(self._context.push)
-            self._pushed.add(threading.get_ident())
+            self._threads.add(thread)
 
     def allocate(self, size: int) -> int:
         memory = self._call(self._driver.mem_alloc, size)
@@ -70,15 +90,6 @@ class PyCuda:
     def synchronize(self) -> None:
         self._call(self._stream.synchronize)
 
-    def event(self) -> Any:
-        return self._call(self._driver.Event)
-
-    def record(self, event: Any) -> None:
-        self._call(event.record, self._stream)
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        return float(self._call(end.time_since, start))
-
     def capture(self, enqueue: Callable[[], None]) -> Any:
         raise NotImplementedError("has_graphs is False")
 
@@ -89,11 +100,12 @@ class PyCuda:
         raise NotImplementedError("has_graphs is False")
 
     def close(self) -> None:
-        """Device memory and stream go as their last references do."""
+        # PyCUDA frees device memory and the stream with their last references.
         self._memory = []
         self._stream = None
-        if threading.get_ident() in self._pushed:
-            self._pushed.discard(threading.get_ident())
+        thread = threading.get_ident()
+        if thread in self._threads:
+            self._threads.discard(thread)
             self._call(self._context.pop)
-        if not self._pushed:
+        if not self._threads:
             atexit.unregister(self.close)

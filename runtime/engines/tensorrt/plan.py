@@ -1,10 +1,10 @@
-"""Compiled plans on disk: which one may run here, and where a new one is kept.
+"""Compiled plans on disk: which one can run on this machine, and where a new one is stored.
 
     engines/tensorrt-fp16-orin-sm87/model.plan    what TensorRT compiled
-    engines/tensorrt-fp16-orin-sm87/engine.json   what it was compiled by, from and for, and the plan's sha256
+    engines/tensorrt-fp16-orin-sm87/engine.json   how and for which machines, and the plan's SHA-256
 
-engine.json is written last, so that a plan without a fitting one is a torn write and is built again. Nothing in here
-needs TensorRT or a GPU.
+engine.json is written last: a plan without a matching one comes from an interrupted write and is
+built again. Nothing in this file needs TensorRT or a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,32 +19,41 @@ from typing import Any
 
 from flawline.runtime.bundle import ENGINE_CACHE, Bundle
 from flawline.runtime.engines import EngineError
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import make_writable, write_atomically
 
 SCHEMA = 1
-PLAN, RECORD = "model.plan", "engine.json"
+PLAN = "model.plan"
+RECORD = "engine.json"
+
+# Options of earlier versions, which a record may still have. A value other than None means that the
+# plan was built differently from what can be requested now.
+_REMOVED_OPTIONS = ("level", "workspace_mib")
+
+
+class PlanUnusable(Exception):
+    """A stored plan cannot be used; the message says why, as the continuation of a sentence."""
 
 
 class PlanRefused(EngineError):
-    """The engine does not load a plan that fits on paper; one that is built anew may."""
+    """TensorRT refused a plan whose record matches this machine. Rebuilding it may help."""
 
-    def __init__(self, engine: str, path: Path, why: str) -> None:
-        super().__init__(f"{engine} does not load {path} ({why}); choose another --engine")
-        self.path, self.why = path, why
+    def __init__(self, engine: str, path: Path, reason: str) -> None:
+        super().__init__(f"{engine} does not load {path} ({reason}); choose another --engine")
+        self.path = path
+        self.reason = reason
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What the builder is asked for. Batches from 1 to `max_batch` run, `opt_batch` fastest.
+    """What the builder is asked for.
 
-    `level` is TensorRT's optimisation level 0 to 5, `workspace_mib` a limit on scratch memory, `dla` a DLA core
-    (batch 1 only), `capabilities` the compute capabilities that a portable plan is for, such as 86 for 8.6.
+    Batches from 1 to `max_batch` run, `opt_batch` fastest. `dla` is the number of a Jetson's DLA
+    core. `capabilities` are the compute capabilities that a portable plan is for, such as 86 for
+    8.6. Raises EngineError for values that contradict each other.
     """
 
     opt_batch: int = 1
     max_batch: int = 8
-    level: int | None = None
-    workspace_mib: int | None = None
     dla: int | None = None
     capabilities: tuple[int, ...] = ()
 
@@ -54,21 +62,17 @@ class BuildOptions:
             raise EngineError(
                 f"--opt-batch {self.opt_batch} is not between 1 and --max-batch {self.max_batch}"
             )
-        if self.level is not None and not 0 <= self.level <= 5:
-            raise EngineError(f"--builder-level {self.level} is not between 0 and 5")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise EngineError(
-                f"--workspace-mib {self.workspace_mib} is not at least 1; leave it out for no limit"
-            )
         if self.dla is not None and self.max_batch != 1:
             raise EngineError("a DLA runs batch 1 only; add --max-batch 1")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a plan was built by, from and for. `source` is the ONNX file's sha256 and what else decides the types.
+    """What a plan was built with and for.
 
-    `device` is None where plans are portable, and `capabilities` may then be several; else they are one GPU's.
+    `source` is the SHA-256 of the ONNX file, followed by everything else that decides the types of
+    the layers. `device` is the GPU's name and None for portable plans, which may have several
+    compute `capabilities`, such as 87 for 8.7; other plans have one.
     """
 
     engine: str
@@ -79,13 +83,15 @@ class Identity:
     capabilities: tuple[int, ...]
 
     @property
-    def told(self) -> str:
-        return f"{self.device or 'compute capability'} {', '.join(f'{c // 10}.{c % 10}' for c in self.capabilities)}"
+    def description(self) -> str:
+        """The machines that the plan is for: "Orin 8.7" or "compute capability 8.6, 8.9"."""
+        numbers = [f"{number // 10}.{number % 10}" for number in self.capabilities]
+        return f"{self.device or 'compute capability'} {', '.join(numbers)}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan on disk and what it was built with."""
+    """A plan on disk and the options that it was built with."""
 
     path: Path
     options: BuildOptions
@@ -94,115 +100,149 @@ class Plan:
 def folder_name(
     engine: str, precision: str, device: str | None, capabilities: tuple[int, ...]
 ) -> str:
-    """One per engine, precision and machine. All else is in the record, so that a change can be told."""
-    machine = "-" + re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") if device else ""
-    return f"{engine}-{precision}{machine}-sm{'-'.join(map(str, capabilities))}"
+    """Name the folder of a plan, one per engine, precision and kind of machine.
+
+    Everything else is in engine.json, so that a message can say what has changed.
+    """
+    name = f"{engine}-{precision}"
+    if device:
+        slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+        name = f"{name}-{slug}"
+    numbers = "-".join(map(str, capabilities))
+    return f"{name}-sm{numbers}"
 
 
 def cache_folder(bundle: Bundle, cache: Path | None) -> Path:
-    """Where this bundle's plans are kept: in the bundle, or in its own folder of a cache that serves several."""
+    """Return the folder for this bundle's plans.
+
+    It is in the bundle, or if `cache` is given in that folder, which may serve several bundles.
+    """
     if cache is None:
         return bundle.path / ENGINE_CACHE
     path = bundle.path.resolve()
-    return cache / f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(str(path).encode()).hexdigest()
+    return cache / f"{path.name}-{digest[:8]}"
 
 
-def find_plan(
-    cache: Path, wanted: Identity, own: Path, options: BuildOptions | None
-) -> tuple[Plan | None, str]:
-    """A plan in `cache` that may run as `wanted`, or None and why what is there may not.
+def find_plan(cache: Path, wanted: Identity, own: Path, options: BuildOptions | None) -> Plan:
+    """Return a plan in `cache` that can run as `wanted`.
 
-    `own` is where this machine keeps its plan. `options` None takes a plan whatever it was asked for: whoever built
-    it for this machine chose.
+    `own`, the folder of this machine's plan, is tried first. With `options` None the options of a
+    plan are accepted as they are, because they were chosen when it was built for this machine.
+    Raises PlanUnusable with the reason why a plan must be built.
     """
+    folders = [own]
+    for record in sorted(cache.glob(f"{wanted.engine}-{wanted.precision}-*/{RECORD}")):
+        if record.parent != own:
+            folders.append(record.parent)
+    # The first reason is that of the machine's own plan, if there is one.
     reasons = []
-    others = sorted(
-        p.parent
-        for p in cache.glob(f"{wanted.engine}-{wanted.precision}-*/{RECORD}")
-        if p.parent != own
-    )
-    for folder in (own, *others):
-        if (folder / RECORD).is_file():
-            plan, why = _read(folder, wanted, options)
-            if plan is not None:
-                return plan, ""
-            reasons.append(f"that in {folder} {why}")
-    return None, reasons[0] if reasons else "there is none yet"
+    for folder in folders:
+        if not (folder / RECORD).is_file():
+            continue
+        try:
+            return _read_plan(folder, wanted, options)
+        except PlanUnusable as unusable:
+            reasons.append(f"the plan in {folder} {unusable}")
+    raise PlanUnusable(reasons[0] if reasons else "there is none yet")
 
 
 def recorded_options(folder: Path) -> BuildOptions | None:
-    """What the plan in this folder was asked for: a newer TensorRT or model does not undo it."""
+    """Read the options of the plan in a folder, so that an outdated plan is rebuilt with them."""
     try:
-        return _options(json.loads((folder / RECORD).read_bytes())["options"])
+        record = json.loads((folder / RECORD).read_bytes())
+        return _options_from_json(record["options"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, EngineError):
         return None
 
 
-def _read(folder: Path, wanted: Identity, options: BuildOptions | None) -> tuple[Plan | None, str]:
-    """The plan of this folder, or None and what is wrong with it."""
-    try:
-        record = json.loads((folder / RECORD).read_bytes())
-        if record["schema"] != SCHEMA:
-            return None, f"has schema {record['schema']!r}, this version reads {SCHEMA}"
-        identity = record["identity"]
-        found = Identity(**{**identity, "capabilities": tuple(identity["capabilities"])})
-        built = _options(record["options"])
-        if found.version != wanted.version:
-            return None, f"was built by version {found.version}, here is {wanted.version}"
-        if found.device != wanted.device or not set(wanted.capabilities) <= set(found.capabilities):
-            return None, f"is for {found.told}, here is {wanted.told}"
-        if found.source != wanted.source:
-            return None, "belongs to another model: the bundle was built again"
-        if options is not None and built != options:
-            return (
-                None,
-                f"was built with other options ({_difference(asdict(built), asdict(options))})",
-            )
-        if hashlib.sha256((folder / PLAN).read_bytes()).hexdigest() != record["plan"]:
-            return None, f"is damaged: its sha256 is not that of {RECORD}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, EngineError) as error:
-        return None, f"cannot be read ({type(error).__name__}: {error})"
-    return Plan(folder / PLAN, built), ""
+def store_plan(folder: Path, identity: Identity, options: BuildOptions, plan: bytes) -> Plan:
+    """Write a plan and then its record, each of them completely or not at all.
 
-
-def _options(content: Mapping[str, Any]) -> BuildOptions:
-    return BuildOptions(**{**content, "capabilities": tuple(content["capabilities"])})
-
-
-def _difference(built: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    return ", ".join(f"{n} {built[n]}, asked for {asked[n]}" for n in asked if built[n] != asked[n])
-
-
-def keep_plan(folder: Path, identity: Identity, options: BuildOptions, plan: bytes) -> Plan:
-    """Write the plan, then its record, each whole or not at all. Raises EngineError where they cannot be written."""
+    Raises EngineError if they cannot be written.
+    """
     record = {
         "schema": SCHEMA,
         "identity": asdict(identity),
         "options": asdict(options),
         "plan": hashlib.sha256(plan).hexdigest(),
     }
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     try:
+        # The record comes last, because it makes the plan valid.
         write_atomically(folder / PLAN, plan)
-        write_atomically(
-            folder / RECORD, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
-        )
+        write_atomically(folder / RECORD, text.encode())
     except OSError as error:
         raise _unwritable(folder, error) from error
     return Plan(folder / PLAN, options)
 
 
-def make_writable(folder: Path) -> None:
-    """Make the folder and try it: asked before minutes of building. Raises EngineError."""
+def create_folder(folder: Path) -> None:
+    """Create the folder and try to write in it, before minutes of building. Raises EngineError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        make_writable(folder)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
 
+def _read_plan(folder: Path, wanted: Identity, options: BuildOptions | None) -> Plan:
+    """Read the plan of a folder. Raises PlanUnusable with what is wrong with it."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+        if record["schema"] != SCHEMA:
+            raise PlanUnusable(f"has schema {record['schema']!r}, this version reads {SCHEMA}")
+        built = _options_from_json(record["options"])
+        _require_same_machine(_identity_from_json(record["identity"]), wanted)
+        if options is not None:
+            _require_same_options(record["options"], options)
+        digest = hashlib.sha256((folder / PLAN).read_bytes()).hexdigest()
+        if digest != record["plan"]:
+            raise PlanUnusable(f"is damaged: its sha256 is not that of {RECORD}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, EngineError) as error:
+        raise PlanUnusable(f"cannot be read ({type(error).__name__}: {error})") from error
+    return Plan(folder / PLAN, built)
+
+
+def _require_same_machine(built: Identity, wanted: Identity) -> None:
+    if built.version != wanted.version:
+        raise PlanUnusable(f"was built by version {built.version}, here is {wanted.version}")
+    # A portable plan may be for more machines than this one.
+    fits = built.device == wanted.device and set(wanted.capabilities) <= set(built.capabilities)
+    if not fits:
+        raise PlanUnusable(f"is for {built.description}, here is {wanted.description}")
+    if built.source != wanted.source:
+        raise PlanUnusable("belongs to another model: the bundle was built again")
+
+
+def _require_same_options(recorded: Mapping[str, Any], requested: BuildOptions) -> None:
+    values = {**dict.fromkeys(_REMOVED_OPTIONS), **asdict(requested)}
+    values["capabilities"] = list(requested.capabilities)
+    differences = []
+    for name, value in values.items():
+        built = recorded.get(name)
+        if built != value:
+            differences.append(f"{name} {built}, requested {value}")
+    if differences:
+        raise PlanUnusable(f"was built with other options ({', '.join(differences)})")
+
+
+def _identity_from_json(content: Mapping[str, Any]) -> Identity:
+    fields = dict(content)
+    fields["capabilities"] = tuple(fields["capabilities"])
+    return Identity(**fields)
+
+
+def _options_from_json(content: Mapping[str, Any]) -> BuildOptions:
+    fields = dict(content)
+    fields["capabilities"] = tuple(fields["capabilities"])
+    for name in _REMOVED_OPTIONS:
+        fields.pop(name, None)
+    return BuildOptions(**fields)
+
+
 def _unwritable(folder: Path, error: OSError) -> EngineError:
-    why = error.strerror or str(error)
+    reason = error.strerror or str(error)
     return EngineError(
-        f"plans cannot be kept in {folder} ({why}); choose --engine-cache DIR, or free the disk"
+        f"plans cannot be written to {folder} ({reason}); "
+        f"choose --engine-cache DIR, or free disk space"
     )

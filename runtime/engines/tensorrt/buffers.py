@@ -1,0 +1,59 @@
+"""The memory that a plan reads and writes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flawline.runtime.engines.cuda import Cuda
+from flawline.runtime.engines.tensorrt.session import Layout
+from flawline.runtime.image import Image, Map
+
+
+class Buffers:
+    """Device and pinned host memory for the largest batch, allocated once.
+
+    `device` has the addresses by tensor. The arrays are views of the host memory for the current
+    batch: `image` uint8 [N, H, W, 3], `score` float32 [N], `map` float32 [N, H, W], and `no_map` of
+    shape [N, 0, 0], which `map` is too if the graph has none.
+    """
+
+    def __init__(self, cuda: Cuda, layout: Layout) -> None:
+        self.device: dict[str, int] = {}
+        self.image: Image
+        self.score: Map
+        self.map: Map
+        self.no_map: Map
+        self._cuda = cuda
+        self._layout = layout
+        self._sizes = layout.bytes_per_image()
+        self._host = {}
+        for name, size in self._sizes.items():
+            self.device[name] = cuda.allocate(layout.largest_batch * size)
+            self._host[name] = cuda.pinned(layout.largest_batch * size)
+        self.set_batch(layout.largest_batch)
+
+    def set_batch(self, size: int) -> None:
+        """Make the views for a batch of `size` images."""
+        self.image = self._host_bytes("image", size).reshape(size, *self._layout.image)
+        self.score = self._host_bytes("score", size).view(np.float32)
+        self.no_map = np.empty((size, 0, 0), np.float32)
+        self.map = self.no_map
+        if self._layout.anomaly_map is not None:
+            values = self._host_bytes("map", size).view(np.float32)
+            self.map = values.reshape(size, *self._layout.anomaly_map)
+
+    def copy_image_in(self) -> None:
+        """Enqueue the copy of the image to the device."""
+        self._cuda.copy_in(self.device["image"], self.image)
+
+    def copy_score_out(self) -> None:
+        """Enqueue the copy of the score to the host."""
+        self._cuda.copy_out(self.score, self.device["score"])
+
+    def copy_map_out(self) -> None:
+        """Enqueue the copy of the anomaly map to the host, if the graph has one."""
+        if "map" in self.device:
+            self._cuda.copy_out(self.map, self.device["map"])
+
+    def _host_bytes(self, name: str, size: int) -> Image:
+        return self._host[name][: size * self._sizes[name]]
