@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import pytest
 
@@ -10,7 +12,7 @@ from flawline.benchmarks.studies.prepare.measure import PIL, measure_prepare
 
 
 @pytest.fixture(autouse=True)
-def threads_of_opencv() -> None:
+def threads_of_opencv() -> Iterator[None]:
     before = cv2.getNumThreads()
     yield
     cv2.setNumThreads(before)
@@ -19,7 +21,7 @@ def threads_of_opencv() -> None:
 def test_prepare_is_near_the_reference_and_nearer_than_plain_sampling() -> None:
     pytest.importorskip("PIL")
     rows = {row.name: row for row in measure_prepare(rounds=1)}
-    assert list(rows)[0] == "prepare()"
+    assert next(iter(rows)) == "prepare()"
     assert list(rows)[-1] == PIL
     assert rows[PIL].distance == 0
     assert rows["prepare()"].distance < rows["cv2 INTER_LINEAR"].distance
