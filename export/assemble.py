@@ -20,6 +20,7 @@ from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.runtime.image import Geometry
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
+from flawline.train.blocks.fused import fp32_islands
 from flawline.train.data.images import describe_sizes, hold_out, open_data
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
@@ -59,7 +60,8 @@ def pack(
     images = open_images(paths, method.geometry, provenance["bits"])
     for line in describe_sizes(held, method.geometry, images.bits):
         log(f"note: {line}")
-    model = onnx_from_module(method.fused(), method.geometry, order.outputs, order.batch)
+    fused = method.fused()
+    model = onnx_from_module(fused, method.geometry, order.outputs, order.batch)
     log(f"exported {sum(node_types(model).values())} ONNX nodes, {len(model) / 1e6:.1f} MB")
     bars = Bars()
     try:
@@ -91,13 +93,13 @@ def pack(
     )
     manifest = Manifest(
         method=method.name,
-        backbone=method.backbone,
+        backbone=method.settings.backbone,
         geometry=method.geometry,
         score=score,
         map_peak=map_peak,
         score_tolerance=tolerances[0],
         map_tolerance=tolerances[1],
-        fp32_islands=islands_of(model, method.fp32_islands),
+        fp32_islands=islands_of(model, fp32_islands(fused)),
         outputs=order.outputs,
         provenance=_provenance(provenance, data, command),
         bit_depth=int(provenance["bits"]),

@@ -27,7 +27,7 @@ from flawline.train.data.layouts import DataError
 def make_bundle(args: argparse.Namespace, command: Sequence[str]) -> Bundle:
     """Train where no checkpoint is given, then pack."""
     from flawline.export.assemble import Order, pack
-    from flawline.train.method import load_checkpoint
+    from flawline.train.checkpoint import load_checkpoint
 
     if args.method not in METHODS:
         raise TrainError(f"method {args.method!r} is unknown; known: {', '.join(METHODS)}")
@@ -52,8 +52,9 @@ def make_bundle(args: argparse.Namespace, command: Sequence[str]) -> Bundle:
 def _train(args: argparse.Namespace) -> Path:
     """No checkpoint was given: train one, on the given data or on the demo data."""
     from flawline.train.data.demo import write_demo
-    from flawline.train.fit import fit_from_arguments
+    from flawline.train.fit import recipe_from_arguments
     from flawline.train.progress import Bars
+    from flawline.train.training import train
 
     if args.data is None:
         demo = Path("demo/data")
@@ -67,7 +68,7 @@ def _train(args: argparse.Namespace) -> Path:
     else:
         log(f"no --checkpoint: training {args.method} on {args.data}")
     checkpoint = args.save_checkpoint or Path("runs") / f"{args.method}-{args.data.name}.pt"
-    return fit_from_arguments(args, args.method, args.data, checkpoint)
+    return train(recipe_from_arguments(args, args.method, args.data), checkpoint)
 
 
 def _complete(bundle: Bundle, args: argparse.Namespace) -> Bundle:
@@ -141,10 +142,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--bundle" not in " ".join(words).replace("=", " ").split():
         # Without a bundle one is made, which takes torch; its flags are those of training.
         require_extra("flawline-build")
-        from flawline.train.fit import add_training_arguments
+        from flawline.train.fit import add_training_arguments, parse_arguments
 
         add_training_arguments(parser)
-    args = parser.parse_args(words)
+        try:
+            args = parse_arguments(parser, words)
+        except TrainError as error:
+            log(f"flawline-build: {error}")
+            return 2
+    else:
+        args = parser.parse_args(words)
     if args.parity_images < 0:
         parser.error("--parity-images must be at least 0")
     try:

@@ -1,89 +1,187 @@
-"""The loop of methods that train by gradient: batches by seed, bars, deadline, snapshots that resume exactly."""
+"""Training by gradient: batches by seed, bars, a deadline, and snapshots that resume exactly."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flawline.train.method import Budget
+from flawline.train import TrainError
+from flawline.train.method import Fit, Phase
 from flawline.train.progress import Progress
 
 SAVE_EVERY_S = 60.0
+# Names of torch.cpu's checks for instructions that multiply bfloat16, which differ by release.
+BFLOAT16_CHECKS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
-def deadline_of(budget: Budget) -> float:
-    """When `time.monotonic()` says that the budget's minutes, which begin now, are over."""
-    return math.inf if budget.max_minutes is None else time.monotonic() + 60 * budget.max_minutes
+def choose_device(name: str) -> torch.device:
+    """Return the device of this name; `auto` takes a GPU if there is one.
+
+    Raises TrainError for a device that cannot be used here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainError(f"--device {name}: {reason}; use --device cpu") from error
+    return device
 
 
 def half_precision(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 where the device multiplies it natively; emulated it would be slower than float32."""
-    native = device.type == "cuda" or (device.type == "cpu" and _multiplies_bfloat16())
+    """Autocast to bfloat16 where the device multiplies it natively.
+
+    Elsewhere it changes nothing, since emulated bfloat16 is slower than float32.
+    """
+    native = device.type == "cuda"
+    if device.type == "cpu":
+        native = _multiplies_bfloat16()
     return torch.autocast(device.type, torch.bfloat16, enabled=native)
 
 
 @lru_cache
 def _multiplies_bfloat16() -> bool:
-    # Asked one by one: torch.cpu.get_capabilities() came later than torch 2.5.
-    asked = (
-        getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")
-    )
-    return any(ask() for ask in asked if ask is not None)
+    # Each check is looked up by name: torch.cpu.get_capabilities() came later than torch 2.5.
+    for name in BFLOAT16_CHECKS:
+        check = getattr(torch.cpu, name, None)
+        if check is not None and check():
+            return True
+    return False
 
 
-def batches(n: int, size: int, seed: int, start_step: int) -> Iterator[Any]:
-    """Indices of the images of each step, from `start_step` on; a new order every epoch, a function of seed alone."""
-    per_epoch = math.ceil(n / size)
+def batch_indices(
+    images: int, size: int, seed: int, start_step: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the sorted indices of the images of each step, from `start_step` on, without end.
+
+    Every epoch has a new order, which is a function of the seed and the epoch alone.
+    """
+    per_epoch = math.ceil(images / size)
     epoch, skip = divmod(start_step, per_epoch)
     while True:
-        order = np.random.default_rng((seed, epoch)).permutation(n)
-        for i in range(skip, per_epoch):
-            yield np.sort(order[i * size : (i + 1) * size])
-        epoch, skip = epoch + 1, 0
+        order = np.random.default_rng((seed, epoch)).permutation(images)
+        for index in range(skip, per_epoch):
+            yield np.sort(order[index * size : (index + 1) * size])
+        epoch += 1
+        skip = 0
 
 
-def run_steps(
-    loss_of: Callable[[int, Any], Tensor],
-    optimisers: Sequence[Optimizer],
-    chosen: Iterator[Any],
-    start: int,
-    steps: int,
-    deadline: float,
-    progress: Progress,
-    snapshot: Callable[[int], None],
-    after: Callable[[int], None] = lambda step: None,
-) -> int:
-    """Minimise `loss_of(step, batch)` from step `start` on; how many steps are done in all.
+def raise_at_deadline(fit: Fit, name: str) -> Progress:
+    """Return `fit.progress` for a method that is fitted in one pass and so cannot resume.
 
-    `after` follows each update and belongs to it. `snapshot(step)` is called now and then, and at the end of an
-    unfinished run, also when interrupted, but never amid an update: resuming would take half of it twice.
+    The returned callback raises TrainError if the deadline passes before the pass is complete.
     """
-    saved_at, step, whole = time.monotonic(), start, True
-    try:
-        for batch in chosen:
-            if step >= steps or (step > start and time.monotonic() > deadline):
-                break
-            for optimiser in optimisers:
-                optimiser.zero_grad(set_to_none=True)
-            loss_of(step, batch).backward()  # type: ignore[no-untyped-call]
-            whole = False
-            for optimiser in optimisers:
-                optimiser.step()
-            after(step)
-            step, whole = step + 1, True
-            progress("training", step, steps)
-            if time.monotonic() - saved_at > SAVE_EVERY_S:
-                snapshot(step)
-                saved_at = time.monotonic()
-    finally:
-        if whole and start < step < steps:
-            snapshot(step)
-    return step
+
+    def report(label: str, done: int, total: int) -> None:
+        fit.progress(label, done, total)
+        if done < total and time.monotonic() > fit.deadline:
+            raise TrainError(
+                f"--max-minutes ended at {label} {done} of {total}, and {name} is fitted in one "
+                "pass; allow more minutes"
+            )
+
+    return report
+
+
+class Stateful(Protocol):
+    """An object whose state belongs to a snapshot: an optimiser, or an average of weights."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+class Steps:
+    """The steps of one phase: runs them, saves snapshots of them and continues from a snapshot.
+
+    optimisers: are loaded from the snapshot here, and stepped together.
+    others: further objects that belong to a snapshot, by their name in it.
+    total: the number of steps of this phase.
+    """
+
+    def __init__(
+        self,
+        fit: Fit,
+        phase: Phase,
+        optimisers: Sequence[Optimizer],
+        total: int,
+        others: Mapping[str, Stateful] | None = None,
+    ) -> None:
+        self.fit = fit
+        self.phase = phase
+        self.optimisers = optimisers
+        self.total = total
+        self.others = others or {}
+        self.start = 0
+        if phase.state is not None:
+            self._load(phase.state)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.start = int(state["step"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        for name, other in self.others.items():
+            other.load_state_dict(state[name])
+
+    def _save(self, step: int) -> None:
+        state: dict[str, Any] = {"step": step}
+        state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
+        for name, other in self.others.items():
+            state[name] = other.state_dict()
+        self.phase.save(state)
+
+    def run(
+        self,
+        batches: Iterator[Any],
+        loss_of: Callable[[int, Any], Tensor],
+        after: Callable[[], None] | None = None,
+    ) -> int:
+        """Minimise `loss_of(step, batch)` from `start` on; return how many steps are done in all.
+
+        `batches` begins with the batch of step `start`. `after` runs after each update and belongs
+        to it. A snapshot is saved once a minute and when the run ends early, also when it is
+        interrupted, but never in the middle of an update, which resuming would apply twice.
+        """
+        step = self.start
+        saved_at = time.monotonic()
+        complete = True
+        try:
+            for batch in batches:
+                if step >= self.total or self._out_of_time(step):
+                    break
+                for optimiser in self.optimisers:
+                    optimiser.zero_grad(set_to_none=True)
+                loss_of(step, batch).backward()  # type: ignore[no-untyped-call]
+                complete = False
+                self._update(after)
+                step += 1
+                complete = True
+                self.fit.progress(self.phase.name, step, self.total)
+                if time.monotonic() - saved_at > SAVE_EVERY_S:
+                    self._save(step)
+                    saved_at = time.monotonic()
+        finally:
+            if complete and self.start < step < self.total:
+                self._save(step)
+        return step
+
+    def _out_of_time(self, step: int) -> bool:
+        """Whether the deadline has passed; at least one step is done in every run."""
+        return step > self.start and time.monotonic() > self.fit.deadline
+
+    def _update(self, after: Callable[[], None] | None) -> None:
+        for optimiser in self.optimisers:
+            optimiser.step()
+        if after is not None:
+            after()

@@ -1,171 +1,213 @@
-"""What every detector is: a torch module with one signature, a way to fit it, and a checkpoint that is data only."""
+"""The interface of a detector, how it is fitted, and its settings."""
 
 from __future__ import annotations
 
 import abc
-import io
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from flawline.runtime.files import write_atomically
 from flawline.runtime.image import Geometry, Image
-from flawline.train import METHODS, TrainError
-from flawline.train.progress import Progress
-
-CHECKPOINT_SCHEMA = 1
+from flawline.train import TrainError, method_class_path
+from flawline.train.backbones import backbone_facts
+from flawline.train.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long to train: `steps` optimiser steps in all, and at most `max_minutes` in this run (resumable)."""
+class MethodSettings:
+    """The settings that every method has; each method adds its own fields with `option`.
 
+    A field declared as `option(default, help, flag=True)` is a command-line flag of the method: the
+    annotation gives its type. Wrong values raise TrainError in `__post_init__`.
+
+    backbone: a name in BACKBONES, or "" in a method without one.
+    geometry: how images become the input.
+    """
+
+    backbone: str
+    geometry: Geometry
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input and of the map, in pixels."""
+        return self.geometry.height, self.geometry.width
+
+
+def flag_fields(settings: type[MethodSettings]) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a settings class that are command-line flags."""
+    return [field for field in dataclasses.fields(settings) if field.metadata.get("flag")]
+
+
+@dataclass
+class Fit:
+    """What `Method.fit` gets: images, how long to train, and where progress and state go.
+
+    images: prepared good images, uint8 [H, W, 3] each.
+    steps: optimiser steps in all.
+    deadline: when to stop, as `time.monotonic()` counts; a later run resumes from there.
+    save: writes a checkpoint of the method with the given training state.
+    state: the training state of the run that is continued, or None in a new one.
+    notes: lines for the user, such as a size that was chosen; `fit` appends to them.
+    """
+
+    images: Sequence[Image]
     steps: int
-    max_minutes: float | None = None
+    seed: int = 0
+    deadline: float = math.inf
+    progress: Progress = no_progress
+    save: Callable[[dict[str, Any]], None] = lambda state: None
+    state: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        state = self.state or {}
+        self.finished: list[str] = list(state.get("finished", ()))
+
+    def phase(self, name: str) -> Phase:
+        """Begin or resume a phase of the training; a method may have several, in order."""
+        saved = None
+        if self.state is not None and self.state["phase"] == name:
+            saved = self.state["state"]
+        return Phase(self, name, saved)
 
 
-Save = Callable[[dict[str, Any]], None]
+@dataclass
+class Phase:
+    """A part of a training that resumes on its own.
+
+    state: what this phase saved in the run that is continued, or None if it has to begin.
+    """
+
+    fit: Fit
+    name: str
+    state: dict[str, Any] | None
+
+    @property
+    def done(self) -> bool:
+        """Whether an earlier run has finished this phase; its result is in the checkpoint."""
+        return self.name in self.fit.finished
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint from which this phase resumes exactly; `state` is data only."""
+        finished = list(self.fit.finished)
+        self.fit.save({"phase": self.name, "state": state, "finished": finished})
+
+    def finish(self) -> None:
+        """Record that this phase is done and write a checkpoint; needed before another phase."""
+        self.fit.finished.append(self.name)
+        self.fit.save({"phase": "", "state": None, "finished": list(self.fit.finished)})
 
 
 class Method(nn.Module, abc.ABC):
-    """A detector. `hyperparameters` are the keyword arguments that construct it again.
+    """A detector: a module with one signature that is fitted on good images.
 
-    `forward` maps uint8 [N, H, W, 3] BGR to score float32 [N] and map float32 [N, H, W], evaluated literally as the
-    paper's code does. `fused` returns the module that is exported: the same function, rewritten.
+    `forward` maps uint8 BGR [N, H, W, 3] to score float32 [N] and map float32 [N, H, W], evaluated
+    literally as in the paper's code. `fused` returns the module that is exported: the same
+    function, rewritten. `__init__` takes the settings alone.
     """
 
     name: ClassVar[str]
-    # Prefixes of node names of the exported graph (module paths, as "/smooth") that FP16 would hurt.
-    fp32_islands: tuple[str, ...] = ()
-    # How many times as far as scores an exported graph's maps may be off.
+    Settings: ClassVar[type[MethodSettings]]
+    # Tolerance of an exported graph's maps, as a multiple of the tolerance of its scores.
     map_tolerance: ClassVar[float] = 1.0
-    # Command-line flags of this method alone: flag -> (type, meaning). Each is a keyword argument of the constructor.
-    options: ClassVar[dict[str, tuple[Any, str]]] = {}
-    # What `fit` wants said when it is done, such as a size that it chose.
-    notes: Sequence[str] = ()
 
-    def __init__(self, **hyperparameters: Any) -> None:
+    settings: MethodSettings
+
+    def __init__(self, settings: MethodSettings) -> None:
         super().__init__()
-        self.hyperparameters = hyperparameters
+        if settings.backbone:
+            _check_size(settings)
+        self.settings = settings
 
     @property
     def geometry(self) -> Geometry:
-        return Geometry(**self.hyperparameters["geometry"])
-
-    @property
-    def backbone(self) -> str:
-        return str(self.hyperparameters["backbone"])
+        """How images become the input."""
+        return self.settings.geometry
 
     @classmethod
     @abc.abstractmethod
-    def defaults(cls, backbone: str) -> dict[str, Any]:
-        """The keyword arguments that suit this backbone, the geometry among them as JSON fields."""
+    def settings_for(cls, backbone: str) -> MethodSettings:
+        """Return the default settings that suit a backbone."""
+
+    @classmethod
+    def complete_settings(cls, settings: Any, data: Path) -> Any:
+        """Fill in settings that depend on the data set in the folder `data`."""
+        return settings
 
     @classmethod
     @abc.abstractmethod
-    def steps(cls, backbone: str, images: int, epochs: int | None) -> int:
-        """How many optimiser steps `epochs` passes over so many images take; None asks for the default length."""
+    def steps(cls, settings: Any, images: int, epochs: int | None) -> int:
+        """Return how many optimiser steps `epochs` passes over so many images take.
 
-    @abc.abstractmethod
-    def fit(
-        self,
-        images: Sequence[Image],
-        budget: Budget,
-        seed: int,
-        progress: Progress,
-        save: Save,
-        resumed: dict[str, Any] | None,
-    ) -> int:
-        """Train on prepared good images (uint8 [H, W, 3]); the number of steps done, `budget.steps` if not cut short.
-
-        Calls `save` now and then with a state that a later call takes as `resumed` to go on exactly where it was.
+        With None, return the steps of the default length.
         """
 
-    @abc.abstractmethod
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]: ...
+    @classmethod
+    def images_used(cls, settings: Any, available: int) -> int:
+        """Return how many of the available good images `fit` trains on."""
+        return available
+
+    def load_weights(self, weights: str, seed: int, images: Sequence[Image]) -> str:
+        """Load pretrained weights and return a short description of them.
+
+        `weights` is described in `Backbone.load`. This implementation serves methods with one
+        backbone or none; methods with several override it. Raises TrainError.
+        """
+        backbone: Any = getattr(self, "backbone", None)
+        if backbone is None:
+            return "none"
+        description: str = backbone.load(weights, seed)
+        if weights == "random":
+            backbone.estimate_batchnorm(images)
+        return description
 
     @abc.abstractmethod
-    def fused(self) -> nn.Module: ...
+    def fit(self, fit: Fit) -> int:
+        """Train and return the number of steps done, which is `fit.steps` unless time ran out."""
+
+    @abc.abstractmethod
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute score [N] and map [N, H, W] of images, uint8 [N, H, W, 3]."""
+
+    @abc.abstractmethod
+    def fused(self) -> nn.Module:
+        """Return the module that is exported, in eval mode. Raises TrainError before `fit`."""
+
+
+def _check_size(settings: MethodSettings) -> None:
+    size = backbone_facts(settings.backbone).fixed_size
+    if size is not None and settings.size != (size, size):
+        raise TrainError(
+            f"{settings.backbone} takes images of {size} x {size} alone; leave --size out"
+        )
 
 
 def resolve_method(name: str) -> type[Method]:
-    if name not in METHODS:
-        raise TrainError(f"method {name!r} is unknown; known: {', '.join(METHODS)}")
-    found: type[Method] = resolve_name(METHODS[name])
-    return found
-
-
-def create(name: str, hyperparameters: dict[str, Any]) -> Method:
-    return resolve_method(name)(**hyperparameters)
-
-
-def save_checkpoint(
-    path: Path, method: Method, provenance: dict[str, str], state: dict[str, Any] | None = None
-) -> None:
-    """Write state_dict, hyper-parameters and provenance atomically; `state` is what `fit` needs to resume."""
-    content = {
-        "schema": CHECKPOINT_SCHEMA,
-        "method": method.name,
-        "hyperparameters": method.hyperparameters,
-        "provenance": provenance,
-        "state_dict": method.state_dict(),
-        "training": state,
-    }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise TrainError(
-            f"checkpoint {path}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
-
-
-def load_checkpoint(path: str | Path) -> tuple[Method, dict[str, str], dict[str, Any] | None]:
-    """The method in eval mode, its provenance and its resumable state. Runs no code from the file."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["schema"] != CHECKPOINT_SCHEMA:
-            raise KeyError(f"schema {content['schema']!r}")
-        method = create(content["method"], content["hyperparameters"])
-        method.load_state_dict(content["state_dict"])
-        provenance, training = content["provenance"], content["training"]
-    except FileNotFoundError:
-        raise TrainError(
-            f"checkpoint {path}: there is no such file; train one with python -m train.fit"
-        ) from None
-    except TrainError:
-        raise
-    except (
-        Exception
-    ) as error:  # a foreign file fails in many ways, and each means the same to the user
-        first_line = (
-            str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        )
-        raise TrainError(
-            f"checkpoint {path}: is not one of this version ({first_line}); train it again with python -m train.fit"
-        ) from error
-    return method.eval(), provenance, training
+    """Return the class of a method. Raises TrainError for an unknown name."""
+    kind: type[Method] = resolve_name(method_class_path(name))
+    return kind
 
 
 @torch.inference_mode()
 def evaluate(
-    method: nn.Module, images: Sequence[Image], progress: Progress | None = None
-) -> tuple[Any, Any]:
-    """Scores float32 [n] and maps float32 [n, H, W] of prepared images, one at a time, on the module's device."""
+    method: nn.Module, images: Sequence[Image], progress: Progress = no_progress
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Compute scores [n] and maps [n, H, W] of prepared images, one at a time, on its device."""
     device = next(method.parameters()).device
-    scores, maps = [], []
-    for i, image in enumerate(images):
-        score, heat = method(torch.from_numpy(np.asarray(image))[None].to(device))
+    scores = []
+    maps = []
+    for index, image in enumerate(images):
+        score, anomaly_map = method(torch.from_numpy(np.asarray(image))[None].to(device))
         scores.append(score.cpu().numpy()[0])
-        maps.append(heat.cpu().numpy()[0])
-        if progress:
-            progress("torch reference", i + 1, len(images))
+        maps.append(anomaly_map.cpu().numpy()[0])
+        progress("torch reference", index + 1, len(images))
     return np.array(scores, np.float32), np.array(maps, np.float32)

@@ -1,37 +1,52 @@
-"""What long work shows: bars with an ETA, on stderr."""
+"""Progress of long work: the callback that reports it, and bars with an ETA on stderr."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
-Progress = Callable[[str, int, int], None]  # (what is being done, done, of how many)
+# Called with what is being done, how many steps of it are done, and how many there are.
+Progress = Callable[[str, int, int], None]
+
+# Seconds between redraws. In a file every redraw is a new line, so redraw rarely there.
+REDRAW_TERMINAL_S = 0.2
+REDRAW_FILE_S = 10.0
+
+
+def no_progress(label: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 class Bars:
-    """Progress bars with an ETA on stderr, one per phase of the work."""
+    """Progress bars with an ETA on stderr, one per kind of work."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
-        self._what = ""
+        self._label = ""
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if self._bar is None or self._what != what:
+    def __call__(self, label: str, done: int, total: int) -> None:
+        """Show that `done` of `total` steps of the work `label` are done."""
+        if self._bar is None or self._label != label:
             self.close()
-            self._what = what
-            # Written to a file, a bar is one line per redraw: seldom there.
-            every = 0.2 if sys.stderr.isatty() else 10.0
-            self._bar = tqdm(
-                total=total, desc=what, initial=done - 1, mininterval=every, dynamic_ncols=True
-            )
+            self._label = label
+            self._bar = _open_bar(label, done, total)
         self._bar.update(done - self._bar.n)
         if done == total:
             self.close()
 
     def close(self) -> None:
+        """Leave the current bar as it is; the next call opens another."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _open_bar(label: str, done: int, total: int) -> tqdm[Any]:
+    from tqdm import tqdm
+
+    interval = REDRAW_TERMINAL_S if sys.stderr.isatty() else REDRAW_FILE_S
+    return tqdm(total=total, desc=label, initial=done - 1, mininterval=interval, dynamic_ncols=True)

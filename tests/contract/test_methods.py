@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,13 @@ import onnx
 from flawline.export.graphs.to_fp16 import in_island, to_fp16
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.image import Geometry
 from flawline.train import METHODS
-from flawline.train.backbones.resnet import calibrate_batchnorm, load_weights
+from flawline.train.backbones import DEFAULT_BACKBONE
+from flawline.train.blocks.fused import fp32_islands
+from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.data.demo import render
-from flawline.train.method import (
-    Budget,
-    Method,
-    create,
-    load_checkpoint,
-    resolve_method,
-    save_checkpoint,
-)
+from flawline.train.method import Fit, Method, resolve_method
 
 pytestmark = pytest.mark.torch
 SIZE, IMAGES = 64, 10
@@ -35,16 +32,15 @@ SIZE, IMAGES = 64, 10
 @pytest.fixture(scope="module", params=METHODS)
 def fitted(request: pytest.FixtureRequest) -> tuple[Method, Any]:
     """Each method in its own defaults at 64 pixels, fitted on ten rendered boards; and a bad one behind the good."""
-    name = request.param
-    hyperparameters = resolve_method(name).defaults("resnet18")
-    hyperparameters["geometry"] = {"kind": "stretch", "height": SIZE, "width": SIZE}
-    method = create(name, hyperparameters)
+    kind = resolve_method(request.param)
+    settings = replace(
+        kind.settings_for(DEFAULT_BACKBONE), geometry=Geometry("stretch", SIZE, SIZE)
+    )
+    method = kind(settings)
     good = [render("board", None, seed, SIZE)[0] for seed in range(IMAGES)]
-    trunk: Any = method.trunk
-    load_weights(trunk, "random", 0)
-    calibrate_batchnorm(trunk, good)
-    steps = min(method.steps("resnet18", IMAGES, None), 30)
-    assert method.fit(good, Budget(steps), 0, lambda *_: None, lambda *_: None, None) == steps
+    method.load_weights("random", 0, good)
+    steps = min(method.steps(settings, IMAGES, None), 30)
+    assert method.fit(Fit(good, steps)) == steps
     return method.eval(), np.stack(good)
 
 
@@ -103,17 +99,14 @@ def test_the_current_builder_of_tensorrt_takes_it_in_fp16(
     from flawline.runtime.engines.tensorrt.build import parse
 
     method, _ = fitted
-    assert method.fp32_islands
+    islands = fp32_islands(method.fused())
+    assert islands
     path = tmp_path / "model.fp16.onnx"
-    path.write_bytes(
-        to_fp16(onnx_from_module(method.fused(), method.geometry), method.fp32_islands)
-    )
+    path.write_bytes(to_fp16(onnx_from_module(method.fused(), method.geometry), islands))
     builder, network, parser = parse(trt, path, typed=True)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     convolutions = [x for x in layers if x.type == trt.LayerType.CONVOLUTION]
-    halves = {
-        x.get_output(0).dtype for x in convolutions if not in_island(x.name, method.fp32_islands)
-    }
+    halves = {x.get_output(0).dtype for x in convolutions if not in_island(x.name, islands)}
     assert halves == {trt.float16}
     arithmetic = (
         trt.LayerType.ELEMENTWISE,
@@ -121,7 +114,7 @@ def test_the_current_builder_of_tensorrt_takes_it_in_fp16(
         trt.LayerType.MATRIX_MULTIPLY,
         trt.LayerType.UNARY,
     )
-    island = [x for x in layers if in_island(x.name, method.fp32_islands) and x.type in arithmetic]
+    island = [x for x in layers if in_island(x.name, islands) and x.type in arithmetic]
     assert island
     assert {x.get_output(0).dtype for x in island} == {trt.float32}
     plan = builder.build_serialized_network(network, _config(trt, builder, network))

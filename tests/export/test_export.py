@@ -24,7 +24,7 @@ from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
 from flawline.runtime.engines import EngineError, open_engine
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.train import fit
-from flawline.train.method import load_checkpoint
+from flawline.train.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.torch
 LIGHT = ["--weights", "random", "--size", "64", "--steps", "3"]

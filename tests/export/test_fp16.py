@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ from flawline.export.graphs.to_onnx import onnx_from_module
 from flawline.export.parity import ExportError, compare
 from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.image import Geometry
-from flawline.train.backbones.resnet import load_weights
 from flawline.train.data.images import PreparedImages, hold_out, open_data
-from flawline.train.method import Budget, create
+from flawline.train.method import Fit
 from flawline.train.methods.simplenet import SimpleNet
 
 pytestmark = pytest.mark.torch
@@ -158,7 +158,9 @@ def test_bytes_meet_a_cast_before_anything_else() -> None:
         assert [n.op_type for n in graph(each).node if "image" in n.input] == ["Cast"]
 
 
-@pytest.mark.parametrize("islands", [(), ISLANDS, ("/heads.0", "/trunk/layer1", "/input", "/Add")])
+@pytest.mark.parametrize(
+    "islands", [(), ISLANDS, ("/heads.0", "/backbone/layer1", "/input", "/Add")]
+)
 def test_fp16_scores_as_fp32_does_for_any_batch(islands: tuple[str, ...]) -> None:
     model = small_simplenet(72)
     half = to_fp16(model, islands)
@@ -234,7 +236,7 @@ def test_wider_integers_are_not_counted_in_fp16() -> None:
 
 def test_islands_are_whole_components_of_module_paths() -> None:
     assert in_island("/tail/Conv", ["/tail"])
-    assert in_island("/trunk/layer1/layer1.0/Add", ["/smooth", "/trunk/layer1"])
+    assert in_island("/backbone/layer1/layer1.0/Add", ["/smooth", "/backbone/layer1"])
     assert in_island("/Add", ["/Add"])
     assert not in_island("/tailor/Conv", ["/tail"])
     assert not in_island("/Add_1", ["/Add"])
@@ -491,18 +493,10 @@ def test_real_images_are_judged_as_in_fp32() -> None:
     """A short training on bottles: FP16's error stays a small part of the good images' spread, and no verdict flips."""
     weights = shared("weights", "resnet18_imagenet1k_v1_bnfolded_stem_to_layer3.pth")
     data = open_data(shared("data", "mvtec_bottle"))
-    model = create("simplenet", {**SimpleNet.defaults("resnet18"), "vectors": 512})
-    assert isinstance(model, SimpleNet)
-    load_weights(model.trunk, str(weights))
+    model = SimpleNet(replace(SimpleNet.settings_for("resnet18"), vectors=512))
+    model.backbone.load(str(weights))
     train, held = hold_out(data.train_good)
-    model.fit(
-        PreparedImages(train[::5], model.geometry, None),
-        Budget(100),
-        0,
-        lambda *_: None,
-        lambda _: None,
-        None,
-    )
+    model.fit(Fit(PreparedImages(train[::5], model.geometry, None), 100))
     exported = onnx_from_module(model.eval().fused(), model.geometry)
     good = held[::2]
     paths = good + [sample.path for sample in data.test][::4]

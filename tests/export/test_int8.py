@@ -23,6 +23,7 @@ from flawline.runtime.engines import EngineOptions
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.image import Geometry
+from flawline.train.blocks.fused import fp32_islands
 
 SIZE = 32
 
@@ -247,12 +248,12 @@ def test_simplenet_keeps_its_projection_and_its_map_in_float(tmp_path: Path) -> 
     model = net()
     exported = onnx_from_module(model.fused(), model.geometry)
     images = [p.numpy() for p in picture(n=6)]
-    layers = [f"/trunk/layer{i}" for i in (1, 2, 3)]
+    layers = [f"/backbone/layer{i}" for i in (1, 2, 3)]
     written = to_int8(
-        exported, images, [*model.fp32_islands, *layers], WIDE
+        exported, images, [*fp32_islands(model.fused()), *layers], WIDE
     )  # few, for the test's speed
     found = quantized(written)
-    assert "/trunk/conv1/Conv" in found
+    assert "/backbone/conv1/Conv" in found
     assert not any(name.startswith(("/tail", *layers)) for name in found)
     with torch.inference_mode():
         score, _ = model(picture(n=6))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from flawline.export.graphs.to_onnx import onnx_from_module
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.backbones.cait import CaiT
-from flawline.train.backbones.resnet import calibrate_batchnorm, load_weights
 from flawline.train.data.demo import render
-from flawline.train.method import Budget, create, resolve_method
+from flawline.train.method import Fit
+from flawline.train.methods.simplenet import SimpleNet
 from flawline.train.methods.ssnf import SSNF
 
 pytestmark = [
@@ -37,7 +39,7 @@ def test_the_map_is_that_of_the_whole_model_cut_after_a_block(timm: Any, tmp_pat
         torch.nn.init.normal_(parameter, 0.1, 0.05)
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     ours = CaiT(NAME).eval()
-    assert load_weights(ours, str(tmp_path / "whole.pth")).startswith("whole.pth sha256:")
+    assert ours.load(str(tmp_path / "whole.pth")).startswith("whole.pth sha256:")
     image = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
         (expected,) = whole.forward_intermediates(
@@ -52,24 +54,22 @@ def test_wrong_files_are_told(tmp_path: Path) -> None:
     ours = CaiT(NAME)
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(TrainError, match=r"not of cait_xxs24_224 \(\d+ tensors differ, first"):
-        load_weights(ours, str(tmp_path / "other.pth"))
+        ours.load(str(tmp_path / "other.pth"))
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(TrainError, match="neither a torch state_dict nor safetensors"):
-        load_weights(ours, str(tmp_path / "text.pth"))
+        ours.load(str(tmp_path / "text.pth"))
     with pytest.raises(TrainError, match="cannot be read"):
-        load_weights(ours, str(tmp_path / "absent.pth"))
+        ours.load(str(tmp_path / "absent.pth"))
     with pytest.raises(TrainError, match="none of cait_xxs24_224; choose --backbone resnet18"):
-        load_weights(ours, "texture")
+        ours.load("texture")
 
 
 def test_the_flow_trains_on_it_and_its_export_is_the_same_function(tmp_path: Path) -> None:
-    hyperparameters = resolve_method("ssnf").defaults(NAME) | {"blocks": 2}
-    method = create("ssnf", hyperparameters)
-    assert isinstance(method, SSNF)
+    method = SSNF(replace(SSNF.settings_for(NAME), blocks=2))
     good = [render("board", None, seed, 224)[0] for seed in range(3)]
-    load_weights(method.trunk, "random", 0)
-    calibrate_batchnorm(method.trunk, good)  # of which it has none
-    assert method.fit(good, Budget(1), 0, lambda *_: None, lambda *_: None, None) == 1
+    method.backbone.load("random", 0)
+    method.backbone.estimate_batchnorm(good)  # of which it has none
+    assert method.fit(Fit(good, 1)) == 1
     assert torch.equal(method.mean, torch.zeros(192))  # its tokens are normalised already
     (tmp_path / "m.onnx").write_bytes(onnx_from_module(method.fused(), method.geometry))
     engine = OnnxRuntime(tmp_path / "m.onnx", (224, 224), 1)
@@ -83,9 +83,8 @@ def test_the_flow_trains_on_it_and_its_export_is_the_same_function(tmp_path: Pat
 
 
 def test_other_sizes_and_other_methods_are_refused() -> None:
-    hyperparameters = resolve_method("ssnf").defaults(NAME)
-    hyperparameters["geometry"] = {"kind": "stretch", "height": 256, "width": 256}
+    geometry = Geometry("stretch", 256, 256)
     with pytest.raises(TrainError, match="takes images of 224 x 224 alone"):
-        create("ssnf", hyperparameters)
-    with pytest.raises(TrainError, match="unknown; known: resnet18"):
-        create("simplenet", resolve_method("simplenet").defaults(NAME))
+        SSNF(replace(SSNF.settings_for(NAME), geometry=geometry))
+    with pytest.raises(TrainError, match="does not have the levels 2, 3 .*known: resnet18"):
+        SimpleNet(replace(SimpleNet.settings_for(NAME), geometry=Geometry("stretch", 224, 224)))

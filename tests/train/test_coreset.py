@@ -43,7 +43,7 @@ def one_by_one(points: Any, rows: int, seed: int) -> list[int]:
 def test_the_pool_changes_nothing_of_the_greedy_choice(
     rows: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coreset, "POOL_LEAST", 40)
+    monkeypatch.setattr(coreset, "SMALLEST_POOL", 40)
     monkeypatch.setattr(coreset, "CHUNK", 999)
     points = cloud().double()  # in which no two distances are equal but for rounding
     assert greedy_k_centre(points, rows, seed, quiet).tolist() == one_by_one(points, rows, seed)
@@ -68,7 +68,7 @@ def test_no_row_is_kept_twice_though_all_are_equal() -> None:
 
 
 def test_progress_counts_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreset, "POOL_LEAST", 40)
+    monkeypatch.setattr(coreset, "SMALLEST_POOL", 40)
     told: list[tuple[str, int, int]] = []
     greedy_k_centre(cloud(), 90, 0, lambda *now: told.append(now))
     assert told == [("coreset of 90 rows", i + 1, 90) for i in range(90)]

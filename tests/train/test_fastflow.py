@@ -13,15 +13,17 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from rounding import RoundingEvaluator
 from test_flow import CONVOLUTIONAL, close, counted, literal_flow, trained_like
-from test_ssnf import SIZE, Size, boards, parts, picture, quiet, upsampled
+from test_ssnf import SIZE, Size, boards, parts, picture, upsampled
 
 from flawline.export.graphs.to_fp16 import in_island, to_fp16
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
-from flawline.train.backbones.resnet import calibrate_batchnorm, load_weights
+from flawline.runtime.image import Geometry
 from flawline.train.blocks.flow import latent
-from flawline.train.method import Budget, load_checkpoint, save_checkpoint
+from flawline.train.blocks.fused import fp32_islands
+from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.method import Fit
 from flawline.train.methods import fastflow
-from flawline.train.methods.fastflow import FastFlow
+from flawline.train.methods.fastflow import FastFlow, FastFlowSettings
 
 pytestmark = pytest.mark.torch
 
@@ -32,11 +34,10 @@ def net(
     """A FastFlow with a random trunk; with a seed as a long training might leave it, without as it is made."""
     height, width = (size, size) if isinstance(size, int) else size
     torch.manual_seed(0)
-    model = FastFlow(
-        "resnet18", {"kind": "stretch", "height": height, "width": width}, blocks, alternate
-    ).eval()
-    load_weights(model.trunk, "random", 0)
-    calibrate_batchnorm(model.trunk, list(picture(8, 5, size)))
+    geometry = Geometry("stretch", height, width)
+    model = FastFlow(FastFlowSettings("resnet18", geometry, blocks, alternate)).eval()
+    model.backbone.load("random", 0)
+    model.backbone.estimate_batchnorm(list(picture(8, 5, size)))
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
         for number, flow in enumerate(model.flows):
@@ -48,7 +49,7 @@ def net(
 
 
 def levels_of(model: FastFlow, image: Any) -> Any:
-    return model.trunk(model.trunk.normalise(image))
+    return model.backbone.extract(image)
 
 
 def normed(level: Any, norm: Any) -> Any:
@@ -138,7 +139,7 @@ def test_the_loss_is_energy_less_log_determinant_over_all_levels(
 
 
 def fit(model: FastFlow, steps: int, resumed: Any = None) -> None:
-    assert model.fit(boards(), Budget(steps), 3, quiet, quiet, resumed) == steps
+    assert model.fit(Fit(boards(), steps, 3, state=resumed)) == steps
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any) -> None:
@@ -151,8 +152,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        part.fit(boards(), Budget(4), 3, stop_at_two, snapshots.append, None)
-    assert [s["step"] for s in snapshots] == [2]
+        part.fit(Fit(boards(), 4, 3, progress=stop_at_two, save=snapshots.append))
+    assert [s["state"]["step"] for s in snapshots] == [2]
     save_checkpoint(tmp_path / "c.pt", part, {"a": "b"}, snapshots[0])
     loaded, _, state = load_checkpoint(tmp_path / "c.pt")
     assert isinstance(loaded, FastFlow)
@@ -169,10 +170,10 @@ def test_training_is_a_function_of_the_seed_lowers_the_loss_and_spares_the_trunk
         ):  # as a process would make them whose generator stands elsewhere
             if parameter.requires_grad and parameter.dim() > 1 and parameter.shape[0] > 1:
                 parameter.uniform_(-1, 1)
-    trunk = {k: v.clone() for k, v in one.trunk.state_dict().items()}
+    trunk = {k: v.clone() for k, v in one.backbone.state_dict().items()}
     fit(one, 6)
     fit(again, 6)
-    assert all(torch.equal(v, one.trunk.state_dict()[k]) for k, v in trunk.items())
+    assert all(torch.equal(v, one.backbone.state_dict()[k]) for k, v in trunk.items())
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in one.state_dict().items())
     assert not any(module.training for module in one.modules())
     assert all(float(norm.weight.detach().std()) > 0 for norm in one.norms)  # trained as well
@@ -240,7 +241,7 @@ def sensitive() -> tuple[FastFlow, Any, Any]:
     """A FastFlow in which a defect of 60 grey levels lies far out, and the scores that torch gives."""
     good, images = parts(60)
     model = net(seed=None, blocks=3)
-    calibrate_batchnorm(model.trunk, list(good))
+    model.backbone.estimate_batchnorm(list(good))
     generator = torch.Generator().manual_seed(0)
     for flow in model.flows:
         fastflow.initialise(flow, generator)
@@ -266,7 +267,7 @@ def test_islands_keep_an_anomaly_finite_and_above_every_good_image() -> None:
         latents = [f(n(x))[0] for x, n, f in zip(levels, model.norms, model.flows, strict=True)]
     assert max(float(z[2].abs().max()) for z in latents) > 300
     data = exported(model)
-    got = rounded(data, images, model.fp32_islands)
+    got = rounded(data, images, fp32_islands(model.fused()))
     energies = [f"/densities.{level}/energy/Conv_output_0" for level in range(3)]
     assert all(np.isfinite(got[energy]).all() for energy in energies)
     assert np.isfinite(got["map"]).all()
@@ -275,7 +276,9 @@ def test_islands_keep_an_anomaly_finite_and_above_every_good_image() -> None:
     control = rounded(data, images, ())
     assert not all(np.isfinite(control[energy]).all() for energy in energies)
     # Without /densities alone they are infinite too.
-    others = [island for island in model.fp32_islands if not island.startswith("/densities")]
+    others = [
+        island for island in fp32_islands(model.fused()) if not island.startswith("/densities")
+    ]
     assert not all(np.isfinite(rounded(data, images, others)[energy]).all() for energy in energies)
 
 
@@ -294,10 +297,10 @@ def test_densities_upsamples_and_sum_keep_scores_apart_that_fp16_would_join() ->
     def error(islands: Any) -> float:
         return float(np.abs(rounded(data, images, islands)["map"] - reference).max())
 
-    whole = error(model.fp32_islands)
+    whole = error(fp32_islands(model.fused()))
     for part in ("/densities", "/upsamples", "/sum"):
         assert (
-            error([island for island in model.fp32_islands if not island.startswith(part)])
+            error([island for island in fp32_islands(model.fused()) if not island.startswith(part)])
             > 2 * whole
         ), part
 
@@ -305,7 +308,7 @@ def test_densities_upsamples_and_sum_keep_scores_apart_that_fp16_would_join() ->
 def test_every_declared_island_is_there() -> None:
     model = net()
     names = [n.name for n in nodes_of(exported(model))]
-    for island in model.fp32_islands:
+    for island in fp32_islands(model.fused()):
         assert [name for name in names if in_island(name, (island,))], island
 
 
@@ -316,14 +319,14 @@ def test_the_affine_of_every_coupling_is_in_an_island() -> None:
         for n in nodes_of(exported(model))
         if n.name.startswith("/flows.")
         and n.op_type in ("Exp", "Tanh")
-        and not in_island(n.name, model.fp32_islands)
+        and not in_island(n.name, fp32_islands(model.fused()))
     ]
     assert not outside
 
 
 def test_both_halves_of_the_state_stay_fp32() -> None:
     model = net()
-    proto = onnx.load_model_from_string(to_fp16(exported(model), model.fp32_islands))
+    proto = onnx.load_model_from_string(to_fp16(exported(model), fp32_islands(model.fused())))
     graph = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True).graph
     kinds = {v.name: v.type.tensor_type.elem_type for v in graph.value_info}
     joined = [n for n in graph.node if n.op_type == "Concat" and n.name.startswith("/flows.")]

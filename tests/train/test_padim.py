@@ -12,11 +12,13 @@ import onnx
 
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.image import Geometry
 from flawline.train import TrainError
-from flawline.train.backbones.resnet import load_weights
-from flawline.train.method import Budget, load_checkpoint, save_checkpoint
+from flawline.train.blocks.fused import fp32_islands
+from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.method import Fit
 from flawline.train.methods import padim
-from flawline.train.methods.padim import RIDGE, PaDiM, gaussians
+from flawline.train.methods.padim import RIDGE, PaDiM, PaDiMSettings, gaussians
 
 pytestmark = pytest.mark.torch
 
@@ -34,14 +36,13 @@ def picture(size: int = 64, n: int = 2, seed: int = 0) -> Any:
 def net(
     size: int = 64, channels: int = 20, stride: int = 8, fitted: bool = True, seed: int = 0
 ) -> PaDiM:
-    model = PaDiM(
-        "resnet18", {"kind": "stretch", "height": size, "width": size}, channels, stride
-    ).eval()
-    load_weights(model.trunk, "random", 0)
+    geometry = Geometry("stretch", size, size)
+    model = PaDiM(PaDiMSettings("resnet18", geometry, channels, stride)).eval()
+    model.recorded_notes = []
+    model.backbone.load("random", 0)
     if fitted:
-        assert (
-            model.fit(list(picture(size, 12, 1).numpy()), Budget(1), seed, quiet, quiet, None) == 1
-        )
+        fit = Fit(list(picture(size, 12, 1).numpy()), 1, seed, notes=model.recorded_notes)
+        assert model.fit(fit) == 1
     return model
 
 
@@ -52,7 +53,7 @@ def test_features_by_loops(size: int, stride: int) -> None:
     image = picture(size, 1)
     with torch.inference_mode():
         got = model.features(image)[0]
-        levels = [level[0] for level in model.trunk(model.trunk.normalise(image))]
+        levels = [level[0] for level in model.backbone.extract(image)]
     rows, columns = model.grid
     for position in (0, 1, columns, rows * columns // 2 + 3, rows * columns - 1):
         y, x = divmod(position, columns)
@@ -126,7 +127,7 @@ def test_the_graph_is_lean_and_right_for_any_batch(size: int, stride: int, tmp_p
     assert kinds["Conv"] == 15
     assert not set(kinds) & {"Einsum", "Loop", "Shape", "Expand", "ScatterND"}
     names = [node.name for node in onnx.load_model_from_string(data).graph.node]
-    islands = tuple(f"{island}/" for island in PaDiM.fp32_islands)
+    islands = tuple(f"{island}/" for island in fp32_islands(model.fused()))
     for island in islands:
         assert [name for name in names if name.startswith(island)], island
     halves = [n for n in names if not n.startswith(islands)]
@@ -146,9 +147,9 @@ def test_the_graph_is_lean_and_right_for_any_batch(size: int, stride: int, tmp_p
 def test_the_size_that_is_told_is_that_of_the_file() -> None:
     small, large = net(channels=10), net(channels=60)
     files = [len(onnx_from_module(m.fused(), m.geometry)) / 1e6 for m in (small, large)]
-    told = [float(m.notes[0].split(": ")[1].split(" MB")[0]) for m in (small, large)]
+    told = [float(m.recorded_notes[0].split(": ")[1].split(" MB")[0]) for m in (small, large)]
     assert files[1] - files[0] == pytest.approx(told[1] - told[0], abs=0.1)
-    assert large.notes == ["64 Gaussians of 60 channels: 0.9 MB of the exported file"]
+    assert large.recorded_notes == ["64 Gaussians of 60 channels: 0.9 MB of the exported file"]
 
 
 def test_channels_are_drawn_by_the_seed_and_a_checkpoint_keeps_them(tmp_path: Path) -> None:
@@ -184,11 +185,11 @@ def test_wrong_settings_are_told(channels: int, stride: int, message: str) -> No
 
 
 def test_a_model_that_no_file_holds_is_refused_before_the_work() -> None:
-    geometry = {"kind": "stretch", "height": 224, "width": 224}
+    geometry = Geometry("stretch", 224, 224)
     with pytest.raises(
         TrainError, match=r"550 channels at 3136 positions are 3\.8 GB.*take fewer --channels"
     ):
-        PaDiM("wide_resnet50_2", geometry, 550, 4)
+        PaDiM(PaDiMSettings("wide_resnet50_2", geometry, 550, 4))
 
 
 def test_an_unfitted_one_is_not_exported_and_too_few_minutes_are_told() -> None:
@@ -198,6 +199,6 @@ def test_an_unfitted_one_is_not_exported_and_too_few_minutes_are_told() -> None:
     ):
         model.fused()
     with pytest.raises(
-        TrainError, match=r"--max-minutes 1e-09 ended at features 1 of 4.*allow more minutes"
+        TrainError, match=r"--max-minutes ended at features 1 of 4.*allow more minutes"
     ):
-        model.fit(list(picture(n=4).numpy()), Budget(1, 1e-9), 0, quiet, quiet, None)
+        model.fit(Fit(list(picture(n=4).numpy()), 1, deadline=0.0))

@@ -17,21 +17,22 @@ from flawline.export import build
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.image import Geometry
 from flawline.train import TrainError, fit
-from flawline.train.backbones.resnet import load_weights
+from flawline.train.blocks import bank_size, patches
 from flawline.train.blocks import memory_bank as bank
-from flawline.train.blocks import patches
-from flawline.train.blocks.memory_bank import (
-    BLOCK,
-    Bank,
+from flawline.train.blocks.bank_size import (
     bytes_of_row,
-    rows_for_mb,
-    rows_for_ms,
+    rows_for_megabytes,
+    rows_for_milliseconds,
     search_milliseconds,
 )
+from flawline.train.blocks.fused import fp32_islands
+from flawline.train.blocks.memory_bank import BLOCK, Bank
 from flawline.train.blocks.patches import patch_features, smoothed_map
-from flawline.train.method import Budget, load_checkpoint, save_checkpoint
-from flawline.train.methods.patchcore import PatchCore
+from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.method import Fit
+from flawline.train.methods.patchcore import PatchCore, PatchCoreSettings
 
 pytestmark = pytest.mark.torch
 # What the graph is made of without re-weighting. A new kind of node is a decision, not an accident.
@@ -59,11 +60,14 @@ def net(
     fitted: bool = True,
     **settings: Any,
 ) -> PatchCore:
-    geometry = {"kind": "stretch", "height": size, "width": size}
-    model = PatchCore(backbone, geometry, level, target, **{"coreset": 0.5, **settings}).eval()
-    load_weights(model.trunk, "random", 0)
+    geometry = Geometry("stretch", size, size)
+    options = {"coreset": 0.5, **settings}
+    model = PatchCore(PatchCoreSettings(backbone, geometry, level, target, **options)).eval()
+    model.recorded_notes = []
+    model.backbone.load("random", 0)
     if fitted:
-        assert model.fit(list(picture(size, 6, 1).numpy()), Budget(1), 0, quiet, quiet, None) == 1
+        fit = Fit(list(picture(size, 6, 1).numpy()), 1, notes=model.recorded_notes)
+        assert model.fit(fit) == 1
     return model
 
 
@@ -74,10 +78,7 @@ def test_aggregation_is_the_published_stencil() -> None:
     """For 512 and 1024 channels pooled to 1024 twice it has a closed form: weighted 3x3 means, pairs of layer3's."""
 
     class Levels(torch.nn.Module):
-        def normalise(self, image: Any) -> Any:
-            return image
-
-        def forward(self, image: Any) -> Any:
+        def extract(self, image: Any) -> Any:
             return levels
 
     generator = torch.Generator().manual_seed(0)
@@ -177,7 +178,7 @@ def test_a_bank_searched_in_parts_finds_the_same(
     model = net(reweight=reweight, coreset=150).double()
     with torch.inference_mode():
         whole = model.fused()(picture())
-    monkeypatch.setattr(bank, "LARGEST", 4 * bank.FRAMES * 64 * (BLOCK + 1))
+    monkeypatch.setattr(bank, "LARGEST_TENSOR", 4 * bank.LARGEST_BATCH * 64 * (BLOCK + 1))
     module = model.fused()
     with torch.inference_mode():
         in_parts = module(picture())
@@ -228,10 +229,10 @@ def test_islands_hold_what_fp16_would_hurt_and_not_the_product(
     reweight: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if parts > 1:
-        monkeypatch.setattr(bank, "LARGEST", 4 * bank.FRAMES * 64 * BLOCK)
+        monkeypatch.setattr(bank, "LARGEST_TENSOR", 4 * bank.LARGEST_BATCH * 64 * BLOCK)
     model = net(coreset=150, reweight=reweight)
     nodes = onnx.load_model_from_string(onnx_from_module(model.fused(), model.geometry)).graph.node
-    islands = tuple(f"{island}/" for island in PatchCore.fp32_islands)
+    islands = tuple(f"{island}/" for island in fp32_islands(model.fused()))
     for island in islands:
         assert [node for node in nodes if node.name.startswith(island)], island
     halves = [node.op_type for node in nodes if not node.name.startswith(islands)]
@@ -287,7 +288,7 @@ def test_half_precision_needs_the_winner_evaluated_again() -> None:
 def test_the_bank_has_the_size_that_was_asked_for(settings: Any, rows: int) -> None:
     model = net(**settings)
     assert len(model.bank.vectors) == rows
-    assert model.notes[0].startswith(f"bank: {rows} of 384 patches (")
+    assert model.recorded_notes[0].startswith(f"bank: {rows} of 384 patches (")
     with torch.inference_mode():
         seen = model.features(picture(n=6, seed=1)).flatten(0, 2)[model.bank.origin]
     torch.testing.assert_close(seen, model.bank.vectors)
@@ -299,11 +300,11 @@ def test_a_row_takes_as_many_bytes_of_the_file_as_is_said() -> None:
         for m in (net(coreset=n, reweight=5) for n in (64, 320))
     )
     assert many - few == pytest.approx(256 * bytes_of_row(48, 5), rel=0.01)
-    assert rows_for_mb(1, 48, 5) == 1e6 // bytes_of_row(48, 5)
+    assert rows_for_megabytes(1, 48, 5) == 1e6 // bytes_of_row(48, 5)
     with pytest.raises(
         TrainError, match=r"--budget-mb 0.001 is less than 16 bank rows take; give at least 0\.004"
     ):
-        rows_for_mb(0.001, 48, 5)
+        rows_for_megabytes(0.001, 48, 5)
 
 
 @pytest.mark.parametrize(
@@ -319,28 +320,28 @@ def test_a_time_budget_is_kept_and_used(
         asked.append(rows)
         return 0.5 + 0.002 * rows  # a machine
 
-    monkeypatch.setattr(bank, "search_milliseconds", took)
-    rows, milliseconds_found = rows_for_ms(milliseconds, 384, (32, 32), most)
+    monkeypatch.setattr(bank_size, "search_milliseconds", took)
+    rows, milliseconds_found = rows_for_milliseconds(milliseconds, 384, (32, 32), most)
     assert least_rows <= rows <= most_rows
     assert milliseconds_found == took(rows, 384, (32, 32)) <= milliseconds
     assert len(asked) <= 4
 
 
 def test_a_time_budget_below_any_search_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank, "search_milliseconds", lambda rows, *_: 0.5 + 0.002 * rows)
+    monkeypatch.setattr(bank_size, "search_milliseconds", lambda rows, *_: 0.5 + 0.002 * rows)
     with pytest.raises(
         TrainError,
         match=r"--budget-ms 0\.5: searching as few as 16 rows takes 0\.53 ms here; allow more",
     ):
-        rows_for_ms(0.5, 384, (32, 32), 1000)
+        rows_for_milliseconds(0.5, 384, (32, 32), 1000)
 
 
 def test_what_is_timed_is_the_exported_search() -> None:
     assert 0 < search_milliseconds(100, 48, (8, 8)) < 1000
     model = net(coreset=None, budget_ms=1000)
     assert len(model.bank.vectors) == 384
-    assert "(all 384 patches)" in model.notes[0]
-    assert "measured here at " in model.notes[0]
+    assert "(all 384 patches)" in model.recorded_notes[0]
+    assert "measured here at " in model.recorded_notes[0]
 
 
 def test_a_checkpoint_carries_a_bank_of_any_size_and_fitting_is_a_function_of_the_seed(
@@ -366,7 +367,7 @@ def test_features_mapped_from_disk_give_the_same_bank(monkeypatch: pytest.Monkey
     ("settings", "message"),
     [
         ({"coreset": 0.0}, "--coreset 0 is not above 0"),
-        ({"coreset": 2.5}, "--coreset 2.5 is neither a share"),
+        ({"coreset": 2.5}, "--coreset 2.5 is neither a fraction"),
         ({"budget_ms": -1.0}, "--budget-ms -1 is not above 0"),
         ({"reweight": 1}, "--reweight 1: a row is its own first neighbour"),
         ({"reweight": 9, "coreset": 5}, "--reweight 9 is more than the 5 rows"),
@@ -382,9 +383,9 @@ def test_an_unfitted_one_is_not_exported_and_too_few_minutes_are_told() -> None:
     with pytest.raises(TrainError, match="no bank yet"):
         model.fused()
     with pytest.raises(
-        TrainError, match=r"--max-minutes 1e-09 ended at features 1 of 4.*allow more minutes"
+        TrainError, match=r"--max-minutes ended at features 1 of 4.*allow more minutes"
     ):
-        model.fit(list(picture(n=4).numpy()), Budget(1, 1e-9), 0, quiet, quiet, None)
+        model.fit(Fit(list(picture(n=4).numpy()), 1, deadline=0.0))
 
 
 # ---------------------------------------------------------------- the commands
@@ -448,7 +449,7 @@ def test_images_to_bundle(
     [
         (
             ["--method", "simplenet", "--coreset", "0.1"],
-            "--coreset is not of simplenet; it goes with --method patchcore",
+            "--coreset is no option of simplenet; it belongs to --method patchcore",
         ),
         (["--method", "patchcore", "--coreset", "-1"], "--coreset -1 is not above 0"),
         (["--method", "patchcore", "--target-dim", "0"], "--target-dim 0 is not above 0"),

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from flawline.benchmarks.studies import backbones
 from flawline.train import TrainError
 from flawline.train.backbones import resnet
-from flawline.train.backbones.resnet import Trunk, load_weights
+from flawline.train.backbones.resnet import ResNet
 from flawline.train.data.demo import write_demo
 from flawline.train.pretrain import __main__ as pretrain
 from flawline.train.pretrain.__main__ import Classifier, Pretraining, Run, learning_rate
@@ -242,7 +242,7 @@ def test_the_command_writes_weights_that_load_and_their_card(tmp_path: Path) -> 
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     assert (card["pictures"], card["steps"]) == (12, 3)
-    assert f"own.pth sha256:{card['sha256'][:16]}" == load_weights(Trunk("resnet18"), str(out))
+    assert f"own.pth sha256:{card['sha256'][:16]}" == ResNet("resnet18").load(str(out))
 
 
 @pytest.mark.parametrize(
@@ -276,8 +276,8 @@ def test_the_shipped_weights_load_and_are_those_of_their_card() -> None:
     content = (WEIGHTS / "resnet18-texture.pth").read_bytes()
     assert len(content) <= 6_000_000
     assert hashlib.sha256(content).hexdigest() == card["sha256"]
-    trunk = Trunk("resnet18")
-    assert load_weights(trunk, "texture") == f"texture sha256:{card['sha256'][:16]}"
+    trunk = ResNet("resnet18")
+    assert trunk.load("texture") == f"texture sha256:{card['sha256'][:16]}"
     assert {value.dtype for value in trunk.state_dict().values()} == {torch.float32, torch.int64}
     levels = trunk.eval()(Textures(15, 0).batch(2, 64, generator()).images)
     assert all(level.isfinite().all() and level.std() > 0 for level in levels)
@@ -288,7 +288,7 @@ def test_a_backbone_without_texture_weights_says_so() -> None:
         TrainError,
         match=r"none of resnet34, only of .*resnet18.*train\.pretrain --backbone resnet34",
     ):
-        load_weights(Trunk("resnet34"), "texture")
+        ResNet("resnet34").load("texture")
 
 
 def test_the_benchmark_measures_and_keeps_what_it_has(

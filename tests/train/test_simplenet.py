@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import numpy as np
@@ -7,11 +9,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from flawline.runtime.image import Geometry
 from flawline.train import TrainError, loop
-from flawline.train.backbones.resnet import BACKBONES, Trunk, calibrate_batchnorm, load_weights
+from flawline.train.backbones.resnet import ARCHITECTURES, ResNet
 from flawline.train.blocks.patches import gaussian
-from flawline.train.method import Budget, create, load_checkpoint, save_checkpoint
-from flawline.train.methods.simplenet import RELATIVE_NOISE, SimpleNet, _relative_noise
+from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.method import Fit, resolve_method
+from flawline.train.methods.simplenet import (
+    RELATIVE_NOISE,
+    SimpleNet,
+    SimpleNetSettings,
+    relative_noise,
+)
 
 pytestmark = pytest.mark.torch
 
@@ -25,11 +34,10 @@ def net(
 ) -> SimpleNet:
     """A small SimpleNet whose BatchNorms and biases are not at their defaults."""
     torch.manual_seed(0)
-    geometry = {"kind": "stretch", "height": size, "width": size}
-    model = SimpleNet(
-        backbone, geometry, level_dim=level, target_dim=target, hidden=32, vectors=vectors
-    )
-    load_weights(model.trunk, "random", 0)
+    geometry = Geometry("stretch", size, size)
+    settings = SimpleNetSettings(backbone, geometry, level, target, hidden=32, vectors=vectors)
+    model = SimpleNet(settings)
+    model.backbone.load("random", 0)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
             module.running_mean.normal_(0, 0.2)
@@ -49,13 +57,13 @@ def picture(size: int = 64, n: int = 2, seed: int = 0) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_trunk_is_torchvisions(name: str, torchvision_models: Any, tmp_path: Any) -> None:
     torch.manual_seed(0)
     reference = getattr(torchvision_models, name)(weights=None).eval()
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
-    trunk = Trunk(name).eval()
-    load_weights(trunk, str(tmp_path / "weights.pth"))
+    trunk = ResNet(name).eval()
+    trunk.load(str(tmp_path / "weights.pth"))
     x = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         y = reference.maxpool(reference.relu(reference.bn1(reference.conv1(x))))
@@ -67,21 +75,21 @@ def test_the_trunk_is_torchvisions(name: str, torchvision_models: Any, tmp_path:
 
 
 def test_wrong_weights_are_told(tmp_path: Any) -> None:
-    trunk = Trunk("resnet18")
+    trunk = ResNet("resnet18")
     path = tmp_path / "w.pth"
     for content, message in (
-        (Trunk("resnet34").state_dict(), "not of resnet18"),
+        (ResNet("resnet34").state_dict(), "not of resnet18"),
         ({"a": torch.zeros(1)}, "no conv1.weight"),
         ([1, 2], "not a torchvision state_dict"),
     ):
         torch.save(content, path)
         with pytest.raises(TrainError, match=message):
-            load_weights(trunk, str(path))
+            trunk.load(str(path))
     path.write_bytes(b"rubbish")
     with pytest.raises(TrainError, match="not a torch state_dict"):
-        load_weights(trunk, str(path))
+        trunk.load(str(path))
     with pytest.raises(TrainError, match="cannot be read"):
-        load_weights(trunk, str(tmp_path / "absent.pth"))
+        trunk.load(str(tmp_path / "absent.pth"))
 
 
 def test_a_download_that_fails_says_how_to_pass_the_file(
@@ -96,17 +104,17 @@ def test_a_download_that_fails_says_how_to_pass_the_file(
         TrainError,
         match=r"resnet18-f37072fd\.pth cannot be downloaded.*--weights resnet18-f37072fd",
     ):
-        load_weights(Trunk("resnet18"), "imagenet")
+        ResNet("resnet18").load("imagenet")
 
 
 def test_random_weights_are_a_function_of_the_seed_and_calibration_keeps_activations_sane() -> None:
-    trunks = [Trunk("resnet18").eval() for _ in range(3)]
+    trunks = [ResNet("resnet18").eval() for _ in range(3)]
     for trunk, seed in zip(trunks, (1, 1, 2), strict=True):
-        load_weights(trunk, "random", seed)
+        trunk.load("random", seed)
     assert torch.equal(trunks[0].layer3[1].conv2.weight, trunks[1].layer3[1].conv2.weight)
     assert not torch.equal(trunks[0].conv1.weight, trunks[2].conv1.weight)
     images = list(picture(n=16).numpy())
-    calibrate_batchnorm(trunks[0], images)
+    trunks[0].estimate_batchnorm(images)
     with torch.inference_mode():
         level3 = trunks[0](trunks[0].normalise(torch.from_numpy(np.stack(images))))[1]
     assert 0.1 < level3.std() < 3
@@ -115,7 +123,7 @@ def test_random_weights_are_a_function_of_the_seed_and_calibration_keeps_activat
 def test_normalise_is_rgb_with_imagenet_statistics() -> None:
     image = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
     image[..., 2] = 255  # red, in BGR
-    normalised = Trunk("resnet18").normalise(image)
+    normalised = ResNet("resnet18").normalise(image)
     assert normalised[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229)
     assert normalised[0, 2, 0, 0] == pytest.approx(-0.406 / 0.225)
 
@@ -128,7 +136,7 @@ def test_features_by_loops() -> None:
     model = net(level=40, target=36)
     image = picture(n=1)
     with torch.inference_mode():
-        level2, level3 = (x[0].double() for x in model.trunk(model.trunk.normalise(image)))
+        level2, level3 = (x[0].double() for x in model.backbone.extract(image))
         got = model.features(image)[0].double()
     h, w = level2.shape[1:]
 
@@ -208,7 +216,9 @@ def fit(
 ) -> tuple[int, list[Any]]:
     images = list(picture(n=12).numpy())
     saved: list[Any] = []
-    return model.fit(images, Budget(steps, minutes), 3, quiet, saved.append, resumed), saved
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    record = Fit(images, steps, 3, deadline, quiet, saved.append, resumed)
+    return model.fit(record), saved
 
 
 def test_training_is_a_function_of_the_seed_and_lowers_the_loss() -> None:
@@ -221,7 +231,7 @@ def test_training_is_a_function_of_the_seed_and_lowers_the_loss() -> None:
     untrained._initialise(3)
     fit(a, 150)
     before, after = (
-        m.train()._loss(vectors, 0.015, torch.Generator().manual_seed(0)) for m in (untrained, a)
+        m.train().loss(vectors, 0.015, torch.Generator().manual_seed(0)) for m in (untrained, a)
     )
     assert after < 0.9 * before
 
@@ -230,12 +240,12 @@ def test_where_a_cpu_multiplies_bfloat16_the_loss_and_its_gradient_stay_what_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     part = net().train()
-    vectors = torch.randn(400, part.target_dim, generator=torch.Generator().manual_seed(1))
+    vectors = torch.randn(400, part.settings.target_dim, generator=torch.Generator().manual_seed(1))
     found = []
     for native in (False, True):
         monkeypatch.setattr(loop, "_multiplies_bfloat16", lambda native=native: native)
         part.zero_grad()
-        loss = part._loss(vectors, 0.25, torch.Generator().manual_seed(0))
+        loss = part.loss(vectors, 0.25, torch.Generator().manual_seed(0))
         loss.backward()
         found.append((float(loss.detach()), part.adapter.weight.grad.flatten().clone()))
     (exact, gradient), (rounded, half) = found
@@ -246,15 +256,15 @@ def test_where_a_cpu_multiplies_bfloat16_the_loss_and_its_gradient_stay_what_the
 
 def test_relative_noise_follows_the_features_scale() -> None:
     features = np.random.default_rng(0).normal(5, 2, (100, 30, 8)).astype(np.float32)
-    assert _relative_noise(features) == pytest.approx(2 * RELATIVE_NOISE, rel=0.05)
-    assert _relative_noise(7 * features) == pytest.approx(7 * _relative_noise(features), rel=1e-5)
+    assert relative_noise(features) == pytest.approx(2 * RELATIVE_NOISE, rel=0.05)
+    assert relative_noise(7 * features) == pytest.approx(7 * relative_noise(features), rel=1e-5)
 
 
 def test_the_trunk_stays_as_it_was() -> None:
     model = net()
-    before = {k: v.clone() for k, v in model.trunk.state_dict().items()}
+    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
     fit(model, 5)
-    assert all(torch.equal(v, model.trunk.state_dict()[k]) for k, v in before.items())
+    assert all(torch.equal(v, model.backbone.state_dict()[k]) for k, v in before.items())
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any) -> None:
@@ -268,8 +278,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any) -> None:
 
     images = list(picture(n=12).numpy())
     with pytest.raises(KeyboardInterrupt):
-        part.fit(images, Budget(10), 3, stop_at_four, snapshots.append, None)
-    assert [s["step"] for s in snapshots] == [4]
+        part.fit(Fit(images, 10, 3, progress=stop_at_four, save=snapshots.append))
+    assert [s["state"]["step"] for s in snapshots] == [4]
     save_checkpoint(tmp_path / "c.pt", part, {"a": "b"}, snapshots[0])
     loaded, told, state = load_checkpoint(tmp_path / "c.pt")
     assert isinstance(loaded, SimpleNet)
@@ -296,7 +306,7 @@ def test_max_minutes_stops_and_saves_where_it_is() -> None:
     model = net()
     done, saved = fit(model, 100_000, minutes=1e-9)
     assert done == 1
-    assert saved[-1]["step"] == done
+    assert saved[-1]["state"]["step"] == done
     assert not model.training
 
 
@@ -328,4 +338,4 @@ def test_a_checkpoint_is_data_only_and_a_foreign_file_is_told(tmp_path: Any) -> 
 
 def test_an_unknown_method_names_the_known_ones() -> None:
     with pytest.raises(TrainError, match="known: simplenet"):
-        create("complexnet", {})
+        resolve_method("complexnet")

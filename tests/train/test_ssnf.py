@@ -18,15 +18,16 @@ from torch.nn import functional as F
 
 from flawline.export.graphs.to_fp16 import in_island, to_fp16
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
+from flawline.runtime.image import Geometry
 from flawline.train import TrainError
-from flawline.train.backbones.resnet import calibrate_batchnorm, load_weights
 from flawline.train.blocks.attention import Attention, SubNet, position_code
 from flawline.train.blocks.flow import latent, negative_log_likelihood
-from flawline.train.blocks.fused import resize_matrix
+from flawline.train.blocks.fused import fp32_islands, resize_matrix
+from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.data.demo import render
-from flawline.train.method import Budget, load_checkpoint, save_checkpoint
+from flawline.train.method import Fit
 from flawline.train.methods import ssnf
-from flawline.train.methods.ssnf import SSNF, contrast
+from flawline.train.methods.ssnf import SSNF, SSNFSettings, contrast
 
 pytestmark = pytest.mark.torch
 Size = int | tuple[int, int]
@@ -49,11 +50,10 @@ def net(size: Size = SIZE, seed: int | None = 0, **hyperparameters: Any) -> SSNF
         **hyperparameters,
     }
     torch.manual_seed(0)
-    model = SSNF(
-        "resnet18", {"kind": "stretch", "height": height, "width": width}, **settings
-    ).eval()
-    load_weights(model.trunk, "random", 0)
-    calibrate_batchnorm(model.trunk, list(picture(8, 5, size)))
+    geometry = Geometry("stretch", height, width)
+    model = SSNF(SSNFSettings("resnet18", geometry, **settings)).eval()
+    model.backbone.load("random", 0)
+    model.backbone.estimate_batchnorm(list(picture(8, 5, size)))
     if seed is not None:
         model._initialise(seed)
         trained_like(model.flow, seed)
@@ -208,7 +208,7 @@ def test_features_by_loops(size: Size, stride: int, projected: int | None) -> No
     image = torch.from_numpy(picture(1, 0, size))
     with torch.inference_mode():
         got = model.features(image)[0].numpy()
-        level2, level3 = (x[0].numpy() for x in model.trunk(model.trunk.normalise(image)))
+        level2, level3 = (x[0].numpy() for x in model.backbone.extract(image))
     height, width = (size, size) if isinstance(size, int) else size
     assert got.shape[1:] == model.grid == (-(-height // stride), -(-width // stride))
 
@@ -319,11 +319,12 @@ def test_the_score_is_chosen_on_synthetic_images(
     monkeypatch.setattr(model, "standardised", lambda x: x)
     monkeypatch.setattr(ssnf, "latent", lambda _, x: (x, torch.zeros(1)))
     model.by_energy.fill_(not by_energy)
-    model._choose_score(pictures, 0, quiet)
+    fit = Fit(pictures, 1)
+    model._choose_score(pictures, fit)
     assert bool(model.by_energy) == by_energy
     assert told.count(True) >= len(pictures)
     assert told.count(False) >= len(pictures)
-    assert ("mean energy" if by_energy else "mean density") in model.notes[0]
+    assert ("mean energy" if by_energy else "mean density") in fit.notes[0]
 
 
 # ---------------------------------------------------------------- the loss
@@ -394,7 +395,10 @@ def fit(
     model: SSNF, steps: int, images: Any = None, resumed: Any = None, progress: Any = quiet
 ) -> list[Any]:
     saved: list[Any] = []
-    assert model.fit(images or boards(), Budget(steps), 3, progress, saved.append, resumed) == steps
+    model.recorded_notes = []
+    record = Fit(images or boards(), steps, 3, progress=progress, save=saved.append, state=resumed)
+    record.notes = model.recorded_notes
+    assert model.fit(record) == steps
     return saved
 
 
@@ -409,8 +413,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        part.fit(boards(), Budget(4), 3, stop_at_two, snapshots.append, None)
-    assert [s["step"] for s in snapshots] == [2]
+        part.fit(Fit(boards(), 4, 3, progress=stop_at_two, save=snapshots.append))
+    assert [s["state"]["step"] for s in snapshots] == [2]
     save_checkpoint(tmp_path / "c.pt", part, {"a": "b"}, snapshots[0])
     loaded, _, state = load_checkpoint(tmp_path / "c.pt")
     assert isinstance(loaded, SSNF)
@@ -418,7 +422,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Any) -> None:
     fit(loaded, 4, resumed=state)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[key]), key
-    assert whole.notes == loaded.notes
+    assert whole.recorded_notes == loaded.recorded_notes
 
 
 def test_training_is_a_function_of_the_seed() -> None:
@@ -440,9 +444,9 @@ def test_training_is_a_function_of_the_seed() -> None:
 @pytest.mark.parametrize("negatives", ["none", "limited"])
 def test_good_images_become_likelier_and_the_trunk_stays_as_it_was(negatives: str) -> None:
     model, before = net(seed=None, negatives=negatives), net(seed=None, negatives=negatives)
-    trunk = {k: v.clone() for k, v in model.trunk.state_dict().items()}
+    trunk = {k: v.clone() for k, v in model.backbone.state_dict().items()}
     fit(model, 8)
-    assert all(torch.equal(v, model.trunk.state_dict()[k]) for k, v in trunk.items())
+    assert all(torch.equal(v, model.backbone.state_dict()[k]) for k, v in trunk.items())
     assert not any(module.training for module in model.modules())
     before._initialise(3)
     before.mean.copy_(model.mean)
@@ -465,7 +469,7 @@ def test_negatives_are_as_asked(negatives: str, monkeypatch: pytest.MonkeyPatch)
 
     def spied(likely: Any, unlikely: Any, shape: Any, limited: bool) -> Any:
         assert model.flow.training  # so that dropout drops
-        assert not model.trunk.training
+        assert not model.backbone.training
         seen.append((len(likely), len(unlikely), limited, tuple(shape)))
         return contrast(likely, unlikely, shape, limited)
 
@@ -476,7 +480,7 @@ def test_negatives_are_as_asked(negatives: str, monkeypatch: pytest.MonkeyPatch)
         assert not seen
     else:
         ((good, bad, limited, shape),) = seen
-        assert good == model.batch
+        assert good == model.settings.batch
         assert 0 < bad <= model.batch
         assert limited == (negatives == "limited")
         assert shape == (24, 4, 4)
@@ -521,7 +525,7 @@ def test_shots_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(model, "_choose_score", quiet)
     for seed in (0, 0, 1):
-        model.fit(images, Budget(1), seed, quiet, quiet, None)
+        model.fit(Fit(images, 1, seed))
     assert drawn[0] == drawn[1]
     assert set(drawn[0]) != set(drawn[2])
 
@@ -641,7 +645,7 @@ def sensitive(
     the sub-networks' last weights, `norm` of the rows of their projections; as they begin, 1 and 0.6."""
     good, images = parts(level)
     model = net(seed=None, projected=None, blocks=4, hidden=16)
-    calibrate_batchnorm(model.trunk, list(good))
+    model.backbone.estimate_batchnorm(list(good))
     trained_like(model.flow, 0)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.flow.named_parameters():
@@ -673,7 +677,7 @@ def peak_of(model: SSNF, images: Any) -> float:
 def test_islands_keep_an_anomaly_finite_and_above_every_good_image(by_energy: bool) -> None:
     model, images, reference = sensitive(20, 3, by_energy)
     assert 300 < peak_of(model, images) < 6e4
-    got = rounded(model, images, model.fp32_islands)
+    got = rounded(model, images, fp32_islands(model.fused()))
     assert np.isfinite(got["map"]).all()
     np.testing.assert_allclose(got["score"], reference, rtol=0.05)
     assert got["score"][2] > got["score"][:2].max()
@@ -694,16 +698,18 @@ def test_which_islands_are_needed() -> None:
         found = rounded(model, images, islands)
         return bool(np.isfinite(found["score"]).all() and np.isfinite(found["map"]).all())
 
-    assert finite(model.fp32_islands)
+    assert finite(fp32_islands(model.fused()))
     for needed in ("/score", "/upsample"):
-        assert not finite([island for island in model.fp32_islands if island != needed]), needed
+        assert not finite([island for island in fp32_islands(model.fused()) if island != needed]), (
+            needed
+        )
 
 
 @pytest.mark.parametrize("by_energy", [True, False])
 def test_every_declared_island_is_there(by_energy: bool) -> None:
     model = net()
     names = [n.name for n in nodes_of(exported(model, by_energy))]
-    for island in model.fp32_islands:
+    for island in fp32_islands(model.fused()):
         assert [name for name in names if in_island(name, (island,))], island
 
 
@@ -714,7 +720,7 @@ def test_the_affine_of_every_coupling_is_in_an_island() -> None:
         for n in nodes_of(exported(model))
         if n.name.startswith("/flow/")
         and n.op_type in ("Exp", "Tanh")
-        and not in_island(n.name, model.fp32_islands)
+        and not in_island(n.name, fp32_islands(model.fused()))
     ]
     assert not outside
 
@@ -728,9 +734,9 @@ def test_what_the_last_coupling_stretches_beyond_fp16_is_finite() -> None:
             bias[: len(bias) // 2] = 1000  # a log-scale of 2
         reference = model(torch.from_numpy(images))[0].numpy()
     assert peak_of(model, images) > 65504
-    without = [island for island in model.fp32_islands if "affine" not in island]
+    without = [island for island in fp32_islands(model.fused()) if "affine" not in island]
     assert not np.isfinite(rounded(model, images, without)["score"]).all()
-    got = rounded(model, images, model.fp32_islands)
+    got = rounded(model, images, fp32_islands(model.fused()))
     assert np.isfinite(got["map"]).all()
     np.testing.assert_allclose(got["score"], reference, rtol=0.05)
 
@@ -740,6 +746,6 @@ def test_a_plain_defect_is_finite_too(by_energy: bool) -> None:
     """40 grey levels off, where the latent is still far from FP16's end, but not the square of what is attended to."""
     model, images, _ = sensitive(40, 1, by_energy, norm=1.5)
     assert 300 < peak_of(model, images) < 6e4
-    got = rounded(model, images, model.fp32_islands)
+    got = rounded(model, images, fp32_islands(model.fused()))
     assert np.isfinite(got["map"]).all()
     assert got["score"][2] > got["score"][:2].max()

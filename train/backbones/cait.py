@@ -1,12 +1,13 @@
-"""The extractor of the self-supervised flow's paper: a CaiT, through timm, up to the block that the authors read.
+"""The backbone of the SSNF paper: a CaiT of timm, up to the block that the authors read.
 
-Touvron et al., "Going deeper with image transformers" (2021). cait_m48_448 costs 279 GMAC an image: it is here to
-reproduce the paper and to compare with, not for the edge.
+Touvron et al., "Going deeper with image transformers" (2021). cait_m48_448 costs 279 GMAC per
+image: it is here to reproduce the paper and for comparisons, not for the edge.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,58 @@ import torch
 from torch import Tensor, nn
 
 from flawline.train import TrainError
-from flawline.train.backbones.resnet import normalised
+from flawline.train.backbones.base import Backbone
+from flawline.train.backbones.facts import BackboneFacts, Level
 
-# name -> (input size, channels, self-attention blocks that are run: all of 48 but seven, of 24 but four)
-CAITS = {"cait_m48_448": (448, 768, 41), "cait_xxs24_224": (224, 192, 20)}
 STRIDE = 16
+# Its one level has the stride of layer3 of a ResNet, and so its number.
+LEVEL = 3
 
 
-class CaiT(nn.Module):
-    """Normalised RGB [N, 3, S, S] to one map [N, C, S/16, S/16]: the normalised tokens after the last block."""
+@dataclass(frozen=True)
+class Architecture:
+    """Input height and width, channels, and how many of the self-attention blocks are run."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
+    size: int
+    channels: int
+    blocks: int
+
+
+ARCHITECTURES = {
+    "cait_m48_448": Architecture(448, 768, 41),  # of 48
+    "cait_xxs24_224": Architecture(224, 192, 20),  # of 24
+}
+
+
+class CaiT(Backbone):
+    """A CaiT; its one level [N, C, S/16, S/16] holds the normalised tokens of the last block."""
+
+    def __init__(self, name: str, levels: tuple[int, ...] = (LEVEL,)) -> None:
+        super().__init__(name, levels)
         try:
             import timm
-        except (
-            Exception
-        ) as error:  # also where timm's own torchvision does not fit the installed torch
+        except Exception as error:
+            # Not only ImportError: timm also fails if its torchvision does not fit the torch here.
             raise TrainError(
-                f"backbone {name} needs timm, which cannot be imported ({error}); pip install 'flawline[cait]', and "
-                f"torchvision from where torch is from"
+                f"backbone {name} needs timm, which cannot be imported ({error}); "
+                "pip install 'flawline[cait]', and torchvision from where torch is from"
             ) from error
 
-        self.name = name
-        self.size, channels, self.blocks = CAITS[name]
-        self.channels = (channels,)
+        shape = ARCHITECTURES[name]
+        self.side = shape.size // STRIDE
         # Without the class-attention stage, the classifier and the blocks that are not run.
         self.net: Any = timm.create_model(
-            name, pretrained=False, num_classes=0, depth_token_only=0, depth=self.blocks
+            name, pretrained=False, num_classes=0, depth_token_only=0, depth=shape.blocks
         )
 
+    @classmethod
+    def facts(cls, name: str) -> BackboneFacts:
+        shape = ARCHITECTURES[name]
+        levels = {LEVEL: Level(shape.channels, STRIDE)}
+        return BackboneFacts(levels, light=False, fixed_size=shape.size, normalised=True)
+
     @property
-    def entry(self) -> nn.Conv2d:
-        """The convolution that meets the image first."""
+    def first_convolution(self) -> nn.Conv2d:
         conv: nn.Conv2d = self.net.patch_embed.proj
         return conv
 
@@ -54,76 +74,91 @@ class CaiT(nn.Module):
         tokens = self.net.patch_embed(x) + self.net.pos_embed
         for block in self.net.blocks:
             tokens = block(tokens)
-        side = self.size // STRIDE
-        return (self.net.norm(tokens).transpose(1, 2).reshape(-1, self.channels[0], side, side),)
+        columns = self.net.norm(tokens).transpose(1, 2)
+        return (columns.reshape(-1, self.channels[0], self.side, self.side),)
 
-    def normalise(self, image: Tensor) -> Tensor:
-        """uint8 [N, H, W, 3] BGR to normalised RGB [N, 3, H, W] in the network's own dtype."""
-        return normalised(image, self.entry.weight)
-
-    def load(self, weights: str, seed: int) -> str:
-        """As `train.backbone.load_weights`: `imagenet` (timm downloads it), `random` or a FILE. Raises TrainError."""
+    def load(self, weights: str, seed: int = 0) -> str:
+        """Load weights as described by `Backbone.load`; there are no texture weights."""
         if weights == "random":
-            generator = torch.Generator().manual_seed(seed)
-            for parameter in self.net.parameters():
-                if parameter.dim() > 1:
-                    nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
-            nn.init.zeros_(self.entry.bias)  # type: ignore[arg-type]
+            self._initialise(seed)
             return f"random, seed {seed}"
-        if weights == "imagenet":
-            import timm
-
-            try:
-                whole = timm.create_model(self.name, pretrained=True).state_dict()
-            except Exception as error:
-                first = (
-                    str(error).strip().splitlines()[0][:160]
-                    if str(error).strip()
-                    else type(error).__name__
-                )
-                raise TrainError(
-                    f"weights imagenet: {self.name} cannot be downloaded ({first}); fetch it elsewhere and pass the "
-                    f"file with --weights, or use --weights random"
-                ) from error
-            return f"imagenet {self.name} {self._take(whole, self.name)}"
         if weights == "texture":
             raise TrainError(
                 f"weights texture: there are none of {self.name}; choose --backbone resnet18"
             )
-        return f"{Path(weights).name} {self._take(self._read(Path(weights)), weights)}"
+        if weights == "imagenet":
+            return f"imagenet {self.name} {self._load_state(_download(self.name), self.name)}"
+        path = Path(weights)
+        return f"{path.name} {self._load_state(_read_state(path), weights)}"
 
-    def _read(self, path: Path) -> dict[str, Tensor]:
-        try:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import load_file
+    def _initialise(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.net.parameters():
+            if parameter.dim() > 1:
+                nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+        nn.init.zeros_(self.first_convolution.bias)  # type: ignore[arg-type]
 
-                loaded: dict[str, Tensor] = load_file(path)
-                return loaded
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            return {
-                k: v for k, v in dict(state.get("model", state)).items() if isinstance(v, Tensor)
-            }
-        except OSError as error:
-            raise TrainError(
-                f"weights {path}: cannot be read ({error.strerror or error}); check the path"
-            ) from error
-        except Exception as error:
-            raise TrainError(
-                f"weights {path}: neither a torch state_dict nor safetensors; pass timm's file"
-            ) from error
-
-    def _take(self, state: dict[str, Tensor], told: str) -> str:
-        """Load what of a whole model's state is used here; a hash of that."""
+    def _load_state(self, state: dict[str, Tensor], source: str) -> str:
+        """Load the tensors that are used here from those of a whole model; returns their hash."""
         # The authors' own files name modules as they were wrapped for training on many GPUs.
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-        wanted = self.net.state_dict()
-        wrong = sorted(k for k in wanted if k not in state or state[k].shape != wanted[k].shape)
+        plain = {}
+        for name, value in state.items():
+            plain[name.removeprefix("module.")] = value
+        own = self.net.state_dict()
+        used = {}
+        wrong = []
+        for name, value in own.items():
+            if name in plain and plain[name].shape == value.shape:
+                used[name] = plain[name]
+            else:
+                wrong.append(name)
         if wrong:
             raise TrainError(
-                f"weights {told}: not of {self.name} ({len(wrong)} tensors differ, first {wrong[0]})"
+                f"weights {source}: not of {self.name} ({len(wrong)} tensors differ, "
+                f"first {min(wrong)})"
             )
-        self.net.load_state_dict({k: state[k] for k in wanted})
+        self.net.load_state_dict(used)
         digest = hashlib.sha256()
-        for name in sorted(wanted):
-            digest.update(state[name].contiguous().view(torch.uint8).numpy().tobytes())
+        for name in sorted(used):
+            digest.update(used[name].contiguous().view(torch.uint8).numpy().tobytes())
         return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    """Return the state of timm's pretrained model, which timm downloads."""
+    import timm
+
+    try:
+        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise TrainError(
+            f"weights imagenet: {name} cannot be downloaded ({lines[0][:160]}); fetch it elsewhere "
+            "and pass the file with --weights, or use --weights random"
+        ) from error
+    return state
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, a state_dict or a checkpoint with one in `model`."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: dict[str, Tensor] = load_file(path)
+            return loaded
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = dict(content.get("model", content))
+    except OSError as error:
+        raise TrainError(
+            f"weights {path}: cannot be read ({error.strerror or error}); check the path"
+        ) from error
+    except Exception as error:
+        raise TrainError(
+            f"weights {path}: neither a torch state_dict nor safetensors; pass timm's file"
+        ) from error
+    tensors = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+    return tensors

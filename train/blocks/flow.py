@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from flawline.train.blocks import fused as fuse
+from flawline.train.blocks.fused import fp32
 from flawline.train.loop import half_precision
 
 CLAMP = 2.0  # of the log-scale: a coupling stretches a value by at most e^2
@@ -113,17 +114,6 @@ def latent(flow: Any, x: Tensor, autocast: bool = False) -> tuple[Tensor, Tensor
 def negative_log_likelihood(z: Tensor, log_det: Tensor) -> Tensor:
     """Of each sample [N] under a standard normal z, in nats, the constant included: a sum over all dimensions."""
     return (0.5 * z.square() + 0.5 * math.log(2 * math.pi)).sum((1, 2, 3)) - log_det
-
-
-def islands(path: str, blocks: int, form: str) -> tuple[str, ...]:
-    """What FP16 cannot hold of the `FusedFlow` at this path of modules: all that makes the latent."""
-    parts = [(number, "affine") for number in range(blocks)]
-    if form != "padded":
-        parts += [
-            (number, "move" if form == "gathered" else "permute") for number in range(blocks - 1)
-        ]
-        parts.append((blocks - 1, "move"))
-    return tuple(f"{path}/couplings.{number}/{part}" for number, part in parts)
 
 
 class _Affine(nn.Module):
@@ -229,7 +219,7 @@ class _Coupling(nn.Module):
         log_scale, log_scale_bias = clamped * log_scale, clamped * log_scale_bias
         shift = 0.1 * shift / scale[active][:, None, None, None]
         shift_bias = 0.1 * shift_bias / scale[active] + offset[active]
-        self.move = _Move(offset[passive]) if form == "gathered" else None
+        self.move = fp32(_Move(offset[passive])) if form == "gathered" else None
         self.permute = None
         if padded:
             first = _spread(first, passive, len(scale), 1)
@@ -246,12 +236,12 @@ class _Coupling(nn.Module):
         elif form == "multiplied":
             matrix = torch.eye(len(scale), dtype=torch.float64)[permutation(block)]
             moved = torch.cat([offset[passive], torch.zeros(len(active), dtype=torch.float64)])
-            self.permute = fuse.pointwise(matrix, matrix @ moved)
+            self.permute = fp32(fuse.pointwise(matrix, matrix @ moved))
         self.first = _like(subnet.first, first, first_bias)
         self.middle = subnet.fused_middle()
         self.log_scale = _like(subnet.last, log_scale, log_scale_bias)
         self.shift = _like(subnet.last, shift, shift_bias)
-        self.affine = _Affine()
+        self.affine = fp32(_Affine())
 
     def forward(self, passive: Tensor, active: Tensor) -> Tensor:
         # Each island is a module that is called from here: the names of nodes follow the calls.

@@ -1,45 +1,122 @@
-"""Exact rewrites that exporters share. Every one is algebra: same function, less work; tests hold them equal.
+"""Exact rewrites that the exported forms of the methods share, and their base class.
 
-Matrices and kernels are float64: a method's `fused()` builds in float64 and casts the whole once.
-Imports torch alone, so that the methods in train may use it.
+Every rewrite is algebra: the same function with less work; tests compare both. Matrices and kernels
+are float64: `build_fused` builds a method's exported form in float64 and casts the whole once.
 """
 
 from __future__ import annotations
 
+import abc
 import copy
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+Size = tuple[int, int]
+Module = TypeVar("Module", bound=nn.Module)
 
-def fold_batchnorm(module: nn.Module) -> nn.Module:
-    """A copy in eval mode with every BatchNorm folded into the convolution before it, in the module's own dtype.
+# ---------------------------------------------------------------- the exported form of a method
 
-    Pairs are found by torchvision's names: conv1/bn1, conv2/bn2, conv3/bn3, and 0/1 in a shortcut.
+
+class FusedMethod(nn.Module, abc.ABC):
+    """The exported form of a method with one backbone: input and backbone folded, then a head."""
+
+    def __init__(self, method: Any) -> None:
+        super().__init__()
+        backbone = method.backbone
+        self.backbone = fold_batchnorm(backbone)
+        self.input = FoldedInput(
+            self.backbone.first_convolution, backbone.mean_rgb, backbone.std_rgb
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute score [N] and map [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
+        return self.head(*self.backbone(self.input(image)))
+
+    @abc.abstractmethod
+    def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute score [N] and map [N, H, W] from the levels of the backbone."""
+
+
+def build_fused(method: nn.Module, build: Callable[[Any], Module]) -> Module:
+    """Build the exported form of a method, in eval mode and in the method's own dtype.
+
+    `build` gets a copy of the method in float64, so that rounding happens once, at the end.
+    """
+    dtype = next(method.parameters()).dtype
+    exact = copy.deepcopy(method).double()
+    return build(exact).to(dtype).eval()
+
+
+def fp32(module: Module) -> Module:
+    """Mark a module of an exported form that FP16 would harm; returns the module."""
+    module.keep_fp32 = True  # type: ignore[assignment]
+    return module
+
+
+def fp32_islands(module: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of node names that the marked modules have in the exported graph.
+
+    The exporter names a node by the modules that are called around it:
+    /flow/couplings.0/affine/Exp. A list of modules is never called, so that it stands in front of
+    the index only.
+    """
+    modules = dict(module.named_modules())
+    islands = []
+    for path, child in modules.items():
+        if getattr(child, "keep_fp32", False):
+            islands.append(_scope(path, modules))
+    return tuple(islands)
+
+
+def _scope(path: str, modules: dict[str, nn.Module]) -> str:
+    """Return the exporter's name for the module at a path such as flow.couplings.0.affine."""
+    scope = ""
+    names = path.split(".")
+    for depth in range(1, len(names) + 1):
+        ancestor = modules[".".join(names[:depth])]
+        if isinstance(ancestor, (nn.ModuleList, nn.ModuleDict)):
+            continue
+        # An index has the name of its container in front, also where the container is called.
+        first = depth - 1
+        while names[first].isnumeric():
+            first -= 1
+        scope += "/" + ".".join(names[first:depth])
+    return scope
+
+
+# ---------------------------------------------------------------- input and backbone
+
+
+def fold_batchnorm(module: Module) -> Module:
+    """Copy a module, in eval mode, with every BatchNorm folded into the convolution before it.
+
+    Pairs are recognised by torchvision's names: conv1 and bn1, conv2 and bn2, conv3 and bn3, and 0
+    and 1 in a shortcut.
     """
     module = copy.deepcopy(module).eval()
     for parent in list(module.modules()):
         children = dict(parent.named_children())
         for name, norm in children.items():
-            conv = children.get(name.replace("bn", "conv") if name.startswith("bn") else "0")
+            conv_name = name.replace("bn", "conv") if name.startswith("bn") else "0"
+            conv = children.get(conv_name)
             if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
-                setattr(
-                    parent,
-                    name.replace("bn", "conv") if name.startswith("bn") else "0",
-                    fuse_conv_bn_eval(conv, norm),
-                )
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, name, nn.Identity())
     return module
 
 
 class FoldedInput(nn.Module):
-    """uint8 [N, H, W, 3] BGR to what the first convolution expects, after `fold` has moved order and scale into it.
+    """Converts uint8 BGR [N, H, W, 3] to what the first convolution reads, [N, 3, H, W].
 
-    Only the mean is subtracted here: the convolution pads with zeros, which must stay the normalised image's zeros,
-    so folding the mean too would change the border.
+    The constructor moves channel order and scale into the weights of the convolution. The mean is
+    subtracted here, because the convolution pads with zeros, which must stay the zeros of the
+    normalised image: with the mean folded too, the border would change.
     """
 
     mean: Tensor
@@ -49,79 +126,91 @@ class FoldedInput(nn.Module):
     ) -> None:
         super().__init__()
         weight = conv.weight.data
-        scale = weight.new_tensor([255 * s for s in std_rgb]).view(1, 3, 1, 1)
+        scale = weight.new_tensor([255 * std for std in std_rgb]).view(1, 3, 1, 1)
         conv.weight.data = (weight / scale).flip(1).contiguous()
-        self.register_buffer(
-            "mean", weight.new_tensor([255 * m for m in reversed(mean_rgb)]).view(3, 1, 1)
-        )
+        mean = weight.new_tensor([255 * mean for mean in reversed(mean_rgb)])
+        self.register_buffer("mean", mean.view(3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        # The cast comes first because TensorRT reads uint8 into nothing else; the mean last, one number per plane,
-        # because subtracting three in turn takes a CPU ten times as long.
+        # The cast comes first because TensorRT reads uint8 into no other node. The mean comes last,
+        # one value per plane, because subtracting interleaved values takes a CPU ten times as long.
         return image.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean
 
 
+# ---------------------------------------------------------------- patch aggregation
+
+
 def pool_matrix(n_in: int, n_out: int) -> Tensor:
-    """Adaptive average pooling of n_in values to n_out as a matrix [n_out, n_in], float64."""
-    return F.adaptive_avg_pool1d(torch.eye(n_in, dtype=torch.float64)[:, None], n_out)[
-        :, 0
-    ].T.contiguous()
+    """Return adaptive average pooling of n_in values as a matrix [n_out, n_in], float64."""
+    eye = torch.eye(n_in, dtype=torch.float64)[:, None]
+    return F.adaptive_avg_pool1d(eye, n_out)[:, 0].T.contiguous()
 
 
 def patch_stencils(
-    channels: tuple[int, int], level_dim: int, target_dim: int
+    channels: tuple[int, ...], level_dim: int, target_dim: int
 ) -> tuple[Tensor, Tensor]:
-    """PatchCore's and SimpleNet's patch aggregation as one 3x3 kernel per level (methods: unfold 3x3, pool each
-    level's 9C values to level_dim, pool both together to target_dim): two [target_dim, C, 3, 3], float64."""
+    """Return the patch aggregation of PatchCore and SimpleNet as one 3x3 kernel per level.
+
+    The methods unfold 3x3 patches, pool the 9C values of each level to `level_dim` and both levels
+    together to `target_dim`. `channels` are those of the two levels. Returns two kernels, float64
+    [target_dim, C, 3, 3].
+    """
     both = pool_matrix(2 * level_dim, target_dim)
-    parts = (both[:, :level_dim], both[:, level_dim:])
-    kernels = [
-        part @ pool_matrix(9 * c, level_dim) for part, c in zip(parts, channels, strict=True)
-    ]
-    return kernels[0].view(target_dim, channels[0], 3, 3), kernels[1].view(
-        target_dim, channels[1], 3, 3
+    first = both[:, :level_dim] @ pool_matrix(9 * channels[0], level_dim)
+    second = both[:, level_dim:] @ pool_matrix(9 * channels[1], level_dim)
+    return (
+        first.view(target_dim, channels[0], 3, 3),
+        second.view(target_dim, channels[1], 3, 3),
     )
 
 
-def grouped_convolution(kernel: Tensor) -> nn.Conv2d:
-    """A 3x3 kernel [rows, C, 3, 3] as the zero-padded convolution with the most groups that represents it exactly."""
+def grouped_convolution(kernel: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """Return a kernel [rows, C, 3, 3] as a zero-padded convolution.
+
+    It has the largest number of groups that represents the kernel exactly.
+    """
     rows, channels = kernel.shape[:2]
-    for groups in sorted(_common_divisors(rows, channels), reverse=True):
+    nonzero = torch.count_nonzero(kernel)
+    for groups in range(math.gcd(rows, channels), 0, -1):
+        if rows % groups or channels % groups:
+            continue
         blocks = kernel.view(groups, rows // groups, groups, channels // groups, 3, 3)
-        diagonal = torch.stack([blocks[g, :, g] for g in range(groups)])
-        if torch.count_nonzero(diagonal) == torch.count_nonzero(kernel):
+        diagonal = torch.stack([blocks[group, :, group] for group in range(groups)])
+        if torch.count_nonzero(diagonal) == nonzero:
             break
-    conv = nn.Conv2d(channels, rows, 3, padding=1, groups=groups, bias=False)
+    conv = nn.Conv2d(channels, rows, 3, padding=1, groups=groups, bias=bias is not None)
     conv.weight.data = diagonal.reshape(rows, channels // groups, 3, 3)
-    return conv
-
-
-def _common_divisors(a: int, b: int) -> list[int]:
-    shared = math.gcd(a, b)
-    return [d for d in range(1, shared + 1) if shared % d == 0]
-
-
-def pointwise(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
-    """A matrix [rows, columns] as a 1x1 convolution."""
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
-    conv.weight.data = weight[..., None, None]
-    if bias is not None:
-        assert conv.bias is not None
+    if conv.bias is not None and bias is not None:
         conv.bias.data = bias
     return conv
 
 
+def pointwise(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """Return a matrix [rows, columns] as a 1x1 convolution."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
+    conv.weight.data = weight[..., None, None]
+    if conv.bias is not None and bias is not None:
+        conv.bias.data = bias
+    return conv
+
+
+# ---------------------------------------------------------------- maps
+
+
 class Upsample(nn.Module):
-    """Bilinear resize [N, C, h, w] to a fixed size (half-pixel centres). An integer factor is one Resize node with a
-    constant scale; any other is two small matrix products, since a scale would have to be rounded."""
+    """Bilinear resize [N, C, h, w] to a fixed size, with half-pixel centres.
+
+    An integer factor is one Resize node with a constant scale. Any other factor is two small matrix
+    products, since a scale would have to be rounded.
+    """
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, source: tuple[int, int], target: tuple[int, int]) -> None:
+    def __init__(self, source: Size, target: Size) -> None:
         super().__init__()
-        self.factor = None
-        if all(t % s == 0 for s, t in zip(source, target, strict=True)):
+        self.factor: tuple[float, float] | None = None
+        if target[0] % source[0] == 0 and target[1] % source[1] == 0:
             self.factor = (target[0] / source[0], target[1] / source[1])
         else:
             self.register_buffer("rows", resize_matrix(source[0], target[0]))
@@ -134,36 +223,39 @@ class Upsample(nn.Module):
 
 
 def resize_matrix(n_in: int, n_out: int) -> Tensor:
-    """Bilinear resize of a line as a matrix [n_out, n_in], float64; half-pixel centres, clamped at the ends."""
+    """Return the bilinear resize of a line as a matrix [n_out, n_in], float64.
+
+    Centres are at half pixels, and samples beyond the ends take the value of the end.
+    """
     eye = torch.eye(n_in, dtype=torch.float64)[None, None]
     return F.interpolate(eye, size=(n_out, n_in), mode="bilinear", align_corners=False)[0, 0]
 
 
 def gaussian_matrix(n: int, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Gaussian filter of a line as a matrix [n, n], float64: scipy's gaussian_filter1d with mode "reflect"."""
+    """Return the Gaussian filter of a line as a matrix [n, n], float64.
+
+    It is scipy's gaussian_filter1d with mode "reflect"; sigma is in samples.
+    """
     radius = int(truncate * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     taps = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
     taps /= taps.sum()
     source = (torch.arange(n)[:, None] + offsets) % (2 * n)
     source = torch.where(source >= n, 2 * n - 1 - source, source)
-    return torch.zeros(n, n, dtype=torch.float64).scatter_add_(
-        1, source, taps.expand(n, -1).contiguous()
-    )
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    return matrix.scatter_add_(1, source, taps.expand(n, -1).contiguous())
 
 
 class SmoothUpsample(nn.Module):
-    """Bilinear upsampling followed by a Gaussian, as U_h S U_w^T: [N, h, w] to [N, H, W]."""
+    """Bilinear upsampling and a Gaussian, as two matrix products: [N, h, w] to [N, H, W]."""
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, source: tuple[int, int], target: tuple[int, int], sigma: float) -> None:
+    def __init__(self, source: Size, target: Size, sigma: float) -> None:
         super().__init__()
-        rows, columns = (
-            gaussian_matrix(t, sigma) @ resize_matrix(s, t)
-            for s, t in zip(source, target, strict=True)
-        )
+        rows = gaussian_matrix(target[0], sigma) @ resize_matrix(source[0], target[0])
+        columns = gaussian_matrix(target[1], sigma) @ resize_matrix(source[1], target[1])
         self.register_buffer("rows", rows)
         self.register_buffer("columns", columns.T.contiguous())
 
@@ -172,7 +264,7 @@ class SmoothUpsample(nn.Module):
 
 
 class Largest(nn.Module):
-    """The largest value of each map: [N, H, W] to [N]. A module, so that FP32 can be asked of it."""
+    """The largest value of each map, [N, H, W] to [N]; a module, so that it can be marked FP32."""
 
-    def forward(self, heat: Tensor) -> Tensor:
-        return heat.amax((1, 2))
+    def forward(self, anomaly_map: Tensor) -> Tensor:
+        return anomaly_map.amax((1, 2))

@@ -1,39 +1,37 @@
-"""A memory bank of feature rows: the distance to the nearest, as a reference and as the graph that is exported.
+"""A memory bank of feature rows and the distance to its nearest row, as reference and as exported.
 
-`Bank` is the state and the literal search. `Nearest` and `Weight` are the same functions for an engine: one matrix
-product against the bank, the winner evaluated again exactly, no distance matrix of roots, no TopK.
+`Bank` is the state and the literal search. `NearestRow` and `Reweighting` are the same functions
+for an
+engine: one matrix product against the bank, the distance to the winner evaluated again exactly, no
+matrix of roots and no TopK.
 """
 
 from __future__ import annotations
 
-import io
-import statistics
-import time
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flawline.train import TrainError
+from flawline.train.blocks.fused import Size, fp32
 
-BLOCK = (
-    64  # bank rows of which the least is found first: ReduceMin is several times as fast as ArgMin
-)
-LARGEST = 1 << 31  # bytes of a tensor, which TensorRT's indices end at
-FRAMES = 8  # frames a batch for which no tensor passes that
-WARM_UP, REPEATS = 3, 20  # calls of a search that is timed
-PROBE, TRIALS = 2048, 6  # bank rows whose search is timed first; how many sizes are
-SMALLEST = 16  # rows; what is less than that is no bank
-AIM, TIGHT = (
-    0.97,
-    0.9,
-)  # of the time allowed: what a size is chosen for; what it need not be improved from
+# Bank rows whose minimum is computed first: ReduceMin is several times as fast as ArgMin.
+BLOCK = 64
+# TensorRT indexes a tensor with 32 bits: stay below 2^31 bytes, for batches of up to so many
+# frames.
+LARGEST_TENSOR = 1 << 31
+LARGEST_BATCH = 8
+NEIGHBOUR_CHUNK = 1024  # rows whose neighbours are searched together
 
 
 class Bank(nn.Module):
-    """`vectors` [M, D]; `neighbours` [M, b], of each row the nearest rows, itself first; `origin` [M], of which patch
-    (image * positions + position) it was. Empty until filled; takes the size of what it loads."""
+    """A memory bank; empty until `fill`, and of the size of the state that it loads.
+
+    vectors: the rows, [M, D].
+    neighbours: for each row the indices of the rows nearest to it, itself first, [M, b].
+    origin: which patch each row was, [M]: image * positions + position.
+    """
 
     vectors: Tensor
     neighbours: Tensor
@@ -46,58 +44,70 @@ class Bank(nn.Module):
         self.register_buffer("origin", torch.zeros(0, dtype=torch.int64))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # The saved bank decides about the number of rows; their size must be that of this bank.
         for name, own in list(self.named_buffers(recurse=False)):
-            if (told := state_dict.get(prefix + name)) is not None and told.shape[1:] == own.shape[
-                1:
-            ]:
-                setattr(self, name, own.new_zeros(told.shape))
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape[1:] == own.shape[1:]:
+                setattr(self, name, own.new_zeros(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def fill(self, vectors: Tensor, origin: Tensor) -> None:
-        count, device = self.neighbours.shape[1], self.vectors.device
+        """Store rows [M, D] and their origin [M].
+
+        Raises TrainError for fewer rows than neighbours.
+        """
+        count = self.neighbours.shape[1]
+        device = self.vectors.device
         if count > len(vectors):
             raise TrainError(
                 f"--reweight {count} is more than the {len(vectors)} rows of the bank; take fewer"
             )
-        vectors = vectors.to(device)
-        table = torch.zeros(len(vectors), count, dtype=torch.int64, device=device)
-        for start in range(0, len(vectors) if count else 0, 1024):
-            distance = torch.cdist(vectors[start : start + 1024], vectors)
-            distance.diagonal(start).fill_(
-                -1.0
-            )  # itself first, also where another row is its equal
-            table[start : start + 1024] = distance.topk(count, largest=False).indices
-        # Cloned, as what was made in inference mode stays closed to autograd.
-        self.vectors, self.neighbours, self.origin = (
-            vectors.clone(),
-            table,
-            origin.to(device).clone(),
-        )
+        # Cloned, because tensors made in inference mode cannot be used with autograd.
+        self.vectors = vectors.to(device).clone()
+        self.origin = origin.to(device).clone()
+        self.neighbours = _nearest_rows(self.vectors, count)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance [Q] of queries [Q, D] to their nearest row, and which row [Q] that is."""
+        """Compute the distance [Q] of queries [Q, D] to their nearest row, and its index [Q]."""
         winner = torch.cdist(x, self.vectors).argmin(1)
         return torch.linalg.vector_norm(x - self.vectors[winner], dim=1), winner
 
     def weight(self, q: Tensor, winner: Tensor) -> Tensor:
-        """1 - exp(d0) / sum exp(dk) over the rows nearest to the winner [N], for queries q [N, D] (eq. 7)."""
-        distances = torch.linalg.vector_norm(
-            q[:, None] - self.vectors[self.neighbours[winner]], dim=2
-        )
+        """Compute the weight [N] of the scores of queries q [N, D] (equation 7 of PatchCore).
+
+        It is 1 - exp(d0) / sum exp(dk) over the rows nearest to the winner [N].
+        """
+        near = self.vectors[self.neighbours[winner]]
+        distances = torch.linalg.vector_norm(q[:, None] - near, dim=2)
         return 1 - torch.softmax(distances, 1)[:, 0]
 
 
+def _nearest_rows(vectors: Tensor, count: int) -> Tensor:
+    """Return the indices [M, count] of the rows nearest to each row [M, D], itself first."""
+    table = torch.zeros(len(vectors), count, dtype=torch.int64, device=vectors.device)
+    if count == 0:
+        return table
+    for start in range(0, len(vectors), NEIGHBOUR_CHUNK):
+        stop = start + NEIGHBOUR_CHUNK
+        distance = torch.cdist(vectors[start:stop], vectors)
+        # The row itself comes first, even if another row is equal.
+        distance.diagonal(start).fill_(-1.0)
+        table[start:stop] = distance.topk(count, largest=False).indices
+    return table
+
+
 def whole_blocks(rows: Tensor) -> Tensor:
-    """[M, ...] filled up with its last row, which changes no minimum, to a multiple of `BLOCK`."""
-    return torch.cat([rows, rows[-1:].expand(-len(rows) % BLOCK, *rows.shape[1:])])
+    """Repeat the last of the rows [M, ...], which changes no minimum, up to a multiple of BLOCK."""
+    missing = -len(rows) % BLOCK
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
 
 
 class _Search(nn.Module):
-    """Queries [Q, D] to their nearest row [Q, D] and its index [Q], by the least of -2 x m + |m|^2.
+    """Finds the row [Q, D] nearest to queries [Q, D] and its index [Q], by -2 x m + |m|^2.
 
-    Its matrix product may be rounded to FP16: the index then is of a row as near as makes no difference, and whoever
-    wants the distance computes it from that row.
+    The matrix product may be rounded to FP16. The result is then a row that is about as near as the
+    nearest; the distance has to be computed from the row itself.
     """
 
     rows: Tensor
@@ -120,15 +130,19 @@ class _Search(nn.Module):
 
 
 class _Distance(nn.Module):
-    """Queries [Q, D] and the candidates that parts of the bank named, (row [Q, D], index [Q]) each, to the distance
-    and the index [N, h, w] of the nearest: evaluated as it is written, so what is near zero comes out near zero."""
+    """Computes the distance [N, h, w] to the nearest of some candidates, and its index [N, h, w].
 
-    def __init__(self, grid: tuple[int, int]) -> None:
+    The candidates are a row [Q, D] and its index [Q] from each part of the bank. The difference is
+    evaluated directly, so that small distances are exact.
+    """
+
+    def __init__(self, grid: Size) -> None:
         super().__init__()
         self.grid = grid
 
     def forward(self, x: Tensor, candidates: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        distance, winner = torch.linalg.vector_norm(x - candidates[0][0], dim=1), candidates[0][1]
+        first_row, winner = candidates[0]
+        distance = torch.linalg.vector_norm(x - first_row, dim=1)
         for row, index in candidates[1:]:
             other = torch.linalg.vector_norm(x - row, dim=1)
             winner = torch.where(other < distance, index, winner)
@@ -136,32 +150,39 @@ class _Distance(nn.Module):
         return distance.view(-1, *self.grid), winner.view(-1, *self.grid)
 
 
-class Nearest(nn.Module):
-    """Centred features [N, D, h, w] to the distance [N, h, w] to the nearest bank row and that row's index [N, h, w].
+class NearestRow(nn.Module):
+    """Searches the bank: features [N, D, h, w] to distance [N, h, w] and index [N, h, w].
 
-    `rows` [M, D], whole blocks, are centred alike: the closer both are to zero, the less is lost to rounding. Of a bank
-    so large that a batch of `FRAMES` would make a tensor of 2^31 bytes, parts are searched in turn.
+    rows: the bank [M, D] in whole blocks. Features and rows are centred by the same vector: the
+    closer both are to zero, the less is lost to rounding. Parts of a large bank are searched one
+    after the other, so that no tensor of a batch of LARGEST_BATCH frames reaches LARGEST_TENSOR
+    bytes.
     """
 
-    def __init__(self, rows: Tensor, grid: tuple[int, int]) -> None:
+    def __init__(self, rows: Tensor, grid: Size) -> None:
         super().__init__()
-        most = max(BLOCK, LARGEST // (4 * FRAMES * grid[0] * grid[1]) // BLOCK * BLOCK)
-        self.dim, self.first = rows.shape[1], list(range(0, len(rows), most))
-        self.search = nn.ModuleList(_Search(rows[start : start + most]) for start in self.first)
-        self.distance = _Distance(grid)
+        bytes_per_row = 4 * LARGEST_BATCH * grid[0] * grid[1]
+        blocks = max(1, LARGEST_TENSOR // bytes_per_row // BLOCK)
+        part = blocks * BLOCK
+        self.dim = rows.shape[1]
+        self.first = list(range(0, len(rows), part))
+        self.search = nn.ModuleList(_Search(rows[start : start + part]) for start in self.first)
+        self.distance = fp32(_Distance(grid))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         x = features.permute(0, 2, 3, 1).reshape(-1, self.dim)
         candidates = []
         for search, first in zip(self.search, self.first, strict=True):
             row, winner = search(x)
-            candidates.append((row, winner + first if first else winner))
+            if first:
+                winner = winner + first
+            candidates.append((row, winner))
         nearest: tuple[Tensor, Tensor] = self.distance(x, candidates)
         return nearest
 
 
-class Weight(nn.Module):
-    """The image score [N] from patch distances [N, P]: the largest, re-weighted by how crowded the bank is there.
+class Reweighting(nn.Module):
+    """The image score [N]: the largest patch distance, weighted by how dense the bank is there.
 
     The rows near each row are known beforehand (`Bank.neighbours`), so nothing is searched again.
     """
@@ -174,77 +195,15 @@ class Weight(nn.Module):
         super().__init__()
         self.register_buffer("rows", rows)
         self.register_buffer("neighbours", neighbours)
+        # Zeros whose addition repeats an index for every dimension: an Add instead of an Expand.
         self.register_buffer("spread", torch.zeros(rows.shape[1], dtype=torch.int64))
 
     def forward(self, features: Tensor, distance: Tensor, winner: Tensor) -> Tensor:
-        """Centred features [N, D, h, w]; distance and index of the nearest row [N, h, w]."""
-        distance, winner = distance.flatten(1), winner.flatten(1)
+        """Compute the score from centred features [N, D, h, w], distance and index [N, h, w]."""
+        distance = distance.flatten(1)
+        winner = winner.flatten(1)
         worst = distance.argmax(1, keepdim=True)
         q = features.flatten(2).gather(2, worst[:, :, None] + self.spread[:, None])  # [N, D, 1]
         near = self.rows[self.neighbours[winner.gather(1, worst)[:, 0]]]  # [N, b, D]
         distances = torch.linalg.vector_norm(q.transpose(1, 2) - near, dim=2)
         return distance.amax(1) * (1 - torch.softmax(distances, 1)[:, 0])
-
-
-# ---------------------------------------------------------------------- budgets
-
-
-def bytes_of_row(dim: int, neighbours: int) -> int:
-    """What one bank row takes in the exported FP32 graph: its values, its square, its table of indices."""
-    return 4 * (dim + 1) + 8 * neighbours
-
-
-def rows_for_mb(megabytes: float, dim: int, neighbours: int) -> int:
-    rows = int(megabytes * 1e6 / bytes_of_row(dim, neighbours))
-    if rows < SMALLEST:
-        need = SMALLEST * bytes_of_row(dim, neighbours) / 1e6
-        raise TrainError(
-            f"--budget-mb {megabytes:g} is less than {SMALLEST} bank rows take; give at least {need:.3f}"
-        )
-    return rows
-
-
-def rows_for_ms(
-    milliseconds: float, dim: int, grid: tuple[int, int], most: int
-) -> tuple[int, float]:
-    """How many rows ONNX Runtime searches on this machine in so long for one frame, at most `most`; and its time.
-
-    A line through the times of few and of many rows proposes a size; what is returned was timed itself.
-    """
-    few = search_milliseconds(SMALLEST, dim, grid)
-    if few > milliseconds:
-        raise TrainError(
-            f"--budget-ms {milliseconds:g}: searching as few as {SMALLEST} rows takes {few:.2f} ms here; allow more, "
-            f"make --size smaller, or measure while the machine is idle"
-        )
-    found, rows = (SMALLEST, few), min(most, PROBE)
-    for _ in range(TRIALS):
-        took = search_milliseconds(rows, dim, grid)
-        if took <= milliseconds and rows > found[0]:
-            found = rows, took
-        if took <= milliseconds and (rows == most or took >= TIGHT * milliseconds):
-            break
-        further = AIM * (milliseconds - few) / max(took - few, 1e-3)
-        rows = min(most, SMALLEST + int((rows - SMALLEST) * min(further, 8.0)))
-    return found
-
-
-def search_milliseconds(rows: int, dim: int, grid: tuple[int, int]) -> float:
-    """Time of `Nearest` as exported, one frame of features, with as many random rows, on ONNX Runtime's CPU: the lower
-    quartile, which on an idle machine is the median, and on a busy one is nearer to what an idle one would take."""
-    import onnxruntime as ort
-
-    random = torch.Generator().manual_seed(0)
-    head = Nearest(whole_blocks(torch.randn(rows, dim, generator=random)), grid).eval()
-    frame = torch.randn(1, dim, *grid, generator=random)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        torch.onnx.export(head, (frame,), buffer, dynamo=False, opset_version=17, input_names=["x"])  # type: ignore[arg-type]
-    session = ort.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
-    times = []
-    for _ in range(WARM_UP + REPEATS):
-        start = time.perf_counter()
-        session.run(None, {"x": frame.numpy()})
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.quantiles(times[WARM_UP:], n=4)[0]

@@ -1,106 +1,105 @@
-"""What detectors on patch features share, literally as published: aggregation, smoothing, one pass over images.
+"""What detectors on patch features share, literally as published, and one pass over the images.
 
-The aggregation is that of Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
+The aggregation is that of Roth et al., "Towards total recall in industrial anomaly detection", CVPR
+2022.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from flawline.runtime.image import Image
-from flawline.train import TrainError
-from flawline.train.backbones.resnet import Trunk
-from flawline.train.loop import deadline_of
-from flawline.train.method import Budget
+from flawline.train.backbones.base import Backbone
 from flawline.train.progress import Progress
 
 MEMORY_MAP_ABOVE = 2 << 30  # bytes of features
 
 
-def patch_features(trunk: Trunk, image: Tensor, level_dim: int, target_dim: int) -> Tensor:
-    """uint8 [N, H, W, 3] BGR to patch features [N, h, w, target_dim] on layer2's grid, literally as published."""
-    level2, level3 = trunk(trunk.normalise(image))
+def patch_features(backbone: Backbone, image: Tensor, level_dim: int, target_dim: int) -> Tensor:
+    """Compute patch features [N, h, w, target_dim] of images, uint8 BGR [N, H, W, 3].
+
+    They lie on the grid of the first of the backbone's two levels.
+    """
+    level2, level3 = backbone.extract(image)
     return aggregate(level2, level3, level_dim, target_dim)
 
 
 def aggregate(level2: Tensor, level3: Tensor, level_dim: int, target_dim: int) -> Tensor:
-    """3x3 patches of both levels, each pooled to `level_dim`, then together: [N, h, w, target_dim] on layer2's grid."""
+    """Aggregate 3x3 patches of two levels to [N, h, w, target_dim] on the grid of the first.
+
+    The patches of each level are pooled to `level_dim`, then both together to `target_dim`.
+    """
     n, _, h, w = level2.shape
     patches2 = F.unfold(level2, 3, padding=1).transpose(1, 2)  # [N, hw, 9 C2], index 9c + 3ky + kx
     # layer3 is unfolded on its own grid; its 9 C3 planes are resized afterwards.
     planes3 = F.unfold(level3, 3, padding=1).view(n, -1, *level3.shape[2:])  # [N, 9 C3, h/2, w/2]
     planes3 = F.interpolate(planes3, size=(h, w), mode="bilinear", align_corners=False)
     patches3 = planes3.flatten(2).transpose(1, 2)  # [N, hw, 9 C3]
-    levels = [F.adaptive_avg_pool1d(p, level_dim) for p in (patches2, patches3)]
-    return F.adaptive_avg_pool1d(torch.cat(levels, 2), target_dim).view(n, h, w, -1)
+    pooled2 = F.adaptive_avg_pool1d(patches2, level_dim)
+    pooled3 = F.adaptive_avg_pool1d(patches3, level_dim)
+    both = F.adaptive_avg_pool1d(torch.cat([pooled2, pooled3], 2), target_dim)
+    return both.view(n, h, w, -1)
 
 
 def smoothed_map(patch_score: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """[N, h, w] to [N, H, W]: bilinear upsampling, then a Gaussian."""
-    return gaussian(
-        F.interpolate(patch_score[:, None], size=size, mode="bilinear", align_corners=False), sigma
-    )[:, 0]
+    """Upsample patch scores [N, h, w] bilinearly to [N, H, W], then smooth them by a Gaussian."""
+    planes = F.interpolate(patch_score[:, None], size=size, mode="bilinear", align_corners=False)
+    return gaussian(planes, sigma)[:, 0]
 
 
-def gaussian(heat: Tensor, sigma: float) -> Tensor:
-    """scipy.ndimage.gaussian_filter(sigma, mode="reflect") over [N, 1, H, W]: the edge sample is doubled."""
+def gaussian(planes: Tensor, sigma: float) -> Tensor:
+    """Filter planes [N, 1, H, W] as scipy.ndimage.gaussian_filter(sigma, mode="reflect") does."""
     radius = int(4 * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1, dtype=heat.dtype, device=heat.device)
+    offsets = torch.arange(-radius, radius + 1, dtype=planes.dtype, device=planes.device)
     taps = torch.exp(-0.5 * (offsets / sigma) ** 2)
     taps = taps / taps.sum()
-    for axis in (2, 3):
-        n = heat.shape[axis]
-        before, after = (
-            heat.narrow(axis, 0, radius).flip(axis),
-            heat.narrow(axis, n - radius, radius).flip(axis),
-        )
-        padded = torch.cat([before, heat, after], axis)
-        heat = F.conv2d(padded, taps.view((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)))
-    return heat
+    planes = F.conv2d(_reflected(planes, 2, radius), taps.view(1, 1, -1, 1))
+    return F.conv2d(_reflected(planes, 3, radius), taps.view(1, 1, 1, -1))
+
+
+def _reflected(planes: Tensor, axis: int, radius: int) -> Tensor:
+    """Pad an axis on both sides with its reflection, in which the sample at the edge is doubled."""
+    length = planes.shape[axis]
+    before = planes.narrow(axis, 0, radius).flip(axis)
+    after = planes.narrow(axis, length - radius, radius).flip(axis)
+    return torch.cat([before, planes, after], axis)
 
 
 @torch.inference_mode()
-def collect(
+def collect_features(
     images: Sequence[Image],
     compute: Callable[[Tensor], Tensor],
     device: torch.device,
     folder: str,
     progress: Progress,
-) -> Any:
-    """`compute` of every image, float32 [n, ...]: in memory, or in a file of `folder` where it is large."""
-    found: Any = None
-    for i, image in enumerate(images):
-        one = compute(torch.from_numpy(image)[None].to(device)).cpu().numpy()
-        if found is None:
-            shape = (len(images), *one.shape[1:])
-            large = one.nbytes * len(images) > MEMORY_MAP_ABOVE
-            found = (
-                np.lib.format.open_memmap(f"{folder}/features.npy", "w+", np.float32, shape)
-                if large
-                else np.empty(shape, np.float32)
-            )
-        found[i] = one[0]
-        progress("features", i + 1, len(images))
-    return found
+) -> npt.NDArray[np.float32]:
+    """Compute the features of every image one at a time: float32 [n, ...].
+
+    compute: maps images uint8 [N, H, W, 3] on `device` to features [N, ...].
+    folder: holds the file to which an array of more than MEMORY_MAP_ABOVE bytes is mapped; it must
+    exist as long as the array is used.
+    """
+    features: npt.NDArray[np.float32] | None = None
+    for index, image in enumerate(images):
+        batch = torch.from_numpy(np.asarray(image))[None].to(device)
+        computed = compute(batch).cpu().numpy()
+        if features is None:
+            features = _allocate((len(images), *computed.shape[1:]), folder)
+        features[index] = computed[0]
+        progress("features", index + 1, len(images))
+    assert features is not None
+    return features
 
 
-def one_pass(name: str, budget: Budget, progress: Progress) -> Progress:
-    """`progress` that ends a fit which outlasts its minutes: a closed form has no half-way state to go on from."""
-    deadline = deadline_of(budget)
-
-    def checked(what: str, done: int, total: int) -> None:
-        progress(what, done, total)
-        if done < total and time.monotonic() > deadline:
-            raise TrainError(
-                f"--max-minutes {budget.max_minutes:g} ended at {what} {done} of {total}, and {name} is fitted in one "
-                f"pass; allow more minutes"
-            )
-
-    return checked
+def _allocate(shape: tuple[int, ...], folder: str) -> npt.NDArray[np.float32]:
+    if 4 * int(np.prod(shape)) > MEMORY_MAP_ABOVE:
+        path = f"{folder}/features.npy"
+        mapped: npt.NDArray[np.float32] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        return mapped
+    return np.empty(shape, np.float32)

@@ -6,32 +6,32 @@ constants of the unofficial implementation that reproduces it (gathierry/FastFlo
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawline.runtime.image import Image
-from flawline.train.backbones.resnet import MEAN_RGB, STD_RGB, Trunk
-from flawline.train.blocks import fused as fuse
+from flawline.options import option
+from flawline.runtime.image import Geometry
+from flawline.train.backbones import backbone_facts, create_backbone
+from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.flow import (
     SATURATION,
     Energy,
     FusedFlow,
     build_flow,
     initialise,
-    islands,
     latent,
 )
-from flawline.train.blocks.patches import collect
-from flawline.train.loop import batches, deadline_of, run_steps
-from flawline.train.method import Budget, Method, Save
-from flawline.train.progress import Progress
+from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
+from flawline.train.blocks.patches import collect_features
+from flawline.train.loop import Steps, batch_indices
+from flawline.train.method import Fit, Method, MethodSettings
 
 BATCH = 32  # images
 PUBLISHED_EPOCHS = 500
@@ -41,135 +41,106 @@ LEARNING_RATE = 1e-3
 FORMS = ("multiplied", "gathered", "gathered")
 
 
+@dataclass(frozen=True)
+class FastFlowSettings(MethodSettings):
+    blocks: int = option(8, "couplings per level")
+    alternate: bool = option(
+        False, "make every second coupling one of 1x1 convolutions, the rest of 3x3"
+    )
+
+
 class FastFlow(Method):
-    """`blocks` couplings per level; `alternate` makes every second one of 1x1 convolutions, the rest of 3x3."""
+    """A normalising flow on each of three levels of the backbone."""
 
     name: ClassVar[str] = "fastflow"
     map_tolerance: ClassVar[float] = 10.0  # as SSNF's: what is far from good is stretched most
+    Settings = FastFlowSettings
 
-    def __init__(
-        self, backbone: str, geometry: dict[str, Any], blocks: int = 8, alternate: bool = False
-    ) -> None:
-        super().__init__(backbone=backbone, geometry=geometry, blocks=blocks, alternate=alternate)
-        self.fp32_islands = (
-            *(
-                f"/{part}.{level}"
-                for level in range(3)
-                for part in ("norms", "densities", "upsamples")
-            ),
-            *(
-                island
-                for level, form in enumerate(FORMS)
-                for island in islands(f"/flows.{level}", blocks, form)
-            ),
-            "/sum",
-            "/largest",
-        )
-        self.trunk = Trunk(backbone, (1, 2, 3)).requires_grad_(False)
-        self.norms, self.flows = nn.ModuleList(), nn.ModuleList()
-        size = self.geometry.height, self.geometry.width
-        self.shapes = [
-            (channels, -(-size[0] // stride), -(-size[1] // stride))
-            for channels, stride in zip(self.trunk.channels, (4, 8, 16), strict=True)
-        ]
-        for shape in self.shapes:
-            self.norms.append(nn.LayerNorm(shape))
-            self.flows.append(
-                build_flow(
-                    shape[0],
-                    shape[1:],
-                    blocks,
-                    lambda n, i, o: SubNet(i, o, 1 if alternate and n % 2 else 3),
-                )
-            )
+    settings: FastFlowSettings
+
+    def __init__(self, settings: FastFlowSettings) -> None:
+        super().__init__(settings)
+        self.backbone = create_backbone(settings.backbone, (1, 2, 3)).requires_grad_(False)
+        self.norms = nn.ModuleList()
+        self.flows = nn.ModuleList()
+        grids = self.backbone.grids(*settings.size)
+        self.shapes = []
+        for channels, grid in zip(self.backbone.channels, grids, strict=True):
+            self.shapes.append((channels, *grid))
+            self.norms.append(nn.LayerNorm((channels, *grid)))
+            self.flows.append(build_flow(channels, grid, settings.blocks, self._subnet))
+
+    def _subnet(self, number: int, c_in: int, c_out: int) -> SubNet:
+        kernel = 1 if self.settings.alternate and number % 2 else 3
+        return SubNet(c_in, c_out, kernel)
 
     @classmethod
-    def defaults(cls, backbone: str) -> dict[str, Any]:
-        geometry = {"kind": "stretch", "height": 256, "width": 256}
-        return {
-            "backbone": backbone,
-            "geometry": geometry,
-            "alternate": backbone not in ("resnet18", "resnet34"),
-        }
+    def settings_for(cls, backbone: str) -> FastFlowSettings:
+        alternate = not backbone_facts(backbone).light
+        return FastFlowSettings(backbone, Geometry("stretch", 256, 256), alternate=alternate)
 
     @classmethod
-    def steps(cls, backbone: str, images: int, epochs: int | None) -> int:
-        if epochs is None and backbone in ("resnet18", "resnet34"):
+    def steps(cls, settings: FastFlowSettings, images: int, epochs: int | None) -> int:
+        if epochs is None and backbone_facts(settings.backbone).light:
             return LIGHT_STEPS
         return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
 
     # ------------------------------------------------------------------ the literal pipeline
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(*self.trunk(self.trunk.normalise(image)))
+        return self.head(*self.backbone.extract(image))
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         """Levels [N, C, h, w] to score [N] and map [N, H, W]: the negative density of each level's mean energy."""
-        size, maps = (self.geometry.height, self.geometry.width), []
+        size = self.settings.size
+        maps = []
         for level, norm, flow in zip(levels, self.norms, self.flows, strict=True):
             z, _ = flow(norm(level))
-            heat = -torch.exp(-0.5 * z.square().mean(1, keepdim=True))
-            maps.append(F.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0])
-        heat = torch.stack(maps).mean(0)
-        return heat.amax((1, 2)), heat
+            anomaly_map = -torch.exp(-0.5 * z.square().mean(1, keepdim=True))
+            maps.append(
+                F.interpolate(anomaly_map, size=size, mode="bilinear", align_corners=False)[:, 0]
+            )
+        anomaly_map = torch.stack(maps).mean(0)
+        return anomaly_map.amax((1, 2)), anomaly_map
 
     # ------------------------------------------------------------------ training
 
-    def fit(
-        self,
-        images: Sequence[Image],
-        budget: Budget,
-        seed: int,
-        progress: Progress,
-        save: Save,
-        resumed: dict[str, Any] | None,
-    ) -> int:
-        deadline = deadline_of(budget)
+    def fit(self, fit: Fit) -> int:
         trained = nn.ModuleList([self.norms, self.flows])
         device = next(trained.parameters()).device
         optimiser = torch.optim.Adam(
             [p for p in trained.parameters() if p.requires_grad], LEARNING_RATE, weight_decay=1e-5
         )
-        start = 0
-        if resumed is None:
-            generator = torch.Generator().manual_seed(seed)
+        phase = fit.phase("training")
+        if phase.state is None:
+            generator = torch.Generator().manual_seed(fit.seed)
             for flow in self.flows:
                 initialise(flow, generator)
-        else:
-            optimiser.load_state_dict(resumed["optimiser"])
-            start = int(resumed["step"])
         lengths = [math.prod(shape) for shape in self.shapes]
-
-        def features(image: Tensor) -> Tensor:
-            return torch.cat(
-                [level.flatten(1) for level in self.trunk(self.trunk.normalise(image))], 1
-            )
 
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             self.eval()
-            found = collect(images, features, device, folder, progress)  # [n, all levels]
+            features = collect_features(
+                fit.images, self._flat_levels, device, folder, fit.progress
+            )  # [n, all levels]
 
             def loss_of(step: int, chosen: Any) -> Tensor:
-                levels = torch.split(torch.from_numpy(found[chosen]).to(device), lengths, 1)
-                shaped = [
-                    level.view(-1, *shape) for level, shape in zip(levels, self.shapes, strict=True)
-                ]
+                levels = torch.split(torch.from_numpy(features[chosen]).to(device), lengths, 1)
+                shaped = []
+                for level, shape in zip(levels, self.shapes, strict=True):
+                    shaped.append(level.view(-1, *shape))
                 return self.loss(shaped)
 
             self.train()
-            self.trunk.eval()
-            step = run_steps(
-                loss_of,
-                [optimiser],
-                batches(len(found), BATCH, seed, start),
-                start,
-                budget.steps,
-                deadline,
-                progress,
-                lambda step: save({"step": step, "optimiser": optimiser.state_dict()}),
-            )
+            self.backbone.eval()
+            steps = Steps(fit, phase, [optimiser], fit.steps)
+            batches = batch_indices(len(features), BATCH, fit.seed, steps.start)
+            done = steps.run(batches, loss_of)
         self.eval()
-        return step
+        return done
+
+    def _flat_levels(self, image: Tensor) -> Tensor:
+        return torch.cat([level.flatten(1) for level in self.backbone.extract(image)], 1)
 
     def loss(self, levels: Sequence[Tensor]) -> Tensor:
         """Energy less log-determinant, summed over dimensions and levels, the mean over the images."""
@@ -181,11 +152,8 @@ class FastFlow(Method):
 
     def fused(self, form: str | None = None) -> nn.Module:
         """`form` is one for all levels instead of each level's own."""
-        return (
-            _Fused(copy.deepcopy(self).double(), (form,) * 3 if form else FORMS)
-            .to(next(self.norms.parameters()).dtype)
-            .eval()
-        )
+        forms = (form,) * len(self.flows) if form else FORMS
+        return build_fused(self, lambda method: FusedFastFlow(method, forms))
 
 
 class SubNet(nn.Module):
@@ -204,31 +172,33 @@ class SubNet(nn.Module):
         return nn.Hardtanh(0, SATURATION)
 
 
-class _Fused(nn.Module):
+class FusedFastFlow(FusedMethod):
     """See `FusedFlow` for the couplings."""
 
-    def __init__(self, net: FastFlow, forms: Sequence[str]) -> None:
-        super().__init__()
-        self.trunk = fuse.fold_batchnorm(net.trunk)
-        self.input = fuse.FoldedInput(self.trunk.conv1, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
-        self.norms = net.norms
-        flows = [FusedFlow(flow, form) for flow, form in zip(net.flows, forms, strict=True)]
-        self.flows = nn.ModuleList(flows)
-        self.densities = nn.ModuleList(_Density(flow.scale, 1 / len(flows)) for flow in flows)
-        size = (net.geometry.height, net.geometry.width)
-        self.upsamples = nn.ModuleList(fuse.Upsample(shape[1:], size) for shape in net.shapes)
-        self.sum = _Sum()
-        self.largest = fuse.Largest()
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(*self.trunk(self.input(image)))
+    def __init__(self, method: FastFlow, forms: Sequence[str]) -> None:
+        super().__init__(method)
+        size = method.settings.size
+        self.norms = nn.ModuleList()
+        self.flows = nn.ModuleList()
+        self.densities = nn.ModuleList()
+        self.upsamples = nn.ModuleList()
+        for norm, flow, form, shape in zip(
+            method.norms, method.flows, forms, method.shapes, strict=True
+        ):
+            fused_flow = FusedFlow(flow, form)
+            self.norms.append(fp32(norm))
+            self.flows.append(fused_flow)
+            self.densities.append(fp32(_Density(fused_flow.scale, 1 / len(forms))))
+            self.upsamples.append(fp32(rewrites.Upsample(shape[1:], size)))
+        self.sum = fp32(_Sum())
+        self.largest = fp32(rewrites.Largest())
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         parts = zip(levels, self.norms, self.flows, self.densities, self.upsamples, strict=True)
-        heat = self.sum(
+        anomaly_map = self.sum(
             *(upsample(density(flow(norm(x)))) for x, norm, flow, density, upsample in parts)
         ).squeeze(1)
-        return self.largest(heat), heat
+        return self.largest(anomaly_map), anomaly_map
 
 
 class _Density(nn.Module):

@@ -7,10 +7,12 @@ features with fixed standardisation, their grid, and the choice of the score on 
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawline.runtime.image import Image
+from flawline.options import option
+from flawline.runtime.image import Geometry, Image
 from flawline.train import TrainError
-from flawline.train.anomalies import Blended, settings
-from flawline.train.backbones.cait import CAITS, CaiT
-from flawline.train.backbones.resnet import MEAN_RGB, STD_RGB, Trunk
-from flawline.train.blocks import fused as fuse
+from flawline.train.anomalies import Blended, choose_product
+from flawline.train.anomalies import settings as blend_settings
+from flawline.train.backbones import backbone_facts, create_backbone
+from flawline.train.backbones.facts import BackboneFacts
+from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.attention import SubNet
 from flawline.train.blocks.flow import (
     Energy,
@@ -31,15 +35,14 @@ from flawline.train.blocks.flow import (
     Likelihood,
     build_flow,
     initialise,
-    islands,
     latent,
     negative_log_likelihood,
 )
-from flawline.train.blocks.patches import collect
-from flawline.train.loop import deadline_of, run_steps
-from flawline.train.method import Budget, Method, Save
+from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
+from flawline.train.blocks.patches import collect_features
+from flawline.train.loop import Steps
+from flawline.train.method import Fit, Method, MethodSettings, Phase
 from flawline.train.metrics import auroc
-from flawline.train.progress import Progress
 
 EPOCHS = 100  # of one cosine, from the learning rate to LAST_RATE
 LAST_RATE = 1e-6
@@ -53,135 +56,126 @@ VALIDATION_SHARE, VALIDATION = (
 )  # of the good images, and at most so many, to choose the score on
 
 
+@dataclass(frozen=True)
+class SSNFSettings(MethodSettings):
+    stride: int = option(16, "pixels between positions: 8 is layer2's grid, 16 layer3's")
+    projected: int | None = option(
+        None, "channels to which a fixed random rotation brings the features; None for no rotation"
+    )
+    blocks: int = option(8, "couplings of the flow")
+    hidden: int = option(128, "hidden channels of a coupling's sub-network")
+    heads: int = option(4, "attention heads of a coupling's sub-network")
+    dropout: float = option(0.2, "dropout in a coupling's sub-network")
+    product: str | None = option(
+        None,
+        "product whose blended anomalies to train against, such as bottle; default is the name of "
+        "the data, or a texture",
+        flag=True,
+    )
+    shots: int | None = option(
+        None,
+        "how many of the good images to use; from 20 on, a tenth of them only chooses the score",
+        flag=True,
+    )
+    negatives: str = option(
+        "limited",
+        f"blended anomalies to train against: {', '.join(NEGATIVES)} (all runs away)",
+        flag=True,
+    )
+    batch: int = option(16, "good images per step, with as many blended ones")
+    learning_rate: float = option(2e-4, "learning rate at the start of a period of the cosine")
+
+    def __post_init__(self) -> None:
+        if self.negatives not in NEGATIVES:
+            raise TrainError(
+                f"--negatives {self.negatives} is unknown; known: {', '.join(NEGATIVES)}"
+            )
+        if self.stride not in (8, 16):
+            raise TrainError(f"stride {self.stride} is neither 8 (layer2's grid) nor 16 (layer3's)")
+        if self.shots is not None and self.shots < 1:
+            raise TrainError(f"--shots {self.shots} is not above 0")
+
+
 class SSNF(Method):
-    """`stride` is the grid of the features: 8 is layer2's, 16 layer3's with a quarter of the positions and a sixth of
-    the arithmetic. `projected` is to how many channels a fixed random rotation brings them, None to none. `product`
-    names the settings of `train.augment`; None takes those of textures. `shots` is how many good images are used.
-    `negatives`: blended images as published ("limited": while they are likelier than the worst good one and not yet
-    far away), "all" of them always, or "none". `batch` is how many good images a step sees, and as many blended ones.
-    """
+    """A flow of attention couplings on the features of two levels, or of a transformer's one."""
 
     name: ClassVar[str] = "ssnf"
-    # Scores of good images are a hundredth apart, defects in a map a third; what is far from good is stretched most.
+    # Good scores differ by about 0.01, defects in a map by about 0.3, and rounding errors grow with the
+    # anomaly, so maps get 20 times the score's tolerance.
     map_tolerance: ClassVar[float] = 20.0
-    options: ClassVar[dict[str, tuple[Callable[[str], Any], str]]] = {
-        "--product": (str, "whose blended anomalies to train against, such as bottle; default the data's name, or"
-                      " a texture's"),
-        "--shots": (int, "use so many of the good images; from 20 on, a tenth of them only chooses the score"),
-        "--negatives": (str, f"blended anomalies to train against: {', '.join(NEGATIVES)} (all runs away)"),
-    }  # fmt: skip
+    Settings = SSNFSettings
+
+    settings: SSNFSettings
     mean: Tensor
     std: Tensor
     rotation: Tensor
     by_energy: Tensor
 
-    def __init__(
-        self,
-        backbone: str,
-        geometry: dict[str, Any],
-        stride: int = 16,
-        projected: int | None = None,
-        blocks: int = 8,
-        hidden: int = 128,
-        heads: int = 4,
-        dropout: float = 0.2,
-        product: str | None = None,
-        shots: int | None = None,
-        negatives: str = "limited",
-        batch: int = 16,
-        learning_rate: float = 2e-4,
-    ) -> None:
-        super().__init__(
-            backbone=backbone,
-            geometry=geometry,
-            stride=stride,
-            projected=projected,
-            blocks=blocks,
-            hidden=hidden,
-            heads=heads,
-            dropout=dropout,
-            product=product,
-            shots=shots,
-            negatives=negatives,
-            batch=batch,
-            learning_rate=learning_rate,
-        )
-        if negatives not in NEGATIVES:
-            raise TrainError(f"--negatives {negatives} is unknown; known: {', '.join(NEGATIVES)}")
-        if stride not in (8, 16):
-            raise TrainError(f"stride {stride} is neither 8 (layer2's grid) nor 16 (layer3's)")
-        if shots is not None and shots < 1:
-            raise TrainError(f"--shots {shots} is not above 0")
-        self.product, self.shots, self.negatives = product, shots, negatives
-        self.batch, self.learning_rate = batch, learning_rate
-        self.notes: list[str] = []
-        trunk = CaiT(backbone) if backbone in CAITS else Trunk(backbone)
-        self.trunk = trunk.requires_grad_(False)
-        self.fp32_islands = (*islands("/flow", blocks, "padded"), "/score", "/upsample", "/largest")
-        if isinstance(trunk, Trunk):
-            # The density of good images spans a hundredth: the picture's own rounding is half of all that is seen of
-            # FP16, and its first convolution is cheap.
-            self.fp32_islands += ("/input", "/trunk/conv1")
-        size = self.geometry.height, self.geometry.width
-        if isinstance(trunk, CaiT) and set(size) != {trunk.size}:
-            raise TrainError(
-                f"{backbone} takes images of {trunk.size} x {trunk.size} alone; leave --size out"
-            )
-        self.stride, self.grid = stride, (-(-size[0] // stride), -(-size[1] // stride))
-        raw = sum(self.trunk.channels)
-        channels = projected or raw
+    def __init__(self, settings: SSNFSettings) -> None:
+        super().__init__(settings)
+        facts = backbone_facts(settings.backbone)
+        self.backbone = create_backbone(settings.backbone, _levels(facts)).requires_grad_(False)
+        self.normalised = facts.normalised
+        height, width = settings.size
+        self.grid = (-(-height // settings.stride), -(-width // settings.stride))
+        raw = sum(self.backbone.channels)
+        channels = settings.projected or raw
+        rotation = torch.zeros(channels, raw) if settings.projected else torch.zeros(0)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
-        self.register_buffer(
-            "rotation", torch.zeros(channels, raw) if projected else torch.zeros(0)
-        )
+        self.register_buffer("rotation", rotation)
         self.register_buffer("by_energy", torch.tensor(False))
-        hidden = min(hidden, channels // 2)
-        if hidden % (2 * heads):
+        self.hidden = min(settings.hidden, channels // 2)
+        if self.hidden % (2 * settings.heads):
             raise TrainError(
-                f"{hidden} hidden channels are not a multiple of twice the {heads} heads"
+                f"{self.hidden} hidden channels are not a multiple of twice the "
+                f"{settings.heads} heads"
             )
-        self.flow = build_flow(
-            channels,
-            self.grid,
-            blocks,
-            lambda _, i, o: SubNet(i, o, hidden, heads, dropout, self.grid),
-        )
+        self.flow = build_flow(channels, self.grid, settings.blocks, self._subnet)
+
+    def _subnet(self, number: int, c_in: int, c_out: int) -> SubNet:
+        settings = self.settings
+        return SubNet(c_in, c_out, self.hidden, settings.heads, settings.dropout, self.grid)
 
     @classmethod
-    def defaults(cls, backbone: str) -> dict[str, Any]:
-        geometry = {"kind": "stretch", "height": 256, "width": 256}
-        if backbone in CAITS:
-            side = CAITS[backbone][0]
-            return {
-                "backbone": backbone,
-                "geometry": {"kind": "stretch", "height": side, "width": side},
-                "blocks": 10,
-            }
-        if backbone in ("resnet18", "resnet34"):
-            # On the tuning set half the batch at five times the rate did better than the published, in half the time.
-            return {"backbone": backbone, "geometry": geometry, "batch": 8, "learning_rate": 1e-3}
-        return {"backbone": backbone, "geometry": geometry, "projected": 512}
+    def settings_for(cls, backbone: str) -> SSNFSettings:
+        facts = backbone_facts(backbone)
+        if facts.fixed_size is not None:
+            geometry = Geometry("stretch", facts.fixed_size, facts.fixed_size)
+            return SSNFSettings(backbone, geometry, blocks=10)
+        geometry = Geometry("stretch", 256, 256)
+        if facts.light:
+            # On the tuning set half the batch at five times the rate did better than the published
+            # values, in half the time.
+            return SSNFSettings(backbone, geometry, batch=8, learning_rate=1e-3)
+        return SSNFSettings(backbone, geometry, projected=512)
 
     @classmethod
-    def steps(cls, backbone: str, images: int, epochs: int | None) -> int:
-        if epochs is None and backbone in ("resnet18", "resnet34"):
+    def complete_settings(cls, settings: SSNFSettings, data: Path) -> SSNFSettings:
+        return dataclasses.replace(settings, product=choose_product(settings.product, data))
+
+    @classmethod
+    def steps(cls, settings: SSNFSettings, images: int, epochs: int | None) -> int:
+        if epochs is None and backbone_facts(settings.backbone).light:
             return LIGHT_STEPS
-        batch: int = cls.defaults(backbone).get("batch", 16)
-        return math.ceil((epochs or EPOCHS) * images / batch)
+        return math.ceil((epochs or EPOCHS) * images / settings.batch)
+
+    @classmethod
+    def images_used(cls, settings: SSNFSettings, available: int) -> int:
+        return min(settings.shots or available, available)
 
     # ------------------------------------------------------------------ the literal pipeline
 
     def features(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] BGR to [N, C, h, w]: both levels averaged over 3x3, on one grid, not yet standardised; a
         transformer's one map as it is."""
-        levels: tuple[Tensor, ...] = self.trunk(self.trunk.normalise(image))
+        levels = self.backbone.extract(image)
         if len(levels) == 1:
             return levels[0]
         level2, level3 = levels
-        fine = F.avg_pool2d(level2, 3, self.stride // 8, 1)
+        fine = F.avg_pool2d(level2, 3, self.settings.stride // 8, 1)
         coarse = F.avg_pool2d(level3, 3, 1, 1)
-        if self.stride == 8:
+        if self.settings.stride == 8:
             coarse = F.interpolate(
                 coarse, size=fine.shape[2:], mode="bilinear", align_corners=False
             )
@@ -199,106 +193,80 @@ class SSNF(Method):
         """Score [N] and map [N, H, W] of a latent [N, C, h, w]: the mean energy, or the mean density of the elements,
         which saturates; the score is the largest value of the upsampled map."""
         square = z.square()
-        heat = (
+        anomaly_map = (
             square.mean(1) / 2
             if by_energy
             else -(torch.exp(-square / 2) / math.sqrt(2 * math.pi)).mean(1)
         )
-        size = (self.geometry.height, self.geometry.width)
-        heat = F.interpolate(heat[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-        return heat.amax((1, 2)), heat
+        size = self.settings.size
+        anomaly_map = F.interpolate(
+            anomaly_map[:, None], size=size, mode="bilinear", align_corners=False
+        )[:, 0]
+        return anomaly_map.amax((1, 2)), anomaly_map
 
     # ------------------------------------------------------------------ training
 
-    def fit(
-        self,
-        images: Sequence[Image],
-        budget: Budget,
-        seed: int,
-        progress: Progress,
-        save: Save,
-        resumed: dict[str, Any] | None,
-    ) -> int:
-        deadline = deadline_of(budget)
-        chosen = np.random.default_rng((seed, 2)).permutation(len(images))[: self.shots]
+    def fit(self, fit: Fit) -> int:
+        chosen = np.random.default_rng((fit.seed, 2)).permutation(len(fit.images))
+        chosen = chosen[: self.settings.shots]
         spare = int(VALIDATION_SHARE * len(chosen))
         # One alone would be blended with itself.
-        held = chosen[: min(VALIDATION, spare) if spare > 1 else 0]
-        pictures = [np.asarray(images[int(i)]) for i in chosen]
-        trained = pictures[len(held) :]
-        device = self.mean.device
+        held_out = min(VALIDATION, spare) if spare > 1 else 0
+        images = [np.asarray(fit.images[int(i)]) for i in chosen]
+        trained = images[held_out:]
+        phase = fit.phase("training")
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             self.eval()
-            if resumed is None:
-                self._initialise(seed)
-            features = collect(trained, self.features, device, folder, progress)
-            if resumed is None and not isinstance(
-                self.trunk, CaiT
-            ):  # which normalises its tokens itself
-                self._standardise(features)
-            step = self._train(
-                trained, features, budget.steps, deadline, seed, progress, save, resumed
+            if phase.state is None:
+                self._initialise(fit.seed)
+            features = collect_features(
+                trained, self.features, self.mean.device, folder, fit.progress
             )
+            if phase.state is None and not self.normalised:
+                self._standardise(features)
+            done = self._train(trained, features, fit, phase)
         self.eval()
-        # Few shots leave none to hold out; their own pictures then have to do.
-        self._choose_score(pictures[: len(held)] or trained[:VALIDATION], seed, progress)
-        return step
+        # Few shots leave none to hold out; their own images are used then.
+        validation = images[:held_out] or trained[:VALIDATION]
+        self._choose_score(validation, fit)
+        return done
 
-    def _train(
-        self,
-        pictures: list[Image],
-        features: Any,
-        steps: int,
-        deadline: float,
-        seed: int,
-        progress: Progress,
-        save: Save,
-        resumed: dict[str, Any] | None,
-    ) -> int:
+    def _train(self, images: list[Image], features: Any, fit: Fit, phase: Phase) -> int:
         device = self.mean.device
+        settings = self.settings
         weights = [p for p in self.flow.parameters() if p.requires_grad]
-        optimiser = torch.optim.Adam(weights, self.learning_rate, eps=1e-4, weight_decay=1e-5)
-        start = 0
-        if resumed is not None:
-            optimiser.load_state_dict(resumed["optimiser"])
-            start = int(resumed["step"])
-        # Not sharpened: the good features are computed once, and only their partners would be, which tells them apart.
-        blended = Blended(pictures, settings(self.product), seed, sharpening=False)
+        optimiser = torch.optim.Adam(weights, settings.learning_rate, eps=1e-4, weight_decay=1e-5)
+        # Not sharpened: the good features are computed once, and only their partners would be, which
+        # would tell them apart.
+        blended = Blended(images, blend_settings(settings.product), fit.seed, sharpening=False)
         # The last step is what is saved: an odd number of half-turns of the cosine ends at LAST_RATE.
-        turns = steps * self.batch / (EPOCHS * len(pictures))
-        period = max(steps, 1) / (2 * max(0, round((turns - 1) / 2)) + 1)
+        turns = fit.steps * settings.batch / (EPOCHS * len(images))
+        period = max(fit.steps, 1) / (2 * max(0, round((turns - 1) / 2)) + 1)
 
         def loss_of(step: int, draws: range) -> Tensor:
-            optimiser.param_groups[0]["lr"] = _cosine(self.learning_rate, step / period)
-            torch.manual_seed(
-                (seed << 32) + step
-            )  # of dropout, so that a resumed run goes on exactly
+            optimiser.param_groups[0]["lr"] = _cosine(settings.learning_rate, step / period)
+            # Seeds dropout, so that a resumed run continues exactly.
+            torch.manual_seed((fit.seed << 32) + step)
             good = torch.from_numpy(features[[blended.index(draw) for draw in draws]]).to(device)
-            if self.negatives == "none":
+            if settings.negatives == "none":
                 return self.nll(good).mean()
             samples = [blended.sample(draw) for draw in draws]
-            # Where no place for a patch was found, the partner is the good picture itself.
+            # Where no place for a patch was found, the partner is the good image itself.
             bad = [synthetic for _, synthetic, mask in samples if mask.any()]
             if not bad:
                 return self.nll(good).mean()
             with torch.no_grad():
                 unlikely = self.features(torch.from_numpy(np.stack(bad)).to(device))
             nll = self.nll(torch.cat([good, unlikely]))
-            return contrast(
-                nll[: len(good)], nll[len(good) :], self.flow.shapes[0], self.negatives == "limited"
-            )
+            shape = self.flow.shapes[0]
+            limited = settings.negatives == "limited"
+            return contrast(nll[: len(good)], nll[len(good) :], shape, limited)
 
         self.flow.train()
-        return run_steps(
-            loss_of,
-            [optimiser],
-            (range(k * self.batch, (k + 1) * self.batch) for k in range(start, steps)),
-            start,
-            steps,
-            deadline,
-            progress,
-            lambda step: save({"step": step, "optimiser": optimiser.state_dict()}),
-        )
+        steps = Steps(fit, phase, [optimiser], fit.steps)
+        batch = settings.batch
+        batches = (range(k * batch, (k + 1) * batch) for k in range(steps.start, fit.steps))
+        return steps.run(batches, loss_of)
 
     def nll(self, features: Tensor) -> Tensor:
         """Negative log-likelihood [N], in nats, of features [N, C, h, w]."""
@@ -323,9 +291,10 @@ class SSNF(Method):
         self.std.copy_(torch.from_numpy(np.maximum(std, 0.05 * std.mean() + 1e-6)))
 
     @torch.inference_mode()
-    def _choose_score(self, pictures: list[Image], seed: int, progress: Progress) -> None:
+    def _choose_score(self, pictures: list[Image], fit: Fit) -> None:
         """By which of the two scores good pictures differ more from blended ones; no defect is needed."""
-        blended = Blended(pictures, settings(self.product), seed + 1, sharpening=False)
+        product = self.settings.product
+        blended = Blended(pictures, blend_settings(product), fit.seed + 1, sharpening=False)
         scores: dict[bool, list[list[float]]] = {True: [[], []], False: [[], []]}
         empty = 0
         for draw in range(2 * len(pictures)):
@@ -336,27 +305,32 @@ class SSNF(Method):
                 z, _ = latent(self.flow, self.standardised(self.features(image)))
                 for by_energy, found in scores.items():
                     found[bad].append(float(self.judge(z, by_energy)[0]))
-            progress("choosing the score", draw + 1, 2 * len(pictures))
+            fit.progress("choosing the score", draw + 1, 2 * len(pictures))
         told = {
             key: auroc(np.repeat([False, True], len(good)), np.array(good + bad))
             for key, (good, bad) in scores.items()
         }
         self.by_energy.fill_(told[True] > told[False])
-        self.notes = [
+        fit.notes += [
             f"score: mean {'energy' if self.by_energy else 'density'} (AUROC on blended images: energy "
             f"{told[True]:.3f}, density {told[False]:.3f})",
-            f"blended as for {self.product or 'textures'}",
+            f"blended as for {product or 'textures'}",
         ]
         if empty:
-            self.notes.append(
+            fit.notes.append(
                 f"note: in {empty} of {2 * len(pictures)} pictures no patch found its place; is --product the right "
-                f"one? Look at them with python -m train.augment"
+                f"one? Look at them with python -m train.anomalies"
             )
 
     # ------------------------------------------------------------------ the exported form
 
     def fused(self, form: str = "padded") -> nn.Module:
-        return _Fused(copy.deepcopy(self).double(), form).to(self.mean.dtype).eval()
+        return build_fused(self, lambda method: FusedSSNF(method, form))
+
+
+def _levels(facts: BackboneFacts) -> tuple[int, ...]:
+    """Layer2 and layer3 of a CNN, or the one level of a transformer."""
+    return (2, 3) if 2 in facts.levels else (3,)
 
 
 def contrast(likely: Tensor, unlikely: Tensor, shape: Sequence[int], limited: bool) -> Tensor:
@@ -378,27 +352,31 @@ def _cosine(rate: float, turn: float) -> float:
     return LAST_RATE + (rate - LAST_RATE) * (1 + math.cos(math.pi * turn)) / 2
 
 
-class _Fused(nn.Module):
+class FusedSSNF(FusedMethod):
     """Averages, rotation and standardisation are one convolution per level; see `FusedFlow` for the couplings."""
 
-    def __init__(self, net: SSNF, form: str) -> None:
-        super().__init__()
-        self.trunk = fuse.fold_batchnorm(net.trunk)
-        self.input = fuse.FoldedInput(self.trunk.entry, MEAN_RGB, STD_RGB)  # type: ignore[arg-type]
-        size = (net.geometry.height, net.geometry.width)
+    def __init__(self, method: SSNF, form: str) -> None:
+        super().__init__(method)
+        if not method.normalised:
+            # The density of good images spans a hundredth: the image's own rounding is half of all that
+            # is seen of FP16, and its first convolution is cheap.
+            fp32(self.input)
+            fp32(self.backbone.first_convolution)
+        size = method.settings.size
         self.levels = nn.ModuleList()
-        if len(net.trunk.channels) == 2:
-            self._add_levels(net)
-        self.flow = FusedFlow(net.flow, form)
-        self.score = (Energy if net.by_energy else Likelihood)(self.flow.scale)
-        self.upsample = fuse.Upsample(net.grid, size)
-        self.largest = fuse.Largest()
+        if len(method.backbone.channels) == 2:
+            self._add_levels(method)
+        self.flow = FusedFlow(method.flow, form)
+        score = Energy if method.by_energy else Likelihood
+        self.score = fp32(score(self.flow.scale))
+        self.upsample = fp32(rewrites.Upsample(method.grid, size))
+        self.largest = fp32(rewrites.Largest())
 
     def _add_levels(self, net: SSNF) -> None:
-        fine, coarse = net.trunk.channels
+        fine, coarse = net.backbone.channels
         rotation = net.rotation if len(net.rotation) else None
         self.summed = rotation is not None
-        for channels, first, stride in ((fine, 0, net.stride // 8), (coarse, fine, 1)):
+        for channels, first, stride in ((fine, 0, net.settings.stride // 8), (coarse, fine, 1)):
             part = slice(first, first + channels)
             if rotation is None:
                 level: nn.Module = _average(net.mean[part], net.std[part], stride)
@@ -409,14 +387,13 @@ class _Fused(nn.Module):
                     net.mean.new_zeros(channels), net.mean.new_ones(channels), stride
                 )
                 level = nn.Sequential(
-                    average, fuse.pointwise(rotation[:, part] / net.std[:, None], offset)
+                    average, rewrites.pointwise(rotation[:, part] / net.std[:, None], offset)
                 )
             self.levels.append(level)
         grid3 = (-(-net.geometry.height // 16), -(-net.geometry.width // 16))
-        self.match = fuse.Upsample(grid3, net.grid) if net.stride == 8 else nn.Identity()
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(*self.trunk(self.input(image)))
+        self.match = (
+            rewrites.Upsample(grid3, net.grid) if net.settings.stride == 8 else nn.Identity()
+        )
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         features = levels[0]
@@ -426,8 +403,8 @@ class _Fused(nn.Module):
             )
             coarse = self.match(coarse)
             features = fine + coarse if self.summed else torch.cat([fine, coarse], 1)
-        heat = self.upsample(self.score(self.flow(features))).squeeze(1)
-        return self.largest(heat), heat
+        anomaly_map = self.upsample(self.score(self.flow(features))).squeeze(1)
+        return self.largest(anomaly_map), anomaly_map
 
 
 def _average(mean: Tensor, std: Tensor, stride: int) -> nn.Conv2d:

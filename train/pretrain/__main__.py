@@ -37,9 +37,8 @@ from torch.nn import functional as F
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.runtime.files import write_atomically
-from flawline.train.backbones.resnet import BACKBONES, MEAN_RGB, STD_RGB, Trunk, load_weights
-from flawline.train.fit import _device
-from flawline.train.loop import half_precision
+from flawline.train.backbones.resnet import ARCHITECTURES, ResNet
+from flawline.train.loop import choose_device, half_precision
 from flawline.train.pretrain.textures import Batch, Textures
 from flawline.train.pretrain.textures.sheet import write_sheet
 from flawline.train.progress import Bars, Progress
@@ -78,8 +77,8 @@ class Classifier(nn.Module):
 
     def __init__(self, run: Run) -> None:
         super().__init__()
-        self.trunk = Trunk(run.backbone)
-        load_weights(self.trunk, "random", run.seed)
+        self.trunk = ResNet(run.backbone)
+        self.trunk.load("random", run.seed)
         generator = torch.Generator().manual_seed(run.seed)
         self.heads = nn.ModuleList(
             nn.Linear(c, run.classes) for c in (sum(self.trunk.channels), *self.trunk.channels)
@@ -93,7 +92,9 @@ class Classifier(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """The loss of a batch; with a generator, which draws positions, that of single positions and faults too: of a
         paired batch."""
-        mean, std = (batch.images.new_tensor(v).view(3, 1, 1) for v in (MEAN_RGB, STD_RGB))
+        mean, std = (
+            batch.images.new_tensor(v).view(3, 1, 1) for v in (ResNet.mean_rgb, ResNet.std_rgb)
+        )
         images = ((batch.images - mean) / std).contiguous(memory_format=torch.channels_last)
         levels = self.trunk(images)
         means = torch.cat([level.mean((2, 3)) for level in levels], 1)
@@ -305,7 +306,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="train.pretrain", description="A backbone's weights from formulas alone."
     )
     parser.add_argument(
-        "--backbone", default="resnet18", help=f"one of {', '.join(BACKBONES)}; default %(default)s"
+        "--backbone",
+        default="resnet18",
+        help=f"one of {', '.join(ARCHITECTURES)}; default %(default)s",
     )
     parser.add_argument(
         "--images", type=int, default=500_000, help="pictures to see in all; default %(default)s"
@@ -358,7 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             }
         )
         state = args.out.with_suffix(".state.pt")
-        training = train(run, args.images, _device(args.device), state, bars)
+        training = train(run, args.images, choose_device(args.device), state, bars)
         write_weights(
             training, args.out, f"python -m train.pretrain {shlex.join(argv or sys.argv[1:])}"
         )

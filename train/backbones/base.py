@@ -1,0 +1,107 @@
+"""The interface that every backbone implements."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flawline.runtime.image import Image
+from flawline.train.backbones.facts import BackboneFacts
+
+# Batch size and number of images with which random weights get their BatchNorm statistics.
+STATISTICS_BATCH = 8
+STATISTICS_IMAGES = 32
+
+
+class Backbone(nn.Module, abc.ABC):
+    """A feature extractor: normalised RGB [N, 3, H, W] to one map [N, C, h, w] per level.
+
+    name: its name in BACKBONES.
+    levels: the numbers of the levels that it returns, in their order.
+    channels, strides: channels and input pixels per position of each returned level.
+    """
+
+    # ImageNet statistics of RGB in 0..1, with which published weight files were trained.
+    mean_rgb: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)
+    std_rgb: ClassVar[tuple[float, float, float]] = (0.229, 0.224, 0.225)
+
+    def __init__(self, name: str, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        facts = self.facts(name)
+        self.name = name
+        self.levels = levels
+        self.channels = tuple(facts.levels[level].channels for level in levels)
+        self.strides = tuple(facts.levels[level].stride for level in levels)
+
+    @classmethod
+    @abc.abstractmethod
+    def facts(cls, name: str) -> BackboneFacts:
+        """Return what is known of the backbone `name` without building it."""
+
+    @property
+    @abc.abstractmethod
+    def first_convolution(self) -> nn.Conv2d:
+        """The convolution that reads the image."""
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps of `levels` from normalised RGB."""
+
+    @abc.abstractmethod
+    def load(self, weights: str, seed: int = 0) -> str:
+        """Load weights and return a short description with their hash.
+
+        `weights` is `imagenet` (downloaded), `texture` (in this package), `random` (drawn by the
+        seed) or the path of a file. Raises TrainError.
+        """
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """Return the height and width of each returned level for an input of this size."""
+        sizes = []
+        for stride in self.strides:
+            sizes.append((-(-height // stride), -(-width // stride)))
+        return tuple(sizes)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Convert uint8 BGR [N, H, W, 3] to normalised RGB [N, 3, H, W] in the network's dtype."""
+        like = self.first_convolution.weight
+        mean = like.new_tensor(self.mean_rgb).view(3, 1, 1)
+        std = like.new_tensor(self.std_rgb).view(3, 1, 1)
+        rgb = image.permute(0, 3, 1, 2).flip(1).to(like.dtype)
+        return (rgb / 255 - mean) / std
+
+    def extract(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps of `levels` from uint8 BGR [N, H, W, 3]."""
+        levels: tuple[Tensor, ...] = self(self.normalise(image))
+        return levels
+
+    @torch.no_grad()
+    def estimate_batchnorm(self, images: Sequence[Image]) -> None:
+        """Estimate the BatchNorm statistics of random weights on good images, uint8 [H, W, 3] each.
+
+        With the initial statistics, activations of random weights would grow from block to block.
+        Does nothing in a network without BatchNorm.
+        """
+        norms = []
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                norms.append(module)
+        if not norms:
+            return
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches
+        self.train()
+        count = min(STATISTICS_IMAGES, len(images))
+        chosen = np.linspace(0, len(images) - 1, count).astype(int).tolist()
+        for start in range(0, count, STATISTICS_BATCH):
+            batch = []
+            for index in chosen[start : start + STATISTICS_BATCH]:
+                batch.append(np.asarray(images[index]))
+            self.extract(torch.from_numpy(np.stack(batch)).to(self.first_convolution.weight.device))
+        self.eval()

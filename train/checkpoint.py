@@ -1,0 +1,115 @@
+"""Checkpoints: a method, its settings, provenance and resumable state in a file of data only."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from flawline.runtime.files import write_atomically
+from flawline.runtime.image import Geometry
+from flawline.train import TrainError
+from flawline.train.method import Method, resolve_method
+
+SCHEMA = 2
+# Schema 1 calls the settings `hyperparameters` and the backbone `trunk`; its state has no phases.
+OLDEST_SCHEMA = 1
+
+
+class Checkpoint(NamedTuple):
+    """The content of a checkpoint; `training` is None if the training was finished."""
+
+    method: Method
+    provenance: dict[str, str]
+    training: dict[str, Any] | None = None
+
+
+def save_checkpoint(
+    path: Path,
+    method: Method,
+    provenance: dict[str, str],
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint atomically; `training` is what `fit` needs to resume.
+
+    Raises TrainError for a path that cannot be written.
+    """
+    content = {
+        "schema": SCHEMA,
+        "method": method.name,
+        "settings": dataclasses.asdict(method.settings),
+        "provenance": provenance,
+        "state_dict": method.state_dict(),
+        "training": training,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise TrainError(
+            f"checkpoint {path}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of this or an older schema; the method is in eval mode.
+
+    Runs no code from the file. Raises TrainError for a file that is missing, foreign or damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return _parse(content)
+    except FileNotFoundError:
+        raise TrainError(
+            f"checkpoint {path}: there is no such file; train one with python -m train.fit"
+        ) from None
+    except TrainError:
+        raise
+    except Exception as error:
+        # A foreign file can fail in many ways, and each means the same to the user.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise TrainError(
+            f"checkpoint {path}: is not one of this version ({lines[0][:120]}); "
+            "train it again with python -m train.fit"
+        ) from error
+
+
+def _parse(content: dict[str, Any]) -> Checkpoint:
+    schema = content["schema"]
+    if schema not in (OLDEST_SCHEMA, SCHEMA):
+        raise KeyError(f"schema {schema!r}")
+    if schema == OLDEST_SCHEMA:
+        content = _upgraded(content)
+    kind = resolve_method(content["method"])
+    fields = dict(content["settings"])
+    fields["geometry"] = Geometry(**fields["geometry"])
+    method = kind(kind.Settings(**fields))
+    method.load_state_dict(content["state_dict"])
+    return Checkpoint(method.eval(), content["provenance"], content["training"])
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """Convert the content of a checkpoint of schema 1."""
+    state_dict = {}
+    for name, value in content["state_dict"].items():
+        if name.startswith("trunk."):
+            name = "backbone." + name.removeprefix("trunk.")
+        state_dict[name] = value
+    training = content["training"]
+    if training is not None:
+        state = dict(training)
+        if "optimiser" in state:
+            state["optimisers"] = [state.pop("optimiser")]
+        training = {"phase": "training", "state": state, "finished": []}
+    return {
+        "method": content["method"],
+        "settings": content["hyperparameters"],
+        "provenance": content["provenance"],
+        "state_dict": state_dict,
+        "training": training,
+    }

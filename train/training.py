@@ -1,0 +1,146 @@
+"""Carries out a recipe: from good images to a checkpoint, resumable at any time."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flawline.runtime.console import log
+from flawline.train import TrainError
+from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.data.images import PreparedImages, describe_sizes, hold_out, open_data
+from flawline.train.loop import choose_device
+from flawline.train.method import Fit, Method
+from flawline.train.progress import Bars, Progress
+from flawline.train.recipe import Recipe
+
+# Provenance that a run fills in itself; the rest must be equal to continue an unfinished run.
+WEIGHTS_FLAG = "weights_flag"
+WEIGHTS = "weights"
+
+
+@dataclass
+class _Run:
+    """A model on its way from the recipe to the checkpoint; `state` continues an unfinished run."""
+
+    model: Method
+    provenance: dict[str, str]
+    state: dict[str, Any] | None = None
+
+
+def train(recipe: Recipe, out: Path) -> Path:
+    """Train as the recipe says, write the checkpoint `out` and return its path.
+
+    An unfinished run of the same recipe is continued from NAME.unfinished.pt next to `out`, which
+    is removed at the end. Raises TrainError and DataError.
+    """
+    model = recipe.method_class(recipe.settings)
+    good, held_out = hold_out(open_data(recipe.data).train_good)
+    for line in describe_sizes(good, model.geometry, recipe.bit_depth):
+        log(f"note: {line}")
+    images = PreparedImages(good, model.geometry, recipe.bit_depth)
+    used = model.images_used(recipe.settings, len(good))
+    steps = recipe.steps or model.steps(recipe.settings, used, recipe.epochs)
+    provenance = {
+        "data": str(recipe.data.resolve()),
+        "good_images": f"{used} trained on, {len(held_out)} held out",
+        "seed": str(recipe.seed),
+        "steps": str(steps),
+        "bits": str(recipe.bit_depth or 8),
+        "data_sha256": _fingerprint(good),
+    }
+    if out.is_dir() or not _writable(out.parent):
+        raise TrainError(f"--out {out}: cannot be written; choose another")
+    unfinished = out.with_name(f"{out.stem}.unfinished.pt")
+    run = _begin(recipe, model, images, provenance, unfinished)
+    device = choose_device(recipe.device)
+    log(
+        f"training {recipe.method} on {used} good images for {steps} steps on {device} "
+        f"(weights {run.provenance[WEIGHTS]})"
+    )
+    run.model.to(device)
+    done = _fit(run, recipe, images, steps, unfinished)
+    run.provenance["steps"] = str(done)
+    save_checkpoint(out, run.model.cpu(), run.provenance)
+    if done < steps:
+        log(f"stopped by --max-minutes after {done} of {steps} steps; run the same command again")
+    else:
+        unfinished.unlink(missing_ok=True)
+    log(f"checkpoint {out}")
+    return out
+
+
+def _fit(run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinished: Path) -> int:
+    deadline = math.inf
+    if recipe.max_minutes is not None:
+        deadline = time.monotonic() + 60 * recipe.max_minutes
+
+    def save(state: dict[str, Any]) -> None:
+        save_checkpoint(unfinished, run.model, run.provenance, state)
+
+    bars = Bars()
+    progress: Progress = bars
+    fit = Fit(images, steps, recipe.seed, deadline, progress, save, run.state)
+    try:
+        done = run.model.fit(fit)
+    finally:
+        bars.close()
+    for note in fit.notes:
+        log(note)
+    return done
+
+
+def _begin(
+    recipe: Recipe,
+    model: Method,
+    images: PreparedImages,
+    provenance: dict[str, str],
+    unfinished: Path,
+) -> _Run:
+    """Load weights into a fresh model, or continue the unfinished run of the same recipe."""
+    if unfinished.exists():
+        return _continue(recipe, provenance, unfinished)
+    provenance[WEIGHTS_FLAG] = recipe.weights
+    provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, images)
+    if recipe.weights == "random":
+        log("note: --weights random: random features, expect results near chance")
+    return _Run(model, provenance)
+
+
+def _continue(recipe: Recipe, provenance: dict[str, str], unfinished: Path) -> _Run:
+    saved = load_checkpoint(unfinished)
+    expected = {**provenance, WEIGHTS_FLAG: recipe.weights}
+    same = saved.method.settings == recipe.settings
+    for name, value in expected.items():
+        same = same and saved.provenance.get(name) == value
+    if not same:
+        raise TrainError(
+            f"{unfinished} is from a run with other flags; repeat those, or delete it to start "
+            "again"
+        )
+    state = saved.training or {}
+    step = (state.get("state") or {}).get("step", 0)
+    log(f"continuing {unfinished} at step {step}")
+    return _Run(saved.method, saved.provenance, saved.training)
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be created there; asked before hours of training rather than after."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def _fingerprint(paths: Sequence[Path]) -> str:
+    """Hash the names and sizes of images: a run continues on the images that it began with only."""
+    lines = []
+    for path in paths:
+        if path.exists():
+            lines.append(f"{path.name} {path.stat().st_size}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
