@@ -364,20 +364,3 @@ def test_the_whole_line_without_torch_on_the_edge(built: Path, data: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert '"summary"' in done.stdout
-
-
-def test_accuracy_over_seeds(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import json
-
-    from flawline.benchmarks.studies import accuracy
-
-    command = ["--data", str(data), "--seeds", "0", "1", "--out", str(tmp_path / "r"), *LIGHT]
-    assert accuracy.main(command) == 0
-    rows = json.loads((tmp_path / "r.json").read_text())
-    assert [row["seed"] for row in rows] == [0, 1]
-    mean = np.mean([row["image_auroc"] for row in rows])
-    assert f"| squares | 10 | 2 | {mean:.4f} ± " in (tmp_path / "r.md").read_text()
-    assert accuracy.main([*command, "--weights", "/nowhere.pth"]) == 2
-    assert "cannot be read" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The exact rewrites that the methods share, over drawn settings, and SimpleNet's on whole networks."""
+"""The exact rewrites that methods share, over drawn settings, and those of whole networks."""
 
 from __future__ import annotations
 

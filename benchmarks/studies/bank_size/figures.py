@@ -68,7 +68,9 @@ def draw_selection(
     origin = model.bank.origin[:rows].numpy()
     grid = patch_grid(model)
     figure = plt.figure(figsize=(11, 6.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2, 1))
+    grid_lines = figure.add_gridspec(2, 1, height_ratios=(2, 1))
+    top = figure.add_subfigure(grid_lines[0])
+    bottom = figure.add_subfigure(grid_lines[1])
     left, middle, right = top.subplots(1, 3)
     everything, selected, at_random = _projected(
         random.vectors[:SCATTERED], model.bank.vectors[:rows], random.vectors[:rows]
@@ -103,8 +105,8 @@ def _projected(everything: torch.Tensor, *others: torch.Tensor) -> list[NDArray[
 
 
 def _scatter(panel: Axes, everything: NDArray[Any], points: NDArray[Any], title: str) -> None:
-    panel.scatter(*everything, s=2, color="0.8", linewidths=0)
-    panel.scatter(*points, s=5, color="C0", linewidths=0)
+    panel.scatter(everything[0], everything[1], s=2, color="0.8", linewidths=0)
+    panel.scatter(points[0], points[1], s=5, color="C0", linewidths=0)
     panel.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")
     panel.set_title(title, fontsize=10)
 
@@ -121,9 +123,8 @@ def _patch_pixels(images: Sequence[Image], patch: int, grid: tuple[int, int]) ->
     number, position = divmod(patch, grid[0] * grid[1])
     row, column = divmod(position, grid[1])
     reach = CELL * SPAN // 2
-    padded = cv2.copyMakeBorder(
-        np.asarray(images[number]), reach, reach, reach, reach, cv2.BORDER_REPLICATE
-    )
+    image = np.asarray(images[number])
+    padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     y = CELL * row + CELL // 2
     x = CELL * column + CELL // 2
     return padded[y : y + 2 * reach, x : x + 2 * reach]

@@ -46,14 +46,14 @@ def _camera_frame() -> Image:
     """A smooth random frame, uint8 [1080, 1920, 3]."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (FRAME[1] // 8, FRAME[0] // 8, 3), dtype=np.uint8)
-    return cv2.resize(coarse, FRAME, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(coarse, FRAME, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def _resizing_calls(frame: Image) -> dict[str, Callable[[], Image]]:
     geometry = Geometry("stretch", height=SIZE[1], width=SIZE[0])
 
     def by_opencv(interpolation: int) -> Image:
-        return cv2.resize(frame, SIZE, interpolation=interpolation)
+        return np.asarray(cv2.resize(frame, SIZE, interpolation=interpolation), np.uint8)
 
     calls: dict[str, Callable[[], Image]] = {
         "prepare()": lambda: prepare(frame, geometry),
