@@ -34,6 +34,7 @@ def measure_cost(call: Callable[[], object]) -> Cost:
         call()
     with _BytesWritten() as written:
         call()
+    # torch counts a multiplication and an addition as two.
     return Cost(flops.get_total_flops() // 2, written.total)
 
 
@@ -61,6 +62,7 @@ class _BytesWritten(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        # Storage of the arguments: a result that lies in it is a view or was written in place.
         existing = set()
         for tensor in _tensors((args, kwargs)):
             existing.add(tensor.untyped_storage().data_ptr())

@@ -41,6 +41,7 @@ def profile_nodes(model: bytes, images: Image, threads: int | None, runs: int = 
     nodes = []
     for name, calls in events.items():
         arguments = calls[-1]["args"]
+        # Durations are in microseconds.
         durations = [call["dur"] for call in calls[runs // 4 :]]
         nodes.append(
             Node(
@@ -70,5 +71,6 @@ def _profile(model: bytes, images: Image, threads: int | None, runs: int) -> lis
         session = open_session(model, threads, options)
         for _ in range(runs):
             session.run(None, {"image": np.asarray(images)})
+        # The profiler writes its file when it ends, and returns the name.
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
     return events

@@ -45,6 +45,7 @@ def foreign_session(path: Path, size: tuple[int, int], threads: int | None) -> I
     inputs = {}
     for description in session.get_inputs():
         shape = _fixed_batch(description.shape)
+        # An image of another size would not be the same work.
         if description.type != "tensor(float)" or not _has_size(shape, size):
             raise EngineError(
                 f"{path} does not take float images of {size[1]}x{size[0]}, which this benchmark "

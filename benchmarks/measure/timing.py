@@ -38,11 +38,13 @@ def alternate(
     """
     times: dict[Key, list[float]] = {}
     for name, call in calls.items():
+        # The first call of a library allocates and chooses kernels.
         call()
         times[name] = []
     for _ in range(rounds):
         for name, call in calls.items():
             if settle_s > 0:
+                # The times of these calls are dropped.
                 time_calls(call, warm_up=0, seconds=settle_s)
             times[name] += time_calls(call, warm_up=0, repeats=repeats)
     medians = {}

@@ -34,6 +34,7 @@ class FlowForm(LiteralForm):
         self, method: Method, exchange: Mapping[type[nn.Module], Callable[[Any], nn.Module]]
     ) -> None:
         super().__init__(method)
+        # A list first, because the tree of modules changes during the loop.
         for parent in list(self.rest.modules()):
             for name, child in parent.named_children():
                 for kind, make in exchange.items():
@@ -60,6 +61,7 @@ class _FlowWithLoss(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z, log_det = self.flow(x)
         energy = 0.5 * z.square().sum((1, 2, 3))
+        # The loss is discarded.
         (energy - log_det).mean()
         return z, log_det
 
@@ -75,9 +77,10 @@ class _PublishedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
+        # Ours computes the position code once and stores it.
         projected = self.project(tokens + position_code(h * w, c).to(x))
         projected = projected.view(n, h * w, 3, self.heads, c // self.heads)
-        key, value, query = projected.permute(2, 0, 3, 1, 4)
+        key, value, query = projected.permute(2, 0, 3, 1, 4)  # [N, heads, h * w, c / heads] each
         scaled = query * (c // self.heads) ** -0.5
         weights = torch.softmax(scaled @ key.transpose(2, 3), -1)
         mixed = (weights @ value).transpose(1, 2).reshape(n, h * w, c)

@@ -47,6 +47,7 @@ class LiteralForm(Form):
         super().__init__()
         self.backbone = backbone_of(method)
         self.rest = copy.deepcopy(method)
+        # The rest of the method then runs on feature maps in place of an image.
         self.rest.backbone = _GivenLevels()
         # torch's counter does not see the products of a module whose parameters want gradients.
         self.requires_grad_(False)

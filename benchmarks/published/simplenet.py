@@ -31,9 +31,11 @@ class PublishedSimpleNet(Form):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         method = self.method
         level2, level3 = method.backbone.extract(image)
+        # The result is discarded, as everything that is computed beyond layer3.
         self.classifier(self.layer4(level3).mean((2, 3)))
         features = self._embed(level2, level3)
         result = method.judge(features)
+        # The authors' code returns these features too, and its caller drops them.
         unread = F.interpolate(
             features.permute(0, 3, 1, 2),
             size=(method.geometry.height, method.geometry.width),
@@ -55,17 +57,17 @@ class PublishedSimpleNet(Form):
         coarse = _resized_patches(_patches(level3), tuple(level3.shape[2:]), (h, w))
         pooled = []
         for patches in (fine, coarse):
-            vectors = patches.reshape(n * h * w, 1, -1)
+            vectors = patches.reshape(n * h * w, 1, -1)  # [n * h * w, 1, 9 * C]
             vectors = F.adaptive_avg_pool1d(vectors, self.method.settings.level_dim)
             pooled.append(vectors.squeeze(1))
-        both = torch.stack(pooled, 1).reshape(n * h * w, 1, -1)
+        both = torch.stack(pooled, 1).reshape(n * h * w, 1, -1)  # [n * h * w, 1, 2 * D1]
         features = F.adaptive_avg_pool1d(both, self.method.settings.target_dim)
         return features.reshape(n, h, w, -1)
 
 
 def _patches(level: Tensor) -> Tensor:
     """Return the 3x3 patches of a map [N, C, h, w] as [N, h * w, C, 3, 3]."""
-    unfolded = F.unfold(level, 3, padding=1)
+    unfolded = F.unfold(level, 3, padding=1)  # [N, C * 9, h * w]
     unfolded = unfolded.view(*level.shape[:2], 3, 3, -1)
     return unfolded.permute(0, 4, 1, 2, 3)
 
@@ -119,13 +121,14 @@ class _PatchPooling:
     def __call__(self, level2: Tensor, level3: Tensor) -> Tensor:
         """Return the patch features [N, h, w, target_dim] on the grid of layer2."""
         n, _, h, w = level2.shape
-        fine = F.unfold(level2, 3, padding=1)
+        fine = F.unfold(level2, 3, padding=1)  # [N, 9 * C, h * w]
+        # Each value of a patch of layer3 is a plane that is resized to the grid of layer2.
         planes = F.unfold(level3, 3, padding=1).view(n, -1, *level3.shape[2:])
         planes = F.interpolate(planes, size=(h, w), mode="bilinear", align_corners=False)
         pooled = []
         for columns, factor in zip((fine, planes.flatten(2)), self.factors, strict=True):
             pooled.append(F.avg_pool1d(columns.transpose(1, 2), factor, factor))
-        both = torch.cat(pooled, 2)
+        both = torch.cat(pooled, 2)  # [N, h * w, 2 * D1]
         features = F.avg_pool1d(both, self.last_factor, self.last_factor)
         return features.view(n, h, w, -1)
 

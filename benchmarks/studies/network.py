@@ -29,6 +29,7 @@ from flawline.train.data.demo import render
 from flawline.train.data.images import PreparedImages, open_data
 from flawline.train.method import Fit, Method, MethodSettings, resolve_method
 
+# Enough for statistics of the features; the training has one step only.
 TRAINING_IMAGES = 8
 
 
@@ -45,6 +46,7 @@ def build_network(options: NetworkOptions, count: int) -> tuple[Method, Image]:
         geometry = Geometry("stretch", options.size, options.size)
         settings = replace(settings, geometry=geometry)
     settings = replace(settings, **_parsed_settings(options, method_class.Settings))
+    # Layers that the one step does not reach keep torch's own initialisation.
     torch.manual_seed(options.seed)
     method = method_class(settings)
     images = _prepared_images(options.data, method.geometry, count + TRAINING_IMAGES)

@@ -29,4 +29,5 @@ def write_results(stem: Path, content: object, page: str) -> None:
 def write_rows(stem: Path, content: object) -> None:
     """Write STEM.json alone, so that the rows of a long run are safe before its end."""
     stem.parent.mkdir(parents=True, exist_ok=True)
+    # Not with_suffix: a name may have a dot of its own.
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(content, indent=2) + "\n")

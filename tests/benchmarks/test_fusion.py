@@ -18,8 +18,14 @@ from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.fusion import measure
 from flawline.benchmarks.studies.fusion.__main__ import main
 from flawline.benchmarks.studies.fusion.forms import BACKBONE, FUSED, LITERAL, PUBLISHED
-from flawline.benchmarks.studies.fusion.measure import AGAINST, EAGER, ONNX_RUNTIME, Row
 from flawline.benchmarks.studies.fusion.report import ratios
+from flawline.benchmarks.studies.fusion.rows import (
+    AGAINST,
+    EAGER,
+    ONNX_RUNTIME,
+    Row,
+    inexact_rows,
+)
 from flawline.train.blocks import fused
 
 pytestmark = pytest.mark.torch
@@ -107,7 +113,7 @@ def test_an_error_that_is_not_finite_is_inexact() -> None:
         Row(FUSED, "openvino bf16", error=0.5),
         Row(BACKBONE, EAGER),
     ]
-    assert measure.inexact_rows(rows) == rows[:1]
+    assert inexact_rows(rows) == rows[:1]
 
 
 def test_a_method_without_published_code_is_compared_with_its_literal_form(

@@ -29,6 +29,7 @@ def train_and_measure(data: Path, seed: int, flags: Sequence[str], folder: Path)
         raise TrainError(f"{data.name} seed {seed}: no bundle was built; see the message above")
     minutes = (time.monotonic() - start) / 60
     row = measure(bundle, data, "auto", EngineOptions(), repeats=1)
+    # Many seeds would fill the disk.
     shutil.rmtree(bundle)
     checkpoint.unlink()
     return {**row, "seed": seed, "minutes_to_bundle": round(minutes, 1)}

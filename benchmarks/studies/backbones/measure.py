@@ -27,6 +27,7 @@ from flawline.train.method import evaluate
 from flawline.train.metrics import auroc
 from flawline.train.progress import Bars
 
+# Height and width of the input, as SimpleNet's default for the small backbones.
 SIZE = 256
 Row = dict[str, Any]
 
@@ -84,6 +85,7 @@ def measure_comparison(comparison: Comparison, stem: Path) -> list[Row]:
         if row is None:
             row = _measure(trial, comparison)
         rows.append(row)
+        # Written after each row, because a whole comparison takes hours.
         others = [row for row in known if row not in rows]
         write_rows(stem, rows + others)
     return rows

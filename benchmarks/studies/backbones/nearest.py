@@ -17,6 +17,7 @@ from flawline.train.data.images import PreparedImages, hold_out, open_data
 from flawline.train.metrics import auroc
 from flawline.train.progress import Progress
 
+# Patches of good images that every test patch is compared with.
 BANK_PATCHES = 8000
 
 
@@ -43,6 +44,7 @@ def nearest_auroc(
     scores = []
     for image in test:
         vectors = patch_vectors(backbone, image)
+        # |x - b|^2 = |x|^2 - 2 x.b + |b|^2, where |x|^2 does not decide which row is nearest.
         nearest = (squared_lengths - 2 * vectors @ bank.T).amin(1)
         squared_distances = nearest + (vectors**2).sum(1)
         scores.append(float(squared_distances.max()))

@@ -26,6 +26,7 @@ def backbones_report(rows: Sequence[Row], command: str) -> str:
         lines.append(
             [
                 detector,
+                # The hash is in the notes below the table.
                 weights.split(" sha256")[0],
                 _seeds(rows_of_line),
                 *_cells(rows_of_line, names, groups),

@@ -22,6 +22,7 @@ from flawline.runtime.console import log
 from flawline.runtime.image import Image
 from flawline.train.methods.patchcore import PatchCore
 
+# Draws into files, also on a machine without a display.
 mpl.use("Agg")
 
 # Patches in the scatter, and patches shown as images.
@@ -45,6 +46,7 @@ def draw_sizes(rows: Sequence[Mapping[str, Any]], title: str, out: Path) -> None
     speed.plot(sizes, frames_per_second, "^-", color="0.55", label="FPS")
     speed.set_ylim(0)
     speed.set_ylabel("frames per second (median, batch 1, engine alone)", color="0.4")
+    # Sizes double, so their logarithms are evenly spaced.
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, labels=sizes)
     axes.minorticks_off()

@@ -28,6 +28,7 @@ from flawline.train.progress import Progress
 
 CORESET = "coreset"
 RANDOM = "random"
+# Untimed calls of each bank before the first image.
 WARM_UP = 5
 
 
@@ -81,6 +82,7 @@ def compare_sizes(
     largest = min(len(model.bank.vectors), len(random.vectors))
     kinds = []
     models = []
+    # Sizes beyond the patches that there are become one size.
     for size in sorted(set(np.minimum(sizes, largest).tolist())):
         for kind, vectors in sources.items():
             kinds.append(kind)
@@ -94,6 +96,7 @@ def compare_sizes(
 
 def _with_bank(model: PatchCore, vectors: Tensor) -> PatchCore:
     smaller = copy.deepcopy(model)
+    # Where the rows come from is not needed for searching them.
     smaller.bank.fill(vectors, torch.zeros(len(vectors), dtype=torch.int64))
     return smaller
 

@@ -39,8 +39,10 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
         )
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
         model, provenance, _ = load_checkpoint(train(recipe, Path(folder) / "bank.pt"))
+    # The recipe is PatchCore's; this tells the type checker.
     assert isinstance(model, PatchCore)
     bars = Bars()
+    # The same images that the coreset was chosen from.
     good_paths, _ = hold_out(data_set.train_good)
     good = PreparedImages(good_paths, model.geometry, recipe.bit_depth)
     random = random_patches(model, good, max(*sizes, SCATTERED), recipe.seed, bars)

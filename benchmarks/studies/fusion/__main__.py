@@ -75,8 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(name: str, args: argparse.Namespace) -> int:
     from flawline.benchmarks.published import find_published
-    from flawline.benchmarks.studies.fusion.measure import BOUND, inexact_rows, measure_forms
+    from flawline.benchmarks.studies.fusion.measure import measure_forms
     from flawline.benchmarks.studies.fusion.report import fusion_report
+    from flawline.benchmarks.studies.fusion.rows import BOUND, inexact_rows
     from flawline.benchmarks.studies.network import build_network, torch_threads
 
     with torch_threads(args.threads):

@@ -16,6 +16,7 @@ from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, engine
 from flawline.runtime.image import Image
 from flawline.train.method import Method
 
+# FP16 and INT8 need graphs of their own, which the export makes and this study does not.
 PRECISIONS = ("fp32", "bf16")
 
 

@@ -24,7 +24,7 @@ LITERAL = "(b) literal"
 FUSED = "(c) fused"
 BACKBONE = "backbone alone"
 
-# Paths of modules whose nodes compute the feature maps.
+# In the exported graph: paths of modules whose nodes compute the feature maps.
 BACKBONE_PATHS = ("/backbone/", "/input/")
 
 
@@ -103,6 +103,7 @@ class ExportedForm:
 
 def _backbone_of(model: bytes) -> bytes:
     """Cut the part of a graph up to the feature maps that its head reads."""
+    # The extractor needs the types of the feature maps, which become outputs.
     graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model))
     made = set()
     outside = []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from flawline.benchmarks.measure.meter import count_parameters, measure_cost
 from flawline.benchmarks.measure.nodes import Node, bytes_written
@@ -30,84 +30,20 @@ from flawline.benchmarks.studies.fusion.forms import (
     build_forms,
     exportable_forms,
 )
+from flawline.benchmarks.studies.fusion.rows import (
+    AGAINST,
+    EAGER,
+    ONNX_RUNTIME,
+    FusionResult,
+    KindTotal,
+    Row,
+)
 from flawline.runtime.image import Image
 from flawline.train.method import Method
 
-# Allowed difference, relative to the range of the literal map. Rounding gives a few 1e-6.
-BOUND = 1e-4
-EAGER = "torch eager"
-ONNX_RUNTIME = "onnxruntime fp32"
-AGAINST = "another's"
+# Calls per turn, and untimed seconds before each turn.
 REPEATS = 5
 SETTLE_S = 0.3
-
-
-@dataclass
-class Row:
-    """One form in one engine. A value that was not measured is None.
-
-    `macs`, `head_macs`, `head_bytes_written` and `ms` are of one image, `error` is the largest
-    difference from the literal form in torch, relative to the range of its map.
-    """
-
-    form: str
-    engine: str
-    macs: int | None = None
-    head_macs: int | None = None
-    head_bytes_written: int | None = None
-    parameters: int | None = None
-    onnx_nodes: int | None = None
-    error: float | None = None
-    ms: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the values that were measured."""
-        fields = asdict(self).items()
-        return {name: value for name, value in fields if value is not None}
-
-
-@dataclass(frozen=True)
-class KindTotal:
-    """How many nodes of one kind a head has, and their time together."""
-
-    kind: str
-    nodes: int
-    ms: float
-
-
-@dataclass
-class FusionResult:
-    """All rows; the heads of (b) and (c) by kind of node; the nodes of (c)'s head."""
-
-    rows: list[Row] = field(default_factory=list)
-    kinds: dict[str, list[KindTotal]] = field(default_factory=dict)
-    fused_head: list[Node] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the content of the result file."""
-        kinds = {}
-        for form, totals in self.kinds.items():
-            kinds[form] = [asdict(total) for total in totals]
-        left = []
-        for node in self.fused_head:
-            left.append(
-                {
-                    "node": node.name,
-                    "kind": node.kind,
-                    "ms": node.milliseconds,
-                    "bytes_written": node.bytes_written,
-                }
-            )
-        rows = [row.as_json() for row in self.rows]
-        return {"rows": rows, "kinds": kinds, "left_in_the_head": left}
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A row and the call that is measured for it."""
-
-    row: Row
-    call: InferenceCall
 
 
 def measure_forms(
@@ -119,56 +55,110 @@ def measure_forms(
     first. `against` is the ONNX model of another program, which is timed in turns with ours.
     Raises EngineError when it cannot be timed.
     """
-    size = (method.geometry.height, method.geometry.width)
-    foreign = []
+    measurement = _Measurement(method, images, threads)
     if against is not None:
-        call = foreign_session(against, size, threads)
-        foreign.append(_Run(Row(AGAINST, ONNX_RUNTIME), call))
-    with tempfile.TemporaryDirectory(prefix="flawline-") as folder, ExitStack() as stack:
-        forms = build_forms(method)
-        eager = _eager_runs(method, forms, images[:1])
-        runs = list(eager.values())
-        result = FusionResult()
-        backbones = [_Run(Row(BACKBONE, EAGER), _eager_call(_fused_backbone(forms[FUSED])))]
-        for label, module in exportable_forms(method, forms).items():
-            exported = ExportedForm.of_module(module, method.geometry, images[:1], threads)
-            runs.append(_session_run(label, exported, threads))
-            bundle = Path(folder) / str(len(runs))
-            for name, call in other_engines(method, exported.model, images, bundle, threads, stack):
-                runs.append(_Run(Row(label, name), call))
-            if label in (LITERAL, FUSED):
-                result.kinds[label] = _totals_by_kind(exported.head)
-            if label == FUSED:
-                result.fused_head = _slowest_first(exported.head)
-                session = plain_session(exported.backbone, threads)
-                backbones.append(_Run(Row(BACKBONE, ONNX_RUNTIME), session))
-        _measure_errors(runs, eager[LITERAL], images)
-        runs += [*backbones, *foreign]
-        _measure_times(runs, images[:1], rounds)
-    result.rows = [run.row for run in runs]
-    return result
-
-
-def inexact_rows(rows: Iterable[Row]) -> list[Row]:
-    """Return the FP32 rows whose error is above BOUND or not finite."""
-    inexact = []
-    for row in rows:
-        fp32 = row.engine == EAGER or row.engine.endswith("fp32")
-        if fp32 and row.error is not None and not row.error <= BOUND:
-            inexact.append(row)
-    return inexact
-
-
-def _eager_runs(method: Method, forms: dict[str, nn.Module], image: Image) -> dict[str, _Run]:
-    runs = {}
+        # First of all, so that a wrong file is refused before the work.
+        measurement.add_foreign_model(against)
+    forms = build_forms(method)
     for label, module in forms.items():
-        row = _measure_costs(label, module, method, image)
-        runs[label] = _Run(row, _eager_call(module))
-    return runs
+        measurement.add_eager(label, module)
+    measurement.add_eager_backbone(forms[FUSED])
+    with tempfile.TemporaryDirectory(prefix="flawline-") as folder, ExitStack() as stack:
+        for label, module in exportable_forms(method, forms).items():
+            measurement.add_exported(label, module, Path(folder), stack)
+        measurement.measure_errors()
+        measurement.measure_times(rounds)
+    return measurement.result
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A row and the call that is measured for it."""
+
+    row: Row
+    call: InferenceCall
+
+
+class _Measurement:
+    """The rows of one method and their calls, which are measured together at the end."""
+
+    def __init__(self, method: Method, images: Image, threads: int | None) -> None:
+        self.method = method
+        self.images = images
+        self.image = images[:1]
+        self.threads = threads
+        self.result = FusionResult()
+        # The runs of forms by form and engine; their errors are measured.
+        self.forms: dict[tuple[str, str], _Run] = {}
+        # Runs of parts and of other models: they compute something else and are timed only.
+        self.others: list[_Run] = []
+
+    def add_foreign_model(self, path: Path) -> None:
+        """Add the ONNX model of another program."""
+        size = (self.method.geometry.height, self.method.geometry.width)
+        call = foreign_session(path, size, self.threads)
+        self.others.append(_Run(Row(AGAINST, ONNX_RUNTIME), call))
+
+    def add_eager(self, label: str, module: nn.Module) -> None:
+        """Add a form in torch, and count what it computes and writes."""
+        row = _eager_row(label, module, self.method, self.image)
+        self.forms[label, EAGER] = _Run(row, partial(_run_eager, module))
+
+    def add_eager_backbone(self, fused: Any) -> None:
+        """Add the folded input and backbone of the fused form in torch."""
+
+        def levels_of(image: Tensor) -> Sequence[Tensor]:
+            levels: Sequence[Tensor] = fused.backbone(fused.input(image))
+            return levels
+
+        self.others.append(_Run(Row(BACKBONE, EAGER), partial(_run_eager, levels_of)))
+
+    def add_exported(self, label: str, module: nn.Module, folder: Path, stack: ExitStack) -> None:
+        """Add a form in ONNX Runtime and in every other engine that is installed.
+
+        Bundles are written into `folder`; `stack` closes the engines.
+        """
+        exported = ExportedForm.of_module(module, self.method.geometry, self.image, self.threads)
+        session = plain_session(exported.model, self.threads)
+        self.forms[label, ONNX_RUNTIME] = _Run(_exported_row(label, exported), session)
+        bundle = folder / str(len(self.forms))
+        engines = other_engines(
+            self.method, exported.model, self.images, bundle, self.threads, stack
+        )
+        for name, call in engines:
+            self.forms[label, name] = _Run(Row(label, name), call)
+        if label in (LITERAL, FUSED):
+            self.result.kinds[label] = _totals_by_kind(exported.head)
+        if label == FUSED:
+            self.result.fused_head = sorted(exported.head, key=_slowest_first)
+            backbone = plain_session(exported.backbone, self.threads)
+            self.others.append(_Run(Row(BACKBONE, ONNX_RUNTIME), backbone))
+
+    def measure_errors(self) -> None:
+        """Fill in the error of every form, which is that from the literal form in torch."""
+        reference = self.forms[LITERAL, EAGER].call(self.images)
+        span = float(np.ptp(reference[1]))
+        for run in self.forms.values():
+            largest = 0.0
+            for got, expected in zip(run.call(self.images), reference, strict=True):
+                # The built-in max() would drop a NaN.
+                largest = float(np.maximum(largest, np.abs(got - expected).max()))
+            run.row.error = largest / span
+
+    def measure_times(self, rounds: int) -> None:
+        """Fill in the median milliseconds of every row, all of them timed in turns."""
+        runs = [*self.forms.values(), *self.others]
+        calls = {}
+        for index, run in enumerate(runs):
+            calls[index] = partial(run.call, self.image)
+        medians = alternate(calls, rounds, REPEATS, settle_s=SETTLE_S)
+        for index, run in enumerate(runs):
+            run.row.ms = medians[index]
+            self.result.rows.append(run.row)
 
 
 @torch.inference_mode()
-def _measure_costs(label: str, module: nn.Module, method: Method, image: Image) -> Row:
+def _eager_row(label: str, module: nn.Module, method: Method, image: Image) -> Row:
     """Count what a form computes and writes in torch for one image [1, H, W, 3]."""
     tensor = torch.from_numpy(image)
     levels = backbone_of(method).extract(tensor)
@@ -184,52 +174,22 @@ def _measure_costs(label: str, module: nn.Module, method: Method, image: Image) 
     )
 
 
-def _session_run(label: str, exported: ExportedForm, threads: int | None) -> _Run:
+def _exported_row(label: str, exported: ExportedForm) -> Row:
+    # By the sums and not by names: ONNX Runtime names the nodes that it adds by a counter.
     head_bytes = bytes_written(exported.nodes) - bytes_written(exported.backbone_nodes)
-    row = Row(label, ONNX_RUNTIME, head_bytes_written=head_bytes, onnx_nodes=exported.node_count)
-    return _Run(row, plain_session(exported.model, threads))
+    return Row(
+        label,
+        ONNX_RUNTIME,
+        head_bytes_written=head_bytes,
+        onnx_nodes=exported.node_count,
+    )
 
 
-def _eager_call(module: Callable[[torch.Tensor], Sequence[torch.Tensor]]) -> InferenceCall:
-    @torch.inference_mode()
-    def call(image: Image) -> Sequence[NDArray[Any]]:
-        outputs = module(torch.from_numpy(image))
-        return [output.numpy() for output in outputs]
-
-    return call
-
-
-def _fused_backbone(fused: nn.Module) -> Callable[[torch.Tensor], Sequence[torch.Tensor]]:
-    """The folded input and backbone of a fused form."""
-    folded: Any = fused
-
-    def call(image: torch.Tensor) -> Sequence[torch.Tensor]:
-        levels: Sequence[torch.Tensor] = folded.backbone(folded.input(image))
-        return levels
-
-    return call
-
-
-def _measure_errors(runs: Sequence[_Run], literal: _Run, images: Image) -> None:
-    """Fill in the error of every row, which is that from the literal form in torch."""
-    reference = literal.call(images)
-    span = float(np.ptp(reference[1]))
-    for run in runs:
-        largest = 0.0
-        for got, expected in zip(run.call(images), reference, strict=True):
-            # Not max(): it would drop a NaN.
-            largest = float(np.maximum(largest, np.abs(got - expected).max()))
-        run.row.error = largest / span
-
-
-def _measure_times(runs: Sequence[_Run], image: Image, rounds: int) -> None:
-    """Fill in the median milliseconds of every row, all of them timed in turns."""
-    calls = {}
-    for index, run in enumerate(runs):
-        calls[index] = partial(run.call, image)
-    medians = alternate(calls, rounds, REPEATS, settle_s=SETTLE_S)
-    for index, milliseconds in medians.items():
-        runs[index].row.ms = milliseconds
+@torch.inference_mode()
+def _run_eager(
+    module: Callable[[Tensor], Sequence[Tensor]], images: Image
+) -> Sequence[NDArray[Any]]:
+    return [output.numpy() for output in module(torch.from_numpy(images))]
 
 
 def _totals_by_kind(head: Sequence[Node]) -> list[KindTotal]:
@@ -243,5 +203,5 @@ def _totals_by_kind(head: Sequence[Node]) -> list[KindTotal]:
     return sorted(totals, key=lambda total: -total.ms)
 
 
-def _slowest_first(nodes: Sequence[Node]) -> list[Node]:
-    return sorted(nodes, key=lambda node: -node.milliseconds)
+def _slowest_first(node: Node) -> float:
+    return -node.milliseconds

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flawline.benchmarks.studies.fusion.forms import BACKBONE, FUSED, LITERAL, PUBLISHED
-from flawline.benchmarks.studies.fusion.measure import (
+from flawline.benchmarks.studies.fusion.rows import (
     EAGER,
     ONNX_RUNTIME,
     FusionResult,
@@ -31,7 +31,7 @@ EXPLANATION = (
     "the largest difference of any score or map value from (b) in torch, relative to the range of",
     "the map.",
 )
-# As many of the slowest nodes are listed.
+# How many of the slowest nodes are listed.
 LISTED_NODES = 10
 
 
@@ -84,6 +84,7 @@ def ratios(rows: Sequence[Row]) -> list[str]:
         _added_time(by_key[BACKBONE, ONNX_RUNTIME], fused_onnx),
     ]  # fmt: skip
     lines = [line for line in candidates if line is not None]
+    # Every other form and engine is compared with (c) in the same engine.
     for row in rows:
         claimed = row.form in (PUBLISHED, FUSED, BACKBONE) or row is literal_onnx
         if not claimed:

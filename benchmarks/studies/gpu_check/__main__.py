@@ -59,6 +59,7 @@ def _run(args: argparse.Namespace) -> None:
     from flawline.benchmarks.studies.gpu_check.report import gpu_report
     from flawline.benchmarks.studies.network import build_network
 
+    # The time limit includes building the network and the engines.
     deadline = time.monotonic() + 60 * args.minutes
     device = open_device(args.device)
     method, images = build_network(network_options(args), IMAGES)

@@ -79,6 +79,7 @@ def engine_calls(bundle: Bundle, stack: ExitStack) -> Iterator[tuple[str, Infere
             continue
         for precision in PRECISIONS:
             engine = _open(name, bundle, precision, stack)
+            # Before the first call, which decides whether work is recorded.
             engine.uses_graph = False
             yield engine.description, engine
             engine = _open(name, bundle, precision, stack)

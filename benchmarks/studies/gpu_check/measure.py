@@ -27,10 +27,12 @@ from flawline.runtime.timing import time_calls
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.method import Method
 
+# Images per call: one camera, a few, and what saturates the GPU.
 BATCHES = (1, 8, 32)
 # Every row is timed in this many turns, for so many seconds in each of them.
 TURNS = 2
 SECONDS = 1.5
+# Untimed calls before each turn: kernels are compiled, graphs recorded and clocks raised.
 WARM_UP = 20
 
 
@@ -77,6 +79,7 @@ def measure_calls(
     times: dict[tuple[str, int], list[float]] = {}
     for _ in range(TURNS):
         for batch in BATCHES:
+            # The images are repeated to fill the batch.
             batch_of_images = np.resize(images, (batch, *images.shape[1:]))
             for name, call in calls.items():
                 if time.monotonic() > deadline:

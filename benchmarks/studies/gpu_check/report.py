@@ -25,6 +25,7 @@ def gpu_report(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
             published[row["batch"]] = row["p50_ms"]
     lines = []
     for row in rows:
+        # Left empty where the published pipeline did not run at this batch.
         ratio = ""
         if row["batch"] in published:
             ratio = f"{published[row['batch']] / row['p50_ms']:.2f}"

@@ -45,6 +45,7 @@ def measure_prepare(rounds: int) -> list[PrepareRow]:
 def _camera_frame() -> Image:
     """A smooth random frame, uint8 [1080, 1920, 3]."""
     rng = np.random.default_rng(0)
+    # Enlarged noise has the smooth gradients of a photograph.
     coarse = rng.integers(0, 256, (FRAME[1] // 8, FRAME[0] // 8, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(coarse, FRAME, interpolation=cv2.INTER_CUBIC), np.uint8)
 

@@ -28,6 +28,7 @@ def depthwise(kernel: Tensor, weight: Tensor) -> nn.Module:
         filters, rows_of_filters = _distinct_filters(kernel[:, channel])
         distinct.append((filters, rows_of_filters))
         most = max(most, len(filters))
+    # A depthwise convolution has the same number of filters for every channel; the rest are zero.
     conv = nn.Conv2d(channels, channels * most, 3, padding=1, groups=channels, bias=False)
     conv.weight.data = kernel.new_zeros(channels * most, 1, 3, 3)
     columns = weight.new_zeros(len(weight), channels * most)
@@ -35,6 +36,7 @@ def depthwise(kernel: Tensor, weight: Tensor) -> nn.Module:
         for number, rows in enumerate(rows_of_filters):
             position = channel * most + number
             conv.weight.data[position, 0] = filters[number]
+            # Rows with the same filter share its result.
             columns[:, position] = weight[:, rows].sum(1)
     return nn.Sequential(conv, pointwise(columns))
 
@@ -61,6 +63,7 @@ def row_mean(kernel: Tensor, weight: Tensor) -> nn.Module | None:
     """
     if not torch.equal(kernel, kernel[..., :1].expand_as(kernel)):
         return None
+    # A row of three equal taps is their sum times the mean of the three pixels.
     vertical = torch.zeros_like(kernel)
     vertical[..., 1] = kernel.sum(-1)
     wide = grouped_convolution(vertical)
@@ -72,6 +75,7 @@ def row_mean(kernel: Tensor, weight: Tensor) -> nn.Module | None:
         groups=wide.groups,
         bias=False,
     )
+    # Only the middle column has taps.
     narrow.weight.data = wide.weight.data[..., 1:2].clone()
     return nn.Sequential(nn.AvgPool2d((1, 3), 1, (0, 1)), narrow, pointwise(weight))
 
@@ -80,6 +84,7 @@ def dense(kernel: Tensor, weight: Tensor) -> nn.Module:
     """Both maps multiplied out: nine times the arithmetic in one node."""
     rows, channels = kernel.shape[:2]
     conv = nn.Conv2d(channels, len(weight), 3, padding=1, bias=False)
+    # [hidden, rows] times [rows, C * 9]
     conv.weight.data = (weight @ kernel.view(rows, -1)).view(-1, channels, 3, 3)
     return conv
 

@@ -23,6 +23,7 @@ from flawline.train.methods.simplenet import SimpleNet
 # Allowed error in float32, relative to the standard deviation of the result.
 BOUND = 1e-5
 SHIPPED = "grouped 3x3 + 1x1"
+# Hidden units of SimpleNet's discriminator, and the levels that it reads.
 HIDDEN = 1024
 LEVELS = (2, 3)
 REPEATS = 10
@@ -48,6 +49,7 @@ def measure_stencils(
     network = create_backbone(backbone, LEVELS)
     kernels = patch_stencils(network.channels, settings.level_dim, settings.target_dim)
     for level, kernel, stride in zip(LEVELS, kernels, network.strides, strict=True):
+        # Rows without taps read nothing from this level.
         used = kernel.flatten(1).abs().sum(1) > 0
         features = torch.randn(1, kernel.shape[1], size // stride, size // stride)
         yield level, _measure_level(level, kernel[used], features, rounds, threads)

@@ -14,6 +14,7 @@ from flawline.runtime.calibrate import score_frames
 from flawline.runtime.detector import Detector
 from flawline.runtime.threshold import set_threshold
 
+# How often the images are divided into those that set the threshold and those that test it.
 RESAMPLINGS = 200
 
 
