@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import torch
-from flawline.train.backbones.base import Backbone
 from torch import Tensor, nn
 
 from flawline.train import TrainError
+from flawline.train.backbones.base import Backbone
 from flawline.train.method import Method
 
 SomeMethod = TypeVar("SomeMethod", bound=Method)

@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flawline.train.checkpoint import load_checkpoint
-from flawline.train.recipe import plan
-from flawline.train.training import train
-
 from flawline.benchmarks.studies.backbones.nearest import BANK_PATCHES, nearest_auroc
 from flawline.benchmarks.studies.labelled import labelled_test_images
 from flawline.benchmarks.studies.results import write_rows
@@ -21,11 +17,14 @@ from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.train import TrainError
 from flawline.train.backbones import create_backbone
+from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data.demo import PRODUCTS, write_demo
 from flawline.train.data.images import hold_out, open_data
 from flawline.train.method import evaluate
 from flawline.train.metrics import auroc
 from flawline.train.progress import Bars
+from flawline.train.recipe import plan
+from flawline.train.training import train
 
 # Height and width of the input, as SimpleNet's default for the small backbones.
 SIZE = 256

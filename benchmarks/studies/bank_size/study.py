@@ -6,18 +6,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawline.train.checkpoint import load_checkpoint
-from flawline.train.recipe import Recipe
-from flawline.train.training import train
-
 from flawline.benchmarks.studies.bank_size.figures import SCATTERED, draw_selection, draw_sizes
 from flawline.benchmarks.studies.bank_size.measure import compare_sizes, random_patches
 from flawline.benchmarks.studies.bank_size.report import bank_size_report
 from flawline.benchmarks.studies.labelled import labelled_test_images
 from flawline.benchmarks.studies.results import write_results
+from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data.images import DataError, PreparedImages, hold_out, open_data
 from flawline.train.methods.patchcore import PatchCore
 from flawline.train.progress import Bars
+from flawline.train.recipe import Recipe
+from flawline.train.training import train
 
 # Rows of the coreset that the figure of the selection shows.
 SELECTION = 1024
