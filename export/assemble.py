@@ -58,7 +58,7 @@ def pack(
     check_false_alarm_rate(order.rate, len(held))
     paths = parity_paths(held, data_set, order.limit)
     images = open_images(paths, method.geometry, provenance["bits"])
-    for line in describe_sizes(held, method.geometry, images.bits):
+    for line in describe_sizes(held, method.geometry, images.bit_depth):
         log(f"note: {line}")
     fused = method.fused()
     model = onnx_from_module(fused, method.geometry, order.outputs, order.batch)

@@ -1,4 +1,4 @@
-"""Every layout as a tiny tree with its true names: what is good, what is defective, and where its mask lies."""
+"""Every layout as a tiny tree with its true names: good and defective images, and their masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flawline.runtime.image import Geometry
-from flawline.train.data.images import (
+from flawline.train.data import (
     DataError,
     DataSet,
     PreparedImages,
@@ -26,7 +26,7 @@ GEOMETRY = Geometry("stretch", 32, 32)
 
 
 def write(path: Path, value: int = 90) -> Path:
-    """An 8x8 picture or mask; the left half is 0, the right half is `value`."""
+    """Write an 8x8 image or mask; the left half is 0, the right half is `value`."""
     pixels = np.zeros((8, 8), np.uint8)
     pixels[:, 4:] = value
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,8 @@ VISA_ROWS = (
     "candle,test,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png",
     "candle,test,anomaly,candle/Data/Images/Anomaly/001.JPG,candle/Data/Masks/Anomaly/001.png",
     "candle,test,anomaly,candle/Data/Images/Anomaly/002.JPG,candle/Data/Masks/Anomaly/002.png",
-    "capsules,train,normal,capsules/Data/Images/Normal/000.JPG,",  # not there: another product may be absent
+    # This file does not exist: other products may be absent.
+    "capsules,train,normal,capsules/Data/Images/Normal/000.JPG,",
 )
 
 
@@ -117,21 +118,18 @@ def plain(root: Path) -> Path:
 
 
 def own(root: Path) -> Path:
-    """A user's tree with every way to name a mask, images that are .png themselves, and test parts kept in folders."""
-    images = [
-        f"test/bad/{name}"
-        for name in ("a.png", "b.png", "c.png", "d.png", "e.png", "x/f.png", "y/f.png")
-    ]
+    """A user's tree: every way to name a mask, images that are .png, test parts in subfolders."""
+    folder = write_all(root / "own", "train/good/a.png")
+    images = ("a.png", "b.png", "c.png", "d.png", "e.png", "x/f.png", "y/f.png")
+    write_all(folder / "test" / "bad", *images)
     masks = ("a_mask.png", "b.png", "c_label.PNG", "d.bmp", "y/f.png")
-    return write_all(
-        root / "own", "train/good/a.png", *images, *(f"ground_truth/bad/{name}" for name in masks)
-    )
+    write_all(folder / "ground_truth" / "bad", *masks)
+    return folder
 
 
-# What each tree holds: good training images; test images with defect and mask. All relative to its root.
-EXPECTED: dict[
-    Callable[[Path], Path], tuple[list[str], list[tuple[str, str | None, str | None]]]
-] = {
+# The good training images, and the test images with defect and mask, relative to the tree's root.
+Contents = tuple[list[str], list[tuple[str, str | None, str | None]]]
+EXPECTED: dict[Callable[[Path], Path], Contents] = {
     mvtec: (
         ["train/good/000.png", "train/good/001.png", "train/good/002.png"],
         [
@@ -194,8 +192,8 @@ each_product = pytest.mark.parametrize(
 )
 
 
-def seen(data: DataSet) -> tuple[list[str], list[tuple[str, str | None, str | None]]]:
-    """What EXPECTED says, of what was opened."""
+def contents(data: DataSet) -> Contents:
+    """Describe a data set as EXPECTED does."""
 
     def name(path: Path) -> str:
         return path.relative_to(data.root).as_posix()
@@ -205,7 +203,7 @@ def seen(data: DataSet) -> tuple[list[str], list[tuple[str, str | None, str | No
 
 
 def refusal(root: Path) -> str:
-    """What open_data says when it refuses `root`; always one line."""
+    """Return the message with which open_data refuses `root`; always one line."""
     with pytest.raises(DataError) as caught:
         open_data(root)
     message = str(caught.value)
@@ -224,11 +222,11 @@ def test_a_layout_is_recognised_by_its_folder(
     root = layout(tmp_path)
     data = open_data(str(root))
     assert data.root == root
-    assert seen(data) == EXPECTED[layout]
+    assert contents(data) == EXPECTED[layout]
 
 
 @each_layout
-def test_no_image_comes_twice_and_no_mask_passes_for_one(
+def test_no_image_is_listed_twice_and_no_mask_is_an_image(
     layout: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     data = open_data(layout(tmp_path))
@@ -241,10 +239,10 @@ def test_no_image_comes_twice_and_no_mask_passes_for_one(
 
 
 @each_layout
-def test_a_folder_may_be_named_from_within(
+def test_a_folder_may_be_given_as_the_current_one(
     layout: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--data .`: VisA's table lists objects by the folder's name, which "." does not tell."""
+    """VisA's table lists products by the folder's name, which is not in "."."""
     monkeypatch.chdir(layout(tmp_path))
     data = open_data(".")
     good, test = EXPECTED[layout]
@@ -254,14 +252,11 @@ def test_a_folder_may_be_named_from_within(
 
 @each_product
 def test_products_are_not_mixed(layout: Callable[[Path], Path], tmp_path: Path) -> None:
-    """The folder above holds defects and masks; as a plain folder it would teach them all as good."""
+    """The folder above has defects and masks, which a plain folder would teach as good."""
     root = layout(tmp_path)
-    assert "not every image here is a good part; give the folder of one product" in refusal(
-        root.parent
-    )
-    assert "not every image here is a good part; give the folder of one product" in refusal(
-        tmp_path
-    )
+    expected = "not every image here is a good part; give the folder of one product"
+    assert expected in refusal(root.parent)
+    assert expected in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -275,12 +270,10 @@ def test_products_are_not_mixed(layout: Callable[[Path], Path], tmp_path: Path) 
         "Test/Label",
     ],
 )
-def test_one_folder_gives_a_product_away(folder: str, tmp_path: Path) -> None:
+def test_one_folder_is_enough_to_recognise_a_product(folder: str, tmp_path: Path) -> None:
     write_all(tmp_path, "0.png", f"a/product/{folder}/0.png")
-    assert (
-        f"{tmp_path / 'a' / 'product' / folder} shows that not every image here is a good part"
-        in refusal(tmp_path)
-    )
+    shows = tmp_path / "a" / "product" / folder
+    assert f"{shows} shows that not every image here is a good part" in refusal(tmp_path)
 
 
 def test_a_folder_without_a_test_split_is_enough(tmp_path: Path) -> None:
@@ -293,24 +286,24 @@ def test_a_folder_without_a_test_split_is_enough(tmp_path: Path) -> None:
 
 
 def test_a_mask_counts_only_from_the_folder_of_masks(tmp_path: Path) -> None:
-    """A picture beside an image may have any name; and a good part has no mask, even where there is a file for it."""
+    """An image may be named like a mask, and a good part never has a mask."""
     images = ("test/bad/a.png", "test/bad/a_mask.png", "test/good/a.png")
     data = open_data(
         write_all(tmp_path, "train/good/0.png", *images, "ground_truth/good/a_mask.png")
     )
-    assert seen(data)[1] == [
+    assert contents(data)[1] == [
         (images[0], "bad", None),
         (images[1], "bad", None),
         (images[2], None, None),
     ]
 
 
-def test_files_that_are_no_images_are_ignored(tmp_path: Path) -> None:
+def test_other_files_are_ignored(tmp_path: Path) -> None:
     root = write_all(tmp_path, "train/good/0.png", "test/bad/0.png")
     for name in ("train/good/Thumbs.db", "train/good/._0.png", "ground_truth/bad/0_mask.txt"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("no image")
-    assert seen(open_data(root)) == (["train/good/0.png"], [("test/bad/0.png", "bad", None)])
+    assert contents(open_data(root)) == (["train/good/0.png"], [("test/bad/0.png", "bad", None)])
 
 
 def test_visa_leaves_out_defective_training_images(tmp_path: Path) -> None:
@@ -319,7 +312,7 @@ def test_visa_leaves_out_defective_training_images(tmp_path: Path) -> None:
         "candle,train,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png"
     )
     write_table(root, (*VISA_ROWS[:4], row))
-    good, test = seen(open_data(root))
+    good, test = contents(open_data(root))
     assert good == EXPECTED[visa][0]
     assert [name for name, _, _ in test] == ["Data/Images/Normal/0001.JPG"]
 
@@ -328,14 +321,14 @@ def test_visa_may_lack_masks_and_begin_with_a_byte_order_mark(tmp_path: Path) ->
     root = visa(tmp_path)
     lines = [line.removesuffix("candle/Data/Masks/Anomaly/000.png") for line in VISA_ROWS]
     write_table(root, ("\ufeff" + lines[0], *lines[1:])).read_text()
-    assert seen(open_data(root))[1][0] == ("Data/Images/Anomaly/000.JPG", "anomaly", None)
+    assert contents(open_data(root))[1][0] == ("Data/Images/Anomaly/000.JPG", "anomaly", None)
 
 
 # ---------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize("kind", ["absent", "file", "empty"])
-def test_a_folder_of_no_known_layout_is_told_the_layouts(kind: str, tmp_path: Path) -> None:
+def test_for_an_unknown_layout_the_message_lists_the_known_ones(kind: str, tmp_path: Path) -> None:
     root = tmp_path / "parts"
     if kind == "file":
         write(tmp_path / "parts.png").rename(root)
@@ -381,11 +374,8 @@ def test_dagm_without_labels_is_refused(part: str, tmp_path: Path) -> None:
 def test_visa_without_its_table_says_where_it_must_lie(tmp_path: Path) -> None:
     root = visa(tmp_path)
     (root.parent / "split_csv" / "1cls.csv").unlink()
-    message = refusal(root)
-    assert (
-        message
-        == f"data {root}: VisA's split is missing; the file must lie at {root.parent}/split_csv/1cls.csv"
-    )
+    table = root.parent / "split_csv" / "1cls.csv"
+    assert refusal(root) == f"data {root}: VisA's split is missing; the file must lie at {table}"
 
 
 @pytest.mark.parametrize(
@@ -416,9 +406,9 @@ def test_visa_with_a_damaged_table_is_refused(
 ) -> None:
     root = visa(tmp_path)
     table = write_table(root, lines)
-    told = refusal(root)
-    assert told.startswith(f"data {table}: ")
-    assert message in told
+    refused = refusal(root)
+    assert refused.startswith(f"data {table}: ")
+    assert message in refused
 
 
 def test_visa_with_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -432,7 +422,7 @@ def test_visa_with_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("layout", [visa, btad, dagm, mvtec], ids=lambda layout: layout.__name__)
 def test_a_mask_is_read_as_defect_or_not(layout: Callable[[Path], Path], tmp_path: Path) -> None:
-    """VisA's masks hold the classes 1 to 3, which are as good as black to the eye, but defects all the same."""
+    """VisA's masks have the values 1 to 3, which look black but are defects."""
     test = open_data(layout(tmp_path)).test
     assert any(s.mask for s in test)
     for sample in test:
@@ -454,8 +444,34 @@ def test_a_damaged_mask_is_named(tmp_path: Path) -> None:
 
 def test_images_of_any_layout_can_be_prepared(tmp_path: Path) -> None:
     images = PreparedImages(open_data(dagm(tmp_path)).train_good, GEOMETRY)
-    assert [(image.dtype, image.shape) for image in images[:2]] == [(np.uint8, (32, 32, 3))] * 2
+    assert len(images[:2]) == 2
+    for image in images[:2]:
+        assert image.dtype == np.uint8
+        assert image.shape == (32, 32, 3)
     assert describe_sizes(images.paths, GEOMETRY) == []
+
+
+def test_sixteen_bit_images_are_prepared_with_their_bit_depth(tmp_path: Path) -> None:
+    pixels = np.full((8, 8), 0x0FF0, np.uint16)
+    path = tmp_path / "0.png"
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    images = PreparedImages([path], GEOMETRY, bit_depth=12)
+    assert np.unique(images[0]).tolist() == [0xFF]
+    assert np.array_equal(images[:1][0], images[0])
+    assert describe_sizes([path], GEOMETRY, bit_depth=12) == []
+
+
+def test_mixed_sizes_and_a_crop_are_described(tmp_path: Path) -> None:
+    paths = []
+    for name, height, width in (("a", 40, 80), ("b", 64, 64), ("c", 40, 80)):
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(cv2.imencode(".png", np.zeros((height, width), np.uint8))[1].tobytes())
+        paths.append(path)
+    mixed, *cropped = describe_sizes(paths, Geometry("shorter-crop", 32, 32, shorter=36))
+    assert mixed == "images differ in size (80x40 to 64x64); each becomes 32x32"
+    assert len(cropped) == 2
+    assert all("uninspected" in line for line in cropped)
+    assert len(describe_sizes(paths[:1], Geometry("shorter-crop", 32, 32, shorter=36))) == 1
 
 
 # ---------------------------------------------------------------- hold-out
@@ -465,41 +481,41 @@ def names(count: int, folder: str = "good") -> list[Path]:
     return [Path(folder) / f"{i:04d}.png" for i in range(count)]
 
 
-def test_hold_out_takes_a_share_of_the_images_and_keeps_their_order() -> None:
-    kept, held = hold_out(names(1000))
-    assert 160 <= len(held) <= 240
-    assert sorted(kept + held) == names(1000)
-    assert (kept, held) == (sorted(kept), sorted(held))
+def test_hold_out_takes_a_fraction_of_the_images_and_keeps_their_order() -> None:
+    training, held_out = hold_out(names(1000))
+    assert 160 <= len(held_out) <= 240
+    assert sorted(training + held_out) == names(1000)
+    assert (training, held_out) == (sorted(training), sorted(held_out))
     assert len(hold_out(names(1000), fraction=0.5)[1]) > 400
 
 
 def test_hold_out_goes_by_name_alone() -> None:
-    """The same on every machine: neither the order, nor the folder, nor the process's hash seed counts."""
-    held = hold_out(names(20))[1]
-    assert [p.name for p in held] == ["0003.png", "0015.png", "0019.png"]
-    assert hold_out(names(20)[::-1])[1] == held[::-1]
-    assert [p.name for p in hold_out(names(20, "/elsewhere"))[1]] == [p.name for p in held]
+    """It is the same on every machine and does not depend on the order, folder or hash seed."""
+    held_out = hold_out(names(20))[1]
+    assert [p.name for p in held_out] == ["0003.png", "0015.png", "0019.png"]
+    assert hold_out(names(20)[::-1])[1] == held_out[::-1]
+    assert [p.name for p in hold_out(names(20, "/elsewhere"))[1]] == [p.name for p in held_out]
 
 
-def test_hold_out_tells_pictures_of_the_same_name_apart() -> None:
+def test_hold_out_distinguishes_images_of_the_same_name() -> None:
     paths = [Path(f"/data/part{i:03d}/top.png") for i in range(500)]
     assert 60 < len(hold_out(paths)[1]) < 140
 
 
 def test_hold_out_stays_when_images_are_added() -> None:
-    kept, held = hold_out(names(50))
-    more_kept, more_held = hold_out(names(300))
-    assert set(kept) < set(more_kept)
-    assert set(held) < set(more_held)
+    training, held_out = hold_out(names(50))
+    more_training, more_held_out = hold_out(names(300))
+    assert set(training) < set(more_training)
+    assert set(held_out) < set(more_held_out)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1e-9, 0.2, 1.0])
 @pytest.mark.parametrize("count", [5, 6, 20])
 def test_hold_out_leaves_neither_side_empty(count: int, fraction: float) -> None:
-    kept, held = hold_out(names(count), fraction)
-    assert kept
-    assert held
-    assert sorted(kept + held) == names(count)
+    training, held_out = hold_out(names(count), fraction)
+    assert training
+    assert held_out
+    assert sorted(training + held_out) == names(count)
 
 
 def test_hold_out_needs_five_images() -> None:

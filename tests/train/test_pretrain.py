@@ -1,4 +1,4 @@
-"""The backbone of our own: textures from formulas, the training that tells them apart, the weights that ship."""
+"""Pretraining on textures: the images, the training that names them, the weights that ship."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from torch.nn import functional as F
 
 from flawline.train import TrainError
-from flawline.train.backbones import resnet
-from flawline.train.backbones.resnet import ResNet
-from flawline.train.pretrain import __main__ as pretrain
-from flawline.train.pretrain.__main__ import Classifier, Pretraining, Run, learning_rate
+from flawline.train.backbones import create_backbone, resnet
+from flawline.train.pretrain import schedule, training
+from flawline.train.pretrain.__main__ import main
+from flawline.train.pretrain.network import Classifier
+from flawline.train.pretrain.schedule import PretrainingSettings, learning_rate
 from flawline.train.pretrain.textures import COMPOSITES, FAMILIES, Textures
-from flawline.train.pretrain.textures.defects import damaged
-from flawline.train.pretrain.textures.parts import ASSEMBLED, WHOLE, assembled
+from flawline.train.pretrain.textures.faults import with_faults
+from flawline.train.pretrain.textures.parts import ASSEMBLED, WHOLE, with_parts
 from flawline.train.pretrain.textures.view import View
+from flawline.train.pretrain.training import Pretraining, pretrain
+from flawline.train.pretrain.weights import float16_weights
+from flawline.train.progress import no_progress
 
 pytestmark = pytest.mark.torch
 
-TINY = Run(classes=15, batch=4, size=32, final_size=32)
+TINY = PretrainingSettings(classes=15, batch=4, size=32, final_size=32)
 CPU = torch.device("cpu")
 WEIGHTS = Path(resnet.__file__).parent / "weights"
+NEVER = 10**6  # images of a run whose learning rate does not fall within a test
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -38,7 +43,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("kind", [*FAMILIES, *COMPOSITES])
-def test_every_family_renders_finite_and_varied_pictures(kind: str) -> None:
+def test_every_family_renders_finite_and_varied_images(kind: str) -> None:
     textures = Textures(90, 0)
     labels = torch.arange(textures.kinds.index(kind), 90, len(textures.kinds))
     images = textures.render(labels, None, 48, generator()).images
@@ -48,18 +53,19 @@ def test_every_family_renders_finite_and_varied_pictures(kind: str) -> None:
     assert (images.std((1, 2, 3)) > 0.01).all()
     assert len({image.numpy().tobytes() for image in images}) == 6
     again = textures.render(labels, None, 48, generator(1)).images
-    assert (images - again).abs().mean() > 0.02, "one class, but always the same picture"
+    assert (images - again).abs().mean() > 0.02, "one class, but always the same image"
 
 
-def test_pictures_follow_from_the_seeds_alone() -> None:
-    first, second = (Textures(30, 5).batch(8, 40, generator(3)) for _ in range(2))
+def test_images_follow_from_the_seeds_alone() -> None:
+    first = Textures(30, 5).batch(8, 40, generator(3))
+    second = Textures(30, 5).batch(8, 40, generator(3))
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.labels, second.labels)
     assert not torch.equal(first.images, Textures(30, 5).batch(8, 40, generator(4)).images)
     assert not torch.equal(Textures(30, 5).knobs, Textures(30, 6).knobs)
 
 
-def test_a_mixed_picture_says_where_its_other_texture_lies() -> None:
+def test_a_mixed_image_has_the_share_of_its_other_texture() -> None:
     batch = Textures(30, 0).batch(32, 48, generator(), mixed=True)
     assert batch.share.shape == (32, 1, 48, 48)
     assert batch.share.min() >= 0
@@ -69,15 +75,24 @@ def test_a_mixed_picture_says_where_its_other_texture_lies() -> None:
     assert 0.1 < mixed.float().mean() < 0.6
 
 
-def test_faults_are_small_and_told_where_they_are() -> None:
-    picture = Textures(30, 0).batch(64, 64, generator()).images
-    still = torch.zeros(64, 1, 1)
-    faulty, damage = damaged(picture, picture, View(64, still, still, still, generator()))
+def test_a_composite_shows_both_of_its_classes() -> None:
+    textures = Textures(30, 0)
+    composites = torch.arange(len(FAMILIES), len(textures.kinds))
+    parents = textures.parents[composites]
+    assert (textures.kind[parents] < len(FAMILIES)).all()
+    for label in composites:
+        images = textures.render(label.expand(2), None, 32, generator(1)).images
+        assert images.isfinite().all()
+
+
+def test_faults_are_small_and_their_damage_is_where_they_are() -> None:
+    images = Textures(30, 0).batch(64, 64, generator()).images
+    faulty, damage = with_faults(images, images, View.upright(64, 64, generator()))
     assert faulty.isfinite().all()
     assert damage.shape == (64, 1, 64, 64)
     assert damage.min() == 0
     assert damage.max() == pytest.approx(1)
-    change = (faulty - picture).abs().amax(1, keepdim=True)
+    change = (faulty - images).abs().amax(1, keepdim=True)
     assert change[damage < 0.01].max() < 0.05
     assert change[damage > 0.99].min() > 0.05
     clear = (damage > 0.5).float()
@@ -86,13 +101,13 @@ def test_faults_are_small_and_told_where_they_are() -> None:
     assert clear.mean((1, 2, 3)).max() < 0.3
 
 
-def test_parts_lie_on_some_pictures_and_here_and_there_one_is_missing() -> None:
-    picture, still = Textures(30, 0).batch(200, 48, generator()).images, torch.zeros(200, 1, 1)
-    whole, lacking, bare = assembled(picture, View(48, still, still, still, generator()))
-    assert torch.equal(whole[bare], picture[bare])
-    assert torch.equal(lacking[bare], picture[bare])
+def test_parts_lie_on_some_images_and_some_of_these_lack_one() -> None:
+    images = Textures(30, 0).batch(200, 48, generator()).images
+    whole, lacking, bare = with_parts(images, View.upright(200, 48, generator()))
+    assert torch.equal(whole[bare], images[bare])
+    assert torch.equal(lacking[bare], images[bare])
     assert bare.float().mean() == pytest.approx(1 - ASSEMBLED, abs=0.1)
-    covered = ((whole - picture).abs().amax(1) > 0.02).float().mean((1, 2))[~bare]
+    covered = ((whole - images).abs().amax(1) > 0.02).float().mean((1, 2))[~bare]
     assert covered.min() > 0.05
     assert 0.2 < covered.mean() < 0.8
     missing = ((whole - lacking).abs().amax(1) > 0.02).float().mean((1, 2))[~bare]
@@ -101,15 +116,15 @@ def test_parts_lie_on_some_pictures_and_here_and_there_one_is_missing() -> None:
 
 
 def test_a_missing_part_counts_as_damage() -> None:
-    sound, still = torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 1)
+    sound = torch.zeros(2, 3, 32, 32)
     lacking = sound.clone()
     lacking[1, :, 8:24, 8:24] = 0.5
-    _, damage = damaged(lacking, sound, View(32, still, still, still, generator(1)))
+    _, damage = with_faults(lacking, sound, View.upright(2, 32, generator(1)))
     assert damage[1, 0, 10:22, 10:22].min() > 0.9
 
 
-def test_a_picture_with_parts_is_not_named() -> None:
-    """Its labels change nothing in the loss; a bare picture's do."""
+def test_an_image_with_parts_has_no_class_to_name() -> None:
+    """Its labels do not change the loss; a bare image's do."""
     net = Classifier(TINY)
     batch = Textures(15, 0).batch(8, 32, generator(2), mixed=True, paired=True)
     assert 0 < batch.bare.sum() < 16
@@ -122,29 +137,27 @@ def test_a_picture_with_parts_is_not_named() -> None:
     assert loss(batch.bare) != loss(torch.zeros_like(batch.bare))
 
 
-def test_a_paired_batch_photographs_all_twice() -> None:
-    batch, again = (
-        Textures(30, 5).batch(8, 40, generator(3), mixed=True, paired=True) for _ in range(2)
-    )
+def test_a_paired_batch_photographs_every_scene_twice() -> None:
+    textures = Textures(30, 5)
+    batch = textures.batch(8, 40, generator(3), mixed=True, paired=True)
+    again = textures.batch(8, 40, generator(3), mixed=True, paired=True)
     assert torch.equal(batch.images, again.images)
     for values in (batch.labels, batch.others, batch.share, batch.bare):
         assert torch.equal(*values.chunk(2))
-    faulty, sound = batch.damage.chunk(2)
-    assert faulty.max() > 0.5
-    assert sound.max() == 0
+    damaged, undamaged = batch.damage.chunk(2)
+    assert damaged.max() > 0.5
+    assert undamaged.max() == 0
     first, second = batch.images.chunk(2)
     assert not torch.equal(first, second)
-    alike = [
-        torch.corrcoef(torch.stack([a, b]).flatten(1))[0, 1]
-        for a, b in zip(first, second, strict=True)
-    ]
-    assert min(alike) > 0.4
+    for one, other in zip(first, second, strict=True):
+        pixels = torch.stack([one, other]).flatten(1)
+        assert torch.corrcoef(pixels)[0, 1] > 0.4
 
 
 # ---------------------------------------------------------------- training
 
 
-def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
+def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
     rates = [learning_rate(done, 100_000, done // 10) for done in range(0, 100_001, 100)]
     assert rates[0] < rates[5] < max(rates) == rates[100] == rates[600]
     assert rates[800] == pytest.approx(max(rates) * 2 / 3)
@@ -152,99 +165,126 @@ def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
 
 
 def test_training_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On one batch again and again: what a step does to the weights lowers the loss."""
-    monkeypatch.setattr(pretrain, "WARMUP", 1)
-    training = Pretraining(Run(classes=4, batch=8, size=32, final_size=32), CPU)
-    fixed = training.textures.batch(8, 32, torch.Generator().manual_seed(0), mixed=False)
-    monkeypatch.setattr(training.textures, "batch", lambda *_, **__: fixed)
+    """Steps on the same batch lower its loss."""
+    monkeypatch.setattr(schedule, "WARMUP", 1)
+    monkeypatch.setattr(training, "LOSS_EVERY", 1)
+    run = Pretraining(PretrainingSettings(classes=4, batch=4, size=32, final_size=32), CPU)
+    fixed = run.textures.batch(4, 32, generator())
+    monkeypatch.setattr(run.textures, "batch", lambda *_, **__: fixed)
     losses = []
-    for _ in range(21):
-        training.one_step(10**6)
-        losses.append(training.loss)
-    assert losses[-1] < 0.7 * losses[0]
+    for _ in range(6):
+        run.one_step(NEVER)
+        losses.append(run.loss)
+    assert losses[-1] < 0.5 * losses[0]
 
 
-def test_training_drives_faults_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On one batch again and again, in the last part of a run."""
-    monkeypatch.setattr(pretrain, "WARMUP", 1)
-    training = Pretraining(Run(classes=4, batch=8, size=64, final_size=64), CPU)
-    fixed = training.textures.batch(4, 64, generator(), mixed=True, paired=True)
-    monkeypatch.setattr(training.textures, "batch", lambda *_, **__: fixed)
-    level_damage = F.adaptive_max_pool2d(fixed.damage[:4], 8)[:, 0]
+def test_training_separates_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps on the same paired batch move the vectors of faulty positions apart."""
+    monkeypatch.setattr(schedule, "WARMUP", 1)
+    run = Pretraining(PretrainingSettings(classes=4, batch=8, size=48, final_size=48), CPU)
+    fixed = run.textures.batch(4, 48, generator(), mixed=True, paired=True)
+    monkeypatch.setattr(run.textures, "batch", lambda *_, **__: fixed)
+    damage = F.adaptive_max_pool2d(fixed.damage[:4], 6)[:, 0]
 
     def contrast() -> float:
-        """Distance where faults are over distance elsewhere, in layer2."""
-        level = training.net.trunk(fixed.images)[0].detach()
-        apart = (level[:4] - level[4:]).norm(dim=1)
-        return float(apart[level_damage > 0.9].mean() / apart[level_damage == 0].mean())
+        """Return the distance in layer2 where faults are, relative to the distance elsewhere."""
+        level = run.net.backbone(fixed.images)[0].detach()
+        distance = (level[:4] - level[4:]).norm(dim=1)
+        return float(distance[damage > 0.9].mean() / distance[damage == 0].mean())
 
     before = contrast()
-    for _ in range(25):
-        training.images = 800
-        training.one_step(1000)
+    for _ in range(6):
+        run.images = 800  # in the part of the run in which the rate falls
+        run.one_step(1000)
     assert contrast() > 1.5 * before
 
 
-def test_an_older_state_without_curves_goes_on(tmp_path: Path) -> None:
-    state, training = tmp_path / "a.state.pt", Pretraining(TINY, CPU)
-    training.one_step(10**6)
-    training.save(state)
-    content = torch.load(state, weights_only=True)
-    new = [
-        i
-        for i, (name, _) in enumerate(training.net.named_parameters())
-        if name.startswith("curves.")
-    ]
-    content["net"] = {
-        name: value for name, value in content["net"].items() if not name.startswith("curves.")
-    }
-    for i in new:
-        content["optimiser"]["state"].pop(i, None)
-        content["optimiser"]["param_groups"][0]["params"].remove(i)
-    torch.save(content, state)
-    resumed = Pretraining.resume(state, TINY, CPU)
-    resumed.one_step(resumed.images)
-    assert resumed.step == 2
-    moments = resumed.optimiser.state[resumed.net.heads[0].bias]
-    assert moments["step"] == 2
-
-
-def test_an_interrupted_run_goes_on_exactly(tmp_path: Path) -> None:
-    total = 12 * TINY.batch
-    straight, cut = Pretraining(TINY, CPU), Pretraining(TINY, CPU)
-    for _ in range(12):
+def test_an_interrupted_run_continues_exactly(tmp_path: Path) -> None:
+    total = 6 * TINY.batch
+    state = tmp_path / "a.state.pt"
+    straight = Pretraining(TINY, CPU)
+    for _ in range(6):
         straight.one_step(total)
-    for _ in range(5):
+    cut = Pretraining(TINY, CPU)
+    for _ in range(2):
         cut.one_step(total)
-    cut.save(tmp_path / "a.state.pt")
-    resumed = pretrain.train(TINY, total, CPU, tmp_path / "a.state.pt", lambda *_: None)
-    assert resumed.step == 12
-    for name, value in straight.net.state_dict().items():
-        assert torch.equal(value, resumed.net.state_dict()[name]), name
+    cut.save(state)
+    resumed = pretrain(TINY, total, CPU, state, no_progress)
+    assert resumed.step == 6
+    expected = straight.net.state_dict()
+    for name, value in resumed.net.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_an_interruption_within_a_step_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: Classifier, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "forward", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(TINY, 100, CPU, tmp_path / "a.state.pt", no_progress)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_state_before_the_decay_serves_a_longer_run(tmp_path: Path) -> None:
+    state = tmp_path / "a.state.pt"
+    pretrain(TINY, 4 * TINY.batch, CPU, state, no_progress)
+    constant = tmp_path / "a.state.constant.pt"
+    constant.rename(state)
+    longer = Pretraining.resume(state, TINY, CPU)
+    assert longer.step == 3
+    assert longer.images == 3 * TINY.batch
 
 
 def test_a_run_of_other_flags_is_not_continued(tmp_path: Path) -> None:
     state = tmp_path / "a.state.pt"
     Pretraining(TINY, CPU).save(state)
     with pytest.raises(TrainError, match="other flags"):
-        Pretraining.resume(state, Run(classes=30, batch=4, size=32, final_size=32), CPU)
-    state.write_bytes(b"not a state")
-    with pytest.raises(TrainError, match="delete it"):
+        Pretraining.resume(state, replace(TINY, classes=30), CPU)
+
+
+@pytest.mark.parametrize("content", [b"not a state", None])
+def test_another_file_is_not_a_state(content: bytes | None, tmp_path: Path) -> None:
+    state = tmp_path / "a.state.pt"
+    if content is None:
+        torch.save({"schema": 1}, state)
+    else:
+        state.write_bytes(content)
+    with pytest.raises(TrainError, match="not a state of this version; delete it"):
         Pretraining.resume(state, TINY, CPU)
+
+
+def test_weights_beyond_float16_are_refused() -> None:
+    layer = torch.nn.Linear(2, 2)
+    assert float16_weights(layer)["weight"].dtype == torch.float16
+    layer.weight.data[0, 0] = 1e6
+    with pytest.raises(TrainError, match="weight: float16 does not hold its values"):
+        float16_weights(layer)
 
 
 def test_the_command_writes_weights_that_load_and_their_card(tmp_path: Path) -> None:
     out = tmp_path / "own.pth"
     flags = "--classes 15 --batch 4 --size 32 --final-size 32 --images 12 --device cpu --out"
-    assert pretrain.main([*flags.split(), str(out)]) == 0
+    assert main([*flags.split(), str(out)]) == 0
     card = json.loads(out.with_suffix(".json").read_text())
-    assert card["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    digest = card["sha256"]
+    assert digest == hashlib.sha256(out.read_bytes()).hexdigest()
     assert (card["pictures"], card["steps"]) == (12, 3)
-    assert f"own.pth sha256:{card['sha256'][:16]}" == ResNet("resnet18").load(str(out))
+    assert card["command"] == f"python -m train.pretrain {flags} {out}"
+    loaded = create_backbone("resnet18", (2, 3)).load(str(out))
+    assert loaded == f"own.pth sha256:{digest[:16]}"
+
+
+def test_the_command_draws_what_is_trained_on(tmp_path: Path) -> None:
+    sheet = tmp_path / "new" / "sheet.png"
+    assert main(["--picture", str(sheet), "--classes", "15"]) == 0
+    assert sheet.read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         ("--backbone resnet19", "is unknown"),
         ("--device tpu9", "--device"),
@@ -252,18 +292,29 @@ def test_the_command_writes_weights_that_load_and_their_card(tmp_path: Path) -> 
     ],
 )
 def test_mistakes_are_one_line(
-    flags: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert pretrain.main([*flags.split(), "--classes", "15", "--out", str(tmp_path / "a.pth")]) == 2
+    assert main([*flags.split(), "--classes", "15", "--out", str(tmp_path / "a.pth")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert told in error
+    assert message in error
 
 
-def test_too_small_pictures_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--size 16", "32 or more"),
+        ("--images 0", "--images 0 is not above 0"),
+        ("--threads 0", "--threads 0 is not above 0"),
+        ("--seed -1", "--seed -1 is not from 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    flags: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        pretrain.main(["--size", "16"])
-    assert "32 or more" in capsys.readouterr().err
+        main(flags.split())
+    assert message in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the weights that ship
@@ -274,11 +325,14 @@ def test_the_shipped_weights_load_and_are_those_of_their_card() -> None:
     content = (WEIGHTS / "resnet18-texture.pth").read_bytes()
     assert len(content) <= 6_000_000
     assert hashlib.sha256(content).hexdigest() == card["sha256"]
-    trunk = ResNet("resnet18")
-    assert trunk.load("texture") == f"texture sha256:{card['sha256'][:16]}"
-    assert {value.dtype for value in trunk.state_dict().values()} == {torch.float32, torch.int64}
-    levels = trunk.eval()(Textures(15, 0).batch(2, 64, generator()).images)
-    assert all(level.isfinite().all() and level.std() > 0 for level in levels)
+    backbone = create_backbone("resnet18", (2, 3))
+    assert backbone.load("texture") == f"texture sha256:{card['sha256'][:16]}"
+    types = {value.dtype for value in backbone.state_dict().values()}
+    assert types == {torch.float32, torch.int64}
+    levels = backbone.eval()(Textures(15, 0).batch(2, 64, generator()).images)
+    for level in levels:
+        assert level.isfinite().all()
+        assert level.std() > 0
 
 
 def test_a_backbone_without_texture_weights_says_so() -> None:
@@ -286,4 +340,4 @@ def test_a_backbone_without_texture_weights_says_so() -> None:
         TrainError,
         match=r"none of resnet34, only of .*resnet18.*train\.pretrain --backbone resnet34",
     ):
-        ResNet("resnet34").load("texture")
+        create_backbone("resnet34", (2, 3)).load("texture")

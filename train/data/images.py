@@ -1,4 +1,4 @@
-"""Data sets as training and benchmarks use them: held-out images, images and masks as the model sees them."""
+"""Images and masks of a data set in the model's input frame, and the hold-out for the threshold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 import cv2
 import numpy as np
@@ -16,7 +16,6 @@ from flawline.cameras.decode import read_image
 from flawline.runtime.image import Geometry, Image, prepare, prepare_mask
 from flawline.train.data.layouts import DataError, DataSet, Sample, open_data
 
-# What the other packages need to open a data set is all here.
 __all__ = [
     "DataError",
     "DataSet",
@@ -28,65 +27,125 @@ __all__ = [
     "read_mask",
 ]
 
+# Fewer good images leave too little to train on once some are held out.
+MIN_GOOD_IMAGES = 5
+# Images whose size `describe_sizes` reads.
+SIZE_SAMPLES = 50
+
 
 def hold_out(paths: Sequence[Path], fraction: float = 0.2) -> tuple[list[Path], list[Path]]:
-    """(training images, held-out images for the threshold). Decided per image by the hash of its name, so that the
-    same image is on the same side on every machine, and stays there when others are added."""
-    if len(paths) < 5:
+    """Split good images into training images and images held out to set the threshold.
+
+    The hash of an image's name decides its side. The same image is therefore on the same side on
+    every machine, and stays there when other images are added. About `fraction` of the images are
+    held out; both sides get at least one image, and keep the order of `paths`. Raises DataError for
+    fewer than 5 images.
+    """
+    if len(paths) < MIN_GOOD_IMAGES:
         raise DataError(
-            f"only {len(paths)} good images; at least 5 are needed, 100 or more are better"
+            f"only {len(paths)} good images; "
+            f"at least {MIN_GOOD_IMAGES} are needed, 100 or more are better"
         )
 
     root = os.path.commonpath([path.parent for path in paths])
+    ranks = {path: _rank(path.relative_to(root)) for path in paths}
+    held_out = {path for path in paths if ranks[path] < fraction}
+    if len(held_out) in (0, len(paths)):
+        first = min(paths, key=ranks.__getitem__)
+        held_out = {first}
 
-    def rank(path: Path) -> float:
-        name = path.relative_to(
-            root
-        ).as_posix()  # with its subfolder: some lines name every part's pictures alike
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    training_images = []
+    held_out_images = []
+    for path in paths:
+        if path in held_out:
+            held_out_images.append(path)
+        else:
+            training_images.append(path)
+    return training_images, held_out_images
 
-    held = {p for p in paths if rank(p) < fraction} or {min(paths, key=rank)}
-    if len(held) == len(paths):
-        held = {min(paths, key=rank)}
-    return [p for p in paths if p not in held], [p for p in paths if p in held]
+
+def _rank(path: Path) -> float:
+    """Map a relative path to a number in 0..1 that looks random and is always the same."""
+    # The subfolder counts: some lines give the images of every part the same names.
+    name = path.as_posix().encode()
+    digest = hashlib.sha256(name).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 class PreparedImages(Sequence[Image]):
-    """Image files as the model sees them, uint8 [H, W, 3], read when asked for."""
+    """Image files in the model's input frame: uint8 [H, W, 3] BGR, decoded at every access.
 
-    def __init__(self, paths: Sequence[Path], geometry: Geometry, bits: int | None = None) -> None:
-        self.paths, self.geometry, self.bits = paths, geometry, bits
+    `bit_depth` is the number of significant bits of 16-bit files, and None where all files have
+    8 bits. An access raises CameraError for a file that cannot be read.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], geometry: Geometry, bit_depth: int | None = None
+    ) -> None:
+        self.paths = paths
+        self.geometry = geometry
+        self.bit_depth = bit_depth
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> PreparedImages: ...
+
+    def __getitem__(self, index: int | slice) -> Image | PreparedImages:
         if isinstance(index, slice):
-            return PreparedImages(self.paths[index], self.geometry, self.bits)
-        return prepare(read_image(self.paths[index], self.bits), self.geometry)
+            return PreparedImages(self.paths[index], self.geometry, self.bit_depth)
+        image = read_image(self.paths[index], self.bit_depth)
+        return prepare(image, self.geometry)
 
 
-def describe_sizes(paths: Sequence[Path], geometry: Geometry, bits: int | None = None) -> list[str]:
-    """What to say aloud about the sources' sizes: that they are mixed, and what a crop leaves uninspected."""
-    sizes = sorted(
-        {read_image(p, bits).shape[:2] for p in (paths[i] for i in _spread(len(paths), 50))}
-    )
+def describe_sizes(
+    paths: Sequence[Path], geometry: Geometry, bit_depth: int | None = None
+) -> list[str]:
+    """Return log lines about the sizes of the source images: mixed sizes, and what a crop cuts off.
+
+    Up to 50 images are read, spread evenly over `paths`. The list is empty where there is nothing
+    to report.
+    """
+    sizes = set()
+    for index in _spread_indices(len(paths), SIZE_SAMPLES):
+        height, width = read_image(paths[index], bit_depth).shape[:2]
+        sizes.add((height, width))
+    smallest = min(sizes)
+    largest = max(sizes)
+
     lines = []
-    if len(sizes) > 1:
-        (h0, w0), (h1, w1) = sizes[0], sizes[-1]
+    if smallest != largest:
         lines.append(
-            f"images differ in size ({w0}x{h0} to {w1}x{h1}); each becomes {geometry.width}x{geometry.height}"
+            f"images differ in size ({_size_text(*smallest)} to {_size_text(*largest)}); "
+            f"each becomes {_size_text(geometry.height, geometry.width)}"
         )
-    lost = [text for h, w in (sizes[0], sizes[-1]) if (text := geometry.uninspected(h, w))]
-    return lines + list(dict.fromkeys(lost))
+    for height, width in (smallest, largest):
+        uninspected = geometry.uninspected(height, width)
+        if uninspected is not None and uninspected not in lines:
+            lines.append(uninspected)
+    return lines
 
 
-def _spread(n: int, count: int) -> list[int]:
-    return sorted(set(np.linspace(0, n - 1, min(n, count)).astype(int).tolist()))
+def _size_text(height: int, width: int) -> str:
+    return f"{width}x{height}"
+
+
+def _spread_indices(length: int, count: int) -> list[int]:
+    """Return at most `count` different indices, spread evenly over a sequence of `length` items."""
+    positions = np.linspace(0, length - 1, min(length, count)).astype(int)
+    return sorted(set(positions.tolist()))
 
 
 def read_mask(sample: Sample, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """The ground truth in the model's input frame: bool [H, W]; all False for a good part."""
+    """Read the ground truth of a test image in the model's input frame.
+
+    Returns bool [H, W], True where the part is defective; all False for a sample without a mask.
+    Raises DataError for a file that cannot be read.
+    """
     if sample.mask is None:
         return np.zeros((geometry.height, geometry.width), bool)
     mask = cv2.imread(str(sample.mask), cv2.IMREAD_GRAYSCALE)

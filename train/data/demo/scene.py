@@ -1,4 +1,4 @@
-"""The piece before it is photographed, and what builders and defects do to it: find a place, paint, mark."""
+"""The piece before it is photographed, and the operations that builders and defects share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import numpy as np
 
 from flawline.train.data.demo.shapes import Rng, grid
 
-DESIGN = 320  # lengths in this package are in pixels of a picture this wide
+DESIGN = 320  # lengths in this package are in pixels of an image of this width
 
 
 @dataclass
 class Scene:
-    """The piece before it is photographed, float32 [n,n] or [n,n,3]; `room` is where a defect may lie."""
+    """The piece before it is photographed.
+
+    `albedo` is its reflectance, float32 [n, n, 3] BGR in 0..1; `height` its relief in pixels and
+    `gloss` its mirror-like part, float32 [n, n]; `room` is above 0 where a defect may lie, uint8
+    [n, n]; `mask` is 255 where a defect was laid, uint8 [n, n].
+    """
 
     albedo: np.ndarray
     height: np.ndarray
@@ -27,41 +32,54 @@ class Scene:
         self.mask = np.zeros(self.height.shape, np.uint8)
 
     @property
+    def size(self) -> int:
+        """Width and height in pixels."""
+        return len(self.height)
+
+    @property
     def unit(self) -> float:
         """Pixels per design pixel."""
-        return len(self.height) / DESIGN
+        return self.size / DESIGN
 
 
 def inner(n: int) -> np.ndarray:
-    room, edge = np.zeros((n, n), np.uint8), round(0.12 * n)
+    """Return a `room` of all pixels except a margin, uint8 [n, n] of 0 or 255."""
+    room = np.zeros((n, n), np.uint8)
+    edge = round(0.12 * n)
     room[edge : n - edge, edge : n - edge] = 255
     return room
 
 
 def lay(scene: Scene, cover: np.ndarray, colour: Sequence[float] | np.ndarray) -> None:
-    """Paint `colour` (BGR, or a grey number each) over the scene where `cover` (0..1) says."""
-    scene.albedo += (np.asarray(colour, np.float32) - scene.albedo) * cover[..., None]
+    """Paint `colour` over the scene where `cover` [n, n] in 0..1 says.
+
+    `colour` is BGR, or the reflectance of each channel and pixel [n, n, 3].
+    """
+    painted = np.asarray(colour, np.float32)
+    scene.albedo += (painted - scene.albedo) * cover[..., None]
 
 
 def spot(scene: Scene, rng: Rng, margin: float = 0) -> np.ndarray:
-    """A random place (x, y) inside the scene's room, `margin` pixels from its edge if it is that wide."""
-    deep = cv2.distanceTransform(scene.room, cv2.DIST_L2, 3)[::4, ::4]
-    ys, xs = np.nonzero(deep > min(margin, 0.9 * float(deep.max())))
-    k = int(rng.integers(len(xs)))
-    return np.array([4.0 * xs[k], 4.0 * ys[k]])
+    """Draw a place (x, y) inside the scene's room, `margin` pixels from its edge where possible."""
+    # A quarter of the resolution is precise enough for a random place.
+    depth = cv2.distanceTransform(scene.room, cv2.DIST_L2, 3)[::4, ::4]
+    deepest = float(depth.max())
+    rows, columns = np.nonzero(depth > min(margin, 0.9 * deepest))
+    index = int(rng.integers(len(columns)))
+    return np.array([4.0 * columns[index], 4.0 * rows[index]])
 
 
 def about(scene: Scene, rng: Rng, margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of each pixel from a random place of the scene's room."""
-    at = spot(scene, rng, margin).tolist()
-    x, y = grid(scene.height.shape[0])
-    half = x.shape[0] / 2
-    return x - (at[0] - half), y - (at[1] - half)
+    """Return x and y of each pixel from a random place of the scene's room, [n, n] each."""
+    place_x, place_y = spot(scene, rng, margin).tolist()
+    x, y = grid(scene.size)
+    half = scene.size / 2
+    return x - (place_x - half), y - (place_y - half)
 
 
 def mark(scene: Scene, cover: np.ndarray, grow: float) -> None:
-    """Add what `cover` (0..1) touches to the mask, `grow` design pixels wider."""
-    size = 2 * max(1, round(grow * scene.unit)) + 1
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    """Add what `cover` [n, n] in 0..1 touches to the mask, `grow` design pixels wider."""
     touched = cover > min(0.1, 0.3 * float(cover.max()))
+    side = 2 * max(1, round(grow * scene.unit)) + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     scene.mask |= cv2.dilate(touched.astype(np.uint8) * 255, kernel).astype(np.uint8)

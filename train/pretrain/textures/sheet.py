@@ -1,4 +1,4 @@
-"""A contact sheet of what a backbone is trained on."""
+"""A contact sheet of the images that a backbone is trained on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from flawline.runtime.files import write_atomically
 from flawline.train import TrainError
@@ -15,23 +16,42 @@ COLOURS = 128  # a palette keeps the file small
 
 
 def write_sheet(path: Path, classes: int, seed: int, tile: int = 48, columns: int = 12) -> None:
-    """Draw one row of classes per family, one where two textures meet, and a pair of rows with and without faults."""
-    from PIL import Image  # matplotlib brings it
+    """Write a PNG with a row of classes of each family, a row of mixed images and a pair of rows.
 
-    textures, generator = Textures(classes, seed), torch.Generator().manual_seed(seed)
+    The pair shows the same scenes with and without faults. A tile is `tile` pixels wide. Raises
+    TrainError where the file cannot be written.
+    """
+    textures = Textures(classes, seed)
+    generator = torch.Generator().manual_seed(seed)
     families = len(textures.kinds)
-    labels = (torch.arange(families)[:, None] + families * torch.arange(columns)) % classes
-    rows = [textures.render(row, None, tile, generator).images for row in labels]
+    rows = []
+    for family in range(families):
+        labels = (family + families * torch.arange(columns)) % classes
+        rows.append(textures.render(labels, None, tile, generator).images)
     rows.append(textures.batch(columns, tile, generator, mixed=True).images)
     rows += textures.batch(columns, tile, generator, paired=True).images.chunk(2)
-    sheet = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
-    buffer = io.BytesIO()
-    picture = Image.fromarray((255 * sheet).byte().permute(1, 2, 0).numpy())
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+
+    data = _encode(torch.cat([_join(row) for row in rows], 1))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, data)
     except OSError as error:
         raise TrainError(
             f"--picture {path}: cannot be written ({error.strerror}); choose another"
         ) from error
+
+
+def _join(images: Tensor) -> Tensor:
+    """Place images [n, 3, S, S] next to each other, [3, S, n * S]."""
+    return torch.cat(list(images), 2)
+
+
+def _encode(sheet: Tensor) -> bytes:
+    """Encode [3, h, w] in 0..1 as a PNG with a palette."""
+    from PIL import Image  # a dependency of matplotlib, which the train extra brings
+
+    pixels = (255 * sheet).byte().permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels).quantize(COLOURS, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
