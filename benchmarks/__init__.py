@@ -1,1 +1,1 @@
-"""Speed against accuracy, both from the same bundle through the same call."""
+"""Speed and accuracy, both from the same bundle through the same call."""

@@ -1,11 +1,20 @@
-"""Rows to JSON, a Markdown table and the figure FPS against image AUROC."""
+"""The report of `benchmarks.run`: JSON, a Markdown table, the figure of speed against accuracy."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flawline.benchmarks.tables import markdown_table
+
+Row = Mapping[str, Any]
+# Key of a row, and its title in the table.
 COLUMNS = {
     "bundle": "bundle",
     "data": "data",
@@ -21,57 +30,51 @@ COLUMNS = {
     "p95_ms": "p95 ms",
     "p99_ms": "p99 ms",
 }
+MARKERS = "osD^vP*X"
+COLOURS = 10  # of matplotlib's cycle
+# Above this ratio of the fastest to the slowest, the axis of the speed is logarithmic.
+LOGARITHMIC_ABOVE = 3
 
 
-def write_report(rows: list[dict[str, Any]], out: Path) -> list[Path]:
-    """Write run.json, run.md, fps-auroc.png and fps-auroc.svg into `out`; the paths written."""
+def write_report(rows: Sequence[Row], out: Path) -> list[Path]:
+    """Write run.json, run.md, fps-auroc.png and fps-auroc.svg to `out` and return their paths."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "run.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (out / "run.md").write_text(markdown(rows))
-    return [out / "run.json", out / "run.md", *draw(rows, out)]
+    results = out / "run.json"
+    results.write_text(json.dumps(rows, indent=2) + "\n")
+    table = out / "run.md"
+    table.write_text(run_table(rows))
+    return [results, table, *draw_speed_and_accuracy(rows, out)]
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + "---|" * len(COLUMNS)]
+def run_table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table with the device below it."""
+    lines = []
+    machines = set()
     for row in rows:
-        flips = None if row.get("flips") is None else f"{row['flips']} ({row['clear_flips']})"
-        cells = ({"speedup": None, **row, "verdicts": flips}[key] for key in COLUMNS)
-        lines.append("| " + " | ".join("–" if cell is None else str(cell) for cell in cells) + " |")
-    devices = sorted(
-        {f"{row['device']}; batch {row['batch']}; threads {row['threads']}" for row in rows}
-    )
+        verdicts = None
+        if row["flips"] is not None:
+            verdicts = f"{row['flips']} ({row['clear_flips']})"
+        cells = {**row, "verdicts": verdicts}
+        lines.append([cells[key] for key in COLUMNS])
+        machines.add(f"{row['device']}; batch {row['batch']}; threads {row['threads']}")
+    table = markdown_table(list(COLUMNS.values()), lines)
+    devices = "; ".join(sorted(machines))
     return (
-        "\n".join(lines)
-        + f"\n\nMeasured on: {'; '.join(devices)}. Decoding is not timed; resize and engine are.\n"
+        f"{table}\n\nMeasured on: {devices}. Decoding is not timed; resizing and the engine are.\n"
     )
 
 
-def draw(rows: list[dict[str, Any]], out: Path) -> list[Path]:
-    """Scatter of FPS (log) against image AUROC, one colour per data set and one marker per method and engine."""
-    import matplotlib
+def draw_speed_and_accuracy(rows: Sequence[Row], out: Path) -> list[Path]:
+    """Draw FPS against image AUROC into `out` as PNG and SVG and return the paths.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    data_sets = list(dict.fromkeys(row["data"] for row in rows))
-    kinds = list(dict.fromkeys((row["method"], row["backbone"], row["engine"]) for row in rows))
-    for row in rows:
-        colour = f"C{data_sets.index(row['data']) % 10}"
-        marker = "osD^vP*X"[kinds.index((row["method"], row["backbone"], row["engine"])) % 8]
-        axes.scatter(
-            row["fps"], 100 * row["image_auroc"], color=colour, marker=marker, s=70, zorder=3
-        )
-        axes.annotate(
-            row["data"],
-            (row["fps"], 100 * row["image_auroc"]),
-            (7, 5),
-            textcoords="offset points",
-            size=9,
-        )
-    for kind, marker in zip(kinds, "osD^vP*X", strict=False):
-        axes.scatter([], [], color="0.4", marker=marker, label=", ".join(kind))
-    if max(row["fps"] for row in rows) > 3 * min(row["fps"] for row in rows):
+    Every data set has a colour; every method with its backbone and engine has a marker.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    _draw_points(axes, rows)
+    fastest = max(rows, key=itemgetter("fps"))
+    slowest = min(rows, key=itemgetter("fps"))
+    if fastest["fps"] > LOGARITHMIC_ABOVE * slowest["fps"]:
         axes.set_xscale("log")
     axes.set_xlabel("frames per second (median, batch 1, resize and engine)")
     axes.set_ylabel("image AUROC [%]")
@@ -82,5 +85,25 @@ def draw(rows: list[dict[str, Any]], out: Path) -> list[Path]:
     paths = [out / "fps-auroc.png", out / "fps-auroc.svg"]
     for path in paths:
         figure.savefig(path, dpi=150)
-    plt.close(figure)
     return paths
+
+
+def _draw_points(axes: Axes, rows: Sequence[Row]) -> None:
+    """Draw a labelled point per row, and an empty one per kind of detector for the legend."""
+    data_sets: list[str] = []
+    kinds: list[tuple[str, str, str]] = []
+    for row in rows:
+        kind = (row["method"], row["backbone"], row["engine"])
+        if row["data"] not in data_sets:
+            data_sets.append(row["data"])
+        if kind not in kinds:
+            kinds.append(kind)
+        colour = f"C{data_sets.index(row['data']) % COLOURS}"
+        marker = MARKERS[kinds.index(kind) % len(MARKERS)]
+        point = (row["fps"], 100 * row["image_auroc"])
+        axes.scatter(*point, color=colour, marker=marker, s=70, zorder=3)
+        # The label stands to the upper right of the point, in points of print.
+        axes.annotate(row["data"], point, (7, 5), textcoords="offset points", size=9)
+    # Only the legend shows these points. It leaves out what exceeds the number of markers.
+    for kind, marker in zip(kinds, MARKERS, strict=False):
+        axes.scatter([], [], color="0.4", marker=marker, label=", ".join(kind))

@@ -17,6 +17,7 @@ EXTRA_OF_PACKAGE = {
     "matplotlib": "train",
     "tqdm": "train",
     "FrEIA": "train",
+    "jinja2": "report",
     "timm": "cait",
     "openvino": "openvino",
 }

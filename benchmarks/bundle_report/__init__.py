@@ -1,1 +1,1 @@
-"""The HTML report of a bundle."""
+"""The HTML report of a bundle: `python -m benchmarks.bundle_report`."""

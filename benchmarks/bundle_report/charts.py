@@ -1,68 +1,42 @@
-"""The charts of the bundle report, as SVG, with the stylesheet of the whole page and the way numbers are written."""
+"""The charts of the bundle report: score histograms and the ROC curve, as SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from flawline.benchmarks.bundle_report.formatting import number, percent
+from flawline.benchmarks.bundle_report.svg import Drawing
 from flawline.train import metrics
 
-Numbers = npt.NDArray[Any]
+Scores = npt.NDArray[Any]
 Labels = npt.NDArray[np.bool_]
-Row = tuple[
-    str, str, tuple[str, str], Numbers
-]  # of a histogram: CSS class, name, two lines of words, scores
 
-BINS, LEFT, RIGHT, TOP, PITCH = 44, 200, 890, 50, 108  # of the histograms, in SVG units
+# The histograms, in SVG units: the plotted area, and the distance from one row to the next.
+BINS = 44
+LEFT = 200
+RIGHT = 890
+TOP = 50
+ROW_PITCH = 108
+# The ROC curve, in SVG units: the corner and the side of the plotted square.
+ROC_LEFT = 66
+ROC_TOP = 10
+ROC_SIDE = 400
 FADE = "<linearGradient id='fade'><stop/><stop offset='1' stop-opacity='0'/></linearGradient>"
-# Blue and vermilion of Okabe and Ito, which every kind of colour vision tells apart; print is always on white.
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #57606a; --rule: #d0d7de; --box: #f4f6f8;
-  --held: #7d9bb3; --good: #0072b2; --bad: #d55e00; --band: #57606a2e; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e8eaed; --soft: #a3adb8;
-  --rule: #3a424b; --box: #1e2329; --held: #8298aa; --good: #56b4e9; --bad: #f58a43; --band: #a3adb833; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1040px; padding: 32px 24px 64px; background: var(--paper); color: var(--ink);
-  font: 17px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 32px; line-height: 1.2; margin: 0; } h2 { font-size: 23px; margin: 52px 0 8px; }
-h3 { font-size: 18px; margin: 28px 0 6px; } p { margin: 8px 0; max-width: 78ch; } .soft { color: var(--soft); }
-.verdict { font-size: 21px; line-height: 1.45; padding: 16px 20px; margin: 20px 0 12px; background: var(--box);
-  border-left: 6px solid var(--ink); max-width: none; } .verdict * { white-space: nowrap; }
-.swatch { display: inline-block; width: 1.5em; height: .85em; background: var(--band); border: 1px solid var(--rule); }
-svg { display: block; width: 100%; height: auto; overflow: visible; margin: 16px 0 8px; }
-svg text { font-size: 15px; fill: var(--ink); } svg .soft { fill: var(--soft); } svg .key { font-weight: 600; }
-svg .grid { stroke: var(--rule); } svg .axis { stroke: var(--soft); }
-svg .limit { stroke: var(--ink); stroke-width: 2; } svg .band { fill: var(--band); } svg .open { fill: url(#fade); }
-svg stop { stop-color: var(--band); } svg .held { fill: var(--held); } svg .good { fill: var(--good); }
-svg .bad { fill: var(--bad); } svg .curve { fill: none; stroke: var(--good); stroke-width: 3; }
-svg .chance { stroke: var(--soft); stroke-dasharray: 5 5; } svg .point { fill: var(--bad); stroke: var(--paper); }
-.roc { display: flex; gap: 36px; align-items: center; } .roc svg { flex: 0 0 520px; min-width: 0; }
-.cards { display: grid; grid-template-columns: 1fr 1fr; gap: 18px; margin-top: 14px; }
-figure { margin: 0; padding: 12px; background: var(--box); border-top: 4px solid var(--rule); break-inside: avoid; }
-figure.wrong { border-top-color: var(--bad); } figure div { display: flex; gap: 8px; align-items: flex-start; }
-figure img { width: calc(50% - 4px); max-height: 320px; object-fit: contain; object-position: left top; }
-figcaption { font-size: 15px; line-height: 1.4; margin-top: 8px; } .wrong figcaption b { color: var(--bad); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin: 8px 0; break-inside: auto; }
-th, td { text-align: left; vertical-align: top; padding: 6px 20px 6px 0; border-bottom: 1px solid var(--rule); }
-tr { break-inside: avoid; } td.n, th.n { text-align: right; } .facts { font-size: 15px; }
-.facts th { font-weight: 400; color: var(--soft); width: 15em; } td.bar { width: 34%; min-width: 120px; }
-.bar span { display: inline-block; height: 14px; background: var(--good); vertical-align: -1px; }
-@media (max-width: 700px) { .cards { grid-template-columns: 1fr; } .roc { display: block; } svg { min-width: 560px; }
-  main { overflow-x: auto; } }
-@media print { body { font-size: 11pt; padding: 0; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  h2, h3 { break-after: avoid; } section { break-inside: avoid; } .verdict { font-size: 14pt; } }
-"""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Scores to pixels, cut into bins of `step`; a bin ends at the threshold, so that none lies on both its sides."""
+    """The score axis of the histograms, cut into bins of width `step`.
+
+    A bin ends at the threshold, so that no bin holds both good and anomalous verdicts. `first` is
+    the number of bins between the threshold and the left end, negative where it lies left of it.
+    """
 
     threshold: float
     step: float
@@ -70,160 +44,212 @@ class Axis:
     bins: int
 
     @classmethod
-    def of(cls, good: Numbers, every: Numbers, threshold: float) -> Axis:
-        """A few far scores must not press all others together: they go into the last bin."""
-        low, high = min(every.min(), threshold), max(every.max(), threshold)
-        normal = max([threshold, *good])
+    def covering(cls, good: Scores, scores: Scores, threshold: float) -> Axis:
+        """Return an axis for `scores` [n], of which `good` [m] are those of good images.
+
+        A few scores that are far above all good ones do not compress the others: they go into the
+        last bin.
+        """
+        low = min(scores.min(), threshold)
+        high = max(scores.max(), threshold)
         if len(good):
-            high = min(high, normal + 6 * (normal - good.min()))
+            highest_good = max(good.max(), threshold)
+            high = min(high, highest_good + 6 * (highest_good - good.min()))
+        # All scores may be equal.
         span = (high - low) or 1.0
         # Room for the words on both sides of the threshold.
-        low, high = min(low, threshold - 0.15 * span), max(high, threshold + 0.2 * span)
-        step = (high - low) / BINS
+        low = min(low, threshold - 0.15 * span)
+        high = max(high, threshold + 0.2 * span)
+        step = float((high - low) / BINS)
         first = math.floor((low - threshold) / step)
-        return cls(threshold, float(step), first, math.ceil((high - threshold) / step) - first)
+        last = math.ceil((high - threshold) / step)
+        return cls(threshold, step, first, last - first)
+
+    @property
+    def last_bin(self) -> float:
+        """The score where the last bin starts."""
+        return self.threshold + (self.first + self.bins - 1) * self.step
 
     def x(self, score: float) -> float:
-        return LEFT + (RIGHT - LEFT) * min(
-            max(((score - self.threshold) / self.step - self.first) / self.bins, 0), 1
-        )
+        """Return the place of a score, in SVG units; scores beyond an end are placed on it."""
+        fraction = ((score - self.threshold) / self.step - self.first) / self.bins
+        return LEFT + (RIGHT - LEFT) * min(max(fraction, 0), 1)
 
-    def counts(self, scores: Numbers) -> Numbers:
+    def counts(self, scores: Scores) -> Scores:
+        """Return how many of `scores` [n] are in each bin: int [bins]."""
         # A score on the threshold is good: bins are open below and closed above.
-        at = np.ceil((scores - self.threshold) / self.step).astype(int) - 1 - self.first
-        return np.bincount(np.clip(at, 0, self.bins - 1), minlength=self.bins)
+        steps = np.ceil((scores - self.threshold) / self.step).astype(int)
+        bins = np.clip(steps - 1 - self.first, 0, self.bins - 1)
+        return np.bincount(bins, minlength=self.bins)
 
     def ticks(self) -> list[float]:
-        """Round numbers on the axis, five to ten of them."""
-        rough = self.bins * self.step / 9
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
-        low, high = (self.threshold + k * self.step for k in (self.first, self.first + self.bins))
-        return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        """Return four to ten round numbers on the axis."""
+        low = self.threshold + self.first * self.step
+        high = low + self.bins * self.step
+        smallest = (high - low) / 9
+        power = 10.0 ** math.floor(math.log10(smallest))
+        tick = 10 * power
+        for factor in (5, 2, 1):
+            if factor * power >= smallest:
+                tick = factor * power
+        return [i * tick for i in range(math.ceil(low / tick), math.floor(high / tick) + 1)]
 
 
-def histograms(rows: Sequence[Row], axis: Axis, band: tuple[float | None, float | None]) -> str:
-    """One row of bars per group over one axis, the threshold through all of them, `band` shaded (None: open)."""
-    middle, bottom, body = axis.x(axis.threshold), TOP + PITCH * len(rows), [FADE]
-    if any(end is not None for end in band):
-        x0, x1 = (
-            edge if end is None else axis.x(end)
-            for end, edge in zip(band, (LEFT, RIGHT), strict=True)
-        )
-        # An open end fades out.
-        body.append(_box("band" if band[1] is not None else "open", x0, TOP, x1 - x0, bottom - TOP))
-    for base, (css, name, words, scores) in zip(
-        range(TOP + PITCH, bottom + 1, PITCH), rows, strict=True
-    ):
-        counts = axis.counts(scores)
-        width, height = (RIGHT - LEFT) / axis.bins, (PITCH - 20) / counts.max()
-        body += [
-            _box(css, LEFT + k * width + 0.75, base - n * height, width - 1.5, n * height)
-            for k, n in enumerate(counts)
-            if n
-        ]
-        body += [
-            _text(0, base - 62, name, css="key"),
-            _text(0, base - 42, words[0]),
-            _text(0, base - 22, words[1]),
-        ]
-        body += [
-            _text(LEFT - 8, base - PITCH + 28, f"{counts.max()}", "end", "soft"),
-            _text(LEFT - 8, base, "0", "end", "soft"),
-        ]
-        body.append(_line("axis", LEFT, base, RIGHT, base))
-    body += [
-        _line("limit", middle, 24, middle, bottom + 6),
-        _text(0, TOP - 12, "images per bar", css="soft"),
-    ]
-    body.append(_text(middle, 16, f"threshold {number(axis.threshold)}", "middle", "key"))
-    body += [
-        _text(middle - 10, 38, "judged good", "end"),
-        _text(middle + 10, 38, "judged anomalous"),
-    ]
+@dataclass(frozen=True)
+class HistogramRow:
+    """One group of images: CSS class, name, a count of its outcome in words, scores [n]."""
+
+    css: str
+    name: str
+    outcome: str
+    scores: Scores
+
+
+def draw_histograms(
+    rows: Sequence[HistogramRow], axis: Axis, band: tuple[float | None, float | None]
+) -> str:
+    """Return the score histograms of the groups, one below the other, with the threshold.
+
+    `band` is the interval of the threshold, which is shaded; an end that is None is open.
+    """
+    bottom = TOP + ROW_PITCH * len(rows)
+    label = "histograms of the anomaly scores with the threshold"
+    drawing = Drawing(900, bottom + 56, label)
+    drawing.add(FADE)
+    # The band comes first, because later elements cover earlier ones.
+    _draw_band(drawing, axis, band, bottom)
+    highest = axis.threshold
+    for index, row in enumerate(rows):
+        _draw_row(drawing, axis, row, TOP + ROW_PITCH * (index + 1))
+        highest = max(highest, row.scores.max())
+    _draw_threshold(drawing, axis, bottom)
+    _draw_score_axis(drawing, axis, bottom)
+    title = "anomaly score (no unit; higher is more anomalous)"
+    if highest > axis.last_bin + axis.step:
+        title += f"; last bar: all above {number(axis.last_bin)}"
+    drawing.text((LEFT + RIGHT) / 2, bottom + 50, title, "middle")
+    return drawing.render()
+
+
+def _draw_band(
+    drawing: Drawing, axis: Axis, band: tuple[float | None, float | None], bottom: float
+) -> None:
+    low, high = band
+    if low is None and high is None:
+        return
+    left = float(LEFT)
+    if low is not None:
+        left = axis.x(low)
+    right = float(RIGHT)
+    css = "open"  # fades out to the right
+    if high is not None:
+        right = axis.x(high)
+        css = "band"
+    drawing.box(css, left, TOP, right - left, bottom - TOP)
+
+
+def _draw_row(drawing: Drawing, axis: Axis, row: HistogramRow, base: float) -> None:
+    """Draw the bars of one group on the line y = `base`, with its name and its count scale."""
+    counts = axis.counts(row.scores)
+    highest = counts.max()
+    bar_width = (RIGHT - LEFT) / axis.bins
+    # The highest bar ends below the line of the row above.
+    unit = (ROW_PITCH - 20) / highest
+    for index, count in enumerate(counts):
+        if count:
+            # A small gap separates neighbouring bars.
+            left = LEFT + index * bar_width + 0.75
+            drawing.box(row.css, left, base - count * unit, bar_width - 1.5, count * unit)
+    drawing.text(0, base - 62, row.name, css="key")
+    drawing.text(0, base - 42, f"{len(row.scores)} images")
+    drawing.text(0, base - 22, row.outcome)
+    drawing.text(LEFT - 8, base - ROW_PITCH + 28, f"{highest}", "end", "soft")
+    drawing.text(LEFT - 8, base, "0", "end", "soft")
+    drawing.line("axis", (LEFT, base), (RIGHT, base))
+
+
+def _draw_threshold(drawing: Drawing, axis: Axis, bottom: float) -> None:
+    x = axis.x(axis.threshold)
+    drawing.line("limit", (x, 24), (x, bottom + 6))
+    drawing.text(0, TOP - 12, "images per bar", css="soft")
+    drawing.text(x, 16, f"threshold {number(axis.threshold)}", "middle", "key")
+    drawing.text(x - 10, 38, "judged good", "end")
+    drawing.text(x + 10, 38, "judged anomalous")
+
+
+def _draw_score_axis(drawing: Drawing, axis: Axis, bottom: float) -> None:
     for tick in axis.ticks():
         x = axis.x(tick)
-        body += [
-            _line("axis", x, bottom, x, bottom + 6),
-            _text(x, bottom + 24, f"{tick:g}", "middle", "soft"),
-        ]
-    end = axis.threshold + (axis.first + axis.bins - 1) * axis.step
-    far = any(scores.max() > end + axis.step for *_, scores in rows)
-    title = (
-        "anomaly score (no unit; higher is more anomalous)"
-        + f"; last bar: all above {number(end)}" * far
-    )
-    body.append(_text((LEFT + RIGHT) / 2, bottom + 50, title, "middle"))
-    return _svg(900, bottom + 56, "histograms of the anomaly scores with the threshold", body)
+        drawing.line("axis", (x, bottom), (x, bottom + 6))
+        drawing.text(x, bottom + 24, f"{tick:g}", "middle", "soft")
 
 
-def roc(
-    labels: Labels,
-    scores: Numbers,
-    point: tuple[float, float],
-    promised: tuple[float, float],
-    name: str,
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a threshold does to the test images: the fractions of false alarms and of detections."""
+
+    threshold: float
+    false_alarm_rate: float
+    detection_rate: float
+
+
+def draw_roc(
+    labels: Labels, scores: Scores, point: OperatingPoint, promised: tuple[float, float]
 ) -> str:
-    """The ROC curve with the operating point (false alarms, found), and the promised false-alarm rates shaded."""
-    left, top, size = 66, 10, 400
-    curve = " ".join(
-        f"{left + size * x:.1f},{top + size * (1 - y):.1f}"
-        for x, y in zip(*metrics.roc_curve(labels, scores), strict=True)
-    )
-    body = [_box("band", left + size * promised[0], top, size * (promised[1] - promised[0]), size)]
+    """Return the ROC curve of `scores` [n] with the operating point.
+
+    `labels` [n] are True for defective images; the interval of the `promised` false-alarm rates is
+    shaded.
+    """
+    label = "ROC curve with the operating point"
+    drawing = Drawing(ROC_LEFT + ROC_SIDE + 14, ROC_TOP + ROC_SIDE + 54, label)
+    low, high = promised
+    drawing.box("band", _roc_x(low), ROC_TOP, ROC_SIDE * (high - low), ROC_SIDE)
+    _draw_roc_grid(drawing)
+    drawing.line("chance", (_roc_x(0), _roc_y(0)), (_roc_x(1), _roc_y(1)))
+    curve = []
+    for false_alarms, detections in zip(*metrics.roc_curve(labels, scores), strict=True):
+        curve.append((_roc_x(false_alarms), _roc_y(detections)))
+    drawing.polyline("curve", curve)
+    _draw_operating_point(drawing, point)
+    return drawing.render()
+
+
+def _roc_x(false_alarm_rate: float) -> float:
+    return ROC_LEFT + ROC_SIDE * false_alarm_rate
+
+
+def _roc_y(detection_rate: float) -> float:
+    return ROC_TOP + ROC_SIDE * (1 - detection_rate)
+
+
+def _draw_roc_grid(drawing: Drawing) -> None:
+    bottom = _roc_y(0)
     for tick in (0, 0.25, 0.5, 0.75, 1):
-        x, y, text = left + size * tick, top + size * (1 - tick), f"{100 * tick:g}"
-        body += [
-            _line("grid", left, y, left + size, y),
-            _text(left - 8, y + 5, text, "end", "soft"),
-        ]
-        body += [
-            _line("grid", x, top, x, top + size),
-            _text(x, top + size + 22, text, "middle", "soft"),
-        ]
-    x, y = left + size * point[0], top + size * (1 - point[1])
-    # The curve only rises: what is to the right of the point and below it is free. Where that is too small, the
-    # corner below the diagonal is.
-    beside = point[0] < 0.6 and point[1] > 0.25
-    at, down = (x + 12, y + 28) if beside else (left + 0.53 * size, top + 0.74 * size)
-    body += [
-        _line("chance", left, top + size, left + size, top),
-        f"<polyline class='curve' points='{curve}'/>",
-        _line("axis", x, y, x if beside else at - 6, y if beside else down - 5),
-        f"<circle class='point' cx='{x:.1f}' cy='{y:.1f}' r='8'/>",
-        _text(at, down, name, css="key"),
-        _text(at, down + 20, f"{percent(point[0])} false alarms"),
-        _text(at, down + 40, f"{percent(point[1])} found"),
-        _text(left + size / 2, top + size + 48, "false alarms [% of good test images]", "middle"),
-        f"<text transform='translate(16 {top + size / 2:g}) rotate(-90)' text-anchor='middle'>",
-        "found [% of defective test images]</text>",
-    ]
-    return _svg(left + size + 14, top + size + 54, "ROC curve with the operating point", body)
+        x = _roc_x(tick)
+        y = _roc_y(tick)
+        text = f"{100 * tick:g}"
+        drawing.line("grid", (ROC_LEFT, y), (_roc_x(1), y))
+        drawing.text(ROC_LEFT - 8, y + 5, text, "end", "soft")
+        drawing.line("grid", (x, ROC_TOP), (x, bottom))
+        drawing.text(x, bottom + 22, text, "middle", "soft")
+    drawing.text(_roc_x(0.5), bottom + 48, "false alarms [% of good test images]", "middle")
+    drawing.vertical_text(16, _roc_y(0.5), "detected [% of defective test images]")
 
 
-def _svg(width: float, height: float, label: str, body: list[str]) -> str:
-    return f"<svg viewBox='0 0 {width:g} {height:g}' role='img' aria-label='{label}'>{''.join(body)}</svg>"
-
-
-def _text(x: float, y: float, text: str, anchor: str = "start", css: str = "") -> str:
-    return (
-        f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}' class='{css}'>{escape(text)}</text>"
-    )
-
-
-def _line(css: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f"<line class='{css}' x1='{x1:.1f}' y1='{y1:.1f}' x2='{x2:.1f}' y2='{y2:.1f}'/>"
-
-
-def _box(css: str, x: float, y: float, width: float, height: float) -> str:
-    return (
-        f"<rect class='{css}' x='{x:.1f}' y='{y:.1f}' width='{width:.1f}' height='{height:.1f}'/>"
-    )
-
-
-def percent(x: float) -> str:
-    return (f"{100 * x:.1f}".removesuffix(".0") if x >= 0.001 else f"{100 * x:.1g}") + "\u202f%"
-
-
-def number(x: float) -> str:
-    return f"{x:.4g}"
+def _draw_operating_point(drawing: Drawing, point: OperatingPoint) -> None:
+    x = _roc_x(point.false_alarm_rate)
+    y = _roc_y(point.detection_rate)
+    # The curve only rises, so the area to the right of the point and below it is free. Where that
+    # is too small for the label, the corner below the diagonal is used, with a line to the point.
+    if point.false_alarm_rate < 0.6 and point.detection_rate > 0.25:
+        left = x + 12
+        top = y + 28
+    else:
+        left = _roc_x(0.53)
+        top = _roc_y(0.26)
+        drawing.line("axis", (x, y), (left - 6, top - 5))
+    drawing.circle("point", (x, y), 8)
+    drawing.text(left, top, f"threshold {number(point.threshold)}", css="key")
+    drawing.text(left, top + 20, f"{percent(point.false_alarm_rate)} false alarms")
+    drawing.text(left, top + 40, f"{percent(point.detection_rate)} detected")

@@ -1,234 +1,187 @@
-"""What a bundle's detector says about the images of a data set, what follows from that, and where it comes from."""
+"""The content of the bundle report: what the detector decides on the images of a data set."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import sys
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flawline.benchmarks.bundle_report.charts import Labels, Numbers, number, percent
+from flawline.benchmarks.bundle_report.charts import Labels, Scores
 from flawline.cameras import CameraError
 from flawline.cameras.decode import read_image
-from flawline.runtime.bundle import CALIBRATION, MANIFEST, Bundle, Spread
-from flawline.runtime.detector import Detector
-from flawline.runtime.environment import versions
-from flawline.runtime.threshold import CONFIDENCE, CalibrationError, beta_quantile, set_threshold
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.detector import Detector, Verdict
 from flawline.train import metrics
 from flawline.train.data.images import Sample, read_mask
 
-TAIL = (1 - CONFIDENCE) / 2
+Progress = Callable[[str, int, int], None]  # (name of the work, done, total)
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedImage:
+    """An image of the data set with its score and its verdict."""
+
     sample: Sample
     score: float
     anomalous: bool
 
+    @property
+    def correct(self) -> bool:
+        return self.anomalous == (self.sample.defect is not None)
 
-@dataclass(frozen=True)
+
+@dataclass
 class Findings:
-    """All that the page tells. `held`, `good` and `bad` are images with a score; `faults` (file, why) have none.
+    """Everything that the page states.
 
-    `pixel` is empty where no test image has a mask; `sizes` are (height, width) of the images.
+    `held_out`, `good` and `defective` are the images that got a score. `faults` are the files that
+    got none, each with the reason. `pixel_accuracy` is empty when no test image has a mask. `sizes`
+    are the (height, width) of the images.
     """
 
     bundle: Bundle
     data: Path
     engine: str
-    held: list[Judged]
-    good: list[Judged]
-    bad: list[Judged]
-    faults: list[tuple[Path, str]]
-    pixel: dict[str, float]
-    sizes: list[tuple[int, int]]
+    held_out: list[JudgedImage] = field(default_factory=list)
+    good: list[JudgedImage] = field(default_factory=list)
+    defective: list[JudgedImage] = field(default_factory=list)
+    faults: list[tuple[Path, str]] = field(default_factory=list)
+    pixel_accuracy: dict[str, float] = field(default_factory=dict)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
 
     @property
-    def alarms(self) -> int:
-        return sum(j.anomalous for j in self.good)
+    def false_alarms(self) -> int:
+        return count_anomalous(self.good)
 
     @property
     def misses(self) -> int:
-        return sum(not j.anomalous for j in self.bad)
+        return len(self.defective) - self.detected
+
+    @property
+    def detected(self) -> int:
+        return count_anomalous(self.defective)
+
+    @property
+    def uninspected(self) -> list[str]:
+        """What the geometry leaves uninspected of the smallest and the largest image, in words."""
+        geometry = self.bundle.manifest.geometry
+        losses = []
+        sizes = sorted(self.sizes)
+        for height, width in sizes[:1] + sizes[-1:]:
+            loss = geometry.uninspected(height, width)
+            if loss is not None and loss not in losses:
+                losses.append(loss)
+        return losses
+
+    def labels_and_scores(self) -> tuple[Labels, Scores]:
+        """Return the labels [n], True for defective, and the scores [n] of the test images."""
+        labels = np.array([False] * len(self.good) + [True] * len(self.defective))
+        return labels, scores_of(self.good + self.defective)
 
 
-def judge(
-    detector: Detector, data: Path, held: Sequence[Sample], test: Sequence[Sample], bits: int | None
+def count_anomalous(images: Sequence[JudgedImage]) -> int:
+    count = 0
+    for image in images:
+        if image.anomalous:
+            count += 1
+    return count
+
+
+def scores_of(images: Sequence[JudgedImage]) -> Scores:
+    """Return the scores of the images: float64 [n]."""
+    return np.array([image.score for image in images], float)
+
+
+def judge_images(
+    detector: Detector,
+    data: Path,
+    held_out: Sequence[Sample],
+    test: Sequence[Sample],
+    bit_depth: int | None,
+    progress: Progress,
 ) -> Findings:
-    faults, maps, sizes = [], [], set()
-    judged: dict[str, list[Judged]] = {"held": [], "good": [], "bad": []}
-    measured: list[Sample] = []
-    with_masks = any(s.mask for s in test)
-    for i, (group, sample) in enumerate(
-        [("held", s) for s in held] + [("bad" if s.defect else "good", s) for s in test], start=1
-    ):
-        _progress(i, len(held) + len(test))
-        try:
-            image = read_image(sample.path, bits)
-        except CameraError as error:
-            faults.append((sample.path, str(error)))
-            continue
-        verdict = detector(image)
-        sizes.add(image.shape[:2])
-        if verdict.reason is not None:
-            faults.append((sample.path, verdict.reason))
-            continue
-        judged[group].append(Judged(sample, verdict.score, verdict.anomalous))
-        # A defect without a mask says nothing about pixels: it is neither all good nor all defective.
-        if with_masks and group != "held" and (sample.mask or group == "good"):
-            measured.append(sample)
-            assert verdict.anomaly_map is not None
-            maps.append(verdict.anomaly_map.copy())
-    pixel = _pixel_accuracy(measured, maps, detector) if any(s.mask for s in measured) else {}
-    return Findings(detector.bundle, data, detector.engine.description, **judged, faults=faults, pixel=pixel,
-                    sizes=sorted(sizes))  # fmt: skip
+    """Judge the held-out good images and the test images of `data`.
 
-
-def _pixel_accuracy(samples: list[Sample], maps: list[Any], detector: Detector) -> dict[str, float]:
-    masks = np.array([read_mask(s, detector.bundle.manifest.geometry) for s in samples])
-    stacked = np.array(maps)
-    return {"pixel AUROC": metrics.auroc(masks, stacked), "AUPRO": metrics.aupro(masks, stacked)}
-
-
-def _progress(done: int, total: int) -> None:
-    """A counter, because the progress bars of `train.fit` would need torch."""
-    if sys.stderr.isatty():
-        print(
-            f"\rjudging {done}/{total}",
-            end="\n" if done == total else "",
-            file=sys.stderr,
-            flush=True,
-        )
-    elif done == total:
-        print(f"judged {total} images", file=sys.stderr, flush=True)
-
-
-def doubts(f: Findings) -> list[str]:
-    """Where calibration.json, which anybody may edit, does not follow from the held-out images."""
-    m, c, scores = f.bundle.manifest, f.bundle.calibration, scores_of(f.held)
-    try:
-        # The interval depends on the number of images only, not on their scores.
-        expected = set_threshold(np.arange(c.good_images), c.false_alarm_rate).interval
-    except CalibrationError as error:
-        return [f"The calibration does not hold: {error}."]
-    found = []
-    if not np.allclose(expected, c.interval, rtol=0, atol=1e-3):
-        found.append(
-            f"The calibration states the interval {percent(c.interval[0])} to {percent(c.interval[1])}; that of "
-            f"{c.good_images} images with {percent(CONFIDENCE)} confidence is {percent(expected[0])} to "
-            f"{percent(expected[1])}: another version wrote it, or somebody edited it."
-        )
-    spread = (scores.min(), scores.max()) if len(scores) else (math.inf, -math.inf)
-    if len(scores) != c.good_images or not np.allclose(
-        spread, (m.score.min, m.score.max), 0, m.score_tolerance
-    ):
-        found.append(
-            "The threshold was not set from the held-out good images here, but from others."
-        )
-    elif (
-        abs((original := set_threshold(scores, c.false_alarm_rate).threshold) - c.threshold)
-        > m.score_tolerance
-    ):
-        found.append(
-            f"Calibration gives the threshold {number(original)}: it was changed since then, and the promised "
-            "false-alarm rate does not belong to it."
-        )
-    return found
-
-
-def threshold_interval(scores: Numbers, rate: float) -> tuple[float | None, float | None]:
-    """Between which of the held-out good `scores` the threshold for this false-alarm rate lies, with CONFIDENCE.
-
-    The true rate of the k-th smallest score as threshold is Beta(n + 1 - k, k) (`runtime.threshold`): a score is too
-    low where that is surely above `rate`, too high where it is surely below. None where n is too small to say.
+    `bit_depth` is that of 16-bit images. An image that cannot be judged becomes a fault.
     """
-    ascending, n = np.sort(scores), len(scores)
-    if not n or not 0 < rate < 1:
-        return None, None
-    ranks = range(1, n + 1)
-    low = bisect_left(ranks, True, key=lambda k: beta_quantile(TAIL, n + 1 - k, k) < rate)
-    high = bisect_left(ranks, True, key=lambda k: beta_quantile(1 - TAIL, n + 1 - k, k) <= rate)
-    return float(ascending[low - 1]) if low else None, float(ascending[high]) if high < n else None
+    findings = Findings(detector.bundle, data, detector.engine.description)
+    pixels = _PixelAccuracy(detector.bundle, test)
+    total = len(held_out) + len(test)
+    for index, (group, sample) in enumerate(_groups(findings, held_out, test)):
+        verdict = _judge(findings, detector, sample, bit_depth)
+        progress("judging", index + 1, total)
+        if verdict is None:
+            continue
+        group.append(JudgedImage(sample, verdict.score, verdict.anomalous))
+        if group is not findings.held_out:
+            pixels.add(sample, verdict.anomaly_map)
+    findings.pixel_accuracy = pixels.result()
+    return findings
 
 
-def interval(k: int, n: int) -> tuple[float, float]:
-    """Where the true rate lies with CONFIDENCE when k of n were counted (Clopper and Pearson)."""
-    return (
-        beta_quantile(TAIL, k, n - k + 1) if k else 0.0,
-        beta_quantile(1 - TAIL, k + 1, n - k) if k < n else 1.0,
-    )
+def _groups(
+    findings: Findings, held_out: Sequence[Sample], test: Sequence[Sample]
+) -> Iterator[tuple[list[JudgedImage], Sample]]:
+    """Yield each image with the group of the findings that it belongs to."""
+    for sample in held_out:
+        yield findings.held_out, sample
+    for sample in test:
+        if sample.defect is None:
+            yield findings.good, sample
+        else:
+            yield findings.defective, sample
 
 
-def labelled(f: Findings) -> tuple[Labels, Numbers]:
-    return np.array([False] * len(f.good) + [True] * len(f.bad)), scores_of(f.good + f.bad)
+def _judge(
+    findings: Findings, detector: Detector, sample: Sample, bit_depth: int | None
+) -> Verdict | None:
+    """Return the verdict on an image; None when it has no score, which is added to the faults."""
+    try:
+        image = read_image(sample.path, bit_depth)
+    except CameraError as error:
+        findings.faults.append((sample.path, str(error)))
+        return None
+    findings.sizes.add(image.shape[:2])
+    verdict = detector(image)
+    if verdict.reason is not None:
+        findings.faults.append((sample.path, verdict.reason))
+        return None
+    return verdict
 
 
-def rate_of(k: int, n: int) -> str:
-    low, high = interval(k, n)
-    between = f"{percent(low)} to {percent(high)} with {percent(CONFIDENCE)} confidence"
-    return f"{k} of {n}, {percent(k / n)} ({between})"
+class _PixelAccuracy:
+    """Collects anomaly maps and masks of the test images, then measures their agreement."""
 
+    def __init__(self, bundle: Bundle, test: Sequence[Sample]) -> None:
+        self._geometry = bundle.manifest.geometry
+        # Without any mask there is nothing to measure, and the maps need not be stored.
+        self._measured = any(sample.mask for sample in test)
+        self._with_mask = False
+        self._maps: list[Any] = []
+        self._masks: list[Any] = []
 
-def scores_of(group: Sequence[Judged]) -> Numbers:
-    return np.array([j.score for j in group], float)
+    def add(self, sample: Sample, anomaly_map: Any) -> None:
+        """Add a test image with its anomaly map [H, W], which is copied."""
+        if not self._measured:
+            return
+        if sample.defect is not None and sample.mask is None:
+            # Which of its pixels are defective is not known.
+            return
+        if sample.mask is not None:
+            self._with_mask = True
+        self._maps.append(anomaly_map.copy())
+        self._masks.append(read_mask(sample, self._geometry))
 
-
-def provenance(f: Findings) -> dict[str, Mapping[str, object]]:
-    """What was judged by what, as tables: title, then name and value."""
-    c, names = f.bundle.calibration, (*f.bundle.sha256, MANIFEST, CALIBRATION)
-    files = {name: (f.bundle.path / name).read_bytes() for name in names}
-    return {
-        "Built": f.bundle.manifest.provenance,
-        "Geometry": _geometry(f),
-        "Calibration": {
-            "threshold": repr(c.threshold),
-            "promised false alarms": percent(c.false_alarm_rate),
-            f"with {percent(c.confidence)} confidence": f"{percent(c.interval[0])} to {percent(c.interval[1])}",
-            "held-out good images": c.good_images,
-            "their scores": _spread(f.bundle.manifest.score),
-            "their maps’ largest value": _spread(f.bundle.manifest.map_peak),
-        },
-        "Tolerances of an engine, proven at every load": {
-            "score": f"{f.bundle.manifest.score_tolerance:.3g}",
-            "map": f"{f.bundle.manifest.map_tolerance:.3g}",
-        },
-        "Files (SHA-256)": {
-            name: hashlib.sha256(content).hexdigest() for name, content in files.items()
-        },
-        "This report": {
-            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "bundle": f.bundle.path.resolve(),
-            "data": f.data.resolve(),
-            "engine": f.engine,
-            **versions(),
-        },
-    }
-
-
-def _geometry(f: Findings) -> dict[str, object]:
-    geometry, sizes = f.bundle.manifest.geometry, [f"{w}x{h}" for h, w in f.sizes]
-    shorter = f", shorter side to {geometry.shorter} first" if geometry.shorter else ""
-    return {
-        "images": ", ".join(sizes[:4])
-        + (f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""),
-        "model input": f"{geometry.width}x{geometry.height}, {geometry.kind}{shorter}",
-        "left uninspected": "; ".join(uninspected(f)) or "nothing",
-    }
-
-
-def _spread(s: Spread) -> str:
-    return f"mean {number(s.mean)}, standard deviation {number(s.std)}, {number(s.min)} to {number(s.max)}"
-
-
-def uninspected(f: Findings) -> list[str]:
-    geometry = f.bundle.manifest.geometry
-    ends = f.sizes[:1] + f.sizes[-1:]
-    return list(dict.fromkeys(text for h, w in ends if (text := geometry.uninspected(h, w))))
+    def result(self) -> dict[str, float]:
+        """Return the accuracies by name; none when there was no mask."""
+        if not self._with_mask:
+            return {}
+        masks = np.array(self._masks)
+        maps = np.array(self._maps)
+        return {
+            "pixel AUROC": metrics.auroc(masks, maps),
+            "AUPRO": metrics.aupro(masks, maps),
+        }

@@ -1,7 +1,8 @@
-"""The benchmark over engines and precisions: what is run, and what is told about it."""
+"""The benchmark over engines and precisions: which of them run, and what its rows state."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
 
-from flawline.benchmarks import run
+from flawline.benchmarks import evaluate, run
+from flawline.benchmarks.evaluate import EngineRun, compare_with_reference
 from flawline.runtime.bundle import Bundle, add_model
-from flawline.runtime.engines import ENGINES, missing
+from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.engines import ENGINES, engine_class, missing
 
 pytestmark = pytest.mark.torch
 HERE = [name for name in ("onnxruntime", "openvino") if missing(name) is None]
@@ -23,45 +26,48 @@ HERE = [name for name in ("onnxruntime", "openvino") if missing(name) is None]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Good parts are dark, bad ones bright: the tiny model's score is the brightest pixel, its threshold 100."""
+    """Good parts are dark, defective ones bright.
+
+    The tiny model's score is the brightest pixel, its threshold is 100.
+    """
     for folder, grey in (("train/good", 20), ("test/good", 20), ("test/bright", 200)):
         (tmp_path / "parts" / folder).mkdir(parents=True)
         for i in range(5):
-            picture = cv2.imencode(".png", np.full((40, 50, 3), grey + i, np.uint8))[1].tobytes()
-            (tmp_path / "parts" / folder / f"{i}.png").write_bytes(picture)
+            image = cv2.imencode(".png", np.full((40, 50, 3), grey + i, np.uint8))[1].tobytes()
+            (tmp_path / "parts" / folder / f"{i}.png").write_bytes(image)
     return tmp_path / "parts"
 
 
 @pytest.fixture(autouse=True)
 def only_these(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "ENGINES", {name: ENGINES[name] for name in HERE})
-    monkeypatch.setattr(run, "SETTLE_S", 0.0)
+    monkeypatch.setattr(evaluate, "SETTLE_S", 0.0)
 
 
 def benchmark(
     bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str], *flags: str
 ) -> tuple[int, Any, str]:
+    """Run the command; return its exit code, its rows and its messages."""
     out = data.parent / "results"
     paths = ["--bundles", str(bundle.path), "--data", str(data), "--out", str(out)]
     code = run.main([*paths, "--threads", "1", "--repeats", "1", *flags])
-    told = capsys.readouterr()
-    return code, json.loads(told.out) if told.out else [], told.err
+    output = capsys.readouterr()
+    return code, json.loads(output.out) if output.out else [], output.err
 
 
 def test_all_is_every_engine_here_in_every_precision_it_runs(
     bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = add_model(bundle, "int8", bundle.model().read_bytes())
-    code, rows, told = benchmark(bundle, data, capsys, "--engines", "all")
+    code, rows, messages = benchmark(bundle, data, capsys, "--engines", "all")
     assert code == 0
-    got = [(row["engine"].split()[0], row["precision"]) for row in rows]
-    assert ("onnxruntime", "fp32") in got
-    left_out = [
-        line for line in told.splitlines() if "left out" in line
-    ]  # such as bf16, whose rounding exceeds 0.01
+    measured = [(row["engine"].split()[0], row["precision"]) for row in rows]
+    assert ("onnxruntime", "fp32") in measured
+    # BF16, for example, whose rounding error exceeds the tolerance of 0.01.
+    left_out = [line for line in messages.splitlines() if "left out" in line]
     assert all(line.count(": ") >= 1 for line in left_out)
-    tried = len(got) + len(left_out)
-    assert tried == sum(len(run.resolve_name(ENGINES[name]).precisions) for name in HERE)
+    tried = len(measured) + len(left_out)
+    assert tried == sum(len(engine_class(name).precisions) for name in HERE)
     assert all(row["image_auroc"] == 1 for row in rows)
     assert all((row["flips"], row["clear_flips"]) == (0, 0) for row in rows)
     assert all(row["speedup"] > 0 for row in rows)
@@ -75,13 +81,13 @@ def test_all_is_every_engine_here_in_every_precision_it_runs(
     assert table.count("| 0 (0) |") == len(rows)
 
 
-def test_a_graph_that_the_bundle_lacks_is_said_and_left_out(
+def test_a_graph_that_the_bundle_lacks_is_reported_and_left_out(
     bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, rows, told = benchmark(bundle, data, capsys, "--engines", "all")
+    code, rows, messages = benchmark(bundle, data, capsys, "--engines", "all")
     assert code == 0
     assert re.search(
-        r"note: left out onnxruntime int8: .*holds no int8 graph; .* --precision int8", told
+        r"note: left out onnxruntime int8: .*holds no int8 graph; .* --precision int8", messages
     )
     assert "int8" not in {row["precision"] for row in rows}
 
@@ -102,38 +108,112 @@ def test_named_engines_run_their_default_and_nothing_is_compared_without_the_ref
 def test_a_named_engine_that_cannot_run_is_an_error(
     bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, told = benchmark(
+    code, _, messages = benchmark(
         bundle, data, capsys, "--engines", "onnxruntime", "--precision", "bf16"
     )
     assert code == 2
-    assert "onnxruntime does not run bf16" in told.splitlines()[-1]
+    assert "onnxruntime does not run bf16" in messages.splitlines()[-1]
+
+
+def test_a_score_that_is_not_finite_is_an_error(
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge = Detector.__call__
+
+    def judge_as_nan(self: Detector, image: Any) -> Verdict:
+        verdict = judge(self, image)
+        object.__setattr__(verdict, "score", float("nan"))
+        object.__setattr__(verdict, "reason", "the score is nan")
+        return verdict
+
+    monkeypatch.setattr(Detector, "__call__", judge_as_nan)
+    code, _, messages = benchmark(bundle, data, capsys)
+    assert code == 2
+    assert "cannot judge" in messages.splitlines()[-1]
+    assert "the score is nan" in messages.splitlines()[-1]
 
 
 def test_flips_are_counted_and_those_beyond_tolerance_are_clear(bundle: Bundle) -> None:
     """The threshold is 100, the tolerance 0.01."""
-
-    def measured(precision: str, scores: list[float], milliseconds: float) -> Any:
-        found = run._Run.__new__(run._Run)
-        found.key, found.scores, found.times = ("onnxruntime", precision), scores, [milliseconds]
-        return found
-
-    runs = [
-        measured("int8", [99.0, 99.0, 101.0], 2.0),
-        measured("fp32", [99.0, 100.005, 99.5], 5.0),
-    ]
-    rows: list[dict[str, Any]] = [{}, {}]
-    run._compare(rows, runs, bundle)
-    assert rows[0] == {"speedup": 2.5, "flips": 2, "clear_flips": 1}
-    assert rows[1] == {"speedup": 1.0, "flips": 0, "clear_flips": 0}
+    reference = EngineRun("onnxruntime", "fp32", times_ms=[5.0], scores=[99.0, 100.005, 99.5])
+    int8 = EngineRun("onnxruntime", "int8", times_ms=[2.0], scores=[99.0, 99.0, 101.0])
+    compared = compare_with_reference(int8, reference, bundle)
+    assert compared == {"speedup": 2.5, "flips": 2, "clear_flips": 1}
+    compared = compare_with_reference(reference, reference, bundle)
+    assert compared == {"speedup": 1.0, "flips": 0, "clear_flips": 0}
+    compared = compare_with_reference(int8, None, bundle)
+    assert compared == {"speedup": None, "flips": None, "clear_flips": None}
 
 
 def test_engines_take_turns_on_each_image(
     bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle, order = add_model(bundle, "int8", bundle.model().read_bytes()), []
-    judge = run._Run.judge
-    monkeypatch.setattr(
-        run._Run, "judge", lambda self, *a: (order.append(self.key[1]), judge(self, *a))
-    )
+    bundle = add_model(bundle, "int8", bundle.model().read_bytes())
+    calls = []
+    judge = Detector.__call__
+
+    def record_precision(self: Detector, image: Any) -> Verdict:
+        calls.append(self.engine.precision)
+        return judge(self, image)
+
+    monkeypatch.setattr(Detector, "__call__", record_precision)
     benchmark(bundle, data, capsys, "--engines", "onnxruntime", "--precision", "all")
-    assert order == ["fp32", "int8"] * 10
+    turns = [precision for precision, _ in itertools.groupby(calls)]
+    assert turns == ["fp32", "int8"] * 10
+    # Each turn is one timed call; the first image has the untimed warm-up calls as well.
+    assert calls.count("fp32") == 10 + evaluate.WARM_UP
+
+
+def test_the_rows_keep_their_keys(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results that were stored earlier are compared with new ones."""
+    benchmark(bundle, data, capsys)
+    (row,) = json.loads((data.parent / "results" / "run.json").read_text())
+    assert list(row) == [
+        "bundle",
+        "method",
+        "backbone",
+        "weights",
+        "data",
+        "input",
+        "batch",
+        "engine",
+        "precision",
+        "threads",
+        "device",
+        "images",
+        "image_auroc",
+        "image_ap",
+        "pixel_auroc",
+        "pixel_ap",
+        "aupro",
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "fps",
+        "model_sha256",
+        "versions",
+        "speedup",
+        "flips",
+        "clear_flips",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--data", "a", "b"], "--data takes 1 or 1 data sets, one per bundle"),
+        (["--data", "a", "--repeats", "0"], "--repeats takes 1 or more"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["--bundles", "bundle", *flags])
+    assert stopped.value.code == 2
+    assert reason in capsys.readouterr().err

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flawline.benchmarks.run import measure
+from flawline.benchmarks.evaluate import evaluate_bundle
 from flawline.export import build
 from flawline.runtime.engines import EngineOptions
 from flawline.train import TrainError
 
 
 def train_and_measure(data: Path, seed: int, flags: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Train, export and measure on one data set; return the row of `benchmarks.run` for it.
+    """Train, export and measure on one data set; return the row of `evaluate_bundle` for it.
 
     The row also has the seed and the minutes from images to bundle. `flags` go to `export.build`;
     `folder` holds checkpoint and bundle for the time of the call. Raises TrainError when the build
@@ -28,7 +28,7 @@ def train_and_measure(data: Path, seed: int, flags: Sequence[str], folder: Path)
     if build.main([*command, "--save-checkpoint", str(checkpoint)]) != 0:
         raise TrainError(f"{data.name} seed {seed}: no bundle was built; see the message above")
     minutes = (time.monotonic() - start) / 60
-    row = measure(bundle, data, "auto", EngineOptions(), repeats=1)
+    row = evaluate_bundle(bundle, data, "auto", EngineOptions(), repeats=1)
     # Many seeds would fill the disk.
     shutil.rmtree(bundle)
     checkpoint.unlink()

@@ -1,0 +1,69 @@
+"""What a reader must know before believing the numbers of the bundle report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flawline.benchmarks.bundle_report.charts import Scores
+from flawline.benchmarks.bundle_report.findings import Findings, scores_of
+from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
+from flawline.runtime.bundle import Calibration, Manifest
+from flawline.runtime.threshold import CONFIDENCE, CalibrationError, set_threshold
+
+
+def notes(findings: Findings) -> list[str]:
+    """Return the notes: uninspected areas, missing masks, doubts about the threshold."""
+    sentences = []
+    for loss in findings.uninspected:
+        sentences.append(f"{loss[0].upper()}{loss[1:]}.")
+    if findings.defective and not findings.pixel_accuracy:
+        sentences.append(
+            "There are no masks: whether the anomaly map marks the right place is not measured."
+        )
+    return sentences + calibration_doubts(findings)
+
+
+def calibration_doubts(findings: Findings) -> list[str]:
+    """Return where calibration.json, which may be edited, does not follow from the images."""
+    calibration = findings.bundle.calibration
+    doubts = []
+    try:
+        # The interval depends on the number of images only, not on their scores.
+        any_scores = np.arange(calibration.good_images)
+        expected = set_threshold(any_scores, calibration.false_alarm_rate).interval
+    except CalibrationError as error:
+        return [f"The calibration does not hold: {error}."]
+    if not np.allclose(expected, calibration.interval, rtol=0, atol=1e-3):
+        doubts.append(_interval_doubt(calibration, expected))
+    doubts += _threshold_doubts(findings.bundle.manifest, calibration, scores_of(findings.held_out))
+    return doubts
+
+
+def _interval_doubt(calibration: Calibration, expected: tuple[float, float]) -> str:
+    return (
+        f"The calibration states the interval {percent_range(calibration.interval)}; that of "
+        f"{calibration.good_images} images with {percent(CONFIDENCE)} confidence is "
+        f"{percent_range(expected)}: another version wrote it, or it was edited."
+    )
+
+
+def _threshold_doubts(manifest: Manifest, calibration: Calibration, held_out: Scores) -> list[str]:
+    if not _same_images(manifest, calibration, held_out):
+        return ["The threshold was not set from the held-out good images here, but from others."]
+    recalibrated = set_threshold(held_out, calibration.false_alarm_rate).threshold
+    # Engines differ by rounding.
+    if abs(recalibrated - calibration.threshold) <= manifest.score_tolerance:
+        return []
+    return [
+        f"Calibration gives the threshold {number(recalibrated)}: it was changed since then, and "
+        "the promised false-alarm rate does not belong to it."
+    ]
+
+
+def _same_images(manifest: Manifest, calibration: Calibration, held_out: Scores) -> bool:
+    """Whether the held-out scores [n] are those that the bundle was built with."""
+    if not len(held_out) or len(held_out) != calibration.good_images:
+        return False
+    ends = (held_out.min(), held_out.max())
+    stated = (manifest.score.min, manifest.score.max)
+    return np.allclose(ends, stated, rtol=0, atol=manifest.score_tolerance)

@@ -1,0 +1,260 @@
+"""The page of the bundle report: judges the images of a data set and fills in page.html."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from flawline import FlawlineError
+from flawline.benchmarks.bundle_report.charts import (
+    Axis,
+    HistogramRow,
+    OperatingPoint,
+    draw_histograms,
+    draw_roc,
+)
+from flawline.benchmarks.bundle_report.confidence import (
+    images_for_upper_bound,
+    rate_interval,
+    threshold_interval,
+)
+from flawline.benchmarks.bundle_report.findings import (
+    Findings,
+    JudgedImage,
+    count_anomalous,
+    judge_images,
+    scores_of,
+)
+from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
+from flawline.benchmarks.bundle_report.gallery import Gallery, galleries, relative_name
+from flawline.benchmarks.bundle_report.notes import notes
+from flawline.benchmarks.bundle_report.provenance import provenance
+from flawline.runtime.bundle import read_bundle
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import EngineOptions
+from flawline.runtime.files import write_atomically
+from flawline.runtime.threshold import CONFIDENCE
+from flawline.train import metrics
+from flawline.train.data.images import Sample, hold_out, open_data
+from flawline.train.progress import Bars
+
+FOLDER = Path(__file__).parent
+
+
+class ReportError(FlawlineError):
+    """The report cannot be written."""
+
+
+def write_bundle_report(
+    bundle_path: Path,
+    data: Path,
+    out: Path,
+    engine: str = "auto",
+    options: EngineOptions | None = None,
+    bit_depth: int | None = None,
+) -> None:
+    """Judge the images of `data` with a bundle and write the report, one HTML file, to `out`.
+
+    `bit_depth` is that of 16-bit images; None takes the one of the training images. Raises
+    BundleError, EngineError and DataError, and ReportError when `out` cannot be written.
+    """
+    bundle = read_bundle(bundle_path)
+    data_set = open_data(data)
+    _, held_out_paths = hold_out(data_set.train_good)
+    # They are good images, so they have no defect.
+    held_out = [Sample(path, None) for path in held_out_paths]
+    if bit_depth is None and bundle.manifest.bit_depth > 8:
+        bit_depth = bundle.manifest.bit_depth
+    with Detector(bundle, engine, options) as detector:
+        findings = judge_images(detector, data, held_out, data_set.test, bit_depth, Bars())
+        page = render(findings, galleries(findings, detector, bit_depth))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # A file name need not be valid Unicode, and cannot always be encoded.
+        write_atomically(out, page.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise ReportError(
+            f"{out} cannot be written ({error.strerror}); free the disk or choose another --out"
+        ) from error
+
+
+def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
+    """Return the page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # A misspelled name in the template raises instead of printing nothing.
+        undefined=StrictUndefined,
+    )
+    environment.filters["number"] = number
+    environment.filters["percent"] = percent
+    environment.filters["percent_range"] = percent_range
+    faults = []
+    for path, reason in findings.faults:
+        name = relative_name(path, findings.data)
+        faults.append((name, reason.removeprefix(f"{path}: ")))
+    return environment.get_template("page.html").render(
+        name=findings.bundle.path.resolve().name,
+        data_name=findings.data.resolve().name,
+        manifest=findings.bundle.manifest,
+        calibration=findings.bundle.calibration,
+        findings=findings,
+        headline=_headline(findings),
+        notes=notes(findings),
+        faults=faults,
+        histograms=_histograms(findings),
+        realised=_realised(findings),
+        threshold_range=_threshold_range(findings),
+        roc=_roc(findings),
+        galleries=image_galleries,
+        kinds=_kinds(findings),
+        detected=_rate(findings.detected, len(findings.defective)),
+        provenance=provenance(findings),
+    )
+
+
+def _headline(findings: Findings) -> Markup:
+    """Return the counts and accuracies that the page starts with."""
+    # Markup.format escapes what it inserts.
+    parts: list[str] = []
+    if findings.good:
+        counts = (findings.false_alarms, len(findings.good))
+        parts.append(Markup("<b>false alarms {} of {}</b> good test images").format(*counts))
+    else:
+        parts.append("false alarms unknown, there are no good test images")
+    if findings.defective:
+        counts = (findings.misses, len(findings.defective))
+        parts.append(Markup("<b>misses {} of {}</b> defective ones").format(*counts))
+    else:
+        parts.append("misses unknown, there are no defective test images")
+    areas = []
+    for name, value in _accuracies(findings).items():
+        if math.isfinite(value):
+            areas.append(Markup("<span>{} {:.4f}</span>").format(name, value))
+    if areas:
+        parts.append(Markup(", ").join(areas))
+    if findings.faults:
+        parts.append(Markup("<b>{} rejected</b> without a score").format(len(findings.faults)))
+    return Markup("; ").join(parts)
+
+
+def _accuracies(findings: Findings) -> dict[str, float]:
+    accuracies = {}
+    if findings.good and findings.defective:
+        accuracies["image AUROC"] = metrics.auroc(*findings.labels_and_scores())
+    return accuracies | findings.pixel_accuracy
+
+
+def _histograms(findings: Findings) -> str | None:
+    """Return the score histograms as SVG; None when no image has a score."""
+    rows = []
+    for css, name, outcome, images in (
+        ("held-out", "held-out good", "above threshold", findings.held_out),
+        ("good", "good test", "false alarms", findings.good),
+        ("defective", "defective test", "detected", findings.defective),
+    ):
+        if images:
+            count = count_anomalous(images)
+            rows.append(HistogramRow(css, name, f"{outcome}: {count}", scores_of(images)))
+    if not rows:
+        return None
+    calibration = findings.bundle.calibration
+    good = findings.held_out + findings.good
+    axis = Axis.covering(
+        scores_of(good), scores_of(good + findings.defective), calibration.threshold
+    )
+    held_out = scores_of(findings.held_out)
+    band = threshold_interval(held_out, calibration.false_alarm_rate)
+    return draw_histograms(rows, axis, band)
+
+
+def _realised(findings: Findings) -> dict[str, Any] | None:
+    """Return the rate of false alarms on test images and whether it agrees with the promise."""
+    if not findings.good:
+        return None
+    # Two intervals that overlap do not contradict each other.
+    low, high = rate_interval(findings.false_alarms, len(findings.good))
+    promised_low, promised_high = findings.bundle.calibration.interval
+    return {
+        "rate": _rate(findings.false_alarms, len(findings.good)),
+        "agrees": low <= promised_high and promised_low <= high,
+    }
+
+
+def _threshold_range(findings: Findings) -> dict[str, Any] | None:
+    """Return between which values the threshold of the promised rate lies; None when unknown."""
+    false_alarm_rate = findings.bundle.calibration.false_alarm_rate
+    low, high = threshold_interval(scores_of(findings.held_out), false_alarm_rate)
+    if low is None and high is None:
+        return None
+    ends = []
+    if low is not None:
+        ends.append(f"above {number(low)}")
+    if high is not None:
+        ends.append(f"below {number(high)}")
+    return {
+        "ends": " and ".join(ends),
+        "images_missing": images_for_upper_bound(false_alarm_rate) if high is None else None,
+        "confidence": CONFIDENCE,
+    }
+
+
+def _roc(findings: Findings) -> dict[str, Any] | None:
+    """Return the ROC curve as SVG and its area; None unless there are both kinds of test images."""
+    if not findings.good or not findings.defective:
+        return None
+    labels, scores = findings.labels_and_scores()
+    calibration = findings.bundle.calibration
+    point = OperatingPoint(
+        calibration.threshold,
+        findings.false_alarms / len(findings.good),
+        findings.detected / len(findings.defective),
+    )
+    return {
+        "curve": draw_roc(labels, scores, point, calibration.interval),
+        "area": f"{metrics.auroc(labels, scores):.4f}",
+    }
+
+
+@dataclass(frozen=True)
+class DefectKind:
+    """A row of the table of the kinds of defect."""
+
+    name: str
+    images: int
+    detected: int
+    median_score: float
+
+    @property
+    def share(self) -> float:
+        return self.detected / self.images
+
+
+def _kinds(findings: Findings) -> list[DefectKind]:
+    """Return the kinds of defect, the one with the smallest share of detections first."""
+    groups: dict[str, list[JudgedImage]] = {}
+    for judged in findings.defective:
+        groups.setdefault(str(judged.sample.defect), []).append(judged)
+    kinds = []
+    for name, images in groups.items():
+        median = float(np.median(scores_of(images)))
+        kinds.append(DefectKind(name, len(images), count_anomalous(images), median))
+    return sorted(kinds, key=lambda kind: (kind.share, kind.name))
+
+
+def _rate(count: int, total: int) -> str | None:
+    """Return a counted rate with its interval in words; None when nothing was counted."""
+    if not total:
+        return None
+    interval = percent_range(rate_interval(count, total))
+    share = percent(count / total)
+    return f"{count} of {total}, {share} ({interval} with {percent(CONFIDENCE)} confidence)"

@@ -1,0 +1,84 @@
+"""Where the numbers of the bundle report come from, as tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+from flawline.benchmarks.bundle_report.findings import Findings
+from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
+from flawline.runtime.bundle import CALIBRATION, MANIFEST, Bundle, Spread
+from flawline.runtime.environment import versions
+
+Facts = Mapping[str, object]
+SIZES_LISTED = 4
+
+
+def provenance(findings: Findings) -> dict[str, Facts]:
+    """Return the tables by title; a table maps a name to its value."""
+    manifest = findings.bundle.manifest
+    return {
+        "Built": manifest.provenance,
+        "Geometry": _geometry(findings),
+        "Calibration": _calibration(findings.bundle),
+        "Tolerances of an engine, proven at every load": {
+            "score": f"{manifest.score_tolerance:.3g}",
+            "map": f"{manifest.map_tolerance:.3g}",
+        },
+        "Files (SHA-256)": _hashes(findings.bundle),
+        "This report": {
+            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "bundle": findings.bundle.path.resolve(),
+            "data": findings.data.resolve(),
+            "engine": findings.engine,
+            # Of this machine; those of the training are in the table "Built".
+            **versions(),
+        },
+    }
+
+
+def _geometry(findings: Findings) -> Facts:
+    geometry = findings.bundle.manifest.geometry
+    sizes = []
+    for height, width in sorted(findings.sizes):
+        sizes.append(f"{width}x{height}")
+    images = ", ".join(sizes[:SIZES_LISTED])
+    if len(sizes) > SIZES_LISTED:
+        images += f" and {len(sizes) - SIZES_LISTED} other sizes"
+    model_input = f"{geometry.width}x{geometry.height}, {geometry.kind}"
+    if geometry.shorter:
+        model_input += f", shorter side to {geometry.shorter} first"
+    return {
+        "images": images,
+        "model input": model_input,
+        "left uninspected": "; ".join(findings.uninspected) or "nothing",
+    }
+
+
+def _calibration(bundle: Bundle) -> Facts:
+    calibration = bundle.calibration
+    return {
+        "threshold": repr(calibration.threshold),
+        "promised false alarms": percent(calibration.false_alarm_rate),
+        f"with {percent(calibration.confidence)} confidence": percent_range(calibration.interval),
+        "held-out good images": calibration.good_images,
+        "their scores": _spread(bundle.manifest.score),
+        "their maps’ largest value": _spread(bundle.manifest.map_peak),
+    }
+
+
+def _hashes(bundle: Bundle) -> Facts:
+    hashes = {}
+    # The manifest does not state its own hash, nor that of the editable calibration.
+    for name in (*bundle.sha256, MANIFEST, CALIBRATION):
+        content = (bundle.path / name).read_bytes()
+        hashes[name] = hashlib.sha256(content).hexdigest()
+    return hashes
+
+
+def _spread(spread: Spread) -> str:
+    return (
+        f"mean {number(spread.mean)}, standard deviation {number(spread.std)}, "
+        f"{number(spread.min)} to {number(spread.max)}"
+    )

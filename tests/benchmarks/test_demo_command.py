@@ -1,0 +1,98 @@
+"""The demo command: its steps on a small data set, and its failures in one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from flawline.benchmarks import demo
+from flawline.train.data import demo as demo_data
+
+
+def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the demo render 16 images of one product instead of 680 of four."""
+    small = functools.partial(
+        demo_data.write_demo,
+        products=["bearing"],
+        train_good=8,
+        test_good=2,
+        per_defect=1,
+        size=96,
+    )
+    monkeypatch.setattr(demo_data, "write_demo", small)
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.torch
+def test_every_step_runs_and_leaves_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    small_demo(monkeypatch)
+    flags = ["--products", "bearing", "--steps", "2", "--weights", "random"]
+    assert demo.main(["--out", str(tmp_path), *flags]) == 0
+    output = capsys.readouterr()
+    for step in ("export.build --method simplenet", "runtime.infer_stream --bundle"):
+        assert f"$ python -m {step}" in output.err
+    assert "bearing    image AUROC " in output.err
+    assert "random weights do not find the defects" in output.err
+    *_, summary = output.out.splitlines()
+    assert json.loads(summary)["summary"]["frames"] == 2 + len(demo_data.PRODUCTS["bearing"])
+    for name in ("run.json", "run.md", "fps-auroc.png", "fps-auroc.svg"):
+        assert (tmp_path / name).stat().st_size > 100
+    assert cv2.imread(str(tmp_path / "demo.png")).shape[1] > 1000
+
+
+def test_a_folder_with_other_demo_data_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tqdm", reason="needs the train extra")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "demo.json").write_text("{}")
+    assert demo.main(["--out", str(tmp_path)]) == 2
+    message = last_line(capsys)
+    assert message.startswith("demo: ")
+    assert "holds another demo set" in message
+
+
+@pytest.mark.torch
+def test_a_failed_step_ends_the_demo_with_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    small_demo(monkeypatch)
+    flags = ["--products", "bearing", "--weights", str(tmp_path / "missing.pth")]
+    assert demo.main(["--out", str(tmp_path), *flags]) == 2
+    assert last_line(capsys) == "demo: export.build failed; see the message above"
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("broken", ["bundle", "data"])
+def test_an_error_between_the_steps_is_one_line(
+    broken: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The steps are replaced by ones that do nothing, so that the measurement fails."""
+    pytest.importorskip("torch", reason="needs the train extra")
+    from flawline.export import build
+    from flawline.runtime import infer_stream
+
+    small_demo(monkeypatch)
+    monkeypatch.setattr(build, "main", lambda words: 0)
+    monkeypatch.setattr(infer_stream, "main", lambda words: 0)
+    if broken == "data":
+        monkeypatch.setattr(demo_data, "write_demo", lambda folder, progress: folder)
+    assert demo.main(["--out", str(tmp_path), "--products", "bearing"]) == 2
+    folder = tmp_path / ("data" if broken == "data" else "bundles") / "bearing"
+    message = last_line(capsys)
+    assert message.startswith("demo: ")
+    assert str(folder) in message
