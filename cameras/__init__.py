@@ -115,6 +115,11 @@ class Camera(ABC):
         return None
 
     @classmethod
+    def accepts_path(cls, path: Path) -> bool:
+        """Tell whether this camera opens a path that exists and is given without a scheme."""
+        return False
+
+    @classmethod
     def example(cls, folder: Path) -> str | None:
         """Return a URI that works without hardware, or None if there is none.
 
@@ -194,7 +199,7 @@ def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
     path = unquote(parts.netloc + parts.path)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if parts.scheme == "file":
-        return _scheme_of_file(uri, path), path, options
+        return _scheme_of_path(uri, path), path, options
     return parts.scheme, path, options
 
 
@@ -204,17 +209,15 @@ def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
     query = ""
     if not Path(uri).exists():
         path, _, query = uri.partition("?")
-    return _scheme_of_file(uri, path), path, dict(parse_qsl(query, keep_blank_values=True))
+    return _scheme_of_path(uri, path), path, dict(parse_qsl(query, keep_blank_values=True))
 
 
-def _scheme_of_file(uri: str, path: str) -> str:
-    """Choose between the schemes of files. Raises CameraError if there is nothing at `path`."""
-    # Imported here, because decode.py imports this module.
-    from flawline.cameras.decode import is_image
-
+def _scheme_of_path(uri: str, path: str) -> str:
+    """Return the first scheme that opens a plain path. Raises CameraError if there is none."""
     file = Path(path)
     if not file.exists():
         raise CameraError(f"camera {uri}: there is no such file or folder")
-    if file.is_dir() or is_image(file):
-        return "folder"
-    return "video"
+    for scheme in CAMERAS:
+        if camera_class(scheme).accepts_path(file):
+            return scheme
+    raise CameraError(f"camera {uri}: no camera opens this file; known: {', '.join(CAMERAS)}")

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from flawline.cameras import Camera, CameraError, CameraOptions, Frame
-from flawline.cameras.decode import IMAGE_SUFFIXES, decode_image, list_images
+from flawline.cameras.decode import IMAGE_SUFFIXES, decode_image, is_image, list_images
 from flawline.options import option
 
 
@@ -40,6 +40,7 @@ class Folder(Camera):
     def __init__(self, path: str, options: FolderOptions | None = None) -> None:
         super().__init__()
         self._bits = (options or FolderOptions()).bits
+        # Listed once, so that files that are added while the stream runs do not change the order.
         root = Path(path)
         if root.is_file():
             self._paths = [root]
@@ -50,6 +51,10 @@ class Folder(Camera):
                 f"camera {path}: there is no image in this folder; "
                 f"it must hold files named {' '.join(IMAGE_SUFFIXES)}"
             )
+
+    @classmethod
+    def accepts_path(cls, path: Path) -> bool:
+        return path.is_dir() or is_image(path)
 
     @classmethod
     def example(cls, folder: Path) -> str:
@@ -76,6 +81,7 @@ class Folder(Camera):
             image = decode_image(path)
         except CameraError as error:
             return Frame(str(path), index, None, fault=str(error))
+        # 8-bit files in the same folder keep their own bit depth.
         if image.dtype == np.uint16:
             return Frame(str(path), index, image, bit_depth=self._bits)
         return Frame(str(path), index, image)

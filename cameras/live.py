@@ -100,7 +100,9 @@ class LiveCamera(Camera):
         """Free the handle."""
 
     def __iter__(self) -> Iterator[Frame]:
-        self._start()
+        # Iterating again continues the running capture.
+        if not self._threads:
+            self._start()
         while True:
             frame, ended, in_time = self._next()
             if frame is not None:
@@ -131,6 +133,7 @@ class LiveCamera(Camera):
         with self._changed:
             self._stopped = True
             self._generation += 1
+            self._slot = None
             self._ended = EndOfStream()
             self._changed.notify_all()
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# Bayer, planar and packed formats are converted by the camera that receives them.
 MONO = "mono"
 BGR = "bgr"
 PIXEL_FORMATS = (MONO, BGR)
@@ -52,6 +53,7 @@ def _bit_depth_fault(image: npt.NDArray[Any], bit_depth: int | None) -> str | No
         return (
             f"a bit depth of {bit_depth} does not fit {image.dtype}; supported are 8 to {largest}"
         )
+    # Every value of uint8 fits, so the search for the largest one is saved.
     if image.dtype == np.uint8:
         return None
     return value_fault(image, bit_depth)
@@ -79,5 +81,6 @@ def to_8_bit(image: npt.NDArray[Any], bit_depth: int) -> npt.NDArray[np.uint8]:
     fault = value_fault(image, bit_depth)
     if fault is not None:
         raise ValueError(fault)
+    # Shifting rounds down, as cameras do when they send 8 bits of a deeper sensor.
     shifted: npt.NDArray[np.uint8] = (image >> (bit_depth - 8)).astype(np.uint8)
     return shifted

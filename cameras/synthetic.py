@@ -34,6 +34,7 @@ class SyntheticOptions(CameraOptions):
     )
 
     def __post_init__(self) -> None:
+        # The square and the number need some room.
         if min(self.width, self.height) < 16:
             raise ValueError("width and height must be at least 16")
         if not 0 < self.fps < float("inf"):
@@ -79,6 +80,7 @@ class Synthetic(LiveCamera):
     def _grab(self, handle: _Pattern) -> npt.NDArray[Any]:
         if handle.shown == self._options.frames:
             raise EndOfStream
+        # Due times count from the start, so that delays do not add up.
         due = handle.start + handle.shown / self._options.fps
         self.clock.sleep(max(0.0, due - self.clock.monotonic()))
         image = self._draw(handle.shown)
@@ -88,6 +90,7 @@ class Synthetic(LiveCamera):
     def _draw(self, index: int) -> npt.NDArray[Any]:
         width = self._options.width
         height = self._options.height
+        # A new array each time: the consumer may still use the last one.
         image: npt.NDArray[Any] = self._background.copy()
         side = min(width, height) // 4
         left = index * 7 % max(1, width - side)

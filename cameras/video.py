@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ class Video(Camera):
     def __init__(self, path: str, options: CameraOptions | None = None) -> None:
         super().__init__()
         self._path = path
+        # OpenCV does not allow to release a capture that another thread is reading.
+        self._reading = threading.Lock()
         if not Path(path).is_file():
             raise CameraError(f"camera {path}: there is no such file or folder")
         self._capture = cv2.VideoCapture(path)
@@ -25,6 +28,11 @@ class Video(Camera):
                 f"camera {path}: OpenCV cannot open this video; "
                 f"an MP4 whose recording was cut off has no index"
             )
+
+    @classmethod
+    def accepts_path(cls, path: Path) -> bool:
+        # Images come first, because folder is listed before video.
+        return path.is_file()
 
     @classmethod
     def example(cls, folder: Path) -> str:
@@ -46,7 +54,8 @@ class Video(Camera):
     def __iter__(self) -> Iterator[Frame]:
         index = 0
         while not self._stopped:
-            ok, image = self._capture.read()
+            with self._reading:
+                ok, image = self._capture.read()
             if not ok:
                 break
             yield Frame(self._path, index, image)
@@ -70,4 +79,5 @@ class Video(Camera):
 
     def close(self) -> None:
         super().close()
-        self._capture.release()
+        with self._reading:
+            self._capture.release()

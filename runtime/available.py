@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from flawline import cameras
 from flawline.runtime import engines, outputs
 
@@ -11,23 +13,40 @@ def list_available() -> str:
 
     A line says whether it is ready, what must be installed first, and what is untested.
     """
-    lines = ["engines:"]
-    for name in engines.ENGINES:
-        lines.append(_line(name, engines.missing(name), engines.engine_class(name).untested))
-    lines.append("cameras:")
-    for name in cameras.CAMERAS:
-        lines.append(_line(name, cameras.missing(name), cameras.camera_class(name).untested))
-    lines.append("outputs:")
-    for name in outputs.OUTPUTS:
-        lines.append(_line(name, outputs.missing(name), outputs.output_class(name).untested))
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            "engines:",
+            *_lines(engines.ENGINES, engines.engine_class, engines.missing),
+            "cameras:",
+            *_lines(cameras.CAMERAS, cameras.camera_class, cameras.missing),
+            "outputs:",
+            *_lines(outputs.OUTPUTS, outputs.output_class, outputs.missing),
+        ]
+    )
 
 
-def _line(name: str, missing: str | None, untested: str | None) -> str:
-    state = "ready"
-    if missing is not None:
-        state = f"missing: {missing}"
-    note = ""
-    if untested is not None:
-        note = f" (untested {untested})"
-    return f"  {name:<16}{state}{note}"
+def _lines(
+    names: Iterable[str],
+    class_of: Callable[[str], type],
+    missing: Callable[[str], str | None],
+) -> list[str]:
+    lines = []
+    for name in names:
+        reason = missing(name)
+        state = "ready"
+        if reason is not None:
+            state = f"missing: {reason}"
+        lines.append(f"  {name:<16}{state}{_note(name, class_of)}")
+    return lines
+
+
+def _note(name: str, class_of: Callable[[str], type]) -> str:
+    """Return what is untested, in brackets, or nothing."""
+    try:
+        untested = getattr(class_of(name), "untested", None)
+    except ImportError:
+        # Its line already says what is missing.
+        return ""
+    if untested is None:
+        return ""
+    return f" (untested {untested})"

@@ -34,13 +34,13 @@ from flawline.runtime.schema import (
     OUTPUTS,
     Calibration,
     Manifest,
-    SchemaError,
     Spread,
     calibration_from_json,
     calibration_to_json,
     manifest_from_json,
     manifest_to_json,
 )
+from flawline.runtime.strict_json import SchemaError
 
 __all__ = [
     "CALIBRATION",
@@ -121,7 +121,7 @@ class Bundle:
         name = _model_file(precision)
         if name not in self.sha256:
             raise BundleError(
-                f"bundle {self.path} holds no {precision} graph; add it on a machine with torch: "
+                f"bundle {self.path} holds no {precision} graph; add it where onnx is installed: "
                 f"python -m export.build --bundle {self.path} --precision {precision}"
             )
         return self.path / name
@@ -135,6 +135,8 @@ class Bundle:
 
         Raises BundleError if they cannot be read or do not fit the manifest.
         """
+        # A truncated archive raises BadZipFile, an absent member KeyError, a wrong header
+        # ValueError.
         try:
             with np.load(self.path / GOLDEN, allow_pickle=False) as data:
                 golden = Golden(data["images"], data["scores"], data["maps"])
@@ -155,6 +157,7 @@ def read_bundle(path: str | Path) -> Bundle:
     if not path.is_dir():
         _refuse(path, "there is no such folder")
     manifest, files = _read(path, MANIFEST, manifest_from_json)
+    # The hashes catch a torn copy before an engine does, whose message would not name the cause.
     for name, expected in files.items():
         try:
             data = (path / name).read_bytes()
@@ -182,8 +185,10 @@ def write_bundle(
     BundleError.
     """
     path = Path(path)
+    # A mistyped --out must never delete a folder of the user.
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"{path} exists and is not a bundle; choose another --out")
+    # Packed in memory, because the hash is computed before the file is written.
     packed = io.BytesIO()
     np.savez_compressed(packed, images=golden.images, scores=golden.scores, maps=golden.maps)
     contents = {GOLDEN: packed.getvalue()}
@@ -213,6 +218,7 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
     if name == FP32.file:
         raise ValueError(f"{precision} runs the fp32 graph, which is not replaced")
     files = {**bundle.sha256, name: _sha256(model)}
+    # The graph is written before the manifest that names it.
     try:
         write_atomically(bundle.path / name, model)
         write_atomically(bundle.path / MANIFEST, manifest_to_json(bundle.manifest, files))

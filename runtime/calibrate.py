@@ -56,6 +56,7 @@ def score_frames(
 def _score(detector: Detector, frame: Frame) -> float:
     verdict = detector.judge(frame)
     if verdict.anomaly_map is None:
+        # Faults of image files begin with their path already.
         reason = str(verdict.reason)
         if frame.source not in reason:
             reason = f"{frame.source}: {reason}"
@@ -73,6 +74,7 @@ def _source(camera: Camera, frame: Frame) -> str:
 
 def _recalibrate(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
+    # On the engine that will run: its rounding is part of the scores.
     with Detector(bundle, args.engine, engine_options(args)) as detector:
         sources, scores = score_frames(detector, args.camera, args.max_frames)
     calibration = set_threshold(np.array(scores), args.false_alarm_rate)

@@ -52,6 +52,7 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         log(f"{name}: {error}")
         return error.exit_code
     except ModuleNotFoundError as error:
+        # Only a package of an extra is the user's to install; any other is a bug.
         if error.name is None or error.name.split(".")[0] not in EXTRA_OF_PACKAGE:
             raise
         log(f"{name}: {missing_package(error.name.split('.')[0])}")
@@ -108,5 +109,8 @@ def _lines(error: BaseException | str) -> list[str]:
 
 
 def discard_stdout() -> None:
-    """Point stdout at the null device, so that flushing it at exit cannot fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Drop the text that stdout cannot take, so that flushing it at exit cannot fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -78,6 +78,7 @@ class Detector:
             image = image_of(frame, self.bundle.manifest)
             prepared = prepare(image, self.bundle.manifest.geometry)
         except (ValueError, cv2.error) as error:
+            # A valid image may still be too long and thin to be resized.
             return Verdict(
                 score=math.nan,
                 threshold=self.threshold,
@@ -90,6 +91,7 @@ class Detector:
     def _infer(self, prepared: Image, start: float) -> Verdict:
         """Run the engine on a prepared image whose preparation began at `start`."""
         ready = time.perf_counter()
+        # The engine takes batches; this is a batch of one.
         scores, maps = self.engine(prepared[None])
         done = time.perf_counter()
         score = float(scores[0])
@@ -131,6 +133,7 @@ def image_of(frame: Frame, manifest: Manifest) -> Image:
         raise ValueError(frame.fault)
     trained = manifest.bit_depth
     declared = frame.bit_depth
+    # A detector that was trained on 8-bit images says nothing about the scale of deeper ones.
     if declared is None and trained == 8:
         raise ValueError(
             "the image has 16 bits per pixel and its bit depth is unknown; "
@@ -138,6 +141,7 @@ def image_of(frame: Frame, manifest: Manifest) -> Image:
         )
     if declared is None:
         declared = trained
+    # An 8-bit image is fully scaled, so it fits every detector.
     if declared > 8 and trained > 8 and declared != trained:
         raise ValueError(
             f"the image has a bit depth of {declared}, the detector was trained with {trained}; "
@@ -155,6 +159,7 @@ def paint(image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest) -> Imag
     """
     peak = manifest.map_peak
     low = peak.mean
+    # With few good images their maximum may be low by chance; three deviations bound it from below.
     high = max(peak.max, peak.mean + 3 * peak.std)
     span = max(2 * (high - low), 1e-6)
     height, width = image.shape[:2]

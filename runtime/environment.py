@@ -23,6 +23,8 @@ PACKAGES = (
     "onnxruntime",
     "openvino",
     "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
     "tensorrt-rtx-cu13",
     "tensorrt-rtx-cu12",
     "cuda-bindings",
@@ -41,16 +43,16 @@ def versions() -> dict[str, str]:
 
     Maps the name of the package to its version, for provenance.
     """
-    found = {
+    installed = {
         "flawline": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
     for name in PACKAGES:
-        installed = _version(name)
-        if installed is not None:
-            found[name] = installed
-    return found
+        number = _version(name)
+        if number is not None:
+            installed[name] = number
+    return installed
 
 
 def opencv_conflict() -> str | None:
@@ -59,6 +61,7 @@ def opencv_conflict() -> str | None:
     All OpenCV wheels install the folder cv2. Returns None if there is at most one.
     """
     wheels = []
+    # The wheel that was installed last wins, except for the files that only the other one has.
     for name in OPENCV_WHEELS:
         if _version(name) is not None:
             wheels.append(name)
@@ -83,6 +86,7 @@ def quiet_opencv() -> None:
 def cpu_name() -> str:
     """Return the processor's name and its number of threads, as benchmarks name their device."""
     name = "unknown CPU"
+    # platform.processor() is empty or unspecific on Linux.
     for line in _cpu_info():
         if line.startswith("model name"):
             name = line.split(":", 1)[1].strip()

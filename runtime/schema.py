@@ -1,22 +1,21 @@
-"""The JSON files of a bundle: their records, and a strict reader and writer for them.
+"""The JSON files of a bundle: their records, and how these are read and written.
 
-The reader refuses another schema, a missing or unknown key, and a value of another type or range.
+Reading refuses another schema, a missing or unknown key, and a value of another type or range.
 Every refusal is a SchemaError, to which the caller adds the name of the file.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flawline import FlawlineError
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import FP32, PRECISIONS
+from flawline.runtime.strict_json import SchemaError, StrictReader, parse_json, to_json
 
 # Schema 2 added the bit depth to the manifest. calibration.json follows the same number.
 SCHEMA = 2
@@ -26,14 +25,6 @@ GOLDEN = "golden.npz"
 MODEL = str(FP32.file)
 # Outputs of the graph. A bundle that was built for the score alone has only the first.
 OUTPUTS = ("score", "map")
-# A larger value is refused, because an integer beyond it does not fit a float.
-LARGEST_NUMBER = 1e300
-
-Value = TypeVar("Value")
-
-
-class SchemaError(FlawlineError):
-    """A JSON file does not follow its schema."""
 
 
 @dataclass(frozen=True)
@@ -94,82 +85,6 @@ class Calibration:
     good_images: int
 
 
-def parse_json(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object strictly: NaN and infinite numbers are refused. Raises SchemaError."""
-
-    def refuse_constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is not a number")
-
-    try:
-        content = json.loads(data, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise SchemaError(f"cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise SchemaError("is not a JSON object")
-    return content
-
-
-def to_json(content: Mapping[str, Any]) -> bytes:
-    """Write a JSON object with sorted keys, one value a line."""
-    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-    return f"{text}\n".encode()
-
-
-class StrictReader:
-    """Takes typed values out of a JSON object, and refuses what is left over.
-
-    `name` is put in front of every message; it is empty for the outermost object of a file.
-    """
-
-    def __init__(self, content: Mapping[str, Any], name: str = "") -> None:
-        self._left = dict(content)
-        self._prefix = f"{name}: " if name else ""
-
-    def take(self, key: str, kind: type[Value]) -> Value:
-        """Take a value of type int, float, str, list or dict.
-
-        An integer is accepted for a float. Raises SchemaError.
-        """
-        if key not in self._left:
-            self.refuse(f"{key} is missing")
-        value: Any = self._left.pop(key)
-        if not _has_type(value, kind):
-            self.refuse(f"{key} is {value!r}, not of type {kind.__name__}")
-        # The comparison is also false for NaN.
-        if kind is float and not abs(value) < LARGEST_NUMBER:
-            self.refuse(f"{key} is not finite")
-        # This turns an integer into a float; other values have the type already.
-        return kind(value)  # type: ignore[call-arg]
-
-    def take_texts(self, key: str) -> tuple[str, ...]:
-        """Take a list of texts that are not empty."""
-        values = self.take(key, list)
-        for value in values:
-            if not isinstance(value, str) or not value:
-                self.refuse(f"{key} holds {value!r}, which is not a name")
-        return tuple(values)
-
-    def finish(self) -> None:
-        """Refuse the keys that were not taken."""
-        if self._left:
-            self.refuse(f"this version does not know {', '.join(sorted(self._left))}")
-
-    def refuse(self, reason: str) -> NoReturn:
-        raise SchemaError(f"{self._prefix}{reason}")
-
-
-def _has_type(value: Any, kind: type) -> bool:
-    """Tell whether a JSON value has a type.
-
-    An integer is accepted as a float, a boolean never as a number.
-    """
-    if isinstance(value, bool):
-        return False
-    if kind is float:
-        return isinstance(value, (int, float))
-    return isinstance(value, kind)
-
-
 def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     """Write manifest.json; `files` maps each file of the bundle to its sha256."""
     content = asdict(manifest)
@@ -221,6 +136,7 @@ def _check_manifest(reader: StrictReader, manifest: Manifest) -> None:
 
 
 def _take_schema(content: dict[str, Any]) -> int:
+    # Checked first: the other messages would mislead for a file of another schema.
     schema = content.pop("schema", None)
     if type(schema) is not int or schema not in READABLE:
         known = " and ".join(str(number) for number in READABLE)
@@ -245,6 +161,7 @@ def _files_from_json(reader: StrictReader) -> dict[str, str]:
 
 def _geometry_from_json(reader: StrictReader) -> Geometry:
     fields = reader.take("geometry", dict)
+    # 64.0 would pass the checks of Geometry and fail as a shape much later.
     for value in fields.values():
         if isinstance(value, float):
             reader.refuse("geometry: sizes are whole numbers")

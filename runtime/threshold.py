@@ -41,6 +41,7 @@ def clear_flip(reference: Any, score: Any, threshold: float, tolerance: float) -
     Near means within `tolerance`, the range of rounding errors. Takes numbers or arrays [n], and
     returns bool or bool [n]; a reference that is NaN is never near the threshold.
     """
+    # Written so that a reference that is NaN is not near.
     near = np.abs(reference - threshold) <= tolerance
     return flipped(reference, score, threshold) & ~near
 
@@ -108,6 +109,7 @@ def describe(calibration: Calibration, requested: float | None) -> list[str]:
     images = calibration.good_images
     low, high = calibration.interval
     lines = []
+    # Nothing was requested, so the caller does not know yet that the default was not possible.
     if requested is None and rate > DEFAULT_RATE:
         needed = math.ceil(1 / DEFAULT_RATE) - 1
         lines.append(

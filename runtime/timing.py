@@ -26,6 +26,7 @@ def time_calls(
         for _ in range(repeats or 0):
             times.append(_milliseconds(call))
         return times
+    # A slow call is timed at least once, also when it takes longer than `seconds`.
     deadline = time.perf_counter() + seconds
     while not times or time.perf_counter() < deadline:
         times.append(_milliseconds(call))

@@ -1,4 +1,7 @@
-"""Shared fixtures. Tests marked `torch` are of the training half; everything else must run on an edge install."""
+"""Shared fixtures.
+
+Tests marked `torch` need the train extra; everything else must run on an edge install.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def shared(*parts: str) -> Path:
-    """A file of the optional data beside the checkout; skips the test where it is absent."""
+    """Return a file of the optional data next to the checkout; skip the test if it is absent."""
     path = SHARED.joinpath(*parts)
     if not path.exists():
         pytest.skip(f"needs the optional data {path}")
@@ -38,7 +41,7 @@ def shared(*parts: str) -> Path:
 
 @pytest.fixture(scope="session")
 def photo() -> np.ndarray:
-    """A smooth colour picture with edges, uint8 [90, 120, 3], the same in every run."""
+    """A smooth colour image with edges, uint8 [90, 120, 3], the same in every run."""
     y, x = np.mgrid[0:90, 0:120].astype(np.float32)
     waves = [
         127 + 60 * np.sin(x / a + y / b) + 50 * ((x + y) % 40 > 20)
@@ -48,15 +51,18 @@ def photo() -> np.ndarray:
 
 
 def tiny_model() -> bytes:
-    """An ONNX graph with the one signature, for tests without torch: map = mean over colour, score = its maximum.
+    """Return an ONNX graph with the signature of a bundle: map = mean over colour, score = maximum.
 
-    Written as protobuf text by hand would be unreadable; onnx is in the train extra, so the bytes are stored.
+    Its bytes are stored, because onnx is in the train extra; tests/golden/make_tiny.py wrote them.
     """
     return (Path(__file__).parent / "golden" / "tiny.onnx").read_bytes()
 
 
-def write_tiny_bundle(path: Path, **changes: object) -> Bundle:
-    """A bundle around `tiny_model`, with threshold 100 on the brightest pixel."""
+def write_tiny_bundle(path: Path, model: bytes | None = None, **changes: object) -> Bundle:
+    """Write a bundle around `tiny_model`, with threshold 100 on the brightest pixel.
+
+    `changes` replace fields of the manifest; with outputs ("score",), the golden data have no maps.
+    """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
     maps = images.astype(np.float32).mean(-1)
@@ -73,9 +79,13 @@ def write_tiny_bundle(path: Path, **changes: object) -> Bundle:
         "provenance": {"data": "generated"},
         **changes,
     }
-    golden = Golden(images, maps.max((1, 2)), maps)
+    manifest = Manifest(**fields)  # type: ignore[arg-type]
+    scores = maps.max((1, 2))
+    if manifest.outputs == ("score",):
+        maps = np.empty((len(images), 0, 0), np.float32)
     calibration = Calibration(100.0, 0.01, (0.002, 0.02), 0.95, 200)
-    return write_bundle(path, Manifest(**fields), calibration, {"fp32": tiny_model()}, golden)  # type: ignore[arg-type]
+    models = {"fp32": model or tiny_model()}
+    return write_bundle(path, manifest, calibration, models, Golden(images, scores, maps))
 
 
 @pytest.fixture
@@ -85,7 +95,11 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture(scope="session")
 def torchvision_models() -> Iterator[Any]:
-    """torchvision registers operators that a CPU build of torch from another index lacks; its models need none."""
+    """The models of torchvision.
+
+    torchvision registers operators that a CPU build of torch from another index lacks; its models
+    need none of them.
+    """
     torch = pytest.importorskip("torch", reason="needs the train extra")
     library = torch.library.Library("torchvision", "FRAGMENT")
     for _ in range(10):

@@ -1,1 +1,1 @@
-"""Timing and counting, shared by the benchmarks."""
+"""What the benchmarks measure with: timing, counting, plain sessions."""

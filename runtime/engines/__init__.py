@@ -56,25 +56,25 @@ class EngineOptions:
 class Engine(ABC):
     """Runs the graph of a bundle on one device.
 
-    Calling it maps uint8 [N, H, W, 3] BGR to scores float32 [N] and maps float32 [N, H, W], or [N,
-    0, 0] if the bundle was built for the score alone. Every N is accepted that the engine was built
-    for.
+    Calling it turns uint8 [N, H, W, 3] BGR into scores float32 [N] and maps float32 [N, H, W]. The
+    maps are [N, 0, 0] if the bundle was built for the score alone. Every N is accepted that the
+    engine was built for.
 
-    The returned arrays belong to the engine and are overwritten by its next call with the same N:
-    copy what is needed longer. An engine is not for use from several threads at once.
+    The returned arrays belong to the engine and may be overwritten by its next call: copy what is
+    needed longer. An engine is not for use from several threads at once.
     """
 
+    # The precisions of PRECISIONS that it runs; the first is its default.
     precisions: ClassVar[tuple[str, ...]]
-    """The precisions of PRECISIONS that it runs; the first is its default."""
+    # What no test has reached yet, such as "on a GPU", or None.
     untested: ClassVar[str | None] = None
-    """What no test has reached yet, such as "on a GPU", or None."""
+    # True if it compiles plans, with `build`.
     compiles: ClassVar[bool] = False
-    """True if it compiles plans, with `build`."""
 
+    # The precision that this engine was opened with.
     precision: str
-    """The precision that this engine was opened with."""
+    # Library and version, device, and precision.
     description: str
-    """Library and version, device, and precision."""
 
     @classmethod
     @abstractmethod
@@ -189,6 +189,7 @@ def choose_engine(name: str = "auto") -> str:
 def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Engine:
     """Open an engine for a bundle and run its self-test. Raises EngineError or BundleError."""
     options = options or EngineOptions()
+    # Checked before the bundle is loaded, because compiling a plan takes minutes.
     name = choose_engine(name)
     target = engine_class(name)
     if options.precision == "auto":
@@ -199,6 +200,7 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
             f"it runs {', '.join(target.precisions)}: see --precision"
         )
     engine = target.open(bundle, options)
+    # Also Ctrl-C during the self-test must release the device.
     try:
         self_test(engine, bundle)
     except BaseException:
@@ -217,6 +219,7 @@ def self_test(engine: Engine, bundle: Bundle) -> float:
     golden = bundle.golden()
     largest = 0.0
     for index in range(len(golden.images)):
+        # One at a time, as frames of a camera are judged; plans may be built for a batch of 1.
         scores, maps = engine(golden.images[index : index + 1])
         score = float(scores[0])
         expected = float(golden.scores[index])

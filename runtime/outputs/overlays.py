@@ -39,6 +39,7 @@ class Overlays(Output):
 
     def write(self, judgement: Judgement) -> None:
         verdict = judgement.verdict
+        # The part could not be judged; the reason is in the other outputs.
         if verdict.anomaly_map is None:
             return
         frame = judgement.frame
@@ -46,6 +47,7 @@ class Overlays(Output):
         painted = paint(image, verdict.anomaly_map, self._manifest)
         source = Path(frame.source).stem or "frame"
         path = self._folder / f"{frame.index:06d}-{source}-{verdict_name(judgement)}.png"
+        # Encoded in memory, because cv2.imwrite does not say why it could not write.
         encoded, data = cv2.imencode(".png", painted)
         if not encoded:
             raise OutputError(f"overlay {path} was not saved: OpenCV cannot encode it")

@@ -34,6 +34,7 @@ def run_stream(
             _note_size(frame, detector, sizes)
             _deliver(Judgement(frame, verdict, fps), outputs)
     finally:
+        # A station that ends with an error still reports what it judged until then.
         summary = tally.summary(camera)
         for output in outputs:
             output.finish(summary)
@@ -41,6 +42,7 @@ def run_stream(
 
 def _frames(camera: Camera, stop: threading.Event, max_frames: int | None) -> Iterator[Frame]:
     for count, frame in enumerate(camera, 1):
+        # A frame that arrives after the signal is not judged, so that the end is prompt.
         if stop.is_set():
             return
         yield frame

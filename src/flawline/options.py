@@ -44,6 +44,7 @@ def parse_options(record: type[Record], values: Mapping[str, str]) -> Record:
         known.add(field.name)
     parsed = {}
     for name, text in values.items():
+        # Ignoring a misspelt option would run the camera with another setting than intended.
         if name not in known:
             raise OptionError(f"option {name!r} is unknown; {describe_options(record)}")
         try:
@@ -94,6 +95,7 @@ def _annotation(record: type, name: str) -> Any:
     annotation = typing.get_type_hints(record)[name]
     if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
         return annotation
+    # Text is never None, so the parser is that of the other type.
     members = list(typing.get_args(annotation))
     members.remove(type(None))
     (member,) = members

@@ -14,6 +14,7 @@ from conftest import write_tiny_bundle
 from flawline.runtime.bundle import (
     Bundle,
     BundleError,
+    Spread,
     add_model,
     read_bundle,
     write_calibration,
@@ -88,7 +89,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         _edit("manifest.json", lambda m: m.update(score_tolerance=-1)),
         "not above 0",
     ),
-    "future schema": (_edit("manifest.json", lambda m: m.update(schema=99)), "schema 99"),
+    "deep bits": (
+        _edit("manifest.json", lambda m: m.update(bit_depth=17)),
+        "bit_depth is 17, not from 8 to 16",
+    ),
+    "no bits": (_edit("manifest.json", lambda m: m.pop("bit_depth")), "bit_depth is missing"),
+    "bits before schema 2": (
+        _edit("manifest.json", lambda m: m.update(schema=1)),
+        "does not know bit_depth",
+    ),
+    "true schema": (_edit("manifest.json", lambda m: m.update(schema=True)), "schema True"),
+    "future schema": (
+        _edit("manifest.json", lambda m: m.update(schema=99)),
+        "has schema 99, this version reads schema 1 and 2",
+    ),
     "unknown key": (_edit("manifest.json", lambda m: m.update(colour=1)), "does not know colour"),
     "missing key": (_edit("manifest.json", lambda m: m.pop("method")), "method is missing"),
     "wrong type": (
@@ -144,7 +158,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_refused_in_one_line_with_the_mending_command(bundle: Bundle, name: str) -> None:
+def test_damage_is_refused_in_one_line_with_its_remedy(bundle: Bundle, name: str) -> None:
     damage, message = DAMAGE[name]
     damage(bundle.path)
     with pytest.raises(BundleError) as caught:
@@ -199,17 +213,18 @@ def test_the_threshold_can_be_changed_on_the_box(bundle: Bundle) -> None:
     assert read_bundle(bundle.path).calibration.threshold == 3.5
 
 
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
+def test_precisions_without_a_file_run_the_fp32_graph(bundle: Bundle) -> None:
+    assert bundle.model("bf16") == bundle.model("fp32")
+    assert bundle.model_sha256("bf16") == bundle.model_sha256("fp32")
+    for precision in ("fp32", "bf16"):
+        with pytest.raises(ValueError, match="which is not replaced"):
+            add_model(bundle, precision, b"graph")
 
-    def fail(_: int) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+def test_the_bit_depth_is_written_and_read(tmp_path: Path) -> None:
+    assert write_tiny_bundle(tmp_path / "a").manifest.bit_depth == 8
+    assert write_tiny_bundle(tmp_path / "b", bit_depth=12).manifest.bit_depth == 12
+
+
+def test_a_spread_is_over_all_values() -> None:
+    assert Spread.of(np.array([[1.0, 2.0], [3.0, 6.0]])) == Spread(3.0, np.sqrt(3.5), 1.0, 6.0)

@@ -12,7 +12,7 @@ from flawline.runtime.calibrate import main
 
 @pytest.fixture
 def good_parts(tmp_path: Path) -> Path:
-    """30 pictures of grey 20 to 49: with the tiny model, the score is the grey value."""
+    """30 images of grey 20 to 49: with the tiny model, the score is the grey value."""
     folder = tmp_path / "good"
     folder.mkdir()
     for i in range(30):
@@ -38,9 +38,9 @@ def test_the_threshold_follows_the_good_parts(
     calibration = read_bundle(bundle.path).calibration
     assert 47 < calibration.threshold < 48  # the 28th of 30 scores: ceil(31 x 0.9)
     assert (calibration.false_alarm_rate, calibration.good_images) == (0.1, 30)
-    told = capsys.readouterr().out
-    assert "rejects 0 of these 30 good parts" in told
-    assert "29.png" in told
+    printed = capsys.readouterr().out
+    assert "rejects 0 of these 30 good parts" in printed
+    assert "29.png" in printed
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_users_error_is_one_line_and_changes_nothing(
     assert read_bundle(bundle.path).calibration == bundle.calibration
 
 
-def test_an_unreadable_picture_is_not_left_out_silently(
+def test_an_unreadable_image_is_not_left_out_silently(
     bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (good_parts / "07.png").write_bytes(b"")
@@ -71,24 +71,38 @@ def test_an_unreadable_picture_is_not_left_out_silently(
     assert "07.png: the file is empty" in capsys.readouterr().err
 
 
+def test_an_image_of_unknown_bit_depth_is_an_error_that_names_it(
+    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = cv2.imencode(".png", np.full((32, 32), 400, np.uint16))[1].tobytes()
+    (good_parts / "07.png").write_bytes(deep)
+    assert main(["--bundle", str(bundle.path), "--camera", str(good_parts)]) == 2
+    assert "07.png: the image has 16 bits per pixel" in capsys.readouterr().err
+
+
+def test_a_live_camera_needs_a_number_of_frames(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--bundle", str(bundle.path), "--camera", "synthetic://"]) == 2
+    assert "give the number of frames with --max-frames 300" in capsys.readouterr().err
+
+
+def test_a_bundle_that_cannot_be_written_is_one_line(
+    bundle: Bundle,
+    good_parts: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("flawline.runtime.bundle.write_atomically", denied)
+    assert main(["--bundle", str(bundle.path), "--camera", str(good_parts)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("cannot be written (Permission denied); check its permissions")
+
+
 def test_a_live_camera_calibrates(bundle: Bundle) -> None:
     uri = "synthetic://?fps=200"
     assert main(["--bundle", str(bundle.path), "--camera", uri, "--max-frames", "12"]) == 0
     assert read_bundle(bundle.path).calibration.good_images == 12
-
-
-def test_the_resampling_benchmark_counts_what_it_says(
-    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from flawline.benchmarks.studies import threshold_coverage as calibration
-
-    rates, inside = calibration.resample(
-        np.random.default_rng(0).normal(size=20_000), 0.05, 100, 100
-    )
-    assert 0.04 < rates.mean() < 0.06
-    assert 0.9 <= inside <= 0.99
-    command = ["--bundle", str(bundle.path), "--images", str(good_parts)]
-    assert calibration.main([*command, "--count", "19"]) == 0
-    assert "stated 5.0%" in capsys.readouterr().out
-    assert calibration.main(command) == 2
-    assert "leave none to test on" in capsys.readouterr().err

@@ -96,16 +96,16 @@ def test_the_inverse_puts_a_mark_back_where_it_was(kind: str, size: tuple[int, i
     y, x = int(0.45 * h), int(0.55 * w)
     image = np.zeros((h, w), np.uint8)
     cv2.circle(image, (x, y), max(4, min(h, w) // 16), 255, -1)
-    heat = prepare(image, geometry)[..., 0].astype(np.float32)
-    heat[heat < 200] = 0  # the letterbox bars are not black
-    located = np.nan_to_num(to_source(heat, geometry, h, w))
+    anomaly_map = prepare(image, geometry)[..., 0].astype(np.float32)
+    anomaly_map[anomaly_map < 200] = 0  # the letterbox bars are not black
+    located = np.nan_to_num(to_source(anomaly_map, geometry, h, w))
     ys, xs = np.nonzero(located > 100)
     assert located.shape == (h, w)
     assert abs(ys.mean() - y) < 3
     assert abs(xs.mean() - x) < 3
 
 
-def test_what_a_crop_did_not_see_is_nan_in_the_inverse() -> None:
+def test_the_margin_of_a_crop_is_nan_in_the_inverse() -> None:
     geometry = Geometry("shorter-crop", 128, 128, 160)
     located = to_source(np.ones((128, 128), np.float32), geometry, 200, 400)
     assert np.isnan(located[0, 0])
@@ -127,21 +127,21 @@ def test_masks_follow_the_image() -> None:
         assert (prepared ^ image).mean() < 0.01
 
 
-def test_overlay_paints_heat_and_leaves_the_rest(photo: np.ndarray) -> None:
-    heat = np.zeros(photo.shape[:2], np.float32)
-    heat[:, :60] = 1
-    heat[0] = np.nan
-    painted = overlay(photo, heat)
+def test_overlay_paints_the_map_and_leaves_the_rest(photo: np.ndarray) -> None:
+    anomaly_map = np.zeros(photo.shape[:2], np.float32)
+    anomaly_map[:, :60] = 1
+    anomaly_map[0] = np.nan
+    painted = overlay(photo, anomaly_map)
     assert (painted[1:, 60:] == photo[1:, 60:]).all()
     assert (painted[0, 60:] == photo[0, 60:]).all()
     assert np.abs(painted[1:, :60].astype(int) - photo[1:, :60]).mean() > 20
 
 
 def test_golden_numbers() -> None:
-    """Bit for bit, on any OpenCV this supports: a resize that changes would move every score ever calibrated."""
+    """Bit for bit, on every supported OpenCV: another resize would move every calibrated score."""
     y, x = np.mgrid[0:211, 0:397]
     image = np.stack([(x * 7 + y * 3) % 256, (x * y) % 251, (x ^ y) % 256], -1).astype(np.uint8)
-    found = {
+    checksums = {
         geometry.kind: zlib.crc32(prepare(image, geometry).tobytes())
         for geometry in (
             STRETCH,
@@ -149,4 +149,4 @@ def test_golden_numbers() -> None:
             Geometry("shorter-crop", 64, 64, 73),
         )
     }
-    assert found == {"stretch": 1313258415, "letterbox": 297186818, "shorter-crop": 1194027565}
+    assert checksums == {"stretch": 1313258415, "letterbox": 297186818, "shorter-crop": 1194027565}

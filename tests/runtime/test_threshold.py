@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flawline.runtime.threshold import CalibrationError, beta_quantile, set_threshold
+from flawline.runtime.threshold import (
+    CalibrationError,
+    beta_quantile,
+    check_false_alarm_rate,
+    clear_flip,
+    describe,
+    flipped,
+    set_threshold,
+)
 
 
 def test_the_threshold_is_just_above_the_conformal_rank() -> None:
@@ -20,9 +28,9 @@ def test_99_images_support_one_percent_and_98_do_not() -> None:
         match=r"needs 99 held-out good images, there are 98.*--false-alarm-rate 0\.0102",
     ):
         set_threshold(np.arange(98.0), 0.01)
-    told = set_threshold(np.arange(98.0))
-    assert told.false_alarm_rate == pytest.approx(1 / 99)
-    assert 97 < told.threshold < 98
+    smallest = set_threshold(np.arange(98.0))
+    assert smallest.false_alarm_rate == pytest.approx(1 / 99)
+    assert 97 < smallest.threshold < 98
 
 
 def test_the_rate_that_the_error_names_is_accepted() -> None:
@@ -65,3 +73,49 @@ def test_the_interval_holds_the_realised_rate_as_often_as_it_says() -> None:
         realised = np.exp(-calibration.threshold)
         inside += calibration.interval[0] <= realised <= calibration.interval[1]
     assert 0.92 < inside / 400 < 0.98
+
+
+def test_a_rate_can_be_checked_before_the_scores_are_there() -> None:
+    assert check_false_alarm_rate(None, 200) == 0.01
+    assert check_false_alarm_rate(None, 9) == 0.1
+    assert check_false_alarm_rate(0.2, 9) == 0.2
+    with pytest.raises(CalibrationError, match="needs 99 held-out good images, there are 9"):
+        check_false_alarm_rate(0.01, 9)
+    with pytest.raises(CalibrationError, match="no held-out good images"):
+        check_false_alarm_rate(None, 0)
+
+
+def test_a_description_names_what_few_images_support() -> None:
+    few = set_threshold(np.arange(9.0))
+    note, line = describe(few, None)
+    assert note.startswith("note: 9 held-out good images support a false-alarm rate of 10.0% at")
+    assert note.endswith("1% takes 99")
+    assert line.startswith("threshold 8.02582 for 10.0% false alarms (between ")
+    assert describe(few, 0.1) == [line]
+
+
+@pytest.mark.parametrize(
+    ("reference", "score", "flips", "clear"),
+    [
+        (9.0, 9.5, False, False),
+        (9.0, 11.0, True, True),
+        (11.0, 9.0, True, True),
+        (9.9, 10.05, True, False),
+        (10.1, 9.0, True, False),
+        (10.0, 10.0, False, False),
+        (float("nan"), 11.0, True, True),
+        (9.0, float("nan"), False, False),
+    ],
+)
+def test_a_flip_is_clear_if_the_reference_is_not_near_the_threshold(
+    reference: float, score: float, flips: bool, clear: bool
+) -> None:
+    assert flipped(reference, score, 10.0) == flips
+    assert clear_flip(reference, score, 10.0, tolerance=0.1000001) == clear
+
+
+def test_flips_of_many_images_are_found_at_once() -> None:
+    reference = np.array([9.0, 9.95, 11.0])
+    scores = np.array([11.0, 10.05, 12.0])
+    assert flipped(reference, scores, 10.0).tolist() == [True, True, False]
+    assert clear_flip(reference, scores, 10.0, 0.1).tolist() == [True, False, False]

@@ -1,0 +1,217 @@
+"""URIs, folders and videos."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pytest
+
+from flawline import cameras
+from flawline.cameras import CameraError, open_camera
+from flawline.cameras.usb import Usb, UsbOptions
+
+
+def encoded(image: np.ndarray, suffix: str) -> bytes:
+    return cv2.imencode(suffix, image)[1].tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: np.ndarray) -> Path:
+    for name in ("b/2.png", "a/1.png", "a/3.jpg"):
+        path = tmp_path / "parts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(photo, path.suffix))
+    return tmp_path / "parts"
+
+
+@pytest.fixture
+def video(tmp_path: Path, photo: np.ndarray) -> Path:
+    """40 frames, each moved to the right."""
+    path = tmp_path / "x.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (120, 90))
+    for index in range(40):
+        writer.write(np.roll(photo, 5 * index, 1))
+    writer.release()
+    return path
+
+
+def test_a_folder_gives_every_image_in_order(folder: Path) -> None:
+    frames = list(open_camera(str(folder)))
+    assert [Path(frame.source).name for frame in frames] == ["1.png", "3.jpg", "2.png"]
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert all(frame.fault is None for frame in frames)
+
+
+def test_an_unreadable_image_is_a_fault_not_a_gap(folder: Path) -> None:
+    (folder / "a" / "2.png").write_bytes(b"rubbish")
+    frames = list(open_camera(f"folder://{folder}"))
+    assert len(frames) == 4
+    assert frames[1].image is None
+    assert "not an image" in (frames[1].fault or "")
+
+
+def test_a_single_image_is_a_camera(folder: Path) -> None:
+    assert len(list(open_camera(str(folder / "a" / "1.png")))) == 1
+
+
+def test_a_question_mark_in_a_file_name_starts_no_options(folder: Path, photo: np.ndarray) -> None:
+    path = folder / "is it good?.png"
+    path.write_bytes(encoded(photo, ".png"))
+    assert len(list(open_camera(str(path)))) == 1
+
+
+def test_sixteen_bit_files_carry_the_declared_bit_depth(folder: Path, photo: np.ndarray) -> None:
+    path = folder / "a" / "1.png"
+    path.write_bytes(encoded(photo[..., 0].astype(np.uint16) << 4, ".png"))
+    (undeclared,) = open_camera(str(path))
+    assert undeclared.bit_depth is None
+    assert undeclared.image is not None
+    assert undeclared.image.dtype == np.uint16
+    (declared,) = open_camera(f"{path}?bits=12")
+    assert declared.bit_depth == 12
+    (wrong,) = open_camera(f"{path}?bits=10")
+    assert wrong.image is None
+    assert "does not fit in 10 bits" in (wrong.fault or "")
+    (eight,) = open_camera(f"{folder / 'b' / '2.png'}?bits=12")
+    assert eight.bit_depth == 8
+
+
+def test_a_video_gives_every_frame(video: Path, photo: np.ndarray) -> None:
+    with open_camera(f"file://{video}") as camera:
+        frames = list(camera)
+    assert [frame.index for frame in frames] == list(range(40))
+    assert frames[0].image is not None
+    assert np.abs(frames[0].image.astype(int) - photo).mean() < 8
+
+
+def test_a_damaged_video_is_a_fault_not_an_early_end(video: Path) -> None:
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    frames = list(open_camera(str(video)))
+    assert 1 < len(frames) < 40
+    assert frames[-1].image is None
+    assert "cannot be decoded" in (frames[-1].fault or "")
+    assert all(frame.image is not None for frame in frames[:-1])
+
+
+def test_a_stopped_video_is_not_reported_as_damaged(video: Path) -> None:
+    camera = open_camera(str(video))
+    frames = []
+    for frame in camera:
+        frames.append(frame)
+        camera.stop()
+    assert len(frames) == 1
+    assert frames[0].fault is None
+
+
+def test_a_broken_link_is_a_fault_and_a_linked_folder_is_read(folder: Path, tmp_path: Path) -> None:
+    (folder / "c").symlink_to(folder / "a")
+    (folder / "d.png").symlink_to(tmp_path / "gone.png")
+    frames = list(open_camera(str(folder)))
+    assert len(frames) == 3 + 2 + 1
+    assert [Path(frame.source).name for frame in frames if frame.fault] == ["d.png"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("/nope/nothing", "no such file"),
+        ("webcam://0", "known: folder, video, usb, synthetic"),
+        (
+            "synthetic://?colour=red",
+            r"option 'colour' is unknown; known options: width .*height .*fps .*frames",
+        ),
+        ("synthetic://?fps=fast", r"fps=fast: not a number; known options: width"),
+        ("synthetic://?fps=", r"fps=: not a number"),
+        ("synthetic://?width=6.5", r"width=6.5: not a whole number"),
+        ("synthetic://?fps=0", "fps must be above 0"),
+        ("usb://0?speed=1", r"'speed' is unknown; known options: width .*height .*fps"),
+        ("{folder}?bits=17", "bits=17 is not a whole number from 8 to 16"),
+        ("video://{folder}/a/1.png?bits=9", "there are no options"),
+    ],
+)
+def test_a_wrong_uri_is_an_error_that_names_what_is_known(
+    uri: str, message: str, folder: Path
+) -> None:
+    with pytest.raises(CameraError, match=message):
+        open_camera(uri.format(folder=folder))
+
+
+def test_an_empty_folder_and_a_broken_video_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(CameraError, match="no image in this folder"):
+        open_camera(str(tmp_path))
+    (tmp_path / "x.mp4").write_bytes(b"\0" * 100)
+    with pytest.raises(CameraError, match="cannot open this video"):
+        open_camera(str(tmp_path / "x.mp4"))
+
+
+def test_a_camera_whose_package_is_absent_is_an_error_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Usb, "missing", classmethod(lambda cls: "pip install v4l"))
+    with pytest.raises(CameraError, match=r"^camera usb://0: pip install v4l$"):
+        open_camera("usb://0")
+    monkeypatch.setitem(cameras.CAMERAS, "gone", "flawline.cameras.gone:Gone")
+    with pytest.raises(CameraError, match=r"No module named 'flawline\.cameras\.gone'"):
+        open_camera("gone://0")
+
+
+def test_a_usb_camera_that_is_not_there_is_reported_at_once() -> None:
+    with pytest.raises(CameraError, match="ls /dev/video"):
+        next(iter(open_camera("usb:///dev/video63")))
+
+
+class FakeCapture:
+    """A stand-in for cv2.VideoCapture that records how it is used."""
+
+    settings: ClassVar[list[tuple[int, float]]]
+    released_by: ClassVar[list[str]]
+
+    def __init__(self, device: int | str, backend: int) -> None:
+        assert device == 2
+
+    def isOpened(self) -> bool:
+        return True
+
+    def set(self, setting: int, value: float) -> None:
+        self.settings.append((setting, value))
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        return True, np.zeros((8, 8, 3), np.uint8)
+
+    def release(self) -> None:
+        self.released_by.append(threading.current_thread().name)
+
+
+@pytest.fixture
+def capture(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
+    FakeCapture.settings = []
+    FakeCapture.released_by = []
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    return FakeCapture
+
+
+def test_usb_options_reach_the_driver_as_numbers(capture: type[FakeCapture]) -> None:
+    camera = Usb("2", UsbOptions(width=1920, fps=30))
+    assert not capture.settings
+    assert next(iter(camera)).image is not None
+    camera.close()
+    assert capture.settings == [
+        (cv2.CAP_PROP_BUFFERSIZE, 1),
+        (cv2.CAP_PROP_FRAME_WIDTH, 1920),
+        (cv2.CAP_PROP_FPS, 30),
+    ]
+
+
+def test_a_usb_camera_is_released_once_and_by_its_own_thread(capture: type[FakeCapture]) -> None:
+    camera = Usb("2")
+    next(iter(camera))
+    threads = [threading.Thread(target=camera.close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert capture.released_by == ["capture usb://2"]

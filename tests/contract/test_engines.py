@@ -1,0 +1,170 @@
+"""What holds for every engine. Listing an engine in ENGINES tests it here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SIZE, tiny_model, write_tiny_bundle
+
+from flawline.runtime.bundle import Bundle, add_model
+from flawline.runtime.engines import (
+    ENGINES,
+    Engine,
+    EngineError,
+    EngineOptions,
+    choose_engine,
+    engine_class,
+    missing,
+    open_engine,
+    self_test,
+)
+from flawline.runtime.precisions import PRECISIONS
+
+pytestmark = pytest.mark.parametrize("name", ENGINES)
+
+
+@pytest.fixture
+def full_bundle(bundle: Bundle) -> Bundle:
+    """A bundle with a graph of every precision; the tiny graph computes the same in all of them."""
+    graph = bundle.model().read_bytes()
+    for precision in PRECISIONS.values():
+        if precision.file not in (None, "model.onnx"):
+            bundle = add_model(bundle, precision.name, graph)
+    return bundle
+
+
+@pytest.fixture
+def engine(name: str, full_bundle: Bundle) -> Iterator[Engine]:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    engine = open_engine(full_bundle, name, EngineOptions(threads=1))
+    yield engine
+    engine.close()
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def expected_maps(image: np.ndarray) -> np.ndarray:
+    """The tiny graph: the map is the mean over the colours, the score its maximum."""
+    return image.astype(np.float32).mean(-1)
+
+
+def test_the_class_declares_what_it_can_do(name: str) -> None:
+    engine = engine_class(name)
+    assert issubclass(engine, Engine)
+    assert engine.precisions
+    assert set(engine.precisions) <= set(PRECISIONS)
+    assert isinstance(engine.compiles, bool)
+    assert engine.untested is None or engine.untested
+    assert engine.__doc__
+
+
+def test_missing_answers_with_a_remedy_or_nothing(name: str) -> None:
+    reason = missing(name)
+    if reason is None:
+        assert choose_engine(name) == name
+        return
+    assert reason
+    assert "\n" not in reason
+    with pytest.raises(EngineError, match=re.escape(f"engine {name}: {reason}")):
+        choose_engine(name)
+
+
+def test_an_engine_that_compiles_nothing_says_so(name: str, bundle: Bundle) -> None:
+    engine = engine_class(name)
+    if engine.compiles:
+        pytest.skip("compiles plans")
+    with pytest.raises(EngineError, match="compiles no plans"):
+        engine.build(bundle, engine.precisions[0])
+
+
+def test_the_self_test_passes(name: str, engine: Engine, full_bundle: Bundle) -> None:
+    assert self_test(engine, full_bundle) <= full_bundle.manifest.score_tolerance
+
+
+def test_every_precision_opens_or_says_why_not(name: str, full_bundle: Bundle) -> None:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    for precision in engine_class(name).precisions:
+        options = EngineOptions(threads=1, precision=precision)
+        reason = None
+        try:
+            engine = open_engine(full_bundle, name, options)
+        except EngineError as error:
+            reason = str(error)
+        if reason is None:
+            assert engine.precision == precision
+            engine.close()
+        else:
+            assert "\n" not in reason
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_batches_have_a_score_and_a_map_per_image(name: str, engine: Engine, count: int) -> None:
+    image = images(count)
+    scores, maps = engine(image)
+    assert scores.shape == (count,)
+    assert maps.shape == (count, SIZE, SIZE)
+    assert scores.dtype == maps.dtype == np.float32
+    np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)
+    np.testing.assert_allclose(scores, expected_maps(image).max((1, 2)), atol=0.01)
+
+
+def test_batch_sizes_may_alternate(name: str, engine: Engine) -> None:
+    for count in (1, 3, 1, 2, 3):
+        image = images(count)
+        scores, maps = engine(image)
+        np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)
+        assert scores.shape == (count,)
+
+
+def test_the_next_image_does_not_get_the_results_of_the_last(name: str, engine: Engine) -> None:
+    first = images(1)
+    copied = engine(first)[1].copy()
+    second = engine(255 - first)[1]
+    np.testing.assert_allclose(second, expected_maps(255 - first), atol=0.01)
+    np.testing.assert_allclose(copied, expected_maps(first), atol=0.01)
+
+
+def test_an_image_that_is_not_contiguous_is_accepted(name: str, engine: Engine) -> None:
+    image = images(1)
+    mirrored = engine(image[:, :, ::-1])[1]
+    np.testing.assert_allclose(mirrored[:, :, ::-1], expected_maps(image), atol=0.01)
+
+
+def test_the_description_names_library_version_and_precision(name: str, engine: Engine) -> None:
+    assert engine.precision in engine.description
+    assert re.match(r"[a-z-]+ \d+\.\d+", engine.description)
+    assert "\n" not in engine.description
+
+
+def test_closing_twice_is_allowed_and_results_stay_readable(name: str, engine: Engine) -> None:
+    image = images(1)
+    maps = engine(image)[1]
+    engine.close()
+    engine.close()
+    np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)
+
+
+def test_a_bundle_for_the_score_alone_has_no_map(name: str, tmp_path: Path) -> None:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    onnx = pytest.importorskip("onnx", reason="needs the train extra")
+    model = onnx.load_from_string(tiny_model())
+    del model.graph.output[1]
+    bundle = write_tiny_bundle(tmp_path / "scores", model.SerializeToString(), outputs=("score",))
+    engine = open_engine(bundle, name, EngineOptions(threads=1))
+    image = images(3)
+    scores, maps = engine(image)
+    assert maps.shape == (3, 0, 0)
+    np.testing.assert_allclose(scores, expected_maps(image).max((1, 2)), atol=0.01)
+    engine.close()

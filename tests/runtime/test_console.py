@@ -1,0 +1,149 @@
+"""All commands end in the same way: one line for an error, exit status 2, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flawline import FlawlineError
+from flawline.runtime.console import LONGEST_QUOTE, Parser, first_line, last_line, run_command
+from flawline.runtime.environment import OPENCV_WHEELS, PACKAGES, opencv_conflict, versions
+from flawline.runtime.timing import time_calls
+
+
+class TooHotError(FlawlineError):
+    exit_code = 7
+
+
+def raiser(error: BaseException) -> Callable[[], int]:
+    def work() -> int:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (FlawlineError("no parts; add some"), 2, "x: no parts; add some"),
+        (TooHotError("too hot; wait"), 7, "x: too hot; wait"),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            2,
+            "x: needs torch; run: pip install 'flawline[train]'",
+        ),
+        (
+            ModuleNotFoundError("No module named 'onnx.helper'", name="onnx.helper"),
+            2,
+            "x: needs onnx; run: pip install 'flawline[train]'",
+        ),
+        (
+            OSError(28, "No space left on device", "out.json"),
+            2,
+            "x: out.json: No space left on device; "
+            "check the path, its permissions and the free disk space",
+        ),
+        (KeyboardInterrupt(), 130, "stopped by you"),
+    ],
+)
+def test_failures_become_one_line_and_an_exit_status(
+    error: BaseException, code: int, line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("x", raiser(error), interrupted="stopped by you") == code
+    assert capfd.readouterr().err.splitlines() == [line]
+
+
+def test_the_result_of_the_work_is_the_exit_status() -> None:
+    assert run_command("x", lambda: None) == 0
+    assert run_command("x", lambda: 3) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), ModuleNotFoundError("no", name="flawline.absent")]
+)
+def test_bugs_are_not_hidden(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        run_command("x", raiser(error))
+
+
+def test_a_wrong_command_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="x")
+    parser.add_argument("--size", type=int)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--size", "big"])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "x: argument --size: invalid int value: 'big'; see x --help"
+
+
+def test_long_messages_of_libraries_are_cut_to_one_line() -> None:
+    assert first_line("\n  first \nsecond") == "first"
+    assert last_line(RuntimeError("somewhere.cpp:7\nthe reason\n")) == "the reason"
+    assert first_line(RuntimeError()) == "RuntimeError"
+    assert first_line("") == "no reason given"
+    assert len(first_line("x" * 1000)) == LONGEST_QUOTE
+
+
+# ---------------------------------------------------------------- environment
+
+
+def test_versions_name_every_library_that_shapes_the_numbers() -> None:
+    installed = versions()
+    assert {"flawline", "python", "machine", "numpy", "onnxruntime"} <= installed.keys()
+    assert set(OPENCV_WHEELS) & installed.keys()
+    named = {"tensorrt", "cuda-bindings", "pycuda", "openvino", "torch", "onnx", "timm", "FrEIA"}
+    assert named <= set(PACKAGES)
+
+
+def test_two_opencv_wheels_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opencv_conflict() is None
+    monkeypatch.setattr(
+        "flawline.runtime.environment._version",
+        lambda name: "4.8" if name.startswith("opencv-python") else None,
+    )
+    message = opencv_conflict() or ""
+    assert "2 OpenCV wheels" in message
+    assert "pip uninstall -y opencv-python-headless opencv-python" in message
+
+
+def test_the_public_names_are_imported_without_any_engine() -> None:
+    code = (
+        "import sys, flawline.runtime as r; assert all(hasattr(r, n) for n in r.__all__);"
+        "print([m for m in ('onnxruntime', 'openvino', 'torch', 'tensorrt') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- timing
+
+
+def test_calls_are_timed_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def call() -> None:
+        nonlocal now
+        now += 0.5
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert time_calls(call, warm_up=2, repeats=3) == [500.0] * 3
+    assert now == 2.5
+    assert time_calls(call, warm_up=0, seconds=1.2) == [500.0] * 3
+    assert time_calls(call, seconds=0.0) == [500.0]
+
+
+def test_calls_are_limited_by_repeats_or_by_seconds() -> None:
+    with pytest.raises(ValueError, match="either repeats or seconds"):
+        time_calls(lambda: None)
+    with pytest.raises(ValueError, match="either repeats or seconds"):
+        time_calls(lambda: None, repeats=1, seconds=1)

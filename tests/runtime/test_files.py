@@ -1,0 +1,81 @@
+"""A crash or a full disk leaves the old files or the new ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flawline.runtime.files import make_writable, replace_folder, write_atomically
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "parent" / "folder"
+    for name in ("first", "second"):
+        with replace_folder(path) as new:
+            (new / name).touch()
+            assert not (path / name).exists()
+    assert [file.name for file in path.iterdir()] == ["second"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("interrupted", ["new", "old"])
+def test_an_interrupted_exchange_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: str
+) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "first").touch()
+    replace = os.replace
+
+    def interrupt(source: Path, target: Path) -> None:
+        if interrupted in (Path(source).name, Path(target).name) and target != path / "first":
+            monkeypatch.setattr("os.replace", replace)
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", interrupt)
+    with pytest.raises(KeyboardInterrupt), replace_folder(path) as new:
+        (new / "second").touch()
+    assert [file.name for file in path.iterdir()] == ["first"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_while_writing_leaves_the_old_folder(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    with pytest.raises(OSError, match="No space"), replace_folder(path):
+        full_disk()
+    assert list(path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_created_and_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    monkeypatch.setattr("tempfile.TemporaryFile", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        make_writable(tmp_path)
+
+
+def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"exists|Not a directory"):
+        make_writable(tmp_path / "file")

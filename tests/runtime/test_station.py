@@ -1,0 +1,170 @@
+"""The loop of an inspection without hardware: counts, sizes, ends and outputs that fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from flawline.cameras import Camera, CameraError, Frame
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
+from flawline.runtime.station.pipeline import run_stream
+from flawline.runtime.station.tally import LATENCY_WINDOW, Tally
+
+
+class Listed(Camera):
+    """Gives the images of a list; an exception in it is raised."""
+
+    def __init__(self, *items: Any) -> None:
+        super().__init__()
+        self.items = items
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, item in enumerate(self.items):
+            if isinstance(item, Exception):
+                raise item
+            yield Frame("list", index, item)
+
+
+class Recorded(Output):
+    """Remembers what it gets; fails where it is asked to."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.scores: list[float] = []
+        self.summaries: list[Mapping[str, Any]] = []
+        self.fails = fails
+
+    def write(self, judgement: Judgement) -> None:
+        self.scores.append(judgement.verdict.score)
+        if self.fails:
+            raise OutputError("the line is down")
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self.summaries.append(summary)
+
+
+class Optional(Recorded):
+    required: ClassVar[bool] = False
+
+
+@pytest.fixture
+def detector(bundle: Bundle) -> Iterator[Detector]:
+    with Detector(bundle, "onnxruntime") as detector:
+        yield detector
+
+
+def grey(value: int) -> np.ndarray:
+    return np.full((8, 8), value, np.uint8)
+
+
+def run(
+    camera: Camera,
+    detector: Detector,
+    *outputs: Output,
+    max_frames: int | None = None,
+    stop: threading.Event | None = None,
+) -> Tally:
+    tally = Tally()
+    run_stream(camera, detector, outputs, max_frames, stop or threading.Event(), tally)
+    return tally
+
+
+def test_every_output_gets_every_judgement_and_the_summary(detector: Detector) -> None:
+    first = Recorded()
+    second = Recorded()
+    run(Listed(grey(1), grey(120)), detector, first, second)
+    assert first.scores == second.scores == [1, 120]
+    (summary,) = first.summaries
+    assert summary["frames"] == 2
+    assert summary["anomalous"] == 1
+    assert second.summaries == [summary]
+
+
+def test_an_optional_output_that_fails_is_logged_and_a_required_one_ends_the_stream(
+    detector: Detector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camera = Listed(grey(1), grey(2))
+    after = Recorded()
+    run(camera, detector, Optional(fails=True), after)
+    assert after.scores == [1, 2]
+    assert capsys.readouterr().err.splitlines() == ["the line is down; inspection continues"] * 2
+    required = Recorded(fails=True)
+    with pytest.raises(OutputError, match="the line is down"):
+        run(camera, detector, required)
+    assert required.scores == [1]
+    assert len(required.summaries) == 1
+
+
+def test_a_lost_camera_ends_the_stream_with_its_summary(detector: Detector) -> None:
+    output = Recorded()
+    with pytest.raises(CameraError, match="lost"):
+        run(Listed(grey(1), CameraError("lost")), detector, output)
+    assert output.summaries[0]["frames"] == 1
+
+
+def test_a_stop_and_max_frames_end_the_stream(detector: Detector) -> None:
+    assert run(Listed(*[grey(1)] * 5), detector, max_frames=3).frames == 3
+    stop = threading.Event()
+    stop.set()
+    assert run(Listed(grey(1)), detector, stop=stop).frames == 0
+
+
+def test_faulty_frames_count_as_anomalous_and_not_in_the_latency(detector: Detector) -> None:
+    camera = Listed(grey(1), None, grey(1).astype(np.float32), grey(2).astype(np.uint16))
+    camera.reconnects = 4
+    camera.dropped = 7
+    tally = run(camera, detector)
+    summary = tally.summary(camera)
+    assert len(tally.latency) == 1
+    assert summary["frames"] == 4
+    assert summary["anomalous"] == 3
+    assert summary["reconnects"] == 4
+    assert summary["dropped"] == 7
+
+
+def test_an_empty_run_has_a_summary_without_percentiles() -> None:
+    summary = Tally().summary(Listed())
+    assert summary["frames"] == 0
+    assert summary["p50_ms"] is None
+
+
+def test_frames_per_second_are_over_the_last_frames() -> None:
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    tally = Tally(clock)
+    verdict = Verdict(1.0, 2.0, False, np.zeros((1, 1), np.float32), {"infer": 4.0})
+    for _ in range(100):
+        now += 0.1
+        tally.add(verdict)
+    for _ in range(30):
+        now += 0.5
+        fps = tally.add(verdict)
+    assert fps == pytest.approx(2.0)
+    summary = tally.summary(Listed())
+    assert summary["fps"] == pytest.approx(130 / 25)
+    assert summary["p99_ms"] == 4.0
+
+
+def test_the_percentiles_are_over_a_bounded_window() -> None:
+    tally = Tally()
+    for _ in range(LATENCY_WINDOW + 10):
+        tally.add(Verdict(1.0, 2.0, False, np.zeros((1, 1), np.float32), {"infer": 1.0}))
+    assert len(tally.latency) == LATENCY_WINDOW
+
+
+def test_lines_may_go_into_a_file(bundle: Bundle, detector: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    with open_output("jsonl", str(path), bundle) as output:
+        run(Listed(grey(1), grey(2)), detector, output)
+    assert len(path.read_text().splitlines()) == 3
+    with pytest.raises(OutputError, match=r"cannot be written to .* \(No such file"):
+        open_output("jsonl", str(tmp_path / "absent" / "lines.jsonl"), bundle)

@@ -1,0 +1,350 @@
+"""The stream command: one JSON line per frame, a summary, and one line for every error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import write_tiny_bundle
+
+from flawline import cameras
+from flawline.cameras import CameraError, Frame
+from flawline.cameras.folder import Folder
+from flawline.cameras.usb import Usb
+from flawline.runtime import infer_stream, outputs
+from flawline.runtime.bundle import Bundle, write_calibration
+from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.image import Geometry
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "runtime" / "infer_stream.py"
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """Three images: dark, bright, dark. The score is the brightest pixel, the threshold 100."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for index, grey in enumerate((20, 200, 30)):
+        write_image(folder / f"{index}.png", np.full((40, 50, 3), grey, np.uint8))
+    return folder
+
+
+class Run:
+    """What a run of the command printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.lines: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
+        self.err = err
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.lines[-1]["summary"]
+
+    @property
+    def verdicts(self) -> list[str]:
+        return [line["verdict"] for line in self.lines[:-1]]
+
+
+def stream(capsys: pytest.CaptureFixture[str], *arguments: object) -> Run:
+    code = infer_stream.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return Run(code, captured.out, captured.err)
+
+
+def test_a_line_per_frame_and_a_summary(
+    bundle: Bundle, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "saved"
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts, "--save", saved)
+    assert run.code == 0
+    assert "self-test passed" in run.err
+    assert run.verdicts == ["good", "anomalous", "good"]
+    first = run.lines[0]
+    assert list(first) == [
+        "source",
+        "index",
+        "captured_at",
+        "score",
+        "threshold",
+        "verdict",
+        "milliseconds",
+        "fps",
+    ]
+    assert first["source"] == str(parts / "0.png")
+    assert first["index"] == 0
+    assert first["score"] == 20
+    assert first["threshold"] == 100
+    assert first["milliseconds"].keys() == {"prepare", "infer"}
+    assert time.time() - first["captured_at"] < 600
+    assert list(run.summary) == [
+        "frames",
+        "fps",
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "dropped",
+        "reconnects",
+        "anomalous",
+    ]
+    assert run.summary["frames"] == 3
+    assert run.summary["dropped"] == 0
+    assert run.summary["reconnects"] == 0
+    assert run.summary["anomalous"] == 1
+    assert 0 < run.summary["p50_ms"] <= run.summary["p95_ms"] <= run.summary["p99_ms"]
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "000000-0-good.png",
+        "000001-1-anomalous.png",
+        "000002-2-good.png",
+    ]
+
+
+def test_an_unreadable_image_is_rejected_and_the_stream_continues(
+    bundle: Bundle, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (parts / "1.png").write_bytes(b"")
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts)
+    assert run.code == 0
+    assert run.verdicts == ["good", "anomalous", "good"]
+    assert run.lines[1]["score"] is None
+    assert "empty" in run.lines[1]["reason"]
+    assert run.summary["anomalous"] == 1
+
+
+def test_a_16_bit_image_among_others_is_rejected_and_the_stream_continues(
+    bundle: Bundle, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(parts / "1.png", np.full((40, 50), 30 << 4, np.uint16))
+    saved = tmp_path / "saved"
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts, "--save", saved)
+    assert run.code == 0
+    assert run.verdicts == ["good", "anomalous", "good"]
+    assert run.lines[1]["score"] is None
+    assert run.lines[1]["milliseconds"] == {}
+    assert "its bit depth is unknown" in run.lines[1]["reason"]
+    assert len(list(saved.iterdir())) == 2
+
+
+def test_the_bit_depth_of_the_bundle_is_used_and_another_refused(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = write_tiny_bundle(tmp_path / "deep", bit_depth=12)
+    write_image(parts / "1.png", np.full((40, 50), 30 << 4, np.uint16))
+    saved = tmp_path / "saved"
+    run = stream(capsys, "--bundle", deep.path, "--camera", parts, "--save", saved)
+    assert [line["score"] for line in run.lines[:3]] == [20, 30, 30]
+    assert len(list(saved.iterdir())) == 3
+    run = stream(capsys, "--bundle", deep.path, "--camera", f"{parts}?bits=16")
+    assert [line["score"] for line in run.lines[:3]] == [20, None, 30]
+    assert "was trained with 12" in run.lines[1]["reason"]
+
+
+def test_max_frames_and_a_changed_threshold(
+    bundle: Bundle, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_calibration(bundle, replace(bundle.calibration, threshold=10.0))
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts, "--max-frames", 1)
+    assert run.verdicts == ["anomalous"]
+
+
+def test_a_full_disk_is_reported_and_inspection_continues(
+    bundle: Bundle,
+    parts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts, "--save", tmp_path / "s")
+    assert run.code == 0
+    assert run.summary["frames"] == 3
+    assert run.err.count("(No space left on device); inspection continues") == 3
+
+
+def test_an_uninspected_margin_is_reported_once(
+    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cropping = write_tiny_bundle(tmp_path / "crop", geometry=Geometry("shorter-crop", 64, 64, 80))
+    run = stream(capsys, "--bundle", cropping.path, "--camera", parts)
+    assert run.err.count("uninspected") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bundle", "{bundle}", "--camera", "/nowhere"], "no such file or folder"),
+        (["--bundle", "/nowhere", "--camera", "{parts}"], "python -m export.build"),
+        (["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"], "known: auto, "),
+        (["--bundle", "{bundle}", "--camera", "{parts}", "--save", "/proc/x"], "choose another"),
+        (["--bundle", "{bundle}", "--camera", "{parts}", "--threads", "0"], "at least 1"),
+        (["--bundle", "{scores}", "--camera", "{parts}", "--save", "/tmp/x"], "gives no maps"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_status_2(
+    bundle: Bundle,
+    tmp_path: Path,
+    parts: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scores = write_tiny_bundle(tmp_path / "scores", outputs=("score",))
+    filled = []
+    for argument in arguments:
+        filled.append(argument.format(bundle=bundle.path, scores=scores.path, parts=parts))
+    run = stream(capsys, *filled)
+    assert run.code == 2
+    assert not run.lines
+    assert message in run.err.splitlines()[-1]
+    assert run.err.splitlines()[-1].startswith("flawline-stream: ")
+    assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--bundle and --camera are needed (or --list)"),
+        (["--bundle", "b", "--camera", "c", "--max-frames", "0"], "must be at least 1"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        infer_stream.main(arguments)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("flawline-stream: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+# ---------------------------------------------------------------- --list
+
+
+def test_list_names_every_engine_camera_and_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert infer_stream.main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  folder          ready" in lines
+    assert "  jsonl           ready" in lines
+    assert "  usb             ready (untested on a real camera)" in lines
+    for kind in ("engines:", "cameras:", "outputs:"):
+        assert kind in lines
+    assert any(line.startswith("  onnxruntime") for line in lines)
+
+
+def test_list_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(OnnxRuntime, "missing", classmethod(lambda cls: "pip install onnxruntime"))
+    monkeypatch.setattr(Usb, "missing", classmethod(lambda cls: "pip install v4l"))
+    monkeypatch.setitem(outputs.OUTPUTS, "mqtt", "flawline.runtime.outputs.jsonl:JsonLines")
+    monkeypatch.setattr(
+        outputs.output_class("mqtt"), "missing", classmethod(lambda cls: "pip install paho")
+    )
+    infer_stream.main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "  onnxruntime     missing: pip install onnxruntime" in lines
+    assert "  usb             missing: pip install v4l (untested on a real camera)" in lines
+    assert "  mqtt            missing: pip install paho" in lines
+
+
+def test_list_survives_a_module_that_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(cameras.CAMERAS, "broken", "flawline.cameras.absent:Absent")
+    assert infer_stream.main(["--list"]) == 0
+    assert "  broken          missing: No module named" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- how a stream ends
+
+
+def test_the_summary_is_printed_when_the_camera_is_lost(
+    bundle: Bundle, parts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames_of = Folder.__iter__
+
+    def torn(self: Folder) -> Iterator[Frame]:
+        frames = frames_of(self)
+        yield next(frames)
+        yield next(frames)
+        raise CameraError("camera x: lost")
+
+    monkeypatch.setattr(Folder, "__iter__", torn)
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts)
+    assert run.code == 2
+    assert run.summary["frames"] == 2
+    assert "camera x: lost" in run.err
+
+
+def run_script(arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the script in a shell, from this checkout."""
+    return subprocess.run(
+        ["bash", "-c", f"{sys.executable} {SCRIPT} {arguments}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_full_disk_behind_stdout_is_one_line(bundle: Bundle, parts: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    done = run_script(f"--bundle {bundle.path} --camera {parts} > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr.count("No space left") == 1
+    assert "free disk space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_ends_early_is_no_error(bundle: Bundle) -> None:
+    done = run_script(f"--bundle {bundle.path} --camera 'synthetic://?fps=200' | head -n 1")
+    assert len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert "Error" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_stream_with_its_summary_from_any_folder(
+    bundle: Bundle, tmp_path: Path, number: signal.Signals
+) -> None:
+    camera = "synthetic://?fps=100"
+    command = [sys.executable, str(SCRIPT), "--bundle", str(bundle.path), "--camera", camera]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert "score" in json.loads(process.stdout.readline())
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out.splitlines()[-1])["summary"]["frames"] >= 1
+    assert "Traceback" not in err
