@@ -20,7 +20,7 @@ from flawline.benchmarks.studies.fusion.forms import build_forms
 from flawline.benchmarks.studies.network import build_network
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.train import METHODS, TrainError
-from flawline.train.blocks.flow import FORMS
+from flawline.train.blocks.fused_flow import FLOW_FORMS
 
 pytestmark = pytest.mark.torch
 
@@ -93,7 +93,7 @@ def test_the_forms_of_a_flow_are_what_they_are_called(name: str) -> None:
     def kinds_of(module: torch.nn.Module) -> Any:
         return node_types(onnx_from_module(module, method.geometry))
 
-    kinds = {form: kinds_of(method.fused(form)) for form in FORMS}
+    kinds = {form: kinds_of(method.fused(form)) for form in FLOW_FORMS}
     assert kinds["padded"]["Gather"] == 0 < kinds["gathered"]["Gather"]
     assert kinds["multiplied"]["Gather"] == 0 < kinds["multiplied"]["Split"]
     prefix = "(d) fused, "
@@ -101,7 +101,7 @@ def test_the_forms_of_a_flow_are_what_they_are_called(name: str) -> None:
         if label.startswith(prefix):
             assert kinds_of(make(method)) == kinds[label.removeprefix(prefix)]
     shipped = kinds_of(method.fused())
-    same = [form for form in FORMS if kinds[form] == shipped]
+    same = [form for form in FLOW_FORMS if kinds[form] == shipped]
     assert same == (["padded"] if name == "ssnf" else [])
 
 
