@@ -1,1 +1,1 @@
-"""What the benchmarks measure with: timing, counting, plain sessions."""
+"""Measuring tools of the benchmarks: timing, counting, plain sessions."""

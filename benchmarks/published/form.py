@@ -1,4 +1,4 @@
-"""What a form of a method is: a module that computes the same function in another way."""
+"""Forms of a method: modules that compute the same function in another way."""
 
 from __future__ import annotations
 

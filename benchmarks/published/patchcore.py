@@ -1,4 +1,4 @@
-"""What the fusion study has to know about PatchCore; its authors' code is not written down here."""
+"""PatchCore in the fusion study. Its authors' code is not written down here."""
 
 from __future__ import annotations
 
@@ -8,5 +8,8 @@ from flawline.train.methods.patchcore import PatchCore
 PUBLISHED_CODE = PublishedCode[PatchCore](
     # Its adaptive pooling is not by whole factors, which is all that the exporter knows.
     literal_exports=False,
-    notes=("Head: everything after the feature maps, with a small bank. (b) has no ONNX form.",),
+    notes=(
+        "Head: everything after the feature maps, with a small bank. (b) has no ONNX form, and",
+        "torch counts no MACs for its distances.",
+    ),
 )

@@ -12,7 +12,7 @@ from flawline.train.backbones import BACKBONES
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Which network to measure.
+    """The network that a study measures.
 
     `size` is height and width of the input, None for the method's default. `weights` are the
     backbone's, as for `train.fit`. `data` is a data set whose good images are used; None renders
@@ -32,13 +32,14 @@ def add_network_arguments(
     parser: argparse.ArgumentParser, backbone: str = "resnet18", size: int | None = None
 ) -> None:
     """Add the flags that `network_options` reads. `backbone` and `size` are their defaults."""
+    size_help = "is the method's" if size is None else size
     parser.add_argument("--method", default="simplenet", help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--backbone", default=backbone, help=f"one of {', '.join(BACKBONES)}")
     parser.add_argument(
         "--size",
         type=int,
         default=size,
-        help=f"input height and width; default {size or 'is the method’s'}",
+        help=f"input height and width; default {size_help}",
     )
     parser.add_argument(
         "--weights",

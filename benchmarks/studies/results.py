@@ -1,4 +1,4 @@
-"""What every study writes: its rows as JSON, and a page of Markdown."""
+"""Results of a study: its rows as JSON, and a page of Markdown."""
 
 from __future__ import annotations
 

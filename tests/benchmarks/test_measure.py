@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: timing in turns, counted costs, profiled nodes, sessions."""
+"""Measuring tools of the benchmarks: timing in turns, counted costs, profiled nodes, sessions."""
 
 from __future__ import annotations
 

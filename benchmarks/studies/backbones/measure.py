@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to compare. `demo` is the folder of the demo data, None to leave it out.
+    """The choices of a comparison. `demo` is the folder of the demo data, None to leave it out.
 
     `steps` are SimpleNet's optimiser steps, None for its default.
     """

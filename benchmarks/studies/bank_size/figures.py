@@ -114,7 +114,7 @@ def _scatter(panel: Axes, everything: NDArray[Any], points: NDArray[Any], title:
 
 
 def _count_positions(origin: NDArray[Any], grid: tuple[int, int]) -> NDArray[Any]:
-    """How many patches lie at each position of the grid [h, w]."""
+    """Count the patches at each position of the grid: [h, w]."""
     positions = grid[0] * grid[1]
     counts = np.bincount(origin % positions, minlength=positions)
     return counts.reshape(grid)

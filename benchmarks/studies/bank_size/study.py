@@ -38,7 +38,7 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
         )
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
         model, provenance, _ = load_checkpoint(train(recipe, Path(folder) / "bank.pt"))
-    # The recipe is PatchCore's; this tells the type checker.
+    # For the type checker: the recipe is PatchCore's.
     assert isinstance(model, PatchCore)
     bars = Bars()
     # The same images that the coreset was chosen from.

@@ -8,7 +8,7 @@ fused form, which is what `export.build` ships. Some methods have further forms,
 was chosen. The exit status is 1 when an FP32 result differs from the literal one by more than its
 bound.
 
-The ONNX model of another program can be timed in turns with ours, on random input of its own
+The ONNX model of another program can be timed in turns, on random input of its own
 signature. For example anomalib's, made in an environment of its own:
 
     python -c "from anomalib.models import Fastflow;
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--against",
         type=Path,
         metavar="OTHER.onnx",
-        help="another program's model, timed in ONNX Runtime in turns with ours",
+        help="another program's model, timed in ONNX Runtime in turns",
     )
     parser.add_argument(
         "--out",

@@ -52,7 +52,7 @@ def measure_forms(
     """Measure every form of a method in every engine that is installed.
 
     `images` is uint8 [n, H, W, 3]: errors are measured on all of them, costs and times on the
-    first. `against` is the ONNX model of another program, which is timed in turns with ours.
+    first. `against` is the ONNX model of another program, which is timed in turns too.
     Raises EngineError when it cannot be timed.
     """
     measurement = _Measurement(method, images, threads)

@@ -31,7 +31,7 @@ EXPLANATION = (
     "the largest difference of any score or map value from (b) in torch, relative to the range of",
     "the map.",
 )
-# How many of the slowest nodes are listed.
+# Number of the slowest nodes that are listed.
 LISTED_NODES = 10
 
 

@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class KindTotal:
-    """How many nodes of one kind a head has, and their time together."""
+    """The number of nodes of one kind in a head, and their time together."""
 
     kind: str
     nodes: int

@@ -14,7 +14,7 @@ from flawline.runtime.calibrate import score_frames
 from flawline.runtime.detector import Detector
 from flawline.runtime.threshold import set_threshold
 
-# How often the images are divided into those that set the threshold and those that test it.
+# Number of random divisions of the images into those that set the threshold and those that test it.
 RESAMPLINGS = 200
 
 
@@ -36,8 +36,8 @@ def score_folders(bundle: Path, folders: Sequence[str]) -> NDArray[np.float64]:
     scores: list[float] = []
     with Detector(read_bundle(bundle)) as detector:
         for folder in folders:
-            _, found = score_frames(detector, folder, None)
-            scores += found
+            _, scores_of_folder = score_frames(detector, folder, None)
+            scores += scores_of_folder
     return np.array(scores)
 
 
