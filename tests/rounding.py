@@ -9,6 +9,7 @@ declares. Within a node, sums are FP32, as on tensor cores.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,7 @@ class RoundingEvaluator:
         model = helper.make_model(
             graph, opset_imports=self.proto.opset_import, ir_version=self.proto.ir_version
         )
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1
-        return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        return _session_of(model.SerializeToString())
 
     def _values(self, names: Iterable[str]) -> list[onnx.ValueInfoProto]:
         values = []
@@ -62,3 +60,12 @@ class RoundingEvaluator:
             names = list(filter(None, node.output))
             values.update(zip(names, session.run(None, feeds), strict=True))
         return values
+
+
+# Graphs that differ in a few islands share most nodes; making a session is slower than running it.
+@lru_cache(maxsize=4096)
+def _session_of(model: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model, options, ["CPUExecutionProvider"])

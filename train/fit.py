@@ -61,13 +61,15 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_method_arguments(parser: argparse.ArgumentParser, method: str) -> None:
-    """Add the flags of one method, which its settings declare. Raises TrainError."""
+def add_method_arguments(
+    parser: argparse.ArgumentParser, method: str, marker: str = "flag"
+) -> None:
+    """Add the flags of one method, which its settings declare by `marker`. Raises TrainError."""
     from flawline.train.method import flag_fields, resolve_method
 
     settings = resolve_method(method).Settings
     group = parser.add_argument_group(f"options of {method}")
-    for field in flag_fields(settings):
+    for field in flag_fields(settings, marker):
         group.add_argument(
             _flag(field.name),
             type=_argument_type(field_parser(settings, field.name)),
@@ -76,12 +78,13 @@ def add_method_arguments(parser: argparse.ArgumentParser, method: str) -> None:
 
 
 def parse_arguments(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, marker: str = "flag"
 ) -> argparse.Namespace:
     """Parse a command line with the flags of the method that it names.
 
-    `parser` has a flag --method. --help without it lists no flags of methods, because these need
-    torch. Raises TrainError for an unknown method and for a flag of another method.
+    `parser` has a flag --method; `marker` is that of `flag_fields`. --help without --method lists
+    no flags of methods, because these need torch. Raises TrainError for an unknown method and for a
+    flag of another method.
     """
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--method")
@@ -90,30 +93,37 @@ def parse_arguments(
     if given.help and given.method is None:
         parser.epilog = "Each method has options of its own: add --method METHOD to --help."
     else:
-        add_method_arguments(parser, given.method or DEFAULT_METHOD)
+        default = parser.get_default("method") or DEFAULT_METHOD
+        add_method_arguments(parser, given.method or default, marker)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        _refuse(parser, args.method, unknown)
+        _refuse(parser, args.method, unknown, marker)
     return args
 
 
-def recipe_from_arguments(args: argparse.Namespace, method: str, data: Path) -> Recipe:
-    """Return the recipe of a method on a data set, as the parsed flags say. Raises TrainError."""
+def given_options(args: argparse.Namespace, method: str) -> dict[str, Any]:
+    """Return the parsed flags of a method that were given, by the names of its settings."""
     from flawline.train.method import flag_fields, resolve_method
-    from flawline.train.recipe import DEFAULT_WEIGHTS, plan
 
     options: dict[str, Any] = {}
     for field in flag_fields(resolve_method(method).Settings):
         value = getattr(args, field.name, None)
         if value is not None:
             options[field.name] = value
+    return options
+
+
+def recipe_from_arguments(args: argparse.Namespace, method: str, data: Path) -> Recipe:
+    """Return the recipe of a method on a data set, as the parsed flags say. Raises TrainError."""
+    from flawline.train.recipe import DEFAULT_WEIGHTS, plan
+
     return plan(
         method,
         data,
         backbone=args.backbone,
         size=args.size,
         geometry=args.geometry,
-        options=options,
+        options=given_options(args, method),
         weights=args.weights or DEFAULT_WEIGHTS,
         steps=args.steps,
         epochs=args.epochs,
@@ -140,14 +150,17 @@ def _argument_type(parse: Any) -> Any:
     return convert
 
 
-def _refuse(parser: argparse.ArgumentParser, method: str, unknown: Sequence[str]) -> None:
+def _refuse(
+    parser: argparse.ArgumentParser, method: str, unknown: Sequence[str], marker: str
+) -> None:
     """Report unknown words of the command line, with the methods that have such a flag."""
     from flawline.train.method import flag_fields, resolve_method
 
     flag = unknown[0].split("=")[0]
     owners = []
     for name in METHODS:
-        flags = [_flag(field.name) for field in flag_fields(resolve_method(name).Settings)]
+        settings = resolve_method(name).Settings
+        flags = [_flag(field.name) for field in flag_fields(settings, marker)]
         if flag in flags:
             owners.append(name)
     if owners:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from flawline.runtime.image import Geometry, Image
 from flawline.train import TrainError, method_class_path
+from flawline.train.anomalies import SyntheticAnomalies
 from flawline.train.backbones import DEFAULT_BACKBONE, backbone_facts
 from flawline.train.progress import Progress, no_progress
 
@@ -42,9 +43,15 @@ class MethodSettings:
         return self.geometry.height, self.geometry.width
 
 
-def flag_fields(settings: type[MethodSettings]) -> list[dataclasses.Field[Any]]:
-    """Return the fields of a settings class that are command-line flags."""
-    return [field for field in dataclasses.fields(settings) if field.metadata.get("flag")]
+def flag_fields(
+    settings: type[MethodSettings], marker: str = "flag"
+) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a settings class that are command-line flags.
+
+    `marker` is the keyword by which `option` declares them: `flag` for all flags of the method, and
+    `anomaly_flag` for those that change its synthetic anomalies.
+    """
+    return [field for field in dataclasses.fields(settings) if field.metadata.get(marker)]
 
 
 @dataclass
@@ -157,6 +164,16 @@ class Method(nn.Module, abc.ABC):
     def images_used(cls, settings: Any, available: int) -> int:
         """Return how many of the available good images `fit` trains on."""
         return available
+
+    @classmethod
+    def anomalies(
+        cls, settings: Any, images: Sequence[Image], seed: int
+    ) -> SyntheticAnomalies | None:
+        """Return the synthetic anomalies, made of these good images, that `fit` uses; None if none.
+
+        images: uint8 [H, W, 3] each.
+        """
+        return None
 
     def load_weights(self, weights: str, seed: int, images: Sequence[Image]) -> str:
         """Load pretrained weights and return a short description of them.

@@ -1,1 +1,1 @@
-"""Timing and counting, shared by the benchmarks."""
+"""Measuring tools of the benchmarks: timing, counting, plain sessions."""

@@ -1,20 +1,21 @@
-"""Timing that means something: warm-up first, every call timed, the distribution told."""
+"""Timing of several calls in one run, so that noise of the machine meets all of them."""
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+
+from flawline.runtime.timing import time_calls
 
 Key = TypeVar("Key")
 
 
-def percentiles(milliseconds: list[float]) -> dict[str, float]:
-    """Median, p95 and p99 in milliseconds, and FPS of the median."""
-    p50, p95, p99 = (float(v) for v in np.percentile(milliseconds, (50, 95, 99)))
+def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Return median, 95th and 99th percentile in milliseconds, and the FPS of the median."""
+    p50, p95, p99 = np.percentile(milliseconds, (50, 95, 99)).tolist()
     return {
         "p50_ms": round(p50, 3),
         "p95_ms": round(p95, 3),
@@ -24,23 +25,29 @@ def percentiles(milliseconds: list[float]) -> dict[str, float]:
 
 
 def alternate(
-    calls: Mapping[Key, Callable[[], Any]], rounds: int = 5, repeats: int = 5, settle_s: float = 0.0
+    calls: Mapping[Key, Callable[[], object]],
+    rounds: int = 5,
+    repeats: int = 5,
+    settle_s: float = 0.0,
 ) -> dict[Key, float]:
-    """Median milliseconds of each call, measured in turns (A B A B), so that a noisy machine is noisy for all.
+    """Return the median milliseconds of each call over `rounds` turns of `repeats` calls.
 
-    Every turn first repeats its call for `settle_s` seconds untimed: the threads of the library before it may still
-    be spinning, and would be charged to the next.
+    The calls take turns (A B A B), so that a noisy machine is noisy for all of them. Every turn
+    begins with `settle_s` seconds of untimed calls: the threads of the library that ran before may
+    still be spinning and would slow down the first calls of the next one.
     """
-    for call in calls.values():
+    times: dict[Key, list[float]] = {}
+    for name, call in calls.items():
+        # The first call of a library allocates and chooses kernels.
         call()
-    times: dict[Key, list[float]] = {name: [] for name in calls}
+        times[name] = []
     for _ in range(rounds):
         for name, call in calls.items():
-            settled = time.perf_counter() + settle_s
-            while time.perf_counter() < settled:
-                call()
-            for _ in range(repeats):
-                start = time.perf_counter()
-                call()
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+            if settle_s > 0:
+                # The times of these calls are dropped.
+                time_calls(call, warm_up=0, seconds=settle_s)
+            times[name] += time_calls(call, warm_up=0, repeats=repeats)
+    medians = {}
+    for name, values in times.items():
+        medians[name] = statistics.median(values)
+    return medians

@@ -106,20 +106,3 @@ def test_a_live_camera_calibrates(bundle: Bundle) -> None:
     uri = "synthetic://?fps=200"
     assert main(["--bundle", str(bundle.path), "--camera", uri, "--max-frames", "12"]) == 0
     assert read_bundle(bundle.path).calibration.good_images == 12
-
-
-def test_the_resampling_benchmark_counts_what_it_says(
-    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from flawline.benchmarks.studies import threshold_coverage as calibration
-
-    rates, inside = calibration.resample(
-        np.random.default_rng(0).normal(size=20_000), 0.05, 100, 100
-    )
-    assert 0.04 < rates.mean() < 0.06
-    assert 0.9 <= inside <= 0.99
-    command = ["--bundle", str(bundle.path), "--images", str(good_parts)]
-    assert calibration.main([*command, "--count", "19"]) == 0
-    assert "stated 5.0%" in capsys.readouterr().out
-    assert calibration.main(command) == 2
-    assert "leave none to test on" in capsys.readouterr().err

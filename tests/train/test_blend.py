@@ -1,32 +1,20 @@
-"""Synthetic anomalies of good pictures: the same in every run, within their bounds, and blended in without seams."""
+"""Blended anomalies: the same in every run, within their bounds, and without seams."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from flawline.train.anomalies.__main__ import ROWS, contact_sheet, main
-from flawline.train.anomalies.blend import (
-    PRODUCTS,
-    TEXTURE,
-    Blend,
-    Blended,
-    blend,
-    guess_product,
-    known_products,
-    object_mask,
-    settings,
-    sharpen,
-)
-from flawline.train.data.demo import render, write_demo
+from flawline.train.anomalies.blend import Blended, BlendSettings, blend, object_mask
+from flawline.train.anomalies.products import PRODUCT_SETTINGS, TEXTURE_SETTINGS, product_settings
+from flawline.train.data.demo import render
 
-pytestmark = pytest.mark.torch  # of the training half, though it needs no torch
+pytestmark = pytest.mark.torch  # of the training half, although it needs no torch
 module = import_module("flawline.train.anomalies.blend")
 
 
@@ -49,88 +37,27 @@ def box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return y.min() - 1, x.min() - 1, np.ptp(y) + 3, np.ptp(x) + 3
 
 
-# ---------------------------------------------------------------- settings
+# ---------------------------------------------------------------- draws
 
 
-def test_the_table_is_that_of_the_authors() -> None:
-    assert len(known_products()) == 15 + 3 + 10
-    table = {
-        "bottle": (200, 60, 0.40, 0.40, 3, 0.70, 0.25),
-        "capsule": (200, 60, 0.15, 0.40, 3, 0.70, 0.25),
-        "hazelnut": (20, 20, 0.35, 0.35, 3, 0.70, 0.25),
-        "metal_nut": (20, 20, 0.40, 0.40, 3, 0.50, 0.25),
-        "pill": (20, 20, 0.20, 0.40, 3, 0.70, 0.25),
-        "screw": (200, 60, 0.12, 0.12, 4, 0.50, 0.25),
-        "toothbrush": (20, 20, 0.40, 0.20, 3, 0.25, 0.25),
-        "zipper": (200, 60, 0.40, 0.20, 4, 0.70, 0.25),
-        "btad_01": (200, 60, 0.40, 0.40, 3, 0.70, 0.25),
-        "btad_03": (200, 60, 0.40, 0.40, 3, 0.70, 0.25),
-    }
-    for name, (background, threshold, height, width, patches, object_, overlap) in table.items():
-        expected = Blend(
-            (0.03, height), (0.03, width), patches, (0.7, 1.3), background, threshold, object_, overlap
-        )  # fmt: skip
-        assert PRODUCTS[name] == expected, name
-    textures = {
-        "carpet",
-        "grid",
-        "leather",
-        "tile",
-        "wood",
-        "btad_02",
-        *(f"dagm_class{k}" for k in range(1, 11)),
-    }
-    assert {name for name, how in PRODUCTS.items() if how == TEXTURE} == textures
-    assert Blend((0.03, 0.4), (0.03, 0.4), 4, (0.5, 2.0)) == TEXTURE
-    assert PRODUCTS["cable"] == Blend((0.05, 0.4), (0.05, 0.4), 3, (0.7, 1.3))
-    assert PRODUCTS["transistor"] == Blend((0.03, 0.4), (0.03, 0.4), 3, (0.7, 1.3))
-
-
-@pytest.mark.parametrize("product", [None, "", "gearbox", "01"])
-def test_an_unknown_product_is_a_texture(product: str | None) -> None:
-    assert settings(product) == TEXTURE
-    assert settings("Bottle") == PRODUCTS["bottle"] != TEXTURE
-
-
-@pytest.mark.parametrize(
-    ("folder", "product"),
-    [
-        ("bottle", "bottle"),
-        ("mvtec_bottle", "bottle"),
-        ("Class7", "dagm_class7"),
-        ("BTech_Dataset_transformed/01", "btad_01"),
-        ("parts/01", None),
-        ("weave", None),
-        ("bottles", None),
-    ],
-)
-def test_the_folder_tells_the_product(folder: str, product: str | None, tmp_path: Path) -> None:
-    assert guess_product(tmp_path / folder) == product
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def test_a_draw_follows_from_the_seed_and_its_number_alone() -> None:
+def test_a_draw_is_a_function_of_the_seed_and_its_number() -> None:
     images = weave()
-    draws = [Blended(images, TEXTURE, 3).sample(n) for n in range(12)]
-    other = Blended(images, TEXTURE, 3)
+    draws = [Blended(images, TEXTURE_SETTINGS, 3).sample(n) for n in range(12)]
+    other = Blended(images, TEXTURE_SETTINGS, 3)
     with ThreadPoolExecutor(3) as pool:
         again = list(pool.map(other.sample, reversed(range(12))))[::-1]
     for n, (first, second) in enumerate(zip(draws, again, strict=True)):
         assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True)), n
     assert len({synthetic.tobytes() for _, synthetic, _ in draws}) == 12
-    changed = [Blended(images, TEXTURE, 4).sample(n) for n in range(12)]
+    changed = [Blended(images, TEXTURE_SETTINGS, 4).sample(n) for n in range(12)]
     assert not any(np.array_equal(a[1], b[1]) for a, b in zip(draws, changed, strict=True))
 
 
-def test_every_pass_draws_each_picture_once_and_the_source_is_the_one_before(
+def test_every_pass_draws_each_image_once_and_the_source_is_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    images = [
-        np.full((64, 64, 3), 40 * k, np.uint8) for k in range(5)
-    ]  # sharpening leaves plain pictures alone
-    blended, seen = Blended(images, TEXTURE, 0), []
+    images = [np.full((64, 64, 3), 40 * k, np.uint8) for k in range(5)]
+    blended, seen = Blended(images, TEXTURE_SETTINGS, 0), []
     monkeypatch.setattr(
         module,
         "blend",
@@ -152,61 +79,41 @@ def test_the_images_are_left_as_they_are(product: str | None) -> None:
     for image in images:
         image.flags.writeable = False
     before = [image.copy() for image in images]
-    blended = Blended(images, settings(product), 0)
+    blended = Blended(images, product_settings(product), 0)
     for n in range(20):
         for array in blended.sample(n):
-            array[:] = 0  # what is handed out is the caller's own
+            array[:] = 0  # the arrays belong to the caller
     assert all(np.array_equal(a, b) for a, b in zip(images, before, strict=True))
 
 
 @pytest.mark.parametrize(
     ("product", "images"), [(None, weave()), ("bottle", [disc(k) for k in range(4)])]
 )
-def test_only_what_the_mask_shows_is_changed(product: str | None, images: list[np.ndarray]) -> None:
-    blended, changed = Blended(images, settings(product), 2), []
+def test_nothing_outside_the_mask_changes(product: str | None, images: list[np.ndarray]) -> None:
+    blended, changed = Blended(images, product_settings(product), 2), []
     for n in range(40):
         normal, synthetic, mask = blended.sample(n)
         assert np.array_equal(normal[~mask], synthetic[~mask])
-        assert any(
-            np.array_equal(normal, kind(images[blended.index(n)])) for kind in (np.copy, sharpen)
-        )
+        assert np.array_equal(normal, images[blended.index(n)])
         changed += [(normal[mask] != synthetic[mask]).any(1).mean()] if mask.any() else []
     assert len(changed) > 30
     assert np.median(changed) > 0.5
-
-
-def test_half_of_the_pictures_are_sharpened() -> None:
-    images = weave(64)
-    blended = Blended(images, TEXTURE, 0)
-    sharp = [not np.array_equal(blended.sample(n)[0], images[blended.index(n)]) for n in range(100)]
-    assert 35 <= sum(sharp) <= 65
-    plain = Blended(images, TEXTURE, 0, sharpening=False)
-    assert all(np.array_equal(plain.sample(n)[0], images[plain.index(n)]) for n in range(20))
-
-
-@pytest.mark.parametrize("shape", [(40, 56, 3), (3, 3, 3), (1, 7, 3)])
-def test_sharpening_is_that_of_pil(shape: tuple[int, int, int]) -> None:
-    pil = pytest.importorskip("PIL.Image")
-    enhance = pytest.importorskip("PIL.ImageEnhance")
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    expected = np.asarray(enhance.Sharpness(pil.fromarray(image)).enhance(2))
-    assert np.array_equal(sharpen(image), expected)
 
 
 # ---------------------------------------------------------------- patches
 
 
 @pytest.mark.parametrize("product", ["carpet", "cable", "capsule", "screw", "toothbrush"])
-def test_patches_keep_to_the_bounds(product: str) -> None:
+def test_patches_are_within_the_bounds(product: str) -> None:
     """Half-widths as they are cut, whole sides as they are pasted."""
-    how = replace(PRODUCTS[product], background=None, patches=1)
+    how = replace(PRODUCT_SETTINGS[product], background=None, patches=1)
     rng, shape = np.random.default_rng(0), (200, 240)
-    image, source = (cv2.resize(picture, (240, 200)) for picture in weave(128, 2))
+    image, source = (cv2.resize(image, (240, 200)) for image in weave(128, 2))
     limits = [
         [round(bound * n) for bound in bounds]
         for bounds, n in zip((how.heights, how.widths), shape, strict=True)
     ]
-    cuts = [module._cut(shape, None, how, rng) for _ in range(2000)]
+    cuts = [module._choose_cut(shape, None, how, rng) for _ in range(2000)]
     for axis, (low, high) in enumerate(limits):
         sides = [cut[axis].stop - cut[axis].start for cut in cuts]
         assert low * 2 <= min(sides) <= low * 2 + 4
@@ -228,7 +135,7 @@ def test_patches_keep_to_the_bounds(product: str) -> None:
 
 def test_patches_are_resized_within_the_factors_and_keep_their_proportions() -> None:
     how, rng = (
-        Blend(heights=(0.01, 0.5), widths=(0.01, 0.5), resize=(0.7, 1.3)),
+        BlendSettings(heights=(0.01, 0.5), widths=(0.01, 0.5), resize=(0.7, 1.3)),
         np.random.default_rng(0),
     )
     sizes = [
@@ -240,16 +147,18 @@ def test_patches_are_resized_within_the_factors_and_keep_their_proportions() -> 
     assert all(abs(2 * height - width) <= 2 for height, width in sizes)
 
 
-def test_the_first_patch_is_always_there_and_each_further_one_half_the_time(
+def test_the_first_patch_is_certain_and_each_further_one_has_probability_one_half(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    counts, paste = [], module._paste
-    monkeypatch.setattr(module, "_paste", lambda *given: counts.append(1) or paste(*given))
+    counts, choose_place = [], module._choose_place
+    monkeypatch.setattr(
+        module, "_choose_place", lambda *given: counts.append(1) or choose_place(*given)
+    )
     image, source = weave(64, 2)
     numbers = []
     for seed in range(400):
         counts.clear()
-        blend(image, source, TEXTURE, np.random.default_rng(seed))
+        blend(image, source, TEXTURE_SETTINGS, np.random.default_rng(seed))
         numbers.append(len(counts))
     share = np.bincount(numbers, minlength=5) / 400
     assert len(share) == 5
@@ -257,7 +166,9 @@ def test_the_first_patch_is_always_there_and_each_further_one_half_the_time(
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (41, 12), (33, 33), (80, 50), (7, 12)])
-def test_solving_within_the_patch_is_solving_in_the_whole_picture(shape: tuple[int, int]) -> None:
+def test_solving_for_the_patch_alone_equals_the_whole_image(
+    shape: tuple[int, int],
+) -> None:
     image, source = weave(128, 2)
     height, width = shape
     patch, mask = (
@@ -278,7 +189,7 @@ def test_solving_within_the_patch_is_solving_in_the_whole_picture(shape: tuple[i
 
 
 def test_a_patch_has_the_details_of_the_source_and_no_seam() -> None:
-    """Poisson's equation: the source's gradients inside, and no step where the picture begins."""
+    """Poisson's equation: the source's gradients inside, and no step at the border."""
     y, x = np.mgrid[:128, :128]
     stripes = np.repeat((100 + 20 * np.sin(y / 2))[..., None], 3, 2).astype(np.uint8)
     ramp = np.repeat((60 + x)[..., None], 3, 2).astype(np.uint8)
@@ -296,34 +207,35 @@ def test_a_patch_has_the_details_of_the_source_and_no_seam() -> None:
     assert abs(signed[30:90, 80].mean() - ramp[0, 80, 0]) < 8
 
 
-def test_patches_of_objects_lie_on_the_object() -> None:
-    how = replace(PRODUCTS["bottle"], patches=1)
-    found = 0
+def test_patches_of_objects_are_on_the_object() -> None:
+    how = replace(PRODUCT_SETTINGS["bottle"], patches=1)
+    patches = 0
     for seed in range(60):
         image, source = disc(seed), disc(seed + 1000, (50, 70), 30)
         _, mask = blend(image, source, how, np.random.default_rng(seed))
         if not mask.any():
             continue
-        found += 1
+        patches += 1
         top, left, height, width = box(mask)
         on = object_mask(image, how)
         assert on is not None
-        # at least min_overlap of the patch's object, which is at least min_object of the patch, less what it rounds to
+        # At least min_overlap of the patch's object, which is at least min_object of the patch.
         assert on[top : top + height, left : left + width].mean() > 0.70 * 0.25
-    assert found > 50
+    assert patches > 50
 
 
 def test_patches_are_cut_where_the_object_is() -> None:
-    how, rng, source = PRODUCTS["bottle"], np.random.default_rng(0), disc(0, (40, 90), 25)
+    how, rng, source = PRODUCT_SETTINGS["bottle"], np.random.default_rng(0), disc(0, (40, 90), 25)
     on = object_mask(source, how)
     assert on is not None
-    cuts = [cut for cut in (module._cut((128, 128), on, how, rng) for _ in range(200)) if cut]
+    drawn = [module._choose_cut((128, 128), on, how, rng) for _ in range(200)]
+    cuts = [cut for cut in drawn if cut is not None]
     assert len(cuts) > 150
     assert all(on[cut].mean() > how.min_object for cut in cuts)
     assert (
         np.mean(
             [
-                on[module._cut((128, 128), None, how, rng)].mean() < how.min_object
+                on[module._choose_cut((128, 128), None, how, rng)].mean() < how.min_object
                 for _ in range(200)
             ]
         )
@@ -332,14 +244,14 @@ def test_patches_are_cut_where_the_object_is() -> None:
 
 
 def test_the_object_is_what_differs_from_the_background() -> None:
-    image, how = disc(0), PRODUCTS["bottle"]
+    image, how = disc(0), PRODUCT_SETTINGS["bottle"]
     image[5, 5] = 0  # grain is no object
     on = object_mask(image, how)
     y, x = np.mgrid[:128, :128]
     assert on is not None
     assert abs(on.astype(bool) ^ ((y - 64) ** 2 + (x - 64) ** 2 < 1600)).mean() < 0.01
     assert not on[5, 5]
-    assert object_mask(image, TEXTURE) is None
+    assert object_mask(image, TEXTURE_SETTINGS) is None
 
 
 def test_the_mask_of_the_object_is_the_median_of_its_pixels_up_to_the_border() -> None:
@@ -347,35 +259,35 @@ def test_the_mask_of_the_object_is_the_median_of_its_pixels_up_to_the_border() -
     far = np.abs(noise.astype(float).mean(2) - 110) > 33
     expected = cv2.medianBlur(far.astype(np.uint8), 7)
     assert 0.2 < expected.mean() < 0.8
-    assert np.array_equal(object_mask(noise, Blend(background=110, threshold=33)), expected)
+    assert np.array_equal(object_mask(noise, BlendSettings(background=110, threshold=33)), expected)
 
 
 @pytest.mark.parametrize(("bare", "other"), [(True, False), (False, True), (True, True)])
-def test_without_an_object_the_picture_stays_as_it_is(bare: bool, other: bool) -> None:
+def test_without_an_object_the_image_stays_as_it_is(bare: bool, other: bool) -> None:
     plain = np.full((128, 128, 3), 230, np.uint8)
     image, source = (plain if bare else disc(0)), (plain if other else disc(1))
     for seed in range(10):
-        out, mask = blend(image, source, PRODUCTS["bottle"], np.random.default_rng(seed))
+        out, mask = blend(image, source, PRODUCT_SETTINGS["bottle"], np.random.default_rng(seed))
         assert np.array_equal(out, image)
         assert mask.dtype == bool
         assert not mask.any()
 
 
 @pytest.mark.parametrize("product", [None, "bottle", "hazelnut", "screw"])
-def test_a_plain_picture_of_plain_pictures_stays_plain(product: str | None) -> None:
-    """Every grey level, also those at which the whole picture counts as object."""
+def test_a_plain_image_of_plain_images_stays_plain(product: str | None) -> None:
+    """Every grey level, also those at which the whole image counts as object."""
     for level in (0, 90, 200, 255):
         image = np.full((96, 96, 3), level, np.uint8)
-        out, _ = blend(image, image, settings(product), np.random.default_rng(level))
+        out, _ = blend(image, image, product_settings(product), np.random.default_rng(level))
         assert np.abs(out.astype(int) - level).max() <= 1
 
 
-@pytest.mark.parametrize("product", known_products())
+@pytest.mark.parametrize("product", list(PRODUCT_SETTINGS))
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (70, 130)])
-def test_small_pictures_of_any_product_work(product: str, size: tuple[int, int]) -> None:
+def test_small_images_of_any_product_work(product: str, size: tuple[int, int]) -> None:
     height, width = size
     images = [cv2.resize(disc(k), (width, height)) for k in range(3)]
-    blended = Blended(images, settings(product), 0)
+    blended = Blended(images, product_settings(product), 0)
     for n in range(15):
         normal, synthetic, mask = blended.sample(n)
         assert normal.shape == synthetic.shape == (*mask.shape, 3) == (*size, 3)
@@ -383,137 +295,49 @@ def test_small_pictures_of_any_product_work(product: str, size: tuple[int, int])
         assert mask.any() or np.array_equal(normal, synthetic)
 
 
-def test_small_pictures_mostly_find_a_place() -> None:
-    blended = Blended(weave(64), TEXTURE, 0)
+def test_patches_mostly_find_a_place_in_small_images() -> None:
+    blended = Blended(weave(64), TEXTURE_SETTINGS, 0)
     assert np.mean([blended.sample(n)[2].any() for n in range(100)]) > 0.8
 
 
-def test_grey_pictures_stay_grey() -> None:
-    images = [np.repeat(picture[..., :1], 3, 2) for picture in weave(96, 3)]
-    blended = Blended(images, TEXTURE, 0)
+def test_grey_images_stay_grey() -> None:
+    images = [np.repeat(image[..., :1], 3, 2) for image in weave(96, 3)]
+    blended = Blended(images, TEXTURE_SETTINGS, 0)
     for n in range(10):
         _, synthetic, _ = blended.sample(n)
         assert np.ptp(synthetic, axis=2).max() == 0
 
 
-def test_one_picture_alone_is_its_own_source() -> None:
-    blended = Blended(weave(96, 1), TEXTURE, 0)
+def test_a_single_image_is_its_own_source() -> None:
+    blended = Blended(weave(96, 1), TEXTURE_SETTINGS, 0)
     normal, synthetic, mask = blended.sample(0)
     assert mask.any()
     assert not np.array_equal(normal, synthetic)
 
 
-def test_pictures_of_other_sizes_or_kinds_are_refused() -> None:
+def test_images_of_another_size_or_type_are_errors() -> None:
     image = weave(64, 1)[0]
     for other in (weave(96, 1)[0], image[..., 0], image.astype(np.float32)):
         with pytest.raises(ValueError, match="equal size, got uint8"):
-            blend(image, other, TEXTURE, np.random.default_rng(0))
+            blend(image, other, TEXTURE_SETTINGS, np.random.default_rng(0))
     with pytest.raises(ValueError, match="no images"):
-        Blended([], TEXTURE, 0)
+        Blended([], TEXTURE_SETTINGS, 0)
 
 
-# ---------------------------------------------------------------- the command
+def test_anomalies_are_the_blended_images_with_a_patch() -> None:
+    plain = np.full((128, 128, 3), 230, np.uint8)
+    blended = Blended([disc(0), plain, disc(1), disc(2)], PRODUCT_SETTINGS["bottle"], 0)
+    expected = []
+    for draw in range(8):
+        _, synthetic, mask = blended.sample(draw)
+        if mask.any():
+            expected.append(synthetic)
+    got = blended.anomalies(range(8))
+    assert 0 < len(got) == len(expected) < 8
+    assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("demo")
-    return write_demo(root, ["weave"], train_good=4, test_good=1, per_defect=1, size=96) / "weave"
-
-
-def test_the_sheet_shows_the_pictures_and_outlines_what_was_blended() -> None:
-    columns = [Blended(weave(96), TEXTURE, 0).sample(n) for n in range(2)]
-    sheet = contact_sheet(columns, ["a", "b"], "title")
-    for normal, synthetic, mask in columns:
-        for picture in (normal, synthetic):
-            found = cv2.matchTemplate(sheet, picture, cv2.TM_SQDIFF)
-            assert found.min() < 1e-6 * found.max()
-        assert mask.any()
-    red = (sheet == (60, 60, 255)).all(2)
-    assert red.sum() > 50
-    assert np.nonzero(red)[0].min() > len(sheet) * (len(ROWS) - 1) / len(ROWS) * 0.9
-
-
-def test_the_command_writes_the_same_sheet_twice(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sheets = []
-    for seed, name in ((0, "a.png"), (0, "b/b.png"), (1, "c.png")):
-        flags = [
-            "--method",
-            "ssnf",
-            "--data",
-            str(data),
-            "--count",
-            "3",
-            "--size",
-            "64",
-            "--seed",
-            str(seed),
-        ]
-        assert main([*flags, "--out", str(tmp_path / name)]) == 0
-        sheets.append(cv2.imread(str(tmp_path / name)))
-    assert f"settings of a texture: {data} is named after no product" in capsys.readouterr().err
-    assert sheets[0].shape[0] > 3 * 64
-    assert sheets[0].shape[1] > 3 * 64
-    assert np.array_equal(sheets[0], sheets[1])
-    assert not np.array_equal(sheets[0], sheets[2])
-
-
-def test_the_command_says_whose_settings_it_took(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ["--count", "2", "--size", "64", "--out", str(tmp_path / "a.png")]
-    assert main(["--data", str(data), "--product", "bottle", *flags]) == 0
-    assert "settings of bottle\n" in capsys.readouterr().err
-    bottle = tmp_path / "bottle"
-    (bottle / "train/good").mkdir(parents=True)
-    for k in range(2):
-        cv2.imwrite(str(bottle / f"train/good/{k}.png"), np.full((64, 64, 3), 230, np.uint8))
-    assert main(["--data", str(bottle), *flags]) == 0
-    told = capsys.readouterr().err
-    assert "settings of bottle, which the folder is named after" in told
-    assert "in 2 of 2 pictures no patch found its place" in told
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (["--data", "/nowhere/at/all"], "there is no such folder"),
-        (
-            ["--product", "gearbox"],
-            "--product gearbox: is unknown; leave it out or take one of carpet, grid",
-        ),
-        (["--method", "padim"], "--method"),
-        (["--count", "0"], "--count 0"),
-        (["--size", "16"], "--size 16"),
-        (["--seed", "-1"], "--seed -1"),
-        (["--bits", "8"], "--bits 8"),
-        (["--out", "/proc/nowhere/a.png"], "cannot be written"),
-        (["--colour"], "--colour"),
-    ],
-)
-def test_mistakes_are_one_line(
-    flags: list[str], told: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "a.png"
-    try:
-        code: object = main(
-            ["--data", str(data), "--out", str(out), "--size", "64", "--count", "1", *flags]
-        )
-    except SystemExit as left:  # argparse leaves by itself
-        code = left.code
-    error = [
-        line for line in capsys.readouterr().err.splitlines() if not line.startswith("settings of")
-    ]
-    assert code == 2
-    assert len(error) == 1
-    assert error[0].startswith("train.augment: ")
-    assert told in error[0]
-    assert not out.exists()
-
-
-def test_a_broken_picture_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "part.png").write_bytes(b"no picture")
-    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out.png")]) == 2
-    assert "part.png" in capsys.readouterr().err.splitlines()[-1]
+def test_the_sources_are_the_image_and_the_one_before() -> None:
+    blended = Blended(weave(64), TEXTURE_SETTINGS, 0)
+    for draw in range(12):
+        assert blended.sources(draw) == [blended.index(draw), blended.index(draw - 1)]

@@ -13,10 +13,8 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from torch.nn import functional as F
 
-from flawline.benchmarks.studies import backbones
 from flawline.train import TrainError
 from flawline.train.backbones import create_backbone, resnet
-from flawline.train.data.demo import write_demo
 from flawline.train.pretrain import schedule, training
 from flawline.train.pretrain.__main__ import main
 from flawline.train.pretrain.network import Classifier
@@ -343,27 +341,3 @@ def test_a_backbone_without_texture_weights_says_so() -> None:
         match=r"none of resnet34, only of .*resnet18.*train\.pretrain --backbone resnet34",
     ):
         create_backbone("resnet34", (2, 3)).load("texture")
-
-
-def test_the_benchmark_measures_and_keeps_what_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_demo(tmp_path / "demo", ["metal"], train_good=6, test_good=2, per_defect=1, size=64)
-    monkeypatch.setattr(backbones, "SIZE", 64)
-    flags = [
-        "--data",
-        str(tmp_path / "demo" / "metal"),
-        "--methods",
-        "nearest",
-        "--weights",
-        "random",
-    ]
-    flags += ["--seeds", "0", "1", "--out", str(tmp_path / "result")]
-    assert backbones.main(flags) == 0
-    rows = json.loads((tmp_path / "result.json").read_text())
-    assert [row["seed"] for row in rows] == [0, 1]
-    assert all(0 <= row["image_auroc"] <= 1 for row in rows)
-    monkeypatch.setattr(backbones, "nearest", None)  # nothing is measured twice
-    assert backbones.main(flags) == 0
-    assert json.loads((tmp_path / "result.json").read_text()) == rows
-    assert "| nearest | random | 0 1 |" in (tmp_path / "result.md").read_text()

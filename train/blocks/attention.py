@@ -1,6 +1,7 @@
-"""The sub-network of SSNF's couplings: a convolution and a self-attention, both with residuals, between two gates.
+"""The sub-network of SSNF's couplings: a convolution and a self-attention.
 
-Chiu and Lai (2022; see train.ssnf), with the constants of the authors' code. Its literal form, and the one exported.
+Chiu and Lai (CVPR workshops 2023; see `flawline.train.methods.ssnf`), with the constants of the
+authors' code, in the literal form and in the form that is exported.
 """
 
 from __future__ import annotations
@@ -13,16 +14,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from flawline.train.blocks.flow import SATURATION
+from flawline.train import TrainError
+from flawline.train.blocks.flow import HIDDEN_CLAMP
 
 
-class SubNet(nn.Module):
-    """Scale and shift of a coupling: a gate, a convolution and an attention, both with residuals, a gate."""
+class AttentionSubnetwork(nn.Module):
+    """Predicts log-scale and shift of a coupling: [N, c_in, h, w] to [N, c_out, h, w].
+
+    Between the two 1x1 convolutions, a 3x3 convolution and a self-attention each have a residual.
+    `grid` is (h, w); `hidden`, the number of channels inside, is a multiple of twice the heads, or
+    TrainError is raised.
+    """
 
     def __init__(
         self, c_in: int, c_out: int, hidden: int, heads: int, dropout: float, grid: tuple[int, int]
     ) -> None:
         super().__init__()
+        if hidden % (2 * heads):
+            raise TrainError(f"{hidden} hidden channels are no multiple of twice the {heads} heads")
         self.first = nn.Conv2d(c_in, hidden, 1)
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.dropout = nn.Dropout2d(dropout)
@@ -30,79 +39,98 @@ class SubNet(nn.Module):
         self.last = nn.Conv2d(hidden, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x).clamp(-SATURATION, SATURATION)
+        x = self.first(x).clamp(-HIDDEN_CLAMP, HIDDEN_CLAMP)
         x = x + self.dropout(self.conv(x))
         x = x + self.attention(x)
-        predicted: Tensor = self.last(x)
-        return predicted
+        prediction: Tensor = self.last(x)
+        return prediction
 
-    def fused_middle(self) -> nn.Module:
-        return _Middle(self)
+    def fused_body(self) -> nn.Module:
+        return _FusedBody(self)
 
 
 class Attention(nn.Module):
-    """Self-attention over the positions of [N, C, h, w], in the order of rows, without a projection of its result."""
+    """Multi-head self-attention over the positions of [N, C, h, w], row by row.
+
+    A position code is added inside the branch, and the result of the heads is not projected. `grid`
+    is (h, w). `dropout` applies to the attention weights, in training mode only.
+    """
 
     code: Tensor
 
     def __init__(self, channels: int, heads: int, dropout: float, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.heads, self.dropout, self.grid = heads, dropout, grid
+        self.heads = heads
+        self.dropout = dropout
+        self.grid = grid
         self.register_buffer("code", position_code(grid[0] * grid[1], channels), persistent=False)
         self.project = weight_norm(nn.Linear(channels, 3 * channels, bias=False), dim=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        tokens = self.project(x.flatten(2).transpose(1, 2) + self.code.to(x.dtype))
-        key, value, query = (
-            t.view(n, h * w, self.heads, c // self.heads).transpose(1, 2)
-            for t in tokens.split(c, -1)
+        n, channels, height, width = x.shape
+        tokens = x.flatten(2).transpose(1, 2) + self.code.to(x.dtype)  # [N, h * w, C]
+        key, value, query = self.project(tokens).split(channels, -1)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            self._per_head(query), self._per_head(key), self._per_head(value), dropout_p=dropout
         )
-        dropped = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropped)
-        return mixed.transpose(2, 3).reshape(n, c, h, w)
+        return mixed.transpose(2, 3).reshape(n, channels, height, width)
+
+    def _per_head(self, tokens: Tensor) -> Tensor:
+        """[N, positions, C] to [N, heads, positions, C / heads]."""
+        n, positions, channels = tokens.shape
+        return tokens.view(n, positions, self.heads, channels // self.heads).transpose(1, 2)
 
 
 def position_code(length: int, channels: int) -> Tensor:
-    """Sines, then cosines, of the index times falling frequencies: [length, channels]."""
+    """Return a sinusoidal position code [length, channels]: all sines, then all cosines.
+
+    The wavelengths grow geometrically from 2 pi to 10,000 times that.
+    """
     half = channels // 2
-    frequency = torch.exp(
-        -torch.arange(half, dtype=torch.float64) * (math.log(1e4) / max(half - 1, 1))
-    )
+    step = math.log(1e4) / max(half - 1, 1)
+    frequency = torch.exp(-torch.arange(half, dtype=torch.float64) * step)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], 1).to(torch.get_default_dtype())
+    code = torch.cat([angle.sin(), angle.cos()], 1)
+    return code.to(torch.get_default_dtype())
 
 
-class _Middle(nn.Module):
-    """Convolution and attention of a sub-network, their constants folded: the residual of the convolution is its
-    centre tap, the code is added once, and nothing is split: query, key and value come from a product each, in the
-    layout that the next one reads."""
+class _FusedBody(nn.Module):
+    """Convolution and attention of a sub-network for export: [N, hidden, h, w] to the same.
+
+    - The residual of the convolution is 1 on the centre tap of its kernel.
+    - The position code is a constant in the layout of the map.
+    - Query, key and value are three matrix products instead of one and a split, and each comes out
+      in the layout that the next product reads.
+    """
 
     code: Tensor
     query: Tensor
     key: Tensor
     value: Tensor
 
-    def __init__(self, net: SubNet) -> None:
+    def __init__(self, subnetwork: AttentionSubnetwork) -> None:
         super().__init__()
-        attention, hidden = net.attention, net.conv.out_channels
-        heads, width = attention.heads, hidden // attention.heads
-        self.conv = copy.deepcopy(net.conv)
+        attention = subnetwork.attention
+        hidden = subnetwork.conv.out_channels
+        width = hidden // attention.heads
+        self.conv = copy.deepcopy(subnetwork.conv)
         self.conv.weight.data[range(hidden), range(hidden), 1, 1] += 1
         self.register_buffer("code", attention.code.T.reshape(1, hidden, *attention.grid))
-        key, value, query = (
-            w.view(heads, width, hidden) for w in attention.project.weight.detach().split(hidden)
-        )
-        self.register_buffer("query", (query * width**-0.5).transpose(1, 2).contiguous())
+        projection = attention.project.weight.detach().view(3, attention.heads, width, hidden)
+        key, value, query = projection
+        query = query * width**-0.5
+        self.register_buffer("query", query.transpose(1, 2).contiguous())
         self.register_buffer("key", key.contiguous())
         self.register_buffer("value", value.transpose(1, 2).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x.clamp(-SATURATION, SATURATION))
-        _, hidden, h, w = self.code.shape
-        columns = (x + self.code).view(-1, 1, hidden, h * w)
+        x = self.conv(x.clamp(-HIDDEN_CLAMP, HIDDEN_CLAMP))
+        _, hidden, height, width = self.code.shape
+        columns = (x + self.code).view(-1, 1, hidden, height * width)
         rows = columns.transpose(2, 3)
-        weights = torch.softmax((rows @ self.query) @ (self.key @ columns), -1)
-        mixed = (weights @ (rows @ self.value)).transpose(2, 3)
-        attended: Tensor = x + mixed.reshape(-1, hidden, h, w)
-        return attended
+        similarity = (rows @ self.query) @ (self.key @ columns)
+        weights = torch.softmax(similarity, -1)
+        mixed = weights @ (rows @ self.value)
+        mixed = mixed.transpose(2, 3).reshape(-1, hidden, height, width)
+        return x + mixed

@@ -1,0 +1,1 @@
+"""The study of accuracy: what a method reaches over several seeds."""

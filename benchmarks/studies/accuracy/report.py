@@ -1,0 +1,32 @@
+"""The report of the accuracy study."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flawline.benchmarks.studies.results import column, rows_with
+from flawline.benchmarks.tables import markdown_table, mean_and_deviation
+
+METRICS = {"image_auroc": "I-AUROC", "image_ap": "I-AP", "pixel_auroc": "P-AUROC", "aupro": "AUPRO"}
+
+
+def accuracy_report(rows: Sequence[Mapping[str, Any]], command: str) -> str:
+    """Return the page in Markdown: one line per data set, mean and deviation over its seeds."""
+    lines = []
+    for name in dict.fromkeys(column(rows, "data")):
+        rows_of_data = rows_with(rows, "data", name)
+        cells = [name, rows_of_data[0]["images"], len(rows_of_data)]
+        for key in METRICS:
+            cells.append(mean_and_deviation(column(rows_of_data, key)))
+        minutes = statistics.mean(column(rows_of_data, "minutes_to_bundle"))
+        lines.append([*cells, f"{minutes:.1f}"])
+    table = markdown_table(["data", "images", "seeds", *METRICS.values(), "minutes"], lines)
+    first = rows[0]
+    note = (
+        f"{first['method']}, {first['backbone']}, weights {first['weights']}, "
+        f"input {first['input']}, last epoch; mean ± standard deviation over seeds; "
+        f"{first['engine']}. `{command}`"
+    )
+    return f"{table}\n\n{note}"

@@ -1,0 +1,181 @@
+"""The rows of the study: one per data set, detector, weights and seed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flawline.benchmarks.studies.backbones.nearest import BANK_PATCHES, nearest_auroc
+from flawline.benchmarks.studies.labelled import labelled_test_images
+from flawline.benchmarks.studies.results import write_rows
+from flawline.runtime.console import log
+from flawline.runtime.environment import versions
+from flawline.train import TrainError
+from flawline.train.backbones import create_backbone
+from flawline.train.checkpoint import load_checkpoint
+from flawline.train.data.demo import PRODUCTS, write_demo
+from flawline.train.data.images import hold_out, open_data
+from flawline.train.method import evaluate
+from flawline.train.metrics import auroc
+from flawline.train.progress import Bars
+from flawline.train.recipe import plan
+from flawline.train.training import train
+
+# Height and width of the input, as SimpleNet's default for the small backbones.
+SIZE = 256
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The choices of a comparison. `demo` is the folder of the demo data, None to leave it out.
+
+    `steps` are SimpleNet's optimiser steps, None for its default.
+    """
+
+    data: tuple[Path, ...]
+    demo: Path | None
+    detectors: tuple[str, ...]
+    weights: tuple[str, ...]
+    seeds: tuple[int, ...]
+    backbone: str
+    steps: int | None
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One row to measure: `row` is what is known of it before."""
+
+    row: Row
+    data: Path
+    weights: str
+
+
+def read_rows(stem: Path) -> list[Row]:
+    """Return the rows of STEM.json, none without the file. Raises TrainError for another file."""
+    path = stem.with_name(f"{stem.name}.json")
+    if not path.exists():
+        return []
+    try:
+        rows: list[Row] = json.loads(path.read_text())
+    except ValueError as error:
+        raise TrainError(
+            f"{path} is not a result of this study; move it or change --out"
+        ) from error
+    return rows
+
+
+def measure_comparison(comparison: Comparison, stem: Path) -> list[Row]:
+    """Return the rows of a comparison; those that STEM.json has are taken from there.
+
+    STEM.json is written after each row. Its rows of other comparisons stay in it.
+    """
+    if comparison.demo is not None:
+        write_demo(comparison.demo)
+    known = read_rows(stem)
+    rows: list[Row] = []
+    for trial in _trials(comparison):
+        row = _known_row(trial.row, known)
+        if row is None:
+            row = _measure(trial, comparison)
+        rows.append(row)
+        # Written after each row, because a whole comparison takes hours.
+        others = [row for row in known if row not in rows]
+        write_rows(stem, rows + others)
+    return rows
+
+
+def _trials(comparison: Comparison) -> Iterator[_Trial]:
+    for data, name in _data_sets(comparison):
+        dataset = open_data(data)
+        good, _ = hold_out(dataset.train_good)
+        for detector in comparison.detectors:
+            budget = f"{comparison.steps or 'default'} steps"
+            if detector == "nearest":
+                budget = f"bank of {BANK_PATCHES}"
+            for weights in comparison.weights:
+                for seed in comparison.seeds:
+                    row = {
+                        "data": name,
+                        "good_images": len(good),
+                        "test_images": len(dataset.test),
+                        "method": detector,
+                        "budget": budget,
+                        "backbone": comparison.backbone,
+                        "weights": _describe_weights(comparison.backbone, weights, seed),
+                        "seed": seed,
+                    }
+                    yield _Trial(row, data, weights)
+
+
+def _data_sets(comparison: Comparison) -> Iterator[tuple[Path, str]]:
+    """Yield folder and name of every data set."""
+    if comparison.demo is not None:
+        for product in PRODUCTS:
+            yield comparison.demo / product, f"demo {product}"
+    for data in comparison.data:
+        of_demo = comparison.demo is not None and data.parent == comparison.demo
+        yield data, f"demo {data.name}" if of_demo else data.name
+
+
+def _describe_weights(backbone: str, weights: str, seed: int) -> str:
+    """Name and hash of the weights, without the seed, which has a field of its own."""
+    description = create_backbone(backbone, (2, 3)).load(weights, seed)
+    return description.replace(f", seed {seed}", "")
+
+
+def _known_row(wanted: Row, known: Sequence[Row]) -> Row | None:
+    """Return the known row that has all values of the wanted one."""
+    for row in known:
+        if row.items() >= wanted.items():
+            return row
+    return None
+
+
+def _measure(trial: _Trial, comparison: Comparison) -> Row:
+    row = trial.row
+    start = time.monotonic()
+    bars = Bars()
+    try:
+        if row["method"] == "nearest":
+            result = nearest_auroc(
+                trial.data, comparison.backbone, trial.weights, row["seed"], SIZE, bars
+            )
+        else:
+            result = _simplenet_auroc(trial, comparison, bars)
+    finally:
+        bars.close()
+    minutes = (time.monotonic() - start) / 60
+    log(
+        f"{row['data']}, {row['method']}, {trial.weights}, seed {row['seed']}: "
+        f"image AUROC {result:.4f}"
+    )
+    return {
+        **row,
+        "image_auroc": round(result, 4),
+        "minutes": round(minutes, 2),
+        **versions(),
+    }
+
+
+def _simplenet_auroc(trial: _Trial, comparison: Comparison, bars: Bars) -> float:
+    """Return the image AUROC of SimpleNet after its last epoch, over all test images."""
+    with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
+        recipe = plan(
+            "simplenet",
+            trial.data,
+            backbone=comparison.backbone,
+            weights=trial.weights,
+            steps=comparison.steps,
+            seed=trial.row["seed"],
+            device="cpu",
+        )
+        model, _, _ = load_checkpoint(train(recipe, Path(folder) / "checkpoint.pt"))
+    images, labels = labelled_test_images(open_data(trial.data), model.geometry)
+    scores, _ = evaluate(model, images, bars)
+    return auroc(labels, scores)

@@ -1,0 +1,60 @@
+"""The other engines of this machine, opened through a bundle as users open them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from flawline.benchmarks.measure.sessions import InferenceCall, plain_session
+from flawline.benchmarks.studies.network import bundle_of_network
+from flawline.runtime.bundle import Golden
+from flawline.runtime.console import log
+from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, engine_class, missing
+from flawline.runtime.image import Image
+from flawline.train.method import Method
+
+# FP16 and INT8 need graphs of their own, which the export makes and this study does not.
+PRECISIONS = ("fp32", "bf16")
+
+
+def other_engines(
+    method: Method,
+    model: bytes,
+    images: Image,
+    folder: Path,
+    threads: int | None,
+    stack: ExitStack,
+) -> Iterator[tuple[str, InferenceCall]]:
+    """Yield name and call of every engine but ONNX Runtime, in PRECISIONS where it has them.
+
+    `folder` is where the bundle is written; `stack` closes the engines. An engine that cannot be
+    opened in FP32 raises EngineError, one in another precision is left out with a note.
+    """
+    names = []
+    for name in ENGINES:
+        if name != "onnxruntime" and missing(name) is None:
+            names.append(name)
+    if not names:
+        return
+    score, anomaly_map = plain_session(model, threads)(images)
+    golden = Golden(images, score, anomaly_map)
+    # Differences are reported by the study, so no engine is refused for them.
+    tolerance = max(float(np.ptp(anomaly_map)), 1.0)
+    bundle = bundle_of_network(method, {"fp32": model}, golden, folder, tolerance)
+    for name in names:
+        kind = engine_class(name)
+        for precision in PRECISIONS:
+            if precision not in kind.precisions:
+                continue
+            try:
+                engine = kind.open(bundle, EngineOptions(threads, precision))
+            except EngineError as error:
+                if precision == "fp32":
+                    raise
+                log(f"{name} {precision} is left out: {error}")
+                continue
+            stack.callback(engine.close)
+            yield f"{name} {precision}", engine

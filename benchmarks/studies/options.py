@@ -1,0 +1,63 @@
+"""The flags of the studies that measure one network of a chosen method."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from flawline.train import METHODS
+from flawline.train.backbones import BACKBONES
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network that a study measures.
+
+    `size` is height and width of the input, None for the method's default. `weights` are the
+    backbone's, as for `train.fit`. `data` is a data set whose good images are used; None renders
+    the demo's board. `settings` are NAME=VALUE of the method.
+    """
+
+    method: str
+    backbone: str
+    size: int | None
+    weights: str
+    data: Path | None
+    seed: int
+    settings: tuple[str, ...] = ()
+
+
+def add_network_arguments(
+    parser: argparse.ArgumentParser, backbone: str = "resnet18", size: int | None = None
+) -> None:
+    """Add the flags that `network_options` reads. `backbone` and `size` are their defaults."""
+    size_help = "is the method's" if size is None else size
+    parser.add_argument("--method", default="simplenet", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument("--backbone", default=backbone, help=f"one of {', '.join(BACKBONES)}")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=size,
+        help=f"input height and width; default {size_help}",
+    )
+    parser.add_argument(
+        "--weights",
+        default="random",
+        help="imagenet, texture, random or a FILE; speed does not depend on it",
+    )
+    parser.add_argument("--data", type=Path, help="images to compare on; default the demo's board")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def network_options(args: argparse.Namespace) -> NetworkOptions:
+    """Return the options that the flags of `add_network_arguments` say."""
+    return NetworkOptions(
+        method=args.method,
+        backbone=args.backbone,
+        size=args.size,
+        weights=args.weights,
+        data=args.data,
+        seed=args.seed,
+        settings=tuple(getattr(args, "set", ())),
+    )

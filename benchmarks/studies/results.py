@@ -1,0 +1,33 @@
+"""Results of a study: its rows as JSON, and a page of Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
+
+
+def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """Return one value of every row."""
+    return [row[key] for row in rows]
+
+
+def rows_with(rows: Sequence[Row], key: str, value: object) -> list[Row]:
+    """Return the rows in which a key has this value."""
+    return [row for row in rows if row[key] == value]
+
+
+def write_results(stem: Path, content: object, page: str) -> None:
+    """Write STEM.json and STEM.md, and the folder they are in where it is missing."""
+    write_rows(stem, content)
+    stem.with_name(f"{stem.name}.md").write_text(page.rstrip("\n") + "\n")
+
+
+def write_rows(stem: Path, content: object) -> None:
+    """Write STEM.json alone, so that the rows of a long run are safe before its end."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    # Not with_suffix: a name may have a dot of its own.
+    stem.with_name(f"{stem.name}.json").write_text(json.dumps(content, indent=2) + "\n")

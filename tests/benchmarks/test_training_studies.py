@@ -1,0 +1,126 @@
+"""The studies that train: accuracy over seeds, backbones, and the size of PatchCore's bank."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from squares import write_squares
+
+from flawline.benchmarks.studies.accuracy.__main__ import main as accuracy
+from flawline.benchmarks.studies.backbones import measure as backbones_measure
+from flawline.benchmarks.studies.backbones.__main__ import main as backbones
+from flawline.benchmarks.studies.backbones.measure import read_rows
+from flawline.benchmarks.studies.backbones.report import backbones_report
+from flawline.benchmarks.studies.bank_size.__main__ import main as bank_size
+from flawline.train import TrainError
+from flawline.train.data.demo import write_demo
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("data") / "squares")
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+def test_accuracy_over_seeds(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data", str(data), "--out", str(tmp_path / "r"), "--weights", "random"]
+    command += ["--size", "64", "--steps", "3"]
+    assert accuracy([*command, "--seeds", "0", "1"]) == 0
+    rows = json.loads((tmp_path / "r.json").read_text())
+    assert [row["seed"] for row in rows] == [0, 1]
+    mean = statistics.mean(row["image_auroc"] for row in rows)
+    page = (tmp_path / "r.md").read_text()
+    assert f"| squares | 8 | 2 | {mean:.4f} ± " in page
+    assert "--data squares --seeds 0 1 --weights random" in page
+    assert str(data.parent) not in page
+    assert accuracy([*command, "--seeds", "0", "--weights", "/nowhere.pth"]) == 2
+    errors = capsys.readouterr().err
+    assert "cannot be read" in errors
+    assert "squares seed 0: no bundle was built" in errors.splitlines()[-1]
+
+
+# ---------------------------------------------------------------- backbones
+
+
+def test_backbones_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_demo(tmp_path / "demo", ["metal"], train_good=6, test_good=2, per_defect=1, size=64)
+    monkeypatch.setattr(backbones_measure, "SIZE", 64)
+    command = ["--data", str(tmp_path / "demo" / "metal"), "--methods", "nearest"]
+    command += ["--weights", "random", "--seeds", "0", "1", "--out", str(tmp_path / "result")]
+    assert backbones(command) == 0
+    rows = json.loads((tmp_path / "result.json").read_text())
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert all(0 <= row["image_auroc"] <= 1 for row in rows)
+    monkeypatch.setattr(backbones_measure, "nearest_auroc", None)
+    assert backbones(command) == 0
+    assert json.loads((tmp_path / "result.json").read_text()) == rows
+    assert "| nearest | random | 0 1 |" in (tmp_path / "result.md").read_text()
+
+
+def test_simplenet_reads_the_same_backbone(data: Path, tmp_path: Path) -> None:
+    command = ["--data", str(data), "--methods", "simplenet", "--weights", "random"]
+    command += ["--seeds", "3", "--steps", "2", "--out", str(tmp_path / "result")]
+    assert backbones(command) == 0
+    (row,) = read_rows(tmp_path / "result")
+    assert (row["method"], row["budget"], row["seed"]) == ("simplenet", "2 steps", 3)
+
+
+def test_data_sets_of_one_kind_get_a_column_for_their_mean() -> None:
+    def row(data: str, weights: str, auroc: float) -> dict[str, Any]:
+        common = {"method": "nearest", "backbone": "resnet18", "budget": "bank of 8000"}
+        images = {"good_images": 5, "test_images": 6, "seed": 0, "torch": "2"}
+        return {**common, **images, "data": data, "weights": weights, "image_auroc": auroc}
+
+    rows = [row("a", "random", 0.5), row("b", "random", 0.7), row("a", "texture sha256:1", 0.9)]
+    page = backbones_report(rows, "command")
+    assert "| scoring | weights | seeds | a | b | real mean |" in page
+    assert "| nearest | random | 0 | 0.5000 | 0.7000 | 0.6000 |" in page
+    assert "| nearest | texture | 0 | 0.9000 | – | – |" in page
+    assert "Good/test images: a 5/6, b 5/6." in page
+
+
+def test_a_result_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("no rows")
+    with pytest.raises(TrainError, match="is not a result of this study"):
+        read_rows(tmp_path / "r")
+
+
+# ---------------------------------------------------------------- bank size
+
+
+def test_bank_sizes_are_compared_and_drawn(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data", str(data), "--weights", "random", "--size", "64", "--seed", "1"]
+    assert bank_size([*command, "--sizes", "8", "16", "--out", str(tmp_path / "bank")]) == 0
+    rows = json.loads((tmp_path / "bank.json").read_text())
+    kinds = [(row["rows"], row["bank"]) for row in rows]
+    assert kinds == [(8, "coreset"), (8, "random"), (16, "coreset"), (16, "random")]
+    for row in rows:
+        assert 0 <= row["image_auroc"] <= 1
+        assert row["data"] == "squares"
+    page = (tmp_path / "bank.md").read_text()
+    assert page == capsys.readouterr().out
+    assert page.startswith("| rows | coreset I-AUROC | random I-AUROC |")
+    for name in ("bank", "bank-selection"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+        assert (tmp_path / f"{name}.svg").exists()
+
+
+def test_bank_sizes_below_two_are_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bank_size(["--data", str(data), "--sizes", "1"])
+    assert "--sizes counts rows: at least 2" in capsys.readouterr().err

@@ -1,0 +1,100 @@
+"""A contact sheet of synthetic anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from flawline.runtime.files import write_atomically
+from flawline.runtime.image import Image
+from flawline.train import TrainError
+from flawline.train.anomalies import Mask
+
+Colour = tuple[int, int, int]
+
+# Pixels between the images, and above, left of and below all of them.
+GAP = 6
+TITLE_HEIGHT = 40
+LABEL_WIDTH = 92
+NAME_HEIGHT = 22
+# BGR.
+PAPER: Colour = (250, 250, 250)
+BLACK: Colour = (40, 40, 40)
+GREY: Colour = (120, 120, 120)
+RED: Colour = (60, 60, 255)
+ROWS = ("normal", "synthetic", "blended")
+
+
+def contact_sheet(
+    samples: Sequence[tuple[Image, Image, Mask]], names: Sequence[str], title: str
+) -> Image:
+    """Draw one column per sample: the normal image, the synthetic one, and that one with outlines.
+
+    samples: as `SyntheticAnomalies.sample` returns them, all of one size. names: the text below
+    each column. Returns uint8 [h, w, 3] BGR.
+    """
+    height, width = samples[0][0].shape[:2]
+    sheet_height = TITLE_HEIGHT + len(ROWS) * (height + GAP) + NAME_HEIGHT
+    sheet_width = LABEL_WIDTH + len(samples) * (width + GAP)
+    sheet = np.empty((sheet_height, sheet_width, 3), np.uint8)
+    sheet[:] = PAPER
+    _write(sheet, title, GAP, 26, 0.55, BLACK)
+    tops = []
+    for row, label in enumerate(ROWS):
+        top = TITLE_HEIGHT + row * (height + GAP)
+        tops.append(top)
+        _write(sheet, label, GAP, top + height // 2, 0.45, BLACK)
+    for column, (normal, synthetic, mask) in enumerate(samples):
+        left = LABEL_WIDTH + column * (width + GAP)
+        tiles = (normal, synthetic, outlined(synthetic, mask))
+        for top, tile in zip(tops, tiles, strict=True):
+            sheet[top : top + height, left : left + width] = tile
+        name = names[column]
+        if not mask.any():
+            name = f"{name}: no place"
+        _write(sheet, name, left, sheet_height - 8, 0.4, GREY, width)
+    return sheet
+
+
+def write_png(path: Path, image: Image) -> None:
+    """Write an image, uint8 [h, w, 3] BGR, as a PNG. Raises TrainError if that is impossible."""
+    _, png = cv2.imencode(".png", image)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, png.tobytes())
+    except OSError as error:
+        raise TrainError(
+            f"--out {path}: cannot be written ({error.strerror}); choose another"
+        ) from error
+
+
+def outlined(image: Image, mask: Mask) -> Image:
+    """Return a copy of an image, uint8 [H, W, 3] BGR, with red lines around a bool [H, W] mask."""
+    contours, _ = cv2.findContours(
+        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )
+    thickness = max(1, len(image) // 128)
+    drawn = cv2.drawContours(image.copy(), contours, -1, RED, thickness)
+    return np.asarray(drawn, np.uint8)
+
+
+def _write(
+    sheet: Image,
+    text: str,
+    x: int,
+    y: int,
+    scale: float,
+    colour: Colour,
+    width: int | None = None,
+) -> None:
+    """Write one line of text, cut off at `width`; "?" stands for what OpenCV cannot draw."""
+    if width is None:
+        width = sheet.shape[1] - x
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    text = text.encode("ascii", "replace").decode()
+    while text and cv2.getTextSize(text, font, scale, 1)[0][0] > width:
+        text = text[:-1]
+    cv2.putText(sheet, text, (x, y), font, scale, colour, 1, cv2.LINE_AA)

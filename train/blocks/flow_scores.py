@@ -1,0 +1,104 @@
+"""Scores of the latent of a flow, literally, in the exported form, and chosen on anomalies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawline.runtime.image import Image
+from flawline.train.anomalies import SyntheticAnomalies
+from flawline.train.method import Fit
+from flawline.train.metrics import auroc
+
+
+def literal_score(z: Tensor, by_energy: bool) -> Tensor:
+    """Compute the score of every position of a latent: [N, C, h, w] to [N, h, w].
+
+    It is the mean energy z^2 / 2 over the channels, or the negative mean of the standard normal
+    density, which saturates far from good images.
+    """
+    if by_energy:
+        return z.square().mean(1) / 2
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    return -density.mean(1)
+
+
+def fused_score(scale: Tensor, by_energy: bool) -> nn.Module:
+    """Return `literal_score` for export: unscaled latent [N, C, h, w] to [N, 1, h, w].
+
+    scale: [C], the factor that the latent lacks (`FusedFlow.scale`).
+    """
+    if by_energy:
+        return MeanEnergy(scale)
+    return NegativeMeanDensity(scale)
+
+
+class MeanEnergy(nn.Module):
+    """Mean of z^2 / 2 over the channels; see `fused_score`."""
+
+    weight: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        weight = scale.square() / (2 * len(scale))
+        self.register_buffer("weight", weight[None, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x * x, self.weight)
+
+
+class NegativeMeanDensity(nn.Module):
+    """Negative mean of the standard normal density over the channels; see `fused_score`."""
+
+    half_square: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("half_square", -0.5 * scale.square()[:, None, None])
+        self.factor = -1 / (len(scale) * math.sqrt(2 * math.pi))
+
+    def forward(self, x: Tensor) -> Tensor:
+        density = torch.exp(x * x * self.half_square)
+        return density.sum(1, keepdim=True) * self.factor
+
+
+def choose_score(
+    both_scores: Callable[[Image], tuple[float, float]],
+    anomalies: SyntheticAnomalies,
+    draws: int,
+    fit: Fit,
+) -> bool:
+    """Choose between energy and density by their AUROC on synthetic anomalies.
+
+    both_scores: energy and density of an image, uint8 [H, W, 3]. Returns whether the energy is
+    better, and notes the choice for the user.
+    """
+    labels = []
+    scores = []
+    empty = 0
+    for draw in range(draws):
+        normal, synthetic, mask = anomalies.sample(draw)
+        labels += [False, True]
+        scores += [both_scores(normal), both_scores(synthetic)]
+        if not mask.any():
+            empty += 1
+        fit.progress("choosing the score", draw + 1, draws)
+    energies, densities = np.array(scores).T
+    energy = auroc(np.array(labels), energies)
+    density = auroc(np.array(labels), densities)
+    better = "energy" if energy > density else "density"
+    fit.notes.append(
+        f"score: mean {better} (AUROC on synthetic anomalies: energy {energy:.3f}, "
+        f"density {density:.3f}; {anomalies.description})"
+    )
+    if empty:
+        fit.notes.append(
+            f"note: {empty} of {draws} synthetic anomalies are empty; see them, and try other "
+            "settings, with python -m train.anomalies"
+        )
+    return energy > density
