@@ -1,7 +1,6 @@
 """Training of anomaly detectors on good images, in PyTorch. This module imports without torch."""
 
 import sys
-from importlib.util import find_spec
 
 try:
     from flawline import FlawlineError
@@ -29,13 +28,3 @@ def method_class_path(name: str) -> str:
     if name not in METHODS:
         raise TrainError(f"method {name!r} is unknown; known: {', '.join(METHODS)}")
     return METHODS[name]
-
-
-def require_extra(command: str, *packages: str) -> None:
-    """End a command that needs the train extra with one line if a package of it is missing."""
-    missing = []
-    for name in packages or ("torch", "onnx", "matplotlib", "tqdm", "FrEIA"):
-        if find_spec(name) is None:
-            missing.append(name)
-    if missing:
-        raise SystemExit(f"{command}: needs {', '.join(missing)}; pip install 'flawline[train]'")
