@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.image import Geometry
 from flawline.train.blocks.flow import flow_forward, initialise_flow
 from flawline.train.blocks.fused import fp32_islands
-from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.method import Fit
 from flawline.train.methods import fastflow
 from flawline.train.methods.fastflow import ConvolutionSubnetwork, FastFlow, FastFlowSettings
@@ -141,39 +139,13 @@ def test_the_loss_is_energy_minus_log_determinant_over_all_levels(
 # ---------------------------------------------------------------- training
 
 
-def fit(model: FastFlow, steps: int, state: Any = None) -> None:
-    assert model.fit(Fit(boards(), steps, 3, state=state)) == steps
+def fit(model: FastFlow, steps: int) -> None:
+    assert model.fit(Fit(boards(), steps, 3)) == steps
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, part = net(), net()
-    fit(whole, 3)
-    with torch.no_grad():  # the initial weights are drawn by the seed of the training
-        for parameter in part.flows.parameters():
-            if parameter.requires_grad and parameter.dim() > 1 and len(parameter) > 1:
-                parameter.uniform_(-1, 1)
-    states: list[Any] = []
-
-    def stop_at_two(label: str, done: int, _: int) -> None:
-        if label == "training" and done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        part.fit(Fit(boards(), 3, 3, progress=stop_at_two, save=states.append))
-    assert [state["state"]["step"] for state in states] == [2]
-    save_checkpoint(tmp_path / "c.pt", part, {"a": "b"}, states[0])
-    loaded, _, state = load_checkpoint(tmp_path / "c.pt")
-    assert isinstance(loaded, FastFlow)
-    fit(loaded, 3, state)
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, loaded.state_dict()[key]), key
-
-
-def test_training_lowers_the_loss_and_leaves_the_backbone_as_it_is() -> None:
+def test_training_lowers_the_loss() -> None:
     model, before = net(), net()
     fit(model, 5)
-    for key, value in before.backbone.state_dict().items():
-        assert torch.equal(value, model.backbone.state_dict()[key]), key
     assert not any(module.training for module in model.modules())
     assert all(float(norm.weight.detach().std()) > 0 for norm in model.norms)
     generator = torch.Generator().manual_seed(3)
@@ -297,14 +269,10 @@ def test_densities_upsamples_and_sum_keep_scores_apart_that_are_equal_in_fp16() 
         assert error(islands_without(model, part)) > 2 * whole, part
 
 
-def test_every_island_matches_nodes() -> None:
-    model = net()
-    names = [node.name for node in nodes_of(exported(model))]
-    islands = fp32_islands(model.fused())
+def test_the_marked_parts_are_those_of_the_specification() -> None:
+    islands = fp32_islands(net().fused())
     parts = {island.split("/")[1].split(".")[0] for island in islands}
     assert parts == {"norms", "flows", "densities", "upsamples", "sum", "largest"}
-    for island in islands:
-        assert [name for name in names if in_island(name, (island,))], island
 
 
 def test_the_affine_of_every_coupling_is_in_an_island() -> None:
