@@ -94,21 +94,22 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def torchvision_models() -> Iterator[Any]:
-    """The models of torchvision.
+def torchvision_operators() -> Iterator[Any]:
+    """Import torchvision's models with any build of torch; None without torchvision.
 
-    torchvision registers operators that a CPU build of torch from another index lacks; its models
-    need none of them.
+    torchvision registers operators that a CPU build of torch from another index lacks. Its models,
+    and timm's, need none of them.
     """
     torch = pytest.importorskip("torch", reason="needs the train extra")
     library = torch.library.Library("torchvision", "FRAGMENT")
+    models = None
     for _ in range(10):
         try:
             import torchvision.models as models
 
             break
         except ImportError:
-            pytest.skip("needs torchvision")
+            break
         except RuntimeError as error:
             name = str(error).split("torchvision::")[-1].split()[0]
             library.define(f"{name}(Tensor x) -> Tensor")
@@ -116,3 +117,11 @@ def torchvision_models() -> Iterator[Any]:
                 del sys.modules[module]
     yield models
     del library  # it must outlive the models
+
+
+@pytest.fixture
+def torchvision_models(torchvision_operators: Any) -> Any:
+    """torchvision's models; skips the test where there are none."""
+    if torchvision_operators is None:
+        pytest.skip("needs torchvision")
+    return torchvision_operators

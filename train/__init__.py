@@ -1,8 +1,13 @@
 """Training of anomaly detectors on good images, in PyTorch. This module imports without torch."""
 
-from importlib.util import find_spec
+import sys
 
-from flawline import FlawlineError
+try:
+    from flawline import FlawlineError
+except ModuleNotFoundError:
+    # Imported by the name of its folder, as in `python -m train.fit` in a checkout.
+    print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
+    raise SystemExit(2) from None
 
 # Name -> "module:Class" of a flawline.train.method.Method, which is imported when it is used.
 METHODS = {
@@ -23,13 +28,3 @@ def method_class_path(name: str) -> str:
     if name not in METHODS:
         raise TrainError(f"method {name!r} is unknown; known: {', '.join(METHODS)}")
     return METHODS[name]
-
-
-def require_extra(command: str, *packages: str) -> None:
-    """End a command that needs the train extra with one line if a package of it is missing."""
-    missing = []
-    for name in packages or ("torch", "onnx", "matplotlib", "tqdm", "FrEIA"):
-        if find_spec(name) is None:
-            missing.append(name)
-    if missing:
-        raise SystemExit(f"{command}: needs {', '.join(missing)}; pip install 'flawline[train]'")

@@ -15,8 +15,9 @@ from flawline.train import TrainError
 from flawline.train.method import Method, resolve_method
 
 SCHEMA = 2
-# Schema 1 calls the settings `hyperparameters` and the backbone `trunk`; its state has no phases.
+# Schema 1 calls the settings `hyperparameters`, has another name for the backbone, and no phases.
 OLDEST_SCHEMA = 1
+OLD_BACKBONE = "trunk."  # style: old name
 
 
 class Checkpoint(NamedTuple):
@@ -97,8 +98,8 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """Convert the content of a checkpoint of schema 1."""
     state_dict = {}
     for name, value in content["state_dict"].items():
-        if name.startswith("trunk."):
-            name = "backbone." + name.removeprefix("trunk.")
+        if name.startswith(OLD_BACKBONE):
+            name = "backbone." + name.removeprefix(OLD_BACKBONE)
         state_dict[name] = value
     training = content["training"]
     if training is not None:

@@ -29,7 +29,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how to train, without --method and the flags of single methods."""
     group = parser.add_argument_group("training")
     group.add_argument(
-        "--backbone", help=f"one of {', '.join(BACKBONES)}; default {DEFAULT_BACKBONE}"
+        "--backbone",
+        help=f"one of {', '.join(BACKBONES)}; default is the method's, usually {DEFAULT_BACKBONE}",
     )
     group.add_argument(
         "--weights",

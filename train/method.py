@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from flawline.runtime.image import Geometry, Image
 from flawline.train import TrainError, method_class_path
 from flawline.train.anomalies import SyntheticAnomalies
-from flawline.train.backbones import backbone_facts
+from flawline.train.backbones import DEFAULT_BACKBONE, backbone_facts
 from flawline.train.progress import Progress, no_progress
 
 
@@ -126,13 +126,15 @@ class Method(nn.Module, abc.ABC):
     Settings: ClassVar[type[MethodSettings]]
     # Tolerance of an exported graph's maps, as a multiple of the tolerance of its scores.
     map_tolerance: ClassVar[float] = 1.0
+    default_backbone: ClassVar[str] = DEFAULT_BACKBONE
+    # Smallest height and width of the input, in pixels.
+    smallest_size: ClassVar[int] = 32
 
     settings: MethodSettings
 
     def __init__(self, settings: MethodSettings) -> None:
         super().__init__()
-        if settings.backbone:
-            _check_size(settings)
+        _check_size(settings, self.smallest_size)
         self.settings = settings
 
     @property
@@ -200,11 +202,15 @@ class Method(nn.Module, abc.ABC):
         """Return the module that is exported, in eval mode. Raises TrainError before `fit`."""
 
 
-def _check_size(settings: MethodSettings) -> None:
+def _check_size(settings: MethodSettings, smallest: int) -> None:
+    if min(settings.size) < smallest:
+        raise TrainError(f"--size {min(settings.size)} is below {smallest}; use a larger one")
+    if not settings.backbone:
+        return
     size = backbone_facts(settings.backbone).fixed_size
     if size is not None and settings.size != (size, size):
         raise TrainError(
-            f"{settings.backbone} takes images of {size} x {size} alone; leave --size out"
+            f"{settings.backbone} takes images of {size} x {size} only; leave --size out"
         )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
-from flawline.train.backbones import DEFAULT_BACKBONE
 from flawline.train.method import Method, MethodSettings, resolve_method
 
 DEFAULT_WEIGHTS = "imagenet"
@@ -74,7 +73,7 @@ def plan(
 ) -> Recipe:
     """Return the recipe of a method on a data set, with defaults for what is None or left out.
 
-    backbone: a name in BACKBONES; default is resnet18.
+    backbone: a name in BACKBONES; default is the method's, usually resnet18.
     size: height and width of the input in pixels; default is the method's.
     geometry: a name in GEOMETRIES; default is the method's.
     options: values for fields of the method's settings.
@@ -82,7 +81,7 @@ def plan(
     Raises TrainError.
     """
     kind = resolve_method(method)
-    settings = kind.settings_for(backbone or DEFAULT_BACKBONE)
+    settings = kind.settings_for(backbone or kind.default_backbone)
     if backbone is not None and settings.backbone != backbone:
         raise TrainError(f"--backbone {backbone}: {method} has no choice of it; leave it out")
     try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from functools import cache
 
-import torch
-
 from flawline.benchmarks.studies.network import build_network
 from flawline.benchmarks.studies.options import NetworkOptions
 from flawline.train.method import Method
@@ -43,10 +41,3 @@ def _built(network: NetworkOptions) -> Method:
 def small_network(method: str, size: int = 64, seed: int = 0) -> Method:
     """A network of ResNet18 with random weights; a copy, so that a test may change it."""
     return copy.deepcopy(_built(options(method, size, seed)))
-
-
-def random_images(size: int = 64, count: int = 2) -> torch.Tensor:
-    """Noise, uint8 [count, size, size, 3]."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (count, size, size, 3)
-    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)

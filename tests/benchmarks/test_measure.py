@@ -9,8 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from builders import random_images
 from foreign_models import write_convolution
-from small_networks import random_images, small_network
+from small_networks import small_network
 
 from flawline.benchmarks.measure.meter import count_parameters, measure_cost
 from flawline.benchmarks.measure.nodes import bytes_written, profile_nodes

@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from small_networks import FLOWS, options, random_images, small_network
+from builders import random_images
+from small_networks import FLOWS, options, small_network
 
 from flawline.benchmarks import published
 from flawline.benchmarks.published import find_published

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from squares import write_squares
+from builders import write_squares
 
 from flawline.benchmarks.studies.accuracy.__main__ import main as accuracy
 from flawline.benchmarks.studies.backbones import measure as backbones_measure
@@ -27,7 +27,8 @@ pytestmark = pytest.mark.torch
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_squares(tmp_path_factory.mktemp("data") / "squares")
+    counts = {"train/good": 12, "test/good": 4, "test/square": 4}
+    return write_squares(tmp_path_factory.mktemp("data") / "squares", counts)
 
 
 # ---------------------------------------------------------------- accuracy

@@ -8,44 +8,18 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-import torch
+from builders import small_simplenet
 from onnx import TensorProto, helper, numpy_helper
 
 from flawline.export.graphs.edit import element_types
 from flawline.export.graphs.to_onnx import onnx_from_module
-from flawline.runtime.image import Geometry
-from flawline.train.methods.simplenet import SimpleNet
 
 FLOAT, HALF, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8
 SIMPLENET_ISLANDS = ("/tail", "/smooth")
 
 
-def simplenet(size: int = 64, dimensions: int = 48) -> SimpleNet:
-    """A small SimpleNet whose batch normalisations and biases are not at their defaults."""
-    torch.manual_seed(0)
-    geometry = Geometry("stretch", size, size)
-    settings = SimpleNet.Settings(
-        "resnet18", geometry, level_dim=dimensions, target_dim=dimensions, hidden=32, vectors=None
-    )
-    method = SimpleNet(settings)
-    method.backbone.load("random", 0)
-    for module in method.modules():
-        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 2)
-            torch.nn.init.uniform_(module.weight, 0.5, 1)
-            torch.nn.init.normal_(module.bias, 0, 0.2)
-    return method.eval()
-
-
-def random_images(size: int = 64, n: int = 2, seed: int = 0) -> torch.Tensor:
-    """Noise, uint8 [n, size, size, 3]."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, size, size, 3), generator=generator, dtype=torch.uint8)
-
-
 def simplenet_graph(size: int = 64) -> bytes:
-    method = simplenet(size)
+    method = small_simplenet(size=size)
     return onnx_from_module(method.fused(), method.geometry)
 
 

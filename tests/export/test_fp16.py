@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
+from builders import random_images
 from onnx import helper, numpy_helper
 from rounding import RoundingEvaluator
 from sample_graphs import (
@@ -22,7 +23,6 @@ from sample_graphs import (
     graph,
     graph_of,
     node,
-    random_images,
     run_onnxruntime,
     simplenet_graph,
     types,
@@ -109,7 +109,7 @@ def test_bytes_meet_a_cast_before_anything_else() -> None:
 def test_fp16_scores_as_fp32_does_for_any_batch(islands: tuple[str, ...]) -> None:
     model = simplenet_graph(72)
     half = to_fp16(model, islands)
-    image = random_images(72, n=3)
+    image = random_images(72, count=3)
     for n in (1, 3):
         expected, got = run_onnxruntime(model, image[:n]), run_onnxruntime(half, image[:n])
         rounded = RoundingEvaluator(half)(image=image[:n].numpy())

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
+from builders import random_images, small_simplenet
 from conftest import shared
 from rounding import RoundingEvaluator
 from sample_graphs import (
@@ -18,9 +19,7 @@ from sample_graphs import (
     HALF,
     SIMPLENET_ISLANDS,
     graph,
-    random_images,
     run_onnxruntime,
-    simplenet,
     simplenet_graph,
     types,
 )
@@ -153,9 +152,9 @@ def test_the_state_between_couplings_stays_fp32() -> None:
 
 def test_simplenets_sum_over_hidden_units_needs_its_island() -> None:
     """Hidden units of one sign, each within FP16, whose sum is not."""
-    model: Any = simplenet()
+    model: Any = small_simplenet()
     last = model.discriminator[3].weight
-    images = random_images(n=4)
+    images = random_images(count=4)
     with torch.no_grad():
         last.copy_(-last.abs())
         last.mul_(1e5 / model(images)[0].min())

@@ -260,9 +260,10 @@ def test_the_writer_uses_at_most_64_images_evenly_spaced(monkeypatch: pytest.Mon
 @pytest.mark.torch
 def test_simplenet_keeps_its_projection_and_its_map_in_float(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the train extra")
+    import builders
     import sample_graphs
 
-    images = sample_graphs.random_images(n=6)
+    images = builders.random_images(count=6)
     # Few convolutions, to keep the test fast.
     layers = [f"/backbone/layer{i}" for i in (1, 2, 3)]
     written = to_int8(
@@ -275,7 +276,7 @@ def test_simplenet_keeps_its_projection_and_its_map_in_float(tmp_path: Path) -> 
     assert "/backbone/conv1/Conv" in result
     assert not any(name.startswith(("/tail", *layers)) for name in result)
     with torch.inference_mode():
-        score, _ = sample_graphs.simplenet()(images)
+        score, _ = builders.small_simplenet()(images)
     score = score.numpy()
     (tmp_path / "q.onnx").write_bytes(written)
     got, _ = OnnxRuntime(tmp_path / "q.onnx", (64, 64), threads=1)(images.numpy())

@@ -11,7 +11,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
-from sample_graphs import SIMPLENET_ISLANDS, graph, random_images, simplenet, simplenet_graph
+from builders import random_images, small_simplenet
+from sample_graphs import SIMPLENET_ISLANDS, graph, simplenet_graph
 
 from flawline.export.graphs.edit import in_island, islands_in
 from flawline.export.graphs.to_onnx import IR_VERSION, OPSET, node_types, onnx_from_module
@@ -34,7 +35,7 @@ def described(value: onnx.ValueInfoProto) -> tuple[str, int, list[Any]]:
 
 
 def test_the_graph_has_the_one_signature_and_no_warning_is_printed() -> None:
-    method = simplenet()
+    method = small_simplenet()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data = onnx_from_module(method.fused(), method.geometry)
@@ -52,7 +53,7 @@ def test_the_graph_has_the_one_signature_and_no_warning_is_printed() -> None:
 
 
 def test_a_graph_of_the_score_alone_takes_one_batch_size_and_loses_the_nodes_of_the_map() -> None:
-    method = simplenet()
+    method = small_simplenet()
     data = onnx_from_module(method.fused(), method.geometry, ("score",), batch=2)
     assert [described(value) for value in graph(data).input] == [
         ("image", onnx.TensorProto.UINT8, [2, 64, 64, 3])
@@ -67,13 +68,13 @@ def test_a_graph_of_the_score_alone_takes_one_batch_size_and_loses_the_nodes_of_
 
 
 def test_the_marked_modules_are_the_islands_of_the_graph() -> None:
-    islands = fp32_islands(simplenet().fused())
+    islands = fp32_islands(small_simplenet().fused())
     assert set(islands) == set(SIMPLENET_ISLANDS)
     assert islands_in(simplenet_graph(), islands) == islands
 
 
 def test_the_graph_is_lean() -> None:
-    method = simplenet(size=256, dimensions=384)
+    method = small_simplenet(size=256, level=384, target=384)
     kinds = node_types(onnx_from_module(method.fused(), method.geometry))
     assert set(kinds) <= SIMPLENET_NODES, set(kinds) - SIMPLENET_NODES
     assert sum(kinds.values()) - kinds["Constant"] <= 75
@@ -83,9 +84,9 @@ def test_the_graph_is_lean() -> None:
 
 @pytest.mark.parametrize("size", [64, 72])
 def test_onnx_runtime_agrees_with_torch_for_any_batch(size: int) -> None:
-    method = simplenet(size)
+    method = small_simplenet(size=size)
     engine = OnnxRuntime(simplenet_graph(size), (size, size), threads=1)
-    image = random_images(size, n=3)
+    image = random_images(size, count=3)
     with torch.inference_mode():
         score, anomaly_map = method(image)
     for n in (1, 3):

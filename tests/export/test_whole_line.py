@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
 import onnx.numpy_helper
+from builders import write_squares
 
 from flawline.export import build
 from flawline.runtime import infer_stream
@@ -33,16 +34,8 @@ LIGHT = ["--weights", "random", "--size", "64", "--steps", "3"]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good parts are grey noise; the bad ones carry a bright square."""
-    root = tmp_path_factory.mktemp("data") / "squares"
-    rng = np.random.default_rng(0)
-    for folder, count in (("train/good", 24), ("test/good", 5), ("test/square", 5)):
-        (root / folder).mkdir(parents=True)
-        for i in range(count):
-            image = rng.normal(120, 12, (80, 90, 3)).clip(0, 255).astype(np.uint8)
-            if folder.endswith("square"):
-                image[20:50, 30:60] = 255
-            (root / folder / f"{i:03d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
-    return root
+    counts = {"train/good": 24, "test/good": 5, "test/square": 5}
+    return write_squares(tmp_path_factory.mktemp("data") / "squares", counts)
 
 
 @pytest.fixture(scope="module")

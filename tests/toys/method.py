@@ -81,8 +81,8 @@ class FusedMeanImage(nn.Module):
         super().__init__()
         cell = method.settings.cell
         self.average = nn.Conv2d(3, 3, cell, cell, groups=3, bias=False)
-        self.average.weight.data.fill_(1 / (255 * cell**2))
         self.average.double()
+        self.average.weight.data.fill_(1 / (255 * cell**2))
         self.register_buffer("mean", method.mean)
         self.distance = fp32(_Distance())
         self.upsample = nn.Upsample(scale_factor=float(cell), mode="bilinear", align_corners=False)

@@ -1,3 +1,5 @@
+"""CaiT against timm, and SSNF on it."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -32,36 +34,36 @@ def timm(torchvision_models: Any) -> Any:
 
 
 def test_the_map_is_that_of_the_whole_model_cut_after_a_block(timm: Any, tmp_path: Path) -> None:
-    """timm's own features of block 19 (the twentieth), in a model that has all of it, through its final norm."""
+    """timm's own features of its twentieth block, in a whole model, through the final norm."""
     torch.manual_seed(0)
     whole = timm.create_model(NAME, pretrained=False).eval()
-    for parameter in whole.parameters():  # fresh ones scale every block to nothing
+    for parameter in whole.parameters():  # initially they scale every block to almost nothing
         torch.nn.init.normal_(parameter, 0.1, 0.05)
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
-    ours = CaiT(NAME).eval()
-    assert ours.load(str(tmp_path / "whole.pth")).startswith("whole.pth sha256:")
+    backbone = CaiT(NAME).eval()
+    assert backbone.load(str(tmp_path / "whole.pth")).startswith("whole.pth sha256:")
     image = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
         (expected,) = whole.forward_intermediates(
             image, indices=[19], norm=True, intermediates_only=True
         )
-        (got,) = ours(image)
+        (got,) = backbone(image)
     assert got.shape == (2, 192, 14, 14)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_wrong_files_are_told(tmp_path: Path) -> None:
-    ours = CaiT(NAME)
+def test_wrong_files_are_reported(tmp_path: Path) -> None:
+    backbone = CaiT(NAME)
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(TrainError, match=r"not of cait_xxs24_224 \(\d+ tensors differ, first"):
-        ours.load(str(tmp_path / "other.pth"))
+        backbone.load(str(tmp_path / "other.pth"))
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(TrainError, match="neither a torch state_dict nor safetensors"):
-        ours.load(str(tmp_path / "text.pth"))
+        backbone.load(str(tmp_path / "text.pth"))
     with pytest.raises(TrainError, match="cannot be read"):
-        ours.load(str(tmp_path / "absent.pth"))
+        backbone.load(str(tmp_path / "absent.pth"))
     with pytest.raises(TrainError, match="none of cait_xxs24_224; choose --backbone resnet18"):
-        ours.load("texture")
+        backbone.load("texture")
 
 
 def test_the_flow_trains_on_it_and_its_export_is_the_same_function(tmp_path: Path) -> None:
@@ -75,16 +77,18 @@ def test_the_flow_trains_on_it_and_its_export_is_the_same_function(tmp_path: Pat
     engine = OnnxRuntime(tmp_path / "m.onnx", (224, 224), 1)
     image = torch.from_numpy(good[0])[None]
     with torch.inference_mode():
-        score, heat = method(image)
+        score, anomaly_map = method(image)
     got_score, got_map = engine(image.numpy())
-    spread = float(heat.std())
+    spread = float(anomaly_map.std())
     torch.testing.assert_close(torch.from_numpy(got_score), score, rtol=1e-3, atol=1e-3 * spread)
-    torch.testing.assert_close(torch.from_numpy(got_map), heat, rtol=1e-3, atol=1e-3 * spread)
+    torch.testing.assert_close(
+        torch.from_numpy(got_map), anomaly_map, rtol=1e-3, atol=1e-3 * spread
+    )
 
 
 def test_other_sizes_and_other_methods_are_refused() -> None:
     geometry = Geometry("stretch", 256, 256)
-    with pytest.raises(TrainError, match="takes images of 224 x 224 alone"):
+    with pytest.raises(TrainError, match="takes images of 224 x 224 only"):
         SSNF(replace(SSNF.settings_for(NAME), geometry=geometry))
-    with pytest.raises(TrainError, match="does not have the levels 2, 3 .*known: resnet18"):
+    with pytest.raises(TrainError, match=r"does not have the levels 2, 3 .*known: resnet18"):
         SimpleNet(replace(SimpleNet.settings_for(NAME), geometry=Geometry("stretch", 224, 224)))

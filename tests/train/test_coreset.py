@@ -1,3 +1,5 @@
+"""The greedy coreset against its literal form, and the random projection."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -9,16 +11,13 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from flawline.train.blocks import coreset
 from flawline.train.blocks.coreset import greedy_k_centre, project
+from flawline.train.progress import no_progress
 
 pytestmark = pytest.mark.torch
 
 
-def quiet(*_: Any) -> None:
-    pass
-
-
 def cloud(n: int = 3000, dim: int = 16, seed: int = 0) -> Any:
-    """Clusters of very different sizes, as patches of parts are."""
+    """Clusters of very different sizes, as patches of a part form them."""
     generator = torch.Generator().manual_seed(seed)
     centres = 5 * torch.randn(12, dim, generator=generator)
     which = (12 * torch.rand(n, generator=generator) ** 3).long()
@@ -26,52 +25,54 @@ def cloud(n: int = 3000, dim: int = 16, seed: int = 0) -> Any:
 
 
 def one_by_one(points: Any, rows: int, seed: int) -> list[int]:
-    """The published greedy choice as it reads: every distance is looked at for every row."""
+    """The published greedy choice, literally: every distance is computed for every row."""
     start = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[
         : coreset.STARTS
     ]
     nearest = torch.cdist(points, points[start]).mean(1)
-    kept: list[int] = []
+    selected: list[int] = []
     for _ in range(rows):
-        kept.append(int(nearest.argmax()))
-        nearest = torch.minimum(nearest, (points - points[kept[-1]]).norm(dim=1))
-        nearest[kept] = -1
-    return kept
+        selected.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (points - points[selected[-1]]).norm(dim=1))
+        nearest[selected] = -1
+    return selected
 
 
 @pytest.mark.parametrize(("rows", "seed"), [(1, 0), (150, 0), (150, 1), (700, 2)])
-def test_the_pool_changes_nothing_of_the_greedy_choice(
+def test_the_pool_does_not_change_the_greedy_choice(
     rows: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coreset, "SMALLEST_POOL", 40)
     monkeypatch.setattr(coreset, "CHUNK", 999)
-    points = cloud().double()  # in which no two distances are equal but for rounding
-    assert greedy_k_centre(points, rows, seed, quiet).tolist() == one_by_one(points, rows, seed)
+    points = cloud().double()  # no two distances are equal up to rounding
+    assert greedy_k_centre(points, rows, seed, no_progress).tolist() == one_by_one(
+        points, rows, seed
+    )
 
 
-def test_few_rows_cover_what_random_ones_do_not() -> None:
+def test_few_rows_cover_more_than_random_rows() -> None:
     points = cloud()
-    kept = greedy_k_centre(points, 60, 0, quiet)
+    selected = greedy_k_centre(points, 60, 0, no_progress)
     random = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:60]
     radius, at_random = (
-        float(torch.cdist(points, points[i]).amin(1).max()) for i in (kept, random)
+        float(torch.cdist(points, points[i]).amin(1).max()) for i in (selected, random)
     )
     assert radius < 0.75 * at_random
 
 
-def test_no_row_is_kept_twice_though_all_are_equal() -> None:
+def test_no_row_is_selected_twice_if_all_are_equal() -> None:
     points = torch.ones(300, 4)
     points[7] = 2
-    kept = greedy_k_centre(points, 300, 0, quiet).tolist()
-    assert sorted(kept) == list(range(300))
-    assert kept.index(7) < 2
+    selected = greedy_k_centre(points, 300, 0, no_progress).tolist()
+    assert sorted(selected) == list(range(300))
+    assert selected.index(7) < 2
 
 
 def test_progress_counts_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coreset, "SMALLEST_POOL", 40)
-    told: list[tuple[str, int, int]] = []
-    greedy_k_centre(cloud(), 90, 0, lambda *now: told.append(now))
-    assert told == [("coreset of 90 rows", i + 1, 90) for i in range(90)]
+    reported: list[tuple[str, int, int]] = []
+    greedy_k_centre(cloud(), 90, 0, lambda *now: reported.append(now))
+    assert reported == [("coreset of 90 rows", i + 1, 90) for i in range(90)]
 
 
 def test_projection_keeps_distances_and_is_a_function_of_the_seed(

@@ -1,3 +1,5 @@
+"""Accuracy metrics against hand calculations, scikit-learn and the definition of AUPRO."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -37,7 +39,7 @@ def test_against_scikit_learn_with_ties() -> None:
         np.testing.assert_allclose(got_tpr, tpr)
 
 
-def test_one_class_is_undefined_and_nan_is_refused() -> None:
+def test_one_class_is_nan_and_scores_of_nan_are_refused() -> None:
     assert np.isnan(metrics.auroc(np.zeros(3, bool), np.arange(3)))
     assert np.isnan(metrics.aupro(np.zeros((1, 4, 4), bool), np.ones((1, 4, 4))))
     with pytest.raises(ValueError, match="NaN"):
@@ -54,15 +56,14 @@ def test_aupro_of_a_perfect_and_of_a_useless_map() -> None:
     assert metrics.aupro(masks, -masks.astype(float)) == pytest.approx(0)
 
 
-def test_aupro_weighs_regions_not_pixels() -> None:
+def test_aupro_weights_regions_not_pixels() -> None:
     masks = np.zeros((1, 30, 30), bool)
     masks[0, :10, :10] = masks[0, 20, 20] = True
-    heat = np.zeros(masks.shape)
-    heat[0, 20, 20] = (
-        2  # the small region is found before any background, the large one never before all of it
-    )
-    heat[0, :10, :10] = -1
-    assert metrics.aupro(masks, heat) == pytest.approx(0.5, abs=0.01)
+    anomaly_map = np.zeros(masks.shape)
+    # The small region comes before all background, the large one after all of it.
+    anomaly_map[0, 20, 20] = 2
+    anomaly_map[0, :10, :10] = -1
+    assert metrics.aupro(masks, anomaly_map) == pytest.approx(0.5, abs=0.01)
 
 
 def test_aupro_against_the_definition_threshold_by_threshold() -> None:
@@ -70,17 +71,27 @@ def test_aupro_against_the_definition_threshold_by_threshold() -> None:
     rng = np.random.default_rng(3)
     masks = rng.random((3, 24, 24)) > 0.9
     maps = np.round(rng.random(masks.shape) + 0.6 * masks, 2)
-    xs, ys = [0.0], [0.0]
     regions = []
-    for i, mask in enumerate(masks):
+    for image, mask in enumerate(masks):
         count, components = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-        regions += [(i, components == c) for c in range(1, count)]
+        for component in range(1, count):
+            regions.append((image, components == component))
+    points = [(0.0, 0.0)]
     for threshold in np.unique(maps)[::-1]:
-        found = maps >= threshold
-        xs.append(float((found & ~masks).sum() / (~masks).sum()))
-        ys.append(float(np.mean([found[i][region].mean() for i, region in regions])))
-    grid = np.unique(np.concatenate([[x for x in xs if x <= 0.3], [0.3]]))
-    expected = 0.0
-    for a, b in pairwise(grid):
-        expected += (b - a) * (np.interp(a, xs, ys) + np.interp(b, xs, ys)) / 2
-    assert metrics.aupro(masks, maps) == pytest.approx(expected / 0.3, abs=5e-3)
+        positive = maps >= threshold
+        rate = (positive & ~masks).sum() / (~masks).sum()
+        overlaps = [positive[image][region].mean() for image, region in regions]
+        points.append((float(rate), float(np.mean(overlaps))))
+    assert metrics.aupro(masks, maps) == pytest.approx(area_up_to(points, 0.3) / 0.3, rel=1e-9)
+
+
+def area_up_to(points: list[tuple[float, float]], limit: float) -> float:
+    """The area under a piecewise linear curve up to a value of x."""
+    area = 0.0
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 >= limit:
+            break
+        end = min(x1, limit)
+        y_end = y1 if x1 == x0 else y0 + (y1 - y0) * (end - x0) / (x1 - x0)
+        area += (end - x0) * (y0 + y_end) / 2
+    return area

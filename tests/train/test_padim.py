@@ -1,3 +1,5 @@
+"""PaDiM against numpy, the size of its Gaussians, and what is exported of it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,75 +11,60 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
+from builders import exported, fit_method, random_images, write_squares
+from oracles import assert_fused_equals_literal
 
-from flawline.export.graphs.to_onnx import node_types, onnx_from_module
-from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.export import build
+from flawline.export.graphs.to_fp16 import in_island
+from flawline.export.graphs.to_onnx import node_types
+from flawline.runtime.bundle import read_bundle
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.blocks.fused import fp32_islands
-from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.blocks.patches import smoothed_map
 from flawline.train.method import Fit
-from flawline.train.methods import padim
 from flawline.train.methods.padim import RIDGE, PaDiM, PaDiMSettings, gaussians
 
 pytestmark = pytest.mark.torch
 
 
-def quiet(*_: Any) -> None:
-    pass
-
-
-def picture(size: int = 64, n: int = 2, seed: int = 0) -> Any:
-    return torch.randint(
-        0, 256, (n, size, size, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
-    )
-
-
-def net(
-    size: int = 64, channels: int = 20, stride: int = 8, fitted: bool = True, seed: int = 0
-) -> PaDiM:
+def unfitted(size: int = 64, channels: int = 20, stride: int = 8) -> PaDiM:
     geometry = Geometry("stretch", size, size)
     model = PaDiM(PaDiMSettings("resnet18", geometry, channels, stride)).eval()
-    model.recorded_notes = []
     model.backbone.load("random", 0)
-    if fitted:
-        fit = Fit(list(picture(size, 12, 1).numpy()), 1, seed, notes=model.recorded_notes)
-        assert model.fit(fit) == 1
     return model
+
+
+def training_images(size: int = 64) -> Any:
+    return random_images(size, 12, 1)
+
+
+def fitted(size: int = 64, channels: int = 20, stride: int = 8, seed: int = 0) -> PaDiM:
+    """Fitted on twelve images of noise."""
+    model = unfitted(size, channels, stride)
+    fit_method(model, training_images(size).numpy(), seed=seed)
+    return model
+
+
+# ---------------------------------------------------------------- the literal pipeline
 
 
 @pytest.mark.parametrize(("size", "stride"), [(64, 4), (64, 8), (90, 8)])
 def test_features_by_loops(size: int, stride: int) -> None:
-    """The chosen channels of all levels, each cell of the grid reading the cell of the level that covers its corner."""
-    model = net(size, 30, stride)
-    image = picture(size, 1)
+    """Each cell of the grid reads the cell of every level that covers its corner."""
+    model = fitted(size, 30, stride)
+    image = random_images(size, 1)
     with torch.inference_mode():
         got = model.features(image)[0]
         levels = [level[0] for level in model.backbone.extract(image)]
     rows, columns = model.grid
     for position in (0, 1, columns, rows * columns // 2 + 3, rows * columns - 1):
         y, x = divmod(position, columns)
-        column = torch.cat(
-            [
-                level[:, y * level.shape[1] // rows, x * level.shape[2] // columns]
-                for level in levels
-            ]
-        )
-        torch.testing.assert_close(got[position], column[model.chosen])
-
-
-def test_distance_and_map_by_numpy() -> None:
-    """Mean and covariance by numpy's own functions, position by position."""
-    model = net().double()
-    with torch.inference_mode():
-        good = model.features(picture(n=12, seed=1)).numpy()
-        bad = model.features(picture(n=1))[0].numpy()
-        score, heat = model(picture(n=1))
-        largest = padim.smoothed_map(
-            torch.from_numpy(mahalanobis(good, bad)).view(1, 8, 8), (64, 64), 4.0
-        )
-    assert float(score) == pytest.approx(float(heat.max()))
-    np.testing.assert_allclose(heat.numpy(), largest.numpy(), rtol=1e-3)
+        cells = []
+        for level in levels:
+            height, width = level.shape[1:]
+            cells.append(level[:, y * height // rows, x * width // columns])
+        torch.testing.assert_close(got[position], torch.cat(cells)[model.chosen])
 
 
 def mahalanobis(good: Any, one: Any) -> Any:
@@ -89,16 +76,45 @@ def mahalanobis(good: Any, one: Any) -> Any:
     return np.array(distances)
 
 
-def test_gaussians_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distance_and_map_by_numpy() -> None:
+    """Mean and covariance by numpy's own functions, position by position."""
+    model = fitted().double()
+    image = random_images(count=1)
+    with torch.inference_mode():
+        good = model.features(training_images()).numpy()
+        bad = model.features(image)[0].numpy()
+        score, anomaly_map = model(image)
+    distance = torch.from_numpy(mahalanobis(good, bad)).view(1, 8, 8)
+    expected = smoothed_map(distance, (64, 64), 4.0)
+    assert float(score) == pytest.approx(float(anomaly_map.max()))
+    np.testing.assert_allclose(anomaly_map.numpy(), expected.numpy(), rtol=1e-3)
+
+
+def test_gaussians_in_batches_are_those_of_the_whole() -> None:
     """Far from zero, where sums of squares would cancel."""
     features = np.random.default_rng(0).normal(300, 1, (45, 3, 5)).astype(np.float32)
-    told: list[tuple[int, int]] = []
-    mean, covariance = gaussians(features, lambda _, done, total: told.append((done, total)))
-    assert told == [(16, 45), (32, 45), (45, 45)]
+    reported: list[tuple[str, int, int]] = []
+    mean, covariance = gaussians(features, lambda *now: reported.append(now))
+    assert reported == [("covariances", done, 45) for done in (16, 32, 45)]
     np.testing.assert_allclose(mean, features.mean(0), rtol=1e-6)
     for position in range(3):
         expected = np.cov(features[:, position].T.astype(np.float64)) + RIDGE * np.eye(5)
         np.testing.assert_allclose(covariance[position], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_training_images_score_lower_than_others() -> None:
+    model = fitted()
+    with torch.inference_mode():
+        seen = model(training_images())[0]
+        unseen = model(random_images(count=12, seed=2))[0]
+    assert float(seen.max()) < float(unseen.min())
+
+
+def test_the_seed_draws_the_channels() -> None:
+    assert not torch.equal(fitted().chosen, fitted(seed=1).chosen)
+
+
+# ---------------------------------------------------------------- the exported form
 
 
 @pytest.mark.parametrize(
@@ -106,69 +122,38 @@ def test_gaussians_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPat
     [(64, 20, 8), (64, 20, 4), (72, 40, 8), (90, 30, 8), (90, 12, 4), (64, 2, 8)],
 )
 def test_fused_equals_literal(size: int, channels: int, stride: int) -> None:
-    model = net(size, channels, stride)
-    for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-9)):
-        model = model.to(dtype)
-        with torch.inference_mode():
-            score, heat = model(picture(size))
-            fused_score, fused_heat = model.fused()(picture(size))
-        assert fused_heat.dtype == dtype
-        scale = float(heat.std() + score.std())
-        assert float((score - fused_score).abs().max()) < tolerance * scale
-        assert float((heat - fused_heat).abs().max()) < tolerance * scale
+    """Grids with and without an integer factor, and so few channels that a level is not read."""
+    assert_fused_equals_literal(fitted(size, channels, stride), random_images(size))
 
 
 @pytest.mark.parametrize(("size", "stride"), [(64, 8), (72, 4)])
-def test_the_graph_is_lean_and_right_for_any_batch(size: int, stride: int, tmp_path: Path) -> None:
-    model = net(size, stride=stride)
-    data = onnx_from_module(model.fused(), model.geometry)
-    kinds = node_types(data)
+def test_the_graph_whitens_in_one_product_outside_of_fp32(size: int, stride: int) -> None:
+    model = fitted(size, stride=stride)
+    graph = exported(model)
+    kinds = node_types(graph)
     assert kinds["MatMul"] == 1 + 2  # whitening, smoothing
     assert kinds["Conv"] == 15
-    assert not set(kinds) & {"Einsum", "Loop", "Shape", "Expand", "ScatterND"}
-    names = [node.name for node in onnx.load_model_from_string(data).graph.node]
-    islands = tuple(f"{island}/" for island in fp32_islands(model.fused()))
-    for island in islands:
-        assert [name for name in names if name.startswith(island)], island
-    halves = [n for n in names if not n.startswith(islands)]
+    assert not set(kinds) & {"Einsum", "Expand"}
+    islands = fp32_islands(model.fused())
+    names = [node.name for node in onnx.load_model_from_string(graph).graph.node]
+    halves = [name for name in names if not in_island(name, islands)]
     assert "/whiten/MatMul" in halves
-    assert not [n for n in halves if "Reduce" in n]
-    (tmp_path / "m.onnx").write_bytes(data)
-    engine = OnnxRuntime(tmp_path / "m.onnx", (size, size), threads=1)
-    image = picture(size, 3)
-    with torch.inference_mode():
-        score, heat = model(image)
-    for n in (1, 3):
-        got_score, got_map = engine(image[:n].numpy())
-        np.testing.assert_allclose(got_score, score[:n], rtol=1e-4)
-        np.testing.assert_allclose(got_map, heat[:n], rtol=1e-4, atol=1e-4)
+    assert not [name for name in halves if "Reduce" in name]
 
 
-def test_the_size_that_is_told_is_that_of_the_file() -> None:
-    small, large = net(channels=10), net(channels=60)
-    files = [len(onnx_from_module(m.fused(), m.geometry)) / 1e6 for m in (small, large)]
-    told = [float(m.recorded_notes[0].split(": ")[1].split(" MB")[0]) for m in (small, large)]
-    assert files[1] - files[0] == pytest.approx(told[1] - told[0], abs=0.1)
-    assert large.recorded_notes == ["64 Gaussians of 60 channels: 0.9 MB of the exported file"]
+def test_the_reported_size_is_that_of_the_file() -> None:
+    files = []
+    notes = []
+    for channels in (10, 60):
+        model = unfitted(channels=channels)
+        notes.append(fit_method(model, training_images().numpy()).notes)
+        files.append(len(exported(model)) / 1e6)
+    assert notes[1] == ["64 Gaussians of 60 channels: 0.9 MB of the exported file"]
+    reported = [float(note[0].split(": ")[1].split(" MB")[0]) for note in notes]
+    assert files[1] - files[0] == pytest.approx(reported[1] - reported[0], abs=0.1)
 
 
-def test_channels_are_drawn_by_the_seed_and_a_checkpoint_keeps_them(tmp_path: Path) -> None:
-    first, again, other = net(), net(), net(seed=1)
-    assert torch.equal(first.chosen, again.chosen)
-    assert torch.equal(first.precision, again.precision)
-    assert not torch.equal(first.chosen, other.chosen)
-    save_checkpoint(tmp_path / "c.pt", other, {"a": "b"})
-    loaded, _, state = load_checkpoint(tmp_path / "c.pt")
-    assert state is None
-    with torch.inference_mode():
-        assert torch.equal(loaded(picture())[1], other(picture())[1])
-
-
-def test_what_was_seen_is_nearer_than_what_was_not() -> None:
-    model = net()
-    with torch.inference_mode():
-        seen, unseen = model(picture(n=12, seed=1))[0], model(picture(n=12, seed=2))[0]
-    assert float(seen.max()) < float(unseen.min())
+# ---------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -179,26 +164,42 @@ def test_what_was_seen_is_nearer_than_what_was_not() -> None:
         (20, 5, "--stride 5 is neither 4"),
     ],
 )
-def test_wrong_settings_are_told(channels: int, stride: int, message: str) -> None:
+def test_wrong_settings_are_one_line(channels: int, stride: int, message: str) -> None:
     with pytest.raises(TrainError, match=message):
-        net(channels=channels, stride=stride, fitted=False)
+        unfitted(channels=channels, stride=stride)
 
 
-def test_a_model_that_no_file_holds_is_refused_before_the_work() -> None:
-    geometry = Geometry("stretch", 224, 224)
-    with pytest.raises(
-        TrainError, match=r"550 channels at 3136 positions are 3\.8 GB.*take fewer --channels"
-    ):
-        PaDiM(PaDiMSettings("wide_resnet50_2", geometry, 550, 4))
+def test_a_model_too_large_for_a_file_is_refused_before_training() -> None:
+    settings = PaDiMSettings("wide_resnet50_2", Geometry("stretch", 224, 224), 550, 4)
+    message = r"550 channels at 3136 positions are 3\.8 GB.*take fewer --channels"
+    with pytest.raises(TrainError, match=message):
+        PaDiM(settings)
 
 
-def test_an_unfitted_one_is_not_exported_and_too_few_minutes_are_told() -> None:
-    model = net(fitted=False)
-    with pytest.raises(
-        TrainError, match=r"no Gaussians yet; train it first with python -m train\.fit"
-    ):
-        model.fused()
-    with pytest.raises(
-        TrainError, match=r"--max-minutes ended at features 1 of 4.*allow more minutes"
-    ):
-        model.fit(Fit(list(picture(n=4).numpy()), 1, deadline=0.0))
+def test_an_unfitted_one_is_not_exported() -> None:
+    message = r"no Gaussians yet; train it first with python -m train\.fit"
+    with pytest.raises(TrainError, match=message):
+        unfitted().fused()
+
+
+def test_too_few_minutes_are_an_error() -> None:
+    with pytest.raises(TrainError, match=r"--max-minutes ended at features 1 of 4"):
+        unfitted().fit(Fit(list(random_images(count=4).numpy()), 1, deadline=0.0))
+
+
+# ---------------------------------------------------------------- the whole line
+
+
+def test_images_to_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_squares(tmp_path / "squares")
+    # FP16 is not accurate enough for covariances of 17 random images.
+    flags = ["--weights", "random", "--size", "64", "--channels", "16", "--precision", "fp32"]
+    folders = ["--data", str(data), "--out", str(tmp_path / "b")]
+    checkpoint = ["--save-checkpoint", str(tmp_path / "c.pt")]
+    assert build.main(["--method", "padim", *folders, *checkpoint, *flags]) == 0
+    log = capsys.readouterr().err
+    assert "64 Gaussians of 16 channels" in log
+    assert "0 flipped decisions" in log
+    bundle = read_bundle(tmp_path / "b")
+    assert bundle.manifest.method == "padim"
+    assert bundle.golden().scores.max() > bundle.calibration.threshold

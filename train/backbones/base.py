@@ -43,6 +43,11 @@ class Backbone(nn.Module, abc.ABC):
     def facts(cls, name: str) -> BackboneFacts:
         """Return what is known of the backbone `name` without building it."""
 
+    @classmethod
+    def missing(cls) -> str | None:
+        """Return why backbones of this class cannot be built here, or None if they can."""
+        return None
+
     @property
     @abc.abstractmethod
     def first_convolution(self) -> nn.Conv2d:

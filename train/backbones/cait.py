@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ class CaiT(Backbone):
         shape = ARCHITECTURES[name]
         levels = {LEVEL: Level(shape.channels, STRIDE)}
         return BackboneFacts(levels, light=False, fixed_size=shape.size, normalised=True)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        if find_spec("timm") is None:
+            return "needs timm; pip install 'flawline[cait]'"
+        return None
 
     @property
     def first_convolution(self) -> nn.Conv2d:

@@ -1,0 +1,226 @@
+"""The command that trains: flags of each method, recipes, and runs that are continued."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from builders import write_squares
+
+from flawline.options import option
+from flawline.runtime.image import Geometry
+from flawline.train import METHODS, TrainError, fit
+from flawline.train.checkpoint import load_checkpoint
+from flawline.train.fit import main
+from flawline.train.method import Fit, Method, MethodSettings
+from flawline.train.recipe import plan
+
+pytestmark = pytest.mark.torch
+LIGHT = ("--weights", "random", "--size", "64")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("data") / "squares")
+
+
+def train(data: Path, out: Path, *flags: str) -> int:
+    return main(["--data", str(data), "--out", str(out), *LIGHT, *flags])
+
+
+# ---------------------------------------------------------------- flags of methods
+
+
+@dataclass(frozen=True)
+class RadiusSettings(MethodSettings):
+    reach: float = option(0.5, "radius in millimetres", flag=True)
+    hidden: int = option(3, "no flag")
+
+
+@dataclass(frozen=True)
+class StepsSettings(MethodSettings):
+    reach: int = option(7, "number of neighbours", flag=True)
+
+
+class _Constant(Method):
+    """Does nothing; only its settings matter here."""
+
+    @classmethod
+    def settings_for(cls, backbone: str) -> Any:
+        return cls.Settings("", Geometry("stretch", 64, 64))
+
+    @classmethod
+    def steps(cls, settings: Any, images: int, epochs: int | None) -> int:
+        return 1
+
+    def fit(self, fit: Fit) -> int:
+        return fit.steps
+
+    def forward(self, image: Any) -> Any:
+        return image, image
+
+    def fused(self) -> Any:
+        return self
+
+
+class Radius(_Constant):
+    name: ClassVar[str] = "radius"
+    smallest_size: ClassVar[int] = 48
+    Settings = RadiusSettings
+
+
+class Neighbours(_Constant):
+    name: ClassVar[str] = "neighbours"
+    Settings = StepsSettings
+
+
+@pytest.fixture
+def two_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "radius", f"{__name__}:Radius")
+    monkeypatch.setitem(METHODS, "neighbours", f"{__name__}:Neighbours")
+
+
+def parsed(*argv: str) -> Any:
+    return fit.parse_arguments(fit._parser(), ["--data", "x", *argv])
+
+
+@pytest.mark.usefixtures("two_methods")
+def test_two_methods_may_have_a_flag_of_one_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has its own type and help."""
+    assert parsed("--method", "radius", "--reach", "0.25").reach == 0.25
+    assert parsed("--method", "neighbours", "--reach", "9").reach == 9
+    with pytest.raises(SystemExit):
+        parsed("--method", "neighbours", "--reach", "0.25")
+    assert "argument --reach: '0.25' is not a whole number" in capsys.readouterr().err
+    for name, text in (("radius", "radius in millimetres"), ("neighbours", "number of neighbours")):
+        with pytest.raises(SystemExit, match="0"):
+            parsed("--method", name, "--help")
+        assert text in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("two_methods")
+def test_a_flag_of_another_method_is_refused_with_its_owners() -> None:
+    message = r"--reach is no option of padim; it belongs to --method radius or neighbours"
+    with pytest.raises(TrainError, match=message):
+        parsed("--method", "padim", "--reach=3")
+
+
+@pytest.mark.usefixtures("two_methods")
+def test_only_marked_settings_are_flags() -> None:
+    args = parsed("--method", "radius", "--reach", "2")
+    recipe = fit.recipe_from_arguments(args, "radius", Path("x"))
+    assert recipe.settings == RadiusSettings("", Geometry("stretch", 64, 64), reach=2.0)
+    with pytest.raises(SystemExit):
+        parsed("--method", "radius", "--hidden", "2")
+
+
+@pytest.mark.usefixtures("two_methods")
+def test_a_method_without_a_backbone_refuses_one() -> None:
+    args = parsed("--method", "radius", "--backbone", "resnet18")
+    with pytest.raises(TrainError, match="--backbone resnet18: radius has no choice of it"):
+        fit.recipe_from_arguments(args, "radius", Path("x"))
+
+
+def test_an_input_below_the_smallest_of_the_method_is_refused() -> None:
+    with pytest.raises(TrainError, match="--size 32 is below 48; use a larger one"):
+        Radius(RadiusSettings("", Geometry("stretch", 32, 64)))
+
+
+def test_help_lists_methods_without_torch() -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, tqdm=None);"
+        "from flawline.train.fit import main; main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in METHODS)
+    assert "add --method METHOD to --help" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--method", "nothing"), "method 'nothing' is unknown; known: "),
+        (("--backbone", "nothing"), "backbone 'nothing' is unknown; known: resnet18"),
+        (("--steps", "0"), "--steps 0 is not above 0"),
+        (("--max-minutes", "-1"), "--max-minutes -1.0 is not above 0"),
+        (("--steps", "1", "--epochs", "2"), "--steps and --epochs both set the length"),
+        (("--seed", "-1"), "--seed -1 is not from 0 to 2147483647"),
+        (("--bits", "8"), "--bits 8 is not from 9 to 16; 8-bit images need none"),
+        (("--geometry", "letterbox", "--size", "16"), "input size 16x16 is below 32 pixels"),
+        (("--device", "cuda:99"), "--device cuda:99: "),
+        (("--coreset", "0.1"), "--coreset is no option of simplenet; it belongs to --method patch"),
+        (("--method", "patchcore", "--coreset", "-1"), "--coreset -1 is not above 0"),
+        (("--method", "patchcore", "--target-dim", "0"), "--target-dim 0 is not above 0"),
+        (("--method", "padim", "--channels", "9999"), "--channels 9999 is not from 1 to 448"),
+        (("--rubbish",), "unrecognized arguments: --rubbish"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    flags: tuple[str, ...],
+    message: str,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        status = train(data, tmp_path / "c.pt", *flags)
+    except SystemExit as error:
+        status = int(str(error))
+    assert status == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"flawline-train: {message}")
+    assert not (tmp_path / "c.pt").exists()
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def test_a_plan_has_the_defaults_of_method_and_backbone() -> None:
+    recipe = plan("simplenet", Path("x"))
+    assert recipe.settings == recipe.method_class.settings_for("resnet18")
+    assert recipe.weights == "imagenet"
+    crop = plan("simplenet", Path("x"), backbone="wide_resnet50_2", size=144)
+    assert crop.settings.geometry == Geometry("shorter-crop", 144, 144, 164)
+    stretched = plan("simplenet", Path("x"), geometry="stretch", size=128)
+    assert stretched.settings.geometry == Geometry("stretch", 128, 128)
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_an_interrupted_run_is_continued_and_equals_an_uninterrupted_one(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = ("--steps", "3")
+    assert train(data, tmp_path / "whole.pt", *steps) == 0
+    out = tmp_path / "part.pt"
+    unfinished = tmp_path / "part.unfinished.pt"
+    assert train(data, out, *steps, "--max-minutes", "1e-9") == 0
+    assert "stopped by --max-minutes after 1 of 3 steps" in capsys.readouterr().err
+    assert load_checkpoint(out).provenance["steps"] == "1"
+    assert unfinished.exists()
+    assert train(data, out, *steps, "--seed", "1") == 2
+    assert "is from a run with other flags" in capsys.readouterr().err
+    assert train(data, out, *steps) == 0
+    assert f"continuing {unfinished} at step 1" in capsys.readouterr().err
+    assert not unfinished.exists()
+    whole = load_checkpoint(tmp_path / "whole.pt")
+    part = load_checkpoint(out)
+    assert part.provenance == whole.provenance
+    for name, value in whole.method.state_dict().items():
+        assert torch.equal(value, part.method.state_dict()[name]), name
+
+
+def test_a_path_that_cannot_be_written_is_found_before_training(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(data, tmp_path) == 2
+    message = f"flawline-train: --out {tmp_path}: cannot be written; choose another"
+    assert capsys.readouterr().err.splitlines()[-1] == message

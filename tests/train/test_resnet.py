@@ -1,0 +1,70 @@
+"""The ResNets against torchvision's, and their weight files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from flawline.train import TrainError
+from flawline.train.backbones.resnet import ARCHITECTURES, ResNet
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_levels_are_torchvisions(name: str, torchvision_models: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = getattr(torchvision_models, name)(weights=None).eval()
+    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    backbone = ResNet(name, (1, 2, 3)).eval()
+    backbone.load(str(tmp_path / "weights.pth"))
+    x = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        y = reference.maxpool(reference.relu(reference.bn1(reference.conv1(x))))
+        level1 = reference.layer1(y)
+        level2 = reference.layer2(level1)
+        level3 = reference.layer3(level2)
+        got = backbone(x)
+    for level, expected in zip(got, (level1, level2, level3), strict=True):
+        torch.testing.assert_close(level, expected)
+
+
+def test_wrong_weights_are_reported(tmp_path: Path) -> None:
+    backbone = ResNet("resnet18")
+    path = tmp_path / "w.pth"
+    for content, message in (
+        (ResNet("resnet34").state_dict(), "not of resnet18"),
+        ({"a": torch.zeros(1)}, r"no conv1\.weight"),
+        ([1, 2], "not a torchvision state_dict"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(TrainError, match=message):
+            backbone.load(str(path))
+    path.write_bytes(b"rubbish")
+    with pytest.raises(TrainError, match="not a torch state_dict"):
+        backbone.load(str(path))
+    with pytest.raises(TrainError, match="cannot be read"):
+        backbone.load(str(tmp_path / "absent.pth"))
+
+
+def test_a_download_that_fails_says_how_to_pass_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    message = r"resnet18-f37072fd\.pth cannot be downloaded.*--weights resnet18-f37072fd"
+    with pytest.raises(TrainError, match=message):
+        ResNet("resnet18").load("imagenet")
+
+
+def test_texture_weights_that_do_not_exist_name_those_that_do() -> None:
+    with pytest.raises(TrainError, match="none of resnet101, only of resnet18"):
+        ResNet("resnet101").load("texture")
