@@ -9,8 +9,6 @@ import argparse
 import statistics
 from dataclasses import replace
 
-from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions
-
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import (
@@ -22,6 +20,7 @@ from flawline.runtime.engines import (
     missing,
     open_engine,
 )
+from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions
 from flawline.runtime.timing import time_calls
 
 TIMED_SECONDS = 1.0
