@@ -17,7 +17,7 @@ from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.export.parity import Results, compare, require_parity
 from flawline.export.scoring import ImageSelection, score_images, select_images
 from flawline.runtime.bundle import (
-    OUTPUTS,
+    GRAPH_OUTPUTS,
     Bundle,
     Calibration,
     Golden,
@@ -47,13 +47,13 @@ class ExportOptions:
     Attributes:
         false_alarm_rate: share of good parts that may be rejected; None for the default.
         parity_images: number of test images to compare on, next to the held-out good ones.
-        outputs: OUTPUTS, or ("score",) for a graph without the map.
+        outputs: GRAPH_OUTPUTS, or ("score",) for a graph without the map.
         static_batch: the only batch size that the graph accepts; None for any.
     """
 
     false_alarm_rate: float | None = None
     parity_images: int = 200
-    outputs: tuple[str, ...] = OUTPUTS
+    outputs: tuple[str, ...] = GRAPH_OUTPUTS
     static_batch: int | None = None
 
 
@@ -89,7 +89,7 @@ def build_bundle(
     good_maps = reference.maps[: len(held_out)]
     # The threshold comes from the exported graph, because that is what runs.
     calibration = _calibrate(good_scores, held_out, options.false_alarm_rate)
-    if options.outputs != OUTPUTS:
+    if options.outputs != GRAPH_OUTPUTS:
         # There are no maps to compare, nor to store as golden data.
         reference = replace(reference, maps=results.maps)
     manifest = _manifest(
@@ -138,7 +138,7 @@ def _judge(
 ) -> tuple[Results, Results]:
     """Return the results of the torch module and those of its ONNX graph."""
     map_size = (0, 0)
-    if options.outputs == OUTPUTS:
+    if options.outputs == GRAPH_OUTPUTS:
         map_size = (method.geometry.height, method.geometry.width)
     bars = Bars()
     try:

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from flawline.export import ExportError
-from flawline.export.machine import add_plan_arguments, build_engine_here, plan_options
-from flawline.runtime.bundle import OUTPUTS, Bundle, read_bundle
+from flawline.export.local_engine import add_plan_arguments, build_engine_here, plan_options
+from flawline.runtime.bundle import GRAPH_OUTPUTS, Bundle, read_bundle
 from flawline.runtime.console import Parser, log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.precisions import PRECISIONS
@@ -104,7 +104,7 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--outputs",
-        choices=OUTPUTS,
+        choices=GRAPH_OUTPUTS,
         default="map",
         help="score: leave out the map, its upsampling and its smoothing",
     )
@@ -140,7 +140,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         out = Path("bundles") / f"{method.name}-{data.name}"
     options = ExportOptions(
         false_alarm_rate=args.false_alarm_rate,
-        outputs=OUTPUTS[: OUTPUTS.index(args.outputs) + 1],
+        outputs=GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1],
         static_batch=1 if args.static_batch else None,
     )
     return build_bundle(method, checkpoint.provenance, data, out, options, words), data
@@ -188,7 +188,7 @@ def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bun
             f"bundle was built on"
         )
     # Imported here because it needs onnx, which a machine that only inspects lacks.
-    from flawline.export.add_graph import add_graph
+    from flawline.export.add_precision import add_graph
 
     return add_graph(bundle, precision, data)
 

@@ -28,10 +28,9 @@ import numpy as np
 from flawline import FlawlineError
 from flawline.runtime.files import replace_folder, write_atomically
 from flawline.runtime.image import Image, Map
-from flawline.runtime.precisions import FP32, PRECISIONS
-from flawline.runtime.schema import (
+from flawline.runtime.manifest import (
     GOLDEN,
-    OUTPUTS,
+    GRAPH_OUTPUTS,
     Calibration,
     Manifest,
     Spread,
@@ -40,14 +39,15 @@ from flawline.runtime.schema import (
     manifest_from_json,
     manifest_to_json,
 )
+from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.strict_json import SchemaError
 
 __all__ = [
     "CALIBRATION",
     "ENGINE_CACHE",
     "GOLDEN",
+    "GRAPH_OUTPUTS",
     "MANIFEST",
-    "OUTPUTS",
     "Bundle",
     "BundleError",
     "Calibration",
@@ -99,7 +99,7 @@ class Bundle:
     @property
     def map_size(self) -> tuple[int, int]:
         """Height and width of the anomaly map; (0, 0) if the graph has none."""
-        if self.manifest.outputs != OUTPUTS:
+        if self.manifest.outputs != GRAPH_OUTPUTS:
             return 0, 0
         return self.manifest.geometry.height, self.manifest.geometry.width
 

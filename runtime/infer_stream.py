@@ -29,9 +29,11 @@ from flawline.runtime.console import Parser, log, run_command
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
-from flawline.runtime.outputs import open_output
+from flawline.runtime.outputs import OUTPUTS, open_output
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
+
+DEFAULT_OUTPUT = "jsonl"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_engine_arguments(parser)
     parser.add_argument(
-        "--save", type=Path, metavar="DIR", help="write an overlay of every frame into this folder"
+        "--output",
+        action="append",
+        metavar="NAME:TARGET",
+        help=f"{', '.join(OUTPUTS)}; such as jsonl:lines.jsonl; repeat for several; "
+        "default jsonl, which prints to stdout",
     )
+    parser.add_argument("--save", type=Path, metavar="DIR", help="short for --output overlays:DIR")
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
     parser.add_argument(
         "--list",
@@ -79,9 +86,9 @@ def _run(args: argparse.Namespace) -> None:
 def _stream(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
     with ExitStack() as stack:
-        outputs = [stack.enter_context(open_output("jsonl", "-", bundle))]
-        if args.save is not None:
-            outputs.append(stack.enter_context(open_output("overlays", str(args.save), bundle)))
+        outputs = []
+        for description in _outputs(args):
+            outputs.append(stack.enter_context(open_output(description, bundle)))
         detector = stack.enter_context(Detector(bundle, args.engine, engine_options(args)))
         log(
             f"engine {detector.engine.description}, self-test passed, "
@@ -93,6 +100,14 @@ def _stream(args: argparse.Namespace) -> None:
         stack.enter_context(_signals_stop(camera, stop))
         stack.enter_context(camera)
         run_stream(camera, detector, outputs, args.max_frames, stop, Tally())
+
+
+def _outputs(args: argparse.Namespace) -> list[str]:
+    """Return the descriptions of the outputs that the flags ask for."""
+    descriptions = list(args.output or [DEFAULT_OUTPUT])
+    if args.save is not None:
+        descriptions.append(f"overlays:{args.save}")
+    return descriptions
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline import FlawlineError
-from flawline.runtime.schema import Calibration
+from flawline.runtime.manifest import Calibration
 
 CONFIDENCE = 0.95
 DEFAULT_RATE = 0.01

@@ -1,4 +1,4 @@
-"""The structure of the project: imports point one way, and the edge half needs no training libraries."""
+"""The structure of the project: imports point one way; the edge half needs no training library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command: help without training libraries, one-line errors, exit status 2 for a user's mistake."""
+"""Every command: help without training libraries, one-line errors, exit status 2 for mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("train", "export", "runtime", "benchmarks")
 # Import hooks that make the packages of the extras look absent, as on a box that only inspects.
 WITHOUT_EXTRAS = """
 import runpy, sys
-absent = {"torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm", "sklearn", "jinja2"}
+absent = {"torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm", "jinja2"}
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in absent:

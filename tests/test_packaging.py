@@ -1,4 +1,4 @@
-"""The wheel: one top-level name, nothing left out, and commands that foreign modules cannot confuse."""
+"""The wheel: one top-level name, no file missing, commands that foreign modules cannot confuse."""
 
 from __future__ import annotations
 

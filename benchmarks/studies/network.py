@@ -15,7 +15,7 @@ from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.options import NetworkOptions
 from flawline.options import field_parser
 from flawline.runtime.bundle import (
-    OUTPUTS,
+    GRAPH_OUTPUTS,
     Bundle,
     Calibration,
     Golden,
@@ -115,7 +115,7 @@ def bundle_of_network(
         score_tolerance=tolerance,
         map_tolerance=tolerance,
         fp32_islands=fp32_islands,
-        outputs=OUTPUTS,
+        outputs=GRAPH_OUTPUTS,
         provenance={},
     )
     calibration = Calibration(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flawline.export.graphs.edit import constants_to_initializers, set_output_shape
-from flawline.runtime.bundle import OUTPUTS
+from flawline.runtime.bundle import GRAPH_OUTPUTS
 from flawline.runtime.image import Geometry
 
 # TensorRT 8.x reads no later version of either.
@@ -23,7 +23,7 @@ IR_VERSION = 8
 def onnx_from_module(
     module: nn.Module,
     geometry: Geometry,
-    outputs: tuple[str, ...] = OUTPUTS,
+    outputs: tuple[str, ...] = GRAPH_OUTPUTS,
     batch: int | None = None,
 ) -> bytes:
     """Serialise `image` uint8 [N, H, W, 3] BGR -> `score` float32 [N], `map` float32 [N, H, W].
@@ -31,12 +31,12 @@ def onnx_from_module(
     Args:
         module: maps the image to (score, map); H and W are those of `geometry`.
         geometry: how images are prepared for the module.
-        outputs: OUTPUTS, or ("score",) for a graph without the map.
+        outputs: GRAPH_OUTPUTS, or ("score",) for a graph without the map.
         batch: the only N that the graph accepts; None makes N dynamic.
     """
     example = torch.zeros(batch or 1, geometry.height, geometry.width, 3, dtype=torch.uint8)
-    model = trace(module, example, OUTPUTS, dynamic=batch is None)
-    if outputs != OUTPUTS:
+    model = trace(module, example, GRAPH_OUTPUTS, dynamic=batch is None)
+    if outputs != GRAPH_OUTPUTS:
         # The extractor drops every node that only the map needed and leaves all names as they
         # are: FP32 islands refer to names.
         model = onnx.utils.Extractor(model).extract_model(["image"], list(outputs))

@@ -6,14 +6,16 @@ A new output is one file with a subclass of `Output`, and one line in `OUTPUTS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ClassVar
+from urllib.parse import parse_qsl
 
 from flawline import FlawlineError
 from flawline.cameras import Frame
+from flawline.options import OptionError, parse_options
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Verdict
 
@@ -103,9 +105,24 @@ def missing(name: str) -> str | None:
         return str(error)
 
 
-def open_output(name: str, target: str, bundle: Bundle) -> Output:
-    """Open an output of OUTPUTS with its default options. Raises OutputError."""
+def open_output(text: str, bundle: Bundle) -> Output:
+    """Open an output of OUTPUTS that is described as `NAME`, `NAME:TARGET` or with `?OPTIONS`.
+
+    An example is `jsonl:lines.jsonl`. Raises OutputError for an unknown name or option, and for an
+    output that cannot be used.
+    """
+    name, _, rest = text.partition(":")
+    target, _, query = rest.partition("?")
+    if name not in OUTPUTS:
+        raise OutputError(f"output {text}: {name!r} is unknown; known: {', '.join(OUTPUTS)}")
+    reason = missing(name)
+    if reason is not None:
+        raise OutputError(f"output {text}: {reason}")
     output = output_class(name)
-    # The constructor of a subclass takes these arguments; the base class has none.
-    opened: Output = output(target, output.Options(), bundle)  # type: ignore[call-arg]
-    return opened
+    values = dict(parse_qsl(query, keep_blank_values=True))
+    try:
+        options = parse_options(output.Options, values)
+    except OptionError as error:
+        raise OutputError(f"output {text}: {error}") from error
+    create: Callable[[str, OutputOptions, Bundle], Output] = output
+    return create(target, options, bundle)

@@ -13,11 +13,11 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import discard_stdout
 from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
 
-STDOUT = "-"
+STDOUT = ""
 
 
 class JsonLines(Output):
-    """`target` is a file, which is replaced, or "-" for stdout. Every line is flushed."""
+    """`target` is a file, which is replaced, or empty for stdout. Every line is flushed."""
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
         self._target = target

@@ -23,6 +23,8 @@ class Overlays(Output):
     required: ClassVar[bool] = False
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
+        if not target:
+            raise OutputError("output overlays: needs a folder; write overlays:DIR")
         self._folder = Path(target)
         self._manifest = bundle.manifest
         if bundle.map_size == (0, 0):

@@ -58,7 +58,7 @@ def output(name: str, bundle: Bundle, tmp_path: Path) -> Iterator[Output]:
     target = output_class(name).example(folder)
     if target is None:
         pytest.skip(f"{name} needs hardware or a network")
-    output = open_output(name, target, bundle)
+    output = open_output(f"{name}:{target}", bundle)
     yield output
     output.close()
 
@@ -143,7 +143,7 @@ def test_a_target_that_cannot_be_written_is_one_clear_error(name: str, bundle: B
         pytest.skip("cannot be used here")
     reason = ""
     try:
-        open_output(name, "/proc/no/such/target", bundle).close()
+        open_output(f"{name}:/proc/no/such/target", bundle).close()
     except OutputError as error:
         reason = str(error)
     assert "\n" not in reason

@@ -120,9 +120,9 @@ def test_no_engine_leaves_the_bundle_alone(
 def test_the_automatic_engine_falls_back_to_its_own_precision_and_says_so(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flawline.export import machine
+    from flawline.export import local_engine
 
-    monkeypatch.setattr(machine, "choose_engine", lambda name="auto": "onnxruntime")
+    monkeypatch.setattr(local_engine, "choose_engine", lambda name="auto": "onnxruntime")
     assert build.main(["--bundle", str(bundle.path), "--precision", "bf16"]) == 0
     text = capsys.readouterr().err
     assert "onnxruntime, the engine of this machine, does not run bf16" in text

@@ -14,7 +14,7 @@ import pytest
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import EngineOptions, open_engine
 from flawline.runtime.engines.tensorrt.engine import TensorRt, TensorRtRtx
-from flawline.runtime.engines.tensorrt.plan import RECORD, BuildOptions
+from flawline.runtime.engines.tensorrt.plan_cache import RECORD, BuildOptions
 
 HERE = Path(__file__).parent
 FP16 = EngineOptions(precision="fp16")

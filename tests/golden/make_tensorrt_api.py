@@ -1,9 +1,13 @@
-"""Write tensorrt_api.json: which public member each TensorRT has, of the classes that an engine could use.
+"""Write tensorrt_api.json: the public members of the classes of each TensorRT version.
 
-python tests/golden/make_tensorrt_api.py 8.5=api_8.5.json 8.6=api_8.6.json ... > tests/golden/tensorrt_api.json
+Run from the repository, with as many versions as there are:
 
-Each argument names a version and a JSON file: the module's public classes to their public members, taken with dir()
-from that version's Python wheel. Plug-ins, calibrators and the layers of hand-written networks are left out.
+    cd tests/golden
+    python make_tensorrt_api.py 8.5=api_8.5.json 8.6=api_8.6.json > tensorrt_api.json
+
+Each argument names a version and a JSON file with the public classes of the module and their public
+members, taken with dir() from the Python wheel of that version. Plug-ins, calibrators and the
+layers of hand-written networks are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +21,10 @@ LEFT_OUT = ("Plugin", "Calibrat", "Algorithm", "Refitter", "Dims", "Weights", "U
 
 
 def by_versions(members: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """Version -> members, to pattern of the versions that have a member (1 or 0 for each) -> members."""
+    """Turn version -> members into pattern -> members.
+
+    A pattern has a 1 or a 0 for each version that has or lacks a member.
+    """
     has = {version: set(found) for version, found in members.items()}
     patterns: dict[str, list[str]] = {}
     for member in sorted(set().union(*has.values())):

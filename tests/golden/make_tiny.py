@@ -1,4 +1,4 @@
-"""Writes tiny.onnx: map = mean of the three colours, score = the largest value of the map. Needs onnx."""
+"""Writes tiny.onnx: map = mean of the three colours, score = the maximum of the map. Needs onnx."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ import pytest
 
 from flawline.runtime.bundle import add_model, read_bundle, write_calibration
 from flawline.runtime.detector import Detector
-from flawline.runtime.schema import SCHEMA
+from flawline.runtime.manifest import SCHEMA
 
 SCHEMA_1 = Path(__file__).resolve().parents[1] / "golden" / "bundle-schema1"
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from flawline.cameras import Camera, CameraError, Frame
+from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
@@ -163,8 +164,35 @@ def test_the_percentiles_are_over_a_bounded_window() -> None:
 
 def test_lines_may_go_into_a_file(bundle: Bundle, detector: Detector, tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
-    with open_output("jsonl", str(path), bundle) as output:
+    with open_output(f"jsonl:{path}", bundle) as output:
         run(Listed(grey(1), grey(2)), detector, output)
     assert len(path.read_text().splitlines()) == 3
     with pytest.raises(OutputError, match=r"cannot be written to .* \(No such file"):
-        open_output("jsonl", str(tmp_path / "absent" / "lines.jsonl"), bundle)
+        open_output(f"jsonl:{tmp_path}/absent/lines.jsonl", bundle)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mqtt:broker", "'mqtt' is unknown; known: jsonl, overlays"),
+        ("jsonl:lines?colour=red", "option 'colour' is unknown"),
+        ("overlays", "needs a folder; write overlays:DIR"),
+    ],
+)
+def test_a_wrong_output_is_one_line(text: str, message: str, bundle: Bundle) -> None:
+    with pytest.raises(OutputError, match=message):
+        open_output(text, bundle)
+
+
+def test_outputs_of_the_command_line(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "lines.jsonl"
+    overlays = tmp_path / "overlays"
+    flags = ["--bundle", str(bundle.path), "--camera", "synthetic://?frames=2&width=64&height=64"]
+    outputs = ["--output", f"jsonl:{lines}", "--output", f"overlays:{overlays}"]
+    assert infer_stream.main([*flags, *outputs]) == 0
+    assert not capsys.readouterr().out
+    content = lines.read_text().splitlines()
+    assert "summary" in content[-1]
+    assert len(list(overlays.iterdir())) == len(content) - 1 > 0

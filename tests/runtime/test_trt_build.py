@@ -20,7 +20,7 @@ from flawline.runtime.bundle import Bundle, BundleError, add_model
 from flawline.runtime.engines import EngineError, open_engine
 from flawline.runtime.engines.tensorrt.build import parse
 from flawline.runtime.engines.tensorrt.engine import TensorRt
-from flawline.runtime.engines.tensorrt.plan import RECORD, BuildOptions
+from flawline.runtime.engines.tensorrt.plan_cache import RECORD, BuildOptions
 
 pytest_plugins = ["fakes.fixtures"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flawline.runtime.engines.cuda import Cuda
-from flawline.runtime.engines.tensorrt.session import Layout
+from flawline.runtime.engines.tensorrt.loaded_plan import Layout
 from flawline.runtime.image import Image, Map
 
 

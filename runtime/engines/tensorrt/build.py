@@ -24,7 +24,7 @@ from flawline.runtime.engines.tensorrt.api import (
     OnnxParser,
 )
 from flawline.runtime.engines.tensorrt.library import logger
-from flawline.runtime.engines.tensorrt.plan import BuildOptions
+from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions
 from flawline.runtime.engines.tensorrt.progress import attach_progress, stopped_by_ctrl_c
 from flawline.runtime.files import write_atomically
 

@@ -12,10 +12,10 @@ from flawline.runtime.console import log
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.engines.cuda import Cuda, CudaError, driver_missing, open_cuda
 from flawline.runtime.engines.tensorrt.buffers import Buffers
+from flawline.runtime.engines.tensorrt.find_or_build import PlanRequest, prepare_plan
 from flawline.runtime.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, Library
-from flawline.runtime.engines.tensorrt.plan import BuildOptions, Plan, PlanRefused
-from flawline.runtime.engines.tensorrt.prepare import PlanRequest, prepare_plan
-from flawline.runtime.engines.tensorrt.session import Session
+from flawline.runtime.engines.tensorrt.loaded_plan import Session
+from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions, Plan, PlanRefused
 from flawline.runtime.image import Image, Map
 
 

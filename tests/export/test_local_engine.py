@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from flawline.export.machine import build_engine_here
+from flawline.export.local_engine import build_engine_here
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import ENGINES, Engine, EngineError, EngineOptions
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
-from flawline.runtime.engines.tensorrt.plan import BuildOptions
+from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions
 
 DEFAULTS = EngineOptions()
 

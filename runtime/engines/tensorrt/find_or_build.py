@@ -13,7 +13,7 @@ from flawline.runtime.engines.cuda import Cuda
 from flawline.runtime.engines.tensorrt.api import Module
 from flawline.runtime.engines.tensorrt.build import BuildJob, compile_plan, create_job
 from flawline.runtime.engines.tensorrt.library import Library
-from flawline.runtime.engines.tensorrt.plan import (
+from flawline.runtime.engines.tensorrt.plan_cache import (
     BuildOptions,
     Identity,
     Plan,

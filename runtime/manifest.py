@@ -24,7 +24,7 @@ READABLE = (1, 2)
 GOLDEN = "golden.npz"
 MODEL = str(FP32.file)
 # Outputs of the graph. A bundle that was built for the score alone has only the first.
-OUTPUTS = ("score", "map")
+GRAPH_OUTPUTS = ("score", "map")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Manifest:
 
     `score` and `map_peak`, the largest value of a map, are over the held-out good images. The
     tolerances are absolute. `fp32_islands` are prefixes of node names of the graph that must be
-    computed in FP32 in every precision. `outputs` is OUTPUTS, or its first entry alone. `bit_depth`
-    is the number of significant bits of the images that the detector was trained on, from 8 to 16.
+    computed in FP32 in every precision. `outputs` is GRAPH_OUTPUTS, or its first entry alone.
+    `bit_depth` is the number of significant bits of the images that the detector was trained on,
+    from 8 to 16.
     """
 
     method: str
@@ -126,8 +127,8 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
 
 
 def _check_manifest(reader: StrictReader, manifest: Manifest) -> None:
-    if manifest.outputs not in (OUTPUTS, OUTPUTS[:1]):
-        known = f"{list(OUTPUTS)} or {list(OUTPUTS[:1])}"
+    if manifest.outputs not in (GRAPH_OUTPUTS, GRAPH_OUTPUTS[:1]):
+        known = f"{list(GRAPH_OUTPUTS)} or {list(GRAPH_OUTPUTS[:1])}"
         reader.refuse(f"outputs is {list(manifest.outputs)}, not {known}")
     if manifest.score_tolerance <= 0 or manifest.map_tolerance <= 0:
         reader.refuse("a tolerance is not above 0")

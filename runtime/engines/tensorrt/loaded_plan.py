@@ -17,7 +17,7 @@ from flawline.runtime.engines.tensorrt.api import (
     Runtime,
 )
 from flawline.runtime.engines.tensorrt.library import logger
-from flawline.runtime.engines.tensorrt.plan import Plan, PlanRefused
+from flawline.runtime.engines.tensorrt.plan_cache import Plan, PlanRefused
 from flawline.runtime.files import write_atomically
 
 KERNELS = "kernels.bin"  # next to the plan: what TensorRT-RTX compiled of it for this GPU

@@ -15,7 +15,7 @@ pytest.importorskip("tqdm", reason="needs the train extra")
 from conftest import SIZE
 
 from flawline.export import ExportError
-from flawline.export.add_graph import add_graph, write_graph
+from flawline.export.add_precision import add_graph, write_graph
 from flawline.export.graphs import GraphContext
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.precisions import PRECISIONS, Precision

@@ -20,7 +20,7 @@ from flawline.runtime.engines import (
     missing,
     open_engine,
 )
-from flawline.runtime.engines.tensorrt.plan import BuildOptions
+from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions
 from flawline.runtime.timing import time_calls
 
 TIMED_SECONDS = 1.0

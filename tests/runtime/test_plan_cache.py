@@ -18,8 +18,8 @@ from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.engines import EngineError, EngineOptions, cuda, open_engine
 from flawline.runtime.engines.cuda import libcuda
 from flawline.runtime.engines.tensorrt.engine import TensorRtRtx
-from flawline.runtime.engines.tensorrt.plan import PLAN, RECORD, BuildOptions
-from flawline.runtime.engines.tensorrt.session import KERNELS
+from flawline.runtime.engines.tensorrt.loaded_plan import KERNELS
+from flawline.runtime.engines.tensorrt.plan_cache import PLAN, RECORD, BuildOptions
 
 pytest_plugins = ["fakes.fixtures"]
 
@@ -224,7 +224,7 @@ def test_a_full_disk_is_one_line(
         raise OSError(28, "No space left on device")
 
     install("10.3")
-    monkeypatch.setattr("flawline.runtime.engines.tensorrt.plan.write_atomically", full)
+    monkeypatch.setattr("flawline.runtime.engines.tensorrt.plan_cache.write_atomically", full)
     with pytest.raises(EngineError, match=r"No space left on device\); .*free disk space"):
         build_plan(fp16_bundle, "tensorrt")
 
@@ -274,7 +274,7 @@ def test_rtx_captures_a_graph_itself_and_saves_its_kernels(
     def full(path: Path, data: bytes) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("flawline.runtime.engines.tensorrt.session.write_atomically", full)
+    monkeypatch.setattr("flawline.runtime.engines.tensorrt.loaded_plan.write_atomically", full)
     open_and_run(fp16_bundle, "rtx1.7")
     assert "kernels cannot be saved" in capsys.readouterr().err
 
