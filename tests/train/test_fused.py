@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from builders import random_images, small_simplenet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_simplenet import net, picture
 from torch.nn import functional as F
 
 from flawline.runtime.image import Geometry
@@ -121,7 +121,7 @@ def test_the_official_setting_has_the_groups_of_the_closed_form(channels: Any, g
     batch=st.integers(1, 3),
 )
 def test_fused_equals_literal_for_drawn_settings(size: Any, dims: Any, batch: int) -> None:
-    model = net(level=dims[0], target=dims[1], size=64)
+    model = small_simplenet(level=dims[0], target=dims[1], size=64)
     other = type(model)(replace(model.settings, geometry=Geometry("stretch", *size)))
     other.load_state_dict(model.state_dict())
     other = other.double().eval()
@@ -134,7 +134,7 @@ def test_fused_equals_literal_for_drawn_settings(size: Any, dims: Any, batch: in
 
 
 def test_the_tail_is_a_sum_of_signs_in_their_order() -> None:
-    model = net()
+    model = small_simplenet()
     tail = model.fused().tail.weight.flatten()
     assert set(tail.tolist()) == {-1.0, 1.0}
     assert (tail.diff() <= 0).all()
@@ -143,7 +143,9 @@ def test_the_tail_is_a_sum_of_signs_in_their_order() -> None:
 
 
 def test_a_hidden_unit_without_weight_is_harmless() -> None:
-    model = net().double()
+    model = small_simplenet().double()
     model.discriminator[3].weight.data[0, 3] = 0.0
     with torch.inference_mode():
-        torch.testing.assert_close(model.fused()(picture())[1], model(picture())[1], **EXACT)
+        torch.testing.assert_close(
+            model.fused()(random_images())[1], model(random_images())[1], **EXACT
+        )
