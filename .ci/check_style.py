@@ -61,7 +61,9 @@ def _checked_files() -> list[str]:
         candidates = sorted(path.rglob("*")) if path.is_dir() else [path]
         for candidate in candidates:
             name = candidate.relative_to(ROOT).as_posix()
-            if candidate.is_symlink() or not candidate.is_file() or "__pycache__" in name:
+            if candidate.is_symlink() or not candidate.is_file():
+                continue
+            if "__pycache__" in name or ".egg-info" in name:
                 continue
             if candidate.suffix in SUFFIXES and not name.startswith(NOT_CHECKED):
                 names.append(name)
