@@ -14,15 +14,17 @@ import numpy.typing as npt
 
 from flawline.benchmarks.measure.timing import percentiles
 from flawline.cameras.decode import read_image
+from flawline.cameras.listing import count_of
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
-from flawline.runtime.console import log
+from flawline.runtime.console import log, printable
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, EngineOptions, choose_engine
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.image import Geometry
 from flawline.runtime.threshold import clear_flip, flipped
 from flawline.train import metrics
-from flawline.train.data.images import DataError, Sample, open_data, read_mask
+from flawline.train.data.images import DataError, Sample, open_data
+from flawline.train.data.masks import Mask, read_mask
 from flawline.train.progress import Bars
 
 # Untimed calls of each engine before the first image.
@@ -83,6 +85,8 @@ def evaluate_engines(
     """
     samples = _test_samples(data)
     bundle = read_bundle(bundle_path)
+    # Read first, so that a damaged mask is reported before everything is measured.
+    masks = _read_masks(samples, bundle.manifest.geometry)
     with ExitStack() as stack:
         contestants = _open_detectors(bundle, choices, skip_unavailable, stack)
         _judge_samples(contestants, samples, bundle, repeats)
@@ -93,7 +97,7 @@ def evaluate_engines(
     for run, _ in contestants:
         row = _facts(run, bundle, data.name, len(samples))
         row |= _image_accuracy(labels, run)
-        row |= _pixel_accuracy(samples, run, bundle.manifest.geometry)
+        row |= _pixel_accuracy(masks, run)
         row |= percentiles(run.times_ms)
         row["model_sha256"] = bundle.model_sha256(run.precision)[:16]
         row["versions"] = versions()
@@ -103,7 +107,10 @@ def evaluate_engines(
 
 
 def _test_samples(data: Path) -> Sequence[Sample]:
-    samples = open_data(data).test
+    data_set = open_data(data)
+    for line in data_set.describe():
+        log(line)
+    samples = data_set.test
     labels = _labels(samples)
     if labels.all() or not labels.any():
         raise DataError(
@@ -202,11 +209,11 @@ def _facts(run: EngineRun, bundle: Bundle, data_name: str, images: int) -> Row:
     manifest = bundle.manifest
     geometry = manifest.geometry
     return {
-        "bundle": bundle.path.name,
+        "bundle": printable(bundle.path.name),
         "method": manifest.method,
         "backbone": manifest.backbone,
         "weights": manifest.provenance.get("train_weights", "unknown"),
-        "data": data_name,
+        "data": printable(data_name),
         "input": f"{geometry.width}x{geometry.height} {geometry.kind}",
         # A camera delivers one frame at a time.
         "batch": 1,
@@ -226,21 +233,38 @@ def _image_accuracy(labels: npt.NDArray[np.bool_], run: EngineRun) -> Row:
     }
 
 
-def _pixel_accuracy(samples: Sequence[Sample], run: EngineRun, geometry: Geometry) -> Row:
-    """Return the accuracies of the maps; all None when no image has a mask.
+def _read_masks(samples: Sequence[Sample], geometry: Geometry) -> list[Mask | None]:
+    """Return the masks of the images, bool [H, W] each; all None when no image has a mask.
 
-    A defective image without a mask is left out: which of its pixels are defective is not known.
+    A defective image without a mask has None: which of its pixels are defective is not known.
     """
+    with_masks = any(sample.mask for sample in samples)
+    masks: list[Mask | None] = []
+    empty = []
+    for sample in samples:
+        mask = None
+        if with_masks and (sample.defect is None or sample.mask is not None):
+            mask = read_mask(sample, geometry)
+            if sample.mask is not None and not mask.any():
+                empty.append(sample.mask)
+        masks.append(mask)
+    if empty:
+        log(f"note: {count_of(len(empty), 'mask')} of defective images mark nothing: {empty[0]}")
+    return masks
+
+
+def _pixel_accuracy(masks: Sequence[Mask | None], run: EngineRun) -> Row:
+    """Return the accuracies of the maps; all None when no image has a mask."""
     accuracy: Row = {"pixel_auroc": None, "pixel_ap": None, "aupro": None}
-    if not any(sample.mask for sample in samples):
-        return accuracy
-    masks = []
+    known = []
     maps = []
-    for sample, anomaly_map in zip(samples, run.maps, strict=True):
-        if sample.defect is None or sample.mask is not None:
-            masks.append(read_mask(sample, geometry))
+    for mask, anomaly_map in zip(masks, run.maps, strict=True):
+        if mask is not None:
+            known.append(mask)
             maps.append(anomaly_map)
-    all_masks = np.array(masks)
+    if not known:
+        return accuracy
+    all_masks = np.array(known)
     all_maps = np.array(maps)
     accuracy["pixel_auroc"] = _rounded(metrics.auroc(all_masks, all_maps))
     accuracy["pixel_ap"] = _rounded(metrics.average_precision(all_masks, all_maps))

@@ -25,12 +25,14 @@ from flawline.runtime.bundle import (
     Spread,
     write_bundle,
 )
-from flawline.runtime.console import log
+from flawline.runtime.console import log, printable
 from flawline.runtime.environment import versions
 from flawline.runtime.image import Image
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
+from flawline.train.data.dataset import DataError
 from flawline.train.data.images import describe_sizes
+from flawline.train.data.split import list_hash, require_not_trained_on
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
 
@@ -38,6 +40,7 @@ from flawline.train.progress import Bars
 # far above FP32 rounding and the few thousandths of FP16, far below what matters to a threshold.
 TOLERANCE = 0.05
 GOLDEN_PER_SIDE = 3
+TRAINING_IMAGES = "data_sha256"  # in the provenance of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def build_bundle(
     out: Path,
     options: ExportOptions,
     command: Sequence[str] = (),
+    trained_on: Sequence[str] = (),
 ) -> Bundle:
     """Export a trained method, set its threshold, prove the graph against torch, write the bundle.
 
@@ -74,14 +78,16 @@ def build_bundle(
         out: the folder to write; an existing bundle there is replaced.
         options: what to build.
         command: the arguments of the command, for the provenance.
+        trained_on: content hashes of the training images, from the checkpoint.
 
     Raises:
         ExportError: the graph does not decide as the method does.
         CalibrationError: too few good images for the false-alarm rate.
-        DataError: the data set cannot be used.
+        DataError: the data set cannot be used, or its held-out images were trained on.
         BundleError: the bundle cannot be written.
     """
     selection = _select_images(method, provenance, data, options)
+    _require_unseen(selection, provenance, trained_on)
     held_out = selection.held_out
     exported = _export(method, options)
     reference, results = _judge(method, exported.model, selection.images, options)
@@ -120,10 +126,30 @@ def _select_images(
     bit_depth = int(provenance["bits"])
     selection = select_images(data, method.geometry, bit_depth, options.parity_images)
     held_out = selection.held_out
+    for line in selection.data_set.describe():
+        log(line)
     check_false_alarm_rate(options.false_alarm_rate, len(held_out))
     for line in describe_sizes(held_out, method.geometry, selection.bit_depth):
         log(f"note: {line}")
     return selection
+
+
+def _require_unseen(
+    selection: ImageSelection, provenance: Mapping[str, str], trained_on: Sequence[str]
+) -> None:
+    """Check that the method was not trained on the images that set its threshold."""
+    training = selection.train.paths
+    if trained_on:
+        note = require_not_trained_on(selection.held_out, training, trained_on)
+        if note is not None:
+            log(f"note: {note}")
+        return
+    # Checkpoints of older versions know the names and sizes of their training images only.
+    if provenance.get(TRAINING_IMAGES, "") not in ("", list_hash(training)):
+        raise DataError(
+            f"data {selection.data_set.root}: the training images are not those of the checkpoint, "
+            f"which may have been trained on held-out images; train again on this data set"
+        )
 
 
 def _export(method: Method, options: ExportOptions) -> _Exported:
@@ -253,6 +279,8 @@ def _provenance(training: Mapping[str, str], data: Path, command: Sequence[str])
     provenance["built"] = now.isoformat(timespec="seconds")
     provenance["command"] = shlex.join(words)
     provenance.update(versions())
+    for key, value in provenance.items():
+        provenance[key] = printable(value)
     return provenance
 
 

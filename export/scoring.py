@@ -12,8 +12,10 @@ from flawline.export.graphs import evenly_spaced
 from flawline.export.parity import Results
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.image import Geometry, Image
-from flawline.train.data.images import PreparedImages, hold_out
+from flawline.train.data.dataset import DataSet
+from flawline.train.data.images import PreparedImages
 from flawline.train.data.layouts import open_data
+from flawline.train.data.split import hold_out
 from flawline.train.progress import Progress
 
 
@@ -22,6 +24,7 @@ class ImageSelection:
     """The images of a data set that an export needs.
 
     Attributes:
+        data_set: the whole data set.
         train: prepared good images that the method was trained on.
         held_out: files of the good images that set the threshold.
         paths: files of the images to compare graphs on: all of `held_out`, then test images.
@@ -29,6 +32,7 @@ class ImageSelection:
         bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
     """
 
+    data_set: DataSet
     train: PreparedImages
     held_out: list[Path]
     paths: list[Path]
@@ -55,6 +59,7 @@ def select_images(
         paths.append(sample.path)
     bits = bit_depth if bit_depth > 8 else None
     return ImageSelection(
+        data_set=data_set,
         train=PreparedImages(train, geometry, bits),
         held_out=held_out,
         paths=paths,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -31,6 +32,20 @@ def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def printable(text: str) -> str:
+    """Return a text that every encoding of Unicode can hold.
+
+    A file name need not be valid UTF-8; Python then represents its bytes by lone surrogates, which
+    other programs refuse in JSON. They become escapes such as \\xc1.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # A surrogate that stands for no byte.
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports a wrong command line in one line, without the usage."""
 
@@ -45,7 +60,12 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
     traceback: every FlawlineError, a package of an extra that is not installed, and an operating
     system error such as a full disk. Ctrl-C prints `interrupted` and returns 130. Any other
     exception is a bug and keeps its traceback.
+
+    On stdout, a character that its encoding lacks is escaped, as Python does on stderr: a file may
+    have any name.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return work() or 0
     except FlawlineError as error:

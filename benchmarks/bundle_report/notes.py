@@ -16,6 +16,8 @@ def notes(findings: Findings) -> list[str]:
     sentences = []
     for loss in findings.uninspected:
         sentences.append(f"{loss[0].upper()}{loss[1:]}.")
+    for note in findings.data_notes:
+        sentences.append(f"{note[0].upper()}{note[1:]}.")
     if findings.defective and not findings.pixel_accuracy:
         sentences.append(
             "There are no masks: whether the anomaly map marks the right place is not measured."

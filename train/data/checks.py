@@ -90,7 +90,7 @@ def without_repeats(data: DataSet) -> DataSet:
 
     Raises DataError if a file counts as good and as defective.
     """
-    good_keys = {}
+    good_keys: dict[FileKey, Path] = {}
     for path in data.train_good:
         good_keys.setdefault(file_key(path), path)
     train_good = GoodImages(good_keys.values(), data.train_good.folders)

@@ -37,7 +37,9 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
             "see --data in the README"
         )
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-        model, provenance, _ = load_checkpoint(train(recipe, Path(folder) / "bank.pt"))
+        checkpoint = load_checkpoint(train(recipe, Path(folder) / "bank.pt"))
+    model = checkpoint.method
+    provenance = checkpoint.provenance
     # For the type checker: the recipe is PatchCore's.
     assert isinstance(model, PatchCore)
     bars = Bars()
