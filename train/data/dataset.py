@@ -65,7 +65,7 @@ class DataSet:
 
     def describe(self) -> list[str]:
         """Return log lines: what was taken and what was left out, in one line, then the notes."""
-        taken = f"{count_of(len(self.train_good), 'good image')} for training"
+        taken = f"{count_of(len(self.train_good), 'good image')} to train and set the threshold"
         left_out = ", ".join(self.left_out) or "nothing"
         lines = [f"data {self.root}: {taken}; {_describe_test(self.test)}; left out: {left_out}"]
         for note in self.notes:

@@ -16,10 +16,10 @@ from flawline.train.data.dataset import DataError, Sample
 
 Mask = npt.NDArray[np.bool_]
 
-REMEDY = "copy the data set again, or save the mask as a PNG of black and white"
 JPEG_START = b"\xff\xd8"
-PNG_START = b"\x89PNG"
-PNG_END = b"IEND"
+# Parts of the messages with which `decode_image` refuses what a mask may be: transparency, and
+# pixels of other types.
+ONLY_OF_IMAGES = ("has transparent pixels", "pixels are")
 
 
 def read_mask(sample: Sample, geometry: Geometry) -> Mask:
@@ -71,7 +71,9 @@ def decode_mask(path: Path) -> Mask:
     """
     pixels = _decode(path)
     if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
-        raise DataError(f"mask {path}: has values that are not finite; {REMEDY}")
+        raise DataError(
+            f"mask {path}: has values that are not finite; save it as a PNG of black and white"
+        )
     colours = np.atleast_3d(pixels)
     values = colours[..., :3].max(2)
     limit = 0.0
@@ -92,32 +94,21 @@ def _decode(path: Path) -> npt.NDArray[Any]:
     try:
         return decode_image(path)
     except CameraError as error:
-        pixels = _decode_unlike_image(path)
+        pixels = None
+        if any(reason in str(error) for reason in ONLY_OF_IMAGES):
+            pixels = _decode_unlike_image(path)
         if pixels is None:
-            raise DataError(f"mask {error}; {REMEDY}") from error
+            raise DataError(f"mask {error}") from error
         return pixels
 
 
 def _decode_unlike_image(path: Path) -> npt.NDArray[Any] | None:
-    """Decode what only a mask may be: transparent, or of float or 32-bit pixels; else None."""
+    """Decode a mask with transparency, or with pixels of other types; None where it fails."""
+    data = np.frombuffer(path.read_bytes(), np.uint8)
     try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    if data.startswith(JPEG_START) or not data:
-        return None
-    if data.startswith(PNG_START) and PNG_END not in data[-12:]:
-        return None
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
-    if pixels is None:
-        return None
-    transparent = pixels.ndim == 3 and pixels.shape[2] == 4
-    if transparent or pixels.dtype not in (np.uint8, np.uint16):
-        return pixels
-    return None
 
 
 def _is_lossy(path: Path) -> bool:
