@@ -29,7 +29,7 @@ LONGEST_QUOTE = 200
 
 def log(text: str) -> None:
     """Print one line to stderr, because stdout is reserved for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
