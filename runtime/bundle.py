@@ -97,9 +97,14 @@ class Bundle:
     sha256: Mapping[str, str]
 
     @property
+    def has_map(self) -> bool:
+        """True if the graph gives an anomaly map, and not the score alone."""
+        return self.manifest.outputs == GRAPH_OUTPUTS
+
+    @property
     def map_size(self) -> tuple[int, int]:
         """Height and width of the anomaly map; (0, 0) if the graph has none."""
-        if self.manifest.outputs != GRAPH_OUTPUTS:
+        if not self.has_map:
             return 0, 0
         return self.manifest.geometry.height, self.manifest.geometry.width
 
