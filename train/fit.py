@@ -17,6 +17,7 @@ from flawline.runtime.console import Parser, run_command
 from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
+from flawline.train.data.demo import DEMO_WEIGHTS
 
 if TYPE_CHECKING:
     from flawline.train.recipe import Recipe
@@ -35,7 +36,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         help="imagenet (downloads them), texture (in this package, trained on formulas alone), "
-        "random, or a FILE of torchvision's; default imagenet (demo data: texture)",
+        "random, or a FILE of torchvision's; default imagenet "
+        f"(demo data: {DEMO_WEIGHTS})",
     )
     group.add_argument(
         "--size", type=int, help="input height and width in pixels; default is the method's"

@@ -198,7 +198,7 @@ class _HalfWriter:
 
 
 def _accepts_half(formals: Sequence[Any], position: int) -> bool:
-    """Return whether an operator's schema allows FP16 here; its last entry may be repeated."""
+    """Return whether an operator's schema allows FP16 at a position; its last entry may be repeated."""
     formal = formals[min(position, len(formals) - 1)]
     return "tensor(float16)" in formal.types
 

@@ -36,9 +36,9 @@ from onnxruntime.quantization import (
 
 from flawline.export import ExportError
 from flawline.export.graphs import GraphContext, evenly_spaced
-from flawline.export.graphs.edit import in_island, initializers
+from flawline.export.graphs.edit import in_island, initializers, output_names
 from flawline.runtime.console import log
-from flawline.runtime.engines.onnxruntime_cpu import open_session
+from flawline.runtime.engines import open_reference
 from flawline.runtime.image import Image
 from flawline.train.progress import Progress, no_progress
 
@@ -88,7 +88,7 @@ def to_int8(
     quantizer = _Quantizer(proto, images, progress)
     probes = evenly_spaced(images, PROBES)
     reference = _scores(proto, probes)
-    # Each convolution is judged alone: errors of several add up, but which ones matter shows here.
+    # Each convolution is judged alone: errors of several add up, but this shows which ones matter.
     selected = []
     for done, name in enumerate(candidates, 1):
         change = np.abs(_scores(quantizer.quantize([name]), probes) - reference)
@@ -207,9 +207,15 @@ class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _scores(proto: onnx.ModelProto, images: Sequence[Image]) -> npt.NDArray[np.float32]:
-    """Compute the scores float32 [n] of prepared images with ONNX Runtime."""
-    session = open_session(proto.SerializeToString())
+    """Compute the scores float32 [n] of prepared images with the reference engine."""
+    map_size = (0, 0)
+    if "map" in output_names(proto.graph):
+        map_size = images[0].shape[:2]
+    engine = open_reference(proto.SerializeToString(), map_size)
     scores = []
     for image in images:
-        scores.extend(session.run(["score"], {"image": image[None]}))
+        score, _ = engine(image[None])
+        # The engine overwrites its arrays with the next call.
+        scores.append(score.copy())
+    engine.close()
     return np.concatenate(scores)

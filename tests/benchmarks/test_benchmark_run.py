@@ -77,7 +77,7 @@ def test_all_is_every_engine_here_in_every_precision_it_runs(
         if row["engine"].startswith("onnxruntime") and row["precision"] == "fp32"
     ] == [1]
     table = (data.parent / "results" / "run.md").read_text()
-    assert "| flips (clear) | x ORT FP32 |" in table
+    assert "| flips (clear) | x onnxruntime fp32 |" in table
     assert table.count("| 0 (0) |") == len(rows)
 
 

@@ -54,7 +54,7 @@ def test_the_study_of_simplenet_next_to_the_model_of_another_program(
     page = capsys.readouterr().out
     result = json.loads((tmp_path / "fusion-simplenet-resnet18-64.json").read_text())
     assert (tmp_path / "fusion-simplenet-resnet18-64.md").read_text() == page
-    assert "Another's: other.onnx, on random input of its own." in page
+    assert "External model: other.onnx, on random input of its own." in page
     rows = rows_of(result)
     assert {row.form for row in rows} == {PUBLISHED, LITERAL, FUSED, BACKBONE, AGAINST}
     for line in ratios(rows):

@@ -74,4 +74,4 @@ def test_speed_is_relative_to_the_published_pipeline_at_the_same_batch() -> None
 def test_a_machine_without_a_gpu_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("benchmarks.studies.gpu_check: torch finds no GPU here")
+    assert line.startswith("benchmarks.studies.gpu_check: torch finds no GPU on this machine")

@@ -203,7 +203,7 @@ def test_a_write_that_fails_leaves_the_old_folder(
         ),
         (["--plan", "/nowhere.plan"], "--plan is for --engine tensorrt"),
         (["--precision", "int8"], "holds no int8 graph"),
-        (["--max-batch", "-1"], "must be at least 0"),
+        (["--max-batch", "-1"], "--max-batch -1 is below 0; give 0 for no batching"),
         (["--out", "/proc/x"], "choose another --out"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawline.benchmarks.studies.labelled import labelled_test_images
+from flawline.benchmarks.labels import labelled_test_images
 from flawline.runtime.image import Geometry, Image
 from flawline.train.backbones import create_backbone
 from flawline.train.backbones.base import Backbone

@@ -29,7 +29,7 @@ def open_device(name: str) -> torch.device:
     """Return the device. Raises EngineError for a GPU that torch does not find."""
     if name != "cpu" and not torch.cuda.is_available():
         raise EngineError(
-            "torch finds no GPU here; run it on a machine that has one, or try --device cpu"
+            "torch finds no GPU on this machine; use a machine that has one, or try --device cpu"
         )
     return torch.device(name)
 

@@ -18,4 +18,8 @@ does, and a defect may be lighter or darker than the surface around it.
 from flawline.train.data.demo.dataset import write_demo
 from flawline.train.data.demo.products import PRODUCTS, render
 
-__all__ = ["PRODUCTS", "render", "write_demo"]
+__all__ = ["DEMO_PRODUCT", "DEMO_WEIGHTS", "PRODUCTS", "render", "write_demo"]
+
+# What is trained without a data set of the user, and with which weights, which need no download.
+DEMO_PRODUCT = "bearing"
+DEMO_WEIGHTS = "texture"
