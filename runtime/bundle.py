@@ -33,7 +33,6 @@ from flawline.runtime.manifest import (
     GRAPH_OUTPUTS,
     Calibration,
     Manifest,
-    Spread,
     calibration_from_json,
     calibration_to_json,
     manifest_from_json,
@@ -41,24 +40,6 @@ from flawline.runtime.manifest import (
 )
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.strict_json import SchemaError
-
-__all__ = [
-    "CALIBRATION",
-    "ENGINE_CACHE",
-    "GOLDEN",
-    "GRAPH_OUTPUTS",
-    "MANIFEST",
-    "Bundle",
-    "BundleError",
-    "Calibration",
-    "Golden",
-    "Manifest",
-    "Spread",
-    "add_model",
-    "read_bundle",
-    "write_bundle",
-    "write_calibration",
-]
 
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +16,9 @@ import numpy as np
 
 from flawline import FlawlineError
 from flawline.registry import resolve
-from flawline.runtime.bundle import Bundle, Manifest
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.image import Image, Map
+from flawline.runtime.manifest import Manifest
 from flawline.runtime.precisions import PRECISIONS
 from flawline.runtime.threshold import flipped
 
@@ -237,10 +239,8 @@ def open_reference(
     `map_size` is the height and width of the map, (0, 0) if the graph has none. `precision` is what
     the graph computes in, and only names it. There is no self-test. Raises EngineError.
     """
-    # Imported here, because the module of the engine imports this one.
-    from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
-
-    return OnnxRuntime(model, map_size, threads, precision)
+    create: Callable[..., Engine] = engine_class(REFERENCE_ENGINE)
+    return create(model, map_size, threads, precision)
 
 
 def self_test(engine: Engine, bundle: Bundle) -> float:
