@@ -51,8 +51,8 @@ class EngineChoice(NamedTuple):
 class EngineRun:
     """The results of one engine on all test images.
 
-    `scores` and `maps` ([H, W] each) have one entry per image, `times_ms` one per timed call. `maps`
-    is empty for a bundle without maps.
+    `scores` and `maps` ([H, W] each) have one entry per image, `times_ms` one per timed call.
+    `maps` is empty for a bundle without maps.
     """
 
     engine: str

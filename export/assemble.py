@@ -89,7 +89,6 @@ def build_bundle(
         Spread.of(good_scores),
         Spread.of(good_maps.max((1, 2))),
         bundle_provenance(provenance, data, command),
-        _bit_depth(provenance),
     )
     _prove(selection.paths, reference, results, calibration, manifest)
     golden = _golden(selection.images, reference, calibration, manifest.score_tolerance)
@@ -109,7 +108,7 @@ def _select_images(
     method: Method, provenance: Mapping[str, str], data: Path, options: ExportOptions
 ) -> ImageSelection:
     """Select the images, and check what can be checked about them before the work begins."""
-    bit_depth = _bit_depth(provenance)
+    bit_depth = _bit_depth(provenance.get("bits"))
     # A method that was trained on 8-bit images says nothing about the scale of deeper ones.
     file_bit_depth = bit_depth if bit_depth > 8 else None
     selection = select_images(data, method.geometry, file_bit_depth, options.parity_images)
@@ -120,10 +119,11 @@ def _select_images(
     return selection
 
 
-def _bit_depth(provenance: Mapping[str, str]) -> int:
-    """Return the significant bits of the training images; a checkpoint may not state them."""
-    text = provenance.get("bits", "")
-    return int(text) if text.isdecimal() else 8
+def _bit_depth(text: str | None) -> int:
+    """Read the bit depth of the training images, which a checkpoint need not state; default 8."""
+    if text is None or not text.isdecimal():
+        return 8
+    return int(text)
 
 
 def _export(method: Method, options: ExportOptions) -> _Exported:
@@ -171,7 +171,6 @@ def _manifest(
     score: Spread,
     map_peak: Spread,
     provenance: Mapping[str, str],
-    bit_depth: int,
 ) -> Manifest:
     """Describe the bundle; `score` and `map_peak` are those of the held-out good images."""
     return Manifest(
@@ -185,7 +184,7 @@ def _manifest(
         fp32_islands=exported.fp32_islands,
         outputs=exported.outputs,
         provenance=provenance,
-        bit_depth=bit_depth,
+        bit_depth=_bit_depth(provenance.get("train_bits")),
     )
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Precision:
     """One precision.
 
-    A new one is one entry of PRECISIONS, and if it has a file also a writer in the export. `file` is
-    the ONNX file of a bundle that holds this precision's graph; None if engines compute in this
+    A new one is one entry of PRECISIONS, and a writer in the export if it has a file. `file` is the
+    ONNX file of a bundle that holds this precision's graph; None if engines compute in this
     precision from the FP32 graph. `score_factor` and `map_factor` multiply the manifest's
     tolerances. The graphs of precisions `by_default` are added to every new bundle.
     """

@@ -37,8 +37,8 @@ class Findings:
     """Everything that the page states.
 
     `held_out`, `good` and `defective` are the images that got a score. `faults` are the files that
-    got none, each with the reason. `pixel_accuracy` is empty when the bundle gives no anomaly map or
-    no test image has a mask. `sizes` are the (height, width) of the images.
+    got none, each with the reason. `pixel_accuracy` is empty without anomaly maps or without masks.
+    `sizes` are the (height, width) of the images.
     """
 
     bundle: Bundle

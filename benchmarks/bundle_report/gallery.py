@@ -119,10 +119,10 @@ def _summary(group: str, images: Sequence[JudgedImage]) -> str:
     if not total:
         return f"Unknown: there are no {group}."
     if not wrong:
-        return f"None: all {total} {group} are judged correctly. These are nearest to the threshold."
+        return f"None: all {total} {group} are judged correctly. These are near the threshold."
     if wrong >= min(CARDS, total):
         return f"{wrong} of {total} {group}. These are the worst {min(CARDS, wrong)}."
-    return f"{wrong} of {total} {group}, shown first; then the correct ones nearest to the threshold."
+    return f"{wrong} of {total} {group}, shown first; then correct ones near the threshold."
 
 
 def _outline_defect(painted: Image, sample: Sample) -> None:

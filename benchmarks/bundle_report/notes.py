@@ -40,7 +40,8 @@ def calibration_warnings(findings: Findings) -> list[str]:
         return [f"The calibration is not valid: {error}."]
     if not np.allclose(expected, calibration.interval, rtol=0, atol=1e-3):
         warnings.append(_interval_warning(calibration, expected))
-    warnings += _threshold_warnings(findings.bundle.manifest, calibration, scores_of(findings.held_out))
+    held_out = scores_of(findings.held_out)
+    warnings += _threshold_warnings(findings.bundle.manifest, calibration, held_out)
     return warnings
 
 
@@ -52,7 +53,9 @@ def _interval_warning(calibration: Calibration, expected: tuple[float, float]) -
     )
 
 
-def _threshold_warnings(manifest: Manifest, calibration: Calibration, held_out: Scores) -> list[str]:
+def _threshold_warnings(
+    manifest: Manifest, calibration: Calibration, held_out: Scores
+) -> list[str]:
     if not _same_images(manifest, calibration, held_out):
         return [
             "The threshold was not set from the held-out good images of this data set, "

@@ -178,7 +178,7 @@ def _histograms(findings: Findings) -> str | None:
 
 
 def _realised(findings: Findings) -> dict[str, Any] | None:
-    """Return the rate of false alarms on test images, and if it is consistent with the stated one."""
+    """Return the measured rate of false alarms and whether the stated one is consistent with it."""
     if not findings.good:
         return None
     # Two intervals that overlap are consistent.

@@ -22,8 +22,10 @@ def backbone_of(method: Method) -> Backbone:
     """Return the backbone of a method. Raises TrainError for a method without one."""
     backbone = getattr(method, "backbone", None)
     if not isinstance(backbone, Backbone):
-        raise TrainError(f"{method.name} has no backbone, so its head cannot be measured alone; "
-            f"choose another --method")
+        raise TrainError(
+            f"{method.name} has no backbone, so its head cannot be measured alone; "
+            f"choose another --method"
+        )
     return backbone
 
 

@@ -36,10 +36,11 @@ from onnxruntime.quantization import (
 
 from flawline.export import ExportError
 from flawline.export.graphs import GraphContext, evenly_spaced
-from flawline.export.graphs.edit import in_island, initializers, output_names
+from flawline.export.graphs.edit import initializers, output_names
 from flawline.runtime.console import log
 from flawline.runtime.engines import open_reference
 from flawline.runtime.image import Image
+from flawline.runtime.precisions import islands_of
 from flawline.train.progress import Progress, no_progress
 
 FEWEST_CHANNELS = 8
@@ -71,7 +72,7 @@ def to_int8(
     Args:
         model: the serialised FP32 graph.
         images: good images, uint8 [H, W, 3] as the graph takes them; they set the ranges.
-        islands: FP32 islands, see `in_island`; their convolutions stay float.
+        islands: FP32 islands, see `islands_of`; their convolutions stay float.
         score_std: standard deviation of the scores of good images.
         progress: called with (what is being done, done, total).
 
@@ -131,7 +132,7 @@ def _convolutions(proto: onnx.ModelProto, islands: Sequence[str]) -> list[str]:
         if node.op_type != "Conv" or node.input[1] not in weights:
             continue
         channels = weights[node.input[1]].dims[0]
-        if channels >= FEWEST_CHANNELS and not in_island(node.name, islands):
+        if channels >= FEWEST_CHANNELS and not islands_of(node.name, islands):
             names.append(node.name)
     if not names:
         raise ExportError(

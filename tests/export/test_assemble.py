@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from torch import Tensor, nn
 
 from flawline.export import ExportError, assemble
-from flawline.export.assemble import ExportOptions, build_bundle, without_folders
-from flawline.export.parity import Results
+from flawline.export.assemble import ExportOptions, build_bundle
+from flawline.export.parity import ScoresAndMaps
+from flawline.export.provenance import without_folders
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.image import Geometry
 from flawline.runtime.threshold import CalibrationError, set_threshold
@@ -155,7 +156,7 @@ def test_a_flip_of_the_fp32_graph_within_tolerance_is_listed(
 ) -> None:
     judge = assemble._judge
 
-    def judge_with_a_near_flip(*arguments: Any) -> tuple[Results, Results]:
+    def judge_with_a_near_flip(*arguments: Any) -> tuple[ScoresAndMaps, ScoresAndMaps]:
         reference, results = judge(*arguments)
         held_out = len(results.scores) - 6
         threshold = set_threshold(results.scores[:held_out]).threshold
@@ -165,7 +166,7 @@ def test_a_flip_of_the_fp32_graph_within_tolerance_is_listed(
         scores = results.scores.copy()
         expected[-1] = threshold + step
         scores[-1] = threshold - step
-        return Results(expected, reference.maps), Results(scores, results.maps)
+        return ScoresAndMaps(expected, reference.maps), ScoresAndMaps(scores, results.maps)
 
     monkeypatch.setattr(assemble, "_judge", judge_with_a_near_flip)
     build(data)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from flawline.export.local_engine import build_engine_here
+from flawline.export.local_engine import prepare_local_engine
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import ENGINES, Engine, EngineError, EngineOptions
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
@@ -54,7 +54,7 @@ def test_a_compiling_engine_is_built_then_tested_and_timed(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_options = BuildOptions(max_batch=4, capabilities=(86,))
-    build_engine_here(bundle, "compiling", EngineOptions(cache=tmp_path), build_options)
+    prepare_local_engine(bundle, "compiling", EngineOptions(cache=tmp_path), build_options)
     assert Compiling.builds == [("fp32", build_options, tmp_path)]
     plan, engine = capsys.readouterr().err.splitlines()
     assert plan.startswith(f"plan {bundle.model()} (0.0 MB)")
@@ -65,7 +65,7 @@ def test_a_compiling_engine_is_built_then_tested_and_timed(
 def test_an_engine_for_another_machine_is_only_built(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build_engine_here(bundle, "elsewhere", EngineOptions(precision="int8"), BuildOptions())
+    prepare_local_engine(bundle, "elsewhere", EngineOptions(precision="int8"), BuildOptions())
     assert [build[0] for build in Compiling.builds] == ["int8"]
     text = capsys.readouterr().err
     assert "the plan cannot run here (no GPU)" in text
@@ -74,7 +74,7 @@ def test_an_engine_for_another_machine_is_only_built(
 
 def test_an_engine_that_compiles_nothing_refuses_capabilities(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="compiles nothing; --sm belongs to"):
-        build_engine_here(bundle, "onnxruntime", DEFAULTS, BuildOptions(capabilities=(86,)))
+        prepare_local_engine(bundle, "onnxruntime", DEFAULTS, BuildOptions(capabilities=(86,)))
 
 
 def test_an_engine_that_is_absent_says_what_is_missing(
@@ -82,7 +82,7 @@ def test_an_engine_that_is_absent_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(OnnxRuntime, "missing", classmethod(lambda cls: "pip install it"))
     with pytest.raises(EngineError, match="engine onnxruntime: pip install it"):
-        build_engine_here(bundle, "onnxruntime", DEFAULTS, BuildOptions())
+        prepare_local_engine(bundle, "onnxruntime", DEFAULTS, BuildOptions())
 
 
 def test_the_automatic_engine_is_the_first_that_can_be_used(
@@ -92,7 +92,7 @@ def test_the_automatic_engine_is_the_first_that_can_be_used(
         monkeypatch.delitem(ENGINES, name)
     monkeypatch.setitem(ENGINES, "elsewhere", f"{__name__}:Elsewhere")
     monkeypatch.setitem(ENGINES, "compiling", f"{__name__}:Compiling")
-    build_engine_here(bundle, "auto", EngineOptions(precision="bf16"), BuildOptions())
+    prepare_local_engine(bundle, "auto", EngineOptions(precision="bf16"), BuildOptions())
     # The engine of this machine was chosen by itself, so that its precision is, too.
     assert [build[0] for build in Compiling.builds] == ["fp32"]
     assert "compiling, the engine of this machine, does not run bf16" in capsys.readouterr().err

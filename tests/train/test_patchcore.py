@@ -16,10 +16,10 @@ from builders import exported, fit_method, random_images, write_squares
 from oracles import assert_fused_equals_literal
 
 from flawline.export import build
-from flawline.export.graphs.to_fp16 import in_island
 from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
 from flawline.train.blocks import bank_size, memory_bank
 from flawline.train.blocks.bank_size import bytes_of_row
@@ -126,7 +126,7 @@ def test_fp32_holds_distances_and_not_the_product(
     model = fitted(coreset=150, reweight=reweight)
     islands = fp32_islands(model.fused())
     nodes = onnx.load_model_from_string(exported(model)).graph.node
-    halves = [node.op_type for node in nodes if not in_island(node.name, islands)]
+    halves = [node.op_type for node in nodes if not islands_of(node.name, islands)]
     assert {"Conv", "Gemm", "ReduceMin"} <= set(halves)
     assert halves.count("Gemm") == parts
     assert not set(halves) & {"ReduceL2", "ReduceMax", "Softmax", "MatMul", "Where", "Less", "Min"}

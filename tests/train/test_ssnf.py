@@ -29,9 +29,10 @@ from flow_oracles import (
 )
 from rounding import RoundingEvaluator
 
-from flawline.export.graphs.to_fp16 import in_island, to_fp16
+from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
 from flawline.train.blocks.averaged_levels import channel_statistics
 from flawline.train.blocks.contrast import contrast
@@ -376,7 +377,7 @@ def test_the_affine_of_every_coupling_is_in_an_island() -> None:
         if node.name.startswith("/flow/") and node.op_type in ("Exp", "Tanh"):
             affine.append(node.name)
     assert len(affine) == 2 * 3
-    assert all(in_island(name, islands) for name in affine)
+    assert all(islands_of(name, islands) for name in affine)
 
 
 def test_a_latent_beyond_fp16_in_the_last_coupling_is_finite() -> None:

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from flawline.benchmarks.labels import labelled_test_images
 from flawline.benchmarks.studies.bank_size.figures import SCATTERED, draw_selection, draw_sizes
 from flawline.benchmarks.studies.bank_size.measure import compare_sizes, random_patches
 from flawline.benchmarks.studies.bank_size.report import bank_size_report
-from flawline.benchmarks.labels import labelled_test_images
 from flawline.benchmarks.studies.results import write_results
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data.images import PreparedImages, hold_out, open_data

@@ -4,7 +4,7 @@
 
 Three forms of one network with one set of weights are timed in alternating turns in one run:
 (a) what the authors' code computes, (b) the literal pipeline without its unused computation,
-(c) the fused form, which is what `export.build` ships. Some methods have further forms, among which (c)
+(c) the fused form, which `export.build` exports. Some methods have further forms, among which (c)
 was chosen. The exit status is 1 when an FP32 result differs from the literal one by more than its
 bound.
 
@@ -15,7 +15,8 @@ signature. For example anomalib's, made in an environment of its own:
     m = Fastflow(pre_trained=False, conv3x3_only=True); m.to_onnx('theirs', input_size=(256, 256))"
     python -m benchmarks.studies.fusion --method fastflow --against theirs/weights/onnx/model.onnx
 
-Without conv3x3_only it is anomalib's default, alternating kernels, which --set alternate=true selects for this study.
+Without conv3x3_only it has anomalib's default, alternating kernels; --set alternate=true selects
+them for this study.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """python -m benchmarks.studies.resize: time of resizing a camera frame on one core.
 
-Compares `runtime.image.prepare` with OpenCV's and PIL's own resizing in alternating turns: median time, and the
-mean distance of the result from PIL's.
+Compares `runtime.image.prepare` with OpenCV's and PIL's own resizing in alternating turns: median
+time, and the mean distance of the result from PIL's.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = study_parser("stencils", __doc__)
-    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help=f"one of {', '.join(BACKBONES)}")
+    parser.add_argument(
+        "--backbone", default=DEFAULT_BACKBONE, help=f"one of {', '.join(BACKBONES)}"
+    )
     parser.add_argument(
         "--size", type=int, default=256, help="input height and width; default %(default)s"
     )
