@@ -130,6 +130,7 @@ def test_a_method_without_published_code_is_compared_with_its_literal_form(
     [
         (["--backbone", "resnet9"], "known: resnet18"),
         (["--method", "nothing"], "known: simplenet"),
+        (["--size", "10"], "see --size and --geometry"),
         (["--against", "/nowhere.onnx"], "/nowhere.onnx cannot be timed"),
         (["--method", "fastflow", "--set", "blocks"], "--set blocks: "),
         (["--method", "fastflow", "--set", "blocks=many"], "--set blocks=many: "),

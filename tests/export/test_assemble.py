@@ -203,6 +203,11 @@ def test_folders_are_removed_from_paths(word: str, expected: str) -> None:
     assert without_folders(word) == expected
 
 
+def test_a_checkpoint_without_a_bit_depth_was_trained_on_8_bits(data: Path, tmp_path: Path) -> None:
+    bundle = build_bundle(method(), {}, data, tmp_path / "bundle", ExportOptions())
+    assert bundle.manifest.bit_depth == 8
+
+
 def test_options_are_a_frozen_record() -> None:
     assert dataclasses.asdict(ExportOptions()) == {
         "false_alarm_rate": None,

@@ -223,6 +223,19 @@ def test_a_users_error_is_one_line(
     assert not (tmp_path / "r").exists() or not list((tmp_path / "r").iterdir())
 
 
+def test_an_unknown_precision_is_refused_with_the_known_ones(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # bf16 is not a graph of its own: it would be served in fp32.
+    for precision in ("fp8", "bf16"):
+        with pytest.raises(SystemExit) as stopped:
+            triton.main(["--bundle", str(bundle.path), "--precision", precision])
+        assert stopped.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"invalid choice: '{precision}'" in line
+        assert "int8" in line
+
+
 def test_the_command_needs_no_torch(bundle: Bundle, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'flawline.train')));"
