@@ -22,7 +22,7 @@ from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.image import Geometry
 from flawline.runtime.threshold import clear_flip, flipped
 from flawline.train import metrics
-from flawline.train.data.images import DataError, Sample, open_data, read_mask
+from flawline.train.data import DataError, Sample, open_data, read_mask
 from flawline.train.progress import Bars
 
 # Untimed calls of each engine before the first image.

@@ -30,7 +30,7 @@ from flawline.runtime.environment import versions
 from flawline.runtime.image import Image
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
-from flawline.train.data.images import describe_sizes
+from flawline.train.data import describe_sizes
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
 

@@ -12,8 +12,7 @@ from flawline.export.graphs import evenly_spaced
 from flawline.export.parity import Results
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.image import Geometry, Image
-from flawline.train.data.images import PreparedImages, hold_out
-from flawline.train.data.layouts import open_data
+from flawline.train.data import PreparedImages, hold_out, open_data
 from flawline.train.progress import Progress
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from flawline.runtime.console import log
 from flawline.train import TrainError
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
-from flawline.train.data.images import PreparedImages, describe_sizes, hold_out, open_data
+from flawline.train.data import PreparedImages, describe_sizes, hold_out, open_data
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
 from flawline.train.progress import Bars, Progress

@@ -42,7 +42,7 @@ from flawline.runtime.engines import EngineOptions
 from flawline.runtime.files import write_atomically
 from flawline.runtime.threshold import CONFIDENCE
 from flawline.train import metrics
-from flawline.train.data.images import Sample, hold_out, open_data
+from flawline.train.data import Sample, hold_out, open_data
 from flawline.train.progress import Bars
 
 FOLDER = Path(__file__).parent

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.runtime.image import Geometry
-from flawline.train.data.images import DataSet, PreparedImages
+from flawline.train.data import DataSet, PreparedImages
 
 
 def labelled_test_images(

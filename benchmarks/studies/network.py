@@ -25,8 +25,8 @@ from flawline.runtime.bundle import (
 )
 from flawline.runtime.image import Geometry, Image, prepare
 from flawline.train import TrainError
+from flawline.train.data import PreparedImages, open_data
 from flawline.train.data.demo import render
-from flawline.train.data.images import PreparedImages, open_data
 from flawline.train.method import Fit, Method, MethodSettings, resolve_method
 
 # Enough for statistics of the features; the training has one step only.

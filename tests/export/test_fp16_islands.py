@@ -31,8 +31,7 @@ from flawline.export.graphs.to_onnx import onnx_from_module
 from flawline.export.parity import Results, compare
 from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.image import Geometry
-from flawline.train.data.images import PreparedImages, hold_out
-from flawline.train.data.layouts import open_data
+from flawline.train.data import PreparedImages, hold_out, open_data
 from flawline.train.method import Fit
 from flawline.train.methods.simplenet import SimpleNet
 

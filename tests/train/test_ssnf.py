@@ -34,7 +34,7 @@ from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.blocks.averaged_levels import channel_statistics
-from flawline.train.blocks.contrast import contrast
+from flawline.train.blocks.contrastive_loss import contrast
 from flawline.train.blocks.flow import flow_forward, latent_nll
 from flawline.train.blocks.flow_scores import literal_score
 from flawline.train.blocks.fused import fp32_islands

@@ -62,7 +62,7 @@ def _run(argv: Sequence[str] | None) -> None:
 def draw_samples(args: argparse.Namespace) -> None:
     """Draw the contact sheet as the parsed flags say. Raises TrainError and DataError."""
     from flawline.train.anomalies.sheet import contact_sheet, write_png
-    from flawline.train.data.images import PreparedImages, open_data
+    from flawline.train.data import PreparedImages, open_data
     from flawline.train.recipe import plan
 
     paths = open_data(args.data).train_good

@@ -54,7 +54,7 @@ def contact_sheet(
             sheet[top : top + height, left : left + width] = tile
         name = names[column]
         if not mask.any():
-            name = f"{name}: no place"
+            name = f"{name}: no patch placed"
         _write(sheet, name, left, sheet_height - 8, 0.4, GREY, width)
     return sheet
 

@@ -1,4 +1,4 @@
-"""PaDiM: one Gaussian per position of the part; the Mahalanobis distance to it is the anomaly.
+"""PaDiM: one Gaussian per position of the part; the distance to it is the anomaly score.
 
 Defard et al., "PaDiM: a patch distribution modeling framework for anomaly detection and
 localization", ICPR 2021. `forward` evaluates the quadratic form with the inverse covariance,
@@ -169,7 +169,7 @@ def gaussians(features: npt.NDArray[Any], progress: Progress) -> tuple[Tensor, T
 
 
 class FusedPaDiM(FusedMethod):
-    """Distances as norms of whitened offsets: d = |(e - mean) L| with L L' = precision.
+    """Distances as norms of whitened offsets: d = |(e - mean) L| with L L' = inverse covariance.
 
     Channels are selected on the grids of their levels, before these are replicated.
     """

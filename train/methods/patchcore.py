@@ -19,7 +19,7 @@ from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.backbones import backbone_facts, create_backbone
-from flawline.train.blocks import bank_size
+from flawline.train.blocks import bank_budget
 from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.coreset import greedy_k_centre, project
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
@@ -151,18 +151,18 @@ class PatchCore(Method):
         if coreset is not None:
             limits[f"coreset {coreset:g}"] = _coreset_rows(coreset, patches)
         if settings.budget_mb is not None:
-            rows = bank_size.rows_for_megabytes(settings.budget_mb, dim, settings.reweight)
+            rows = bank_budget.rows_for_megabytes(settings.budget_mb, dim, settings.reweight)
             limits[f"--budget-mb {settings.budget_mb:g}"] = rows
         measured = ""
         if settings.budget_ms is not None:
             most = min(limits.values())
-            rows, time = bank_size.rows_for_milliseconds(settings.budget_ms, dim, grid, most)
-            measured = f"; searching them was measured here at {time:.1f} ms per frame"
+            rows, time = bank_budget.rows_for_milliseconds(settings.budget_ms, dim, grid, most)
+            measured = f"; searching them was measured on this machine at {time:.1f} ms per frame"
             if rows < most:
                 limits[f"--budget-ms {settings.budget_ms:g}"] = rows
         reason = min(limits, key=limits.__getitem__)
         rows = limits[reason]
-        size = rows * bank_size.bytes_of_row(dim, settings.reweight) / 1e6
+        size = rows * bank_budget.bytes_of_row(dim, settings.reweight) / 1e6
         return rows, f"bank: {rows} of {patches} patches ({reason}), {size:.1f} MB{measured}"
 
     def fused(self) -> nn.Module:

@@ -38,7 +38,7 @@ from flawline.train.blocks.averaged_levels import (
     channel_statistics,
     random_rotation,
 )
-from flawline.train.blocks.contrast import EPOCHS, contrast, draw_images, train_flow
+from flawline.train.blocks.contrastive_loss import EPOCHS, contrast, draw_images, train_flow
 from flawline.train.blocks.flow import build_flow, flow_forward, initialise_flow, latent_nll
 from flawline.train.blocks.flow_scores import choose_score, fused_score, literal_score
 from flawline.train.blocks.fused import FusedMethod, Largest, Upsample, build_fused, fp32

@@ -18,8 +18,8 @@ from flawline.runtime.environment import versions
 from flawline.train import TrainError
 from flawline.train.backbones import create_backbone
 from flawline.train.checkpoint import load_checkpoint
+from flawline.train.data import hold_out, open_data
 from flawline.train.data.demo import PRODUCTS, write_demo
-from flawline.train.data.images import hold_out, open_data
 from flawline.train.method import evaluate
 from flawline.train.metrics import auroc
 from flawline.train.progress import Bars

@@ -13,7 +13,7 @@ from flawline.benchmarks.studies.labelled import labelled_test_images
 from flawline.runtime.image import Geometry, Image
 from flawline.train.backbones import create_backbone
 from flawline.train.backbones.base import Backbone
-from flawline.train.data.images import PreparedImages, hold_out, open_data
+from flawline.train.data import PreparedImages, hold_out, open_data
 from flawline.train.metrics import auroc
 from flawline.train.progress import Progress
 

@@ -20,9 +20,9 @@ from flawline.train.pretrain.textures.fractals import fractal
 from flawline.train.pretrain.textures.noise import contours, spectral, spots, strokes
 from flawline.train.pretrain.textures.parts import with_parts
 from flawline.train.pretrain.textures.patterns import gratings, lattice, rings, weave
-from flawline.train.pretrain.textures.view import Knobs, View, select, standardised
+from flawline.train.pretrain.textures.view import ClassParameters, View, select, standardised
 
-FAMILIES: dict[str, Callable[[Knobs, View], Tensor]] = {
+FAMILIES: dict[str, Callable[[ClassParameters, View], Tensor]] = {
     "spectral": spectral,
     "spots": spots,
     "contours": contours,
@@ -134,7 +134,9 @@ class Textures:
     def _surfaces(self, labels: Tensor, view: View) -> Tensor:
         """Draw the reflectance [n, 3, S, S] of textures of the classes `labels` [n]."""
         field = self._fields(labels, view)
-        k = Knobs(self.knobs[labels].flip(1))  # from the back: the families read from the front
+        k = ClassParameters(
+            self.knobs[labels].flip(1)
+        )  # from the back: the families read from the front
         return coloured(field, k, view) * relief(field, k, view)
 
     def _fields(self, labels: Tensor, view: View) -> Tensor:
@@ -176,7 +178,7 @@ class Textures:
             members = _indices(kind == number)
             if not len(members):
                 continue
-            k = Knobs(self.knobs[labels[members]])
+            k = ClassParameters(self.knobs[labels[members]])
             angle = k.between(0, 6.2832) + turn[members]
             warp = k.between(-6, 6).clamp(min=0)
             texture_view = View(view.size, angle, scale[members], warp, view.generator)

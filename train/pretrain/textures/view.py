@@ -15,7 +15,7 @@ from torch import Tensor
 TABLE = 32  # lattice cells repeat after this many; a power of two
 
 
-class Knobs:
+class ClassParameters:
     """Parameters of the classes of n images: uniform in 0..1, [n, K], read one after another.
 
     Every method returns [n, 1, 1] and advances by one parameter, so the order of calls matters.
