@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -24,6 +23,7 @@ import numpy.typing as npt
 from flawline import FlawlineError
 from flawline.cameras.pixels import format_of, image_fault
 from flawline.options import OptionError, parse_options
+from flawline.registry import resolve
 
 # Scheme of the URI -> "module:Class", resolved when it is used.
 CAMERAS = {
@@ -155,8 +155,8 @@ class Camera(ABC):
 
 
 def camera_class(scheme: str) -> type[Camera]:
-    """Import the class of a scheme of CAMERAS."""
-    target: type[Camera] = resolve_name(CAMERAS[scheme])
+    """Import the class of a scheme of CAMERAS. Raises CameraError for an unknown scheme."""
+    target: type[Camera] = resolve(CAMERAS, scheme, "camera", CameraError)
     return target
 
 
@@ -175,10 +175,6 @@ def open_camera(uri: str) -> Camera:
     is known not to work before the first frame is requested.
     """
     scheme, path, values = _parse(uri)
-    if scheme not in CAMERAS:
-        raise CameraError(
-            f"camera {uri}: scheme {scheme!r} is unknown; known: {', '.join(CAMERAS)}, or a path"
-        )
     reason = missing(scheme)
     if reason is not None:
         raise CameraError(f"camera {uri}: {reason}")

@@ -16,18 +16,11 @@ from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.export.parity import Results, compare, require_parity
 from flawline.export.scoring import ImageSelection, score_images, select_images
-from flawline.runtime.bundle import (
-    GRAPH_OUTPUTS,
-    Bundle,
-    Calibration,
-    Golden,
-    Manifest,
-    Spread,
-    write_bundle,
-)
+from flawline.runtime.bundle import Bundle, Golden, write_bundle
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.runtime.image import Image
+from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.data import describe_sizes

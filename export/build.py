@@ -16,9 +16,10 @@ from pathlib import Path
 
 from flawline.export import ExportError
 from flawline.export.local_engine import add_plan_arguments, build_engine_here, plan_options
-from flawline.runtime.bundle import GRAPH_OUTPUTS, Bundle, read_bundle
+from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import Parser, log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
+from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.runtime.precisions import PRECISIONS
 from flawline.train import METHODS, TrainError
 from flawline.train.fit import (

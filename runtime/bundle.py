@@ -33,7 +33,6 @@ from flawline.runtime.manifest import (
     GRAPH_OUTPUTS,
     Calibration,
     Manifest,
-    Spread,
     calibration_from_json,
     calibration_to_json,
     manifest_from_json,
@@ -41,24 +40,6 @@ from flawline.runtime.manifest import (
 )
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.strict_json import SchemaError
-
-__all__ = [
-    "CALIBRATION",
-    "ENGINE_CACHE",
-    "GOLDEN",
-    "GRAPH_OUTPUTS",
-    "MANIFEST",
-    "Bundle",
-    "BundleError",
-    "Calibration",
-    "Golden",
-    "Manifest",
-    "Spread",
-    "add_model",
-    "read_bundle",
-    "write_bundle",
-    "write_calibration",
-]
 
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
@@ -97,9 +78,14 @@ class Bundle:
     sha256: Mapping[str, str]
 
     @property
+    def has_map(self) -> bool:
+        """True if the graph gives an anomaly map, and not the score alone."""
+        return self.manifest.outputs == GRAPH_OUTPUTS
+
+    @property
     def map_size(self) -> tuple[int, int]:
         """Height and width of the anomaly map; (0, 0) if the graph has none."""
-        if self.manifest.outputs != GRAPH_OUTPUTS:
+        if not self.has_map:
             return 0, 0
         return self.manifest.geometry.height, self.manifest.geometry.width
 

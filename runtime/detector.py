@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import Frame
-from flawline.runtime.bundle import Bundle, Manifest
+from flawline.cameras.pixels import to_8_bit
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import EngineOptions, open_engine
-from flawline.runtime.image import Image, Map, overlay, prepare, to_8_bit, to_source
+from flawline.runtime.image import Image, Map, overlay, prepare, to_source
+from flawline.runtime.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -43,3 +44,18 @@ PRECISIONS = {
         "int8", "model.int8.onnx", 20.0, 60.0, "flawline.export.graphs.to_int8:write"
     ),
 }
+
+
+def islands_of(name: str, islands: Iterable[str]) -> set[str]:
+    """Return the FP32 islands of a manifest that a node or layer with this name is in.
+
+    An island is the path of a module or the name of a node: /tail contains /tail and /tail/Conv,
+    and not /tailor. A slash at its end changes nothing.
+    """
+    matches = set()
+    for island in islands:
+        path = island.rstrip("/")
+        # Without this check, the island "/" would contain every node.
+        if path and f"{name}/".startswith(f"{path}/"):
+            matches.add(island)
+    return matches

@@ -7,7 +7,7 @@ import numpy as np
 from flawline.benchmarks.bundle_report.charts import Scores
 from flawline.benchmarks.bundle_report.findings import Findings, scores_of
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
-from flawline.runtime.bundle import Calibration, Manifest
+from flawline.runtime.manifest import Calibration, Manifest
 from flawline.runtime.threshold import CONFIDENCE, CalibrationError, set_threshold
 
 

@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 
 from flawline.benchmarks.bundle_report.findings import Findings
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
-from flawline.runtime.bundle import CALIBRATION, MANIFEST, Bundle, Spread
+from flawline.runtime.bundle import CALIBRATION, MANIFEST, Bundle
 from flawline.runtime.environment import versions
+from flawline.runtime.manifest import Spread
 
 Facts = Mapping[str, object]
 SIZES_LISTED = 4

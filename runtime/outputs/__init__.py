@@ -9,13 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 from flawline import FlawlineError
 from flawline.cameras import Frame
 from flawline.options import OptionError, parse_options
+from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Verdict
 
@@ -92,8 +92,8 @@ class Output(ABC):
 
 
 def output_class(name: str) -> type[Output]:
-    """Import the class of an output of OUTPUTS."""
-    target: type[Output] = resolve_name(OUTPUTS[name])
+    """Import the class of an output of OUTPUTS. Raises OutputError for an unknown name."""
+    target: type[Output] = resolve(OUTPUTS, name, "output", OutputError)
     return target
 
 
@@ -113,8 +113,6 @@ def open_output(text: str, bundle: Bundle) -> Output:
     """
     name, _, rest = text.partition(":")
     target, _, query = rest.partition("?")
-    if name not in OUTPUTS:
-        raise OutputError(f"output {text}: {name!r} is unknown; known: {', '.join(OUTPUTS)}")
     reason = missing(name)
     if reason is not None:
         raise OutputError(f"output {text}: {reason}")

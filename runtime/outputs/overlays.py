@@ -27,7 +27,7 @@ class Overlays(Output):
             raise OutputError("output overlays: needs a folder; write overlays:DIR")
         self._folder = Path(target)
         self._manifest = bundle.manifest
-        if bundle.map_size == (0, 0):
+        if not bundle.has_map:
             raise OutputError(
                 f"bundle {bundle.path} gives no maps to paint; "
                 f"leave --save out, or build it with --outputs map"

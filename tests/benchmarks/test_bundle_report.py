@@ -18,8 +18,9 @@ from markupsafe import escape
 from flawline.benchmarks.bundle_report.__main__ import main
 from flawline.benchmarks.bundle_report.confidence import threshold_interval
 from flawline.benchmarks.bundle_report.page import write_bundle_report
-from flawline.runtime.bundle import Calibration, read_bundle, write_calibration
+from flawline.runtime.bundle import read_bundle, write_calibration
 from flawline.runtime.image import Geometry
+from flawline.runtime.manifest import Calibration
 from flawline.runtime.threshold import CONFIDENCE, set_threshold
 from flawline.train import metrics
 
@@ -123,7 +124,7 @@ def test_the_area_that_a_crop_leaves_uninspected_is_stated(tmp_path: Path, data:
 
 def test_a_threshold_changed_by_hand_is_noticed(tmp_path: Path, data: Path) -> None:
     """Also with the manifest's statistics of exactly the held-out images."""
-    from flawline.runtime.bundle import Spread
+    from flawline.runtime.manifest import Spread
     from flawline.train.data import hold_out, open_data
 
     scores = np.array([20 + int(p.stem) for p in hold_out(open_data(data).train_good)[1]], float)

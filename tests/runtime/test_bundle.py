@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 from conftest import write_tiny_bundle
 
-from flawline.runtime.bundle import (
-    Bundle,
-    BundleError,
-    Spread,
-    add_model,
-    read_bundle,
-    write_calibration,
-)
+from flawline.runtime.bundle import Bundle, BundleError, add_model, read_bundle, write_calibration
 from flawline.runtime.files import write_atomically
+from flawline.runtime.manifest import Spread
 
 
 def test_what_was_written_is_read(bundle: Bundle) -> None:

@@ -193,7 +193,10 @@ def test_an_uninspected_margin_is_reported_once(
     [
         (["--bundle", "{bundle}", "--camera", "/nowhere"], "no such file or folder"),
         (["--bundle", "/nowhere", "--camera", "{parts}"], "python -m export.build"),
-        (["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"], "known: auto, "),
+        (
+            ["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"],
+            "known: tensorrt, ",
+        ),
         (["--bundle", "{bundle}", "--camera", "{parts}", "--save", "/proc/x"], "choose another"),
         (["--bundle", "{bundle}", "--camera", "{parts}", "--threads", "0"], "at least 1"),
         (["--bundle", "{scores}", "--camera", "{parts}", "--save", "/tmp/x"], "gives no maps"),

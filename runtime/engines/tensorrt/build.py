@@ -27,6 +27,7 @@ from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions
 from flawline.runtime.engines.tensorrt.progress import attach_progress, stopped_by_ctrl_c
 from flawline.runtime.files import write_atomically
+from flawline.runtime.precisions import islands_of
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _allow_lower_precision(
     unused = set(job.islands)
     for i in range(network.num_layers):
         layer = network.get_layer(i)
-        islands = _islands_of(layer.name, job.islands)
+        islands = islands_of(layer.name, job.islands)
         unused -= islands
         if islands and _require_fp32_outputs(trt, layer):
             layer.precision = trt.DataType.FLOAT
@@ -163,16 +164,6 @@ def _allow_lower_precision(
             f"FP32 islands {', '.join(sorted(unused))} name no layer of {job.onnx}; "
             f"build the bundle again, or choose --precision fp32"
         )
-
-
-def _islands_of(layer_name: str, islands: tuple[str, ...]) -> set[str]:
-    """Return the islands that a layer is in: /tail contains /tail and /tail/Conv, not /tailor."""
-    matches = set()
-    for island in islands:
-        prefix = island.rstrip("/") + "/"
-        if f"{layer_name}/".startswith(prefix):
-            matches.add(island)
-    return matches
 
 
 def _require_fp32_outputs(trt: Module, layer: ILayer) -> bool:

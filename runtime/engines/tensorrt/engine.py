@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,6 +98,39 @@ class TensorRt(Engine):
             return prepare_plan(request).path
         finally:
             cuda.close()
+
+    @classmethod
+    def add_build_arguments(cls, parser: argparse._ActionsContainer) -> None:
+        defaults = BuildOptions()
+        parser.add_argument(
+            "--sm",
+            type=int,
+            action="append",
+            help="tensorrt-rtx: build for this compute capability (86, 89, 120); "
+            "repeat for several",
+        )
+        parser.add_argument(
+            "--opt-batch",
+            type=int,
+            help=f"batch size to optimise for; default {defaults.opt_batch}",
+        )
+        parser.add_argument(
+            "--max-batch",
+            type=int,
+            help=f"largest batch size; default {defaults.max_batch}",
+        )
+        parser.add_argument("--dla", type=int, metavar="CORE", help="DLA core of a Jetson")
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> BuildOptions:
+        options = BuildOptions()
+        given: dict[str, Any] = {}
+        if args.opt_batch is not None:
+            given["opt_batch"] = args.opt_batch
+        if args.max_batch is not None:
+            given["max_batch"] = args.max_batch
+        # Replaced together, because the one is checked against the other.
+        return replace(options, **given, dla=args.dla, capabilities=tuple(args.sm or ()))
 
     @classmethod
     def missing(cls) -> str | None:
