@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,8 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from flawline.registry import resolve
 from flawline.runtime.image import Geometry, Image
-from flawline.train import TrainError, method_class_path
+from flawline.train import METHODS, TrainError
 from flawline.train.anomalies import SyntheticAnomalies
 from flawline.train.backbones import DEFAULT_BACKBONE, backbone_facts
 from flawline.train.backbones.base import Backbone
@@ -281,7 +281,7 @@ def _check_size(settings: MethodSettings, smallest: int) -> None:
 
 def resolve_method(name: str) -> type[Method]:
     """Return the class of a method. Raises TrainError for an unknown name."""
-    kind: type[Method] = resolve_name(method_class_path(name))
+    kind: type[Method] = resolve(METHODS, name, "method", TrainError)
     return kind
 
 

@@ -56,7 +56,7 @@ class Backbone(nn.Module, abc.ABC):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Return why backbones of this class cannot be built on this machine, or None if they can."""
+        """Return what this machine lacks to build backbones of this class, or None for nothing."""
         return None
 
     @property

@@ -33,8 +33,8 @@ class FusedMethod(nn.Module, abc.ABC):
 
     def __init__(self, method: Any) -> None:
         super().__init__()
-        # In this order, because the exporter names nodes by it.
-        folded_input, self.backbone = fold_backbone(method.backbone)
+        folded_input, backbone = fold_backbone(method.backbone)
+        self.backbone = backbone
         self.input = folded_input
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import write_file
 from flawline.train import TrainError
 from flawline.train.pretrain.textures import Textures
 
@@ -34,13 +34,7 @@ def write_sheet(path: Path, classes: int, seed: int) -> None:
     rows += textures.batch(COLUMNS, TILE, generator, paired=True).images.chunk(2)
 
     data = _encode(torch.cat([_join(row) for row in rows], 1))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
-    except OSError as error:
-        raise TrainError(
-            f"--picture {path}: cannot be written ({error.strerror}); choose another"
-        ) from error
+    write_file(path, data, TrainError, "--picture")
 
 
 def _join(images: Tensor) -> Tensor:

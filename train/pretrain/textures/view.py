@@ -1,6 +1,6 @@
 """The inputs of every family of textures: the parameters of a class, and a view of the plane.
 
-Shapes: n images of S x S pixels. A family's function takes (knobs, view) and returns a field
+Shapes: n images of S x S pixels. A family's function takes (parameters, view) and returns a field
 [n, S, S]. A place or a parameter of each image is [n, 1, 1].
 """
 
