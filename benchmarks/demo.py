@@ -14,6 +14,7 @@ from typing import Any
 
 from flawline import FlawlineError
 from flawline.runtime.console import Parser, log, run_command
+from flawline.train.backbones.facts import RANDOM
 from flawline.train.data.demo import DEMO_WEIGHTS, PRODUCTS
 from flawline.train.fit import DEFAULT_METHOD
 
@@ -53,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     rows = []
     for product in args.products:
         rows.append(_run_product(product, args))
-    if args.weights == "random":
+    if args.weights == RANDOM:
         log(f"note: random weights do not find the defects; --weights {DEMO_WEIGHTS} does")
     for row in rows:
         log(_summary(row))
@@ -67,8 +68,8 @@ def _render_data(folder: Path) -> None:
     from flawline.train.data.demo import write_demo
     from flawline.train.progress import Bars
 
-    progress = Bars()
-    write_demo(folder, progress=lambda done, total: progress("demo data", done, total))
+    with Bars() as bars:
+        write_demo(folder, progress=lambda done, total: bars("demo data", done, total))
 
 
 def _run_product(product: str, args: argparse.Namespace) -> Mapping[str, Any]:

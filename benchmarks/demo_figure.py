@@ -13,7 +13,7 @@ from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image
-from flawline.train.data.images import DataError, Sample, open_data
+from flawline.train.data import DataError, Sample, open_data
 
 CORRECT = "#0a7d32"
 WRONG = "#c01c28"

@@ -28,7 +28,7 @@ from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.precisions import FP32
 from flawline.runtime.threshold import clear_flip, flipped
 from flawline.train import metrics
-from flawline.train.data.images import Sample, open_data, read_mask
+from flawline.train.data import Sample, open_data, read_mask
 from flawline.train.progress import Bars
 
 # Untimed calls of each engine before the first image.
@@ -142,15 +142,14 @@ def _judge_samples(
     # One engine alone is not disturbed by the threads of another.
     settle_s = SETTLE_S if len(opened_engines) > 1 else 0.0
     warm_up = WARM_UP
-    progress = Bars()
-    for index, sample in enumerate(samples):
-        image = read_image(sample.path, bit_depth)
-        for run, detector in opened_engines:
-            _settle(detector, image, warm_up, settle_s)
-            _take_turn(run, detector, image, sample.path, repeats)
-        warm_up = 0
-        progress(bundle.path.name, index + 1, len(samples))
-    progress.close()
+    with Bars() as progress:
+        for index, sample in enumerate(samples):
+            image = read_image(sample.path, bit_depth)
+            for run, detector in opened_engines:
+                _settle(detector, image, warm_up, settle_s)
+                _take_turn(run, detector, image, sample.path, repeats)
+            warm_up = 0
+            progress(bundle.path.name, index + 1, len(samples))
 
 
 def _settle(detector: Detector, image: npt.NDArray[Any], calls: int, seconds: float) -> None:

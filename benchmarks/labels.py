@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from flawline.runtime.image import Geometry
-from flawline.train.data.images import DataError, DataSet, PreparedImages
+from flawline.train.data import DataError, DataSet, PreparedImages
 from flawline.train.metrics import Labels
 
 

@@ -32,11 +32,8 @@ def add_graph(bundle: Bundle, precision: str, data: Path) -> Bundle:
             tolerance. The bundle stays as it was.
         DataError: the data set cannot be used.
     """
-    bars = Bars()
-    try:
+    with Bars() as bars:
         model, parity = _write_and_compare(bundle, precision, data, bars)
-    finally:
-        bars.close()
     summary, *notes = parity.describe()
     log(f"{precision} against fp32: {summary}")
     for note in notes:

@@ -19,9 +19,10 @@ from flawline.runtime.bundle import Bundle, Golden, write_bundle
 from flawline.runtime.console import log
 from flawline.runtime.image import Image
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
+from flawline.runtime.precisions import FP32
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
-from flawline.train.data.images import describe_sizes
+from flawline.train.data import describe_sizes
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
 
@@ -92,7 +93,7 @@ def build_bundle(
     )
     _prove(selection.paths, reference, results, calibration, manifest)
     golden = _golden(selection.images, reference, calibration, manifest.score_tolerance)
-    return write_bundle(out, manifest, calibration, {"fp32": exported.model}, golden)
+    return write_bundle(out, manifest, calibration, {FP32.name: exported.model}, golden)
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,9 @@ def _judge(
     map_size = (0, 0)
     if options.outputs == GRAPH_OUTPUTS:
         map_size = (method.geometry.height, method.geometry.width)
-    bars = Bars()
-    try:
-        results = score_images(model, "fp32", map_size, images, bars)
+    with Bars() as bars:
+        results = score_images(model, FP32.name, map_size, images, bars)
         scores, maps = evaluate(method, images, bars)
-    finally:
-        bars.close()
     return ScoresAndMaps(scores, maps), results
 
 

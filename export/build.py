@@ -175,8 +175,8 @@ def _write_demo() -> None:
     from flawline.train.data.demo import write_demo
     from flawline.train.progress import Bars
 
-    bars = Bars()
-    write_demo(DEMO_FOLDER, progress=lambda done, total: bars("demo data", done, total))
+    with Bars() as bars:
+        write_demo(DEMO_FOLDER, progress=lambda done, total: bars("demo data", done, total))
 
 
 def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bundle:

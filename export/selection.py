@@ -7,8 +7,7 @@ from pathlib import Path
 
 from flawline.export.graphs import evenly_spaced
 from flawline.runtime.image import Geometry
-from flawline.train.data.images import PreparedImages, hold_out
-from flawline.train.data.layouts import open_data
+from flawline.train.data import PreparedImages, hold_out, open_data
 
 # How many test images graphs are compared on by default.
 PARITY_IMAGES = 200

@@ -25,6 +25,7 @@ from string import Template
 import numpy as np
 
 from flawline.export import ExportError
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import Parser, log, run_command
 from flawline.runtime.engines.onnxruntime_cpu import open_session
@@ -105,7 +106,7 @@ def write_repository(
             (new / "warmup" / WARM_UP).write_bytes(image)
     except OSError as error:
         raise ExportError(
-            f"{folder} cannot be written ({error.strerror}); free the disk or choose another --out"
+            f"{folder} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
         ) from error
     return folder
 

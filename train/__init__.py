@@ -20,10 +20,3 @@ METHODS = {
 
 class TrainError(FlawlineError):
     """Training cannot start or continue; the message is one line that ends with the remedy."""
-
-
-def method_class_path(name: str) -> str:
-    """Return the "module:Class" of a method; raises TrainError for a name that is not listed."""
-    if name not in METHODS:
-        raise TrainError(f"method {name!r} is unknown; known: {', '.join(METHODS)}")
-    return METHODS[name]

@@ -14,7 +14,7 @@ from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector, Verdict
 from flawline.train import metrics
-from flawline.train.data.images import Sample, read_mask
+from flawline.train.data import Sample, read_mask
 from flawline.train.metrics import Labels, Scores
 from flawline.train.progress import Progress
 

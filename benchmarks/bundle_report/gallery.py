@@ -15,7 +15,7 @@ from flawline.benchmarks.bundle_report.findings import Findings, JudgedImage
 from flawline.cameras.decode import read_image
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image, resize
-from flawline.train.data.images import Sample
+from flawline.train.data import Sample
 
 CARDS = 6  # of each gallery
 THUMBNAIL_SIDE = 400  # pixels of the longer side

@@ -39,10 +39,10 @@ from flawline.benchmarks.bundle_report.provenance import provenance
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import write_file
 from flawline.runtime.threshold import CONFIDENCE
 from flawline.train import metrics
-from flawline.train.data.images import Sample, hold_out, open_data
+from flawline.train.data import Sample, hold_out, open_data
 from flawline.train.progress import Bars
 
 FOLDER = Path(__file__).parent
@@ -72,17 +72,11 @@ def write_bundle_report(
     held_out = [Sample(path, None) for path in held_out_paths]
     if bit_depth is None:
         bit_depth = bundle.manifest.file_bit_depth
-    with Detector(bundle, engine, options) as detector:
-        findings = judge_images(detector, data, held_out, data_set.test, bit_depth, Bars())
+    with Detector(bundle, engine, options) as detector, Bars() as bars:
+        findings = judge_images(detector, data, held_out, data_set.test, bit_depth, bars)
         page = render(findings, galleries(findings, detector, bit_depth))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # A file name need not be valid Unicode, and cannot always be encoded.
-        write_atomically(out, page.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise ReportError(
-            f"{out} cannot be written ({error.strerror}); free the disk or choose another --out"
-        ) from error
+    # A file name need not be valid Unicode, and cannot always be encoded.
+    write_file(out, page.encode("utf-8", "backslashreplace"), ReportError, "--out")
 
 
 def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:

@@ -13,11 +13,8 @@ from torch.nn import functional as F
 
 from flawline.benchmarks.published.form import LiteralForm
 from flawline.train.blocks.attention import Attention, position_code
-from flawline.train.blocks.flow import permutation
+from flawline.train.blocks.flow import PREDICTION_SCALE, permutation
 from flawline.train.method import Method
-
-# FrEIA multiplies what a sub-network predicts by this.
-SUBNET_SCALE = 0.1
 
 NOTES = (
     "Head: everything after the feature maps. (a) is FrEIA's forward: permutations as convolutions",
@@ -120,7 +117,7 @@ class _FlowWithoutLogDet(nn.Module):
 def _affine_coupling(block: AllInOneBlock, x: Tensor) -> Tensor:
     """The coupling and the global affine of a block, without its permutation."""
     passive, active = torch.split(x, block.splits, 1)
-    predicted = SUBNET_SCALE * block.subnet(passive)
+    predicted = PREDICTION_SCALE * block.subnet(passive)
     half = active.shape[1]
     log_scale = block.clamp * torch.tanh(predicted[:, :half])
     active = active * torch.exp(log_scale) + predicted[:, half:]

@@ -18,8 +18,8 @@ from flawline.runtime.bundle import Bundle, Golden, write_bundle
 from flawline.runtime.image import Geometry, Image, prepare
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
 from flawline.train import TrainError
+from flawline.train.data import PreparedImages, open_data
 from flawline.train.data.demo import render
-from flawline.train.data.images import PreparedImages, open_data
 from flawline.train.method import Fit, Method, MethodSettings, resolve_method
 from flawline.train.recipe import plan
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from flawline.runtime.console import Parser
 from flawline.train import METHODS
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
+from flawline.train.backbones.facts import RANDOM, WEIGHT_KINDS
 from flawline.train.fit import DEFAULT_METHOD
 
 
@@ -64,8 +65,8 @@ def add_network_arguments(
     )
     parser.add_argument(
         "--weights",
-        default="random",
-        help="imagenet, texture, random or a FILE; speed does not depend on it",
+        default=RANDOM,
+        help=f"{', '.join(WEIGHT_KINDS)} or a FILE; speed does not depend on it",
     )
     parser.add_argument("--data", type=Path, help="images to compare on; default the demo's board")
     parser.add_argument("--seed", type=int, default=0)

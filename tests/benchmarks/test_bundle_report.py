@@ -128,7 +128,7 @@ def test_the_area_that_a_crop_leaves_uninspected_is_stated(tmp_path: Path, data:
 def test_a_threshold_changed_by_hand_is_noticed(tmp_path: Path, data: Path) -> None:
     """Also with the manifest's statistics of exactly the held-out images."""
     from flawline.runtime.manifest import Spread
-    from flawline.train.data.images import hold_out, open_data
+    from flawline.train.data import hold_out, open_data
 
     scores = np.array([20 + int(p.stem) for p in hold_out(open_data(data).train_good)[1]], float)
     bundle = write_tiny_bundle(tmp_path / "bundle", score=Spread.of(scores))

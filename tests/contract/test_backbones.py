@@ -18,7 +18,7 @@ from flawline.train import TrainError
 from flawline.train.backbones import BACKBONES, backbone_facts, create_backbone, resolve_backbone
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import BackboneFacts
-from flawline.train.blocks.fused import FoldedInput, fold_batchnorm
+from flawline.train.blocks.fused import fold_backbone
 
 pytestmark = [
     pytest.mark.torch,
@@ -173,8 +173,9 @@ def test_estimated_statistics_keep_activations_in_range(
 def test_folding_is_exact(network: Backbone, facts: BackboneFacts) -> None:
     """With BatchNorm and the input folded, the maps are those of the literal form, in float64."""
     literal = copy.deepcopy(network).double()
-    folded = fold_batchnorm(literal)
-    read = FoldedInput(folded.first_convolution, network.mean_rgb, network.std_rgb)
+    before = copy.deepcopy(literal)
+    read, folded = fold_backbone(literal)
+    assert_equal_state(before, literal)
     batch = images(facts)
     with torch.inference_mode():
         expected = literal.extract(batch)

@@ -26,6 +26,7 @@ from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
 from flawline.train import METHODS, TrainError
+from flawline.train.backbones import BACKBONES
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.fit import add_method_arguments, add_training_arguments
@@ -65,7 +66,7 @@ def new_method(kind: type[Method], images: Any, global_seed: int = 0) -> Method:
 
 
 def steps_of(kind: type[Method]) -> int:
-    return min(kind.steps(small_settings(kind), IMAGES, None), STEPS)
+    return min(kind.steps(small_settings(kind), IMAGES, None) or 1, STEPS)
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -128,11 +129,16 @@ def test_score_and_map_have_the_signature(fitted: Method, good: list[Any]) -> No
 
 def test_steps_follow_epochs_and_images(kind: type[Method]) -> None:
     settings = kind.settings_for(kind.default_backbone)
-    assert kind.steps(settings, 100, None) >= 1
-    one = kind.steps(settings, 100, 1)
-    assert 1 <= one <= kind.steps(settings, 100, 3)
-    assert one <= kind.steps(settings, 1000, 1)
     assert 1 <= kind.images_used(settings, 100) <= 100
+    cases = ((100, None), (100, 1), (100, 3), (1000, 1))
+    steps = [kind.steps(settings, images, epochs) for images, epochs in cases]
+    if None in steps:
+        assert steps == [None] * len(cases)  # a closed form
+        return
+    default, one, three, many = steps
+    assert default >= 1
+    assert 1 <= one <= three
+    assert one <= many
 
 
 def test_every_flag_has_help_and_parses(kind: type[Method]) -> None:
@@ -194,11 +200,34 @@ def test_fit_is_a_function_of_the_seed(kind: type[Method], fitted: Method, good:
     assert_equal_state(again, fitted)
 
 
-def test_fit_does_not_change_the_backbone(unfitted: Method, fitted: Method) -> None:
-    if not hasattr(fitted, "backbone"):
-        pytest.skip("has no backbone")
-    assert_equal_state(unfitted.backbone, fitted.backbone)
-    assert not any(p.requires_grad for p in fitted.backbone.parameters())
+def test_the_named_backbone_is_one_of_its_backbones(unfitted: Method) -> None:
+    names = [backbone.name for backbone in unfitted.backbones().values()]
+    assert set(names) <= set(BACKBONES)
+    assert unfitted.settings.backbone == (names[0] if names else "")
+
+
+def test_backbones_stay_in_eval_mode_and_frozen(unfitted: Method) -> None:
+    method = copy.deepcopy(unfitted).train()
+    assert method.training
+    for backbone in method.backbones().values():
+        assert not any(module.training for module in backbone.modules())
+        assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_fit_does_not_change_the_backbones(unfitted: Method, fitted: Method) -> None:
+    before = unfitted.backbones()
+    after = fitted.backbones()
+    assert before.keys() == after.keys()
+    for name, backbone in after.items():
+        assert_equal_state(before[name], backbone)
+        assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_device_and_type_are_those_of_the_tensors(unfitted: Method) -> None:
+    assert unfitted.device == torch.device("cpu")
+    assert unfitted.dtype == torch.float32
+    assert copy.deepcopy(unfitted).double().dtype == torch.float64
+    assert copy.deepcopy(unfitted).to("meta").device == torch.device("meta")
 
 
 def test_an_interrupted_fit_resumes_exactly(

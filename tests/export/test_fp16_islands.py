@@ -31,8 +31,7 @@ from flawline.export.parity import ScoresAndMaps, compare
 from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
-from flawline.train.data.images import PreparedImages, hold_out
-from flawline.train.data.layouts import open_data
+from flawline.train.data import PreparedImages, hold_out, open_data
 from flawline.train.method import Fit
 from flawline.train.methods.simplenet import SimpleNet
 

@@ -184,7 +184,7 @@ def test_a_write_that_fails_leaves_the_old_folder(
 
     monkeypatch.setattr(os, "replace", fail_for_the_new_folder)
     with pytest.raises(
-        ExportError, match=r"cannot be written \(No space left on device\); free the disk"
+        ExportError, match=r"cannot be written \(No space left on device\); free disk space"
     ):
         triton.write_repository(bundle, tmp_path / "r", "part", max_batch=2)
     assert (folder / "config.pbtxt").read_text() == before

@@ -203,3 +203,13 @@ def test_images_to_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     bundle = read_bundle(tmp_path / "b")
     assert bundle.manifest.method == "padim"
     assert bundle.golden().scores.max() > bundle.calibration.threshold
+
+
+def test_a_checkpoint_with_the_old_name_of_the_matrices_is_read() -> None:
+    model = fitted()
+    state = dict(model.state_dict())
+    state["precision"] = state.pop("inverse_covariance")
+    other = unfitted()
+    other.load_state_dict(state)
+    assert torch.equal(other.inverse_covariance, model.inverse_covariance)
+    assert "precision" in state

@@ -21,8 +21,8 @@ from flawline.runtime.bundle import read_bundle
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
-from flawline.train.blocks import bank_size, memory_bank
-from flawline.train.blocks.bank_size import bytes_of_row
+from flawline.train.blocks import bank_budget, memory_bank
+from flawline.train.blocks.bank_budget import bytes_of_row
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.blocks.memory_bank import BLOCK
 from flawline.train.blocks.patches import smoothed_map
@@ -192,12 +192,12 @@ def test_the_bank_has_the_size_that_was_asked_for(options: Any, rows: int) -> No
 
 
 def test_a_time_budget_is_asked_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_size, "search_milliseconds", lambda rows, *_: 0.5 + 0.002 * rows)
+    monkeypatch.setattr(bank_budget, "search_milliseconds", lambda rows, *_: 0.5 + 0.002 * rows)
     for budget, reason in ((1000, "all 384 patches"), (1.0, "--budget-ms 1")):
         model = unfitted(coreset=None, budget_ms=budget)
         note = fit_method(model, random_images(64, 6, 1).numpy()).notes[0]
         assert f"({reason})" in note
-        assert "measured here at " in note
+        assert "measured on this machine at " in note
         assert (len(model.bank.vectors) < 384) == (budget == 1.0)
 
 

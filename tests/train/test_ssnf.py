@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -27,6 +28,7 @@ from flow_oracles import (
     trained_like,
     upsampled,
 )
+from oracles import assert_equal_state
 from rounding import RoundingEvaluator
 
 from flawline.export.graphs.to_fp16 import to_fp16
@@ -35,10 +37,11 @@ from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
 from flawline.train.blocks.averaged_levels import channel_statistics
-from flawline.train.blocks.contrast import contrast
+from flawline.train.blocks.contrastive_loss import contrast
 from flawline.train.blocks.flow import flow_forward, latent_nll
 from flawline.train.blocks.flow_scores import literal_score
 from flawline.train.blocks.fused import fp32_islands
+from flawline.train.data import CachedImages, PreparedImages
 from flawline.train.method import Fit
 from flawline.train.methods import ssnf
 from flawline.train.methods.ssnf import SSNF, SSNFSettings
@@ -221,6 +224,20 @@ def test_the_product_comes_from_the_name_of_the_data() -> None:
     settings = SSNF.settings_for("resnet18")
     assert SSNF.complete_settings(settings, Path("/data/bottle")).product == "bottle"
     assert SSNF.complete_settings(settings, Path("/data/gear")).product is None
+
+
+def test_images_from_the_cache_train_the_same_as_images_in_memory(tmp_path: Path) -> None:
+    paths = []
+    for number, image in enumerate(boards()):
+        paths.append(tmp_path / f"{number:03d}.png")
+        paths[-1].write_bytes(cv2.imencode(".png", image)[1])
+    prepared = PreparedImages(paths, Geometry("stretch", *both_sides(SIZE)))
+    models = []
+    for images in (list(prepared), CachedImages(prepared)):
+        model = net()
+        fit(model, 3, images)
+        models.append(model)
+    assert_equal_state(*models)
 
 
 def test_shots_limit_the_images_used() -> None:

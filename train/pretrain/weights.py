@@ -27,7 +27,7 @@ def write_weights(training: Pretraining, out: Path, command: str) -> None:
 
 
 def float16_weights(backbone: nn.Module) -> dict[str, Tensor]:
-    """Return a backbone's weights as float16 with torchvision's names.
+    """Return the state_dict of a backbone as float16.
 
     Raises TrainError for values that float16 cannot hold.
     """
@@ -49,12 +49,13 @@ def float16_weights(backbone: nn.Module) -> dict[str, Tensor]:
 def _card(training: Pretraining, file: str, data: bytes, command: str) -> dict[str, object]:
     settings = training.settings
     families = len(training.textures.kinds)
+    backbone = training.net.backbone
     return {
         "weights": file,
         "sha256": hashlib.sha256(data).hexdigest(),
         "what": (
-            f"{settings.backbone}, stem to layer3, float16, torchvision's names; "
-            "RGB with ImageNet's mean and std"
+            f"{settings.backbone} up to level {max(backbone.levels)}, float16, the names of its "
+            f"state_dict; RGB with mean {backbone.mean_rgb} and std {backbone.std_rgb}"
         ),
         "data": (
             f"none but formulas: {settings.classes} procedural textures of {families} families, "

@@ -22,6 +22,7 @@ from flawline.benchmarks.studies.results import write_results
 from flawline.runtime.console import run_command
 from flawline.train import METHODS
 from flawline.train.backbones import DEFAULT_BACKBONE
+from flawline.train.backbones.facts import RANDOM, TEXTURE
 from flawline.train.fit import DEFAULT_METHOD
 
 
@@ -43,9 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, nargs="+", default=[], help="data sets, as for train.fit"
     )
     parser.add_argument("--demo", type=Path, help="also the demo data, rendered into this folder")
-    parser.add_argument(
-        "--weights", nargs="+", default=["random", "texture"], help="as for train.fit"
-    )
+    parser.add_argument("--weights", nargs="+", default=[RANDOM, TEXTURE], help="as for train.fit")
     parser.add_argument(
         "--methods",
         nargs="+",

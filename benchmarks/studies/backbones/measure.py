@@ -19,8 +19,8 @@ from flawline.runtime.environment import versions
 from flawline.train import TrainError
 from flawline.train.backbones import create_backbone
 from flawline.train.checkpoint import load_checkpoint
+from flawline.train.data import hold_out, open_data
 from flawline.train.data.demo import PRODUCTS, write_demo
-from flawline.train.data.images import hold_out, open_data
 from flawline.train.method import evaluate
 from flawline.train.metrics import auroc
 from flawline.train.progress import Bars, Progress
@@ -146,12 +146,9 @@ def _known_row(wanted: Row, known: Sequence[Row]) -> Row | None:
 def _measure(trial: _Trial, comparison: Comparison) -> Row:
     row = trial.row
     start = time.monotonic()
-    bars = Bars()
-    try:
-        measure = UNTRAINED.get(row["method"], _trained_auroc)
+    measure = UNTRAINED.get(row["method"], _trained_auroc)
+    with Bars() as bars:
         result = measure(trial, comparison, bars)
-    finally:
-        bars.close()
     minutes = (time.monotonic() - start) / 60
     log(
         f"{row['data']}, {row['method']}, {trial.weights}, seed {row['seed']}: "

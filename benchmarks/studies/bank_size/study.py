@@ -12,7 +12,7 @@ from flawline.benchmarks.studies.bank_size.measure import compare_sizes, random_
 from flawline.benchmarks.studies.bank_size.report import bank_size_report
 from flawline.benchmarks.studies.results import write_results
 from flawline.train.checkpoint import load_checkpoint
-from flawline.train.data.images import PreparedImages, hold_out, open_data
+from flawline.train.data import PreparedImages, hold_out, open_data
 from flawline.train.methods.patchcore import PatchCore
 from flawline.train.progress import Bars
 from flawline.train.recipe import Recipe
