@@ -216,7 +216,7 @@ def test_mixed_sizes_are_noted_and_accepted(
         (["--device", "abacus"], "use --device cpu"),
         (["--seed", "-1"], "--seed -1 is not from 0"),
         (["--bits", "8"], "--bits 8 is not from 9 to 16"),
-        (["--save-checkpoint", "/proc/nowhere/c.pt"], "c.pt: cannot be written"),
+        (["--save-checkpoint", "/proc/nowhere/c.pt"], "c.pt cannot be written"),
         (["--weights", "/nowhere.pth"], "weights /nowhere.pth: cannot be read"),
         (["--checkpoint", "/nowhere.pt"], "checkpoint /nowhere.pt: there is no such file"),
         (["--false-alarm-rate", "0.001"], "needs 999 held-out good images"),
