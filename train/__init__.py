@@ -1,13 +1,12 @@
 """Training of anomaly detectors on good images, in PyTorch. This module imports without torch."""
 
-import sys
+from importlib import import_module
 
-try:
-    from flawline import FlawlineError
-except ModuleNotFoundError:
+if __name__ == "train":
     # Imported by the name of its folder, as in `python -m train.fit` in a checkout.
-    print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
-    raise SystemExit(2) from None
+    import_module("runtime.installation").require_installation()
+
+from flawline import FlawlineError
 
 # Name -> "module:Class" of a flawline.train.method.Method, which is imported when it is used.
 METHODS = {

@@ -71,7 +71,7 @@ class Engine(ABC):
 
     # The precisions of PRECISIONS that it runs; the first is its default.
     precisions: ClassVar[tuple[str, ...]]
-    # What no test has reached yet, such as "on a GPU", or None.
+    # The part that no test covers, for example "on a GPU"; None if there is none.
     untested: ClassVar[str | None] = None
     # True if it compiles plans, with `build`.
     compiles: ClassVar[bool] = False
@@ -86,7 +86,7 @@ class Engine(ABC):
     def open(cls, bundle: Bundle, options: EngineOptions) -> Engine:
         """Open the engine for a bundle; `options.precision` is one of `precisions`.
 
-        Raises EngineError if it cannot run the bundle here.
+        Raises EngineError if it cannot run the bundle on this machine.
         """
 
     @classmethod
@@ -121,7 +121,12 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def __call__(self, image: Image) -> tuple[Map, Map]: ...
+    def __call__(self, image: Image) -> tuple[Map, Map]:
+        """Run a batch: uint8 [N, H, W, 3] BGR to scores [N] and maps, both float32.
+
+        The class says which shape the maps have, and how long the arrays stay valid. Raises
+        EngineError.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -202,7 +207,7 @@ def choose_engine(name: str = "auto") -> str:
         if reason is None:
             return candidate
         reasons.append(f"{candidate}: {reason}")
-    raise EngineError(f"no engine can be used here; {'; '.join(reasons)}")
+    raise EngineError(f"no engine can be used on this machine; {'; '.join(reasons)}")
 
 
 def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Engine:

@@ -177,7 +177,7 @@ def test_a_full_disk_is_reported_and_inspection_continues(
     run = stream(capsys, "--bundle", bundle.path, "--camera", parts, "--save", tmp_path / "s")
     assert run.code == 0
     assert run.summary["frames"] == 3
-    assert run.err.count("(No space left on device); inspection continues") == 3
+    assert run.err.count("; free disk space, or choose another folder; inspection continues") == 3
 
 
 def test_an_uninspected_margin_is_reported_once(
@@ -197,9 +197,12 @@ def test_an_uninspected_margin_is_reported_once(
             ["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"],
             "known: tensorrt, ",
         ),
-        (["--bundle", "{bundle}", "--camera", "{parts}", "--save", "/proc/x"], "choose another"),
+        (
+            ["--bundle", "{bundle}", "--camera", "{parts}", "--save", "/proc/x"],
+            "output overlays: /proc/x",
+        ),
         (["--bundle", "{bundle}", "--camera", "{parts}", "--threads", "0"], "at least 1"),
-        (["--bundle", "{scores}", "--camera", "{parts}", "--save", "/tmp/x"], "gives no maps"),
+        (["--bundle", "{scores}", "--camera", "{parts}", "--save", "/tmp/x"], "output overlays"),
     ],
 )
 def test_a_users_error_is_one_line_and_exit_status_2(
@@ -328,6 +331,16 @@ def test_a_reader_that_ends_early_is_no_error(bundle: Bundle) -> None:
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert "Error" not in done.stderr
+
+
+def test_help_shows_an_example_of_every_camera_and_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        infer_stream.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "for example /data/images, /data/line.mp4, usb://0, synthetic://?fps=25" in text
+    assert "jsonl for stdout, jsonl:FILE, overlays:DIR; repeat for several; default jsonl" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import first_line, log
 from flawline.runtime.engines import EngineError
@@ -183,7 +184,7 @@ def _select_dla(trt: Module, builder: Builder, config: IBuilderConfig, job: Buil
     """Use the requested DLA core, and the GPU for layers that it cannot run. Raises EngineError."""
     cores = builder.num_DLA_cores
     if job.options.dla not in range(cores):
-        raise EngineError(f"{job.engine} finds {cores} DLA cores here; leave --dla out")
+        raise EngineError(f"{job.engine} finds {cores} DLA cores on this machine; leave --dla out")
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = job.options.dla
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
@@ -220,6 +221,6 @@ def _save_timings(config: IBuilderConfig, path: Path) -> None:
         write_atomically(path, data)
     except OSError as error:
         log(
-            f"timings cannot be saved to {path} ({error.strerror}): "
-            f"the next build measures them again"
+            f"timings cannot be saved to {path} ({reason_of(error)}), so that the next build "
+            f"measures them again; {remedy_of(error)}"
         )

@@ -166,9 +166,12 @@ class TensorRt(Engine):
         smallest = self._session.layout.smallest_batch
         largest = self._session.layout.largest_batch
         if not smallest <= size <= largest:
-            remedy = f"; build it with --max-batch {size}" if size > largest else ""
+            remedy = f"give it a batch of {smallest} or more"
+            if size > largest:
+                remedy = f"build it with --max-batch {size}"
             raise EngineError(
-                f"{self.description} accepts batches of {smallest} to {largest}, not {size}{remedy}"
+                f"{self.description} accepts batches of {smallest} to {largest}, not {size}; "
+                f"{remedy}"
             )
         self._drop_graph()
         # Stays unset if setting the size fails, so that the next call tries it again.
