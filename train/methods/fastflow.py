@@ -179,7 +179,7 @@ class FastFlow(Method):
 class ConvolutionSubnetwork(nn.Module):
     """Predicts log-scale and shift of a coupling: two convolutions with a ReLU between them.
 
-    Here the ReLU saturates at HIDDEN_CLAMP.
+    Unlike in the paper, the ReLU saturates at HIDDEN_CLAMP.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
