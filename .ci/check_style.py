@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,23 +39,35 @@ REPLACEMENTS = {
 WORDS = re.compile(r"\b(" + "|".join(REPLACEMENTS) + r")\b", re.IGNORECASE)
 # A line with this comment may contain such a word, for example as a name in an old file format.
 EXEMPTION = "# style: old name"
-# Results are records of past runs, and this file lists the words.
-NOT_CHECKED = ("benchmarks/results/", ".ci/check_style.py")
+CHECKED = (*PACKAGES, "tests", "docs", "README.md", "pyproject.toml", "Makefile")
+SUFFIXES = (".py", ".md", ".toml", ".html", "")
+# Records of past runs.
+NOT_CHECKED = ("benchmarks/results/",)
 
 
 def main() -> int:
     findings = 0
-    for name in _tracked_files():
+    for name in _checked_files():
         for finding in _findings(name):
             print(f"{name}:{finding}")
             findings += 1
     return int(findings > 0)
 
 
-def _tracked_files() -> list[str]:
-    command = ["git", "ls-files", "--", "*.py", "*.md", "*.toml", "Makefile"]
-    listing = subprocess.check_output(command, cwd=ROOT, text=True)
-    return [name for name in listing.split() if not name.startswith(NOT_CHECKED)]
+def _checked_files() -> list[str]:
+    names = []
+    for entry in CHECKED:
+        path = ROOT / entry
+        candidates = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for candidate in candidates:
+            name = candidate.relative_to(ROOT).as_posix()
+            if candidate.is_symlink() or not candidate.is_file():
+                continue
+            if "__pycache__" in name or ".egg-info" in name:
+                continue
+            if candidate.suffix in SUFFIXES and not name.startswith(NOT_CHECKED):
+                names.append(name)
+    return names
 
 
 def _findings(name: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,16 +18,18 @@ PACKAGES = ("train", "export", "runtime", "cameras", "benchmarks")
 NOT_INSTALLED = ("benchmarks/results/",)
 
 
+IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built without network from a copy of what git tracks."""
+    """The wheel of this checkout, built without network from a copy of its files."""
     pytest.importorskip("setuptools", minversion="77", reason="needs setuptools >= 77 to build")
     source = tmp_path_factory.mktemp("source")
-    archive = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
-    ).stdout
-    for name in archive.decode().split("\0")[:-1]:
-        copy(ROOT / name, source / name)
+    for name in (*PACKAGES, "src"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=IGNORED)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
     out = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     subprocess.run([*build, "--wheel-dir", str(out), str(source)], check=True)
@@ -34,22 +37,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def copy(source: Path, target: Path) -> None:
-    if not source.exists() and not source.is_symlink():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_symlink():
-        target.symlink_to(source.readlink())
-    else:
-        target.write_bytes(source.read_bytes())
-
-
-def tracked_files() -> Iterator[str]:
-    command = ["git", "ls-files", "--", *PACKAGES]
-    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in listing.splitlines():
-        if not name.startswith(NOT_INSTALLED) and (ROOT / name).exists():
-            yield name
+def files_of_the_packages() -> Iterator[str]:
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*"):
+            name = path.relative_to(ROOT).as_posix()
+            if path.is_file() and "__pycache__" not in name and not name.startswith(NOT_INSTALLED):
+                yield name
 
 
 def test_the_wheel_has_one_top_level_name(wheel: Path) -> None:
@@ -61,7 +54,7 @@ def test_the_wheel_has_one_top_level_name(wheel: Path) -> None:
 def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    missing = [name for name in tracked_files() if f"flawline/{name}" not in names]
+    missing = [name for name in files_of_the_packages() if f"flawline/{name}" not in names]
     assert not missing
     assert not [name for name in names if name.startswith("flawline/benchmarks/results")]
 
