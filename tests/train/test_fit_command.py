@@ -159,7 +159,10 @@ def test_help_lists_methods_without_torch() -> None:
         (("--coreset", "0.1"), "--coreset is no option of simplenet; it belongs to --method patch"),
         (("--method", "patchcore", "--coreset", "-1"), "--coreset -1 is not above 0"),
         (("--method", "patchcore", "--target-dim", "0"), "--target-dim 0 is not above 0"),
-        (("--method", "padim", "--channels", "9999"), "--channels 9999 is not from 1 to 448"),
+        (
+            ("--method", "padim", "--channels", "9999"),
+            "--channels 9999 is not from 1 to 448, which resnet18 has",
+        ),
         (("--rubbish",), "unrecognized arguments: --rubbish"),
     ],
 )
