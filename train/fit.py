@@ -38,7 +38,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         kinds.append(f"{kind} ({origin})")
     group.add_argument(
         "--weights",
-        help=f"{', '.join(kinds)}, or a FILE of these weights; default {IMAGENET} (demo data: "
+        help=f"{', '.join(kinds)}, or a FILE of weights; default {IMAGENET} (demo data: "
         "texture)",
     )
     group.add_argument(

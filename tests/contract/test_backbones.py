@@ -147,7 +147,7 @@ def test_random_weights_are_a_function_of_the_seed(
     torch.manual_seed(5)
     again = create_backbone(name, levels)
     assert again.load("random", 1) == "random, seed 1"
-    assert torch.equal(again.first_convolution.weight, network.first_convolution.weight)
+    assert_equal_state(again, network)
     again.load("random", 2)
     assert not torch.equal(again.first_convolution.weight, network.first_convolution.weight)
 

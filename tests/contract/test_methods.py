@@ -417,7 +417,7 @@ def test_the_current_builder_of_tensorrt_takes_it_in_fp16(
     assert in_islands == {trt.float32}
     plan = builder.build_serialized_network(network, _config(trt, builder, network))
     assert plan is not None
-    assert plan.nbytes > 10_000
+    assert plan.nbytes > 0.9 * path.stat().st_size  # it contains the weights
     del parser  # it owns weights of the network, so it must live until here
 
 

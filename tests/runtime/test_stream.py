@@ -22,7 +22,7 @@ from flawline import cameras
 from flawline.cameras import CameraError, Frame
 from flawline.cameras.folder import Folder
 from flawline.cameras.usb import Usb
-from flawline.runtime import infer_stream, outputs
+from flawline.runtime import engines, infer_stream, outputs
 from flawline.runtime.bundle import Bundle, write_calibration
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.image import Geometry
@@ -255,7 +255,9 @@ def test_list_names_every_engine_camera_and_output(capsys: pytest.CaptureFixture
     assert "  usb             ready (untested on a real camera)" in lines
     for kind in ("engines:", "cameras:", "outputs:"):
         assert kind in lines
-    assert any(line.startswith("  onnxruntime") for line in lines)
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert listed == [*engines.ENGINES, *cameras.CAMERAS, *outputs.OUTPUTS]
+    assert {"onnxruntime", "folder", "video", "usb", "synthetic"} <= set(listed)
 
 
 def test_list_says_what_to_install(

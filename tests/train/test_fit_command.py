@@ -171,7 +171,10 @@ def test_help_lists_methods_without_torch() -> None:
         (("--method", "padim", "--steps", "500"), "--steps: padim is fitted in one pass, without"),
         (("--method", "patchcore", "--epochs", "2"), "--epochs: patchcore is fitted in one pass"),
         (("--method", "patchcore", "--target-dim", "0"), "--target-dim 0 is not above 0"),
-        (("--method", "padim", "--channels", "9999"), "--channels 9999 is not from 1 to 448"),
+        (
+            ("--method", "padim", "--channels", "9999"),
+            "--channels 9999 is not from 1 to 448, which resnet18 has",
+        ),
         (("--rubbish",), "unrecognized arguments: --rubbish"),
     ],
 )

@@ -8,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from oracles import assert_equal_state
+
 from flawline.train import TrainError
 from flawline.train.blocks import bank_budget, memory_bank
 from flawline.train.blocks.bank_budget import (
@@ -50,7 +52,8 @@ def test_a_bank_takes_the_size_of_what_it_loads() -> None:
     bank.fill(random(30, 5), torch.arange(30))
     other = Bank(5, 2)
     other.load_state_dict(bank.state_dict())
-    assert torch.equal(other.vectors, bank.vectors)
+    assert_equal_state(other, bank)
+    assert torch.equal(other.neighbours, bank.neighbours)
     with pytest.raises(RuntimeError, match="size mismatch"):
         Bank(6, 2).load_state_dict(bank.state_dict())
 
