@@ -151,7 +151,8 @@ class Method(nn.Module, abc.ABC):
     # Smallest height and width of the input, in pixels.
     smallest_size: ClassVar[int] = 32
     # Whether `fit` reads pixels in every step instead of features that it computes once. Training
-    # then decodes and resizes every image once and passes them from a cache on disk.
+    # then decodes and resizes every image once and passes them from a cache on disk, unless
+    # `images_used` is fewer than all: `fit` has to hold those few itself.
     trains_on_pixels: ClassVar[bool] = False
 
     settings: MethodSettings
@@ -290,10 +291,11 @@ def evaluate(
     method: Method, images: Sequence[Image], progress: Progress = no_progress
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Compute scores [n] and maps [n, H, W] of prepared images, one at a time, on its device."""
+    device = method.device
     scores = []
     maps = []
     for index, image in enumerate(images):
-        score, anomaly_map = method(torch.from_numpy(np.asarray(image))[None].to(method.device))
+        score, anomaly_map = method(torch.from_numpy(np.asarray(image))[None].to(device))
         scores.append(score.cpu().numpy()[0])
         maps.append(anomaly_map.cpu().numpy()[0])
         progress("torch reference", index + 1, len(images))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flawline.runtime.environment import versions
+from flawline.runtime.files import write_file
 from flawline.train import TrainError
 from flawline.train.pretrain.schedule import DECAY
 from flawline.train.pretrain.training import Pretraining, write_torch
@@ -23,7 +24,8 @@ def write_weights(training: Pretraining, out: Path, command: str) -> None:
     """
     data = write_torch(out, float16_weights(training.net.backbone))
     card = _card(training, out.name, data, command)
-    out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    text = json.dumps(card, indent=2) + "\n"
+    write_file(out.with_suffix(".json"), text.encode(), TrainError, "--out")
 
 
 def float16_weights(backbone: nn.Module) -> dict[str, Tensor]:
