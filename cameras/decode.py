@@ -12,6 +12,7 @@ import numpy.typing as npt
 from flawline.cameras import CameraError
 from flawline.cameras.listing import LeftOut, list_files
 from flawline.cameras.pixels import to_8_bit
+from flawline.os_errors import reason_of, remedy_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -65,7 +66,7 @@ def decode_image(path: Path) -> npt.NDArray[Any]:
         data = path.read_bytes()
     except OSError as error:
         raise CameraError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+            f"{path}: cannot be read ({reason_of(error)}); {remedy_of(error)}"
         ) from error
     damage = _damage(data)
     if damage is not None:
@@ -83,8 +84,8 @@ def decode_image(path: Path) -> npt.NDArray[Any]:
 
 
 def _decode(data: bytes) -> npt.NDArray[Any] | None:
-    # UNCHANGED ignores EXIF, ANYCOLOR applies it; but ANYCOLOR would squeeze 12 bits in 16 to
-    # black.
+    # ANYCOLOR applies EXIF, but it scales 16-bit values to 8 bits, so that 12-bit images become
+    # nearly black. UNCHANGED ignores EXIF.
     flag = cv2.IMREAD_UNCHANGED
     if data.startswith(JPEG_START):
         flag = cv2.IMREAD_ANYCOLOR
@@ -107,8 +108,8 @@ def _without_alpha(path: Path, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _damage(data: bytes) -> str | None:
     """Say how a file is incomplete, or return None.
 
-    OpenCV decodes half a JPEG to a full image with a grey bottom, so the end of the file is checked
-    here.
+    OpenCV decodes half a JPEG to a full image with a grey bottom, so this checks the end of the
+    file.
     """
     if not data:
         return "the file is empty"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -15,18 +16,20 @@ from flawline.cameras import Camera, CameraError, CameraOptions, Frame
 class Video(Camera):
     """Every frame of a video file that OpenCV can decode. No frame is dropped."""
 
+    usage: ClassVar[str] = "/data/line.mp4"
+
     def __init__(self, path: str, options: CameraOptions | None = None) -> None:
         super().__init__()
         self._path = path
         # OpenCV does not allow to release a capture that another thread is reading.
         self._reading = threading.Lock()
         if not Path(path).is_file():
-            raise CameraError(f"camera {path}: there is no such file or folder")
+            raise CameraError(f"camera {path}: there is no such file; check the path")
         self._capture = cv2.VideoCapture(path)
         if not self._capture.isOpened():
             raise CameraError(
-                f"camera {path}: OpenCV cannot open this video; "
-                f"an MP4 whose recording was cut off has no index"
+                f"camera {path}: OpenCV cannot open this video (an MP4 whose "
+                f"recording was cut off has no index); record it again"
             )
 
     @classmethod

@@ -15,7 +15,7 @@ from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
 
 PROVIDER = "CPUExecutionProvider"
-ERRORS_ONLY = 3  # log_severity_level: warnings would hide our own messages
+ERRORS_ONLY = 3  # log_severity_level: warnings would hide Flawline's messages
 
 
 def open_session(model: bytes | Path, threads: int | None = None, options: Any = None) -> Any:

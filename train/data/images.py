@@ -10,21 +10,6 @@ import numpy as np
 
 from flawline.cameras.decode import read_image
 from flawline.runtime.image import Geometry, Image, prepare
-from flawline.train.data.dataset import DataError, DataSet, Sample
-from flawline.train.data.layouts import open_data
-from flawline.train.data.masks import read_mask
-from flawline.train.data.split import hold_out
-
-__all__ = [
-    "DataError",
-    "DataSet",
-    "PreparedImages",
-    "Sample",
-    "describe_sizes",
-    "hold_out",
-    "open_data",
-    "read_mask",
-]
 
 # Images whose size `describe_sizes` reads.
 SIZE_SAMPLES = 50

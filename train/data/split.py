@@ -12,18 +12,17 @@ from flawline.train.data.dataset import DataError, GoodImages
 
 # Fewer good images leave too little to train on once some are held out.
 MIN_GOOD_IMAGES = 5
+# Share of the good images that is held out to set the threshold.
 HELD_OUT_SHARE = 0.2
 
 
-def hold_out(
-    paths: Sequence[Path], fraction: float = HELD_OUT_SHARE
-) -> tuple[list[Path], list[Path]]:
+def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Split good images into training images and images held out to set the threshold.
 
-    Each folder holds out `fraction` of its images, those whose names have the lowest hashes, so
-    that a folder that comes or goes does not change the sides in other folders. The rest, up to
-    `fraction` of all images, rounded, comes from the next lowest hashes of all folders. Both sides
-    get at least one image, and keep the order of `paths`.
+    Each folder holds out a fifth of its images, rounded down, those whose names have the lowest
+    hashes, so that a folder that comes or goes does not change the sides in other folders. The
+    rest, up to a fifth of all images, rounded, comes from the next lowest hashes of all folders.
+    Both sides get at least one image, and keep the order of `paths`.
 
     A name is the path below the folder of good images, or below the common folder if `paths` are no
     GoodImages. The split is therefore the same on every machine. Images that are added to a folder
@@ -36,10 +35,10 @@ def hold_out(
             f"only {len(paths)} good images; "
             f"at least {MIN_GOOD_IMAGES} are needed, 100 or more are better"
         )
-    count = int(fraction * len(paths) + 0.5)
+    count = int(HELD_OUT_SHARE * len(paths) + 0.5)
     count = min(max(count, 1), len(paths) - 1)
     ranked = _ranked(paths)
-    first = _first_of_each_folder(ranked, fraction)
+    first = _first_of_each_folder(ranked)
     # The sort is stable: images of equal preference stay in the order of their ranks.
     ranked.sort(key=lambda path: path not in first)
     held_out = set(ranked[:count])
@@ -66,15 +65,15 @@ def _ranked(paths: Sequence[Path]) -> list[Path]:
     return sorted(paths, key=ranks.__getitem__)
 
 
-def _first_of_each_folder(ranked: Sequence[Path], fraction: float) -> set[Path]:
-    """Return the first `fraction` of each folder, rounded down."""
+def _first_of_each_folder(ranked: Sequence[Path]) -> set[Path]:
+    """Return the first fifth of each folder, rounded down."""
     folders: dict[Path, list[Path]] = {}
     for path in ranked:
         folders.setdefault(path.parent, []).append(path)
     first: set[Path] = set()
     for inside in folders.values():
         # A fifth of 50 must not become 9 by the rounding of 0.2.
-        count = int(fraction * len(inside) + 1e-9)
+        count = int(HELD_OUT_SHARE * len(inside) + 1e-9)
         first.update(inside[:count])
     return first
 
