@@ -89,10 +89,10 @@ def evaluate_engines(
     with `skip_unavailable` it is logged and has no row. Raises DataError for unsuitable data.
     """
     data_set = open_data(data)
-    for line in data_set.describe():
-        log(line)
     samples = data_set.test
     labels = labels_of(data_set)
+    for line in data_set.describe():
+        log(line)
     bundle = read_bundle(bundle_path)
     # Read first, so that a damaged mask is reported before everything is measured.
     masks = _read_masks(samples, bundle)
@@ -222,16 +222,17 @@ def _image_accuracy(labels: metrics.Labels, run: EngineRun) -> Row:
 
 
 def _read_masks(samples: Sequence[Sample], bundle: Bundle) -> list[Mask | None]:
-    """Return the masks of the images, bool [H, W] each; all None without a map or without any mask.
+    """Return the masks of the images, bool [H, W] each; none without maps or without any mask.
 
     A defective image without a mask has None: which of its pixels are defective is not known.
     """
-    with_masks = bundle.has_map and any(sample.mask for sample in samples)
+    if not bundle.has_map or not any(sample.mask for sample in samples):
+        return []
     masks: list[Mask | None] = []
     empty = []
     for sample in samples:
         mask = None
-        if with_masks and (sample.defect is None or sample.mask is not None):
+        if sample.defect is None or sample.mask is not None:
             mask = read_mask(sample, bundle.manifest.geometry)
             if sample.mask is not None and not mask.any():
                 empty.append(sample.mask)
@@ -244,14 +245,14 @@ def _read_masks(samples: Sequence[Sample], bundle: Bundle) -> list[Mask | None]:
 def _pixel_accuracy(masks: Sequence[Mask | None], run: EngineRun) -> Row:
     """Return the accuracies of the maps; all None without a map or without any mask."""
     accuracy: Row = {"pixel_auroc": None, "pixel_ap": None, "aupro": None}
+    if not masks:
+        return accuracy
     known = []
     maps = []
     for mask, anomaly_map in zip(masks, run.maps, strict=True):
         if mask is not None:
             known.append(mask)
             maps.append(anomaly_map)
-    if not known:
-        return accuracy
     all_masks = np.array(known)
     all_maps = np.array(maps)
     accuracy["pixel_auroc"] = _rounded(metrics.auroc(all_masks, all_maps))

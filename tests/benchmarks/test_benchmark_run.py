@@ -65,7 +65,8 @@ def test_all_is_every_engine_here_in_every_precision_it_runs(
     measured = [(row["engine"].split()[0], row["precision"]) for row in rows]
     assert ("onnxruntime", "fp32") in measured
     # BF16, for example, whose rounding error exceeds the tolerance of 0.01.
-    left_out = [line for line in messages.splitlines() if "left out" in line]
+    lines = messages.splitlines()
+    left_out = [line for line in lines if "left out" in line and not line.startswith("data ")]
     assert all(line.count(": ") >= 1 for line in left_out)
     tried = len(measured) + len(left_out)
     assert tried == sum(len(engine_class(name).precisions) for name in HERE)

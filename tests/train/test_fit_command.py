@@ -262,7 +262,7 @@ def test_a_method_with_a_closed_form_reports_one_pass(
 ) -> None:
     out = tmp_path / "c.pt"
     assert train(data, out, "--method", "padim", "--channels", "8") == 0
-    assert "training padim on 17 good images in one pass on " in capsys.readouterr().err
+    assert "training padim on 16 good images in one pass on " in capsys.readouterr().err
     assert load_checkpoint(out).provenance["steps"] == "in one pass"
 
 

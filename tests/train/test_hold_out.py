@@ -108,9 +108,10 @@ def test_a_folder_moves_at_most_the_remainders_of_others(
     training, held_out = hold_out(good(left))
     all_training, all_held_out = hold_out(good(sorted(sizes)))
     assert len(all_held_out) == max(1, int(0.2 * sum(sizes.values()) + 0.5))
-    rests = sum(min(1, sizes[folder] % 5) * 4 for folder in left)
-    assert len(set(training) & set(all_held_out)) <= rests
-    assert len(set(held_out) & set(all_training)) <= rests
+    rest = len(held_out) - sum(sizes[folder] // 5 for folder in left)
+    all_rest = len(all_held_out) - sum(size // 5 for size in sizes.values())
+    assert len(set(training) & set(all_held_out)) <= all_rest
+    assert len(set(held_out) & set(all_training)) <= rest
     if all(size % 5 == 0 for size in sizes.values()):
         assert set(training) <= set(all_training)
 
