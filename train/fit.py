@@ -38,8 +38,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         kinds.append(f"{kind} ({origin})")
     group.add_argument(
         "--weights",
-        help=f"{', '.join(kinds)}, or a FILE of weights; default {IMAGENET} (demo data: "
-        "texture)",
+        help=f"{', '.join(kinds)}, or a FILE of weights; default {IMAGENET} (demo data: texture)",
     )
     group.add_argument(
         "--size", type=int, help="input height and width in pixels; default is the method's"

@@ -25,13 +25,8 @@ from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
-<<<<<<< HEAD
-from flawline.train.blocks import bank_budget, memory_bank
+from flawline.train.blocks import bank_budget, memory_bank, patches
 from flawline.train.blocks.bank_budget import bytes_of_row
-=======
-from flawline.train.blocks import bank_size, memory_bank, patches
-from flawline.train.blocks.bank_size import bytes_of_row
->>>>>>> main
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.blocks.memory_bank import BLOCK
 from flawline.train.blocks.patches import smoothed_map

@@ -28,24 +28,15 @@ from flow_oracles import (
     trained_like,
     upsampled,
 )
-<<<<<<< HEAD
-from oracles import assert_equal_state
-=======
-from oracles import assert_fused_equals_literal
->>>>>>> main
+from oracles import assert_equal_state, assert_fused_equals_literal
 from rounding import RoundingEvaluator
 
 from flawline.export.graphs.to_fp16 import in_island, to_fp16
 from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
-<<<<<<< HEAD
-from flawline.train.blocks.averaged_levels import channel_statistics
-from flawline.train.blocks.contrastive_loss import contrast
-=======
 from flawline.train.blocks.averaged_levels import average_levels, channel_statistics
-from flawline.train.blocks.contrast import contrast, draw_images
->>>>>>> main
+from flawline.train.blocks.contrastive_loss import contrast, draw_images
 from flawline.train.blocks.flow import flow_forward, latent_nll
 from flawline.train.blocks.flow_scores import literal_score
 from flawline.train.blocks.fused import fp32_islands
