@@ -18,6 +18,7 @@ from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import IMAGENET, WEIGHT_KINDS
+from flawline.train.data.demo import DEMO_WEIGHTS
 
 if TYPE_CHECKING:
     from flawline.train.recipe import Recipe
@@ -38,7 +39,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         kinds.append(f"{kind} ({origin})")
     group.add_argument(
         "--weights",
-        help=f"{', '.join(kinds)}, or a FILE of weights; default {IMAGENET} (demo data: texture)",
+        help=f"{', '.join(kinds)}, or a FILE of weights; default {IMAGENET} "
+        f"(demo data: {DEMO_WEIGHTS})",
     )
     group.add_argument(
         "--size", type=int, help="input height and width in pixels; default is the method's"

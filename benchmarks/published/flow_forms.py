@@ -64,7 +64,7 @@ class _FlowWithLoss(nn.Module):
 
 
 class _PublishedAttention(nn.Module):
-    """Self-attention with its weights written out, where our method calls torch's one operator."""
+    """Self-attention with explicit weights, where `Attention` calls torch's one operator."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _PublishedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
-        # Our method computes the position code once and stores it.
+        # `Attention` computes the position code once and stores it.
         projected = self.project(tokens + position_code(h * w, c).to(x))
         projected = projected.view(n, h * w, 3, self.heads, c // self.heads)
         key, value, query = projected.permute(2, 0, 3, 1, 4)  # [N, heads, h * w, c / heads] each

@@ -54,7 +54,7 @@ def test_the_study_of_simplenet_next_to_the_model_of_another_program(
     page = capsys.readouterr().out
     result = json.loads((tmp_path / "fusion-simplenet-resnet18-64.json").read_text())
     assert (tmp_path / "fusion-simplenet-resnet18-64.md").read_text() == page
-    assert "Another's: other.onnx, on random input of its own." in page
+    assert "External model: other.onnx, on random input of its own." in page
     rows = rows_of(result)
     assert {row.form for row in rows} == {PUBLISHED, LITERAL, FUSED, BACKBONE, AGAINST}
     for line in ratios(rows):
@@ -151,6 +151,7 @@ def test_a_method_without_published_code_is_compared_with_its_literal_form(
     [
         (["--backbone", "resnet9"], "known: resnet18"),
         (["--method", "nothing"], "known: simplenet"),
+        (["--size", "10"], "see --size and --geometry"),
         (["--against", "/nowhere.onnx"], "/nowhere.onnx cannot be timed"),
         (["--method", "fastflow", "--set", "blocks"], "--set blocks: "),
         (["--method", "fastflow", "--set", "blocks=many"], "--set blocks=many: "),

@@ -20,10 +20,11 @@ from builders import board_images, exported, random_images
 from oracles import assert_equal_state, assert_fused_equals_literal
 from rounding import RoundingEvaluator
 
-from flawline.export.graphs.to_fp16 import in_island, to_fp16
+from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.engines import open_reference
 from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import islands_of
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES
 from flawline.train.blocks.fused import fp32_islands
@@ -364,7 +365,7 @@ def test_every_fp32_mark_is_an_island_of_the_graph(fitted: Method, graph: bytes)
     assert islands, "squares, sums over many terms and exponentials need fp32() in the fused form"
     names = [node.name for node in onnx.load_model_from_string(graph).graph.node]
     for island in islands:
-        assert any(in_island(name, [island]) for name in names), island
+        assert any(islands_of(name, [island]) for name in names), island
 
 
 def test_fp16_is_finite_on_any_image(fitted: Method, graph: bytes, good: list[Any]) -> None:
@@ -408,7 +409,7 @@ def test_the_current_builder_of_tensorrt_takes_it_in_fp16(
         trt.LayerType.UNARY,
     )
     for layer in layers:
-        if in_island(layer.name, islands):
+        if islands_of(layer.name, islands):
             if layer.type in arithmetic:
                 in_islands.add(layer.get_output(0).dtype)
         elif layer.type == trt.LayerType.CONVOLUTION:

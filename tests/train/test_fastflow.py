@@ -30,9 +30,10 @@ from flow_oracles import (
 from oracles import assert_fused_equals_literal
 from rounding import RoundingEvaluator
 
-from flawline.export.graphs.to_fp16 import in_island, to_fp16
+from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import islands_of
 from flawline.train.blocks.flow import flow_forward, initialise_flow
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.method import Fit
@@ -283,7 +284,7 @@ def test_the_affine_of_every_coupling_is_in_an_island() -> None:
         if node.name.startswith("/flows.") and node.op_type in ("Exp", "Tanh"):
             affine.append(node.name)
     assert len(affine) == 2 * 2 * 3
-    assert all(in_island(name, islands) for name in affine)
+    assert all(islands_of(name, islands) for name in affine)
 
 
 def test_both_halves_of_the_state_stay_fp32() -> None:

@@ -15,10 +15,10 @@ from builders import exported, fit_method, random_images, write_squares
 from oracles import assert_fused_equals_literal, assert_onnxruntime_agrees
 
 from flawline.export import build
-from flawline.export.graphs.to_fp16 import in_island
 from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.blocks.patches import smoothed_map
@@ -138,7 +138,7 @@ def test_the_graph_whitens_in_one_product_outside_of_fp32(
     assert not set(kinds) & {"Einsum", "Loop", "Shape", "Expand", "ScatterND"}
     islands = fp32_islands(model.fused())
     names = [node.name for node in onnx.load_model_from_string(graph).graph.node]
-    halves = [name for name in names if not in_island(name, islands)]
+    halves = [name for name in names if not islands_of(name, islands)]
     assert "/whiten/MatMul" in halves
     assert not [name for name in halves if "Reduce" in name]
     assert_onnxruntime_agrees(model, random_images(size, 3), tmp_path / "m.onnx")

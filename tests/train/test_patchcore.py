@@ -20,10 +20,10 @@ from oracles import (
 )
 
 from flawline.export import build
-from flawline.export.graphs.to_fp16 import in_island
 from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
 from flawline.train.blocks import bank_budget, memory_bank, patches
 from flawline.train.blocks.bank_budget import bytes_of_row
@@ -140,8 +140,8 @@ def test_fp32_holds_distances_and_not_the_product(
     islands = fp32_islands(model.fused())
     nodes = onnx.load_model_from_string(exported(model)).graph.node
     for island in islands:
-        assert any(in_island(node.name, [island]) for node in nodes), island
-    halves = [node.op_type for node in nodes if not in_island(node.name, islands)]
+        assert any(islands_of(node.name, [island]) for node in nodes), island
+    halves = [node.op_type for node in nodes if not islands_of(node.name, islands)]
     assert {"Conv", "Gemm", "ReduceMin"} <= set(halves)
     assert halves.count("Gemm") == parts
     assert not set(halves) & {"ReduceL2", "ReduceMax", "Softmax", "MatMul", "Where", "Less", "Min"}

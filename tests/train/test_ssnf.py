@@ -31,9 +31,10 @@ from flow_oracles import (
 from oracles import assert_equal_state, assert_fused_equals_literal
 from rounding import RoundingEvaluator
 
-from flawline.export.graphs.to_fp16 import in_island, to_fp16
+from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
 from flawline.train.blocks.averaged_levels import average_levels, channel_statistics
 from flawline.train.blocks.contrastive_loss import contrast, draw_images
@@ -442,7 +443,7 @@ def test_parts_around_the_flow_are_marked_and_in_the_graph(by_energy: bool) -> N
     assert {"/input", "/backbone/conv1", "/score", "/upsample", "/largest"} < set(islands)
     names = [node.name for node in nodes_of(exported(model))]
     for island in islands:
-        assert any(in_island(name, [island]) for name in names), island
+        assert any(islands_of(name, [island]) for name in names), island
 
 
 def test_the_affine_of_every_coupling_is_in_an_island() -> None:
@@ -453,7 +454,7 @@ def test_the_affine_of_every_coupling_is_in_an_island() -> None:
         if node.name.startswith("/flow/") and node.op_type in ("Exp", "Tanh"):
             affine.append(node.name)
     assert len(affine) == 2 * 3
-    assert all(in_island(name, islands) for name in affine)
+    assert all(islands_of(name, islands) for name in affine)
 
 
 def test_a_latent_beyond_fp16_in_the_last_coupling_is_finite() -> None:

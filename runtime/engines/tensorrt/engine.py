@@ -161,6 +161,11 @@ class TensorRt(Engine):
             return buffers.score, buffers.no_map
         return buffers.score, buffers.map
 
+    @property
+    def graph_enabled(self) -> bool:
+        """True if the work runs as a CUDA graph, captured by this class or by the library."""
+        return self.uses_graph or self._session.captures_graphs
+
     def _set_batch(self, size: int) -> None:
         """Set the batch size, for which a graph is captured again. Raises EngineError."""
         smallest = self._session.layout.smallest_batch
