@@ -9,6 +9,7 @@ python -m export.build --bundle B --precision int8 --data /data/bottle  add a gr
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -242,10 +243,9 @@ def _log_next_step(bundle: Bundle, data: Path | None) -> None:
     if data is not None:
         test = data / "test"
         camera = str(test if test.is_dir() else data)
-    log(
-        f"bundle {bundle.path}; run it: "
-        f"python runtime/infer_stream.py --bundle {bundle.path} --camera {camera}"
-    )
+    stream = ["python", "-m", "flawline.runtime.infer_stream"]
+    command = shlex.join([*stream, "--bundle", str(bundle.path), "--camera", camera])
+    log(f"bundle {bundle.path}; run it: {command}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -300,7 +301,8 @@ def _run(args: argparse.Namespace) -> None:
     folder = write_repository(
         bundle, args.out, name, args.engine, args.precision, args.plan, args.max_batch
     )
-    log(f"{folder}; serve it: tritonserver --model-repository {args.out.resolve()}")
+    repository = shlex.quote(str(args.out.resolve()))
+    log(f"{folder}; serve it: tritonserver --model-repository {repository}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -109,7 +109,7 @@ class Bundle:
         if name not in self.sha256:
             raise BundleError(
                 f"bundle {self.path} holds no {precision} graph; add it where onnx is installed: "
-                f"python -m export.build --bundle {self.path} --precision {precision}"
+                f"python -m export.build --bundle {self.path} --precision {precision} --data DATA"
             )
         return self.path / name
 

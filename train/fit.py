@@ -39,7 +39,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         kinds.append(f"{kind} ({origin})")
     group.add_argument(
         "--weights",
-        help=f"{', '.join(kinds)}, or a FILE of these weights; default {IMAGENET} "
+        help=f"{', '.join(kinds)}, or a FILE of weights; default {IMAGENET} "
         f"(demo data: {DEMO_WEIGHTS})",
     )
     group.add_argument(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +178,15 @@ def test_an_unknown_engine_is_refused_with_all_names(
     text = capsys.readouterr().err
     for name in ENGINES:
         assert name in text
+
+
+def test_the_printed_command_survives_a_space_in_a_path(
+    tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spaced = tmp_path / "my bundle"
+    shutil.copytree(bundle.path, spaced)
+    assert build.main(["--bundle", str(spaced), "--engine", "onnxruntime"]) == 0
+    line = capsys.readouterr().err.splitlines()[-1]
+    words = shlex.split(line.split("run it: ")[1])
+    assert words[:3] == ["python", "-m", "flawline.runtime.infer_stream"]
+    assert words[words.index("--bundle") + 1] == str(spaced)
