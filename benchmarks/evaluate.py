@@ -238,7 +238,10 @@ def _read_masks(samples: Sequence[Sample], bundle: Bundle) -> list[Mask | None]:
                 empty.append(sample.mask)
         masks.append(mask)
     if empty:
-        log(f"note: {count_of(len(empty), 'mask')} of defective images mark nothing: {empty[0]}")
+        log(
+            f"note: {count_of(len(empty), 'mask')} of defective images without any defective "
+            f"pixel, such as {empty[0]}"
+        )
     return masks
 
 

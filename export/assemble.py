@@ -77,23 +77,21 @@ def build_bundle(
         DataError: the data set cannot be used, or its held-out images were trained on.
         BundleError: the bundle cannot be written.
     """
-    selection = _select_images(method, provenance, data, options)
-    _require_unseen(selection, provenance, trained_on)
+    selection = _select_images(method, provenance, data, options, trained_on)
     held_out = selection.held_out
     exported = _export(method, options)
     reference, results = _judge(method, exported.model, selection.images, options)
     good_scores = results.scores[: len(held_out)]
-    good_maps = reference.maps[: len(held_out)]
+    peaks = reference.maps[: len(held_out)].max((1, 2))
     # The threshold comes from the exported graph, because that is what runs.
     calibration = _calibrate(good_scores, held_out, options.false_alarm_rate)
-    if options.outputs != GRAPH_OUTPUTS:
-        # There are no maps to compare, nor to store as golden data.
+    if options.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
         reference = replace(reference, maps=results.maps)
     manifest = _manifest(
         method,
         exported,
         Spread.of(good_scores),
-        Spread.of(good_maps.max((1, 2))),
+        Spread.of(peaks),
         bundle_provenance(provenance, data, command),
     )
     _prove(selection.paths, reference, results, calibration, manifest)
@@ -111,7 +109,11 @@ class _Exported:
 
 
 def _select_images(
-    method: Method, provenance: Mapping[str, str], data: Path, options: ExportOptions
+    method: Method,
+    provenance: Mapping[str, str],
+    data: Path,
+    options: ExportOptions,
+    trained_on: Sequence[str],
 ) -> ImageSelection:
     """Select the images, and check what can be checked about them before the work begins."""
     bit_depth = _bit_depth(provenance.get("bits"))
@@ -121,6 +123,7 @@ def _select_images(
     held_out = selection.held_out
     for line in selection.data_set.describe():
         log(line)
+    _require_unseen(selection, provenance, trained_on)
     check_false_alarm_rate(options.false_alarm_rate, len(held_out))
     for line in describe_sizes(held_out, method.geometry, selection.bit_depth):
         log(f"note: {line}")
