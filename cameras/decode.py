@@ -6,19 +6,29 @@ import os
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import CameraError
+from flawline.cameras.formats import COPY_AGAIN, DecodeError, find_decoder
 from flawline.cameras.pixels import to_8_bit
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-
-JPEG_START = b"\xff\xd8"
-JPEG_END = b"\xff\xd9"
-JPEG_SCAN = 0xDA
-PNG_START = b"\x89PNG"
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".pgm",
+    ".ppm",
+    ".pnm",
+)
+FORMATS = "PNG, JPEG, BMP, TIFF, WebP, PGM, PPM"
 
 
 def is_image(path: Path) -> bool:
@@ -63,8 +73,9 @@ def read_image(path: Path, bit_depth: int | None = None) -> npt.NDArray[np.uint8
 def decode_image(path: Path) -> npt.NDArray[Any]:
     """Decode an image file as it is: uint8 or uint16, [h, w, 3] BGR or [h, w] mono.
 
-    EXIF rotation is applied. An opaque alpha channel is dropped, any other is an error. Raises
-    CameraError for a file that is absent, damaged, truncated or of another pixel type.
+    The EXIF orientation is applied. An opaque alpha channel is dropped, any other is an error.
+    Raises CameraError for a file that is absent, damaged, truncated, of another pixel type or
+    format, or that holds several images.
     """
     try:
         data = path.read_bytes()
@@ -72,32 +83,23 @@ def decode_image(path: Path) -> npt.NDArray[Any]:
         raise CameraError(
             f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
         ) from error
-    damage = _damage(data)
-    if damage is not None:
-        raise CameraError(f"{path}: {damage}; remove the file or copy it again")
-    image = _decode(data)
-    if image is None:
+    if not data:
+        raise CameraError(f"{path}: the file is empty; {COPY_AGAIN}")
+    decoder = find_decoder(data)
+    if decoder is None:
         raise CameraError(
-            f"{path}: is not an image that OpenCV can decode; remove the file or save it as PNG"
+            f"{path}: is not an image of a format that is read ({FORMATS}); "
+            f"remove the file or save it as PNG"
         )
+    try:
+        image = decoder(data)
+    except DecodeError as error:
+        raise CameraError(f"{path}: {error}") from error
     if image.dtype not in (np.uint8, np.uint16):
         raise CameraError(
             f"{path}: pixels are {image.dtype}; save the image with 8 or 16 bits per pixel"
         )
     return _without_alpha(path, image)
-
-
-def _decode(data: bytes) -> npt.NDArray[Any] | None:
-    # UNCHANGED ignores EXIF, ANYCOLOR applies it; but ANYCOLOR would squeeze 12 bits in 16 to
-    # black.
-    flag = cv2.IMREAD_UNCHANGED
-    if data.startswith(JPEG_START):
-        flag = cv2.IMREAD_ANYCOLOR
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error:
-        # For example, a header that claims more pixels than OpenCV decodes.
-        return None
 
 
 def _without_alpha(path: Path, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -107,39 +109,3 @@ def _without_alpha(path: Path, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
             raise CameraError(f"{path}: has transparent pixels; save it without an alpha channel")
         image = image[..., :3]
     return np.ascontiguousarray(image)
-
-
-def _damage(data: bytes) -> str | None:
-    """Say how a file is incomplete, or return None.
-
-    OpenCV decodes half a JPEG to a full image with a grey bottom, so the end of the file is checked
-    here.
-    """
-    if not data:
-        return "the file is empty"
-    if data.startswith(JPEG_START) and not _jpeg_is_complete(data):
-        return "the JPEG is truncated"
-    if data.startswith(PNG_START) and data.rfind(b"IEND") < 0:
-        return "the PNG is truncated"
-    if data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little"):
-        return "the BMP is truncated"
-    return None
-
-
-def _jpeg_is_complete(data: bytes) -> bool:
-    """Check that an end-of-image marker follows the scan of the image itself.
-
-    Cameras embed thumbnails, which are whole JPEG files with a marker of their own.
-    """
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == JPEG_SCAN:
-            return data.find(JPEG_END, position) >= 0
-        if marker == 0xFF:
-            # A fill byte before the marker.
-            position += 1
-            continue
-        segment = int.from_bytes(data[position + 2 : position + 4], "big")
-        position += 2 + segment
-    return False
