@@ -45,6 +45,17 @@ def decode_jpeg(data: bytes) -> npt.NDArray[Any]:
     return orient(image, orientation)
 
 
+def jpeg_is_damaged(data: bytes) -> bool:
+    """Tell whether a JPEG, such as a frame of a video, is damaged. Its pixels are not needed."""
+    try:
+        _check_segments(data)
+        with recorded_reports() as reports:
+            decode_by_opencv(data, "JPEG", cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    except DecodeError:
+        return True
+    return bool(reports)
+
+
 def _check_segments(data: bytes) -> int:
     """Check the file from the first marker to the end marker; return the EXIF orientation."""
     orientation = 1

@@ -34,8 +34,8 @@ def _search_directory(exif: bytes, order: str) -> int:
     (entries,) = struct.unpack_from(order + "H", exif, start)
     for number in range(entries):
         position = start + 2 + 12 * number
-        tag, kind = struct.unpack_from(order + "HH", exif, position)
-        if tag == ORIENTATION_TAG and kind == SHORT:
+        tag, kind, count = struct.unpack_from(order + "HHI", exif, position)
+        if tag == ORIENTATION_TAG and kind == SHORT and count == 1:
             (value,) = struct.unpack_from(order + "H", exif, position + 8)
             return int(value) if 1 <= value <= 8 else 1
     return 1

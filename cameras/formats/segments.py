@@ -54,9 +54,9 @@ def decode_segments(page: Any, data: bytes, order: str) -> npt.NDArray[Any]:
         size = height_here * _row_size(page, columns * samples)
         content = _content(page, data, number)
         raw = decompress(content, size)
-        if len(raw) < size:
-            raise damaged("TIFF", f"strip {number} has {len(raw)} of {size} bytes")
-        block = _samples(page, raw[:size], order, height_here)
+        if len(raw) != size:
+            raise damaged("TIFF", f"strip {number} does not have {size} bytes")
+        block = _samples(page, raw, order, height_here)
         block = block[:, : columns * samples].reshape(height_here, columns, samples)
         if page.predictor == HORIZONTAL:
             block = np.cumsum(block, axis=1, dtype=block.dtype)
@@ -121,7 +121,8 @@ def _decompressor(page: Any) -> Callable[[bytes, int], bytes]:
 
 
 def _stored(content: bytes, size: int) -> bytes:
-    return content
+    # Some writers pad the last strip to full height.
+    return content[:size]
 
 
 def _inflate(content: bytes, size: int) -> bytes:
@@ -137,7 +138,7 @@ def _unpack_bits(content: bytes, size: int) -> bytes:
     """Decompress PackBits: TIFF 6.0, section 9."""
     output = bytearray()
     position = 0
-    while len(output) < size and position + 1 < len(content):
+    while len(output) <= size and position + 1 < len(content):
         count = content[position]
         if count < 128:
             output += content[position + 1 : position + 2 + count]
@@ -147,6 +148,8 @@ def _unpack_bits(content: bytes, size: int) -> bytes:
             position += 2
         else:
             position += 1
+    if position > len(content):
+        raise ValueError("a PackBits stream ends early")
     return bytes(output)
 
 

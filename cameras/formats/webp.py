@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,27 +14,80 @@ from flawline.cameras.formats.opencv import decode_by_opencv
 from flawline.cameras.formats.orientation import exif_orientation, orient
 
 HEADER_SIZE = 12
+FRAME_HEADER_SIZE = 16
+# Chunks of the image itself: lossy, lossless, and the transparency of a lossy image.
+LOSSY = b"VP8 "
+LOSSLESS = b"VP8L"
+ALPHA = b"ALPH"
+# Flags of the extended header: the file has transparency, and is an animation.
+HAS_ALPHA = 16
+IS_ANIMATION = 2
+# Flag of a frame: its pixels replace the background.
+DO_NOT_BLEND = 2
+LOSSLESS_SIGNATURE = 0x2F
+LOSSY_SIGNATURE = b"\x9d\x01\x2a"
 
 
 def decode_webp(data: bytes) -> npt.NDArray[Any]:
     """Decode a WebP file. Raises DecodeError for a damaged file and for an animation."""
     orientation = 1
     frames = 0
-    images = 0
+    image: list[tuple[bytes, bytes]] = []
     for name, content in _chunks(data):
         if name == b"EXIF":
             orientation = exif_orientation(content)
         elif name == b"ANMF":
             frames += 1
-        elif name in (b"VP8 ", b"VP8L"):
-            images += 1
-    count = max(frames, images)
-    if count > 1:
-        raise several("WebP", count)
-    if count == 0:
-        raise damaged("WebP", "it holds no image")
-    image = decode_by_opencv(data, "WebP", cv2.IMREAD_UNCHANGED)
-    return orient(image, orientation)
+            image = list(_chunks_between(content, FRAME_HEADER_SIZE, len(content)))
+        elif name in (LOSSY, LOSSLESS, ALPHA):
+            image.append((name, content))
+    if frames > 1:
+        raise several("WebP", frames)
+    animation = _animation_of(image)
+    decoded = decode_by_opencv(animation, "WebP", cv2.IMREAD_UNCHANGED)
+    return orient(decoded, orientation)
+
+
+def _animation_of(image: list[tuple[bytes, bytes]]) -> bytes:
+    """Return an animation of one frame with the same image.
+
+    OpenCV 4.11 to 5.0 do not notice that libwebp failed to decode a plain WebP file, and give what
+    there was in memory. They do notice it in an animation.
+    """
+    names = [name for name, _ in image]
+    if names not in ([LOSSY], [LOSSLESS], [ALPHA, LOSSY]):
+        raise damaged("WebP", "it does not hold exactly one image")
+    width, height = _size(*image[-1])
+    frame = bytes(6) + _24_bits(width - 1) + _24_bits(height - 1)
+    frame += bytes([0, 0, 0, DO_NOT_BLEND])
+    for name, content in image:
+        frame += _chunk(name, content)
+    flags = bytes([HAS_ALPHA | IS_ANIMATION, 0, 0, 0])
+    chunks = _chunk(b"VP8X", flags + _24_bits(width - 1) + _24_bits(height - 1))
+    chunks += _chunk(b"ANIM", bytes(6))
+    chunks += _chunk(b"ANMF", frame)
+    return _chunk(b"RIFF", b"WEBP" + chunks)
+
+
+def _size(name: bytes, content: bytes) -> tuple[int, int]:
+    """Return width and height from the header of the image data, RFC 6386 and RFC 9649."""
+    if name == LOSSLESS and len(content) > 5 and content[0] == LOSSLESS_SIGNATURE:
+        (bits,) = struct.unpack_from("<I", content, 1)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if name == LOSSY and len(content) > 10 and content[3:6] == LOSSY_SIGNATURE:
+        width, height = struct.unpack_from("<HH", content, 6)
+        if width & 0x3FFF and height & 0x3FFF:
+            return width & 0x3FFF, height & 0x3FFF
+    raise damaged("WebP", "the header of its image is not readable")
+
+
+def _24_bits(value: int) -> bytes:
+    return value.to_bytes(3, "little")
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    padding = bytes(len(content) % 2)
+    return name + struct.pack("<I", len(content)) + content + padding
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -41,13 +95,20 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         raise truncated("WebP")
-    position = HEADER_SIZE
+    return _chunks_between(data, HEADER_SIZE, end)
+
+
+def _chunks_between(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, bytes]]:
     while position + 8 <= end:
         name = data[position : position + 4]
         length = int.from_bytes(data[position + 4 : position + 8], "little")
         start = position + 8
         if start + length > end:
             raise damaged("WebP", "a chunk is longer than the file")
+        if not name.isascii() or not name.strip().isalnum():
+            raise damaged("WebP", f"a chunk has the name {name!r}")
         yield name, data[start : start + length]
         # Chunks are padded to an even length.
         position = start + length + length % 2
+    if position < end:
+        raise damaged("WebP", "there is no chunk at its end")
