@@ -174,6 +174,10 @@ def open_camera(uri: str) -> Camera:
     Raises CameraError for an unknown scheme or option, for a missing package, and for a source that
     is known not to work before the first frame is requested.
     """
+    if not uri.strip():
+        raise CameraError(
+            "the camera is empty; give a folder, an image, a video or a URI, and . for this folder"
+        )
     scheme, path, values = _parse(uri)
     if scheme not in CAMERAS:
         raise CameraError(
@@ -216,7 +220,13 @@ def _scheme_of_path(uri: str, path: str) -> str:
     """Return the first scheme that opens a plain path. Raises CameraError if there is none."""
     file = Path(path)
     if not file.exists():
-        raise CameraError(f"camera {uri}: there is no such file or folder")
+        hint = f"; for a USB camera give usb://{path}" if path.isdecimal() else ""
+        raise CameraError(f"camera {uri}: there is no such file or folder{hint}")
+    if not file.is_file() and not file.is_dir():
+        raise CameraError(
+            f"camera {uri}: is a device and neither a file nor a folder; "
+            f"for a USB camera give usb://0 or usb://{path}"
+        )
     for scheme in CAMERAS:
         if camera_class(scheme).accepts_path(file):
             return scheme

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import CameraError
-from flawline.cameras.formats import COPY_AGAIN, DecodeError, find_decoder
+from flawline.cameras.formats import COPY_AGAIN, LONGEST_START, DecodeError, find_decoder
 from flawline.cameras.pixels import to_8_bit
 
 IMAGE_SUFFIXES = (
@@ -27,6 +28,30 @@ IMAGE_SUFFIXES = (
     ".pgm",
     ".ppm",
     ".pnm",
+)
+# Images, and so parts, that are not read. They are reported, and never left out without a message.
+UNREAD_SUFFIXES = (
+    ".gif",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".jxl",
+    ".jxr",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".exr",
+    ".hdr",
+    ".pbm",
+    ".pam",
+    ".pfm",
+    ".ras",
+    ".tga",
+    ".dng",
+    ".cr2",
+    ".nef",
+    ".arw",
+    ".psd",
 )
 FORMATS = "PNG, JPEG, BMP, TIFF, WebP, PGM, PPM"
 
@@ -48,6 +73,38 @@ def list_images(folder: Path) -> list[Path]:
             if is_image(path):
                 images.append(path)
     return sorted(images)
+
+
+def list_unread(folder: Path) -> list[Path]:
+    """List the images of a folder and its subfolders whose format is not read, by their endings."""
+    images = []
+    for root, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            path = Path(root) / name
+            if path.suffix.lower() in UNREAD_SUFFIXES and not name.startswith("."):
+                images.append(path)
+    return sorted(images)
+
+
+def describe_unread(folder: Path) -> str | None:
+    """Return how many images of which endings are not read, in one line; None if there are none."""
+    counts = Counter(path.suffix.lower() for path in list_unread(folder))
+    if not counts:
+        return None
+    parts = []
+    for suffix, count in sorted(counts.items()):
+        parts.append(f"{count} {suffix}")
+    return f"not read: {', '.join(parts)} (read are {FORMATS}); save them as PNG"
+
+
+def has_image_content(path: Path) -> bool:
+    """Tell by its first bytes whether a file is an image of a format that is read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(LONGEST_START + 8)
+    except OSError:
+        return False
+    return find_decoder(start) is not None
 
 
 def read_image(path: Path, bit_depth: int | None = None) -> npt.NDArray[np.uint8]:

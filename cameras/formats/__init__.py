@@ -24,6 +24,7 @@ DECODERS = {
     b"II+\0": "flawline.cameras.formats.tiff:decode_tiff",
     b"MM\0+": "flawline.cameras.formats.tiff:decode_tiff",
     b"RIFF": "flawline.cameras.formats.webp:decode_webp",
+    b"GIF8": "flawline.cameras.formats.gif:decode_gif",
     b"P5": "flawline.cameras.formats.pnm:decode_pnm",
     b"P6": "flawline.cameras.formats.pnm:decode_pnm",
 }
