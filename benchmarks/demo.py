@@ -14,11 +14,17 @@ from typing import Any
 
 from flawline import FlawlineError
 from flawline.runtime.console import Parser, log, run_command
-from flawline.train.data.demo import PRODUCTS
+from flawline.train.backbones.facts import RANDOM
+from flawline.train.data.demo import DEMO_WEIGHTS, PRODUCTS
+from flawline.train.fit import DEFAULT_METHOD
 
 
 class StepFailed(FlawlineError):
     """A step of the demo failed; it has already reported the reason."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="demo", description="Train, export and inspect on built-in data.")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="default %(default)s")
     parser.add_argument(
-        "--weights", default="texture", help="as for train.fit; default %(default)s: no download"
+        "--weights", default=DEMO_WEIGHTS, help="as for train.fit; default %(default)s: no download"
     )
     parser.add_argument(
         "--steps", type=int, help="optimiser steps per product; default is the method's"
@@ -48,8 +54,8 @@ def _run(args: argparse.Namespace) -> int:
     rows = []
     for product in args.products:
         rows.append(_run_product(product, args))
-    if args.weights == "random":
-        log("note: random weights do not find the defects; --weights texture does")
+    if args.weights == RANDOM:
+        log(f"note: random weights do not find the defects; --weights {DEMO_WEIGHTS} does")
     for row in rows:
         log(_summary(row))
     paths = [draw_verdicts(args.out, args.products), *write_report(rows, args.out)]
@@ -62,8 +68,8 @@ def _render_data(folder: Path) -> None:
     from flawline.train.data.demo import write_demo
     from flawline.train.progress import Bars
 
-    progress = Bars()
-    write_demo(folder, progress=lambda done, total: progress("demo data", done, total))
+    with Bars() as bars:
+        write_demo(folder, progress=lambda done, total: bars("demo data", done, total))
 
 
 def _run_product(product: str, args: argparse.Namespace) -> Mapping[str, Any]:
@@ -75,7 +81,8 @@ def _run_product(product: str, args: argparse.Namespace) -> Mapping[str, Any]:
 
     data = args.out / "data" / product
     bundle = args.out / "bundles" / product
-    flags = ["--method", "simplenet", "--data", data, "--out", bundle, "--weights", args.weights]
+    flags = ["--method", DEFAULT_METHOD, "--data", data, "--out", bundle]
+    flags += ["--weights", args.weights]
     if args.steps is not None:
         flags += ["--steps", args.steps]
     _run_step("export.build", build.main, flags)
@@ -93,9 +100,7 @@ def _run_step(
     code = command(words)
     if code:
         # The command has printed its error.
-        failure = StepFailed(f"{module} failed; see the message above")
-        failure.exit_code = code
-        raise failure
+        raise StepFailed(f"{module} failed; see the message above", code)
 
 
 def _summary(row: Mapping[str, Any]) -> str:

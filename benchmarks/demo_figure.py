@@ -13,7 +13,7 @@ from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image
-from flawline.train.data.images import DataError, Sample, open_data
+from flawline.train.data import DataError, Sample, open_data
 
 CORRECT = "#0a7d32"
 WRONG = "#c01c28"
@@ -23,7 +23,8 @@ PARTS = 3  # of each product; each takes two columns: the image and its overlay
 def draw_verdicts(out: Path, products: Sequence[str]) -> Path:
     """Draw one row per product into demo.png and return its path.
 
-    A row shows a good part and two defective ones, each as the input and with its anomaly map.
+    A row shows a good part and two defective ones, each as the input and with its anomaly map. A
+    bundle without maps shows the input twice.
     """
     figure = Figure(figsize=(13, 2.5 * len(products)), layout="constrained")
     axes = figure.subplots(len(products), 2 * PARTS, squeeze=False)
@@ -42,8 +43,10 @@ def _draw_part(left: Axes, right: Axes, product: str, sample: Sample, detector: 
     """Draw the image on the left axes, the overlay with the verdict on the right ones."""
     image = read_image(sample.path)
     verdict = detector(image)
-    assert verdict.anomaly_map is not None
-    painted = detector.paint(image, verdict.anomaly_map)
+    painted = image
+    if detector.bundle.has_map:
+        assert verdict.anomaly_map is not None
+        painted = detector.paint(image, verdict.anomaly_map)
     correct = verdict.anomalous == (sample.defect is not None)
     decision = "anomalous" if verdict.anomalous else "good"
     scores = f"{verdict.score:.2f} / {verdict.threshold:.2f}"

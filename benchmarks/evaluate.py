@@ -12,17 +12,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flawline.benchmarks.labels import labels_of
 from flawline.benchmarks.measure.timing import percentiles
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
 from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import EngineError, EngineOptions, choose_engine
+from flawline.runtime.engines import (
+    REFERENCE_ENGINE,
+    EngineError,
+    EngineOptions,
+    choose_engine,
+)
 from flawline.runtime.environment import cpu_name, versions
-from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import FP32
 from flawline.runtime.threshold import clear_flip, flipped
 from flawline.train import metrics
-from flawline.train.data.images import DataError, Sample, open_data, read_mask
+from flawline.train.data import Sample, open_data, read_mask
 from flawline.train.progress import Bars
 
 # Untimed calls of each engine before the first image.
@@ -30,8 +36,6 @@ WARM_UP = 5
 # Untimed seconds before each turn of an engine. The threads of the engine before it may still be
 # spinning, and would slow it down.
 SETTLE_S = 0.03
-# The engine and the precision that verdicts and speed are compared with.
-REFERENCE = ("onnxruntime", "fp32")
 
 Row = dict[str, Any]
 
@@ -48,6 +52,7 @@ class EngineRun:
     """The results of one engine on all test images.
 
     `scores` and `maps` ([H, W] each) have one entry per image, `times_ms` one per timed call.
+    `maps` is empty for a bundle without maps.
     """
 
     engine: str
@@ -81,40 +86,26 @@ def evaluate_engines(
     machine affects all of them. An engine that cannot be opened raises EngineError or BundleError;
     with `skip_unavailable` it is logged and has no row. Raises DataError for unsuitable data.
     """
-    samples = _test_samples(data)
+    data_set = open_data(data)
+    samples = data_set.test
+    labels = labels_of(data_set)
     bundle = read_bundle(bundle_path)
     with ExitStack() as stack:
-        contestants = _open_detectors(bundle, choices, skip_unavailable, stack)
-        _judge_samples(contestants, samples, bundle, repeats)
+        opened_engines = _open_detectors(bundle, choices, skip_unavailable, stack)
+        _judge_samples(opened_engines, samples, bundle, repeats)
     # The engines are closed now: the metrics need the memory.
-    labels = _labels(samples)
-    reference = _reference(contestants)
+    reference = _reference(opened_engines)
     rows = []
-    for run, _ in contestants:
+    for run, _ in opened_engines:
         row = _facts(run, bundle, data.name, len(samples))
         row |= _image_accuracy(labels, run)
-        row |= _pixel_accuracy(samples, run, bundle.manifest.geometry)
+        row |= _pixel_accuracy(samples, run, bundle)
         row |= percentiles(run.times_ms)
         row["model_sha256"] = bundle.model_sha256(run.precision)[:16]
         row["versions"] = versions()
         row |= compare_with_reference(run, reference, bundle)
         rows.append(row)
     return rows
-
-
-def _test_samples(data: Path) -> Sequence[Sample]:
-    samples = open_data(data).test
-    labels = _labels(samples)
-    if labels.all() or not labels.any():
-        raise DataError(
-            f"data {data}: accuracy needs good and defective test images; see --data in the README"
-        )
-    return samples
-
-
-def _labels(samples: Sequence[Sample]) -> npt.NDArray[np.bool_]:
-    """Return True for every defective image: bool [n]."""
-    return np.array([sample.defect is not None for sample in samples], bool)
 
 
 def _open_detectors(
@@ -140,28 +131,25 @@ def _open_detectors(
 
 
 def _judge_samples(
-    contestants: Sequence[tuple[EngineRun, Detector]],
+    opened_engines: Sequence[tuple[EngineRun, Detector]],
     samples: Sequence[Sample],
     bundle: Bundle,
     repeats: int,
 ) -> None:
     """Judge each image with each engine in turn, and add the results to the runs."""
     # A 16-bit image is an error if the detector was trained on 8-bit images.
-    bit_depth = None
-    if bundle.manifest.bit_depth > 8:
-        bit_depth = bundle.manifest.bit_depth
+    bit_depth = bundle.manifest.file_bit_depth
     # One engine alone is not disturbed by the threads of another.
-    settle_s = SETTLE_S if len(contestants) > 1 else 0.0
+    settle_s = SETTLE_S if len(opened_engines) > 1 else 0.0
     warm_up = WARM_UP
-    progress = Bars()
-    for index, sample in enumerate(samples):
-        image = read_image(sample.path, bit_depth)
-        for run, detector in contestants:
-            _settle(detector, image, warm_up, settle_s)
-            _take_turn(run, detector, image, sample.path, repeats)
-        warm_up = 0
-        progress(bundle.path.name, index + 1, len(samples))
-    progress.close()
+    with Bars() as progress:
+        for index, sample in enumerate(samples):
+            image = read_image(sample.path, bit_depth)
+            for run, detector in opened_engines:
+                _settle(detector, image, warm_up, settle_s)
+                _take_turn(run, detector, image, sample.path, repeats)
+            warm_up = 0
+            progress(bundle.path.name, index + 1, len(samples))
 
 
 def _settle(detector: Detector, image: npt.NDArray[Any], calls: int, seconds: float) -> None:
@@ -185,14 +173,15 @@ def _take_turn(
             "or build the bundle again"
         )
     run.scores.append(verdict.score)
-    assert verdict.anomaly_map is not None
-    # The engine overwrites its map in the next call.
-    run.maps.append(verdict.anomaly_map.copy())
+    if detector.bundle.has_map:
+        assert verdict.anomaly_map is not None
+        # The engine overwrites its map in the next call.
+        run.maps.append(verdict.anomaly_map.copy())
 
 
-def _reference(contestants: Sequence[tuple[EngineRun, Detector]]) -> EngineRun | None:
-    for run, _ in contestants:
-        if (run.engine, run.precision) == REFERENCE:
+def _reference(opened_engines: Sequence[tuple[EngineRun, Detector]]) -> EngineRun | None:
+    for run, _ in opened_engines:
+        if (run.engine, run.precision) == (REFERENCE_ENGINE, FP32.name):
             return run
     return None
 
@@ -218,7 +207,7 @@ def _facts(run: EngineRun, bundle: Bundle, data_name: str, images: int) -> Row:
     }
 
 
-def _image_accuracy(labels: npt.NDArray[np.bool_], run: EngineRun) -> Row:
+def _image_accuracy(labels: metrics.Labels, run: EngineRun) -> Row:
     scores = np.array(run.scores)
     return {
         "image_auroc": _rounded(metrics.auroc(labels, scores)),
@@ -226,19 +215,19 @@ def _image_accuracy(labels: npt.NDArray[np.bool_], run: EngineRun) -> Row:
     }
 
 
-def _pixel_accuracy(samples: Sequence[Sample], run: EngineRun, geometry: Geometry) -> Row:
-    """Return the accuracies of the maps; all None when no image has a mask.
+def _pixel_accuracy(samples: Sequence[Sample], run: EngineRun, bundle: Bundle) -> Row:
+    """Return the accuracies of the maps; all None without a map or without any mask.
 
     A defective image without a mask is left out: which of its pixels are defective is not known.
     """
     accuracy: Row = {"pixel_auroc": None, "pixel_ap": None, "aupro": None}
-    if not any(sample.mask for sample in samples):
+    if not bundle.has_map or not any(sample.mask for sample in samples):
         return accuracy
     masks = []
     maps = []
     for sample, anomaly_map in zip(samples, run.maps, strict=True):
         if sample.defect is None or sample.mask is not None:
-            masks.append(read_mask(sample, geometry))
+            masks.append(read_mask(sample, bundle.manifest.geometry))
             maps.append(anomaly_map)
     all_masks = np.array(masks)
     all_maps = np.array(maps)

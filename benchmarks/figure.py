@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flawline.benchmarks.tables import markdown_table
+from flawline.runtime.engines import REFERENCE_ENGINE
+from flawline.runtime.precisions import FP32
 
 Row = Mapping[str, Any]
 # Key of a row, and its title in the table.
@@ -24,7 +26,7 @@ COLUMNS = {
     "pixel_auroc": "P-AUROC",
     "aupro": "AUPRO",
     "verdicts": "flips (clear)",
-    "speedup": "x ORT FP32",
+    "speedup": f"x {REFERENCE_ENGINE} {FP32.name}",
     "fps": "FPS",
     "p50_ms": "p50 ms",
     "p95_ms": "p95 ms",

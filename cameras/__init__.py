@@ -15,15 +15,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, ClassVar
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import numpy.typing as npt
 
 from flawline import FlawlineError
 from flawline.cameras.pixels import format_of, image_fault
 from flawline.options import OptionError, parse_options
+from flawline.registry import resolve
+from flawline.uris import parse_query, split_options
 
 # Scheme of the URI -> "module:Class", resolved when it is used.
 CAMERAS = {
@@ -98,8 +98,10 @@ class Camera(ABC):
 
     # True for a source that neither waits for its consumer nor ends by itself.
     live: ClassVar[bool] = False
-    # What no test has reached yet, such as "on a real camera", or None.
+    # The part that no test covers, for example "on a real camera"; None if there is none.
     untested: ClassVar[str | None] = None
+    # One URI or path as an example, for the help texts of commands.
+    usage: ClassVar[str] = ""
     Options: ClassVar[type[CameraOptions]] = CameraOptions
 
     def __init__(self) -> None:
@@ -137,7 +139,11 @@ class Camera(ABC):
         return None
 
     @abstractmethod
-    def __iter__(self) -> Iterator[Frame]: ...
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield frames until the source ends or `stop()` is called.
+
+        Raises CameraError for a source that does not work, or no longer.
+        """
 
     def stop(self) -> None:
         """End the iteration. Does not wait; any thread and a signal handler may call it."""
@@ -155,8 +161,8 @@ class Camera(ABC):
 
 
 def camera_class(scheme: str) -> type[Camera]:
-    """Import the class of a scheme of CAMERAS."""
-    target: type[Camera] = resolve_name(CAMERAS[scheme])
+    """Import the class of a scheme of CAMERAS. Raises CameraError for an unknown scheme."""
+    target: type[Camera] = resolve(CAMERAS, scheme, "camera", CameraError)
     return target
 
 
@@ -168,26 +174,36 @@ def missing(scheme: str) -> str | None:
         return str(error)
 
 
+def usages() -> str:
+    """List an example of each camera of CAMERAS, for help texts."""
+    examples = []
+    for scheme in CAMERAS:
+        try:
+            usage = camera_class(scheme).usage
+        except ImportError:
+            # `--list` says what is missing.
+            usage = ""
+        examples.append(usage or f"{scheme}://")
+    return ", ".join(examples)
+
+
 def open_camera(uri: str) -> Camera:
     """Open a camera by its URI, or by the plain path of a folder, an image or a video.
 
-    Raises CameraError for an unknown scheme or option, for a missing package, and for a source that
-    is known not to work before the first frame is requested.
+    `flawline.uris` says how the options are split from the path. Raises CameraError for an unknown
+    scheme or option, for a missing package, and for a source that is known not to work before the
+    first frame is requested.
     """
     if not uri.strip():
         raise CameraError(
             "the camera is empty; give a folder, an image, a video or a URI, and . for this folder"
         )
-    scheme, path, values = _parse(uri)
-    if scheme not in CAMERAS:
-        raise CameraError(
-            f"camera {uri}: scheme {scheme!r} is unknown; known: {', '.join(CAMERAS)}, or a path"
-        )
-    reason = missing(scheme)
-    if reason is not None:
-        raise CameraError(f"camera {uri}: {reason}")
-    target = camera_class(scheme)
     try:
+        scheme, path, values = _parse(uri)
+        reason = missing(scheme)
+        if reason is not None:
+            raise CameraError(f"camera {uri}: {reason}")
+        target = camera_class(scheme)
         options = parse_options(target.Options, values)
     except OptionError as error:
         raise CameraError(f"camera {uri}: {error}") from error
@@ -197,14 +213,13 @@ def open_camera(uri: str) -> Camera:
 
 def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
     """Split a URI into scheme, path and options."""
-    if "://" not in uri:
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
         return _parse_path(uri)
-    parts = urlsplit(uri)
-    path = unquote(parts.netloc + parts.path)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if parts.scheme == "file":
+    path, options = split_options(rest)
+    if scheme.lower() == "file":
         return _scheme_of_path(uri, path), path, options
-    return parts.scheme, path, options
+    return scheme.lower(), path, options
 
 
 def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
@@ -213,15 +228,17 @@ def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
     query = ""
     if not Path(uri).exists():
         path, _, query = uri.partition("?")
-    return _scheme_of_path(uri, path), path, dict(parse_qsl(query, keep_blank_values=True))
+    return _scheme_of_path(uri, path), path, parse_query(query)
 
 
 def _scheme_of_path(uri: str, path: str) -> str:
     """Return the first scheme that opens a plain path. Raises CameraError if there is none."""
     file = Path(path)
     if not file.exists():
-        hint = f"; for a USB camera give usb://{path}" if path.isdecimal() else ""
-        raise CameraError(f"camera {uri}: there is no such file or folder{hint}")
+        hint = "check the path"
+        if path.isdecimal():
+            hint = f"for a USB camera give usb://{path}"
+        raise CameraError(f"camera {uri}: there is no such file or folder; {hint}")
     if not file.is_file() and not file.is_dir():
         raise CameraError(
             f"camera {uri}: is a device and neither a file nor a folder; "

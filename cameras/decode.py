@@ -13,6 +13,7 @@ import numpy.typing as npt
 from flawline.cameras import CameraError
 from flawline.cameras.formats import COPY_AGAIN, LONGEST_START, DecodeError, find_decoder
 from flawline.cameras.pixels import to_8_bit
+from flawline.os_errors import reason_of, remedy_of
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -138,7 +139,7 @@ def decode_image(path: Path) -> npt.NDArray[Any]:
         data = path.read_bytes()
     except OSError as error:
         raise CameraError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+            f"{path}: cannot be read ({reason_of(error)}); {remedy_of(error)}"
         ) from error
     if not data:
         raise CameraError(f"{path}: the file is empty; {COPY_AGAIN}")

@@ -45,12 +45,15 @@ class Folder(Camera):
     """
 
     Options: ClassVar[type[FolderOptions]] = FolderOptions
+    usage: ClassVar[str] = "/data/images"
 
     def __init__(self, path: str, options: FolderOptions | None = None) -> None:
         super().__init__()
         self._bits = (options or FolderOptions()).bits
         # Listed once, so that files that are added while the stream runs do not change the order.
         root = Path(path)
+        if not root.exists():
+            raise CameraError(f"camera {path}: there is no such file or folder; check the path")
         if root.is_file():
             self._paths = [root]
         else:
@@ -59,7 +62,7 @@ class Folder(Camera):
         if not self._paths:
             raise CameraError(
                 f"camera {path}: there is no image in this folder; "
-                f"it must hold files named {' '.join(IMAGE_SUFFIXES)}"
+                f"choose one with files named {' '.join(IMAGE_SUFFIXES)}"
             )
 
     @classmethod

@@ -1,7 +1,7 @@
-"""Live sources: the consumer gets the newest frame, and never sees a backlog.
+"""Live sources: only the newest captured frame is stored.
 
 A thread captures, and one slot holds the newest frame. With a plain read loop, a consumer of
-10 frames/s on a camera of 25 frames/s is ten seconds late after fifteen seconds. Here a frame that
+10 frames/s on a camera of 25 frames/s is nine seconds late after fifteen seconds. Here a frame that
 is not taken before the next one arrives is dropped and counted. A camera that stalls or fails is
 opened again, within a budget of restarts.
 """
@@ -128,8 +128,7 @@ class LiveCamera(Camera):
 
     def stop(self) -> None:
         """End the iteration now, and the capture with its next frame. Does not wait."""
-        # The condition has a re-entrant lock, so a signal handler may interrupt its own thread
-        # here.
+        # The condition has a re-entrant lock, so a signal handler may interrupt its own thread.
         with self._changed:
             self._stopped = True
             self._generation += 1
@@ -152,7 +151,7 @@ class LiveCamera(Camera):
 
     def _restart(self, cause: Exception) -> None:
         if self.captured == 0 and isinstance(self._ended, CameraError):
-            # It never worked: a wrong address is reported at once.
+            # If no frame was ever captured, the error is raised without a restart.
             raise cause
         # A thread that hangs in the driver cannot be stopped: it is abandoned, and its frames are
         # ignored.

@@ -14,7 +14,6 @@ import numpy.typing as npt
 # Bayer, planar and packed formats are converted by the camera that receives them.
 MONO = "mono"
 BGR = "bgr"
-PIXEL_FORMATS = (MONO, BGR)
 SUPPORTED = "supported are uint8 and uint16, as mono [h, w] or BGR [h, w, 3]"
 
 

@@ -18,6 +18,9 @@ from flawline.cameras.clock import Clock
 from flawline.cameras.live import EndOfStream, LiveCamera
 from flawline.options import option
 
+SMALLEST_SIDE = 16  # pixels: the square and the number need some room
+LARGEST_SIDE = 8192
+LARGEST_FPS = 1000
 SQUARE_BGR = (60, 160, 240)
 TEXT_BGR = (255, 255, 255)
 
@@ -26,19 +29,21 @@ TEXT_BGR = (255, 255, 255)
 class SyntheticOptions(CameraOptions):
     """Options of the `synthetic` scheme."""
 
-    width: int = option(640, "pixels per row, at least 16")
-    height: int = option(480, "rows, at least 16")
-    fps: float = option(25.0, "frames per second, above 0")
+    width: int = option(640, f"pixels per row, from {SMALLEST_SIDE} to {LARGEST_SIDE}")
+    height: int = option(480, f"rows, from {SMALLEST_SIDE} to {LARGEST_SIDE}")
+    fps: float = option(25.0, f"frames per second, from 1 to {LARGEST_FPS}")
     frames: int | None = option(
         None, "frames until the source ends; without it, it runs until closed"
     )
 
     def __post_init__(self) -> None:
-        # The square and the number need some room.
-        if min(self.width, self.height) < 16:
-            raise ValueError("width and height must be at least 16")
-        if not 0 < self.fps < float("inf"):
-            raise ValueError("fps must be above 0")
+        for side in (self.width, self.height):
+            if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+                limits = f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
+                raise ValueError(f"width and height must be {limits}")
+        # A slower camera would be opened again, because it gives no frame for seconds.
+        if not 1 <= self.fps <= LARGEST_FPS:
+            raise ValueError(f"fps must be from 1 to {LARGEST_FPS}")
         if self.frames is not None and self.frames < 1:
             raise ValueError("frames must be at least 1")
 
@@ -58,6 +63,7 @@ class Synthetic(LiveCamera):
     """
 
     Options: ClassVar[type[SyntheticOptions]] = SyntheticOptions
+    usage: ClassVar[str] = "synthetic://?fps=25&frames=100"
 
     def __init__(
         self, path: str = "", options: SyntheticOptions | None = None, clock: Clock | None = None

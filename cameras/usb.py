@@ -26,9 +26,15 @@ STALL_S = 5.0
 class UsbOptions(CameraOptions):
     """Options of the `usb` scheme. None leaves the setting to the driver."""
 
-    width: float | None = option(None, "pixels per row")
-    height: float | None = option(None, "rows")
-    fps: float | None = option(None, "frames per second")
+    width: int | None = option(None, "pixels per row, at least 1")
+    height: int | None = option(None, "rows, at least 1")
+    fps: int | None = option(None, "frames per second, at least 1")
+
+    def __post_init__(self) -> None:
+        values = {"width": self.width, "height": self.height, "fps": self.fps}
+        for name, value in values.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1")
 
 
 class Usb(LiveCamera):
@@ -40,6 +46,7 @@ class Usb(LiveCamera):
 
     untested: ClassVar[str | None] = "on a real camera"
     Options: ClassVar[type[UsbOptions]] = UsbOptions
+    usage: ClassVar[str] = "usb://0"
 
     def __init__(
         self, path: str, options: UsbOptions | None = None, clock: Clock | None = None
@@ -77,7 +84,7 @@ class Usb(LiveCamera):
     def _grab(self, handle: cv2.VideoCapture) -> npt.NDArray[Any]:
         ok, image = handle.read()
         if not ok:
-            raise CameraError(f"camera {self.source}: stopped giving frames")
+            raise CameraError(f"camera {self.source}: stopped giving frames; check the cable")
         return image
 
     def _release(self, handle: cv2.VideoCapture) -> None:

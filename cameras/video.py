@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -23,13 +23,15 @@ class Video(Camera):
     A frame that cannot be decoded, or that depends on one, is a frame with a fault in its place.
     """
 
+    usage: ClassVar[str] = "/data/line.mp4"
+
     def __init__(self, path: str, options: CameraOptions | None = None) -> None:
         super().__init__()
         self._path = path
         # FFmpeg does not allow to close a file that another thread is reading.
         self._reading = threading.Lock()
         if not Path(path).is_file():
-            raise CameraError(f"camera {path}: there is no such file or folder")
+            raise CameraError(f"camera {path}: there is no such file; check the path")
         # Imported here because it is in an extra.
         from flawline.cameras.video_decoder import VideoDecoder
 

@@ -45,8 +45,8 @@ class VideoDecoder:
             self._container = av.open(path)
         except (av.FFmpegError, OSError) as error:
             raise CameraError(
-                f"camera {path}: PyAV cannot open this video ({_text(error)}); "
-                f"an MP4 whose recording was cut off has no index"
+                f"camera {path}: PyAV cannot open this video ({_text(error)}; an MP4 "
+                f"whose recording was cut off has no index); record it again"
             ) from error
         self._path = path
         self._stream = _image_stream(self._container, path)

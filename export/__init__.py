@@ -3,14 +3,13 @@
 Importing this package needs neither torch nor onnx.
 """
 
-import sys
+from importlib import import_module
 
-try:
-    from flawline import FlawlineError
-except ModuleNotFoundError:
+if __name__ == "export":
     # Imported by the name of its folder, as in `python -m export.build` in a checkout.
-    print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
-    raise SystemExit(2) from None
+    import_module("runtime.installation").require_installation()
+
+from flawline import FlawlineError
 
 
 class ExportError(FlawlineError):

@@ -9,39 +9,31 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from flawline.export import ExportError
-from flawline.export.graphs import GraphContext
-from flawline.export.parity import Parity, compare, require_parity
-from flawline.export.scoring import score_images, select_images
+from flawline.export.graphs import WRITERS, GraphContext
+from flawline.export.parity import Parity, compare, require_parity, score_images
+from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.console import log
 from flawline.runtime.engines import tolerances
-from flawline.runtime.precisions import PRECISIONS
 from flawline.train.progress import Bars, Progress
 
-PARITY_IMAGES = 200  # test images on which a graph is compared
 
-
-def add_graph(
-    bundle: Bundle, precision: str, data: Path, parity_images: int = PARITY_IMAGES
-) -> Bundle:
+def add_graph(bundle: Bundle, precision: str, data: Path) -> Bundle:
     """Write a bundle's graph of another precision, prove it on real images, and add it.
 
     Args:
         bundle: the bundle to add to; its FP32 graph is the reference.
-        precision: a name in PRECISIONS that has a writer.
-        data: the data set that the bundle was built on.
-        parity_images: number of its test images to compare on, next to the held-out good ones.
+        precision: a name in WRITERS.
+        data: the data set that the bundle was built on; the graph is compared on its held-out good
+            images and on test images.
 
     Raises:
         ExportError: the precision cannot be written, or its decisions, scores or maps leave their
             tolerance. The bundle stays as it was.
         DataError: the data set cannot be used.
     """
-    bars = Bars()
-    try:
-        model, parity = _write_and_compare(bundle, precision, data, parity_images, bars)
-    finally:
-        bars.close()
+    with Bars() as bars:
+        model, parity = _write_and_compare(bundle, precision, data, bars)
     summary, *notes = parity.describe()
     log(f"{precision} against fp32: {summary}")
     for note in notes:
@@ -56,10 +48,10 @@ def add_graph(
 
 
 def _write_and_compare(
-    bundle: Bundle, precision: str, data: Path, parity_images: int, progress: Progress
+    bundle: Bundle, precision: str, data: Path, progress: Progress
 ) -> tuple[bytes, Parity]:
     manifest = bundle.manifest
-    selection = select_images(data, manifest.geometry, manifest.bit_depth, parity_images)
+    selection = select_images(data, manifest.geometry, manifest.file_bit_depth)
     context = GraphContext(
         fp32_islands=manifest.fp32_islands,
         good_images=selection.train,
@@ -84,19 +76,15 @@ def _write_and_compare(
 
 
 def write_graph(fp32: bytes, precision: str, context: GraphContext) -> bytes:
-    """Write the graph of a precision from the FP32 graph, with the writer listed in PRECISIONS.
+    """Write the graph of a precision from the FP32 graph, with the writer listed in WRITERS.
 
     Raises ExportError for a precision that is unknown or has no writer.
     """
-    writable = []
-    for known in PRECISIONS.values():
-        if known.writer is not None:
-            writable.append(known.name)
-    if precision not in writable:
+    if precision not in WRITERS:
         raise ExportError(
             f"there is no graph of precision {precision!r} to write; choose one of "
-            f"{', '.join(writable)}"
+            f"{', '.join(WRITERS)}"
         )
-    writer = resolve_name(str(PRECISIONS[precision].writer))
+    writer = resolve_name(WRITERS[precision])
     model: bytes = writer(fp32, context)
     return model

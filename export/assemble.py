@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,23 +12,17 @@ import numpy.typing as npt
 
 from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
-from flawline.export.parity import Results, compare, require_parity
-from flawline.export.scoring import ImageSelection, score_images, select_images
-from flawline.runtime.bundle import (
-    GRAPH_OUTPUTS,
-    Bundle,
-    Calibration,
-    Golden,
-    Manifest,
-    Spread,
-    write_bundle,
-)
+from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
+from flawline.export.provenance import bundle_provenance
+from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
+from flawline.runtime.bundle import Bundle, Golden, write_bundle
 from flawline.runtime.console import log
-from flawline.runtime.environment import versions
 from flawline.runtime.image import Image
+from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
+from flawline.runtime.precisions import FP32
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
-from flawline.train.data.images import describe_sizes
+from flawline.train.data import describe_sizes
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
 
@@ -42,7 +34,7 @@ GOLDEN_PER_SIDE = 3
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What bundle to build.
+    """The options of a new bundle.
 
     Attributes:
         false_alarm_rate: share of good parts that may be rejected; None for the default.
@@ -52,7 +44,7 @@ class ExportOptions:
     """
 
     false_alarm_rate: float | None = None
-    parity_images: int = 200
+    parity_images: int = PARITY_IMAGES
     outputs: tuple[str, ...] = GRAPH_OUTPUTS
     static_batch: int | None = None
 
@@ -72,7 +64,7 @@ def build_bundle(
         provenance: how it was trained, from its checkpoint.
         data: the data set that it was trained on; its held-out images set the threshold.
         out: the folder to write; an existing bundle there is replaced.
-        options: what to build.
+        options: the options of the bundle.
         command: the arguments of the command, for the provenance.
 
     Raises:
@@ -97,11 +89,11 @@ def build_bundle(
         exported,
         Spread.of(good_scores),
         Spread.of(good_maps.max((1, 2))),
-        _provenance(provenance, data, command),
+        bundle_provenance(provenance, data, command),
     )
     _prove(selection.paths, reference, results, calibration, manifest)
     golden = _golden(selection.images, reference, calibration, manifest.score_tolerance)
-    return write_bundle(out, manifest, calibration, {"fp32": exported.model}, golden)
+    return write_bundle(out, manifest, calibration, {FP32.name: exported.model}, golden)
 
 
 @dataclass(frozen=True)
@@ -117,13 +109,22 @@ def _select_images(
     method: Method, provenance: Mapping[str, str], data: Path, options: ExportOptions
 ) -> ImageSelection:
     """Select the images, and check what can be checked about them before the work begins."""
-    bit_depth = int(provenance["bits"])
-    selection = select_images(data, method.geometry, bit_depth, options.parity_images)
+    bit_depth = _bit_depth(provenance.get("bits"))
+    # A method that was trained on 8-bit images says nothing about the scale of deeper ones.
+    file_bit_depth = bit_depth if bit_depth > 8 else None
+    selection = select_images(data, method.geometry, file_bit_depth, options.parity_images)
     held_out = selection.held_out
     check_false_alarm_rate(options.false_alarm_rate, len(held_out))
     for line in describe_sizes(held_out, method.geometry, selection.bit_depth):
         log(f"note: {line}")
     return selection
+
+
+def _bit_depth(text: str | None) -> int:
+    """Read the bit depth of the training images, which a checkpoint need not state; default 8."""
+    if text is None or not text.isdecimal():
+        return 8
+    return int(text)
 
 
 def _export(method: Method, options: ExportOptions) -> _Exported:
@@ -135,18 +136,15 @@ def _export(method: Method, options: ExportOptions) -> _Exported:
 
 def _judge(
     method: Method, model: bytes, images: Sequence[Image], options: ExportOptions
-) -> tuple[Results, Results]:
+) -> tuple[ScoresAndMaps, ScoresAndMaps]:
     """Return the results of the torch module and those of its ONNX graph."""
     map_size = (0, 0)
     if options.outputs == GRAPH_OUTPUTS:
         map_size = (method.geometry.height, method.geometry.width)
-    bars = Bars()
-    try:
-        results = score_images(model, "fp32", map_size, images, bars)
+    with Bars() as bars:
+        results = score_images(model, FP32.name, map_size, images, bars)
         scores, maps = evaluate(method, images, bars)
-    finally:
-        bars.close()
-    return Results(scores, maps), results
+    return ScoresAndMaps(scores, maps), results
 
 
 def _calibrate(
@@ -160,7 +158,7 @@ def _calibrate(
     suspect = int(np.argmax(scores))
     log(
         f"highest-scoring of them: {scores[suspect]:.6g} {held_out[suspect]}; a defective part "
-        f"among the good ones would be here"
+        f"among the good ones would have the highest score"
     )
     return calibration
 
@@ -184,7 +182,7 @@ def _manifest(
         fp32_islands=exported.fp32_islands,
         outputs=exported.outputs,
         provenance=provenance,
-        bit_depth=int(provenance["train_bits"]),
+        bit_depth=_bit_depth(provenance.get("train_bits")),
     )
 
 
@@ -195,8 +193,8 @@ def _tolerance(spread: Spread) -> float:
 
 def _prove(
     paths: Sequence[Path],
-    reference: Results,
-    results: Results,
+    reference: ScoresAndMaps,
+    results: ScoresAndMaps,
     calibration: Calibration,
     manifest: Manifest,
 ) -> None:
@@ -215,7 +213,7 @@ def _prove(
 
 
 def _golden(
-    images: Sequence[Image], reference: Results, calibration: Calibration, tolerance: float
+    images: Sequence[Image], reference: ScoresAndMaps, calibration: Calibration, tolerance: float
 ) -> Golden:
     """Select the images that are farthest from the threshold, on either side.
 
@@ -237,35 +235,3 @@ def _golden(
     for index in selected:
         prepared.append(images[index])
     return Golden(np.stack(prepared), scores[selected], reference.maps[selected])
-
-
-def _provenance(training: Mapping[str, str], data: Path, command: Sequence[str]) -> dict[str, str]:
-    """Return where the bundle comes from. A bundle is shipped, so it names no private folder."""
-    provenance = {}
-    for key, value in training.items():
-        provenance[f"train_{key}"] = without_folders(value)
-    # The command shows how to build the bundle again, but not where the data is stored.
-    words = ["python", "-m", "export.build"]
-    for word in command:
-        words.append(without_folders(word))
-    now = datetime.datetime.now(datetime.timezone.utc)
-    provenance["data"] = data.resolve().name
-    provenance["built"] = now.isoformat(timespec="seconds")
-    provenance["command"] = shlex.join(words)
-    provenance.update(versions())
-    return provenance
-
-
-def without_folders(word: str) -> str:
-    """Reduce a path, or a flag with a path, to its last component.
-
-    For example, "--data=/home/me/part" becomes "--data=part".
-    """
-    flag = ""
-    value = word
-    if word.startswith("--") and "=" in word:
-        flag, _, value = word.partition("=")
-        flag += "="
-    if "/" not in value:
-        return word
-    return flag + PurePath(value).name

@@ -9,18 +9,27 @@ python -m export.build --bundle B --precision int8 --data /data/bottle  add a gr
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from flawline.export import ExportError
-from flawline.export.local_engine import add_plan_arguments, build_engine_here, plan_options
-from flawline.runtime.bundle import GRAPH_OUTPUTS, Bundle, read_bundle
+from flawline.export.graphs import WRITERS
+from flawline.export.local_engine import (
+    NO_ENGINE,
+    add_build_arguments,
+    prepare_local_engine,
+    read_build_options,
+)
+from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import Parser, log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
+from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.runtime.precisions import PRECISIONS
 from flawline.train import METHODS, TrainError
+from flawline.train.data.demo import DEMO_PRODUCT, DEMO_WEIGHTS
 from flawline.train.fit import (
     DEFAULT_METHOD,
     add_training_arguments,
@@ -33,12 +42,8 @@ INTERRUPTED = (
     "interrupted; no partial bundle was written, and the same command continues an unfinished "
     "training from its last saved step"
 )
-# Every new bundle gets this graph as well, for machines that compile their engine.
-SECOND_PRECISION = "fp16"
-# What is trained on if neither images nor a checkpoint are given.
+# Where the demo data is written if neither images nor a checkpoint are given.
 DEMO_FOLDER = Path("demo/data")
-DEMO_PRODUCT = "bearing"
-DEMO_WEIGHTS = "texture"
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -67,8 +72,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         type=Path,
         help="the data set: its good images set the threshold, its test images prove parity",
     )
-    add_engine_arguments(parser, extra=("none",))
-    add_plan_arguments(parser)
+    add_engine_arguments(parser, extra=(NO_ENGINE,))
+    add_build_arguments(parser)
     if given.bundle is not None:
         return _parse_rest(parser, words, "--bundle builds and trains nothing")
     _add_bundle_arguments(parser)
@@ -171,8 +176,8 @@ def _write_demo() -> None:
     from flawline.train.data.demo import write_demo
     from flawline.train.progress import Bars
 
-    bars = Bars()
-    write_demo(DEMO_FOLDER, progress=lambda done, total: bars("demo data", done, total))
+    with Bars() as bars:
+        write_demo(DEMO_FOLDER, progress=lambda done, total: bars("demo data", done, total))
 
 
 def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bundle:
@@ -180,7 +185,7 @@ def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bun
 
     Raises ExportError if it has to be written and there are no images, or if it loses parity.
     """
-    if precision in bundle.precisions or PRECISIONS[precision].writer is None:
+    if precision in bundle.precisions or precision not in WRITERS:
         return bundle
     if data is None:
         raise ExportError(
@@ -193,22 +198,29 @@ def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bun
     return add_graph(bundle, precision, data)
 
 
-def _add_second_graph(bundle: Bundle, data: Path) -> Bundle:
-    """Add the FP16 graph to a new bundle; without parity it is left out, which is logged."""
-    try:
-        return _add_missing_graph(bundle, SECOND_PRECISION, data)
-    except ExportError as error:
-        log(
-            f"note: the bundle gets no {SECOND_PRECISION} graph ({error}); "
-            f"on a GPU build its plan with --precision fp32"
-        )
-        return bundle
+def _add_default_graphs(bundle: Bundle, data: Path) -> Bundle:
+    """Add the graphs that every new bundle gets, for machines that compile their engine.
+
+    One without parity is left out, which is logged.
+    """
+    for precision in PRECISIONS.values():
+        if not precision.by_default:
+            continue
+        try:
+            bundle = _add_missing_graph(bundle, precision.name, data)
+        except ExportError as error:
+            log(
+                f"note: the bundle gets no {precision.name} graph ({error}); "
+                f"on a GPU build its plan with --precision fp32"
+            )
+    return bundle
 
 
 def _run(words: Sequence[str]) -> None:
     args = _parse(words)
     options = engine_options(args)
-    build_options = plan_options(args)
+    # Read before the work begins, so that a flag that the engine does not have is reported at once.
+    build_options = read_build_options(args)
     data = args.data
     if args.bundle is not None:
         bundle = read_bundle(args.bundle)
@@ -217,9 +229,9 @@ def _run(words: Sequence[str]) -> None:
     if options.precision != "auto":
         bundle = _add_missing_graph(bundle, options.precision, data)
     elif args.bundle is None:
-        bundle = _add_second_graph(bundle, data)
-    if args.engine != "none":
-        build_engine_here(bundle, args.engine, options, build_options)
+        bundle = _add_default_graphs(bundle, data)
+    if args.engine != NO_ENGINE:
+        prepare_local_engine(bundle, args.engine, options, build_options)
     _log_next_step(bundle, data)
 
 
@@ -228,10 +240,9 @@ def _log_next_step(bundle: Bundle, data: Path | None) -> None:
     if data is not None:
         test = data / "test"
         camera = str(test if test.is_dir() else data)
-    log(
-        f"bundle {bundle.path}; run it: "
-        f"python runtime/infer_stream.py --bundle {bundle.path} --camera {camera}"
-    )
+    stream = ["python", "-m", "flawline.runtime.infer_stream"]
+    command = shlex.join([*stream, "--bundle", str(bundle.path), "--camera", camera])
+    log(f"bundle {bundle.path}; run it: {command}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import statistics
 from dataclasses import replace
+from typing import Any
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import (
+    ENGINES,
     Engine,
     EngineError,
     EngineOptions,
@@ -20,58 +22,79 @@ from flawline.runtime.engines import (
     missing,
     open_engine,
 )
-from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions
 from flawline.runtime.timing import time_calls
 
 TIMED_SECONDS = 1.0
+# The value of --engine that leaves out this step.
+NO_ENGINE = "none"
 
 
-def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of engines that compile plans; `plan_options` reads them."""
-    group = parser.add_argument_group("compiled engines")
-    group.add_argument(
-        "--sm",
-        type=int,
-        action="append",
-        help="tensorrt-rtx: build for this compute capability (86, 89, 120); repeat for several",
+def add_build_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of all engines that compile; `read_build_options` reads them."""
+    # Engines may share a flag, which is then listed once.
+    group = parser.add_argument_group("compiled engines", conflict_handler="resolve")
+    for name in ENGINES:
+        engine_class(name).add_build_arguments(group)
+
+
+def read_build_options(args: argparse.Namespace) -> Any:
+    """Return the build options of the engine that --engine selects; None if it has none.
+
+    Raises EngineError for a flag that was given and that this engine does not have, because
+    ignoring it would build another engine than was asked for.
+    """
+    flags: set[str] = set()
+    kind = None
+    if args.engine != NO_ENGINE:
+        name = choose_engine() if args.engine == "auto" else args.engine
+        kind = engine_class(name)
+        flags = _build_flags(kind)
+    for other in ENGINES:
+        for flag in sorted(_build_flags(engine_class(other)) - flags):
+            if getattr(args, flag) is not None:
+                raise EngineError(_unused_flag(args.engine, flag))
+    if kind is None:
+        return None
+    return kind.build_options(args)
+
+
+def _build_flags(kind: type[Engine]) -> set[str]:
+    """Return the names of an engine's build flags, as they are in the parsed arguments."""
+    parser = argparse.ArgumentParser(add_help=False)
+    kind.add_build_arguments(parser)
+    return set(vars(parser.parse_args([])))
+
+
+def _unused_flag(engine: str, name: str) -> str:
+    flag = "--" + name.replace("_", "-")
+    users = []
+    for other in ENGINES:
+        if name in _build_flags(engine_class(other)):
+            users.append(other)
+    return (
+        f"--engine {engine} does not use {flag} on this machine; leave it out, "
+        f"or choose --engine {' or '.join(users)}"
     )
-    group.add_argument(
-        "--opt-batch", type=int, default=1, help="batch size to optimise for; default %(default)s"
-    )
-    group.add_argument(
-        "--max-batch", type=int, default=8, help="largest batch size; default %(default)s"
-    )
-    group.add_argument("--dla", type=int, metavar="CORE", help="DLA core of a Jetson")
 
 
-def plan_options(args: argparse.Namespace) -> BuildOptions:
-    """Read the flags of `add_plan_arguments`. Raises EngineError."""
-    return BuildOptions(
-        opt_batch=args.opt_batch,
-        max_batch=args.max_batch,
-        dla=args.dla,
-        capabilities=tuple(args.sm or ()),
-    )
-
-
-def build_engine_here(
-    bundle: Bundle, name: str, options: EngineOptions, build_options: BuildOptions
+def prepare_local_engine(
+    bundle: Bundle, name: str, options: EngineOptions, build_options: Any
 ) -> None:
     """Compile an engine for this machine, run its self-test and time it.
 
-    An engine that compiles but cannot run here, such as tensorrt-rtx without a GPU, is compiled
-    only.
+    An engine that compiles but cannot run on this machine, because it builds for another one, is
+    compiled only.
 
     Args:
         bundle: the bundle to run; plans are stored with it.
-        name: an engine of ENGINES, or "auto" for the first that can be used here.
+        name: an engine of ENGINES, or "auto" for the first that can be used on this machine.
         options: a precision that the automatic engine does not run is replaced by its default.
-        build_options: what a compiled plan is built for.
+        build_options: what a compiled plan is built for, as `read_build_options` returns it.
 
     Raises EngineError if it cannot be built or opened or fails its self-test, and BundleError if
     the bundle has no graph of this precision.
     """
-    # A named engine may be one that only compiles here, so that it is not required to run yet.
+    # A named engine may be one that can only compile on this machine, so it need not run yet.
     chosen = choose_engine() if name == "auto" else name
     kind = engine_class(chosen)
     if name == "auto" and options.precision not in ("auto", *kind.precisions):
@@ -85,24 +108,29 @@ def build_engine_here(
         reason = missing(chosen)
         if reason is not None:
             log(
-                f"the plan cannot run here ({reason}); copy the bundle to the machine that "
-                f"inspects and stream there with --engine {chosen}"
+                f"the plan cannot run on this machine ({reason}); copy the bundle to the machine "
+                f"that inspects and stream there with --engine {chosen}"
             )
             return
-    elif build_options.capabilities:
-        raise EngineError(
-            f"engine {chosen} compiles nothing; --sm belongs to --engine tensorrt-rtx"
-        )
     _test_and_time(bundle, chosen, options)
-    if name == "auto" and not kind.compiles:
+    compiling = _compiling_engines()
+    if name == "auto" and not kind.compiles and compiling:
         log(
-            f"on a machine with an NVIDIA GPU, run: "
-            f"python -m export.build --bundle {bundle.path} --engine tensorrt"
+            f"on a machine for {' or '.join(compiling)}, run: "
+            f"python -m export.build --bundle {bundle.path} --engine {compiling[0]}"
         )
+
+
+def _compiling_engines() -> list[str]:
+    names = []
+    for name in ENGINES:
+        if engine_class(name).compiles:
+            names.append(name)
+    return names
 
 
 def _compile(
-    bundle: Bundle, kind: type[Engine], options: EngineOptions, build_options: BuildOptions
+    bundle: Bundle, kind: type[Engine], options: EngineOptions, build_options: Any
 ) -> None:
     precision = options.precision
     if precision == "auto":

@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.export import ExportError
+from flawline.runtime.engines import REFERENCE_ENGINE, open_reference
+from flawline.runtime.image import Image
 from flawline.runtime.threshold import clear_flip, flipped
+from flawline.train.progress import Progress
 
 
 @dataclass(frozen=True)
-class Results:
-    """What one implementation of a detector computes for a sequence of images.
+class ScoresAndMaps:
+    """The scores and maps that one implementation of a detector computes for images.
 
     Attributes:
         scores: float32 [n].
@@ -63,10 +66,34 @@ class Parity:
         return lines
 
 
+def score_images(
+    model: bytes,
+    precision: str,
+    map_size: tuple[int, int],
+    images: Sequence[Image],
+    progress: Progress,
+) -> ScoresAndMaps:
+    """Run a serialised graph on prepared images, one at a time, with the reference engine.
+
+    `map_size` is (0, 0) if the graph gives no map. Raises EngineError.
+    """
+    engine = open_reference(model, map_size, precision)
+    scores = []
+    maps = []
+    for done, image in enumerate(images, 1):
+        score, anomaly_map = engine(image[None])
+        scores.append(float(score[0]))
+        # The engine overwrites its arrays with the next call.
+        maps.append(anomaly_map[0].copy())
+        progress(f"{REFERENCE_ENGINE} {precision}", done, len(images))
+    engine.close()
+    return ScoresAndMaps(np.array(scores, np.float32), np.array(maps))
+
+
 def compare(
     paths: Sequence[Path],
-    reference: Results,
-    results: Results,
+    reference: ScoresAndMaps,
+    results: ScoresAndMaps,
     threshold: float,
     tolerance: float,
     score_std: float,
@@ -75,8 +102,8 @@ def compare(
 
     Args:
         paths: the n images, to name those whose decision flips.
-        reference: what is correct.
-        results: what the graph computes.
+        reference: the correct scores and maps.
+        results: the scores and maps of the graph.
         threshold: scores above it are anomalous.
         tolerance: allowed absolute error of a score.
         score_std: standard deviation of the scores of good images.

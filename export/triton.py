@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -25,10 +26,12 @@ from string import Template
 import numpy as np
 
 from flawline.export import ExportError
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import Parser, log, run_command
 from flawline.runtime.engines.onnxruntime_cpu import open_session
 from flawline.runtime.files import replace_folder
+from flawline.runtime.precisions import FP32, PRECISIONS
 
 CONFIG = "config.pbtxt"
 WARM_UP = "image"
@@ -42,24 +45,32 @@ QUEUE_MICROSECONDS = 500  # how long Triton waits for more images to form a batc
 
 @dataclass(frozen=True)
 class Backend:
-    """How Triton names an engine in its configuration, which file it loads, and where it runs."""
+    """One way in which Triton runs a bundle.
+
+    `setting` is the line of the configuration that names it, `file` the file that it loads, and
+    `device` where it runs. With `needs_plan` the file is a compiled plan, and otherwise a graph of
+    the bundle.
+    """
 
     setting: str
     file: str
     device: str
+    needs_plan: bool = False
 
 
+# By the name of the engine.
 BACKENDS = {
     "onnxruntime": Backend('backend: "onnxruntime"', "model.onnx", "KIND_AUTO"),
-    "tensorrt": Backend('platform: "tensorrt_plan"', "model.plan", "KIND_GPU"),
+    "tensorrt": Backend('platform: "tensorrt_plan"', "model.plan", "KIND_GPU", needs_plan=True),
 }
+DEFAULT_BACKEND = "onnxruntime"
 
 
 def write_repository(
     bundle: Bundle,
     out: Path,
     name: str,
-    engine: str = "onnxruntime",
+    engine: str = DEFAULT_BACKEND,
     precision: str = "fp32",
     plan: Path | None = None,
     max_batch: int | None = None,
@@ -74,7 +85,7 @@ def write_repository(
         name: the name of the model, which is also the name of its folder.
         engine: one of BACKENDS.
         precision: which graph of the bundle to serve.
-        plan: the TensorRT plan, for the engine tensorrt.
+        plan: the compiled plan, for a backend that needs one.
         max_batch: largest batch, 0 for none. None means 8, or 0 if the graph takes one image.
 
     Raises ExportError, and BundleError if the bundle has no graph of this precision.
@@ -96,7 +107,7 @@ def write_repository(
             (new / "warmup" / WARM_UP).write_bytes(image)
     except OSError as error:
         raise ExportError(
-            f"{folder} cannot be written ({error.strerror}); free the disk or choose another --out"
+            f"{folder} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
         ) from error
     return folder
 
@@ -125,16 +136,17 @@ def _is_replaceable(folder: Path) -> bool:
 
 def _model_file(bundle: Bundle, engine: str, precision: str, plan: Path | None) -> Path:
     """Return the file that the engine loads. Raises ExportError if --plan does not fit it."""
-    if engine == "onnxruntime":
+    if not BACKENDS[engine].needs_plan:
         if plan is not None:
             raise ExportError(
-                "--plan is for --engine tensorrt; leave it out, the bundle has the ONNX file"
+                f"--plan is for --engine {_engines_with_plan()}; leave it out, "
+                f"the bundle has the ONNX file"
             )
         return bundle.model(precision)
     if plan is None:
         raise ExportError(
-            f"--engine tensorrt needs --plan FILE, built on the server's GPU with "
-            f"python -m export.build --bundle {bundle.path} --engine tensorrt, which writes it "
+            f"--engine {engine} needs --plan FILE, built on the server's GPU with "
+            f"python -m export.build --bundle {bundle.path} --engine {engine}, which writes it "
             f"into the bundle's engines/"
         )
     if not plan.is_file():
@@ -144,13 +156,21 @@ def _model_file(bundle: Bundle, engine: str, precision: str, plan: Path | None) 
     return plan
 
 
+def _engines_with_plan() -> str:
+    names = []
+    for name, backend in BACKENDS.items():
+        if backend.needs_plan:
+            names.append(name)
+    return " or ".join(names)
+
+
 def _max_batch(model: Path, wanted: int | None) -> int:
     """Return the largest batch to configure.
 
     Triton refuses a batch for a graph that was built with --static-batch. Raises ExportError.
     """
     if wanted is not None and wanted < 0:
-        raise ExportError(f"--max-batch {wanted} must be at least 0")
+        raise ExportError(f"--max-batch {wanted} is below 0; give 0 for no batching")
     # The graph itself says which batches it takes; the manifest does not.
     session = open_session(model)
     static = isinstance(session.get_inputs()[0].shape[0], int)
@@ -211,7 +231,7 @@ def _outputs(names: Sequence[str], map_shape: Sequence[int], batched: bool) -> s
 
 
 def _parameters(bundle: Bundle, precision: str) -> str:
-    """Return what a client needs to prepare a frame and to judge a score.
+    """Return the parameters with which a client prepares a frame and judges a score.
 
     Triton gives the parameters to its clients with the configuration.
     """
@@ -247,12 +267,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", help="of the model; default is the name of the bundle's folder")
     parser.add_argument(
-        "--engine", choices=BACKENDS, default="onnxruntime", help="default %(default)s"
+        "--engine", choices=BACKENDS, default=DEFAULT_BACKEND, help="default %(default)s"
     )
     parser.add_argument(
-        "--precision", default="fp32", help="which graph of the bundle; default %(default)s"
+        "--precision",
+        choices=_precisions(),
+        default=FP32.name,
+        help="which graph of the bundle; default %(default)s",
     )
-    parser.add_argument("--plan", type=Path, help="the TensorRT plan, for --engine tensorrt")
+    parser.add_argument(
+        "--plan", type=Path, help=f"the compiled plan, for --engine {_engines_with_plan()}"
+    )
     parser.add_argument(
         "--max-batch",
         type=int,
@@ -261,13 +286,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _precisions() -> list[str]:
+    """Return the precisions that a bundle may have a graph for."""
+    names = []
+    for precision in PRECISIONS.values():
+        if precision.file is not None:
+            names.append(precision.name)
+    return names
+
+
 def _run(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
     name = args.name or args.bundle.resolve().name
     folder = write_repository(
         bundle, args.out, name, args.engine, args.precision, args.plan, args.max_batch
     )
-    log(f"{folder}; serve it: tritonserver --model-repository {args.out.resolve()}")
+    repository = shlex.quote(str(args.out.resolve()))
+    log(f"{folder}; serve it: tritonserver --model-repository {repository}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

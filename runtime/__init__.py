@@ -10,16 +10,11 @@ torch. Import of this package loads no engine. What a program needs to embed the
             print(detector.judge(frame).anomalous)
 """
 
-import sys
+from importlib import import_module
 
 if __name__ == "runtime":
-    # Imported by the name of its folder, as in `python -m runtime.calibrate`: all imports are of
-    # flawline.*.
-    try:
-        import flawline  # noqa: F401
-    except ModuleNotFoundError:
-        print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
-        raise SystemExit(2) from None
+    # Imported by the name of its folder, as in `python -m runtime.calibrate` in a checkout.
+    import_module("runtime.installation").require_installation()
 else:
     from flawline import FlawlineError
     from flawline.cameras import Frame, open_camera

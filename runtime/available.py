@@ -1,4 +1,4 @@
-"""Which engines, cameras and outputs can be used here."""
+"""Which engines, cameras and outputs can be used on this machine."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from typing import NoReturn, TypeVar
 import numpy as np
 
 from flawline import FlawlineError
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.files import replace_folder, write_atomically
 from flawline.runtime.image import Image, Map
 from flawline.runtime.manifest import (
@@ -33,7 +34,6 @@ from flawline.runtime.manifest import (
     GRAPH_OUTPUTS,
     Calibration,
     Manifest,
-    Spread,
     calibration_from_json,
     calibration_to_json,
     manifest_from_json,
@@ -41,24 +41,6 @@ from flawline.runtime.manifest import (
 )
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.strict_json import SchemaError
-
-__all__ = [
-    "CALIBRATION",
-    "ENGINE_CACHE",
-    "GOLDEN",
-    "GRAPH_OUTPUTS",
-    "MANIFEST",
-    "Bundle",
-    "BundleError",
-    "Calibration",
-    "Golden",
-    "Manifest",
-    "Spread",
-    "add_model",
-    "read_bundle",
-    "write_bundle",
-    "write_calibration",
-]
 
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
@@ -97,9 +79,14 @@ class Bundle:
     sha256: Mapping[str, str]
 
     @property
+    def has_map(self) -> bool:
+        """True if the graph gives an anomaly map, and not the score alone."""
+        return self.manifest.outputs == GRAPH_OUTPUTS
+
+    @property
     def map_size(self) -> tuple[int, int]:
         """Height and width of the anomaly map; (0, 0) if the graph has none."""
-        if self.manifest.outputs != GRAPH_OUTPUTS:
+        if not self.has_map:
             return 0, 0
         return self.manifest.geometry.height, self.manifest.geometry.width
 
@@ -122,7 +109,7 @@ class Bundle:
         if name not in self.sha256:
             raise BundleError(
                 f"bundle {self.path} holds no {precision} graph; add it where onnx is installed: "
-                f"python -m export.build --bundle {self.path} --precision {precision}"
+                f"python -m export.build --bundle {self.path} --precision {precision} --data DATA"
             )
         return self.path / name
 
@@ -157,12 +144,12 @@ def read_bundle(path: str | Path) -> Bundle:
     if not path.is_dir():
         _refuse(path, "there is no such folder")
     manifest, files = _read(path, MANIFEST, manifest_from_json)
-    # The hashes catch a torn copy before an engine does, whose message would not name the cause.
+    # Check the hashes first: the error of an engine for a truncated file does not name the cause.
     for name, expected in files.items():
         try:
             data = (path / name).read_bytes()
         except OSError as error:
-            _refuse(path, f"{name} cannot be read ({error.strerror})")
+            _refuse_unreadable(path, name, error)
         if _sha256(data) != expected:
             _refuse(
                 path, f"{name} is not the file that was built (its sha256 differs from {MANIFEST})"
@@ -203,7 +190,7 @@ def write_bundle(
             write_atomically(new / CALIBRATION, calibration_to_json(calibration))
     except OSError as error:
         raise BundleError(
-            f"{path} cannot be written ({error.strerror}); free disk space or choose another --out"
+            f"{path} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
         ) from error
     return read_bundle(path)
 
@@ -224,15 +211,22 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
         write_atomically(bundle.path / MANIFEST, manifest_to_json(bundle.manifest, files))
     except OSError as error:
         raise BundleError(
-            f"{bundle.path} cannot be written ({error.strerror}); "
-            f"free disk space, or work on a copy that you may write"
+            f"{bundle.path} cannot be written ({reason_of(error)}); {remedy_of(error)}"
         ) from error
     return read_bundle(bundle.path)
 
 
 def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
-    """Replace the threshold of a bundle in place; the model and its hashes stay. Raises OSError."""
-    write_atomically(bundle.path / CALIBRATION, calibration_to_json(calibration))
+    """Replace the threshold of a bundle in place; the model and its hashes stay.
+
+    Raises BundleError.
+    """
+    try:
+        write_atomically(bundle.path / CALIBRATION, calibration_to_json(calibration))
+    except OSError as error:
+        raise BundleError(
+            f"{bundle.path} cannot be written ({reason_of(error)}); {remedy_of(error)}"
+        ) from error
 
 
 def _model_file(precision: str) -> str:
@@ -251,9 +245,17 @@ def _read(path: Path, name: str, parse: Callable[[bytes], Content]) -> Content:
     except FileNotFoundError:
         _refuse(path, f"{name} is missing")
     except OSError as error:
-        _refuse(path, f"{name} cannot be read ({error.strerror})")
+        _refuse_unreadable(path, name, error)
     except SchemaError as error:
         _refuse(path, f"{name}: {error}")
+
+
+def _refuse_unreadable(path: Path, name: str, error: OSError) -> NoReturn:
+    """Raise BundleError for a file that the operating system does not let be read."""
+    reason = f"{name} cannot be read ({reason_of(error)})"
+    if isinstance(error, FileNotFoundError):
+        _refuse(path, reason)
+    raise BundleError(f"bundle {path}: {reason}; {remedy_of(error)}") from error
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

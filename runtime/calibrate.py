@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from flawline.cameras import Camera, CameraError, Frame, open_camera
-from flawline.runtime.bundle import BundleError, read_bundle, write_calibration
+from flawline.runtime.bundle import read_bundle, write_calibration
 from flawline.runtime.console import Parser, log, run_command
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, add_engine_arguments, engine_options
@@ -29,7 +29,7 @@ PROGRESS_EVERY = 50  # frames
 
 
 def score_frames(
-    detector: Detector, uri: str, max_frames: int | None
+    detector: Detector, camera: Camera, max_frames: int | None = None
 ) -> tuple[list[str], list[float]]:
     """Score the frames of a camera; return their sources and scores.
 
@@ -39,17 +39,11 @@ def score_frames(
     """
     sources: list[str] = []
     scores: list[float] = []
-    with open_camera(uri) as camera:
-        if camera.live and max_frames is None:
-            raise CameraError(
-                f"camera {uri}: is live and does not end; "
-                f"give the number of frames with --max-frames 300"
-            )
-        for frame in islice(camera, max_frames):
-            scores.append(_score(detector, frame))
-            sources.append(_source(camera, frame))
-            if len(scores) % PROGRESS_EVERY == 0:
-                log(f"{len(scores)} frames scored")
+    for frame in islice(camera, max_frames):
+        scores.append(_score(detector, frame))
+        sources.append(_source(camera, frame))
+        if len(scores) % PROGRESS_EVERY == 0:
+            log(f"{len(scores)} frames scored")
     return sources, scores
 
 
@@ -74,9 +68,16 @@ def _source(camera: Camera, frame: Frame) -> str:
 
 def _recalibrate(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
-    # On the engine that will run: its rounding is part of the scores.
-    with Detector(bundle, args.engine, engine_options(args)) as detector:
-        sources, scores = score_frames(detector, args.camera, args.max_frames)
+    # The camera comes first, because opening an engine may take minutes.
+    with open_camera(args.camera) as camera:
+        if camera.live and args.max_frames is None:
+            raise CameraError(
+                f"camera {args.camera}: is live and does not end; "
+                f"give the number of frames with --max-frames 300"
+            )
+        # On the engine that will run: its rounding is part of the scores.
+        with Detector(bundle, args.engine, engine_options(args)) as detector:
+            sources, scores = score_frames(detector, camera, args.max_frames)
     calibration = set_threshold(np.array(scores), args.false_alarm_rate)
     old = bundle.calibration.threshold
     rejected = int(np.sum(np.array(scores) > old))
@@ -89,12 +90,7 @@ def _recalibrate(args: argparse.Namespace) -> None:
     if args.dry_run:
         print("nothing was written (--dry-run)")
         return
-    try:
-        write_calibration(bundle, calibration)
-    except OSError as error:
-        raise BundleError(
-            f"{args.bundle} cannot be written ({error.strerror}); check its permissions"
-        ) from error
+    write_calibration(bundle, calibration)
     print(f"wrote {bundle.path / 'calibration.json'}")
 
 
@@ -118,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments, or those of the process; return its exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.max_frames is not None and args.max_frames < 1:

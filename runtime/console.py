@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from flawline import FlawlineError
+from flawline.os_errors import reason_of, remedy_of
 
 # Packages that are not installed with the core, and the extra of flawline that brings each of them.
 EXTRA_OF_PACKAGE = {
@@ -20,10 +22,13 @@ EXTRA_OF_PACKAGE = {
     "jinja2": "report",
     "timm": "cait",
     "openvino": "openvino",
+    "av": "video",
 }
 USER_ERROR = 2
 INTERRUPTED = 130
 LONGEST_QUOTE = 200
+# Parts of the messages of torch and OpenCV, whose exceptions have no class for this.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Insufficient memory")
 
 
 def log(text: str) -> None:
@@ -42,32 +47,62 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
     """Run a command and return its exit code.
 
     Errors of the user or the machine become one line on stderr and exit code 2, without a
-    traceback: every FlawlineError, a package of an extra that is not installed, and an operating
-    system error such as a full disk. Ctrl-C prints `interrupted` and returns 130. Any other
-    exception is a bug and keeps its traceback.
+    traceback: every FlawlineError, a package of an extra that is not installed, an operating system
+    error such as a full disk, and too little memory. Ctrl-C prints `interrupted` and returns 130.
+    Any other exception is a bug and keeps its traceback. Characters that stdout cannot encode are
+    printed as escapes.
     """
+    _escape_what_cannot_be_encoded()
     try:
         return work() or 0
-    except FlawlineError as error:
-        log(f"{name}: {error}")
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        # Only a package of an extra is the user's to install; any other is a bug.
-        if error.name is None or error.name.split(".")[0] not in EXTRA_OF_PACKAGE:
-            raise
-        log(f"{name}: {missing_package(error.name.split('.')[0])}")
-        return USER_ERROR
     except BrokenPipeError:
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
         discard_stdout()
         return 0
-    except OSError as error:
-        log(f"{name}: {describe_os_error(error)}")
-        discard_stdout()
-        return USER_ERROR
     except KeyboardInterrupt:
         log(interrupted)
         return INTERRUPTED
+    except Exception as error:
+        description = describe_failure(error)
+        if description is None:
+            raise
+        log(f"{name}: {description}")
+        if isinstance(error, OSError):
+            discard_stdout()
+        return error.exit_code if isinstance(error, FlawlineError) else USER_ERROR
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Keep print() from failing on a path, which need not be text in the encoding of stdout."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def describe_failure(error: Exception) -> str | None:
+    """Describe an error of the user or the machine in one line; None if the error is a bug."""
+    if isinstance(error, FlawlineError):
+        return str(error)
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").split(".")[0]
+        # Only a package of an extra is the user's to install; any other is a bug.
+        return missing_package(package) if package in EXTRA_OF_PACKAGE else None
+    if is_out_of_memory(error):
+        return (
+            f"there is too little memory ({first_line(error)}); "
+            f"close other programs, or use smaller images or batches"
+        )
+    return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an exception of numpy, torch or OpenCV says that memory ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error)
+    return any(part in text for part in OUT_OF_MEMORY)
 
 
 def missing_package(package: str) -> str:
@@ -77,10 +112,10 @@ def missing_package(package: str) -> str:
 
 def describe_os_error(error: OSError) -> str:
     """Describe an operating system error in one line that ends with a remedy."""
-    reason = error.strerror or str(error)
+    reason = reason_of(error)
     if error.filename is None:
-        return f"output cannot be written ({reason}); free disk space or choose another output"
-    return f"{error.filename}: {reason}; check the path, its permissions and the free disk space"
+        return f"output cannot be written ({reason}); {remedy_of(error, 'output')}"
+    return f"{error.filename}: {reason}; {remedy_of(error)}"
 
 
 def first_line(error: BaseException | str) -> str:

@@ -13,20 +13,23 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import Frame
-from flawline.runtime.bundle import Bundle, Manifest
+from flawline.cameras.pixels import to_8_bit
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import EngineOptions, open_engine
-from flawline.runtime.image import Image, Map, overlay, prepare, to_8_bit, to_source
+from flawline.runtime.image import Image, Map, overlay, prepare, to_source
+from flawline.runtime.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The decision about one image.
 
-    `anomaly_map` is float32 [H, W] on the model's input grid, [0, 0] if the bundle was built for
-    the score alone, and None if the image could not be judged. It belongs to the engine and is
-    overwritten by the detector's next call. `milliseconds` holds the time of each stage; it is
-    empty if the image could not be judged. `reason` says why a part was rejected without a usable
-    score; then `score` is not finite, and `anomalous` is true.
+    A part is anomalous if its `score` is above `threshold`. `anomaly_map` is float32 [H, W] on the
+    model's input grid, [0, 0] if the bundle was built for the score alone, and None if the image
+    could not be judged. It belongs to the engine and is overwritten by the detector's next call.
+    `milliseconds` holds the time of each stage; it is empty if the image could not be judged.
+    `reason` says why a part was rejected without a usable score; then `score` is not finite, and
+    `anomalous` is true.
     """
 
     score: float
@@ -112,6 +115,7 @@ class Detector:
         return paint(image, anomaly_map, self.bundle.manifest)
 
     def close(self) -> None:
+        """Release the engine. May be called again."""
         self.engine.close()
 
     def __enter__(self) -> Detector:

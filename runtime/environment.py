@@ -75,7 +75,7 @@ def opencv_conflict() -> str | None:
 
 
 def quiet_opencv() -> None:
-    """Let OpenCV log errors only: its warnings about a camera would hide our one-line message."""
+    """Let OpenCV log errors only: its warnings about a camera would hide Flawline's message."""
     # The function moved in OpenCV 5.
     if hasattr(cv2, "setLogLevel"):
         cv2.setLogLevel(2)

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flawline import FlawlineError
+from flawline.os_errors import reason_of, remedy_of
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old file or the whole new one. Raises OSError."""
@@ -27,6 +30,19 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_file(path: Path, data: bytes, error: type[FlawlineError], flag: str) -> None:
+    """Write a file atomically, and create its folder if necessary.
+
+    Raises `error` if that is impossible; `flag`, for example "--out", names the flag in its remedy.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError as cause:
+        reason = reason_of(cause)
+        raise error(f"{path} cannot be written ({reason}); {remedy_of(cause, flag)}") from cause
 
 
 @contextmanager

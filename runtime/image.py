@@ -14,21 +14,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flawline.cameras.pixels import to_8_bit
-
-__all__ = [
-    "GEOMETRIES",
-    "Geometry",
-    "Image",
-    "Map",
-    "overlay",
-    "prepare",
-    "prepare_mask",
-    "resize",
-    "to_8_bit",
-    "to_source",
-]
-
 Image = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
 
@@ -223,12 +208,10 @@ def prepare_mask(mask: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.b
     return prepared
 
 
-def to_source(
-    values: Map, geometry: Geometry, height: int, width: int, outside: float = np.nan
-) -> Map:
+def to_source(values: Map, geometry: Geometry, height: int, width: int) -> Map:
     """Invert `prepare` for an anomaly map: float32 [height, width] in the source image.
 
-    `values` is float32 of the size of the geometry. A pixel that the crop left out is `outside`.
+    `values` is float32 of the size of the geometry. A pixel that the crop left out is NaN.
     """
     scaled_height, scaled_width, top, left = geometry.place(height, width)
     if geometry.kind == "letterbox":
@@ -242,7 +225,7 @@ def to_source(
     last_column = round((left + geometry.width) * width / scaled_width)
     rows = max(last_row - first_row, 1)
     columns = max(last_column - first_column, 1)
-    located = np.full((height, width), outside, np.float32)
+    located = np.full((height, width), np.nan, np.float32)
     crop = (slice(first_row, first_row + rows), slice(first_column, first_column + columns))
     located[crop] = _stretch(values, rows, columns)
     return located

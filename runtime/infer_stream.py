@@ -12,31 +12,29 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
-try:
-    import flawline  # noqa: F401
-except ModuleNotFoundError:
-    # As a script in a checkout that was never installed. See also flawline/runtime/__init__.py.
-    print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
-    raise SystemExit(2) from None
+if __name__ == "__main__" and not __package__:
+    # As a script, with its folder first on the import path.
+    import_module("installation").require_installation()
 
-from flawline.cameras import Camera, open_camera
+from flawline.cameras import Camera, open_camera, usages
+from flawline.runtime import outputs
 from flawline.runtime.available import list_available
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.console import Parser, log, run_command
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
-from flawline.runtime.outputs import OUTPUTS, open_output
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
-
-DEFAULT_OUTPUT = "jsonl"
+from flawline.uris import quote_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments, or those of the process; return its exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
     if not args.list and (args.bundle is None or args.camera is None):
@@ -51,16 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="flawline-stream", description="Judge every frame of a camera.")
     parser.add_argument("--bundle", type=Path, help="the folder that export.build wrote")
-    parser.add_argument(
-        "--camera", help="a folder, an image, a video, usb://0, synthetic://?fps=25&frames=100"
-    )
+    parser.add_argument("--camera", help=f"for example {usages()}".replace("%", "%%"))
     add_engine_arguments(parser)
     parser.add_argument(
         "--output",
         action="append",
         metavar="NAME:TARGET",
-        help=f"{', '.join(OUTPUTS)}; such as jsonl:lines.jsonl; repeat for several; "
-        "default jsonl, which prints to stdout",
+        help=f"{outputs.usages()}; repeat for several; default {outputs.DEFAULT_OUTPUT}; "
+        f"%%3F stands for a question mark in TARGET",
     )
     parser.add_argument("--save", type=Path, metavar="DIR", help="short for --output overlays:DIR")
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
@@ -86,27 +82,28 @@ def _run(args: argparse.Namespace) -> None:
 def _stream(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
     with ExitStack() as stack:
-        outputs = []
+        # What takes no time to check comes before the engine, which may be compiled for minutes.
+        camera = stack.enter_context(open_camera(args.camera))
+        opened = []
         for description in _outputs(args):
-            outputs.append(stack.enter_context(open_output(description, bundle)))
+            opened.append(stack.enter_context(outputs.open_output(description, bundle)))
         detector = stack.enter_context(Detector(bundle, args.engine, engine_options(args)))
         log(
             f"engine {detector.engine.description}, self-test passed, "
             f"threshold {detector.threshold:.6g}"
         )
-        camera = open_camera(args.camera)
         stop = threading.Event()
-        # The camera is closed before the signals get their former meaning back.
         stack.enter_context(_signals_stop(camera, stop))
-        stack.enter_context(camera)
-        run_stream(camera, detector, outputs, args.max_frames, stop, Tally())
+        # The camera is closed before the signals get their former meaning back.
+        stack.callback(camera.close)
+        run_stream(camera, detector, opened, args.max_frames, stop, Tally())
 
 
 def _outputs(args: argparse.Namespace) -> list[str]:
     """Return the descriptions of the outputs that the flags ask for."""
-    descriptions = list(args.output or [DEFAULT_OUTPUT])
+    descriptions = list(args.output or [outputs.DEFAULT_OUTPUT])
     if args.save is not None:
-        descriptions.append(f"overlays:{args.save}")
+        descriptions.append(f"overlays:{quote_path(args.save)}")
     return descriptions
 
 

@@ -70,6 +70,17 @@ class Manifest:
     provenance: Mapping[str, str]
     bit_depth: int = 8
 
+    @property
+    def file_bit_depth(self) -> int | None:
+        """The bit depth to read 16-bit image files with, for `read_image`.
+
+        It is None if the detector was trained on 8-bit images, which say nothing about the scale of
+        deeper ones: reading a 16-bit file is then an error.
+        """
+        if self.bit_depth > 8:
+            return self.bit_depth
+        return None
+
 
 @dataclass(frozen=True)
 class Calibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -9,21 +10,20 @@ from dataclasses import dataclass
 class Precision:
     """One precision.
 
-    A new one is one entry of PRECISIONS, and a writer in `flawline.export.graphs`. `file` is the
+    A new one is one entry of PRECISIONS, and a writer in the export if it has a file. `file` is the
     ONNX file of a bundle that holds this precision's graph; None if engines compute in this
     precision from the FP32 graph. `score_factor` and `map_factor` multiply the manifest's
-    tolerances. `writer` is the "module:function" that writes the graph from the FP32 graph, called
-    as `write(fp32: bytes, context: GraphContext) -> bytes`; None if there is nothing to write.
+    tolerances. The graphs of precisions `by_default` are added to every new bundle.
     """
 
     name: str
     file: str | None
     score_factor: float
     map_factor: float
-    writer: str | None = None
+    by_default: bool = False
 
 
-FP32 = Precision("fp32", "model.onnx", 1.0, 1.0)
+FP32 = Precision("fp32", "model.onnx", 1.0, 1.0, by_default=True)
 
 # The manifest's tolerance is 1/20 of the standard deviation of the good images. The factors leave
 # room above the largest drift that was measured, in units of that standard deviation:
@@ -37,9 +37,22 @@ FP32 = Precision("fp32", "model.onnx", 1.0, 1.0)
 # (python -m runtime.calibrate). A golden verdict that flips is refused in every precision.
 PRECISIONS = {
     "fp32": FP32,
-    "fp16": Precision("fp16", "model.fp16.onnx", 2.0, 2.0, "flawline.export.graphs.to_fp16:write"),
+    "fp16": Precision("fp16", "model.fp16.onnx", 2.0, 2.0, by_default=True),
     "bf16": Precision("bf16", None, 10.0, 10.0),
-    "int8": Precision(
-        "int8", "model.int8.onnx", 20.0, 60.0, "flawline.export.graphs.to_int8:write"
-    ),
+    "int8": Precision("int8", "model.int8.onnx", 20.0, 60.0),
 }
+
+
+def islands_of(name: str, islands: Iterable[str]) -> set[str]:
+    """Return the FP32 islands of a manifest that a node or layer with this name is in.
+
+    An island is the path of a module or the name of a node: /tail contains /tail and /tail/Conv,
+    and not /tailor. A slash at its end changes nothing.
+    """
+    matches = set()
+    for island in islands:
+        path = island.rstrip("/")
+        # Without this check, the island "/" would contain every node.
+        if path and f"{name}/".startswith(f"{path}/"):
+            matches.add(island)
+    return matches

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from flawline import FlawlineError
 
-# A larger value is refused, because an integer beyond it does not fit a float.
+# A larger number is refused, because an integer may exceed the range of a float.
 LARGEST_NUMBER = 1e300
 
 Value = TypeVar("Value")
@@ -39,6 +40,13 @@ def to_json(content: Mapping[str, Any]) -> bytes:
     return f"{text}\n".encode()
 
 
+def finite(value: float, digits: int) -> float | None:
+    """Round a number for JSON, which has neither NaN nor infinity; they become None."""
+    if math.isfinite(value):
+        return round(float(value), digits)
+    return None
+
+
 class StrictReader:
     """Takes typed values out of a JSON object, and refuses what is left over.
 
@@ -61,7 +69,7 @@ class StrictReader:
             self.refuse(f"{key} is {value!r}, not of type {kind.__name__}")
         # The comparison is also false for NaN.
         if kind is float and not abs(value) < LARGEST_NUMBER:
-            self.refuse(f"{key} is not finite")
+            self.refuse(f"{key} is not between -{LARGEST_NUMBER} and {LARGEST_NUMBER}")
         # This turns an integer into a float; other values have the type already.
         return kind(value)  # type: ignore[call-arg]
 

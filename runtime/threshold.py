@@ -1,9 +1,10 @@
 """A threshold from good images alone, with a confidence interval for its false-alarm rate.
 
 The threshold is a split-conformal quantile. With n held-out good scores, a threshold just above the
-k-th smallest lets a new good part through with probability at least 1 - rate if k = ceil((n + 1)(1
-- rate)) (Vovk et al.; Lei et al. 2018). Given these n images, the true false-alarm rate of that
-threshold has the distribution Beta(n + 1 - k, k), for every distribution of the scores.
+k-th smallest accepts a new good part with probability at least 1 - rate if
+k = ceil((n + 1)(1 - rate)) (Vovk et al.; Lei et al. 2018). Given these n images, the true
+false-alarm rate of that threshold has the distribution Beta(n + 1 - k, k), for every distribution
+of the scores.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def check_false_alarm_rate(rate: float | None, images: int) -> float:
     None means 1 %, or the smallest rate that the images support if that is more.
     """
     if images < 1:
-        raise CalibrationError("there are no held-out good images; no threshold can be set")
+        raise CalibrationError(
+            "there are no held-out good images, so that no threshold can be set; "
+            "give more good images"
+        )
     smallest = 1 / (images + 1)
     if rate is None:
         return max(DEFAULT_RATE, smallest)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flawline.runtime.bundle import Bundle, Calibration, Golden, Manifest, Spread, write_bundle
+from flawline.runtime.bundle import Bundle, Golden, write_bundle
 from flawline.runtime.image import Geometry
+from flawline.runtime.manifest import Calibration, Manifest, Spread
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 64

@@ -29,7 +29,8 @@ TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrE
 def modules() -> dict[str, Path]:
     """Dotted name of every module of the project, packages under their own name."""
     found = {"flawline": ROOT / "src/flawline/__init__.py"}
-    found["flawline.options"] = ROOT / "src/flawline/options.py"
+    for path in (ROOT / "src/flawline").glob("[!_]*.py"):
+        found[f"flawline.{path.stem}"] = path
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             parts = ["flawline", *path.relative_to(ROOT).with_suffix("").parts]

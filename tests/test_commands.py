@@ -86,7 +86,7 @@ def test_a_missing_extra_is_named_in_one_line(module: str, flags: list[str]) -> 
     assert done.stderr.strip().endswith("pip install 'flawline[train]'")
 
 
-@pytest.mark.parametrize("module", ["train.fit", "export.build", "runtime.calibrate"])
+@pytest.mark.parametrize("module", commands())
 def test_a_checkout_that_was_not_installed_says_what_to_type(module: str) -> None:
     # -S leaves out site-packages, and with it the installation of this checkout.
     done = run("-S", "-m", module, "--help", PYTHONPATH="")

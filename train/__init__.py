@@ -1,13 +1,12 @@
 """Training of anomaly detectors on good images, in PyTorch. This module imports without torch."""
 
-import sys
+from importlib import import_module
 
-try:
-    from flawline import FlawlineError
-except ModuleNotFoundError:
+if __name__ == "train":
     # Imported by the name of its folder, as in `python -m train.fit` in a checkout.
-    print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
-    raise SystemExit(2) from None
+    import_module("runtime.installation").require_installation()
+
+from flawline import FlawlineError
 
 # Name -> "module:Class" of a flawline.train.method.Method, which is imported when it is used.
 METHODS = {
@@ -21,10 +20,3 @@ METHODS = {
 
 class TrainError(FlawlineError):
     """Training cannot start or continue; the message is one line that ends with the remedy."""
-
-
-def method_class_path(name: str) -> str:
-    """Return the "module:Class" of a method; raises TrainError for a name that is not listed."""
-    if name not in METHODS:
-        raise TrainError(f"method {name!r} is unknown; known: {', '.join(METHODS)}")
-    return METHODS[name]

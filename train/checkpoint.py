@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import write_file
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.method import Method, resolve_method
 
 SCHEMA = 2
-# Schema 1 calls the settings `hyperparameters`, has another name for the backbone, and no phases.
+# Schema 1 calls the settings `hyperparameters`, and has no phases. The attribute `backbone` of the
+# methods, whose name begins those of its tensors, was called `trunk` there.  # style: old name
 OLDEST_SCHEMA = 1
 OLD_BACKBONE = "trunk."  # style: old name
 
@@ -48,13 +49,7 @@ def save_checkpoint(
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise TrainError(
-            f"checkpoint {path}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
+    write_file(path, buffer.getvalue(), TrainError, "--out")
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

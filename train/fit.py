@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from flawline.runtime.console import Parser, run_command
 from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
+from flawline.train.backbones.facts import IMAGENET, WEIGHT_KINDS
+from flawline.train.data.demo import DEMO_WEIGHTS
 
 if TYPE_CHECKING:
     from flawline.train.recipe import Recipe
@@ -32,10 +34,13 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone",
         help=f"one of {', '.join(BACKBONES)}; default is the method's, usually {DEFAULT_BACKBONE}",
     )
+    kinds = []
+    for kind, origin in WEIGHT_KINDS.items():
+        kinds.append(f"{kind} ({origin})")
     group.add_argument(
         "--weights",
-        help="imagenet (downloads them), texture (in this package, trained on formulas alone), "
-        "random, or a FILE of torchvision's; default imagenet (demo data: texture)",
+        help=f"{', '.join(kinds)}, or a FILE of weights; default {IMAGENET} "
+        f"(demo data: {DEMO_WEIGHTS})",
     )
     group.add_argument(
         "--size", type=int, help="input height and width in pixels; default is the method's"
@@ -78,23 +83,27 @@ def add_method_arguments(
 
 
 def parse_arguments(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, marker: str = "flag"
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    marker: str = "flag",
+    default_method: Callable[[], str] = lambda: DEFAULT_METHOD,
 ) -> argparse.Namespace:
     """Parse a command line with the flags of the method that it names.
 
-    `parser` has a flag --method; `marker` is that of `flag_fields`. --help without --method lists
-    no flags of methods, because these need torch. Raises TrainError for an unknown method and for a
-    flag of another method.
+    `parser` has a flag --method, and `default_method` chooses the method without it; `marker` is
+    that of `flag_fields`. --help without --method lists no flags of methods, because these need
+    torch. Raises TrainError for an unknown method and for a flag of another method.
     """
-    first = argparse.ArgumentParser(add_help=False)
+    first = Parser(prog=parser.prog, add_help=False)
     first.add_argument("--method")
     first.add_argument("-h", "--help", action="store_true")
     given, _ = first.parse_known_args(argv)
     if given.help and given.method is None:
         parser.epilog = "Each method has options of its own: add --method METHOD to --help."
     else:
-        default = parser.get_default("method") or DEFAULT_METHOD
-        add_method_arguments(parser, given.method or default, marker)
+        method = given.method or default_method()
+        parser.set_defaults(method=method)
+        add_method_arguments(parser, method, marker)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         _refuse(parser, args.method, unknown, marker)
@@ -115,7 +124,7 @@ def given_options(args: argparse.Namespace, method: str) -> dict[str, Any]:
 
 def recipe_from_arguments(args: argparse.Namespace, method: str, data: Path) -> Recipe:
     """Return the recipe of a method on a data set, as the parsed flags say. Raises TrainError."""
-    from flawline.train.recipe import DEFAULT_WEIGHTS, plan
+    from flawline.train.recipe import plan
 
     return plan(
         method,
@@ -124,7 +133,7 @@ def recipe_from_arguments(args: argparse.Namespace, method: str, data: Path) -> 
         size=args.size,
         geometry=args.geometry,
         options=given_options(args, method),
-        weights=args.weights or DEFAULT_WEIGHTS,
+        weights=args.weights,
         steps=args.steps,
         epochs=args.epochs,
         max_minutes=args.max_minutes,

@@ -26,7 +26,7 @@ BFLOAT16_CHECKS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 def choose_device(name: str) -> torch.device:
     """Return the device of this name; `auto` takes a GPU if there is one.
 
-    Raises TrainError for a device that cannot be used here.
+    Raises TrainError for a device that cannot be used on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,7 +105,7 @@ class Stateful(Protocol):
 class Steps:
     """The steps of one phase: runs them, saves snapshots of them and continues from a snapshot.
 
-    optimisers: are loaded from the snapshot here, and stepped together.
+    optimisers: are loaded from the snapshot, and stepped together.
     others: further objects that belong to a snapshot, by their name in it.
     total: the number of steps of this phase.
     """

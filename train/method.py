@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from flawline.registry import resolve
 from flawline.runtime.image import Geometry, Image
-from flawline.train import TrainError, method_class_path
+from flawline.train import METHODS, TrainError
 from flawline.train.anomalies import SyntheticAnomalies
 from flawline.train.backbones import DEFAULT_BACKBONE, backbone_facts
+from flawline.train.backbones.base import Backbone
+from flawline.train.backbones.facts import RANDOM
 from flawline.train.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class MethodSettings:
     A field declared as `option(default, help, flag=True)` is a command-line flag of the method: the
     annotation gives its type. Wrong values raise TrainError in `__post_init__`.
 
-    backbone: a name in BACKBONES, or "" in a method without one.
+    backbone: a name in BACKBONES, or "" in a method without one. A method with several names its
+        first here, and declares fields for the others.
     geometry: how images become the input.
     """
 
@@ -41,6 +48,17 @@ class MethodSettings:
     def size(self) -> tuple[int, int]:
         """Height and width of the input and of the map, in pixels."""
         return self.geometry.height, self.geometry.width
+
+
+def require_positive(flag: str, value: float | None) -> None:
+    """Raise TrainError for the value of a flag that is not finite and above 0; None is allowed."""
+    if value is None:
+        return
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TrainError(f"--{flag} {text} is not a finite number; give one above 0")
+    if value <= 0:
+        raise TrainError(f"--{flag} {text} is not above 0")
 
 
 def flag_fields(
@@ -56,11 +74,14 @@ def flag_fields(
 
 @dataclass
 class Fit:
-    """What `Method.fit` gets: images, how long to train, and where progress and state go.
+    """The argument of `Method.fit`: images, how long to train, and where progress and state go.
 
-    images: prepared good images, uint8 [H, W, 3] each.
-    steps: optimiser steps in all.
+    images: prepared good images, uint8 [H, W, 3] each; an access may decode a file, see
+        `Method.trains_on_pixels`.
+    steps: optimiser steps in all; 1 in a method with a closed form.
+    seed: of all random choices, from 0 to 2^31 - 1; `fit` is a function of it.
     deadline: when to stop, as `time.monotonic()` counts; a later run resumes from there.
+    progress: is called with the kind of work, and how many of how many parts of it are done.
     save: writes a checkpoint of the method with the given training state.
     state: the training state of the run that is continued, or None in a new one.
     notes: lines for the user, such as a size that was chosen; `fit` appends to them.
@@ -129,6 +150,10 @@ class Method(nn.Module, abc.ABC):
     default_backbone: ClassVar[str] = DEFAULT_BACKBONE
     # Smallest height and width of the input, in pixels.
     smallest_size: ClassVar[int] = 32
+    # Whether `fit` reads pixels in every step instead of features that it computes once. Training
+    # then decodes and resizes every image once and passes them from a cache on disk, unless
+    # `images_used` is fewer than all: `fit` has to hold those few itself.
+    trains_on_pixels: ClassVar[bool] = False
 
     settings: MethodSettings
 
@@ -142,6 +167,41 @@ class Method(nn.Module, abc.ABC):
         """How images become the input."""
         return self.settings.geometry
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters and buffers."""
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the floating-point parameters and buffers."""
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            if tensor.is_floating_point():
+                return tensor.dtype
+        return torch.get_default_dtype()
+
+    def backbones(self) -> dict[str, Backbone]:
+        """Return the pretrained parts of the method by name; a method may have none or several.
+
+        They are loaded by `load_weights`, are never trained, and stay in eval mode. The default is
+        the attribute `backbone`, if there is one.
+        """
+        parts = {}
+        backbone = dict(self.named_children()).get("backbone")
+        if isinstance(backbone, Backbone):
+            parts["backbone"] = backbone
+        return parts
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or eval mode of everything but the backbones, which stay frozen."""
+        super().train(mode)
+        for backbone in self.backbones().values():
+            backbone.requires_grad_(False)
+            backbone.eval()
+        return self
+
     @classmethod
     @abc.abstractmethod
     def settings_for(cls, backbone: str) -> MethodSettings:
@@ -153,12 +213,13 @@ class Method(nn.Module, abc.ABC):
         return settings
 
     @classmethod
-    @abc.abstractmethod
-    def steps(cls, settings: Any, images: int, epochs: int | None) -> int:
+    def steps(cls, settings: Any, images: int, epochs: int | None) -> int | None:
         """Return how many optimiser steps `epochs` passes over so many images take.
 
-        With None, return the steps of the default length.
+        With None for `epochs`, return the steps of the default length. A method with a closed form,
+        which takes no steps, returns None; this is the default.
         """
+        return None
 
     @classmethod
     def images_used(cls, settings: Any, available: int) -> int:
@@ -176,22 +237,27 @@ class Method(nn.Module, abc.ABC):
         return None
 
     def load_weights(self, weights: str, seed: int, images: Sequence[Image]) -> str:
-        """Load pretrained weights and return a short description of them.
+        """Load pretrained weights into all backbones and return a short description of them.
 
-        `weights` is described in `Backbone.load`. This implementation serves methods with one
-        backbone or none; methods with several override it. Raises TrainError.
+        weights: as in `Backbone.load`. seed: of random weights. images: good images, uint8
+        [H, W, 3] each, on which the BatchNorm statistics of random weights are estimated. Raises
+        TrainError.
         """
-        backbone: Any = getattr(self, "backbone", None)
-        if backbone is None:
-            return "none"
-        description: str = backbone.load(weights, seed)
-        if weights == "random":
-            backbone.estimate_batchnorm(images)
-        return description
+        descriptions = []
+        for backbone in self.backbones().values():
+            description = backbone.load(weights, seed)
+            if weights == RANDOM:
+                backbone.estimate_batchnorm(images)
+            if description not in descriptions:
+                descriptions.append(description)
+        return "; ".join(descriptions) or "none"
 
     @abc.abstractmethod
     def fit(self, fit: Fit) -> int:
-        """Train and return the number of steps done, which is `fit.steps` unless time ran out."""
+        """Train and return the number of steps done, which is `fit.steps` unless time ran out.
+
+        Raises TrainError where the settings do not fit the images.
+        """
 
     @abc.abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,16 +282,16 @@ def _check_size(settings: MethodSettings, smallest: int) -> None:
 
 def resolve_method(name: str) -> type[Method]:
     """Return the class of a method. Raises TrainError for an unknown name."""
-    kind: type[Method] = resolve_name(method_class_path(name))
+    kind: type[Method] = resolve(METHODS, name, "method", TrainError)
     return kind
 
 
 @torch.inference_mode()
 def evaluate(
-    method: nn.Module, images: Sequence[Image], progress: Progress = no_progress
+    method: Method, images: Sequence[Image], progress: Progress = no_progress
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Compute scores [n] and maps [n, H, W] of prepared images, one at a time, on its device."""
-    device = next(method.parameters()).device
+    device = method.device
     scores = []
     maps = []
     for index, image in enumerate(images):

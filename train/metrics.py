@@ -44,12 +44,12 @@ def average_precision(labels: Labels, scores: Scores) -> float:
 
 
 def aupro(masks: Labels, maps: Scores, limit: float = 0.3) -> float:
-    """Return the area under the per-region-overlap curve up to a false-positive rate, divided by
-    it.
+    """Return the area under the per-region-overlap curve up to `limit`, divided by `limit`.
 
-    This is MVTec's official definition (Bergmann et al. 2021): masks and maps are [n, H, W];
-    regions are 8-connected components of all images, each with the same weight; false positives are
-    counted over all defect-free pixels. There is no dilation, and thresholds are not sampled.
+    `limit` is a false-positive rate; masks and maps are [n, H, W]. This is MVTec's official
+    definition (Bergmann et al. 2021): regions are 8-connected components of all images, each with
+    the same weight; false positives are counted over all defect-free pixels. There is no dilation,
+    and thresholds are not sampled.
     """
     weights, regions = _region_weights(masks)
     background = int((~masks).sum())

@@ -22,11 +22,20 @@ def no_progress(label: str, done: int, total: int) -> None:
 
 
 class Bars:
-    """Progress bars with an ETA on stderr, one per kind of work."""
+    """Progress bars with an ETA on stderr, one per kind of work.
+
+    As a context manager, it closes the current bar at the end of the block, also after an error.
+    """
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._label = ""
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __call__(self, label: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of the work `label` are done."""

@@ -10,24 +10,28 @@ from typing import Any
 
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
-from flawline.train.method import Method, MethodSettings, resolve_method
+from flawline.train.backbones.facts import IMAGENET
+from flawline.train.method import Method, MethodSettings, require_positive, resolve_method
 
-DEFAULT_WEIGHTS = "imagenet"
+DEFAULT_WEIGHTS = IMAGENET
 LARGEST_SEED = 2**31 - 1
-# The published ratio of shorter-crop: the shorter side is scaled to 329 pixels and 288 are cut out.
+# The shorter side before the crop, relative to the side of the crop, for methods whose default is
+# another geometry. It is the published ratio of SimpleNet.
 CROP_RATIO = 329 / 288
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train and how long; `plan` fills in the defaults of the method.
+    """A method, its settings and the length of its training; `plan` fills in the defaults.
 
     method: a name in METHODS.
     data: the folder of a product, in a layout that train.data knows.
     settings: the settings of the method.
     weights: pretrained weights, as in `Method.load_weights`.
-    steps, epochs: the length of the training; both None for the default length of the method.
+    steps, epochs: the length of the training; both None for the default length of the method, and
+        in a method with a closed form.
     max_minutes: when to stop; the same recipe continues from there.
+    seed: of all random choices, from 0 to 2^31 - 1.
     bit_depth: significant bits of 16-bit images, or None for 8-bit images.
     device: cpu, cuda, cuda:1, or auto.
     Raises TrainError for values out of range.
@@ -45,11 +49,16 @@ class Recipe:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _require_positive("steps", self.steps)
-        _require_positive("epochs", self.epochs)
-        _require_positive("max-minutes", self.max_minutes)
+        require_positive("steps", self.steps)
+        require_positive("epochs", self.epochs)
+        require_positive("max-minutes", self.max_minutes)
         if self.steps and self.epochs:
             raise TrainError("--steps and --epochs both set the length; give one of them")
+        if (self.steps or self.epochs) and self.length(images=1) is None:
+            flag = "--steps" if self.steps else "--epochs"
+            raise TrainError(
+                f"{flag}: {self.method} is fitted in one pass, without steps; leave it out"
+            )
         if not 0 <= self.seed <= LARGEST_SEED:
             raise TrainError(f"--seed {self.seed} is not from 0 to {LARGEST_SEED}")
         if self.bit_depth is not None and not 9 <= self.bit_depth <= 16:
@@ -60,6 +69,13 @@ class Recipe:
         """The class of the method."""
         return resolve_method(self.method)
 
+    def length(self, images: int) -> int | None:
+        """Return the optimiser steps on so many images; None in a method with a closed form."""
+        default = self.method_class.steps(self.settings, images, self.epochs)
+        if default is None:
+            return None
+        return self.steps or default
+
 
 def plan(
     method: str,
@@ -69,14 +85,16 @@ def plan(
     size: int | None = None,
     geometry: str | None = None,
     options: Mapping[str, Any] | None = None,
+    weights: str | None = None,
     **training: Any,
 ) -> Recipe:
     """Return the recipe of a method on a data set, with defaults for what is None or left out.
 
-    backbone: a name in BACKBONES; default is the method's, usually resnet18.
+    backbone: a name in BACKBONES; default is the method's.
     size: height and width of the input in pixels; default is the method's.
     geometry: a name in GEOMETRIES; default is the method's.
     options: values for fields of the method's settings.
+    weights: pretrained weights, as in `Method.load_weights`; default is imagenet.
     training: further fields of Recipe.
     Raises TrainError.
     """
@@ -84,13 +102,15 @@ def plan(
     settings = kind.settings_for(backbone or kind.default_backbone)
     if backbone is not None and settings.backbone != backbone:
         raise TrainError(f"--backbone {backbone}: {method} has no choice of it; leave it out")
+    if weights is not None and not settings.backbone:
+        raise TrainError(f"--weights {weights}: {method} has no backbone; leave it out")
     try:
         shape = _geometry(settings.geometry, size, geometry)
     except ValueError as error:
         raise TrainError(f"{error}; see --size and --geometry") from error
     settings = dataclasses.replace(settings, geometry=shape, **(options or {}))
     settings = kind.complete_settings(settings, data)
-    return Recipe(method, data, settings, **training)
+    return Recipe(method, data, settings, weights or DEFAULT_WEIGHTS, **training)
 
 
 def _geometry(default: Geometry, size: int | None, kind: str | None) -> Geometry:
@@ -102,10 +122,12 @@ def _geometry(default: Geometry, size: int | None, kind: str | None) -> Geometry
     if kind is None:
         kind = default.kind
     if kind == "shorter-crop":
-        return Geometry(kind, size, size, round(size * CROP_RATIO))
+        return Geometry(kind, size, size, round(size * _crop_ratio(default)))
     return Geometry(kind, size, size)
 
 
-def _require_positive(flag: str, value: float | None) -> None:
-    if value is not None and value <= 0:
-        raise TrainError(f"--{flag} {value} is not above 0")
+def _crop_ratio(default: Geometry) -> float:
+    """Return the shorter side before the crop, relative to that of the crop."""
+    if default.shorter is None:
+        return CROP_RATIO
+    return default.shorter / min(default.height, default.width)

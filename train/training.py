@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from flawline.runtime.console import log
+from flawline.runtime.image import Image
 from flawline.train import TrainError
+from flawline.train.backbones.facts import RANDOM
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
-from flawline.train.data.images import PreparedImages, describe_sizes, hold_out, open_data
+from flawline.train.data import (
+    CachedImages,
+    PreparedImages,
+    describe_sizes,
+    hold_out,
+    open_data,
+)
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
 from flawline.train.progress import Bars, Progress
@@ -23,6 +31,8 @@ from flawline.train.recipe import Recipe
 # Provenance that a run fills in itself; the rest must be equal to continue an unfinished run.
 WEIGHTS_FLAG = "weights_flag"
 WEIGHTS = "weights"
+# Instead of a number of steps, in the log and the provenance of a method with a closed form.
+ONE_PASS = "in one pass"
 
 
 @dataclass
@@ -46,12 +56,12 @@ def train(recipe: Recipe, out: Path) -> Path:
         log(f"note: {line}")
     images = PreparedImages(good, model.geometry, recipe.bit_depth)
     used = model.images_used(recipe.settings, len(good))
-    steps = recipe.steps or model.steps(recipe.settings, used, recipe.epochs)
+    steps = recipe.length(used)
     provenance = {
         "data": str(recipe.data.resolve()),
         "good_images": f"{used} trained on, {len(held_out)} held out",
         "seed": str(recipe.seed),
-        "steps": str(steps),
+        "steps": ONE_PASS if steps is None else str(steps),
         "bits": str(recipe.bit_depth or 8),
         "data_sha256": _fingerprint(good),
     }
@@ -60,15 +70,17 @@ def train(recipe: Recipe, out: Path) -> Path:
     unfinished = out.with_name(f"{out.stem}.unfinished.pt")
     run = _begin(recipe, model, images, provenance, unfinished)
     device = choose_device(recipe.device)
+    length = ONE_PASS if steps is None else f"for {steps} steps"
     log(
-        f"training {recipe.method} on {used} good images for {steps} steps on {device} "
+        f"training {recipe.method} on {used} good images {length} on {device} "
         f"(weights {run.provenance[WEIGHTS]})"
     )
     run.model.to(device)
-    done = _fit(run, recipe, images, steps, unfinished)
-    run.provenance["steps"] = str(done)
+    done = _fit(run, recipe, images, steps or 1, unfinished)
+    if steps is not None:
+        run.provenance["steps"] = str(done)
     save_checkpoint(out, run.model.cpu(), run.provenance)
-    if done < steps:
+    if steps is not None and done < steps:
         log(f"stopped by --max-minutes after {done} of {steps} steps; run the same command again")
     else:
         unfinished.unlink(missing_ok=True)
@@ -84,16 +96,23 @@ def _fit(run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinish
     def save(state: dict[str, Any]) -> None:
         save_checkpoint(unfinished, run.model, run.provenance, state)
 
-    bars = Bars()
-    progress: Progress = bars
-    fit = Fit(images, steps, recipe.seed, deadline, progress, save, run.state)
-    try:
+    with Bars() as bars:
+        pixels = _images_to_fit(run.model, recipe, images, bars)
+        fit = Fit(pixels, steps, recipe.seed, deadline, bars, save, run.state)
         done = run.model.fit(fit)
-    finally:
-        bars.close()
     for note in fit.notes:
         log(note)
     return done
+
+
+def _images_to_fit(
+    model: Method, recipe: Recipe, images: PreparedImages, progress: Progress
+) -> Sequence[Image]:
+    """Return the images from a temporary cache if the method reads all of them in every step."""
+    used = model.images_used(recipe.settings, len(images))
+    if model.trains_on_pixels and used == len(images):
+        return CachedImages(images, progress=progress)
+    return images
 
 
 def _begin(
@@ -108,7 +127,7 @@ def _begin(
         return _continue(recipe, provenance, unfinished)
     provenance[WEIGHTS_FLAG] = recipe.weights
     provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, images)
-    if recipe.weights == "random":
+    if recipe.weights == RANDOM and model.backbones():
         log("note: --weights random: random features, expect results near chance")
     return _Run(model, provenance)
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from flawline.benchmarks.bundle_report.formatting import number, percent
 from flawline.benchmarks.bundle_report.svg import Drawing
-from flawline.train import metrics
-
-Scores = npt.NDArray[Any]
-Labels = npt.NDArray[np.bool_]
+from flawline.train.metrics import Labels, Scores, roc_curve
 
 # The histograms, in SVG units: the plotted area, and the distance from one row to the next.
 BINS = 44
@@ -186,7 +181,7 @@ def _draw_score_axis(drawing: Drawing, axis: Axis, bottom: float) -> None:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What a threshold does to the test images: the fractions of false alarms and of detections."""
+    """A threshold with its fractions of false alarms and of detections on the test images."""
 
     threshold: float
     false_alarm_rate: float
@@ -194,21 +189,21 @@ class OperatingPoint:
 
 
 def draw_roc(
-    labels: Labels, scores: Scores, point: OperatingPoint, promised: tuple[float, float]
+    labels: Labels, scores: Scores, point: OperatingPoint, stated: tuple[float, float]
 ) -> str:
     """Return the ROC curve of `scores` [n] with the operating point.
 
-    `labels` [n] are True for defective images; the interval of the `promised` false-alarm rates is
+    `labels` [n] are True for defective images; the `stated` interval of the false-alarm rate is
     shaded.
     """
     label = "ROC curve with the operating point"
     drawing = Drawing(ROC_LEFT + ROC_SIDE + 14, ROC_TOP + ROC_SIDE + 54, label)
-    low, high = promised
+    low, high = stated
     drawing.box("band", _roc_x(low), ROC_TOP, ROC_SIDE * (high - low), ROC_SIDE)
     _draw_roc_grid(drawing)
     drawing.line("chance", (_roc_x(0), _roc_y(0)), (_roc_x(1), _roc_y(1)))
     curve = []
-    for false_alarms, detections in zip(*metrics.roc_curve(labels, scores), strict=True):
+    for false_alarms, detections in zip(*roc_curve(labels, scores), strict=True):
         curve.append((_roc_x(false_alarms), _roc_y(detections)))
     drawing.polyline("curve", curve)
     _draw_operating_point(drawing, point)

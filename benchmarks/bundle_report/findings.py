@@ -1,23 +1,22 @@
-"""The content of the bundle report: what the detector decides on the images of a data set."""
+"""The content of the bundle report: the detector's decisions on the images of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flawline.benchmarks.bundle_report.charts import Labels, Scores
 from flawline.cameras import CameraError
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector, Verdict
 from flawline.train import metrics
-from flawline.train.data.images import Sample, read_mask
-
-Progress = Callable[[str, int, int], None]  # (name of the work, done, total)
+from flawline.train.data import Sample, read_mask
+from flawline.train.metrics import Labels, Scores
+from flawline.train.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Findings:
     """Everything that the page states.
 
     `held_out`, `good` and `defective` are the images that got a score. `faults` are the files that
-    got none, each with the reason. `pixel_accuracy` is empty when no test image has a mask. `sizes`
-    are the (height, width) of the images.
+    got none, each with the reason. `pixel_accuracy` is empty without anomaly maps or without masks.
+    `sizes` are the (height, width) of the images.
     """
 
     bundle: Bundle
@@ -157,8 +156,8 @@ class _PixelAccuracy:
 
     def __init__(self, bundle: Bundle, test: Sequence[Sample]) -> None:
         self._geometry = bundle.manifest.geometry
-        # Without any mask there is nothing to measure, and the maps need not be stored.
-        self._measured = any(sample.mask for sample in test)
+        # Without a map or any mask there is nothing to measure, and nothing needs to be stored.
+        self._measured = bundle.has_map and any(sample.mask for sample in test)
         self._with_mask = False
         self._maps: list[Any] = []
         self._masks: list[Any] = []
@@ -176,7 +175,7 @@ class _PixelAccuracy:
         self._masks.append(read_mask(sample, self._geometry))
 
     def result(self) -> dict[str, float]:
-        """Return the accuracies by name; none when there was no mask."""
+        """Return the accuracies by name; none without a map or without any mask."""
         if not self._with_mask:
             return {}
         masks = np.array(self._masks)

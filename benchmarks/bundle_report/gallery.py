@@ -1,4 +1,4 @@
-"""The image galleries of the bundle report: the worst errors, then the closest correct verdicts."""
+"""The image galleries of the bundle report: the worst errors, then correct verdicts near them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flawline.benchmarks.bundle_report.findings import Findings, JudgedImage
 from flawline.cameras.decode import read_image
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image, resize
-from flawline.train.data.images import Sample
+from flawline.train.data import Sample
 
 CARDS = 6  # of each gallery
 THUMBNAIL_SIDE = 400  # pixels of the longer side
@@ -26,10 +26,13 @@ WHITE = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Card:
-    """One image with its verdict; `image` and `overlay` are data URIs."""
+    """One image with its verdict.
+
+    `image` and `overlay` are data URIs; `overlay` is None if the bundle gives no anomaly map.
+    """
 
     image: str
-    overlay: str
+    overlay: str | None
     correct: bool
     verdict: str
     name: str
@@ -79,22 +82,28 @@ class _Painter:
 
     def _card(self, judged: JudgedImage, error: str) -> Card:
         sample = judged.sample
-        # The maps of all images would take much memory; the few that are shown are computed again.
         image = read_image(sample.path, self._bit_depth)
-        anomaly_map = self._detector(image).anomaly_map
-        assert anomaly_map is not None
-        painted = self._detector.paint(image, anomaly_map)
-        _outline_defect(painted, sample)
         kind = "good part" if sample.defect is None else f"defect: {sample.defect}"
         return Card(
             image=_data_uri(image),
-            overlay=_data_uri(painted),
+            overlay=self._overlay(image, sample),
             correct=judged.correct,
-            verdict="correct, a close call" if judged.correct else error,
+            verdict="correct, near the threshold" if judged.correct else error,
             name=relative_name(sample.path, self._findings.data),
             score=judged.score,
             kind=kind,
         )
+
+    def _overlay(self, image: Image, sample: Sample) -> str | None:
+        """Return the image under its anomaly map, with the outline of the marked defect."""
+        if not self._detector.bundle.has_map:
+            return None
+        # The maps of all images would take much memory; the few that are shown are computed again.
+        anomaly_map = self._detector(image).anomaly_map
+        assert anomaly_map is not None
+        painted = self._detector.paint(image, anomaly_map)
+        _outline_defect(painted, sample)
+        return _data_uri(painted)
 
 
 def relative_name(path: Path, data: Path) -> str:
@@ -110,10 +119,10 @@ def _summary(group: str, images: Sequence[JudgedImage]) -> str:
     if not total:
         return f"Unknown: there are no {group}."
     if not wrong:
-        return f"None: all {total} {group} are judged correctly. These are the closest calls."
+        return f"None: all {total} {group} are judged correctly. These are near the threshold."
     if wrong >= min(CARDS, total):
         return f"{wrong} of {total} {group}. These are the worst {min(CARDS, wrong)}."
-    return f"{wrong} of {total} {group}, shown first; then the closest calls that are correct."
+    return f"{wrong} of {total} {group}, shown first; then correct ones near the threshold."
 
 
 def _outline_defect(painted: Image, sample: Sample) -> None:

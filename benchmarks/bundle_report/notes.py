@@ -1,45 +1,51 @@
-"""What a reader must know before believing the numbers of the bundle report."""
+"""The notes of the bundle report: limits of its numbers, and warnings about the threshold."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from flawline.benchmarks.bundle_report.charts import Scores
 from flawline.benchmarks.bundle_report.findings import Findings, scores_of
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
-from flawline.runtime.bundle import Calibration, Manifest
+from flawline.runtime.manifest import Calibration, Manifest
 from flawline.runtime.threshold import CONFIDENCE, CalibrationError, set_threshold
+from flawline.train.metrics import Scores
 
 
 def notes(findings: Findings) -> list[str]:
-    """Return the notes: uninspected areas, missing masks, doubts about the threshold."""
+    """Return the notes: uninspected areas, absent maps or masks, warnings about the threshold."""
     sentences = []
     for loss in findings.uninspected:
         sentences.append(f"{loss[0].upper()}{loss[1:]}.")
-    if findings.defective and not findings.pixel_accuracy:
+    if not findings.bundle.has_map:
+        sentences.append(
+            "The bundle was built for the score alone and has no anomaly maps: "
+            "they are neither shown nor measured."
+        )
+    elif findings.defective and not findings.pixel_accuracy:
         sentences.append(
             "There are no masks: whether the anomaly map marks the right place is not measured."
         )
-    return sentences + calibration_doubts(findings)
+    return sentences + calibration_warnings(findings)
 
 
-def calibration_doubts(findings: Findings) -> list[str]:
-    """Return where calibration.json, which may be edited, does not follow from the images."""
+def calibration_warnings(findings: Findings) -> list[str]:
+    """Return where calibration.json, which may be edited, is inconsistent with the images."""
     calibration = findings.bundle.calibration
-    doubts = []
+    warnings = []
     try:
         # The interval depends on the number of images only, not on their scores.
         any_scores = np.arange(calibration.good_images)
         expected = set_threshold(any_scores, calibration.false_alarm_rate).interval
     except CalibrationError as error:
-        return [f"The calibration does not hold: {error}."]
+        return [f"The calibration is not valid: {error}."]
     if not np.allclose(expected, calibration.interval, rtol=0, atol=1e-3):
-        doubts.append(_interval_doubt(calibration, expected))
-    doubts += _threshold_doubts(findings.bundle.manifest, calibration, scores_of(findings.held_out))
-    return doubts
+        warnings.append(_interval_warning(calibration, expected))
+    held_out = scores_of(findings.held_out)
+    warnings += _threshold_warnings(findings.bundle.manifest, calibration, held_out)
+    return warnings
 
 
-def _interval_doubt(calibration: Calibration, expected: tuple[float, float]) -> str:
+def _interval_warning(calibration: Calibration, expected: tuple[float, float]) -> str:
     return (
         f"The calibration states the interval {percent_range(calibration.interval)}; that of "
         f"{calibration.good_images} images with {percent(CONFIDENCE)} confidence is "
@@ -47,16 +53,21 @@ def _interval_doubt(calibration: Calibration, expected: tuple[float, float]) -> 
     )
 
 
-def _threshold_doubts(manifest: Manifest, calibration: Calibration, held_out: Scores) -> list[str]:
+def _threshold_warnings(
+    manifest: Manifest, calibration: Calibration, held_out: Scores
+) -> list[str]:
     if not _same_images(manifest, calibration, held_out):
-        return ["The threshold was not set from the held-out good images here, but from others."]
+        return [
+            "The threshold was not set from the held-out good images of this data set, "
+            "but from other images."
+        ]
     recalibrated = set_threshold(held_out, calibration.false_alarm_rate).threshold
     # Engines differ by rounding.
     if abs(recalibrated - calibration.threshold) <= manifest.score_tolerance:
         return []
     return [
         f"Calibration gives the threshold {number(recalibrated)}: it was changed since then, and "
-        "the promised false-alarm rate does not belong to it."
+        "the stated false-alarm rate does not apply to it."
     ]
 
 

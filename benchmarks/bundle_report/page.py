@@ -39,10 +39,10 @@ from flawline.benchmarks.bundle_report.provenance import provenance
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import write_file
 from flawline.runtime.threshold import CONFIDENCE
 from flawline.train import metrics
-from flawline.train.data.images import Sample, hold_out, open_data
+from flawline.train.data import Sample, hold_out, open_data
 from flawline.train.progress import Bars
 
 FOLDER = Path(__file__).parent
@@ -70,19 +70,13 @@ def write_bundle_report(
     _, held_out_paths = hold_out(data_set.train_good)
     # They are good images, so they have no defect.
     held_out = [Sample(path, None) for path in held_out_paths]
-    if bit_depth is None and bundle.manifest.bit_depth > 8:
-        bit_depth = bundle.manifest.bit_depth
-    with Detector(bundle, engine, options) as detector:
-        findings = judge_images(detector, data, held_out, data_set.test, bit_depth, Bars())
+    if bit_depth is None:
+        bit_depth = bundle.manifest.file_bit_depth
+    with Detector(bundle, engine, options) as detector, Bars() as bars:
+        findings = judge_images(detector, data, held_out, data_set.test, bit_depth, bars)
         page = render(findings, galleries(findings, detector, bit_depth))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # A file name need not be valid Unicode, and cannot always be encoded.
-        write_atomically(out, page.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise ReportError(
-            f"{out} cannot be written ({error.strerror}); free the disk or choose another --out"
-        ) from error
+    # A file name need not be valid Unicode, and cannot always be encoded.
+    write_file(out, page.encode("utf-8", "backslashreplace"), ReportError, "--out")
 
 
 def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
@@ -97,7 +91,6 @@ def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
     )
     environment.filters["number"] = number
     environment.filters["percent"] = percent
-    environment.filters["percent_range"] = percent_range
     faults = []
     for path, reason in findings.faults:
         name = relative_name(path, findings.data)
@@ -107,6 +100,7 @@ def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
         data_name=findings.data.resolve().name,
         manifest=findings.bundle.manifest,
         calibration=findings.bundle.calibration,
+        has_map=findings.bundle.has_map,
         findings=findings,
         headline=_headline(findings),
         notes=notes(findings),
@@ -178,20 +172,20 @@ def _histograms(findings: Findings) -> str | None:
 
 
 def _realised(findings: Findings) -> dict[str, Any] | None:
-    """Return the rate of false alarms on test images and whether it agrees with the promise."""
+    """Return the measured rate of false alarms and whether the stated one is consistent with it."""
     if not findings.good:
         return None
-    # Two intervals that overlap do not contradict each other.
+    # Two intervals that overlap are consistent.
     low, high = rate_interval(findings.false_alarms, len(findings.good))
-    promised_low, promised_high = findings.bundle.calibration.interval
+    stated_low, stated_high = findings.bundle.calibration.interval
     return {
         "rate": _rate(findings.false_alarms, len(findings.good)),
-        "agrees": low <= promised_high and promised_low <= high,
+        "consistent": low <= stated_high and stated_low <= high,
     }
 
 
 def _threshold_range(findings: Findings) -> dict[str, Any] | None:
-    """Return between which values the threshold of the promised rate lies; None when unknown."""
+    """Return between which values the threshold of the stated rate lies; None when unknown."""
     false_alarm_rate = findings.bundle.calibration.false_alarm_rate
     low, high = threshold_interval(scores_of(findings.held_out), false_alarm_rate)
     if low is None and high is None:

@@ -1,4 +1,4 @@
-"""Where the numbers of the bundle report come from, as tables."""
+"""The provenance of the numbers of the bundle report, as tables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 
 from flawline.benchmarks.bundle_report.findings import Findings
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
-from flawline.runtime.bundle import CALIBRATION, MANIFEST, Bundle, Spread
+from flawline.runtime.bundle import CALIBRATION, MANIFEST, Bundle
 from flawline.runtime.environment import versions
+from flawline.runtime.manifest import Spread
 
 Facts = Mapping[str, object]
 SIZES_LISTED = 4
@@ -22,15 +23,16 @@ def provenance(findings: Findings) -> dict[str, Facts]:
         "Built": manifest.provenance,
         "Geometry": _geometry(findings),
         "Calibration": _calibration(findings.bundle),
-        "Tolerances of an engine, proven at every load": {
+        "Tolerances of an engine, checked at every load": {
             "score": f"{manifest.score_tolerance:.3g}",
             "map": f"{manifest.map_tolerance:.3g}",
         },
         "Files (SHA-256)": _hashes(findings.bundle),
         "This report": {
             "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "bundle": findings.bundle.path.resolve(),
-            "data": findings.data.resolve(),
+            # The page may be mailed, so it names no private folder.
+            "bundle": findings.bundle.path.resolve().name,
+            "data": findings.data.resolve().name,
             "engine": findings.engine,
             # Of this machine; those of the training are in the table "Built".
             **versions(),
@@ -60,7 +62,7 @@ def _calibration(bundle: Bundle) -> Facts:
     calibration = bundle.calibration
     return {
         "threshold": repr(calibration.threshold),
-        "promised false alarms": percent(calibration.false_alarm_rate),
+        "stated false-alarm rate": percent(calibration.false_alarm_rate),
         f"with {percent(calibration.confidence)} confidence": percent_range(calibration.interval),
         "held-out good images": calibration.good_images,
         "their scores": _spread(bundle.manifest.score),

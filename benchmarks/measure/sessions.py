@@ -21,7 +21,7 @@ from flawline.runtime.image import Image
 InferenceCall = Callable[[Image], Sequence[NDArray[Any]]]
 
 
-def plain_session(model: bytes, threads: int | None) -> InferenceCall:
+def inference_call(model: bytes, threads: int | None) -> InferenceCall:
     """Return a call that runs all outputs of a serialised model with the one input `image`."""
     session = open_session(model, threads)
 
@@ -32,7 +32,7 @@ def plain_session(model: bytes, threads: int | None) -> InferenceCall:
     return call
 
 
-def foreign_session(path: Path, size: tuple[int, int], threads: int | None) -> InferenceCall:
+def external_call(path: Path, size: tuple[int, int], threads: int | None) -> InferenceCall:
     """Return a call that runs the model of another program on random values of its own signature.
 
     The image that the call gets is ignored. Raises EngineError for a file that ONNX Runtime cannot

@@ -1,4 +1,4 @@
-"""Timing of several calls in one run, so that noise of the machine meets all of them."""
+"""Timing of several calls in one run, so that noise of the machine affects all of them equally."""
 
 from __future__ import annotations
 

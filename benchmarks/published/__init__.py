@@ -1,8 +1,8 @@
 """The published code of the methods, for the comparison that users make.
 
-Each file holds the code of one method's authors as a module around our method. It shares the
-method's weights and is tested to give the same result. A file is found by the name of its method;
-a method without one is compared with its own literal pipeline only.
+Each file holds the code of one method's authors as a module around the method of this project. It
+shares the method's weights and is tested to give the same result. A file is found by the name of
+its method; a method without one is compared with its own literal pipeline only.
 """
 
 from __future__ import annotations

@@ -13,11 +13,8 @@ from torch.nn import functional as F
 
 from flawline.benchmarks.published.form import LiteralForm
 from flawline.train.blocks.attention import Attention, position_code
-from flawline.train.blocks.flow import permutation
+from flawline.train.blocks.flow import PREDICTION_SCALE, permutation
 from flawline.train.method import Method
-
-# FrEIA multiplies what a sub-network predicts by this.
-SUBNET_SCALE = 0.1
 
 NOTES = (
     "Head: everything after the feature maps. (a) is FrEIA's forward: permutations as convolutions",
@@ -67,7 +64,7 @@ class _FlowWithLoss(nn.Module):
 
 
 class _PublishedAttention(nn.Module):
-    """Self-attention with its weights written out, where our method calls torch's one operator."""
+    """Self-attention with explicit weights, where `Attention` calls torch's one operator."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -77,7 +74,7 @@ class _PublishedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
-        # Our method computes the position code once and stores it.
+        # `Attention` computes the position code once and stores it.
         projected = self.project(tokens + position_code(h * w, c).to(x))
         projected = projected.view(n, h * w, 3, self.heads, c // self.heads)
         key, value, query = projected.permute(2, 0, 3, 1, 4)  # [N, heads, h * w, c / heads] each
@@ -120,7 +117,7 @@ class _FlowWithoutLogDet(nn.Module):
 def _affine_coupling(block: AllInOneBlock, x: Tensor) -> Tensor:
     """The coupling and the global affine of a block, without its permutation."""
     passive, active = torch.split(x, block.splits, 1)
-    predicted = SUBNET_SCALE * block.subnet(passive)
+    predicted = PREDICTION_SCALE * block.subnet(passive)
     half = active.shape[1]
     log_scale = block.clamp * torch.tanh(predicted[:, :half])
     active = active * torch.exp(log_scale) + predicted[:, half:]

@@ -22,7 +22,10 @@ def backbone_of(method: Method) -> Backbone:
     """Return the backbone of a method. Raises TrainError for a method without one."""
     backbone = getattr(method, "backbone", None)
     if not isinstance(backbone, Backbone):
-        raise TrainError(f"{method.name} has no backbone, so its head cannot be measured alone")
+        raise TrainError(
+            f"{method.name} has no backbone, so its head cannot be measured alone; "
+            f"choose another --method"
+        )
     return backbone
 
 
@@ -73,7 +76,7 @@ class PublishedCode(Generic[SomeMethod]):
 
     Attributes:
         as_published: Everything that the authors' code computes for an image, including work whose
-            result is discarded. None when the authors' code is not written down here.
+            result is discarded. None when this folder does not have the authors' code.
         as_literal: The same pipeline without that work.
         literal_exports: Whether the literal form consists of operators that torch can export.
         alternatives: Further forms, by their name in the report.

@@ -1,4 +1,4 @@
-"""PatchCore in the fusion study. Its authors' code is not written down here."""
+"""PatchCore in the fusion study. Its authors' code is not included."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,19 @@ import torch
 from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.options import NetworkOptions
 from flawline.options import field_parser
-from flawline.runtime.bundle import (
-    GRAPH_OUTPUTS,
-    Bundle,
-    Calibration,
-    Golden,
-    Manifest,
-    Spread,
-    write_bundle,
-)
+from flawline.runtime.bundle import Bundle, Golden, write_bundle
 from flawline.runtime.image import Geometry, Image, prepare
+from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
 from flawline.train import TrainError
+from flawline.train.data import PreparedImages, open_data
 from flawline.train.data.demo import render
-from flawline.train.data.images import PreparedImages, open_data
 from flawline.train.method import Fit, Method, MethodSettings, resolve_method
+from flawline.train.recipe import plan
 
 # Enough for statistics of the features; the training has one step only.
 TRAINING_IMAGES = 8
+# The product of the demo data whose images are used without --data.
+DEMO_IMAGES = "board"
 
 
 def build_network(options: NetworkOptions, count: int) -> tuple[Method, Image]:
@@ -41,14 +37,17 @@ def build_network(options: NetworkOptions, count: int) -> tuple[Method, Image]:
     are those of real features. Raises TrainError and DataError.
     """
     method_class = resolve_method(options.method)
-    settings = method_class.settings_for(options.backbone)
-    if options.size is not None:
-        geometry = Geometry("stretch", options.size, options.size)
-        settings = replace(settings, geometry=geometry)
-    settings = replace(settings, **_parsed_settings(options, method_class.Settings))
+    recipe = plan(
+        options.method,
+        options.data or Path(DEMO_IMAGES),
+        backbone=options.backbone,
+        size=options.size,
+        geometry=None if options.size is None else "stretch",
+        options=_parsed_settings(options, method_class.Settings),
+    )
     # Layers that the one step does not reach keep torch's own initialisation.
     torch.manual_seed(options.seed)
-    method = method_class(settings)
+    method = method_class(recipe.settings)
     images = _prepared_images(options.data, method.geometry, count + TRAINING_IMAGES)
     # A data set may be too small for images of both kinds.
     training_images = images[count:] or images
@@ -84,7 +83,7 @@ def _prepared_images(data: Path | None, geometry: Geometry, count: int) -> list[
     images = []
     if data is None:
         for seed in range(count):
-            image, _ = render("board", None, seed)
+            image, _ = render(DEMO_IMAGES, None, seed)
             images.append(prepare(image, geometry))
     else:
         paths = open_data(data).train_good[:count]

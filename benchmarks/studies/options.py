@@ -1,4 +1,4 @@
-"""The flags of the studies that measure one network of a chosen method."""
+"""The command lines of the studies: their parser, and the flags that several of them share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,30 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from flawline.runtime.console import Parser
 from flawline.train import METHODS
-from flawline.train.backbones import BACKBONES
+from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
+from flawline.train.backbones.facts import RANDOM, WEIGHT_KINDS
+from flawline.train.fit import DEFAULT_METHOD
+
+
+def study_parser(study: str, description: str | None) -> Parser:
+    """Return the parser of a study, named after its folder; the description is printed as it is."""
+    return Parser(
+        prog=f"benchmarks.studies.{study}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --out, the files of the results without their suffix; `default` is a name in results/."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results") / default,
+        help="results without suffix; default %(default)s",
+    )
 
 
 @dataclass(frozen=True)
@@ -29,11 +51,11 @@ class NetworkOptions:
 
 
 def add_network_arguments(
-    parser: argparse.ArgumentParser, backbone: str = "resnet18", size: int | None = None
+    parser: argparse.ArgumentParser, backbone: str = DEFAULT_BACKBONE, size: int | None = None
 ) -> None:
     """Add the flags that `network_options` reads. `backbone` and `size` are their defaults."""
     size_help = "is the method's" if size is None else size
-    parser.add_argument("--method", default="simplenet", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument("--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--backbone", default=backbone, help=f"one of {', '.join(BACKBONES)}")
     parser.add_argument(
         "--size",
@@ -43,8 +65,8 @@ def add_network_arguments(
     )
     parser.add_argument(
         "--weights",
-        default="random",
-        help="imagenet, texture, random or a FILE; speed does not depend on it",
+        default=RANDOM,
+        help=f"{', '.join(WEIGHT_KINDS)} or a FILE; speed does not depend on it",
     )
     parser.add_argument("--data", type=Path, help="images to compare on; default the demo's board")
     parser.add_argument("--seed", type=int, default=0)

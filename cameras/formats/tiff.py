@@ -29,6 +29,9 @@ ORIENTATION_TAG = 274
 REDUCED = 1
 MASK = 4
 
+# More pages than this are not counted.
+MOST_PAGES = 10_000
+
 # tifffile logs what it repairs; this keeps Python from printing it where no log is set up.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -55,7 +58,12 @@ def decode_tiff(data: bytes) -> npt.NDArray[Any]:
 def _only_page(file: Any) -> Any:
     """Return the page that holds the image; smaller versions of it are not counted."""
     images = []
+    offsets = set()
     for page in file.pages:
+        # A damaged chain of pages may lead back to its start.
+        if page.offset in offsets or len(offsets) == MOST_PAGES:
+            raise damaged("TIFF", "its chain of pages does not end")
+        offsets.add(page.offset)
         kind = page.subfiletype
         if not kind & (REDUCED | MASK):
             images.append(page)

@@ -1,4 +1,7 @@
-"""ONNX graphs: written from a torch module, converted to FP16, quantized to INT8."""
+"""ONNX graphs: written from a torch module, converted to FP16, quantized to INT8.
+
+A new precision is one entry of `flawline.runtime.precisions.PRECISIONS` and one of `WRITERS`.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,18 @@ from flawline.train.progress import Progress, no_progress
 
 T = TypeVar("T")
 
+# Precision -> "module:function" that writes its graph from the FP32 graph:
+# `write(fp32: bytes, context: GraphContext) -> bytes`. A precision that runs the FP32 graph has
+# none.
+WRITERS = {
+    "fp16": "flawline.export.graphs.to_fp16:write",
+    "int8": "flawline.export.graphs.to_int8:write",
+}
+
 
 @dataclass(frozen=True)
 class GraphContext:
-    """What a writer of another precision may use besides the FP32 graph.
+    """The input of a writer besides the FP32 graph.
 
     Attributes:
         fp32_islands: prefixes of the names of nodes that must compute in FP32.

@@ -9,19 +9,12 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-
-def in_island(name: str, islands: Iterable[str]) -> bool:
-    """Return whether a node belongs to one of these FP32 islands.
-
-    An island is the path of a module or the name of a node: "/tail" contains "/tail" and
-    "/tail/Conv", and does not contain "/tailor/Conv".
-    """
-    return any(name == island or name.startswith(f"{island}/") for island in islands)
+from flawline.runtime.precisions import islands_of
 
 
 def has_island(graph: onnx.GraphProto, island: str) -> bool:
     """Return whether a graph has a node that belongs to this FP32 island."""
-    return any(in_island(node.name, [island]) for node in graph.node)
+    return any(islands_of(node.name, [island]) for node in graph.node)
 
 
 def islands_in(model: bytes, islands: Sequence[str]) -> tuple[str, ...]:

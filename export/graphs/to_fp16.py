@@ -27,11 +27,11 @@ from flawline.export.graphs.edit import (
     element_types,
     fold_constants,
     has_island,
-    in_island,
     initializers,
     output_names,
     replace_content,
 )
+from flawline.runtime.precisions import islands_of
 
 FLOAT = TensorProto.FLOAT
 HALF = TensorProto.FLOAT16
@@ -62,8 +62,8 @@ def write(fp32: bytes, context: GraphContext) -> bytes:
 def to_fp16(model: bytes, islands: Sequence[str]) -> bytes:
     """Convert a serialised FP32 graph to FP16. Inputs and outputs keep their types.
 
-    Nodes of `islands` (see `in_island`) stay FP32. Raises ExportError for an island without a node,
-    for a weight outside of the islands that FP16 cannot hold, and for a graph with branches.
+    Nodes of `islands` (see `islands_of`) stay FP32. Raises ExportError for an island without a
+    node, for a weight outside of the islands that FP16 cannot hold, and for a graph with branches.
     """
     proto = onnx.load_model_from_string(model)
     _refuse_branches(proto.graph)
@@ -125,7 +125,7 @@ class _HalfWriter:
 
     def _precision(self, node: onnx.NodeProto) -> int:
         """Return the type that the node computes in: HALF or FLOAT."""
-        if in_island(node.name, self.islands):
+        if islands_of(node.name, self.islands):
             return FLOAT
         formals = self._schema(node).outputs
         for position, name in enumerate(node.output):
@@ -198,7 +198,7 @@ class _HalfWriter:
 
 
 def _accepts_half(formals: Sequence[Any], position: int) -> bool:
-    """Return whether an operator's schema allows FP16 here; its last entry may be repeated."""
+    """Return whether an operator's schema allows FP16 at a position; its last entry may repeat."""
     formal = formals[min(position, len(formals) - 1)]
     return "tensor(float16)" in formal.types
 

@@ -36,10 +36,11 @@ from onnxruntime.quantization import (
 
 from flawline.export import ExportError
 from flawline.export.graphs import GraphContext, evenly_spaced
-from flawline.export.graphs.edit import in_island, initializers
+from flawline.export.graphs.edit import initializers, output_names
 from flawline.runtime.console import log
-from flawline.runtime.engines.onnxruntime_cpu import open_session
+from flawline.runtime.engines import open_reference
 from flawline.runtime.image import Image
+from flawline.runtime.precisions import islands_of
 from flawline.train.progress import Progress, no_progress
 
 FEWEST_CHANNELS = 8
@@ -71,7 +72,7 @@ def to_int8(
     Args:
         model: the serialised FP32 graph.
         images: good images, uint8 [H, W, 3] as the graph takes them; they set the ranges.
-        islands: FP32 islands, see `in_island`; their convolutions stay float.
+        islands: FP32 islands, see `islands_of`; their convolutions stay float.
         score_std: standard deviation of the scores of good images.
         progress: called with (what is being done, done, total).
 
@@ -88,7 +89,7 @@ def to_int8(
     quantizer = _Quantizer(proto, images, progress)
     probes = evenly_spaced(images, PROBES)
     reference = _scores(proto, probes)
-    # Each convolution is judged alone: errors of several add up, but which ones matter shows here.
+    # Each convolution is judged alone: errors of several add up, but this shows which ones matter.
     selected = []
     for done, name in enumerate(candidates, 1):
         change = np.abs(_scores(quantizer.quantize([name]), probes) - reference)
@@ -131,7 +132,7 @@ def _convolutions(proto: onnx.ModelProto, islands: Sequence[str]) -> list[str]:
         if node.op_type != "Conv" or node.input[1] not in weights:
             continue
         channels = weights[node.input[1]].dims[0]
-        if channels >= FEWEST_CHANNELS and not in_island(node.name, islands):
+        if channels >= FEWEST_CHANNELS and not islands_of(node.name, islands):
             names.append(node.name)
     if not names:
         raise ExportError(
@@ -207,9 +208,15 @@ class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _scores(proto: onnx.ModelProto, images: Sequence[Image]) -> npt.NDArray[np.float32]:
-    """Compute the scores float32 [n] of prepared images with ONNX Runtime."""
-    session = open_session(proto.SerializeToString())
+    """Compute the scores float32 [n] of prepared images with the reference engine."""
+    map_size = (0, 0)
+    if "map" in output_names(proto.graph):
+        map_size = images[0].shape[:2]
+    engine = open_reference(proto.SerializeToString(), map_size)
     scores = []
     for image in images:
-        scores.extend(session.run(["score"], {"image": image[None]}))
+        score, _ = engine(image[None])
+        # The engine overwrites its arrays with the next call.
+        scores.append(score.copy())
+    engine.close()
     return np.concatenate(scores)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from flawline.export.graphs.edit import constants_to_initializers, set_output_shape
-from flawline.runtime.bundle import GRAPH_OUTPUTS
 from flawline.runtime.image import Geometry
+from flawline.runtime.manifest import GRAPH_OUTPUTS
 
 # TensorRT 8.x reads no later version of either.
 OPSET = 17

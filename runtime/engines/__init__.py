@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 import numpy as np
 
 from flawline import FlawlineError
-from flawline.runtime.bundle import Bundle, Manifest
+from flawline.registry import resolve
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.image import Image, Map
+from flawline.runtime.manifest import Manifest
 from flawline.runtime.precisions import PRECISIONS
 from flawline.runtime.threshold import flipped
 
@@ -27,6 +29,9 @@ ENGINES = {
     "onnxruntime": "flawline.runtime.engines.onnxruntime_cpu:OnnxRuntime",
     "openvino": "flawline.runtime.engines.openvino_cpu:OpenVino",
 }
+
+# The engine of `open_reference`, whose scores the other engines are compared with.
+REFERENCE_ENGINE = "onnxruntime"
 
 
 class EngineError(FlawlineError):
@@ -66,7 +71,7 @@ class Engine(ABC):
 
     # The precisions of PRECISIONS that it runs; the first is its default.
     precisions: ClassVar[tuple[str, ...]]
-    # What no test has reached yet, such as "on a GPU", or None.
+    # The part that no test covers, for example "on a GPU"; None if there is none.
     untested: ClassVar[str | None] = None
     # True if it compiles plans, with `build`.
     compiles: ClassVar[bool] = False
@@ -81,7 +86,7 @@ class Engine(ABC):
     def open(cls, bundle: Bundle, options: EngineOptions) -> Engine:
         """Open the engine for a bundle; `options.precision` is one of `precisions`.
 
-        Raises EngineError if it cannot run the bundle here.
+        Raises EngineError if it cannot run the bundle on this machine.
         """
 
     @classmethod
@@ -99,8 +104,29 @@ class Engine(ABC):
         """
         raise EngineError(f"{cls.__name__} compiles no plans; leave the build options out")
 
+    @classmethod  # noqa: B027
+    def add_build_arguments(cls, parser: argparse._ActionsContainer) -> None:
+        """Add the flags of `build` to a parser or to a group of its flags; by default none.
+
+        The default of every flag is None, so that a flag that was given can be distinguished from
+        one that was not. Engines may share a flag; it then has the same meaning.
+        """
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> Any:
+        """Read the flags of `add_build_arguments`, as `build` takes them. Raises EngineError.
+
+        None stands for an engine that has no such flags.
+        """
+        return None
+
     @abstractmethod
-    def __call__(self, image: Image) -> tuple[Map, Map]: ...
+    def __call__(self, image: Image) -> tuple[Map, Map]:
+        """Run a batch: uint8 [N, H, W, 3] BGR to scores [N] and maps, both float32.
+
+        The class says which shape the maps have, and how long the arrays stay valid. Raises
+        EngineError.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -152,9 +178,7 @@ def tolerances(manifest: Manifest, precision: str) -> tuple[float, float]:
 
 def engine_class(name: str) -> type[Engine]:
     """Import the class of an engine of ENGINES. Raises EngineError for an unknown name."""
-    if name not in ENGINES:
-        raise EngineError(f"engine {name!r} is unknown; known: auto, {', '.join(ENGINES)}")
-    target: type[Engine] = resolve_name(ENGINES[name])
+    target: type[Engine] = resolve(ENGINES, name, "engine", EngineError)
     return target
 
 
@@ -183,7 +207,7 @@ def choose_engine(name: str = "auto") -> str:
         if reason is None:
             return candidate
         reasons.append(f"{candidate}: {reason}")
-    raise EngineError(f"no engine can be used here; {'; '.join(reasons)}")
+    raise EngineError(f"no engine can be used on this machine; {'; '.join(reasons)}")
 
 
 def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Engine:
@@ -207,6 +231,21 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
         engine.close()
         raise
     return engine
+
+
+def open_reference(
+    model: bytes | Path,
+    map_size: tuple[int, int],
+    precision: str = "fp32",
+    threads: int | None = None,
+) -> Engine:
+    """Open any graph, from memory or a file, with the engine that defines the reference scores.
+
+    `map_size` is the height and width of the map, (0, 0) if the graph has none. `precision` is what
+    the graph computes in, and only names it. There is no self-test. Raises EngineError.
+    """
+    create: Callable[..., Engine] = engine_class(REFERENCE_ENGINE)
+    return create(model, map_size, threads, precision)
 
 
 def self_test(engine: Engine, bundle: Bundle) -> float:

@@ -14,7 +14,7 @@ from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.image import Image, Map
 
 PROVIDER = "CPUExecutionProvider"
-ERRORS_ONLY = 3  # log_severity_level: warnings would hide our own messages
+ERRORS_ONLY = 3  # log_severity_level: warnings would hide Flawline's messages
 
 
 def open_session(model: bytes | Path, threads: int | None = None, options: Any = None) -> Any:

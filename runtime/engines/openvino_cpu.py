@@ -16,12 +16,12 @@ DEVICE = "CPU"
 
 
 class OpenVino(Engine):
-    """Compiles the graph once for each batch size that it meets.
+    """Compiles the graph once for each batch size that is used.
 
     Inputs and outputs are shared with OpenVINO, not copied. By default, OpenVINO computes FP32
-    graphs in BF16 on a CPU that has it; here the precision is always set. `int8` computes in INT8
-    what the graph quantizes, and the rest in BF16 if the CPU has it, else in FP32; `description`
-    says which.
+    graphs in BF16 on a CPU that has it; this class always sets the precision. `int8` computes in
+    INT8 what the graph quantizes, and the rest in BF16 if the CPU has it, else in FP32;
+    `description` says which.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8")

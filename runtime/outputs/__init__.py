@@ -9,21 +9,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, ClassVar
-from urllib.parse import parse_qsl
 
 from flawline import FlawlineError
 from flawline.cameras import Frame
 from flawline.options import OptionError, parse_options
+from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import log
 from flawline.runtime.detector import Verdict
+from flawline.uris import split_options
 
 # Name -> "module:Class", resolved when it is used.
 OUTPUTS = {
     "jsonl": "flawline.runtime.outputs.jsonl:JsonLines",
     "overlays": "flawline.runtime.outputs.overlays:Overlays",
 }
+DEFAULT_OUTPUT = "jsonl"
 
 
 class OutputError(FlawlineError):
@@ -37,6 +39,13 @@ class Judgement:
     frame: Frame
     verdict: Verdict
     fps: float
+
+    @property
+    def verdict_name(self) -> str:
+        """The verdict in one word: "anomalous" or "good"."""
+        if self.verdict.anomalous:
+            return "anomalous"
+        return "good"
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,9 @@ class Output(ABC):
     required: ClassVar[bool] = True
     """True if the stream ends when a judgement cannot be delivered; False if that is logged."""
     untested: ClassVar[str | None] = None
-    """What no test has reached yet, or None."""
+    """The part that no test covers, for example "on a broker"; None if there is none."""
+    usage: ClassVar[str] = ""
+    """How the output is written on the command line, for help texts."""
     Options: ClassVar[type[OutputOptions]] = OutputOptions
 
     @classmethod
@@ -87,13 +98,19 @@ class Output(ABC):
     def __enter__(self) -> Output:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except OutputError as error:
+            # The error that ends the stream must reach the user.
+            if self.required and kind is None:
+                raise
+            log(str(error))
 
 
 def output_class(name: str) -> type[Output]:
-    """Import the class of an output of OUTPUTS."""
-    target: type[Output] = resolve_name(OUTPUTS[name])
+    """Import the class of an output of OUTPUTS. Raises OutputError for an unknown name."""
+    target: type[Output] = resolve(OUTPUTS, name, "output", OutputError)
     return target
 
 
@@ -105,22 +122,33 @@ def missing(name: str) -> str | None:
         return str(error)
 
 
+def usages() -> str:
+    """List how each output of OUTPUTS is described, for help texts."""
+    examples = []
+    for name in OUTPUTS:
+        try:
+            usage = output_class(name).usage
+        except ImportError:
+            # `--list` says what is missing.
+            usage = ""
+        examples.append(usage or name)
+    return ", ".join(examples)
+
+
 def open_output(text: str, bundle: Bundle) -> Output:
     """Open an output of OUTPUTS that is described as `NAME`, `NAME:TARGET` or with `?OPTIONS`.
 
-    An example is `jsonl:lines.jsonl`. Raises OutputError for an unknown name or option, and for an
-    output that cannot be used.
+    An example is `jsonl:lines.jsonl`. `flawline.uris` says how options are split from the target,
+    and how a target with a question mark is written. Raises OutputError for an unknown name or
+    option, and for an output that cannot be used.
     """
-    name, _, rest = text.partition(":")
-    target, _, query = rest.partition("?")
-    if name not in OUTPUTS:
-        raise OutputError(f"output {text}: {name!r} is unknown; known: {', '.join(OUTPUTS)}")
-    reason = missing(name)
-    if reason is not None:
-        raise OutputError(f"output {text}: {reason}")
-    output = output_class(name)
-    values = dict(parse_qsl(query, keep_blank_values=True))
     try:
+        path, values = split_options(text)
+        name, _, target = path.partition(":")
+        reason = missing(name)
+        if reason is not None:
+            raise OutputError(f"output {text}: {reason}")
+        output = output_class(name)
         options = parse_options(output.Options, values)
     except OptionError as error:
         raise OutputError(f"output {text}: {error}") from error

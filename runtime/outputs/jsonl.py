@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import discard_stdout
 from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
+from flawline.runtime.strict_json import finite
 
 STDOUT = ""
 
 
 class JsonLines(Output):
-    """`target` is a file, which is replaced, or empty for stdout. Every line is flushed."""
+    """Prints lines, each of which is flushed.
+
+    `target` is a file, or empty for stdout. The first line replaces the content of the file.
+    """
+
+    usage: ClassVar[str] = "jsonl for stdout, jsonl:FILE"
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
         self._target = target
         self._failed = False
+        self._started = False
         self._file: TextIO | None = None
         if target != STDOUT:
             try:
-                self._file = Path(target).open("w", encoding="utf-8")  # noqa: SIM115
+                # Not opened with "w", so that a start that fails leaves an older file as it is.
+                self._file = Path(target).open("a", encoding="utf-8")  # noqa: SIM115
             except OSError as error:
                 raise self._error(error) from error
 
@@ -41,6 +49,7 @@ class JsonLines(Output):
             return
         line = json.dumps(content, allow_nan=False)
         try:
+            self._start()
             print(line, file=self._file or sys.stdout, flush=True)
         except OSError as error:
             self._failed = True
@@ -51,13 +60,21 @@ class JsonLines(Output):
                 raise
             raise self._error(error) from error
 
+    def _start(self) -> None:
+        """Empty the file before its first line; a device or a pipe has nothing to be emptied."""
+        if self._started:
+            return
+        self._started = True
+        if self._file is not None and Path(self._target).is_file():
+            self._file.truncate(0)
+
     def _error(self, error: OSError) -> OutputError:
         name = self._target
         if name == STDOUT:
             name = "stdout"
         return OutputError(
-            f"results cannot be written to {name} ({error.strerror}); "
-            f"free disk space or choose another output"
+            f"output jsonl: cannot be written to {name} ({reason_of(error)}); "
+            f"{remedy_of(error, 'output')}"
         )
 
     def close(self) -> None:
@@ -86,24 +103,10 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "captured_at": round(frame.captured_at, 6),
         "score": finite(verdict.score, 6),
         "threshold": verdict.threshold,
-        "verdict": verdict_name(judgement),
+        "verdict": judgement.verdict_name,
         "milliseconds": milliseconds,
         "fps": round(judgement.fps, 2),
     }
     if verdict.reason is not None:
         line["reason"] = verdict.reason
     return line
-
-
-def verdict_name(judgement: Judgement) -> str:
-    """Return "anomalous" or "good"."""
-    if judgement.verdict.anomalous:
-        return "anomalous"
-    return "good"
-
-
-def finite(value: float, digits: int) -> float | None:
-    """Round a number for JSON, which has neither NaN nor infinity; they become None."""
-    if math.isfinite(value):
-        return round(float(value), digits)
-    return None

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import cv2
 
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import image_of, paint
 from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
-from flawline.runtime.outputs.jsonl import verdict_name
 
 
 class Overlays(Output):
@@ -21,22 +21,24 @@ class Overlays(Output):
     """
 
     required: ClassVar[bool] = False
+    usage: ClassVar[str] = "overlays:DIR"
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
         if not target:
             raise OutputError("output overlays: needs a folder; write overlays:DIR")
         self._folder = Path(target)
         self._manifest = bundle.manifest
-        if bundle.map_size == (0, 0):
+        if not bundle.has_map:
             raise OutputError(
-                f"bundle {bundle.path} gives no maps to paint; "
-                f"leave --save out, or build it with --outputs map"
+                f"output overlays: bundle {bundle.path} gives no maps to paint; "
+                f"leave this output out, or build the bundle with --outputs map"
             )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"--save {target}: cannot be created ({error.strerror}); choose another folder"
+                f"output overlays: {target} cannot be created ({reason_of(error)}); "
+                f"{remedy_of(error, 'folder')}"
             ) from error
 
     def write(self, judgement: Judgement) -> None:
@@ -48,12 +50,18 @@ class Overlays(Output):
         image = image_of(frame, self._manifest)
         painted = paint(image, verdict.anomaly_map, self._manifest)
         source = Path(frame.source).stem or "frame"
-        path = self._folder / f"{frame.index:06d}-{source}-{verdict_name(judgement)}.png"
+        path = self._folder / f"{frame.index:06d}-{source}-{judgement.verdict_name}.png"
         # Encoded in memory, because cv2.imwrite does not say why it could not write.
         encoded, data = cv2.imencode(".png", painted)
         if not encoded:
-            raise OutputError(f"overlay {path} was not saved: OpenCV cannot encode it")
+            raise OutputError(
+                f"output overlays: OpenCV cannot encode {path}; "
+                f"give the camera smaller images, or leave this output out"
+            )
         try:
             path.write_bytes(data.tobytes())
         except OSError as error:
-            raise OutputError(f"overlay {path} was not saved ({error.strerror})") from error
+            raise OutputError(
+                f"output overlays: {path} cannot be written ({reason_of(error)}); "
+                f"{remedy_of(error, 'folder')}"
+            ) from error

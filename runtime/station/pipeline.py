@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from flawline.cameras import Camera, Frame
 from flawline.runtime.console import log
@@ -22,9 +23,9 @@ def run_stream(
 ) -> None:
     """Judge frames until the camera ends, `max_frames` are judged, or `stop` is set.
 
-    When the loop ends, also because of an error, the outputs get the summary. Raises CameraError if
-    the camera is lost, EngineError if the engine fails, and OutputError if a required output cannot
-    deliver.
+    When the loop ends, also because of an error, every output gets the summary. Raises CameraError
+    if the camera is lost, EngineError if the engine fails, and OutputError if a required output
+    cannot deliver.
     """
     sizes: set[tuple[int, ...]] = set()
     try:
@@ -33,11 +34,15 @@ def run_stream(
             fps = tally.add(verdict)
             _note_size(frame, detector, sizes)
             _deliver(Judgement(frame, verdict, fps), outputs)
-    finally:
+    except BaseException:
         # A station that ends with an error still reports what it judged until then.
-        summary = tally.summary(camera)
-        for output in outputs:
-            output.finish(summary)
+        failure = _finish(outputs, tally.summary(camera))
+        if failure is not None:
+            log(str(failure))
+        raise
+    failure = _finish(outputs, tally.summary(camera))
+    if failure is not None:
+        raise failure
 
 
 def _frames(camera: Camera, stop: threading.Event, max_frames: int | None) -> Iterator[Frame]:
@@ -72,3 +77,19 @@ def _deliver(judgement: Judgement, outputs: Sequence[Output]) -> None:
             if output.required:
                 raise
             log(f"{error}; inspection continues")
+
+
+def _finish(outputs: Sequence[Output], summary: Mapping[str, Any]) -> Exception | None:
+    """Deliver the summary to every output; return the first failure of a required one."""
+    first: Exception | None = None
+    for output in outputs:
+        try:
+            output.finish(summary)
+        except Exception as error:
+            # Only an output that raises what it may raise is excused.
+            optional = not output.required and isinstance(error, OutputError)
+            if optional:
+                log(str(error))
+            elif first is None:
+                first = error
+    return first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import numpy as np
 
 from flawline.cameras import Camera
 from flawline.runtime.detector import Verdict
+from flawline.runtime.strict_json import finite
 
 FPS_WINDOW = 30  # frames of the running FPS
 LATENCY_WINDOW = 10_000  # frames of the percentiles; bounded, because a run may last for years
@@ -62,7 +62,4 @@ class Tally:
         """Return a percentile of the latency, or None if no frame was judged."""
         if not self.latency:
             return None
-        value = float(np.percentile(self.latency, percent))
-        if not math.isfinite(value):
-            return None
-        return round(value, 3)
+        return finite(np.percentile(self.latency, percent), 3)

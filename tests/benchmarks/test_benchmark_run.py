@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from score_bundles import write_score_bundle
 
 pytest.importorskip("torch", reason="needs the train extra")
 
@@ -77,7 +78,7 @@ def test_all_is_every_engine_here_in_every_precision_it_runs(
         if row["engine"].startswith("onnxruntime") and row["precision"] == "fp32"
     ] == [1]
     table = (data.parent / "results" / "run.md").read_text()
-    assert "| flips (clear) | x ORT FP32 |" in table
+    assert "| flips (clear) | x onnxruntime fp32 |" in table
     assert table.count("| 0 (0) |") == len(rows)
 
 
@@ -201,6 +202,36 @@ def test_the_rows_keep_their_keys(
         "flips",
         "clear_flips",
     ]
+
+
+def test_a_bundle_without_maps_has_no_pixel_metrics(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mask(data)
+    bundle = write_score_bundle(tmp_path / "scores")
+    code, rows, messages = benchmark(bundle, data, capsys)
+    assert code == 0, messages
+    assert rows[0]["image_auroc"] == 1
+    for metric in ("pixel_auroc", "pixel_ap", "aupro"):
+        assert rows[0][metric] is None
+
+
+def write_mask(data: Path) -> None:
+    """Mark the whole of the first defective image as defective."""
+    folder = data / "ground_truth" / "bright"
+    folder.mkdir(parents=True)
+    assert cv2.imwrite(str(folder / "0_mask.png"), np.full((40, 50), 255, np.uint8))
+
+
+def test_data_of_one_kind_is_one_line(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for image in (data / "test" / "bright").iterdir():
+        image.unlink()
+    code, _, messages = benchmark(bundle, data, capsys)
+    assert code == 2
+    (line,) = messages.splitlines()
+    assert f"data {data}: accuracy needs good and defective test images" in line
 
 
 @pytest.mark.parametrize(

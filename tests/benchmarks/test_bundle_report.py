@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import SIZE, write_tiny_bundle
+from score_bundles import write_score_bundle
 
 pytest.importorskip("jinja2", reason="needs the report extra")
 pytest.importorskip("tqdm", reason="needs the report extra")
@@ -18,8 +19,9 @@ from markupsafe import escape
 from flawline.benchmarks.bundle_report.__main__ import main
 from flawline.benchmarks.bundle_report.confidence import threshold_interval
 from flawline.benchmarks.bundle_report.page import write_bundle_report
-from flawline.runtime.bundle import Calibration, read_bundle, write_calibration
+from flawline.runtime.bundle import read_bundle, write_calibration
 from flawline.runtime.image import Geometry
+from flawline.runtime.manifest import Calibration
 from flawline.runtime.threshold import CONFIDENCE, set_threshold
 from flawline.train import metrics
 
@@ -86,7 +88,7 @@ def test_the_numbers_are_those_of_the_images(tmp_path: Path, data: Path) -> None
     assert "false alarm · test/good/003.png score 140 / threshold 100" in text
     assert page.count("<b>false alarm</b>") == 1
     assert page.count("<b>missed</b>") == 2
-    assert page.count("<b>correct, a close call</b>") == 3 + 3
+    assert page.count("<b>correct, near the threshold</b>") == 3 + 3
     assert page.count("data:image/jpeg;base64,") == 2 * (len(GOOD) + len(defective))
 
 
@@ -103,17 +105,19 @@ def test_the_provenance_is_complete(tmp_path: Path, data: Path) -> None:
         "CPU fp32",
         "64x64, stretch",
         "numpy",
-        str(data),
     ):
         assert expected in text
-    assert "promises 1 % false alarms" in text
+    # The page may be mailed: it names the bundle and the data, and no folder of this machine.
+    assert re.search(r"\bbundle bundle data part engine\b", text)
+    assert str(tmp_path) not in page
+    assert "The calibration states 1 % false alarms" in text
     assert (
         f"with {CONFIDENCE:.0%}".replace("%", " %")
         + " confidence the true rate is between 0.2 % and 2 %"
         in text
     )
     assert "states the interval 0.2 % to 2 %" in text, "which is not that of 200 images"
-    assert "The threshold was not set from the held-out good images here, but from others." in text
+    assert "not set from the held-out good images of this data set, but from other images." in text
 
 
 def test_the_area_that_a_crop_leaves_uninspected_is_stated(tmp_path: Path, data: Path) -> None:
@@ -123,8 +127,8 @@ def test_the_area_that_a_crop_leaves_uninspected_is_stated(tmp_path: Path, data:
 
 def test_a_threshold_changed_by_hand_is_noticed(tmp_path: Path, data: Path) -> None:
     """Also with the manifest's statistics of exactly the held-out images."""
-    from flawline.runtime.bundle import Spread
-    from flawline.train.data.images import hold_out, open_data
+    from flawline.runtime.manifest import Spread
+    from flawline.train.data import hold_out, open_data
 
     scores = np.array([20 + int(p.stem) for p in hold_out(open_data(data).train_good)[1]], float)
     bundle = write_tiny_bundle(tmp_path / "bundle", score=Spread.of(scores))
@@ -141,7 +145,7 @@ def test_a_threshold_changed_by_hand_is_noticed(tmp_path: Path, data: Path) -> N
         write_bundle_report(bundle.path, data, tmp_path / "r.html")
         text = words((tmp_path / "r.html").read_text())
         assert ("it was changed since" in text) == changed
-        assert "but from others" not in text
+        assert "but from other images" not in text
         assert "states the interval" not in text
     write_calibration(
         bundle, Calibration(50.0, 0.01, calibrated.interval, calibrated.confidence, len(scores))
@@ -149,7 +153,7 @@ def test_a_threshold_changed_by_hand_is_noticed(tmp_path: Path, data: Path) -> N
     write_bundle_report(bundle.path, data, tmp_path / "r.html")
     text = words((tmp_path / "r.html").read_text())
     assert (
-        "The calibration does not hold: a false-alarm rate of 0.01 needs 99 held-out good images"
+        "The calibration is not valid: a false-alarm rate of 0.01 needs 99 held-out good images"
         in text
     )
 
@@ -162,6 +166,35 @@ def test_without_masks(tmp_path: Path, data: Path) -> None:
     assert "There are no masks" in text
 
 
+def test_a_bundle_without_maps_says_so(tmp_path: Path, data: Path) -> None:
+    bundle = write_score_bundle(tmp_path / "bundle")
+    out = tmp_path / "report.html"
+    write_bundle_report(bundle.path, data, out)
+    page = out.read_text()
+    text = words(page)
+    assert "image AUROC" in text
+    assert "pixel AUROC" not in text
+    assert "has no anomaly maps" in text
+    assert "There are no masks" not in text
+    # The cards show the images alone.
+    assert page.count("data:image/jpeg;base64,") == len(GOOD) + len(DENT + HOLE)
+    assert 'alt="overlay"' not in page
+    assert "with its anomaly map" not in text
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(0.01, "inconsistent"), (0.4, "consistent")])
+def test_the_measured_rate_is_compared_with_the_stated_one(
+    rate: float, verdict: str, tmp_path: Path, data: Path
+) -> None:
+    """One of four good test images is a false alarm: 25 %, between 0.6 % and 81 %."""
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    interval = (rate / 4, rate / 2)
+    write_calibration(bundle, Calibration(100.0, rate, interval, CONFIDENCE, 200))
+    write_bundle_report(bundle.path, data, tmp_path / "r.html")
+    text = words((tmp_path / "r.html").read_text())
+    assert f"; {verdict} with the stated rate." in text
+
+
 def test_with_good_test_images_only(tmp_path: Path, data: Path) -> None:
     remove(data / "test" / "dent", data / "test" / "hole")
     text = words(report(tmp_path, data))
@@ -170,7 +203,7 @@ def test_with_good_test_images_only(tmp_path: Path, data: Path) -> None:
         in text
     )
     assert "AUROC" not in text
-    assert "a ROC curve takes good and defective test images" in text
+    assert "a ROC curve needs good and defective test images" in text
 
 
 def test_with_defective_test_images_only(tmp_path: Path, data: Path) -> None:
@@ -187,8 +220,8 @@ def test_a_plain_folder_of_good_images(tmp_path: Path, data: Path) -> None:
     text = words(page)
     assert "false alarms unknown" in text
     assert "misses unknown" in text
-    assert "held-out good images are judged correctly. These are the closest calls." in text
-    assert "<b>correct, a close call</b>" in page
+    assert "held-out good images are judged correctly. These are near the threshold." in text
+    assert "<b>correct, near the threshold</b>" in page
 
 
 def test_names_are_escaped(tmp_path: Path, data: Path) -> None:

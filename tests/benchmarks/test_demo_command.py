@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from score_bundles import write_score_bundle
 
 from flawline.benchmarks import demo
 from flawline.train.data import demo as demo_data
@@ -49,6 +50,18 @@ def test_every_step_runs_and_leaves_its_files(
     for name in ("run.json", "run.md", "fps-auroc.png", "fps-auroc.svg"):
         assert (tmp_path / name).stat().st_size > 100
     assert cv2.imread(str(tmp_path / "demo.png")).shape[1] > 1000
+
+
+@pytest.mark.torch
+def test_the_figure_shows_a_bundle_without_maps(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the train extra")
+    from flawline.benchmarks.demo_figure import draw_verdicts
+
+    demo_data.write_demo(
+        tmp_path / "data", ["metal"], train_good=5, test_good=1, per_defect=1, size=64
+    )
+    write_score_bundle(tmp_path / "bundles" / "metal")
+    assert draw_verdicts(tmp_path, ["metal"]).stat().st_size > 1000
 
 
 def test_a_folder_with_other_demo_data_is_one_line(

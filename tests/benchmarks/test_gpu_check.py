@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from flawline.benchmarks.studies.gpu_check import measure
+from flawline.benchmarks.studies.gpu_check import calls, measure
 from flawline.benchmarks.studies.gpu_check.__main__ import main
 from flawline.benchmarks.studies.gpu_check.calls import PUBLISHED
 from flawline.benchmarks.studies.gpu_check.report import gpu_report
+from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 
 pytestmark = pytest.mark.torch
 
@@ -74,4 +77,44 @@ def test_speed_is_relative_to_the_published_pipeline_at_the_same_batch() -> None
 def test_a_machine_without_a_gpu_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("benchmarks.studies.gpu_check: torch finds no GPU here")
+    assert line.startswith("benchmarks.studies.gpu_check: torch finds no GPU on this machine")
+
+
+class GraphEngine:
+    """An engine that compiles for a GPU, with or without a CUDA graph."""
+
+    compiles: ClassVar[bool] = True
+    description = "toy fp32"
+
+    def __init__(self, graph_enabled: bool) -> None:
+        self.graph_enabled = graph_enabled
+        self.uses_graph = True
+        self.wants_map = True
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        return [images.mean((1, 2, 3)), images if self.wants_map else images[:, :0]]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("graph_enabled", [False, True])
+def test_every_engine_that_compiles_is_measured_with_its_graph_if_it_has_one(
+    graph_enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "ENGINES", {"toy": "", "onnxruntime": ""})
+    monkeypatch.setattr(calls, "missing", lambda name: None)
+    kinds = {"toy": GraphEngine, "onnxruntime": OnnxRuntime}
+    monkeypatch.setattr(calls, "engine_class", kinds.__getitem__)
+    monkeypatch.setattr(calls, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(calls, "_open", lambda *arguments: GraphEngine(graph_enabled))
+    with ExitStack() as stack:
+        measured = dict(calls.engine_calls(None, stack))  # type: ignore[arg-type]
+    expected = ["toy fp32"]
+    if graph_enabled:
+        expected += ["toy fp32, CUDA graph", "toy fp32, CUDA graph, score only"]
+    assert list(measured) == expected
+    assert not measured["toy fp32"].uses_graph
+    if graph_enabled:
+        _, no_map = measured[expected[-1]](np.ones((1, 2, 2, 3), np.uint8))
+        assert no_map.size == 0

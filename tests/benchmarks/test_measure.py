@@ -15,7 +15,7 @@ from small_networks import small_network
 
 from flawline.benchmarks.measure.meter import count_parameters, measure_cost
 from flawline.benchmarks.measure.nodes import bytes_written, profile_nodes
-from flawline.benchmarks.measure.sessions import foreign_session, plain_session
+from flawline.benchmarks.measure.sessions import external_call, inference_call
 from flawline.benchmarks.measure.timing import alternate, percentiles
 from flawline.export.graphs.to_onnx import onnx_from_module
 from flawline.runtime.engines import EngineError
@@ -73,11 +73,11 @@ def test_the_profile_lists_the_nodes_that_ran() -> None:
     assert all(node.milliseconds >= 0 for node in nodes)
 
 
-def test_a_plain_session_computes_what_the_module_computes() -> None:
+def test_a_inference_call_computes_what_the_module_computes() -> None:
     method = small_network("simplenet")
     fused = method.fused()
     image = random_images()
-    score, anomaly_map = plain_session(onnx_from_module(fused, method.geometry), 1)(image.numpy())
+    score, anomaly_map = inference_call(onnx_from_module(fused, method.geometry), 1)(image.numpy())
     with torch.inference_mode():
         expected = fused(image)
     np.testing.assert_allclose(score, expected[0], rtol=1e-4, atol=1e-4)
@@ -89,7 +89,7 @@ def test_the_model_of_another_program_runs_on_values_of_its_own(
     dynamic: bool, tmp_path: Path
 ) -> None:
     path = write_convolution(tmp_path / "other.onnx", 64, dynamic)
-    call = foreign_session(path, (64, 64), 1)
+    call = external_call(path, (64, 64), 1)
     (result,) = call(random_images().numpy())
     assert result.shape == (1, 2, 62, 62)
     assert np.array_equal(result, call(random_images(32).numpy())[0])
@@ -107,4 +107,4 @@ def test_a_model_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     }
     for path, reason in reasons.items():
         with pytest.raises(EngineError, match=f"{path.name} {reason}"):
-            foreign_session(path, (64, 64), 1)
+            external_call(path, (64, 64), 1)

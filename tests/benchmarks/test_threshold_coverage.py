@@ -41,6 +41,16 @@ def test_the_command_reports_the_stated_rate(
     assert "stated 5.0%" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("count", ["0", "-5"])
+def test_a_threshold_from_no_images_is_refused(
+    count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--bundle", "bundle", "--images", "good", "--count", count])
+    assert stopped.value.code == 2
+    assert f"--count {count} sets no threshold; give at least 1 image" in capsys.readouterr().err
+
+
 def test_too_few_images_are_one_line(
     bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

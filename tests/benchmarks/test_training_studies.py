@@ -79,6 +79,21 @@ def test_simplenet_reads_the_same_backbone(data: Path, tmp_path: Path) -> None:
     assert (row["method"], row["budget"], row["seed"]) == ("simplenet", "2 steps", 3)
 
 
+def test_every_method_is_a_detector_of_the_study(data: Path, tmp_path: Path) -> None:
+    command = ["--data", str(data), "--methods", "padim", "--weights", "random"]
+    assert backbones([*command, "--seeds", "0", "--out", str(tmp_path / "result")]) == 0
+    (row,) = read_rows(tmp_path / "result")
+    assert (row["method"], row["budget"]) == ("padim", "default steps")
+
+
+def test_data_of_one_kind_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data", str(data / "train"), "--methods", "nearest", "--weights", "random"]
+    assert backbones([*command, "--seeds", "0", "--out", str(tmp_path / "result")]) == 2
+    assert "accuracy needs good and defective test images" in capsys.readouterr().err
+
+
 def test_data_sets_of_one_kind_get_a_column_for_their_mean() -> None:
     def row(data: str, weights: str, auroc: float) -> dict[str, Any]:
         common = {"method": "nearest", "backbone": "resnet18", "budget": "bank of 8000"}

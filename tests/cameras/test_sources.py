@@ -13,6 +13,7 @@ import pytest
 from flawline import cameras
 from flawline.cameras import CameraError, open_camera
 from flawline.cameras.usb import Usb, UsbOptions
+from flawline.uris import quote_path
 
 
 def encoded(image: np.ndarray, suffix: str) -> bytes:
@@ -62,6 +63,23 @@ def test_a_question_mark_in_a_file_name_starts_no_options(folder: Path, photo: n
     path = folder / "is it good?.png"
     path.write_bytes(encoded(photo, ".png"))
     assert len(list(open_camera(str(path)))) == 1
+
+
+def test_a_uri_may_hold_any_character_of_a_path(folder: Path, photo: np.ndarray) -> None:
+    path = folder / "is it good? #1 100%.png"
+    path.write_bytes(encoded(photo, ".png"))
+    (frame,) = open_camera(f"folder://{quote_path(path)}?bits=12")
+    assert frame.source == str(path)
+    # A number sign has no meaning, so that nothing is dropped silently.
+    renamed = path.rename(folder / "good#1.png")
+    (frame,) = open_camera(f"folder://{renamed}")
+    assert frame.source == str(renamed)
+
+
+def test_an_example_of_every_camera_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cameras.CAMERAS, "gone", "flawline.cameras.gone:Gone")
+    expected = "/data/images, /data/line.mp4, usb://0, synthetic://?fps=25&frames=100, gone://"
+    assert cameras.usages() == expected
 
 
 def test_sixteen_bit_files_carry_the_declared_bit_depth(folder: Path, photo: np.ndarray) -> None:
@@ -118,7 +136,9 @@ def test_a_broken_link_is_a_fault_and_a_linked_folder_is_read(folder: Path, tmp_
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("/nope/nothing", "no such file"),
+        ("/nope/nothing", "no such file or folder; check the path"),
+        ("folder:///nope/nothing", "no such file or folder; check the path"),
+        ("video:///nope/nothing", "no such file; check the path"),
         ("webcam://0", "known: folder, video, usb, synthetic"),
         (
             "synthetic://?colour=red",
@@ -127,7 +147,15 @@ def test_a_broken_link_is_a_fault_and_a_linked_folder_is_read(folder: Path, tmp_
         ("synthetic://?fps=fast", r"fps=fast: not a number; known options: width"),
         ("synthetic://?fps=", r"fps=: not a number"),
         ("synthetic://?width=6.5", r"width=6.5: not a whole number"),
-        ("synthetic://?fps=0", "fps must be above 0"),
+        ("synthetic://?fps=0", "fps must be from 1 to 1000"),
+        ("synthetic://?width=1000000&height=1000000", "width and height must be from 16 to 8192"),
+        ("synthetic://?fps=25#frames=3", "fps=25#frames=3: not a number"),
+        ("synthetic://?fps=25&fps=30", "option 'fps' is given twice; leave one of them out"),
+        ("{folder}?bits=12&bits=10", "option 'bits' is given twice"),
+        ("rtsp://[::1", "camera 'rtsp' is unknown; known: folder"),
+        ("usb://[::1?fps=x", "fps=x: not a whole number"),
+        ("usb://0?width=-640", "width must be at least 1"),
+        ("usb://0?fps=29.97", "fps=29.97: not a whole number"),
         ("usb://0?speed=1", r"'speed' is unknown; known options: width .*height .*fps"),
         ("{folder}?bits=17", "bits=17 is not a whole number from 8 to 16"),
         ("video://{folder}/a/1.png?bits=9", "there are no options"),

@@ -18,7 +18,7 @@ from flawline.train import TrainError
 from flawline.train.backbones import BACKBONES, backbone_facts, create_backbone, resolve_backbone
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import BackboneFacts
-from flawline.train.blocks.fused import FoldedInput, fold_batchnorm
+from flawline.train.blocks.fused import fold_backbone
 
 pytestmark = [
     pytest.mark.torch,
@@ -147,7 +147,7 @@ def test_random_weights_are_a_function_of_the_seed(
     torch.manual_seed(5)
     again = create_backbone(name, levels)
     assert again.load("random", 1) == "random, seed 1"
-    assert torch.equal(again.first_convolution.weight, network.first_convolution.weight)
+    assert_equal_state(again, network)
     again.load("random", 2)
     assert not torch.equal(again.first_convolution.weight, network.first_convolution.weight)
 
@@ -173,8 +173,9 @@ def test_estimated_statistics_keep_activations_in_range(
 def test_folding_is_exact(network: Backbone, facts: BackboneFacts) -> None:
     """With BatchNorm and the input folded, the maps are those of the literal form, in float64."""
     literal = copy.deepcopy(network).double()
-    folded = fold_batchnorm(literal)
-    read = FoldedInput(folded.first_convolution, network.mean_rgb, network.std_rgb)
+    before = copy.deepcopy(literal)
+    read, folded = fold_backbone(literal)
+    assert_equal_state(before, literal)
     batch = images(facts)
     with torch.inference_mode():
         expected = literal.extract(batch)

@@ -46,6 +46,7 @@ def test_the_class_declares_what_it_is(scheme: str) -> None:
     assert issubclass(camera, Camera)
     assert isinstance(camera.live, bool)
     assert camera.untested is None or camera.untested
+    assert isinstance(camera.usage, str)
     assert camera.__doc__
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,22 @@ def test_missing_answers_with_a_remedy_or_nothing(name: str) -> None:
     assert "\n" not in reason
     with pytest.raises(EngineError, match=re.escape(f"engine {name}: {reason}")):
         choose_engine(name)
+
+
+def test_the_build_flags_are_read_by_the_engine_that_has_them(name: str) -> None:
+    engine = engine_class(name)
+    parser = argparse.ArgumentParser()
+    # Other engines may have the same flags.
+    group = parser.add_argument_group("build", conflict_handler="resolve")
+    engine.add_build_arguments(group)
+    engine.add_build_arguments(group)
+    args = parser.parse_args([])
+    # Otherwise a flag that was given could not be distinguished from one that was not.
+    assert set(vars(args).values()) <= {None}
+    engine.build_options(args)
+    if vars(args):
+        assert engine.compiles
+    assert "build" in parser.format_help() or not vars(args)
 
 
 def test_an_engine_that_compiles_nothing_says_so(name: str, bundle: Bundle) -> None:

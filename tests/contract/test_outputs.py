@@ -79,6 +79,7 @@ def test_the_class_declares_what_it_is(name: str) -> None:
     assert issubclass(output, Output)
     assert isinstance(output.required, bool)
     assert output.untested is None or output.untested
+    assert isinstance(output.usage, str)
     assert output.__doc__
 
 

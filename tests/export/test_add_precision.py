@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import cv2
@@ -16,9 +17,9 @@ from conftest import SIZE
 
 from flawline.export import ExportError
 from flawline.export.add_precision import add_graph, write_graph
-from flawline.export.graphs import GraphContext
+from flawline.export.graphs import WRITERS, GraphContext
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.precisions import PRECISIONS, Precision
+from flawline.runtime.precisions import FP32, PRECISIONS, Precision
 
 CONTEXT = GraphContext(fp32_islands=(), good_images=[], score_std=1.0)
 THRESHOLD = 100.0
@@ -42,6 +43,16 @@ def data(tmp_path: Path) -> Path:
     return root
 
 
+def test_every_graph_of_a_bundle_has_a_writer() -> None:
+    written = set()
+    for precision in PRECISIONS.values():
+        if precision.file is not None and precision is not FP32:
+            written.add(precision.name)
+    assert written == set(WRITERS)
+    for path in WRITERS.values():
+        assert callable(resolve_name(path))
+
+
 @pytest.mark.parametrize("precision", ["fp8", "fp4", "bf16", "fp32", "int4"])
 def test_a_precision_without_a_writer_is_never_written_as_another(precision: str) -> None:
     with pytest.raises(ExportError, match=f"no graph of precision '{precision}' to write; choose"):
@@ -51,7 +62,7 @@ def test_a_precision_without_a_writer_is_never_written_as_another(precision: str
 def test_a_precision_that_no_writer_is_listed_for_is_not_added(
     bundle: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PRECISIONS, "fp8", Precision("fp8", "model.fp8.onnx", 2.0, 2.0, None))
+    monkeypatch.setitem(PRECISIONS, "fp8", Precision("fp8", "model.fp8.onnx", 2.0, 2.0))
     with pytest.raises(ExportError, match="no graph of precision 'fp8'"):
         add_graph(bundle, "fp8", data)
     assert not (bundle.path / "model.fp8.onnx").exists()
@@ -59,8 +70,7 @@ def test_a_precision_that_no_writer_is_listed_for_is_not_added(
 
 
 def test_a_precision_is_written_by_its_own_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    fp8 = Precision("fp8", "model.fp8.onnx", 2.0, 2.0, f"{__name__}:constant_writer")
-    monkeypatch.setitem(PRECISIONS, "fp8", fp8)
+    monkeypatch.setitem(WRITERS, "fp8", f"{__name__}:constant_writer")
     assert write_graph(b"fp32", "fp8", CONTEXT) == b"written by the test"
 
 
@@ -84,8 +94,9 @@ def test_a_flip_within_tolerance_is_listed_and_a_clear_one_refused(
     monkeypatch.setitem(
         PRECISIONS,
         "fp16",
-        Precision("fp16", "model.fp16.onnx", 100 * tolerance, 1000.0, f"{__name__}:darker"),
+        Precision("fp16", "model.fp16.onnx", 100 * tolerance, 1000.0),
     )
+    monkeypatch.setitem(WRITERS, "fp16", f"{__name__}:darker")
     flip = f"{data / 'test' / 'bright' / '101.png'}: 101 became 99.5, threshold 100"
     if is_added:
         assert add_graph(bundle, "fp16", data).precisions == ("fp32", "fp16")

@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from torch import Tensor, nn
 
 from flawline.export import ExportError, assemble
-from flawline.export.assemble import ExportOptions, build_bundle, without_folders
-from flawline.export.parity import Results
+from flawline.export.assemble import ExportOptions, build_bundle
+from flawline.export.parity import ScoresAndMaps
+from flawline.export.provenance import without_folders
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.image import Geometry
 from flawline.runtime.threshold import CalibrationError, set_threshold
@@ -155,7 +156,7 @@ def test_a_flip_of_the_fp32_graph_within_tolerance_is_listed(
 ) -> None:
     judge = assemble._judge
 
-    def judge_with_a_near_flip(*arguments: Any) -> tuple[Results, Results]:
+    def judge_with_a_near_flip(*arguments: Any) -> tuple[ScoresAndMaps, ScoresAndMaps]:
         reference, results = judge(*arguments)
         held_out = len(results.scores) - 6
         threshold = set_threshold(results.scores[:held_out]).threshold
@@ -165,7 +166,7 @@ def test_a_flip_of_the_fp32_graph_within_tolerance_is_listed(
         scores = results.scores.copy()
         expected[-1] = threshold + step
         scores[-1] = threshold - step
-        return Results(expected, reference.maps), Results(scores, results.maps)
+        return ScoresAndMaps(expected, reference.maps), ScoresAndMaps(scores, results.maps)
 
     monkeypatch.setattr(assemble, "_judge", judge_with_a_near_flip)
     build(data)
@@ -200,6 +201,11 @@ def test_no_private_path_is_in_a_bundle(data: Path) -> None:
 )
 def test_folders_are_removed_from_paths(word: str, expected: str) -> None:
     assert without_folders(word) == expected
+
+
+def test_a_checkpoint_without_a_bit_depth_was_trained_on_8_bits(data: Path, tmp_path: Path) -> None:
+    bundle = build_bundle(method(), {}, data, tmp_path / "bundle", ExportOptions())
+    assert bundle.manifest.bit_depth == 8
 
 
 def test_options_are_a_frozen_record() -> None:

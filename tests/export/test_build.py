@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,10 +131,24 @@ def test_the_automatic_engine_falls_back_to_its_own_precision_and_says_so(
     assert "CPU fp32: self-test passed" in text
 
 
+def test_the_automatic_engine_reports_a_build_flag_that_it_does_not_have(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawline.export import local_engine
+
+    monkeypatch.setattr(local_engine, "choose_engine", lambda name="auto": "onnxruntime")
+    assert build.main(["--bundle", str(bundle.path), "--max-batch", "16"]) == 2
+    assert "--engine auto does not use --max-batch on this machine" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sm", "86", "--engine", "onnxruntime"], "--sm belongs to --engine tensorrt-rtx"),
+        (["--sm", "86", "--engine", "onnxruntime"], "does not use --sm on this machine"),
+        (["--max-batch", "16", "--engine", "onnxruntime"], "does not use --max-batch"),
+        (["--opt-batch", "2", "--engine", "openvino"], "does not use --opt-batch"),
+        (["--dla", "0", "--engine", "onnxruntime"], "choose --engine tensorrt or tensorrt-rtx"),
+        (["--max-batch", "16", "--engine", "none"], "--engine none does not use --max-batch"),
         (["--engine", "onnxruntime", "--precision", "bf16"], "onnxruntime does not run bf16"),
         (["--engine", "onnxruntime", "--threads", "0"], "--threads 0 is not at least 1"),
         (["--engine", "tensorrt", "--max-batch", "0"], "--max-batch 0"),
@@ -162,3 +178,15 @@ def test_an_unknown_engine_is_refused_with_all_names(
     text = capsys.readouterr().err
     for name in ENGINES:
         assert name in text
+
+
+def test_the_printed_command_survives_a_space_in_a_path(
+    tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spaced = tmp_path / "my bundle"
+    shutil.copytree(bundle.path, spaced)
+    assert build.main(["--bundle", str(spaced), "--engine", "onnxruntime"]) == 0
+    line = capsys.readouterr().err.splitlines()[-1]
+    words = shlex.split(line.split("run it: ")[1])
+    assert words[:3] == ["python", "-m", "flawline.runtime.infer_stream"]
+    assert words[words.index("--bundle") + 1] == str(spaced)

@@ -17,10 +17,10 @@ from flawline.export.graphs import evenly_spaced
 from flawline.export.graphs.edit import (
     constants_to_initializers,
     fold_constants,
-    in_island,
     islands_in,
     set_output_shape,
 )
+from flawline.runtime.precisions import islands_of
 
 pytestmark = pytest.mark.torch
 
@@ -77,13 +77,13 @@ def test_a_computed_constant_that_is_an_output_stays_a_node() -> None:
 
 
 def test_islands_are_whole_components_of_module_paths() -> None:
-    assert in_island("/tail/Conv", ["/tail"])
-    assert in_island("/backbone/layer1/layer1.0/Add", ["/smooth", "/backbone/layer1"])
-    assert in_island("/Add", ["/Add"])
-    assert not in_island("/tailor/Conv", ["/tail"])
-    assert not in_island("/Add_1", ["/Add"])
-    assert not in_island("/heads.0/Conv", ["/heads"])
-    assert not in_island("/tail/Conv", ())
+    assert islands_of("/tail/Conv", ["/tail"])
+    assert islands_of("/backbone/layer1/layer1.0/Add", ["/smooth", "/backbone/layer1"])
+    assert islands_of("/Add", ["/Add"])
+    assert not islands_of("/tailor/Conv", ["/tail"])
+    assert not islands_of("/Add_1", ["/Add"])
+    assert not islands_of("/heads.0/Conv", ["/heads"])
+    assert not islands_of("/tail/Conv", ())
 
 
 def test_only_the_islands_of_a_graph_are_listed() -> None:

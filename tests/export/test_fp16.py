@@ -29,8 +29,8 @@ from sample_graphs import (
 )
 
 from flawline.export import ExportError
-from flawline.export.graphs.edit import in_island
 from flawline.export.graphs.to_fp16 import to_fp16
+from flawline.runtime.precisions import islands_of
 
 pytestmark = pytest.mark.torch
 
@@ -68,7 +68,7 @@ def test_every_node_is_fp16_but_the_islands(size: int) -> None:
     computing = [n for n in after.graph.node if n.op_type not in ("Cast", "Squeeze", "ReduceMax")]
     assert Counter(n.op_type for n in computing)["Conv"] == 20
     for n in computing:
-        expected = FLOAT if in_island(n.name, SIMPLENET_ISLANDS) else HALF
+        expected = FLOAT if islands_of(n.name, SIMPLENET_ISLANDS) else HALF
         floats = [
             kinds[i] for i in n.input if i and not (n.op_type == "Resize" and i == n.input[2])
         ]
@@ -82,7 +82,7 @@ def test_every_node_is_fp16_but_the_islands(size: int) -> None:
     assert not [
         n.name
         for n in after.graph.node
-        if n.op_type == "Cast" and in_island(n.name, SIMPLENET_ISLANDS)
+        if n.op_type == "Cast" and islands_of(n.name, SIMPLENET_ISLANDS)
     ]
     assert len(half) < 0.6 * len(model)
 

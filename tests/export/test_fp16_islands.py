@@ -25,14 +25,13 @@ from sample_graphs import (
 )
 from torch import Tensor, nn
 
-from flawline.export.graphs.edit import in_island
 from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import onnx_from_module
-from flawline.export.parity import Results, compare
+from flawline.export.parity import ScoresAndMaps, compare
 from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.image import Geometry
-from flawline.train.data.images import PreparedImages, hold_out
-from flawline.train.data.layouts import open_data
+from flawline.runtime.precisions import islands_of
+from flawline.train.data import PreparedImages, hold_out, open_data
 from flawline.train.method import Fit
 from flawline.train.methods.simplenet import SimpleNet
 
@@ -199,7 +198,7 @@ def test_tensorrt_rtx_parses_and_builds_it_strongly_typed(islands: tuple[str, ..
     convolutions = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
     assert len(convolutions) == 20
     for layer in convolutions:
-        expected = trt.float32 if in_island(layer.name, islands) else trt.float16
+        expected = trt.float32 if islands_of(layer.name, islands) else trt.float16
         assert layer.get_input(0).dtype == expected, layer.name
         assert layer.get_output(0).dtype == expected, layer.name
     config = builder.create_builder_config()
@@ -229,8 +228,8 @@ def test_real_images_are_judged_as_in_fp32() -> None:
     no_maps = np.zeros((len(paths), 0, 0))
     parity = compare(
         paths,
-        Results(reference, no_maps),
-        Results(scores, no_maps),
+        ScoresAndMaps(reference, no_maps),
+        ScoresAndMaps(scores, no_maps),
         threshold,
         TOLERANCE * std,
         std,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from flawline.export.local_engine import build_engine_here
+from flawline.export import local_engine
+from flawline.export.local_engine import (
+    add_build_arguments,
+    prepare_local_engine,
+    read_build_options,
+)
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import ENGINES, Engine, EngineError, EngineOptions
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
@@ -21,6 +27,15 @@ class Compiling(OnnxRuntime):
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
     compiles = True
+
+    @classmethod
+    def add_build_arguments(cls, parser: Any) -> None:
+        parser.add_argument("--level", type=int)
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> Any:
+        return args.level
+
     builds: ClassVar[list[tuple[Any, ...]]] = []
 
     @classmethod
@@ -54,7 +69,7 @@ def test_a_compiling_engine_is_built_then_tested_and_timed(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_options = BuildOptions(max_batch=4, capabilities=(86,))
-    build_engine_here(bundle, "compiling", EngineOptions(cache=tmp_path), build_options)
+    prepare_local_engine(bundle, "compiling", EngineOptions(cache=tmp_path), build_options)
     assert Compiling.builds == [("fp32", build_options, tmp_path)]
     plan, engine = capsys.readouterr().err.splitlines()
     assert plan.startswith(f"plan {bundle.model()} (0.0 MB)")
@@ -65,16 +80,53 @@ def test_a_compiling_engine_is_built_then_tested_and_timed(
 def test_an_engine_for_another_machine_is_only_built(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build_engine_here(bundle, "elsewhere", EngineOptions(precision="int8"), BuildOptions())
+    prepare_local_engine(bundle, "elsewhere", EngineOptions(precision="int8"), BuildOptions())
     assert [build[0] for build in Compiling.builds] == ["int8"]
     text = capsys.readouterr().err
-    assert "the plan cannot run here (no GPU)" in text
+    assert "the plan cannot run on this machine (no GPU)" in text
     assert "--engine elsewhere" in text
 
 
-def test_an_engine_that_compiles_nothing_refuses_capabilities(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match="compiles nothing; --sm belongs to"):
-        build_engine_here(bundle, "onnxruntime", DEFAULTS, BuildOptions(capabilities=(86,)))
+def read_flags(engine: str, *words: str) -> Any:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--engine")
+    add_build_arguments(parser)
+    return read_build_options(parser.parse_args(["--engine", engine, *words]))
+
+
+def test_an_engine_reads_its_own_build_flags() -> None:
+    assert read_flags("compiling", "--level", "3") == 3
+    assert read_flags("compiling") is None
+    options = read_flags("tensorrt", "--max-batch", "4", "--opt-batch", "2")
+    assert options == BuildOptions(opt_batch=2, max_batch=4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "flags", "reason"),
+    [
+        ("compiling", ["--max-batch", "4"], "does not use --max-batch on this machine; leave it"),
+        ("tensorrt", ["--level", "3"], "or choose --engine compiling or elsewhere"),
+        ("onnxruntime", ["--sm", "86"], "--engine onnxruntime does not use --sm"),
+        ("none", ["--dla", "0"], "--engine none does not use --dla"),
+    ],
+)
+def test_a_build_flag_of_another_engine_is_refused(
+    engine: str, flags: list[str], reason: str
+) -> None:
+    with pytest.raises(EngineError, match=reason):
+        read_flags(engine, *flags)
+
+
+def test_the_engines_that_compile_are_suggested_where_none_does(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local_engine, "choose_engine", lambda name="auto": "onnxruntime")
+    for name in ("tensorrt", "tensorrt-rtx"):
+        monkeypatch.delitem(ENGINES, name)
+    prepare_local_engine(bundle, "auto", DEFAULTS, None)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("on a machine for compiling or elsewhere, run: python -m export.build")
+    assert last.endswith("--engine compiling")
 
 
 def test_an_engine_that_is_absent_says_what_is_missing(
@@ -82,7 +134,7 @@ def test_an_engine_that_is_absent_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(OnnxRuntime, "missing", classmethod(lambda cls: "pip install it"))
     with pytest.raises(EngineError, match="engine onnxruntime: pip install it"):
-        build_engine_here(bundle, "onnxruntime", DEFAULTS, BuildOptions())
+        prepare_local_engine(bundle, "onnxruntime", DEFAULTS, BuildOptions())
 
 
 def test_the_automatic_engine_is_the_first_that_can_be_used(
@@ -92,7 +144,7 @@ def test_the_automatic_engine_is_the_first_that_can_be_used(
         monkeypatch.delitem(ENGINES, name)
     monkeypatch.setitem(ENGINES, "elsewhere", f"{__name__}:Elsewhere")
     monkeypatch.setitem(ENGINES, "compiling", f"{__name__}:Compiling")
-    build_engine_here(bundle, "auto", EngineOptions(precision="bf16"), BuildOptions())
+    prepare_local_engine(bundle, "auto", EngineOptions(precision="bf16"), BuildOptions())
     # The engine of this machine was chosen by itself, so that its precision is, too.
     assert [build[0] for build in Compiling.builds] == ["fp32"]
     assert "compiling, the engine of this machine, does not run bf16" in capsys.readouterr().err

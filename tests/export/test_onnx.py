@@ -14,9 +14,10 @@ import onnx
 from builders import random_images, small_simplenet
 from sample_graphs import SIMPLENET_ISLANDS, graph, simplenet_graph
 
-from flawline.export.graphs.edit import in_island, islands_in
+from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.to_onnx import IR_VERSION, OPSET, node_types, onnx_from_module
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.precisions import islands_of
 from flawline.train.blocks.fused import fp32_islands
 
 pytestmark = pytest.mark.torch
@@ -62,7 +63,7 @@ def test_a_graph_of_the_score_alone_takes_one_batch_size_and_loses_the_nodes_of_
         ("score", onnx.TensorProto.FLOAT, [2])
     ]
     names = [node.name for node in graph(data).node]
-    assert not any(in_island(name, ["/smooth"]) for name in names)
+    assert not any(islands_of(name, ["/smooth"]) for name in names)
     whole = [node.name for node in graph(simplenet_graph()).node]
     assert set(names) < set(whole)
 

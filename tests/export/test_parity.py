@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flawline.export import ExportError
-from flawline.export.parity import Parity, Results, compare, require_parity
+from flawline.export.parity import Parity, ScoresAndMaps, compare, require_parity
 
 THRESHOLD = 1.0
 TOLERANCE = 0.1
@@ -20,8 +20,8 @@ def parity(reference: list[float], scores: list[float], map_error: float = 0.0) 
     maps = np.zeros((len(scores), 2, 2), np.float32)
     return compare(
         [Path(f"{i}.png") for i in range(len(scores))],
-        Results(np.array(reference), maps),
-        Results(np.array(scores), maps - map_error),
+        ScoresAndMaps(np.array(reference), maps),
+        ScoresAndMaps(np.array(scores), maps - map_error),
         THRESHOLD,
         TOLERANCE,
         SCORE_STD,
@@ -72,7 +72,7 @@ def test_a_map_that_is_not_finite_is_refused() -> None:
 
 
 def test_graphs_without_maps_are_compared_by_their_scores() -> None:
-    results = Results(np.array([0.5, 1.5]), np.zeros((2, 0, 0), np.float32))
+    results = ScoresAndMaps(np.array([0.5, 1.5]), np.zeros((2, 0, 0), np.float32))
     paths = [Path("0.png"), Path("1.png")]
     result = compare(paths, results, results, THRESHOLD, TOLERANCE, SCORE_STD)
     assert result.worst_map == 0.0
@@ -80,5 +80,5 @@ def test_graphs_without_maps_are_compared_by_their_scores() -> None:
 
 
 def test_equal_scores_of_all_good_images_are_not_divided_by_zero() -> None:
-    results = Results(np.array([0.5]), np.zeros((1, 2, 2), np.float32))
+    results = ScoresAndMaps(np.array([0.5]), np.zeros((1, 2, 2), np.float32))
     assert compare([Path("0.png")], results, results, 1.0, TOLERANCE, 0.0).worst_relative == 0.0

@@ -184,7 +184,7 @@ def test_a_write_that_fails_leaves_the_old_folder(
 
     monkeypatch.setattr(os, "replace", fail_for_the_new_folder)
     with pytest.raises(
-        ExportError, match=r"cannot be written \(No space left on device\); free the disk"
+        ExportError, match=r"cannot be written \(No space left on device\); free disk space"
     ):
         triton.write_repository(bundle, tmp_path / "r", "part", max_batch=2)
     assert (folder / "config.pbtxt").read_text() == before
@@ -203,7 +203,7 @@ def test_a_write_that_fails_leaves_the_old_folder(
         ),
         (["--plan", "/nowhere.plan"], "--plan is for --engine tensorrt"),
         (["--precision", "int8"], "holds no int8 graph"),
-        (["--max-batch", "-1"], "must be at least 0"),
+        (["--max-batch", "-1"], "--max-batch -1 is below 0; give 0 for no batching"),
         (["--out", "/proc/x"], "choose another --out"),
     ],
 )
@@ -221,6 +221,19 @@ def test_a_users_error_is_one_line(
     assert message in message_line
     assert len(message_line.splitlines()) == 1
     assert not (tmp_path / "r").exists() or not list((tmp_path / "r").iterdir())
+
+
+def test_an_unknown_precision_is_refused_with_the_known_ones(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # bf16 is not a graph of its own: it would be served in fp32.
+    for precision in ("fp8", "bf16"):
+        with pytest.raises(SystemExit) as stopped:
+            triton.main(["--bundle", str(bundle.path), "--precision", precision])
+        assert stopped.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"invalid choice: '{precision}'" in line
+        assert "int8" in line
 
 
 def test_the_command_needs_no_torch(bundle: Bundle, tmp_path: Path) -> None:

@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 from conftest import write_tiny_bundle
 
-from flawline.runtime.bundle import (
-    Bundle,
-    BundleError,
-    Spread,
-    add_model,
-    read_bundle,
-    write_calibration,
-)
+from flawline.runtime.bundle import Bundle, BundleError, add_model, read_bundle, write_calibration
 from flawline.runtime.files import write_atomically
+from flawline.runtime.manifest import Spread
+from flawline.runtime.precisions import islands_of
 
 
 def test_what_was_written_is_read(bundle: Bundle) -> None:
@@ -79,7 +74,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "huge number": (
         _edit("calibration.json", lambda c: c.update(threshold=10**400)),
-        "threshold is not finite",
+        "threshold is not between -1e+300 and 1e+300",
     ),
     "deep nesting": (
         lambda p: (p / "calibration.json").write_text("[" * 100_000),
@@ -228,3 +223,33 @@ def test_the_bit_depth_is_written_and_read(tmp_path: Path) -> None:
 
 def test_a_spread_is_over_all_values() -> None:
     assert Spread.of(np.array([[1.0, 2.0], [3.0, 6.0]])) == Spread(3.0, np.sqrt(3.5), 1.0, 6.0)
+
+
+def test_the_bit_depth_to_read_files_with_is_that_of_deep_training_images(tmp_path: Path) -> None:
+    deep = write_tiny_bundle(tmp_path / "deep", bit_depth=12)
+    assert deep.manifest.file_bit_depth == 12
+    plain = write_tiny_bundle(tmp_path / "plain")
+    assert plain.manifest.file_bit_depth is None
+    assert plain.has_map
+    assert not write_tiny_bundle(tmp_path / "scores", outputs=("score",)).has_map
+
+
+def test_a_node_is_in_the_islands_whose_path_contains_it() -> None:
+    islands = ("/tail", "/body/Conv", "/head/", "/", "")
+    assert islands_of("/tail", islands) == {"/tail"}
+    assert islands_of("/tail/Conv", islands) == {"/tail"}
+    assert islands_of("/head/Pow", islands) == {"/head/"}
+    assert islands_of("/body/Conv", islands) == {"/body/Conv"}
+    assert not islands_of("/tailor/Conv", islands)
+    assert not islands_of("/body", islands)
+
+
+def test_a_file_that_may_not_be_read_has_the_remedy_of_its_cause(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(BundleError, match=r"\(Permission denied\); check the permissions$"):
+        read_bundle(bundle.path)

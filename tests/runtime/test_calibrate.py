@@ -21,6 +21,18 @@ def good_parts(tmp_path: Path) -> Path:
     return folder
 
 
+def test_the_camera_is_checked_before_the_engine_is_opened(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unexpected(*_: object) -> None:
+        raise AssertionError("minutes of compiling would be lost")
+
+    monkeypatch.setattr("flawline.runtime.calibrate.Detector", unexpected)
+    for camera in ("/nowhere", "synthetic://"):
+        assert main(["--bundle", str(bundle.path), "--camera", camera]) == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+
 def test_the_threshold_follows_the_good_parts(
     bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,7 +111,7 @@ def test_a_bundle_that_cannot_be_written_is_one_line(
     monkeypatch.setattr("flawline.runtime.bundle.write_atomically", denied)
     assert main(["--bundle", str(bundle.path), "--camera", str(good_parts)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith("cannot be written (Permission denied); check its permissions")
+    assert last.endswith("cannot be written (Permission denied); check the permissions")
 
 
 def test_a_live_camera_calibrates(bundle: Bundle) -> None:

@@ -44,8 +44,42 @@ def raiser(error: BaseException) -> Callable[[], int]:
         (
             OSError(28, "No space left on device", "out.json"),
             2,
-            "x: out.json: No space left on device; "
-            "check the path, its permissions and the free disk space",
+            "x: out.json: No space left on device; free disk space",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "in.json"),
+            2,
+            "x: in.json: No such file or directory; check the path",
+        ),
+        (
+            PermissionError(13, "Permission denied", "out.json"),
+            2,
+            "x: out.json: Permission denied; check the permissions",
+        ),
+        (
+            OSError(5, "Input/output error"),
+            2,
+            "x: output cannot be written (Input/output error); "
+            "check the path, its permissions and the free disk space, or choose another output",
+        ),
+        (
+            MemoryError(),
+            2,
+            "x: there is too little memory (MemoryError); "
+            "close other programs, or use smaller images or batches",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to\n more"),
+            2,
+            "x: there is too little memory "
+            "(DefaultCPUAllocator: can't allocate memory: you tried to); "
+            "close other programs, or use smaller images or batches",
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+            2,
+            "x: there is too little memory (CUDA out of memory. Tried to allocate 2 GiB); "
+            "close other programs, or use smaller images or batches",
         ),
         (KeyboardInterrupt(), 130, "stopped by you"),
     ],
@@ -63,11 +97,35 @@ def test_the_result_of_the_work_is_the_exit_status() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError(), ModuleNotFoundError("no", name="flawline.absent")]
+    "error",
+    [
+        ZeroDivisionError(),
+        RuntimeError("shapes differ"),
+        ModuleNotFoundError("no", name="flawline.absent"),
+    ],
 )
 def test_bugs_are_not_hidden(error: BaseException) -> None:
     with pytest.raises(type(error)):
         run_command("x", raiser(error))
+
+
+@pytest.mark.parametrize("encoding", ["ascii:strict", "utf-8:strict"])
+def test_a_path_that_stdout_cannot_encode_is_printed_with_escapes(encoding: str) -> None:
+    code = (
+        "from flawline.runtime.console import run_command;"
+        "raise SystemExit(run_command('x', lambda: print('t\\xf6pfe \\udcff')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src"),
+            "PYTHONIOENCODING": encoding,
+        },
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(b"pfe \\udcff")
 
 
 def test_a_wrong_command_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,13 @@ from flawline.cameras import Frame
 from flawline.runtime import engines
 from flawline.runtime.bundle import Bundle, BundleError
 from flawline.runtime.detector import Detector, Verdict, image_of
-from flawline.runtime.engines import EngineError, EngineOptions, open_engine, self_test
+from flawline.runtime.engines import (
+    EngineError,
+    EngineOptions,
+    open_engine,
+    open_reference,
+    self_test,
+)
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime, open_session
 
 
@@ -25,6 +31,18 @@ def opened(engine: type[OnnxRuntime], bundle: Bundle) -> OnnxRuntime:
 
 
 # ---------------------------------------------------------------- engines
+
+
+def test_the_reference_engine_runs_any_graph(bundle: Bundle) -> None:
+    assert engines.REFERENCE_ENGINE in engines.ENGINES
+    image = bundle.golden().images[:1]
+    for graph in (bundle.model(), bundle.model().read_bytes()):
+        engine = open_reference(graph, bundle.map_size)
+        score, anomaly_map = engine(image)
+        assert score[0] == bundle.golden().scores[0]
+        assert anomaly_map.shape[1:] == bundle.map_size
+        assert engine.precision == "fp32"
+        engine.close()
 
 
 def test_an_engine_that_drifts_is_refused(bundle: Bundle) -> None:
@@ -61,7 +79,7 @@ def test_a_verdict_that_flips_is_refused_within_any_tolerance(tmp_path: Path) ->
 
 
 def test_an_unknown_engine_and_a_precision_that_it_does_not_run_are_errors(bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match=r"known: auto, .*onnxruntime"):
+    with pytest.raises(EngineError, match=r"known: tensorrt, .*onnxruntime"):
         open_engine(bundle, "abacus")
     with pytest.raises(EngineError, match=r"onnxruntime does not run bf16; it runs fp32, int8"):
         open_engine(bundle, "onnxruntime", EngineOptions(precision="bf16"))
@@ -104,7 +122,8 @@ def test_auto_takes_the_first_engine_that_can_be_used(monkeypatch: pytest.Monkey
 def test_auto_without_any_engine_lists_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "missing", "install {}".format)
     with pytest.raises(
-        EngineError, match=r"no engine can be used here; tensorrt: install tensorrt; .*openvino"
+        EngineError,
+        match=r"no engine can be used on this machine; tensorrt: install tensorrt; .*openvino",
     ):
         engines.choose_engine()
 

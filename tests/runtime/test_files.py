@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from flawline.runtime.files import make_writable, replace_folder, write_atomically
+from flawline import FlawlineError
+from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.files import make_writable, replace_folder, write_atomically, write_file
 
 
 def full_disk(*_: object, **__: object) -> None:
@@ -79,3 +82,42 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"exists|Not a directory"):
         make_writable(tmp_path / "file")
+
+
+class WriteError(FlawlineError):
+    pass
+
+
+def test_a_file_is_written_with_its_folder_or_the_error_of_the_caller_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "folder" / "file"
+    write_file(path, b"content", WriteError, "--out")
+    assert path.read_bytes() == b"content"
+    message = r"file/below cannot be written \(.*\); check the path, or choose another --out"
+    with pytest.raises(WriteError, match=message):
+        write_file(path / "below", b"", WriteError, "--out")
+    monkeypatch.setattr("os.fsync", full_disk)
+    message = r"\(No space left on device\); free disk space, or choose another --out"
+    with pytest.raises(WriteError, match=message):
+        write_file(path, b"other", WriteError, "--out")
+    assert path.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOENT, "check the path"),
+        (errno.ENOTDIR, "check the path"),
+        (errno.EACCES, "check the permissions"),
+        (errno.EROFS, "check the permissions"),
+        (errno.ENOSPC, "free disk space"),
+        (errno.EIO, "check the path, its permissions and the free disk space"),
+    ],
+)
+def test_the_remedy_follows_the_cause(number: int, remedy: str) -> None:
+    error = OSError(number, os.strerror(number))
+    assert remedy_of(error) == remedy
+    assert remedy_of(error, "--out") == f"{remedy}, or choose another --out"
+    assert reason_of(error) == os.strerror(number)
+    assert reason_of(OSError()) == "OSError"

@@ -83,7 +83,9 @@ def test_another_version_or_model_builds_again_with_the_same_options(
     build_plan(fp16_bundle, "tensorrt", options=BuildOptions(max_batch=16))
     control = install("10.13")
     open_and_run(fp16_bundle, "10.13")
-    assert "was built by version 10.3.0, here is 10.13.0" in capsys.readouterr().err
+    assert (
+        "was built by version 10.3.0, the installed version is 10.13.0" in capsys.readouterr().err
+    )
     assert control.builds[-1]["batches"] == [1, 1, 16]
     open_and_run(add_model(fp16_bundle, "fp16", tiny_model() + b"\0"), "10.13")
     assert "belongs to another model: the bundle was built again" in capsys.readouterr().err
@@ -112,7 +114,7 @@ def test_a_plan_of_another_gpu_is_left_alone(
     driver.fake_device(b"Other GPU (rev. 2)", 8, 9)
     capsys.readouterr()
     open_and_run(fp16_bundle, "10.3")
-    assert "is for Fake GPU 8.6, here is Other GPU (rev. 2) 8.9" in capsys.readouterr().err
+    assert "is for Fake GPU 8.6, this machine is Other GPU (rev. 2) 8.9" in capsys.readouterr().err
     assert sorted(p.name for p in (fp16_bundle.path / "engines").iterdir()) == [
         "tensorrt-fp16-fake-gpu-sm86",
         "tensorrt-fp16-other-gpu-rev-2-sm89",
@@ -203,7 +205,7 @@ def test_a_bundle_that_cannot_be_written_needs_an_engine_cache(
     (fp16_bundle.path / "engines").write_text("in the way")
     with pytest.raises(
         EngineError,
-        match=r"plans cannot be written to .*; choose --engine-cache DIR, or free disk space",
+        match=r"plans cannot be written to .*; check the path, or choose another --engine-cache",
     ):
         open_and_run(fp16_bundle, "10.3")
     assert control.builds == [], "minutes of building would be lost"
@@ -302,7 +304,7 @@ def test_rtx_builds_anywhere_for_the_requested_machines(
     capsys.readouterr()
     open_and_run(fp16_bundle, "rtx1.7")
     assert (
-        "is for compute capability 8.6, 8.9, 12.0, here is compute capability 8.0"
+        "is for compute capability 8.6, 8.9, 12.0, this machine is compute capability 8.0"
         in capsys.readouterr().err
     )
     assert control.builds[1]["capabilities"] == ["SM80", "SM86", "SM89", "SM120", "SM121"]

@@ -17,6 +17,7 @@ from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import LATENCY_WINDOW, Tally
+from flawline.uris import quote_path
 
 
 class Listed(Camera):
@@ -40,6 +41,8 @@ class Recorded(Output):
         self.scores: list[float] = []
         self.summaries: list[Mapping[str, Any]] = []
         self.fails = fails
+        self.fails_at_the_end = False
+        self.fails_to_close = False
 
     def write(self, judgement: Judgement) -> None:
         self.scores.append(judgement.verdict.score)
@@ -48,6 +51,12 @@ class Recorded(Output):
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self.summaries.append(summary)
+        if self.fails_at_the_end:
+            raise OutputError("the summary is lost")
+
+    def close(self) -> None:
+        if self.fails_to_close:
+            raise OutputError("the end is lost")
 
 
 class Optional(Recorded):
@@ -100,6 +109,48 @@ def test_an_optional_output_that_fails_is_logged_and_a_required_one_ends_the_str
         run(camera, detector, required)
     assert required.scores == [1]
     assert len(required.summaries) == 1
+
+
+def test_every_output_gets_the_summary_although_others_fail(
+    detector: Detector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optional = Optional()
+    required = Recorded()
+    last = Recorded()
+    optional.fails_at_the_end = True
+    run(Listed(grey(1)), detector, optional, last)
+    assert len(last.summaries) == 1
+    assert capsys.readouterr().err.splitlines() == ["the summary is lost"]
+    required.fails_at_the_end = True
+    with pytest.raises(OutputError, match="the summary is lost"):
+        run(Listed(grey(1)), detector, required, last)
+    assert len(last.summaries) == 2
+
+
+def test_a_failing_summary_does_not_replace_the_error_that_ends_the_stream(
+    detector: Detector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for output in (Optional(), Recorded()):
+        output.fails_at_the_end = True
+        with pytest.raises(CameraError, match="lost"):
+            run(Listed(grey(1), CameraError("camera lost")), detector, output)
+        assert capsys.readouterr().err.splitlines() == ["the summary is lost"]
+
+
+def test_closing_an_output_does_not_replace_the_error_that_ends_the_stream(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    optional = Optional()
+    required = Recorded()
+    optional.fails_to_close = True
+    required.fails_to_close = True
+    with pytest.raises(CameraError, match="camera lost"), optional, required:
+        raise CameraError("camera lost")
+    with pytest.raises(OutputError, match="the end is lost"), optional, required:
+        pass
+    with optional:
+        pass
+    assert capsys.readouterr().err.splitlines() == ["the end is lost"] * 4
 
 
 def test_a_lost_camera_ends_the_stream_with_its_summary(detector: Detector) -> None:
@@ -167,8 +218,33 @@ def test_lines_may_go_into_a_file(bundle: Bundle, detector: Detector, tmp_path: 
     with open_output(f"jsonl:{path}", bundle) as output:
         run(Listed(grey(1), grey(2)), detector, output)
     assert len(path.read_text().splitlines()) == 3
-    with pytest.raises(OutputError, match=r"cannot be written to .* \(No such file"):
+    message = r"output jsonl: cannot be written to .* \(No such file.*; check the path, or choose"
+    with pytest.raises(OutputError, match=message):
         open_output(f"jsonl:{tmp_path}/absent/lines.jsonl", bundle)
+
+
+def test_a_file_of_lines_is_replaced_with_the_first_line_and_not_before(
+    bundle: Bundle, detector: Detector, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("of an earlier run\n")
+    open_output(f"jsonl:{path}", bundle).close()
+    assert path.read_text() == "of an earlier run\n"
+    with open_output(f"jsonl:{path}", bundle) as output:
+        run(Listed(grey(1)), detector, output)
+    assert "earlier" not in path.read_text()
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_target_may_hold_a_question_mark(
+    bundle: Bundle, detector: Detector, tmp_path: Path
+) -> None:
+    path = tmp_path / "good or bad? 50%.jsonl"
+    with open_output(f"jsonl:{quote_path(path)}", bundle) as output:
+        run(Listed(grey(1)), detector, output)
+    assert len(path.read_text().splitlines()) == 2
+    with pytest.raises(OutputError, match=r"option 'mark\.jsonl' is unknown"):
+        open_output(f"jsonl:{tmp_path}/question?mark.jsonl", bundle)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +252,7 @@ def test_lines_may_go_into_a_file(bundle: Bundle, detector: Detector, tmp_path: 
     [
         ("mqtt:broker", "'mqtt' is unknown; known: jsonl, overlays"),
         ("jsonl:lines?colour=red", "option 'colour' is unknown"),
+        ("jsonl:lines?a=1&a=2", "option 'a' is given twice; leave one of them out"),
         ("overlays", "needs a folder; write overlays:DIR"),
     ],
 )
@@ -196,3 +273,43 @@ def test_outputs_of_the_command_line(
     content = lines.read_text().splitlines()
     assert "summary" in content[-1]
     assert len(list(overlays.iterdir())) == len(content) - 1 > 0
+
+
+def test_save_takes_any_folder_name(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "what? 100%25"
+    camera = "synthetic://?frames=2&width=64&height=64"
+    flags = ["--bundle", str(bundle.path), "--camera", camera, "--save", str(folder)]
+    assert infer_stream.main(flags) == 0
+    assert list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--camera", "/nowhere"], ["--camera", "usb://0", "--engine", "abacus"]]
+)
+def test_a_start_that_fails_keeps_the_results_of_the_last_run(
+    wrong: list[str], bundle: Bundle, tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("of an earlier run\n")
+    flags = ["--bundle", str(bundle.path), "--output", f"jsonl:{lines}"]
+    assert infer_stream.main([*flags, *wrong]) == 2
+    assert lines.read_text() == "of an earlier run\n"
+
+
+def test_the_camera_is_checked_before_the_engine_and_the_outputs_are_opened(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def unexpected(*_: object) -> None:
+        raise AssertionError("minutes of compiling would be lost")
+
+    monkeypatch.setattr(infer_stream, "Detector", unexpected)
+    saved = tmp_path / "saved"
+    flags = ["--bundle", str(bundle.path), "--camera", "/nowhere", "--save", str(saved)]
+    assert infer_stream.main(flags) == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    assert not saved.exists()

@@ -22,7 +22,7 @@ from flawline import cameras
 from flawline.cameras import CameraError, Frame
 from flawline.cameras.folder import Folder
 from flawline.cameras.usb import Usb
-from flawline.runtime import infer_stream, outputs
+from flawline.runtime import engines, infer_stream, outputs
 from flawline.runtime.bundle import Bundle, write_calibration
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.image import Geometry
@@ -177,7 +177,7 @@ def test_a_full_disk_is_reported_and_inspection_continues(
     run = stream(capsys, "--bundle", bundle.path, "--camera", parts, "--save", tmp_path / "s")
     assert run.code == 0
     assert run.summary["frames"] == 3
-    assert run.err.count("(No space left on device); inspection continues") == 3
+    assert run.err.count("; free disk space, or choose another folder; inspection continues") == 3
 
 
 def test_an_uninspected_margin_is_reported_once(
@@ -193,10 +193,16 @@ def test_an_uninspected_margin_is_reported_once(
     [
         (["--bundle", "{bundle}", "--camera", "/nowhere"], "no such file or folder"),
         (["--bundle", "/nowhere", "--camera", "{parts}"], "python -m export.build"),
-        (["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"], "known: auto, "),
-        (["--bundle", "{bundle}", "--camera", "{parts}", "--save", "/proc/x"], "choose another"),
+        (
+            ["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"],
+            "known: tensorrt, ",
+        ),
+        (
+            ["--bundle", "{bundle}", "--camera", "{parts}", "--save", "/proc/x"],
+            "output overlays: /proc/x",
+        ),
         (["--bundle", "{bundle}", "--camera", "{parts}", "--threads", "0"], "at least 1"),
-        (["--bundle", "{scores}", "--camera", "{parts}", "--save", "/tmp/x"], "gives no maps"),
+        (["--bundle", "{scores}", "--camera", "{parts}", "--save", "/tmp/x"], "output overlays"),
     ],
 )
 def test_a_users_error_is_one_line_and_exit_status_2(
@@ -249,7 +255,9 @@ def test_list_names_every_engine_camera_and_output(capsys: pytest.CaptureFixture
     assert "  usb             ready (untested on a real camera)" in lines
     for kind in ("engines:", "cameras:", "outputs:"):
         assert kind in lines
-    assert any(line.startswith("  onnxruntime") for line in lines)
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert listed == [*engines.ENGINES, *cameras.CAMERAS, *outputs.OUTPUTS]
+    assert {"onnxruntime", "folder", "video", "usb", "synthetic"} <= set(listed)
 
 
 def test_list_says_what_to_install(
@@ -325,6 +333,16 @@ def test_a_reader_that_ends_early_is_no_error(bundle: Bundle) -> None:
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert "Error" not in done.stderr
+
+
+def test_help_shows_an_example_of_every_camera_and_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        infer_stream.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "for example /data/images, /data/line.mp4, usb://0, synthetic://?fps=25" in text
+    assert "jsonl for stdout, jsonl:FILE, overlays:DIR; repeat for several; default jsonl" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import signal
@@ -96,11 +97,26 @@ def test_options_that_make_no_sense_are_refused(requested: dict[str, int], messa
         BuildOptions(**requested)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ("", BuildOptions()),
+        ("--opt-batch 2 --max-batch 4", BuildOptions(opt_batch=2, max_batch=4)),
+        ("--max-batch 1 --dla 0", BuildOptions(max_batch=1, dla=0)),
+        ("--sm 86 --sm 120", BuildOptions(capabilities=(86, 120))),
+    ],
+)
+def test_the_build_flags_become_options(flags: str, options: BuildOptions) -> None:
+    parser = argparse.ArgumentParser()
+    TensorRt.add_build_arguments(parser)
+    assert TensorRt.build_options(parser.parse_args(flags.split())) == options
+
+
 @pytest.mark.parametrize("version", ["10.3", "11.4"])
 def test_a_dla_is_used_if_there_is_one(version: str, fp16_bundle: Bundle, install: Install) -> None:
     requested = BuildOptions(dla=1, max_batch=1)
     control = install(version, dla_cores=1)
-    with pytest.raises(EngineError, match="finds 1 DLA cores here; leave --dla out"):
+    with pytest.raises(EngineError, match="finds 1 DLA cores on this machine; leave --dla out"):
         build_plan(fp16_bundle, "tensorrt", options=requested)
     control.dla_cores = 2
     build_plan(fp16_bundle, "tensorrt", options=requested)

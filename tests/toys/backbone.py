@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flawline.train import TrainError
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import BackboneFacts, Level
 
@@ -38,10 +37,7 @@ class StridedConvolutions(Backbone):
             maps[level] = x
         return tuple(maps[level] for level in self.levels)
 
-    def load(self, weights: str, seed: int = 0) -> str:
-        if weights != "random":
-            raise TrainError(f"weights {weights}: {self.name} has none; use --weights random")
+    def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.3, 0.3, generator=generator)
-        return f"random, seed {seed}"

@@ -39,16 +39,10 @@ class MeanImage(Method):
         height, width = settings.size
         grid = (height // settings.cell, width // settings.cell)
         self.register_buffer("mean", torch.zeros(3, *grid))
-        # A parameter, because the device of a method is that of its first parameter.
-        self.scale = nn.Parameter(torch.ones(1), requires_grad=False)
 
     @classmethod
     def settings_for(cls, backbone: str) -> MeanImageSettings:
         return MeanImageSettings("", Geometry("stretch", 256, 256))
-
-    @classmethod
-    def steps(cls, settings: MeanImageSettings, images: int, epochs: int | None) -> int:
-        return 1
 
     def cells(self, image: Tensor) -> Tensor:
         """Average colours [N, 3, h, w] of images, uint8 BGR [N, H, W, 3]."""
@@ -65,7 +59,8 @@ class MeanImage(Method):
     def fit(self, fit: Fit) -> int:
         total = torch.zeros_like(self.mean)
         for index, image in enumerate(fit.images):
-            total += self.cells(torch.from_numpy(image)[None])[0]
+            batch = torch.from_numpy(image)[None].to(self.device)
+            total += self.cells(batch)[0]
             fit.progress("mean", index + 1, len(fit.images))
         self.mean.copy_(total / len(fit.images))
         return fit.steps

@@ -20,6 +20,8 @@ Size = int | tuple[int, int]
 SIZE = 64
 GRID = (3, 4)
 KINDS = ("1x1", "3x3", "alternate", "attention")
+# As in oracles.py. The scales of a flow as a long training might leave it stretch rounding errors.
+FLOW_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-2}
 ALPHA = 2.0  # of the clamp of FrEIA's all-in-one block
 
 # Nodes of the affine of a coupling: x e^(clamp tanh s) + t.

@@ -10,11 +10,13 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
 
+from flawline.train import METHODS
 from flawline.train.anomalies.__main__ import main
 from flawline.train.anomalies.blend import Blended
 from flawline.train.anomalies.products import TEXTURE_SETTINGS
 from flawline.train.anomalies.sheet import RED, ROWS, contact_sheet
 from flawline.train.data.demo import render, write_demo
+from flawline.train.methods.ssnf import SSNF
 
 pytestmark = pytest.mark.torch
 
@@ -72,6 +74,21 @@ def test_the_command_logs_the_settings_and_empty_anomalies(
     log = capsys.readouterr().err
     assert "blend settings of bottle, the name of the data folder" in log
     assert "2 of 2 synthetic anomalies are empty" in log
+
+
+class AlsoBlends(SSNF):
+    """A second method that trains with synthetic anomalies."""
+
+
+def test_with_several_methods_that_have_anomalies_one_must_be_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "second", f"{__name__}:AlsoBlends")
+    flags = ["--data", str(data), "--out", str(tmp_path / "a.png"), "--count", "1", "--size", "64"]
+    assert main(flags) == 2
+    expected = "train.anomalies: --method is needed: one of ssnf, second\n"
+    assert capsys.readouterr().err == expected
+    assert main([*flags, "--method", "second"]) == 0
 
 
 @pytest.mark.parametrize(

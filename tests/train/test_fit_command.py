@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
@@ -18,6 +19,7 @@ from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train import METHODS, TrainError, fit
 from flawline.train.checkpoint import load_checkpoint
+from flawline.train.data import CachedImages, PreparedImages, hold_out, open_data
 from flawline.train.fit import main
 from flawline.train.method import Fit, Method, MethodSettings
 from flawline.train.recipe import plan
@@ -50,15 +52,11 @@ class StepsSettings(MethodSettings):
 
 
 class _Constant(Method):
-    """Does nothing; only its settings matter here."""
+    """Does nothing and has no steps; only its settings matter."""
 
     @classmethod
     def settings_for(cls, backbone: str) -> Any:
         return cls.Settings("", Geometry("stretch", 64, 64))
-
-    @classmethod
-    def steps(cls, settings: Any, images: int, epochs: int | None) -> int:
-        return 1
 
     def fit(self, fit: Fit) -> int:
         return fit.steps
@@ -128,6 +126,13 @@ def test_a_method_without_a_backbone_refuses_one() -> None:
         fit.recipe_from_arguments(args, "radius", Path("x"))
 
 
+@pytest.mark.usefixtures("two_methods")
+def test_a_method_without_a_backbone_refuses_weights() -> None:
+    args = parsed("--method", "radius", "--weights", "texture")
+    with pytest.raises(TrainError, match="--weights texture: radius has no backbone; leave it out"):
+        fit.recipe_from_arguments(args, "radius", Path("x"))
+
+
 def test_an_input_below_the_smallest_of_the_method_is_refused() -> None:
     with pytest.raises(TrainError, match="--size 32 is below 48; use a larger one"):
         Radius(RadiusSettings("", Geometry("stretch", 32, 64)))
@@ -150,7 +155,10 @@ def test_help_lists_methods_without_torch() -> None:
         (("--method", "nothing"), "method 'nothing' is unknown; known: "),
         (("--backbone", "nothing"), "backbone 'nothing' is unknown; known: resnet18"),
         (("--steps", "0"), "--steps 0 is not above 0"),
-        (("--max-minutes", "-1"), "--max-minutes -1.0 is not above 0"),
+        (("--max-minutes", "-1"), "--max-minutes -1 is not above 0"),
+        (("--max-minutes", "nan"), "--max-minutes nan is not a finite number; give one above 0"),
+        (("--max-minutes", "inf"), "--max-minutes inf is not a finite number; give one above 0"),
+        (("--method",), "argument --method: expected one argument"),
         (("--steps", "1", "--epochs", "2"), "--steps and --epochs both set the length"),
         (("--seed", "-1"), "--seed -1 is not from 0 to 2147483647"),
         (("--bits", "8"), "--bits 8 is not from 9 to 16; 8-bit images need none"),
@@ -158,8 +166,15 @@ def test_help_lists_methods_without_torch() -> None:
         (("--device", "cuda:99"), "--device cuda:99: "),
         (("--coreset", "0.1"), "--coreset is no option of simplenet; it belongs to --method patch"),
         (("--method", "patchcore", "--coreset", "-1"), "--coreset -1 is not above 0"),
+        (("--method", "patchcore", "--coreset", "inf"), "--coreset inf is not a finite number"),
+        (("--method", "patchcore", "--budget-mb", "nan"), "--budget-mb nan is not a finite number"),
+        (("--method", "padim", "--steps", "500"), "--steps: padim is fitted in one pass, without"),
+        (("--method", "patchcore", "--epochs", "2"), "--epochs: patchcore is fitted in one pass"),
         (("--method", "patchcore", "--target-dim", "0"), "--target-dim 0 is not above 0"),
-        (("--method", "padim", "--channels", "9999"), "--channels 9999 is not from 1 to 448"),
+        (
+            ("--method", "padim", "--channels", "9999"),
+            "--channels 9999 is not from 1 to 448, which resnet18 has",
+        ),
         (("--rubbish",), "unrecognized arguments: --rubbish"),
     ],
 )
@@ -175,7 +190,9 @@ def test_a_wrong_command_line_is_one_line(
     except SystemExit as error:
         status = int(str(error))
     assert status == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"flawline-train: {message}")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"flawline-train: {message}")
+    assert "usage:" not in lines[0]
     assert not (tmp_path / "c.pt").exists()
 
 
@@ -190,6 +207,19 @@ def test_a_plan_has_the_defaults_of_method_and_backbone() -> None:
     assert crop.settings.geometry == Geometry("shorter-crop", 144, 144, 164)
     stretched = plan("simplenet", Path("x"), geometry="stretch", size=128)
     assert stretched.settings.geometry == Geometry("stretch", 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "shorter"),
+    [
+        ("simplenet", "wide_resnet50_2", 2559),  # its own 329 / 288
+        ("padim", "wide_resnet50_2", 2560),  # its own 256 / 224
+        ("padim", "resnet18", 2559),  # it stretches images, so the ratio is the general default
+    ],
+)
+def test_a_crop_has_the_ratio_of_the_method(method: str, backbone: str, shorter: int) -> None:
+    recipe = plan(method, Path("x"), backbone=backbone, size=2240, geometry="shorter-crop")
+    assert recipe.settings.geometry == Geometry("shorter-crop", 2240, 2240, shorter)
 
 
 # ---------------------------------------------------------------- runs
@@ -216,6 +246,54 @@ def test_an_interrupted_run_is_continued_and_equals_an_uninterrupted_one(
     assert part.provenance == whole.provenance
     for name, value in whole.method.state_dict().items():
         assert torch.equal(value, part.method.state_dict()[name]), name
+
+
+def test_a_method_with_a_closed_form_reports_one_pass(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "c.pt"
+    assert train(data, out, "--method", "padim", "--channels", "8") == 0
+    assert "training padim on 17 good images in one pass on " in capsys.readouterr().err
+    assert load_checkpoint(out).provenance["steps"] == "in one pass"
+
+
+class PixelSettings(MethodSettings):
+    pass
+
+
+class Pixels(_Constant):
+    """Reads pixels in every step, and records the images that it gets."""
+
+    name: ClassVar[str] = "pixels"
+    Settings = PixelSettings
+    trains_on_pixels: ClassVar[bool] = True
+    used: ClassVar[int | None] = None
+    images: ClassVar[Any] = None
+
+    @classmethod
+    def images_used(cls, settings: Any, available: int) -> int:
+        return cls.used or available
+
+    def fit(self, fit: Fit) -> int:
+        type(self).images = fit.images
+        return fit.steps
+
+
+@pytest.mark.parametrize("used", [None, 3])
+def test_a_method_that_trains_on_pixels_gets_cached_images(
+    used: int | None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it uses only some of them: then decoding all would take longer than it saves."""
+    monkeypatch.setitem(METHODS, "pixels", f"{__name__}:Pixels")
+    monkeypatch.setattr(Pixels, "used", used)
+    assert main(["--method", "pixels", "--data", str(data), "--out", str(tmp_path / "c.pt")]) == 0
+    expected = CachedImages if used is None else PreparedImages
+    assert isinstance(Pixels.images, expected)
+    good, _ = hold_out(open_data(data).train_good)
+    prepared = PreparedImages(good, Geometry("stretch", 64, 64))
+    assert len(Pixels.images) == len(prepared)
+    for image, same in zip(Pixels.images, prepared, strict=True):
+        assert np.array_equal(image, same)
 
 
 def test_a_path_that_cannot_be_written_is_found_before_training(

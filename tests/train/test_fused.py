@@ -13,12 +13,15 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from builders import random_images, small_simplenet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 from flawline.runtime.image import Geometry
+from flawline.train import TrainError
 from flawline.train.blocks.fused import (
     SmoothUpsample,
     Upsample,
+    fold_batchnorm,
     grouped_convolution,
     patch_stencils,
     pool_matrix,
@@ -149,3 +152,18 @@ def test_a_hidden_unit_without_weight_is_harmless() -> None:
         torch.testing.assert_close(
             model.fused()(random_images())[1], model(random_images())[1], **EXACT
         )
+
+
+class _Unnamed(nn.Module):
+    """A BatchNorm whose name does not say which convolution it follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+
+
+def test_a_batchnorm_that_cannot_be_folded_is_an_error() -> None:
+    message = "_Unnamed: the BatchNorm norm cannot be folded; name it bn1 after a convolution conv1"
+    with pytest.raises(TrainError, match=message):
+        fold_batchnorm(_Unnamed())

@@ -8,9 +8,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from oracles import assert_equal_state
+
 from flawline.train import TrainError
-from flawline.train.blocks import bank_size, memory_bank
-from flawline.train.blocks.bank_size import (
+from flawline.train.blocks import bank_budget, memory_bank
+from flawline.train.blocks.bank_budget import (
     bytes_of_row,
     rows_for_megabytes,
     rows_for_milliseconds,
@@ -50,7 +52,8 @@ def test_a_bank_takes_the_size_of_what_it_loads() -> None:
     bank.fill(random(30, 5), torch.arange(30))
     other = Bank(5, 2)
     other.load_state_dict(bank.state_dict())
-    assert torch.equal(other.vectors, bank.vectors)
+    assert_equal_state(other, bank)
+    assert torch.equal(other.neighbours, bank.neighbours)
     with pytest.raises(RuntimeError, match="size mismatch"):
         Bank(6, 2).load_state_dict(bank.state_dict())
 
@@ -110,7 +113,7 @@ def test_a_time_budget_is_kept_and_used(
         timed.append(rows)
         return 0.5 + 0.002 * rows
 
-    monkeypatch.setattr(bank_size, "search_milliseconds", linear_machine)
+    monkeypatch.setattr(bank_budget, "search_milliseconds", linear_machine)
     rows, measured = rows_for_milliseconds(milliseconds, 384, (32, 32), most)
     assert fewest_rows <= rows <= most_rows
     assert measured == 0.5 + 0.002 * rows <= milliseconds
@@ -118,8 +121,10 @@ def test_a_time_budget_is_kept_and_used(
 
 
 def test_a_time_budget_below_any_search_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_size, "search_milliseconds", lambda rows, *_: 0.5 + 0.002 * rows)
-    message = r"--budget-ms 0\.5: searching as few as 16 rows takes 0\.53 ms here; allow more"
+    monkeypatch.setattr(bank_budget, "search_milliseconds", lambda rows, *_: 0.5 + 0.002 * rows)
+    message = (
+        r"--budget-ms 0\.5: searching as few as 16 rows takes 0\.53 ms on this machine; allow more"
+    )
     with pytest.raises(TrainError, match=message):
         rows_for_milliseconds(0.5, 384, (32, 32), 1000)
 

@@ -13,16 +13,20 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
 from builders import exported, fit_method, random_images, write_squares
-from oracles import assert_fused_equals_literal
+from oracles import (
+    assert_equal_state,
+    assert_fused_equals_literal,
+    assert_onnxruntime_agrees,
+)
 
 from flawline.export import build
-from flawline.export.graphs.to_fp16 import in_island
 from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
-from flawline.train.blocks import bank_size, memory_bank
-from flawline.train.blocks.bank_size import bytes_of_row
+from flawline.train.blocks import bank_budget, memory_bank, patches
+from flawline.train.blocks.bank_budget import bytes_of_row
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.blocks.memory_bank import BLOCK
 from flawline.train.blocks.patches import smoothed_map
@@ -102,6 +106,14 @@ def test_fused_equals_literal(
     assert_fused_equals_literal(model, random_images(size))
 
 
+@pytest.mark.parametrize(("size", "reweight"), [(64, 0), (72, 3)])
+def test_onnx_runtime_agrees_with_torch_for_any_batch(
+    size: int, reweight: int, tmp_path: Path
+) -> None:
+    model = fitted(size, reweight=reweight)
+    assert_onnxruntime_agrees(model, random_images(size, 3), tmp_path / "m.onnx")
+
+
 def test_the_graph_stores_the_bank_once_and_has_no_other_nodes() -> None:
     for reweight in (0, 4):
         graph = exported(fitted(level=384, target=384, coreset=200, reweight=reweight))
@@ -110,6 +122,7 @@ def test_the_graph_stores_the_bank_once_and_has_no_other_nodes() -> None:
         kinds = node_types(graph)
         assert kinds["Conv"] == 15 + 2
         assert (kinds["Gemm"], kinds["ReduceMin"]) == (1, 1)
+        assert "TopK" not in kinds
         if not reweight:
             assert set(kinds) <= NODES, set(kinds) - NODES
             assert kinds["MatMul"] == 2  # the smoothing
@@ -126,7 +139,9 @@ def test_fp32_holds_distances_and_not_the_product(
     model = fitted(coreset=150, reweight=reweight)
     islands = fp32_islands(model.fused())
     nodes = onnx.load_model_from_string(exported(model)).graph.node
-    halves = [node.op_type for node in nodes if not in_island(node.name, islands)]
+    for island in islands:
+        assert any(islands_of(node.name, [island]) for node in nodes), island
+    halves = [node.op_type for node in nodes if not islands_of(node.name, islands)]
     assert {"Conv", "Gemm", "ReduceMin"} <= set(halves)
     assert halves.count("Gemm") == parts
     assert not set(halves) & {"ReduceL2", "ReduceMax", "Softmax", "MatMul", "Where", "Less", "Min"}
@@ -187,17 +202,17 @@ def test_the_bank_has_the_size_that_was_asked_for(options: Any, rows: int) -> No
     assert len(model.bank.vectors) == rows
     assert notes[0].startswith(f"bank: {rows} of 384 patches (")
     with torch.inference_mode():
-        patches = model.features(random_images(count=6, seed=1)).flatten(0, 2)
-    torch.testing.assert_close(patches[model.bank.origin], model.bank.vectors)
+        features = model.features(random_images(count=6, seed=1)).flatten(0, 2)
+    torch.testing.assert_close(features[model.bank.origin], model.bank.vectors)
 
 
 def test_a_time_budget_is_asked_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_size, "search_milliseconds", lambda rows, *_: 0.5 + 0.002 * rows)
+    monkeypatch.setattr(bank_budget, "search_milliseconds", lambda rows, *_: 0.5 + 0.002 * rows)
     for budget, reason in ((1000, "all 384 patches"), (1.0, "--budget-ms 1")):
         model = unfitted(coreset=None, budget_ms=budget)
         note = fit_method(model, random_images(64, 6, 1).numpy()).notes[0]
         assert f"({reason})" in note
-        assert "measured here at " in note
+        assert "measured on this machine at " in note
         assert (len(model.bank.vectors) < 384) == (budget == 1.0)
 
 
@@ -209,6 +224,14 @@ def test_the_seed_chooses_the_rows() -> None:
         fit_method(model, images, seed=seed)
         origins.append(model.bank.origin)
     assert not torch.equal(origins[0], origins[1])
+
+
+def test_features_that_are_mapped_from_disk_give_the_same_bank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_memory = fitted(reweight=3)
+    monkeypatch.setattr(patches, "MEMORY_MAP_ABOVE", 0)
+    assert_equal_state(fitted(reweight=3), in_memory)
 
 
 def test_a_row_takes_as_many_bytes_of_the_file_as_reported() -> None:

@@ -62,7 +62,7 @@ def test_images_follow_from_the_seeds_alone() -> None:
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.labels, second.labels)
     assert not torch.equal(first.images, Textures(30, 5).batch(8, 40, generator(4)).images)
-    assert not torch.equal(Textures(30, 5).knobs, Textures(30, 6).knobs)
+    assert not torch.equal(Textures(30, 5).parameters, Textures(30, 6).parameters)
 
 
 def test_a_mixed_image_has_the_share_of_its_other_texture() -> None:
@@ -275,6 +275,17 @@ def test_the_command_writes_weights_that_load_and_their_card(tmp_path: Path) -> 
     assert card["command"] == f"python -m train.pretrain {flags} {out}"
     loaded = create_backbone("resnet18", (2, 3)).load(str(out))
     assert loaded == f"own.pth sha256:{digest[:16]}"
+
+
+def test_the_default_output_is_named_after_the_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = "--classes 15 --batch 2 --size 32 --final-size 32 --images 2 --device cpu"
+    assert main([*flags.split(), "--backbone", "resnet34"]) == 0
+    assert (tmp_path / "runs" / "resnet34-texture.pth").exists()
+    card = json.loads((tmp_path / "runs" / "resnet34-texture.json").read_text())
+    assert card["what"].startswith("resnet34 up to level 3, float16")
 
 
 def test_the_command_draws_what_is_trained_on(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from builders import random_images
+
 from flawline.train import TrainError
 from flawline.train.backbones.resnet import ARCHITECTURES, ResNet
 
@@ -63,6 +65,24 @@ def test_a_download_that_fails_says_how_to_pass_the_file(
     message = r"resnet18-f37072fd\.pth cannot be downloaded.*--weights resnet18-f37072fd"
     with pytest.raises(TrainError, match=message):
         ResNet("resnet18").load("imagenet")
+
+
+def test_normalise_is_rgb_with_imagenet_statistics() -> None:
+    image = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+    image[..., 2] = 255  # red, in BGR
+    normalised = ResNet("resnet18").normalise(image)[0, :, 0, 0].tolist()
+    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+    assert normalised == pytest.approx(expected)
+
+
+def test_estimated_statistics_keep_random_features_near_a_deviation_of_one() -> None:
+    backbone = ResNet("resnet18").eval()
+    backbone.load("random", 1)
+    images = random_images(count=16)
+    backbone.estimate_batchnorm(list(images.numpy()))
+    with torch.inference_mode():
+        *_, level3 = backbone.extract(images)
+    assert 0.1 < float(level3.std()) < 3
 
 
 def test_texture_weights_that_do_not_exist_name_those_that_do() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 
 from flawline.train import loop
 from flawline.train.blocks import patches
+from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.method import Fit
 from flawline.train.methods import simplenet
 from flawline.train.methods.simplenet import RELATIVE_NOISE, SimpleNet, relative_noise
 
@@ -156,6 +159,30 @@ def test_the_light_setting_averages_its_last_steps(monkeypatch: pytest.MonkeyPat
     distance = (mean - last.discriminator[0].weight).norm()
     spread = (earlier.discriminator[0].weight - last.discriminator[0].weight).norm()
     assert 0 < distance < spread
+
+
+def test_the_light_setting_resumes_exactly(tmp_path: Path) -> None:
+    """The vectors that a step draws and the average of the last steps included."""
+    steps = 30
+    whole = small_simplenet(vectors=64)
+    fit(whole, steps)
+    part = small_simplenet(vectors=64)
+    path = tmp_path / "c.pt"
+
+    def stop(label: str, done: int, total: int) -> None:
+        if label == "training" and done == 28:
+            raise KeyboardInterrupt
+
+    def save(state: dict[str, Any]) -> None:
+        save_checkpoint(path, part, {}, state)
+
+    with pytest.raises(KeyboardInterrupt):
+        part.fit(Fit(training_images(), steps, SEED, progress=stop, save=save))
+    method, _, training = load_checkpoint(path)
+    assert training is not None
+    assert training["state"]["step"] == 28
+    fit_method(method, training_images(), steps, SEED, state=training)
+    assert_equal_state(method, whole)
 
 
 def test_large_features_are_mapped_from_disk_and_train_the_same(

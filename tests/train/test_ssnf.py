@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -14,11 +15,11 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from flow_oracles import (
     ATTENTION,
+    FLOW_TOLERANCES,
     SIZE,
     Size,
     boards,
     both_sides,
-    close,
     counted,
     exported,
     images_with_defect,
@@ -27,17 +28,20 @@ from flow_oracles import (
     trained_like,
     upsampled,
 )
+from oracles import assert_equal_state, assert_fused_equals_literal
 from rounding import RoundingEvaluator
 
-from flawline.export.graphs.to_fp16 import in_island, to_fp16
+from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.image import Geometry
+from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
-from flawline.train.blocks.averaged_levels import channel_statistics
-from flawline.train.blocks.contrast import contrast
+from flawline.train.blocks.averaged_levels import average_levels, channel_statistics
+from flawline.train.blocks.contrastive_loss import contrast, draw_images
 from flawline.train.blocks.flow import flow_forward, latent_nll
 from flawline.train.blocks.flow_scores import literal_score
 from flawline.train.blocks.fused import fp32_islands
+from flawline.train.data import CachedImages, PreparedImages
 from flawline.train.method import Fit
 from flawline.train.methods import ssnf
 from flawline.train.methods.ssnf import SSNF, SSNFSettings
@@ -69,14 +73,38 @@ def trained_net(size: Size = SIZE, seed: int = 0, **options: Any) -> SSNF:
 # ---------------------------------------------------------------- the literal pipeline
 
 
-@pytest.mark.parametrize(("stride", "grid"), [(8, (9, 12)), (16, (5, 6))])
-def test_features_are_on_the_grid_of_the_stride(stride: int, grid: tuple[int, int]) -> None:
-    """The values are held to loops in test_averaged_levels."""
-    model = net((72, 90), stride=stride)
+@pytest.mark.parametrize("projected", [None, 24])
+@pytest.mark.parametrize(
+    ("size", "stride", "grid"),
+    [
+        (64, 8, (8, 8)),
+        (64, 16, (4, 4)),
+        ((72, 90), 8, (9, 12)),
+        ((72, 90), 16, (5, 6)),
+    ],
+)
+def test_features_are_the_averaged_levels_on_the_grid_of_the_stride(
+    size: Size, stride: int, grid: tuple[int, int], projected: int | None
+) -> None:
+    """The averaged levels are held to loops in test_averaged_levels."""
+    model = trained_net(size, stride=stride, projected=projected)
     assert model.grid == grid
+    image = torch.from_numpy(random_images(2, 0, size))
     with torch.inference_mode():
-        features = model.features(torch.from_numpy(random_images(2, 0, (72, 90))))
-    assert features.shape == (2, 24, *grid)
+        features = model.features(image)
+        levels = model.backbone.extract(image)
+        expected = average_levels(levels, stride // 8, model.rotation)
+    assert [level.shape[1] for level in levels] == [128, 256]
+    assert features.shape == (2, projected or 384, *grid)
+    assert torch.equal(features, expected)
+
+
+def test_the_seed_draws_the_rotation() -> None:
+    rotation = trained_net().rotation
+    assert rotation.shape == (24, 384)
+    assert torch.equal(rotation, trained_net().rotation)
+    assert not torch.equal(rotation, trained_net(seed=1).rotation)
+    assert not len(trained_net(projected=None).rotation)
 
 
 @pytest.mark.parametrize("by_energy", [True, False])
@@ -156,15 +184,45 @@ def test_negatives_are_as_asked(negatives: str, monkeypatch: pytest.MonkeyPatch)
     assert shape == (24, 4, 4)
 
 
-def test_the_score_is_chosen_on_the_validation_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = net()
+@pytest.mark.parametrize(
+    ("shots", "used", "held_out"), [(None, 18, 2), (10, 10, 0), (3, 3, 0), (50, 18, 2)]
+)
+def test_training_and_validation_images_follow_the_shots_and_the_seed(
+    shots: int | None, used: int, held_out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = net(shots=shots)
     trained: list[Any] = []
     judged: list[Any] = []
-    monkeypatch.setattr(model, "_train", lambda images, fit: trained.append(images) or fit.steps)
-    monkeypatch.setattr(model, "_choose_score", lambda images, fit: judged.append(images))
-    fit(model, 1, boards(20))
-    assert len(trained[0]) == 18
-    assert len(judged[0]) == 2
+
+    def record(images: Any) -> list[bytes]:
+        return [image.tobytes() for image in images]
+
+    monkeypatch.setattr(
+        model, "_train", lambda images, fit: trained.append(record(images)) or fit.steps
+    )
+    monkeypatch.setattr(model, "_choose_score", lambda images, fit: judged.append(record(images)))
+    images = boards(20)
+    for seed in (3, 3, 4):
+        model.fit(Fit(images, 1, seed))
+    assert len(set(trained[0])) == used
+    if held_out:
+        assert len(judged[0]) == held_out
+        assert not set(trained[0]) & set(judged[0])
+    else:
+        assert set(judged[0]) == set(trained[0])
+    assert trained[0] == trained[1]
+    assert set(trained[0]) != set(trained[2])
+
+
+def test_training_standardises_by_the_images_that_it_uses() -> None:
+    model = net()
+    fit(model, 1)
+    images, _ = draw_images(boards(), None, 3)
+    with torch.inference_mode():
+        features = model.features(torch.from_numpy(np.stack(images)))
+    mean, std = channel_statistics(features.numpy())
+    torch.testing.assert_close(model.mean, mean.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.std, std.float(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("by_energy", [True, False])
@@ -176,9 +234,11 @@ def test_the_better_score_is_chosen(by_energy: bool, monkeypatch: pytest.MonkeyP
     peak[:, 0] = 6
     images = list(random_images(4, 1))
     good = {image.tobytes() for image in images}
+    judged: list[bool] = []
 
     def features(image: Any) -> Any:
         is_good = image[0].numpy().tobytes() in good
+        judged.append(is_good)
         return flat if is_good == by_energy else peak
 
     monkeypatch.setattr(model, "features", features)
@@ -187,6 +247,8 @@ def test_the_better_score_is_chosen(by_energy: bool, monkeypatch: pytest.MonkeyP
     model.by_energy.fill_(not by_energy)
     model._choose_score(images, Fit(images, 1))
     assert bool(model.by_energy) == by_energy
+    assert judged.count(True) >= len(images)
+    assert judged.count(False) >= len(images)
 
 
 def test_a_single_shot_is_enough() -> None:
@@ -222,6 +284,20 @@ def test_the_product_comes_from_the_name_of_the_data() -> None:
     assert SSNF.complete_settings(settings, Path("/data/gear")).product is None
 
 
+def test_images_from_the_cache_train_the_same_as_images_in_memory(tmp_path: Path) -> None:
+    paths = []
+    for number, image in enumerate(boards()):
+        paths.append(tmp_path / f"{number:03d}.png")
+        paths[-1].write_bytes(cv2.imencode(".png", image)[1])
+    prepared = PreparedImages(paths, Geometry("stretch", *both_sides(SIZE)))
+    models = []
+    for images in (list(prepared), CachedImages(prepared)):
+        model = net()
+        fit(model, 3, images)
+        models.append(model)
+    assert_equal_state(*models)
+
+
 def test_shots_limit_the_images_used() -> None:
     geometry = Geometry("stretch", SIZE, SIZE)
     few = SSNFSettings("resnet18", geometry, shots=3)
@@ -242,35 +318,29 @@ def test_the_anomalies_are_blended_as_for_the_product() -> None:
 
 @pytest.mark.parametrize("by_energy", [True, False])
 @pytest.mark.parametrize("projected", [None, 24])
-@pytest.mark.parametrize(("size", "stride"), [(64, 16), ((72, 90), 8)])
+@pytest.mark.parametrize(("size", "stride"), [(64, 8), (64, 16), ((72, 90), 8), ((90, 72), 16)])
 def test_fused_equals_literal(
     size: Size, stride: int, projected: int | None, by_energy: bool
 ) -> None:
-    model = trained_net(size, 1, stride=stride, projected=projected).double()
+    model = trained_net(size, 1, stride=stride, projected=projected, blocks=3)
     model.by_energy.fill_(by_energy)
-    image = torch.from_numpy(random_images(2, 0, size))
-    fused = model.fused()
-    with torch.inference_mode():
-        score, anomaly_map = model(image)
-        fused_score, fused_map = fused(image)
-    close(fused_score, score)
-    close(fused_map, anomaly_map)
+    images = torch.from_numpy(random_images(2, 0, size))
+    assert_fused_equals_literal(model, images, tolerances=FLOW_TOLERANCES)
 
 
 def nodes_of(data: bytes) -> list[Any]:
     return list(onnx.load_model_from_string(data).graph.node)
 
 
-@pytest.mark.parametrize(
-    ("options", "by_energy"), [({"projected": None}, True), ({"stride": 8}, False)]
-)
+@pytest.mark.parametrize("by_energy", [True, False])
+@pytest.mark.parametrize("options", [{"projected": None}, {"stride": 8}])
 def test_the_graph_has_no_node_too_many(options: dict[str, Any], by_energy: bool) -> None:
-    model = trained_net(**options)
+    model = trained_net(blocks=3, **options)
     model.by_energy.fill_(by_energy)
     data = exported(model)
     nodes = nodes_of(data)
     flow = counted(n for n in nodes if n.name.startswith("/flow"))
-    assert flow == Counter({kind: 2 * number for kind, number in ATTENTION.items()})
+    assert flow == Counter({kind: 3 * number for kind, number in ATTENTION.items()})
     assert ATTENTION.total() == 23
     assert not {"Gather", "Split", "Slice", "Concat", "ReduceSum", "ReduceMean"} & set(flow)
     whole = set(node_types(data))
@@ -281,8 +351,10 @@ def test_the_graph_has_no_node_too_many(options: dict[str, Any], by_energy: bool
     assert score == Counter(expected)
     # Standardisation has no node of its own: a level has an average, and with a rotation one more.
     levels = counted(n for n in nodes if n.name.startswith("/levels"))
-    assert levels["Conv"] == (2 if "projected" in options else 4)
-    assert set(levels) <= {"Conv", "Resize", "Add", "Concat"}
+    if "projected" in options:
+        assert levels == Counter({"Conv": 2, "Concat": 1})
+    else:
+        assert levels == Counter({"Conv": 4, "Resize": 1, "Add": 1})
 
 
 # ---------------------------------------------------------------- FP16
@@ -363,9 +435,15 @@ def test_score_and_upsampling_need_fp32() -> None:
     assert not finite("/upsample")
 
 
-def test_parts_around_the_flow_are_marked() -> None:
-    islands = fp32_islands(trained_net().fused())
+@pytest.mark.parametrize("by_energy", [True, False])
+def test_parts_around_the_flow_are_marked_and_in_the_graph(by_energy: bool) -> None:
+    model = trained_net()
+    model.by_energy.fill_(by_energy)
+    islands = fp32_islands(model.fused())
     assert {"/input", "/backbone/conv1", "/score", "/upsample", "/largest"} < set(islands)
+    names = [node.name for node in nodes_of(exported(model))]
+    for island in islands:
+        assert any(islands_of(name, [island]) for name in names), island
 
 
 def test_the_affine_of_every_coupling_is_in_an_island() -> None:
@@ -376,7 +454,7 @@ def test_the_affine_of_every_coupling_is_in_an_island() -> None:
         if node.name.startswith("/flow/") and node.op_type in ("Exp", "Tanh"):
             affine.append(node.name)
     assert len(affine) == 2 * 3
-    assert all(in_island(name, islands) for name in affine)
+    assert all(islands_of(name, islands) for name in affine)
 
 
 def test_a_latent_beyond_fp16_in_the_last_coupling_is_finite() -> None:

@@ -1,7 +1,7 @@
 """python -m train.anomalies: draw the synthetic anomalies that a method trains with.
 
 python -m train.anomalies --data /data/bottle --out samples.png
-python -m train.anomalies --method ssnf --help      lists the flags of one method
+python -m train.anomalies --method METHOD --help      lists the flags of one method
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawline.runtime.console import Parser, log, run_command
-from flawline.train import TrainError
+from flawline.train import METHODS, TrainError
 from flawline.train.fit import given_options, parse_arguments
 
-DEFAULT_METHOD = "ssnf"
 MAX_COUNT = 100
 SIZES = (32, 2048)  # smallest and largest
 
@@ -26,7 +25,7 @@ def _parser() -> Parser:
         description="Draw the synthetic anomalies that a method trains with.",
     )
     parser.add_argument(
-        "--method", default=DEFAULT_METHOD, help="the method that uses them; default %(default)s"
+        "--method", help="the method that uses them; may be left out if there is only one"
     )
     parser.add_argument(
         "--data", type=Path, required=True, help="MVTec-like folder, or a folder of good images"
@@ -51,7 +50,7 @@ def _parser() -> Parser:
 
 
 def _run(argv: Sequence[str] | None) -> None:
-    args = parse_arguments(_parser(), argv, marker="anomaly_flag")
+    args = parse_arguments(_parser(), argv, "anomaly_flag", _only_method)
     if not 1 <= args.count <= MAX_COUNT:
         raise TrainError(f"--count {args.count} is not from 1 to {MAX_COUNT}")
     if not SIZES[0] <= args.size <= SIZES[1]:
@@ -59,10 +58,29 @@ def _run(argv: Sequence[str] | None) -> None:
     draw_samples(args)
 
 
+def _methods() -> list[str]:
+    """Return the names of the methods that train with synthetic anomalies."""
+    from flawline.train.method import Method, resolve_method
+
+    names = []
+    for name in METHODS:
+        own = resolve_method(name).anomalies
+        if own.__func__ is not Method.anomalies.__func__:  # type: ignore[attr-defined]
+            names.append(name)
+    return names
+
+
+def _only_method() -> str:
+    names = _methods()
+    if len(names) != 1:
+        raise TrainError(f"--method is needed: one of {', '.join(names)}")
+    return names[0]
+
+
 def draw_samples(args: argparse.Namespace) -> None:
     """Draw the contact sheet as the parsed flags say. Raises TrainError and DataError."""
     from flawline.train.anomalies.sheet import contact_sheet, write_png
-    from flawline.train.data.images import PreparedImages, open_data
+    from flawline.train.data import PreparedImages, open_data
     from flawline.train.recipe import plan
 
     paths = open_data(args.data).train_good
@@ -79,7 +97,8 @@ def draw_samples(args: argparse.Namespace) -> None:
     anomalies = recipe.method_class.anomalies(recipe.settings, images, args.seed)
     if anomalies is None:
         raise TrainError(
-            f"{args.method} trains without synthetic anomalies; choose --method {DEFAULT_METHOD}"
+            f"{args.method} trains without synthetic anomalies; "
+            f"choose --method {' or '.join(_methods())}"
         )
     samples = []
     names = []

@@ -158,7 +158,8 @@ def blend(
         patch = np.asarray(cv2.resize(source[cut], size[::-1]), np.uint8)
         patch_object = None
         if source_object is not None:
-            patch_object = cv2.resize(source_object[cut], size[::-1]) > 0
+            resized = cv2.resize(source_object[cut].astype(np.uint8), size[::-1])
+            patch_object = np.asarray(resized > 0)
         place = _choose_place(size, patch_object, image_object, shape, settings, rng)
         if place is None or not _solvable(size):
             continue
@@ -178,8 +179,8 @@ def _check_pair(image: Image, source: Image) -> None:
         )
 
 
-def object_mask(image: Image, settings: BlendSettings) -> Image | None:
-    """Return where an image [H, W, 3] is not plain background: uint8 [H, W], 0 or 1.
+def object_mask(image: Image, settings: BlendSettings) -> Mask | None:
+    """Return where an image [H, W, 3] is not plain background: bool [H, W].
 
     None without a plain background in the settings.
     """
@@ -197,7 +198,7 @@ def object_mask(image: Image, settings: BlendSettings) -> Image | None:
         normalize=False,
         borderType=cv2.BORDER_REPLICATE,
     )
-    return np.asarray(count > MEDIAN_SIDE**2 // 2, np.uint8)
+    return np.asarray(count > MEDIAN_SIDE**2 // 2, bool)
 
 
 def _pixel_bounds(settings: BlendSettings, shape: Shape) -> list[tuple[int, int]]:
@@ -210,7 +211,7 @@ def _pixel_bounds(settings: BlendSettings, shape: Shape) -> list[tuple[int, int]
 
 def _choose_cut(
     shape: Shape,
-    source_object: Image | None,
+    source_object: Mask | None,
     settings: BlendSettings,
     rng: np.random.Generator,
 ) -> Box | None:
@@ -242,10 +243,10 @@ def _choose_cut(
 
 
 def _count_object(
-    source_object: Image, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+    source_object: Mask, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int32]:
     """Return how many pixels of the object each box contains; starts and stops are [n, 2]."""
-    total = cv2.integral(source_object)
+    total = cv2.integral(source_object.view(np.uint8))
     top, left = starts.T
     bottom, right = stops.T
     count = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
@@ -266,8 +267,8 @@ def _resized(cut: Box, shape: Shape, settings: BlendSettings, rng: np.random.Gen
 
 def _choose_place(
     size: Shape,
-    patch_object: npt.NDArray[np.bool_] | None,
-    image_object: Image | None,
+    patch_object: Mask | None,
+    image_object: Mask | None,
     shape: Shape,
     settings: BlendSettings,
     rng: np.random.Generator,

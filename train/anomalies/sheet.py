@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import write_file
 from flawline.runtime.image import Image
 from flawline.train import TrainError
 from flawline.train.anomalies import Mask
@@ -54,7 +54,7 @@ def contact_sheet(
             sheet[top : top + height, left : left + width] = tile
         name = names[column]
         if not mask.any():
-            name = f"{name}: no place"
+            name = f"{name}: no patch placed"
         _write(sheet, name, left, sheet_height - 8, 0.4, GREY, width)
     return sheet
 
@@ -62,13 +62,7 @@ def contact_sheet(
 def write_png(path: Path, image: Image) -> None:
     """Write an image, uint8 [h, w, 3] BGR, as a PNG. Raises TrainError if that is impossible."""
     _, png = cv2.imencode(".png", image)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, png.tobytes())
-    except OSError as error:
-        raise TrainError(
-            f"--out {path}: cannot be written ({error.strerror}); choose another"
-        ) from error
+    write_file(path, png.tobytes(), TrainError, "--out")
 
 
 def outlined(image: Image, mask: Mask) -> Image:

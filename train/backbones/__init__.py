@@ -6,9 +6,9 @@ and ask `backbone_facts` for what decides about default settings, without buildi
 
 from __future__ import annotations
 
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from flawline.registry import resolve
 from flawline.train import TrainError
 from flawline.train.backbones.facts import BackboneFacts
 
@@ -30,9 +30,7 @@ DEFAULT_BACKBONE = "resnet18"
 
 def resolve_backbone(name: str) -> type[Backbone]:
     """Return the class of a backbone. Raises TrainError for an unknown name."""
-    if name not in BACKBONES:
-        raise TrainError(f"backbone {name!r} is unknown; known: {', '.join(BACKBONES)}")
-    kind: type[Backbone] = resolve_name(BACKBONES[name])
+    kind: type[Backbone] = resolve(BACKBONES, name, "backbone", TrainError)
     return kind
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,11 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from flawline.runtime.image import Image
-from flawline.train.backbones.facts import BackboneFacts
+from flawline.train import TrainError
+from flawline.train.backbones.facts import (
+    IMAGENET,
+    PRETRAINED_LEVELS,
+    RANDOM,
+    TEXTURE,
+    BackboneFacts,
+)
 
 # Batch size and number of images with which random weights get their BatchNorm statistics.
 STATISTICS_BATCH = 8
 STATISTICS_IMAGES = 32
+# The files BACKBONE-texture.pth that train.pretrain made from formulas.
+TEXTURE_FOLDER = Path(__file__).parent / "weights"
+TEXTURE_SUFFIX = "-texture.pth"
 
 
 class Backbone(nn.Module, abc.ABC):
@@ -45,7 +56,7 @@ class Backbone(nn.Module, abc.ABC):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Return why backbones of this class cannot be built here, or None if they can."""
+        """Return what this machine lacks to build backbones of this class, or None for nothing."""
         return None
 
     @property
@@ -57,13 +68,59 @@ class Backbone(nn.Module, abc.ABC):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of `levels` from normalised RGB."""
 
-    @abc.abstractmethod
     def load(self, weights: str, seed: int = 0) -> str:
         """Load weights and return a short description with their hash.
 
-        `weights` is `imagenet` (downloaded), `texture` (in this package), `random` (drawn by the
-        seed) or the path of a file. Raises TrainError.
+        `weights` is one of WEIGHT_KINDS, that is `imagenet` (downloaded), `texture` (in this
+        package) or `random` (drawn by the seed), or the path of a file. Raises TrainError.
         """
+        if weights == RANDOM:
+            self._initialise(seed)
+            return f"{RANDOM}, seed {seed}"
+        if weights == TEXTURE:
+            return f"{TEXTURE} {self._load_file(self._texture_file())}"
+        if weights == IMAGENET:
+            return f"{IMAGENET} {self._load_imagenet()}"
+        path = Path(weights)
+        return f"{path.name} {self._load_file(path)}"
+
+    @abc.abstractmethod
+    def _initialise(self, seed: int) -> None:
+        """Draw random weights from a generator with this seed."""
+
+    def _load_imagenet(self) -> str:
+        """Download and load weights trained on ImageNet; return their version and their hash.
+
+        This implementation raises TrainError, for a backbone without such weights.
+        """
+        raise self._no_weights(IMAGENET)
+
+    def _load_file(self, path: Path) -> str:
+        """Load a weight file and return its hash. Raises TrainError for another file.
+
+        This implementation raises TrainError, for a backbone without weight files.
+        """
+        raise self._no_weights(str(path))
+
+    def _no_weights(self, weights: str) -> TrainError:
+        return TrainError(f"weights {weights}: {self.name} has none; use --weights {RANDOM}")
+
+    def _texture_file(self) -> Path:
+        """Return the path of the weights in this package. Raises TrainError if there are none."""
+        path = TEXTURE_FOLDER / f"{self.name}{TEXTURE_SUFFIX}"
+        if path.exists():
+            return path
+        names = []
+        for file in sorted(TEXTURE_FOLDER.glob(f"*{TEXTURE_SUFFIX}")):
+            names.append(file.name.removesuffix(TEXTURE_SUFFIX))
+        existing = ", ".join(names) or "no backbone"
+        problem = f"weights {TEXTURE}: there are none of {self.name}"
+        if not set(PRETRAINED_LEVELS) <= set(self.facts(self.name).levels):
+            raise TrainError(f"{problem}; choose --backbone {existing}")
+        raise TrainError(
+            f"{problem}, only of {existing}; choose that --backbone, or train them with "
+            f"python -m train.pretrain --backbone {self.name} and pass the file with --weights"
+        )
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Return the height and width of each returned level for an input of this size."""

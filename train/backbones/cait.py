@@ -1,7 +1,7 @@
 """The backbone of the SSNF paper: a CaiT of timm, up to the block that the authors read.
 
 Touvron et al., "Going deeper with image transformers" (2021). cait_m48_448 costs 279 GMAC per
-image: it is here to reproduce the paper and for comparisons, not for the edge.
+image: it serves to reproduce the paper and for comparisons, not for the edge.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CaiT(Backbone):
         try:
             import timm
         except Exception as error:
-            # Not only ImportError: timm also fails if its torchvision does not fit the torch here.
+            # Not only ImportError: timm also fails if its torchvision does not fit the torch.
             raise TrainError(
                 f"backbone {name} needs timm, which cannot be imported ({error}); "
                 "pip install 'flawline[cait]', and torchvision from where torch is from"
@@ -84,20 +84,6 @@ class CaiT(Backbone):
         columns = self.net.norm(tokens).transpose(1, 2)
         return (columns.reshape(-1, self.channels[0], self.side, self.side),)
 
-    def load(self, weights: str, seed: int = 0) -> str:
-        """Load weights as described by `Backbone.load`; there are no texture weights."""
-        if weights == "random":
-            self._initialise(seed)
-            return f"random, seed {seed}"
-        if weights == "texture":
-            raise TrainError(
-                f"weights texture: there are none of {self.name}; choose --backbone resnet18"
-            )
-        if weights == "imagenet":
-            return f"imagenet {self.name} {self._load_state(_download(self.name), self.name)}"
-        path = Path(weights)
-        return f"{path.name} {self._load_state(_read_state(path), weights)}"
-
     def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.net.parameters():
@@ -105,8 +91,14 @@ class CaiT(Backbone):
                 nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
         nn.init.zeros_(self.first_convolution.bias)  # type: ignore[arg-type]
 
+    def _load_imagenet(self) -> str:
+        return f"{self.name} {self._load_state(_download(self.name), self.name)}"
+
+    def _load_file(self, path: Path) -> str:
+        return self._load_state(_read_state(path), str(path))
+
     def _load_state(self, state: dict[str, Tensor], source: str) -> str:
-        """Load the tensors that are used here from those of a whole model; returns their hash."""
+        """Load the tensors that this network has from a whole model; return their hash."""
         # The authors' own files name modules as they were wrapped for training on many GPUs.
         plain = {}
         for name, value in state.items():

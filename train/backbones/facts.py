@@ -1,8 +1,21 @@
-"""What is known of a backbone before it is built. This module imports without torch."""
+"""Facts about a backbone and its weights, before it is built. This module imports without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+# The kinds of weights; any other text is the path of a file.
+IMAGENET = "imagenet"
+TEXTURE = "texture"
+RANDOM = "random"
+# The levels that train.pretrain trains; a backbone without them has no texture weights.
+PRETRAINED_LEVELS = (2, 3)
+# Kind -> where such weights come from.
+WEIGHT_KINDS = {
+    IMAGENET: "downloads them",
+    TEXTURE: "in this package, trained on formulas alone",
+    RANDOM: "drawn by the seed",
+}
 
 
 @dataclass(frozen=True)

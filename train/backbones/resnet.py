@@ -21,7 +21,7 @@ from flawline.train.backbones.facts import BackboneFacts, Level
 
 URL = "https://download.pytorch.org/models/"
 STRIDES = {1: 4, 2: 8, 3: 16}
-# Parts of torchvision's networks that are not built here.
+# Parts of torchvision's networks that this module does not build.
 UNUSED_PREFIXES = ("layer4.", "fc.")
 
 
@@ -150,23 +150,6 @@ class ResNet(Backbone):
         maps = {1: level1, 2: level2, 3: level3}
         return tuple(maps[level] for level in self.levels)
 
-    def load(self, weights: str, seed: int = 0) -> str:
-        """Load weights as described by `Backbone.load`.
-
-        A file is a state_dict of torchvision for the same architecture; layer4 and the classifier
-        in it are ignored. It may also have folded BatchNorm with the same names: statistics of the
-        identity, and the bias in bn.bias.
-        """
-        if weights == "random":
-            self._initialise(seed)
-            return f"random, seed {seed}"
-        if weights == "texture":
-            return f"texture {self._load_file(_texture_file(self.name))}"
-        if weights == "imagenet":
-            return f"imagenet IMAGENET1K_V1 {self._load_file(_download(self.name))}"
-        path = Path(weights)
-        return f"{path.name} {self._load_file(path)}"
-
     def _initialise(self, seed: int) -> None:
         """He initialisation as in torchvision, from a generator of its own."""
         generator = torch.Generator().manual_seed(seed)
@@ -178,8 +161,15 @@ class ResNet(Backbone):
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
 
+    def _load_imagenet(self) -> str:
+        return f"IMAGENET1K_V1 {self._load_file(_download(self.name))}"
+
     def _load_file(self, path: Path) -> str:
-        """Load a state_dict and return the hash of the file."""
+        """Load a state_dict of torchvision for the same architecture; return the file's hash.
+
+        Layer4 and the classifier in it are ignored. It may also have folded BatchNorm with the same
+        names: statistics of the identity, and the bias in bn.bias.
+        """
         data, state = _read_state(path, self.name)
         own = self.state_dict()
         wrong = []
@@ -221,23 +211,6 @@ def _read_state(path: Path, name: str) -> tuple[bytes, dict[str, Any]]:
         if not key.startswith(UNUSED_PREFIXES):
             used[key] = value
     return data, used
-
-
-def _texture_file(name: str) -> Path:
-    """Return the path of the weights in this package, which train.pretrain made from formulas."""
-    folder = Path(__file__).parent / "weights"
-    path = folder / f"{name}-texture.pth"
-    if path.exists():
-        return path
-    names = []
-    for file in sorted(folder.glob("*-texture.pth")):
-        names.append(file.name.removesuffix("-texture.pth"))
-    existing = ", ".join(names) or "no backbone"
-    raise TrainError(
-        f"weights texture: there are none of {name}, only of {existing}; choose that --backbone, "
-        f"or train them with python -m train.pretrain --backbone {name} and pass the file with "
-        "--weights"
-    )
 
 
 def _download(name: str) -> Path:

@@ -1,1 +1,1 @@
-"""Building blocks that several methods share, in their literal and their fused form."""
+"""Building blocks of the methods, in literal and fused form."""

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawline.train.blocks.fused import Upsample, pointwise
-
-Size = tuple[int, int]
+from flawline.train.blocks.fused import Size, Upsample, pointwise
 
 # Floor of a channel's standard deviation, relative to the mean over the channels: a channel that is
 # constant on good images would otherwise turn any tiny change into a huge score.

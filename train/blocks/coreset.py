@@ -1,5 +1,4 @@
-"""Greedy k-centre: a few rows that cover many; the next row is always the one farthest from all so
-far.
+"""Greedy k-centre: a few rows that cover many; each next row is the one farthest from the others.
 
 Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach", ICLR
 2018; with the random projection and the approximate start of PatchCore's code (Roth et al., CVPR

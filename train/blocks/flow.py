@@ -88,7 +88,7 @@ def initialise_flow(flow: SequenceINN, generator: torch.Generator) -> None:
 
 
 def _initialise_layer(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
-    # The generator lives on the CPU, and so must the tensors that it fills.
+    # The generator is on the CPU, so the tensors that it fills must be there too.
     drawn = torch.empty_like(layer.weight, device="cpu")
     nn.init.kaiming_uniform_(drawn, math.sqrt(5), generator=generator)
     if is_parametrized(layer):

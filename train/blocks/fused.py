@@ -15,7 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from flawline.train import TrainError
+from flawline.train.backbones.base import Backbone
+from flawline.train.method import Method
 
 Size = tuple[int, int]
 Module = TypeVar("Module", bound=nn.Module)
@@ -28,11 +33,9 @@ class FusedMethod(nn.Module, abc.ABC):
 
     def __init__(self, method: Any) -> None:
         super().__init__()
-        backbone = method.backbone
-        self.backbone = fold_batchnorm(backbone)
-        self.input = FoldedInput(
-            self.backbone.first_convolution, backbone.mean_rgb, backbone.std_rgb
-        )
+        folded_input, backbone = fold_backbone(method.backbone)
+        self.backbone = backbone
+        self.input = folded_input
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
@@ -43,14 +46,13 @@ class FusedMethod(nn.Module, abc.ABC):
         """Compute score [N] and map [N, H, W] from the levels of the backbone."""
 
 
-def build_fused(method: nn.Module, build: Callable[[Any], Module]) -> Module:
+def build_fused(method: Method, build: Callable[[Any], Module]) -> Module:
     """Build the exported form of a method, in eval mode and in the method's own dtype.
 
     `build` gets a copy of the method in float64, so that rounding happens once, at the end.
     """
-    dtype = next(method.parameters()).dtype
     exact = copy.deepcopy(method).double()
-    return build(exact).to(dtype).eval()
+    return build(exact).to(method.dtype).eval()
 
 
 def fp32(module: Module) -> Module:
@@ -93,11 +95,25 @@ def _scope(path: str, modules: dict[str, nn.Module]) -> str:
 # ---------------------------------------------------------------- input and backbone
 
 
+def fold_backbone(backbone: Backbone) -> tuple[FoldedInput, Backbone]:
+    """Return the input and the backbone of an exported form; the given backbone stays as it is.
+
+    The backbone is a copy with BatchNorm folded, whose first convolution also contains the channel
+    order and the scale of the normalisation. Raises TrainError as `fold_batchnorm` does.
+    """
+    folded = fold_batchnorm(backbone)
+    weight = folded.first_convolution.weight.data
+    scale = weight.new_tensor([255 * std for std in backbone.std_rgb]).view(1, 3, 1, 1)
+    folded.first_convolution.weight.data = (weight / scale).flip(1).contiguous()
+    mean = weight.new_tensor([255 * mean for mean in reversed(backbone.mean_rgb)])
+    return FoldedInput(mean), folded
+
+
 def fold_batchnorm(module: Module) -> Module:
     """Copy a module, in eval mode, with every BatchNorm folded into the convolution before it.
 
     Pairs are recognised by torchvision's names: conv1 and bn1, conv2 and bn2, conv3 and bn3, and 0
-    and 1 in a shortcut.
+    and 1 in a shortcut. Raises TrainError for a BatchNorm that belongs to no such pair.
     """
     module = copy.deepcopy(module).eval()
     for parent in list(module.modules()):
@@ -108,27 +124,27 @@ def fold_batchnorm(module: Module) -> Module:
             if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, name, nn.Identity())
+    for path, remaining in module.named_modules():
+        if isinstance(remaining, _BatchNorm):
+            raise TrainError(
+                f"{type(module).__name__}: the BatchNorm {path} cannot be folded; name it bn1 "
+                "after a convolution conv1 of the same module, or 1 after 0"
+            )
     return module
 
 
 class FoldedInput(nn.Module):
     """Converts uint8 BGR [N, H, W, 3] to what the first convolution reads, [N, 3, H, W].
 
-    The constructor moves channel order and scale into the weights of the convolution. The mean is
-    subtracted here, because the convolution pads with zeros, which must stay the zeros of the
-    normalised image: with the mean folded too, the border would change.
+    mean: BGR in 0..255, [3]. `fold_backbone` moves channel order and scale into the weights of the
+    convolution. The mean is subtracted here, because the convolution pads with zeros, which must
+    stay the zeros of the normalised image: with the mean folded too, the border would change.
     """
 
     mean: Tensor
 
-    def __init__(
-        self, conv: nn.Conv2d, mean_rgb: tuple[float, ...], std_rgb: tuple[float, ...]
-    ) -> None:
+    def __init__(self, mean: Tensor) -> None:
         super().__init__()
-        weight = conv.weight.data
-        scale = weight.new_tensor([255 * std for std in std_rgb]).view(1, 3, 1, 1)
-        conv.weight.data = (weight / scale).flip(1).contiguous()
-        mean = weight.new_tensor([255 * mean for mean in reversed(mean_rgb)])
         self.register_buffer("mean", mean.view(3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -231,12 +247,13 @@ def resize_matrix(n_in: int, n_out: int) -> Tensor:
     return F.interpolate(eye, size=(n_out, n_in), mode="bilinear", align_corners=False)[0, 0]
 
 
-def gaussian_matrix(n: int, sigma: float, truncate: float = 4.0) -> Tensor:
+def gaussian_matrix(n: int, sigma: float) -> Tensor:
     """Return the Gaussian filter of a line as a matrix [n, n], float64.
 
-    It is scipy's gaussian_filter1d with mode "reflect"; sigma is in samples.
+    It is scipy's gaussian_filter1d with mode "reflect"; sigma is in samples, and the filter ends at
+    4 sigma.
     """
-    radius = int(truncate * sigma + 0.5)
+    radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     taps = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
     taps /= taps.sum()

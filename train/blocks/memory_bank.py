@@ -1,9 +1,8 @@
 """A memory bank of feature rows and the distance to its nearest row, as reference and as exported.
 
 `Bank` is the state and the literal search. `NearestRow` and `Reweighting` are the same functions
-for an
-engine: one matrix product against the bank, the distance to the winner evaluated again exactly, no
-matrix of roots and no TopK.
+for an engine: one matrix product against the bank, the distance to the winner evaluated again
+exactly, no matrix of roots and no TopK.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What detectors on patch features share, literally as published, and one pass over the images.
+"""Patch features and their maps, literally as published, and one pass over the images.
 
 The aggregation is that of Roth et al., "Towards total recall in industrial anomaly detection", CVPR
 2022.

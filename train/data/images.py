@@ -14,32 +14,23 @@ import numpy.typing as npt
 
 from flawline.cameras.decode import read_image
 from flawline.runtime.image import Geometry, Image, prepare, prepare_mask
-from flawline.train.data.layouts import DataError, DataSet, Sample, open_data
-
-__all__ = [
-    "DataError",
-    "DataSet",
-    "PreparedImages",
-    "Sample",
-    "describe_sizes",
-    "hold_out",
-    "open_data",
-    "read_mask",
-]
+from flawline.train.data.layouts import DataError, Sample
 
 # Fewer good images leave too little to train on once some are held out.
 MIN_GOOD_IMAGES = 5
+# Share of the good images that is held out to set the threshold.
+HELD_OUT_SHARE = 0.2
 # Images whose size `describe_sizes` reads.
 SIZE_SAMPLES = 50
 
 
-def hold_out(paths: Sequence[Path], fraction: float = 0.2) -> tuple[list[Path], list[Path]]:
+def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Split good images into training images and images held out to set the threshold.
 
     The hash of an image's name decides its side. The same image is therefore on the same side on
-    every machine, and stays there when other images are added. About `fraction` of the images are
-    held out; both sides get at least one image, and keep the order of `paths`. Raises DataError for
-    fewer than 5 images.
+    every machine, and stays there when other images are added. About HELD_OUT_SHARE of the images
+    are held out; both sides get at least one image, and keep the order of `paths`. Raises DataError
+    for fewer than 5 images.
     """
     if len(paths) < MIN_GOOD_IMAGES:
         raise DataError(
@@ -49,7 +40,7 @@ def hold_out(paths: Sequence[Path], fraction: float = 0.2) -> tuple[list[Path], 
 
     root = os.path.commonpath([path.parent for path in paths])
     ranks = {path: _rank(path.relative_to(root)) for path in paths}
-    held_out = {path for path in paths if ranks[path] < fraction}
+    held_out = {path for path in paths if ranks[path] < HELD_OUT_SHARE}
     if len(held_out) in (0, len(paths)):
         first = min(paths, key=ranks.__getitem__)
         held_out = {first}

@@ -42,6 +42,8 @@ LEVEL_FORMS = ("multiplied", "gathered", "gathered")
 
 @dataclass(frozen=True)
 class FastFlowSettings(MethodSettings):
+    """The settings of FastFlow; none is a flag."""
+
     blocks: int = option(8, "couplings per level")
     alternate: bool = option(False, "every second coupling has 1x1 convolutions instead of 3x3")
 
@@ -58,7 +60,7 @@ class FastFlow(Method):
 
     def __init__(self, settings: FastFlowSettings) -> None:
         super().__init__(settings)
-        self.backbone = create_backbone(settings.backbone, (1, 2, 3)).requires_grad_(False)
+        self.backbone = create_backbone(settings.backbone, (1, 2, 3))
         self.norms = nn.ModuleList()
         self.flows = nn.ModuleList()
         self.grids = self.backbone.grids(*settings.size)
@@ -109,8 +111,9 @@ class FastFlow(Method):
     def fit(self, fit: Fit) -> int:
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             self.eval()
-            device = next(self.norms.parameters()).device
-            features = collect_features(fit.images, self._flat_levels, device, folder, fit.progress)
+            features = collect_features(
+                fit.images, self._flat_levels, self.device, folder, fit.progress
+            )
             return self._train(features, fit)
 
     def _flat_levels(self, image: Tensor) -> Tensor:
@@ -135,11 +138,10 @@ class FastFlow(Method):
         steps = Steps(fit, phase, [optimiser], fit.steps)
 
         def loss_of(_: int, chosen: npt.NDArray[np.int64]) -> Tensor:
-            batch = torch.from_numpy(features[chosen]).to(trained[0].device)
+            batch = torch.from_numpy(features[chosen]).to(self.device)
             return self.loss(self._unflatten(batch))
 
         self.train()
-        self.backbone.eval()
         done = steps.run(batch_indices(len(features), BATCH, fit.seed, steps.start), loss_of)
         self.eval()
         return done
@@ -177,7 +179,7 @@ class FastFlow(Method):
 class ConvolutionSubnetwork(nn.Module):
     """Predicts log-scale and shift of a coupling: two convolutions with a ReLU between them.
 
-    Here the ReLU saturates at HIDDEN_CLAMP.
+    Unlike in the paper, the ReLU saturates at HIDDEN_CLAMP.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int) -> None:

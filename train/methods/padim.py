@@ -1,4 +1,4 @@
-"""PaDiM: one Gaussian per position of the part; the Mahalanobis distance to it is the anomaly.
+"""PaDiM: one Gaussian per position of the part; the distance to it is the anomaly score.
 
 Defard et al., "PaDiM: a patch distribution modeling framework for anomaly detection and
 localization", ICPR 2021. `forward` evaluates the quadratic form with the inverse covariance,
@@ -38,6 +38,8 @@ COVARIANCE_BATCH = 16  # images whose outer products are summed in one matrix pr
 
 @dataclass(frozen=True)
 class PaDiMSettings(MethodSettings):
+    """The settings of PaDiM: how many channels, and on which grid."""
+
     channels: int = option(
         100,
         "random channels of the levels that the Gaussians describe; the model holds one channels x "
@@ -64,11 +66,11 @@ class PaDiM(Method):
     settings: PaDiMSettings
     chosen: Tensor  # indices of the drawn channels [d]
     mean: Tensor  # [P, d]
-    precision: Tensor  # inverse covariances [P, d, d]
+    inverse_covariance: Tensor  # [P, d, d]
 
     def __init__(self, settings: PaDiMSettings) -> None:
         super().__init__(settings)
-        self.backbone = create_backbone(settings.backbone, (1, 2, 3)).requires_grad_(False)
+        self.backbone = create_backbone(settings.backbone, (1, 2, 3))
         height, width = settings.size
         self.grid = (-(-height // settings.stride), -(-width // settings.stride))
         channels = settings.channels
@@ -77,7 +79,14 @@ class PaDiM(Method):
         _check_matrices(channels, positions)
         self.register_buffer("chosen", torch.zeros(channels, dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(positions, channels))
-        self.register_buffer("precision", torch.zeros(positions, channels, channels))
+        self.register_buffer("inverse_covariance", torch.zeros(positions, channels, channels))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Older checkpoints have the statistical name of this matrix.
+        old = state_dict.pop(f"{prefix}precision", None)
+        if old is not None:
+            state_dict[f"{prefix}inverse_covariance"] = old
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @classmethod
     def settings_for(cls, backbone: str) -> PaDiMSettings:
@@ -86,10 +95,6 @@ class PaDiM(Method):
             return PaDiMSettings(backbone, Geometry("stretch", 256, 256), channels=56)
         # As published, 550 channels on layer1's grid, it would be 3.9 GB.
         return PaDiMSettings(backbone, Geometry("shorter-crop", 224, 224, 256), channels=100)
-
-    @classmethod
-    def steps(cls, settings: PaDiMSettings, images: int, epochs: int | None) -> int:
-        return 1  # one pass, then a closed form
 
     def features(self, image: Tensor) -> Tensor:
         """Compute the chosen channels [N, P, d] of images, uint8 BGR [N, H, W, 3].
@@ -103,7 +108,7 @@ class PaDiM(Method):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         offset = self.features(image) - self.mean
-        squared = torch.einsum("npi,pij,npj->np", offset, self.precision, offset)
+        squared = torch.einsum("npi,pij,npj->np", offset, self.inverse_covariance, offset)
         distance = squared.clamp(min=0).sqrt().view(-1, *self.grid)
         anomaly_map = smoothed_map(distance, self.settings.size, SIGMA)
         return anomaly_map.amax((1, 2)), anomaly_map
@@ -117,13 +122,12 @@ class PaDiM(Method):
         drawn = torch.randperm(sum(self.backbone.channels), generator=generator)
         self.chosen.copy_(drawn[: self.settings.channels].sort().values)
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            features = collect_features(
-                fit.images, self.features, self.mean.device, folder, progress
-            )
+            features = collect_features(fit.images, self.features, self.device, folder, progress)
             mean, covariance = gaussians(features, progress)
         self.mean.copy_(mean)
-        self.precision.copy_(torch.cholesky_inverse(torch.linalg.cholesky(covariance)))
-        size = 4 * (self.precision.numel() + self.mean.numel()) / 1e6
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+        self.inverse_covariance.copy_(inverse)
+        size = 4 * (self.inverse_covariance.numel() + self.mean.numel()) / 1e6
         fit.notes.append(
             f"{len(mean)} Gaussians of {self.settings.channels} channels: {size:.1f} MB of the "
             "exported file"
@@ -131,7 +135,7 @@ class PaDiM(Method):
         return fit.steps
 
     def fused(self) -> nn.Module:
-        if not self.precision.any():
+        if not self.inverse_covariance.any():
             raise TrainError("padim has no Gaussians yet; train it first with python -m train.fit")
         return build_fused(self, FusedPaDiM)
 
@@ -169,7 +173,7 @@ def gaussians(features: npt.NDArray[Any], progress: Progress) -> tuple[Tensor, T
 
 
 class FusedPaDiM(FusedMethod):
-    """Distances as norms of whitened offsets: d = |(e - mean) L| with L L' = precision.
+    """Distances as norms of whitened offsets: d = |(e - mean) L| with L L' = inverse covariance.
 
     Channels are selected on the grids of their levels, before these are replicated.
     """
@@ -190,7 +194,7 @@ class FusedPaDiM(FusedMethod):
                 self.levels.append(_Level(channels, grids[index], method.grid))
             first += count
         self.centre = fp32(_Centre(method.mean))
-        self.whiten = _Whiten(method.precision)
+        self.whiten = _Whiten(method.inverse_covariance)
         self.distance = fp32(_Norm(method.grid))
         self.smooth = fp32(rewrites.SmoothUpsample(method.grid, size, SIGMA))
         self.score = fp32(rewrites.Largest())
@@ -246,10 +250,10 @@ class _Whiten(nn.Module):
 
     matrix: Tensor
 
-    def __init__(self, precision: Tensor) -> None:
+    def __init__(self, inverse_covariance: Tensor) -> None:
         super().__init__()
-        # The entries of the factor span half the decades of those of the precision.
-        self.register_buffer("matrix", torch.linalg.cholesky(precision))
+        # The entries of the factor span half as many powers of ten as those of the matrix itself.
+        self.register_buffer("matrix", torch.linalg.cholesky(inverse_covariance))
 
     def forward(self, offset: Tensor) -> Tensor:
         return offset @ self.matrix

@@ -19,14 +19,14 @@ from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.backbones import backbone_facts, create_backbone
-from flawline.train.blocks import bank_size
+from flawline.train.blocks import bank_budget
 from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.coreset import greedy_k_centre, project
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
 from flawline.train.blocks.memory_bank import Bank, NearestRow, Reweighting, whole_blocks
 from flawline.train.blocks.patches import collect_features, patch_features, smoothed_map
 from flawline.train.loop import raise_at_deadline
-from flawline.train.method import Fit, Method, MethodSettings
+from flawline.train.method import Fit, Method, MethodSettings, require_positive
 
 DEFAULT_CORESET = 0.01
 SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
@@ -34,6 +34,8 @@ SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
 
 @dataclass(frozen=True)
 class PatchCoreSettings(MethodSettings):
+    """The settings of PatchCore: the size of its features, of its bank, and the re-weighting."""
+
     level_dim: int = option(1024, "values per patch and level after pooling")
     target_dim: int = option(1024, "feature dimensions; fewer are faster", flag=True)
     coreset: float | None = option(
@@ -58,10 +60,10 @@ class PatchCoreSettings(MethodSettings):
     )
 
     def __post_init__(self) -> None:
-        _require_positive("target-dim", self.target_dim)
-        _require_positive("coreset", self.coreset)
-        _require_positive("budget-ms", self.budget_ms)
-        _require_positive("budget-mb", self.budget_mb)
+        require_positive("target-dim", self.target_dim)
+        require_positive("coreset", self.coreset)
+        require_positive("budget-ms", self.budget_ms)
+        require_positive("budget-mb", self.budget_mb)
         rows = self.coreset
         if rows is not None and rows > 1 and rows != int(rows):
             raise TrainError(
@@ -74,11 +76,6 @@ class PatchCoreSettings(MethodSettings):
             )
 
 
-def _require_positive(flag: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise TrainError(f"--{flag} {value:g} is not above 0")
-
-
 class PatchCore(Method):
     """PatchCore, with a bank whose size follows from a fraction, a number of rows or budgets."""
 
@@ -89,7 +86,7 @@ class PatchCore(Method):
 
     def __init__(self, settings: PatchCoreSettings) -> None:
         super().__init__(settings)
-        self.backbone = create_backbone(settings.backbone, (2, 3)).requires_grad_(False)
+        self.backbone = create_backbone(settings.backbone, (2, 3))
         self.bank = Bank(settings.target_dim, settings.reweight)
 
     @classmethod
@@ -100,10 +97,6 @@ class PatchCore(Method):
         # the same stencil.
         geometry = Geometry("stretch", 256, 256)
         return PatchCoreSettings(backbone, geometry, level_dim=256, target_dim=256)
-
-    @classmethod
-    def steps(cls, settings: PatchCoreSettings, images: int, epochs: int | None) -> int:
-        return 1  # one pass, then a closed form
 
     def features(self, image: Tensor) -> Tensor:
         """Compute patch features [N, h, w, D] of uint8 BGR [N, H, W, 3] (section 3.1)."""
@@ -124,7 +117,7 @@ class PatchCore(Method):
     def fit(self, fit: Fit) -> int:
         """Collect features in one pass, then select the coreset; there is nothing to resume."""
         progress = raise_at_deadline(fit, self.name)
-        device = self.bank.vectors.device
+        device = self.device
         self.eval()
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             features = collect_features(fit.images, self.features, device, folder, progress)
@@ -151,18 +144,18 @@ class PatchCore(Method):
         if coreset is not None:
             limits[f"coreset {coreset:g}"] = _coreset_rows(coreset, patches)
         if settings.budget_mb is not None:
-            rows = bank_size.rows_for_megabytes(settings.budget_mb, dim, settings.reweight)
+            rows = bank_budget.rows_for_megabytes(settings.budget_mb, dim, settings.reweight)
             limits[f"--budget-mb {settings.budget_mb:g}"] = rows
         measured = ""
         if settings.budget_ms is not None:
             most = min(limits.values())
-            rows, time = bank_size.rows_for_milliseconds(settings.budget_ms, dim, grid, most)
-            measured = f"; searching them was measured here at {time:.1f} ms per frame"
+            rows, time = bank_budget.rows_for_milliseconds(settings.budget_ms, dim, grid, most)
+            measured = f"; searching them was measured on this machine at {time:.1f} ms per frame"
             if rows < most:
                 limits[f"--budget-ms {settings.budget_ms:g}"] = rows
         reason = min(limits, key=limits.__getitem__)
         rows = limits[reason]
-        size = rows * bank_size.bytes_of_row(dim, settings.reweight) / 1e6
+        size = rows * bank_budget.bytes_of_row(dim, settings.reweight) / 1e6
         return rows, f"bank: {rows} of {patches} patches ({reason}), {size:.1f} MB{measured}"
 
     def fused(self) -> nn.Module:

@@ -49,6 +49,8 @@ SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
 
 @dataclass(frozen=True)
 class SimpleNetSettings(MethodSettings):
+    """The settings of SimpleNet; none is a flag. The defaults are the published values."""
+
     level_dim: int = option(1536, "values per patch and level after pooling")
     target_dim: int = option(1536, "feature dimensions of a patch")
     hidden: int = option(1024, "hidden units of the discriminator")
@@ -69,7 +71,7 @@ class SimpleNet(Method):
 
     def __init__(self, settings: SimpleNetSettings) -> None:
         super().__init__(settings)
-        self.backbone = create_backbone(settings.backbone, (2, 3)).requires_grad_(False)
+        self.backbone = create_backbone(settings.backbone, (2, 3))
         self.adapter = nn.Linear(settings.target_dim, settings.target_dim)
         self.discriminator = nn.Sequential(
             nn.Linear(settings.target_dim, settings.hidden),
@@ -126,9 +128,8 @@ class SimpleNet(Method):
     def fit(self, fit: Fit) -> int:
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             self.eval()
-            device = self.adapter.weight.device
             features = collect_features(
-                fit.images, self._flat_features, device, folder, fit.progress
+                fit.images, self._flat_features, self.device, folder, fit.progress
             )
             return self._train(features, fit)
 
@@ -149,7 +150,6 @@ class SimpleNet(Method):
         )
         steps = Steps(fit, phase, optimisers, fit.steps, {"average": average})
         self.train()
-        self.backbone.eval()
         done = steps.run(
             batch_indices(len(features), BATCH, fit.seed, steps.start),
             self._loss_function(features, fit.seed),
@@ -167,7 +167,7 @@ class SimpleNet(Method):
 
     def _loss_function(self, features: Array, seed: int) -> Any:
         """Return the loss of a step as a function of the step and the indices of its images."""
-        device = self.adapter.weight.device
+        device = self.device
         sigma = self.settings.noise
         if sigma is None:
             sigma = relative_noise(features)

@@ -38,7 +38,7 @@ from flawline.train.blocks.averaged_levels import (
     channel_statistics,
     random_rotation,
 )
-from flawline.train.blocks.contrast import EPOCHS, contrast, draw_images, train_flow
+from flawline.train.blocks.contrastive_loss import EPOCHS, contrast, draw_images, train_flow
 from flawline.train.blocks.flow import build_flow, flow_forward, initialise_flow, latent_nll
 from flawline.train.blocks.flow_scores import choose_score, fused_score, literal_score
 from flawline.train.blocks.fused import FusedMethod, Largest, Upsample, build_fused, fp32
@@ -52,6 +52,8 @@ LIGHT_STEPS = 300
 
 @dataclass(frozen=True)
 class SSNFSettings(MethodSettings):
+    """The settings of SSNF: its synthetic anomalies, its features, its flow and its training."""
+
     product: str | None = option(
         None,
         "product whose blend settings to use, for example bottle; default: from the data's name",
@@ -92,6 +94,7 @@ class SSNF(Method):
     # Good scores differ by about 0.01 and defects in a map by about 0.3, and rounding errors grow
     # with the distance from good images.
     map_tolerance: ClassVar[float] = 20.0
+    trains_on_pixels: ClassVar[bool] = True
 
     settings: SSNFSettings
     mean: Tensor  # [C], of the features of good images
@@ -104,12 +107,12 @@ class SSNF(Method):
         facts = backbone_facts(settings.backbone)
         # Both levels of a residual network, or the one level of a transformer.
         levels = tuple(sorted(LEVELS & set(facts.levels)))
-        self.backbone = create_backbone(settings.backbone, levels).requires_grad_(False)
+        self.backbone = create_backbone(settings.backbone, levels)
         strides = self.backbone.strides
         if settings.stride not in strides:
             raise TrainError(f"stride {settings.stride} is unknown; known: {strides}")
         self.grid = self.backbone.grids(*settings.size)[strides.index(settings.stride)]
-        # Of the average of the first level.
+        # The stride of the average of the first level.
         self.stride = settings.stride // strides[0]
         raw = sum(self.backbone.channels)
         channels = settings.projected or raw
@@ -198,7 +201,7 @@ class SSNF(Method):
         self._choose_score(validation, fit)
         return done
 
-    def _train(self, images: list[Image], fit: Fit) -> int:
+    def _train(self, images: Sequence[Image], fit: Fit) -> int:
         phase = fit.phase("training")
         if phase.done:
             return fit.steps
@@ -206,9 +209,7 @@ class SSNF(Method):
         if phase.state is None:
             self._initialise(fit.seed)
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            features = collect_features(
-                images, self.features, self.mean.device, folder, fit.progress
-            )
+            features = collect_features(images, self.features, self.device, folder, fit.progress)
             if phase.state is None and not backbone_facts(self.settings.backbone).normalised:
                 mean, std = channel_statistics(features)
                 self.mean.copy_(mean)
@@ -227,7 +228,7 @@ class SSNF(Method):
         initialise_flow(self.flow, generator)
 
     def _train_flow(
-        self, images: list[Image], features: npt.NDArray[np.float32], phase: Phase, fit: Fit
+        self, images: Sequence[Image], features: npt.NDArray[np.float32], phase: Phase, fit: Fit
     ) -> int:
         settings = self.settings
         blended = self.anomalies(settings, images, fit.seed)
@@ -237,7 +238,7 @@ class SSNF(Method):
             bad: list[Image] = []
             if settings.negatives != "none":
                 bad = blended.anomalies(draws)
-            return self.loss(torch.from_numpy(good).to(self.mean.device), bad)
+            return self.loss(torch.from_numpy(good).to(self.device), bad)
 
         return train_flow(
             self.flow, loss_of, fit, phase, len(images), settings.batch, settings.learning_rate
@@ -258,14 +259,14 @@ class SSNF(Method):
         return latent_nll(z, log_determinant)
 
     @torch.inference_mode()
-    def _choose_score(self, images: list[Image], fit: Fit) -> None:
+    def _choose_score(self, images: Sequence[Image], fit: Fit) -> None:
         """Choose the score that separates good from blended images better; needs no defect."""
         blended = self.anomalies(self.settings, images, fit.seed + 1)
         by_energy = choose_score(self._both_scores, blended, 2 * len(images), fit)
         self.by_energy.fill_(by_energy)
 
     def _both_scores(self, image: Image) -> tuple[float, float]:
-        batch = torch.from_numpy(image)[None].to(self.mean.device)
+        batch = torch.from_numpy(image)[None].to(self.device)
         z, _ = flow_forward(self.flow, self.standardised(self.features(batch)))
         return float(self.judge(z, by_energy=True)[0]), float(self.judge(z, by_energy=False)[0])
 

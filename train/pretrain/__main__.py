@@ -14,8 +14,6 @@ from flawline.runtime.console import Parser, log, run_command
 from flawline.train.pretrain.schedule import PretrainingSettings
 
 INTERRUPTED = "interrupted; the same command continues from the last saved step"
-# layer3 reduces 16 pixels to one position; below this size, a level would have a single position.
-SMALLEST_SIZE = 32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,10 +45,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--threads", type=int, help="of the CPU; 1 is best while other work runs")
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/resnet18-texture.pth"),
-        help="weights to write; default %(default)s",
+        "--out", type=Path, help="weights to write; default runs/BACKBONE-texture.pth"
     )
     parser.add_argument(
         "--picture", type=Path, help="only draw the images that are trained on, as one PNG"
@@ -74,10 +69,19 @@ def _check(parser: Parser, args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name} {value} is not above 0")
-    if min(args.size, args.final_size) < SMALLEST_SIZE:
-        parser.error(f"--size and --final-size must be {SMALLEST_SIZE} or more")
+    smallest = _smallest_size(args.backbone)
+    if min(args.size, args.final_size) < smallest:
+        parser.error(f"--size and --final-size must be {smallest} or more")
     if not 0 <= args.seed < 2**31:
         parser.error(f"--seed {args.seed} is not from 0 to {2**31 - 1}")
+
+
+def _smallest_size(backbone: str) -> int:
+    """Return the height and width from which on every level has more than one position."""
+    from flawline.train.backbones import backbone_facts
+
+    strides = [level.stride for level in backbone_facts(backbone).levels.values()]
+    return 2 * max(strides)
 
 
 def _pretrain(args: argparse.Namespace, command: str) -> None:
@@ -95,14 +99,11 @@ def _pretrain(args: argparse.Namespace, command: str) -> None:
         values[field.name] = getattr(args, field.name)
     settings = PretrainingSettings(**values)
     device = choose_device(args.device)
-    state = args.out.with_suffix(".state.pt")
-    bars = Bars()
-    try:
-        training = pretrain(settings, args.images, device, state, bars)
-    finally:
-        bars.close()
-    write_weights(training, args.out, command)
-    log(f"weights {args.out}")
+    out = args.out or Path("runs") / f"{settings.backbone}-texture.pth"
+    with Bars() as bars:
+        training = pretrain(settings, args.images, device, out.with_suffix(".state.pt"), bars)
+    write_weights(training, out, command)
+    log(f"weights {out}")
 
 
 if __name__ == "__main__":

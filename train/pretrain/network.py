@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawline.train.backbones import create_backbone
+from flawline.train.backbones.facts import PRETRAINED_LEVELS, RANDOM
 from flawline.train.pretrain.schedule import PretrainingSettings
 from flawline.train.pretrain.textures import Batch
 
-LEVELS = (2, 3)
 SMOOTHING = 0.05  # label smoothing
 DENSE = 0.5  # weight of the loss of single positions
 FAULTS = 14.0  # weight of the loss of faults
@@ -30,8 +30,8 @@ class Classifier(nn.Module):
 
     def __init__(self, settings: PretrainingSettings) -> None:
         super().__init__()
-        self.backbone = create_backbone(settings.backbone, LEVELS)
-        self.backbone.load("random", settings.seed)
+        self.backbone = create_backbone(settings.backbone, PRETRAINED_LEVELS)
+        self.backbone.load(RANDOM, settings.seed)
         channels = self.backbone.channels
         generator = torch.Generator().manual_seed(settings.seed)
         self.image_head = _head(sum(channels), settings.classes, generator)

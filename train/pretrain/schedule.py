@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flawline.options import option
+from flawline.train.backbones import DEFAULT_BACKBONE
 
 LEARNING_RATE = 1.5e-3  # AdamW's, after the warm-up
 WARMUP = 200  # steps
@@ -17,7 +18,7 @@ DECAY = 0.3
 class PretrainingSettings:
     """The settings of a pretraining run. Each field is also a flag of the command."""
 
-    backbone: str = option("resnet18", "network to train: resnet18, resnet50 or another ResNet")
+    backbone: str = option(DEFAULT_BACKBONE, "network to train, one with the levels 2 and 3")
     classes: int = option(480, "textures to tell apart")
     batch: int = option(64, "images per step")
     size: int = option(64, "image size in pixels, until the learning rate falls")

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from flawline.runtime.console import log
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import write_file
 from flawline.train import TrainError
-from flawline.train.loop import half_precision
+from flawline.train.loop import SAVE_EVERY_S, half_precision
 from flawline.train.pretrain.network import Classifier
 from flawline.train.pretrain.schedule import (
     LEARNING_RATE,
@@ -27,7 +27,6 @@ from flawline.train.progress import Progress
 
 STATE_SCHEMA = 2
 WEIGHT_DECAY = 0.02
-SAVE_EVERY_S = 60.0
 # Steps between readings of the loss, because reading it waits for the device.
 LOSS_EVERY = 20
 
@@ -141,13 +140,7 @@ def write_torch(path: Path, content: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
-    except OSError as error:
-        raise TrainError(
-            f"{path}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
+    write_file(path, data, TrainError, "--out")
     return data
 
 

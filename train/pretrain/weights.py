@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flawline.runtime.environment import versions
+from flawline.runtime.files import write_file
 from flawline.train import TrainError
 from flawline.train.pretrain.schedule import DECAY
 from flawline.train.pretrain.training import Pretraining, write_torch
@@ -23,11 +24,12 @@ def write_weights(training: Pretraining, out: Path, command: str) -> None:
     """
     data = write_torch(out, float16_weights(training.net.backbone))
     card = _card(training, out.name, data, command)
-    out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    text = json.dumps(card, indent=2) + "\n"
+    write_file(out.with_suffix(".json"), text.encode(), TrainError, "--out")
 
 
 def float16_weights(backbone: nn.Module) -> dict[str, Tensor]:
-    """Return a backbone's weights as float16 with torchvision's names.
+    """Return the state_dict of a backbone as float16.
 
     Raises TrainError for values that float16 cannot hold.
     """
@@ -49,12 +51,13 @@ def float16_weights(backbone: nn.Module) -> dict[str, Tensor]:
 def _card(training: Pretraining, file: str, data: bytes, command: str) -> dict[str, object]:
     settings = training.settings
     families = len(training.textures.kinds)
+    backbone = training.net.backbone
     return {
         "weights": file,
         "sha256": hashlib.sha256(data).hexdigest(),
         "what": (
-            f"{settings.backbone}, stem to layer3, float16, torchvision's names; "
-            "RGB with ImageNet's mean and std"
+            f"{settings.backbone} up to level {max(backbone.levels)}, float16, the names of its "
+            f"state_dict; RGB with mean {backbone.mean_rgb} and std {backbone.std_rgb}"
         ),
         "data": (
             f"none but formulas: {settings.classes} procedural textures of {families} families, "

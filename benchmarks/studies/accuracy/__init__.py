@@ -1,1 +1,1 @@
-"""The study of accuracy: what a method reaches over several seeds."""
+"""The study of accuracy: mean and deviation of a method over several seeds."""

@@ -1,10 +1,10 @@
-"""python -m benchmarks.studies.backbones: what a backbone's weights are worth to a detector.
+"""python -m benchmarks.studies.backbones: image AUROC by backbone weights.
 
     python -m benchmarks.studies.backbones --data A B --weights random texture FILE --demo runs/demo
 
-Two detectors read the same features. `nearest` trains nothing: the score of an image is the largest
-distance of a patch from its nearest neighbour among patches of good images, as in PatchCore (Roth
-et al., CVPR 2022) with a random bank. `simplenet` is `train.fit` with its defaults, last epoch.
+All detectors read images of one size. `nearest` trains nothing: the score of an image is the
+largest distance of a patch from its nearest neighbour among patches of good images, as in PatchCore
+(Roth et al., CVPR 2022) with a random bank. The others are methods of `train.fit`, last epoch.
 Rows that the result file already holds are not measured again, so a long run can be cut short and
 repeated.
 """
@@ -12,15 +12,18 @@ repeated.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flawline.benchmarks.studies.backbones import NEAREST
+from flawline.benchmarks.studies.options import add_out_argument, study_parser
 from flawline.benchmarks.studies.results import write_results
-from flawline.runtime.console import Parser, run_command
-
-DETECTORS = ("nearest", "simplenet")
+from flawline.runtime.console import run_command
+from flawline.train import METHODS
+from flawline.train.backbones import DEFAULT_BACKBONE
+from flawline.train.backbones.facts import RANDOM, TEXTURE
+from flawline.train.fit import DEFAULT_METHOD
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,30 +39,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="benchmarks.studies.backbones",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = study_parser("backbones", __doc__)
     parser.add_argument(
         "--data", type=Path, nargs="+", default=[], help="data sets, as for train.fit"
     )
     parser.add_argument("--demo", type=Path, help="also the demo data, rendered into this folder")
+    parser.add_argument("--weights", nargs="+", default=[RANDOM, TEXTURE], help="as for train.fit")
     parser.add_argument(
-        "--weights", nargs="+", default=["random", "texture"], help="as for train.fit"
+        "--methods",
+        nargs="+",
+        choices=(NEAREST, *METHODS),
+        default=[NEAREST, DEFAULT_METHOD],
+        help=f"{NEAREST} or methods; default {NEAREST} and {DEFAULT_METHOD}",
     )
-    parser.add_argument("--methods", nargs="+", choices=DETECTORS, default=list(DETECTORS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
     parser.add_argument(
-        "--steps", type=int, help="optimiser steps of SimpleNet; default is the method's"
+        "--steps", type=int, help="optimiser steps of the methods; default is the method's"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("results/backbones"),
-        help="results without suffix; default %(default)s",
-    )
+    add_out_argument(parser, "backbones")
     return parser
 
 
@@ -70,6 +68,7 @@ def _run(args: argparse.Namespace) -> None:
         read_rows,
     )
     from flawline.benchmarks.studies.backbones.report import backbones_report
+    from flawline.export.provenance import public_command
 
     comparison = Comparison(
         data=tuple(args.data),
@@ -81,27 +80,21 @@ def _run(args: argparse.Namespace) -> None:
         steps=args.steps,
     )
     rows = measure_comparison(comparison, args.out)
-    report = backbones_report(rows, _public_command(args))
+    command = public_command("benchmarks.studies.backbones", _words(args))
+    report = backbones_report(rows, command)
     write_results(args.out, read_rows(args.out), report)
     print(report)
 
 
-def _public_command(args: argparse.Namespace) -> str:
-    """The command with names in place of paths, which are private."""
-    words = []
+def _words(args: argparse.Namespace) -> list[object]:
+    """Return the arguments that select the rows."""
+    words: list[object] = []
     if args.demo:
-        words += ["--demo", args.demo.name]
+        words += ["--demo", args.demo]
     if args.data:
-        words.append("--data")
-        for data in args.data:
-            words.append(data.name)
-    words.append("--weights")
-    for weights in args.weights:
-        words.append(Path(weights).name)
-    words += ["--methods", *args.methods, "--seeds"]
-    for seed in args.seeds:
-        words.append(str(seed))
-    return f"python -m benchmarks.studies.backbones {shlex.join(words)}"
+        words += ["--data", *args.data]
+    words += ["--weights", *args.weights, "--methods", *args.methods, "--seeds", *args.seeds]
+    return words
 
 
 if __name__ == "__main__":

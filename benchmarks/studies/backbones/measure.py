@@ -5,37 +5,39 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flawline.benchmarks.labels import labelled_test_images
+from flawline.benchmarks.studies.backbones import NEAREST
 from flawline.benchmarks.studies.backbones.nearest import BANK_PATCHES, nearest_auroc
-from flawline.benchmarks.studies.labelled import labelled_test_images
 from flawline.benchmarks.studies.results import write_rows
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
 from flawline.train import TrainError
 from flawline.train.backbones import create_backbone
 from flawline.train.checkpoint import load_checkpoint
+from flawline.train.data import hold_out, open_data
 from flawline.train.data.demo import PRODUCTS, write_demo
-from flawline.train.data.images import hold_out, open_data
 from flawline.train.method import evaluate
 from flawline.train.metrics import auroc
-from flawline.train.progress import Bars
+from flawline.train.progress import Bars, Progress
 from flawline.train.recipe import plan
 from flawline.train.training import train
 
-# Height and width of the input, as SimpleNet's default for the small backbones.
+# Height and width of the input of every detector.
 SIZE = 256
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The choices of a comparison. `demo` is the folder of the demo data, None to leave it out.
+    """The choices of a comparison.
 
-    `steps` are SimpleNet's optimiser steps, None for its default.
+    `demo` is the folder of the demo data, None to leave it out. `detectors` are NEAREST and names
+    of methods; `steps` are the optimiser steps of the methods, None for their defaults.
     """
 
     data: tuple[Path, ...]
@@ -95,9 +97,7 @@ def _trials(comparison: Comparison) -> Iterator[_Trial]:
         dataset = open_data(data)
         good, _ = hold_out(dataset.train_good)
         for detector in comparison.detectors:
-            budget = f"{comparison.steps or 'default'} steps"
-            if detector == "nearest":
-                budget = f"bank of {BANK_PATCHES}"
+            budget = _budget(detector, comparison.steps)
             for weights in comparison.weights:
                 for seed in comparison.seeds:
                     row = {
@@ -111,6 +111,12 @@ def _trials(comparison: Comparison) -> Iterator[_Trial]:
                         "seed": seed,
                     }
                     yield _Trial(row, data, weights)
+
+
+def _budget(detector: str, steps: int | None) -> str:
+    if detector in UNTRAINED:
+        return f"bank of {BANK_PATCHES}"
+    return f"{steps or 'default'} steps"
 
 
 def _data_sets(comparison: Comparison) -> Iterator[tuple[Path, str]]:
@@ -140,16 +146,9 @@ def _known_row(wanted: Row, known: Sequence[Row]) -> Row | None:
 def _measure(trial: _Trial, comparison: Comparison) -> Row:
     row = trial.row
     start = time.monotonic()
-    bars = Bars()
-    try:
-        if row["method"] == "nearest":
-            result = nearest_auroc(
-                trial.data, comparison.backbone, trial.weights, row["seed"], SIZE, bars
-            )
-        else:
-            result = _simplenet_auroc(trial, comparison, bars)
-    finally:
-        bars.close()
+    measure = UNTRAINED.get(row["method"], _trained_auroc)
+    with Bars() as bars:
+        result = measure(trial, comparison, bars)
     minutes = (time.monotonic() - start) / 60
     log(
         f"{row['data']}, {row['method']}, {trial.weights}, seed {row['seed']}: "
@@ -163,13 +162,21 @@ def _measure(trial: _Trial, comparison: Comparison) -> Row:
     }
 
 
-def _simplenet_auroc(trial: _Trial, comparison: Comparison, bars: Bars) -> float:
-    """Return the image AUROC of SimpleNet after its last epoch, over all test images."""
+def _nearest_auroc(trial: _Trial, comparison: Comparison, progress: Progress) -> float:
+    """Return the image AUROC of nearest neighbours, over all test images."""
+    seed = trial.row["seed"]
+    return nearest_auroc(trial.data, comparison.backbone, trial.weights, seed, SIZE, progress)
+
+
+def _trained_auroc(trial: _Trial, comparison: Comparison, progress: Progress) -> float:
+    """Return the image AUROC of a method after its last epoch, over all test images."""
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
         recipe = plan(
-            "simplenet",
+            trial.row["method"],
             trial.data,
             backbone=comparison.backbone,
+            size=SIZE,
+            geometry="stretch",
             weights=trial.weights,
             steps=comparison.steps,
             seed=trial.row["seed"],
@@ -177,5 +184,9 @@ def _simplenet_auroc(trial: _Trial, comparison: Comparison, bars: Bars) -> float
         )
         model, _, _ = load_checkpoint(train(recipe, Path(folder) / "checkpoint.pt"))
     images, labels = labelled_test_images(open_data(trial.data), model.geometry)
-    scores, _ = evaluate(model, images, bars)
+    scores, _ = evaluate(model, images, progress)
     return auroc(labels, scores)
+
+
+# Detectors that are not methods; all others are trained.
+UNTRAINED: dict[str, Callable[[_Trial, Comparison, Progress], float]] = {NEAREST: _nearest_auroc}

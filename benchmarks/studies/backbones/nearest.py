@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawline.benchmarks.studies.labelled import labelled_test_images
+from flawline.benchmarks.labels import labelled_test_images
 from flawline.runtime.image import Geometry, Image
 from flawline.train.backbones import create_backbone
 from flawline.train.backbones.base import Backbone
-from flawline.train.data.images import PreparedImages, hold_out, open_data
+from flawline.train.backbones.facts import RANDOM
+from flawline.train.data import PreparedImages, hold_out, open_data
 from flawline.train.metrics import auroc
 from flawline.train.progress import Progress
 
@@ -35,7 +36,7 @@ def nearest_auroc(
     good = PreparedImages(hold_out(dataset.train_good)[0], geometry)
     backbone = create_backbone(backbone_name, (2, 3))
     backbone.load(weights, seed)
-    if weights == "random":
+    if weights == RANDOM:
         backbone.estimate_batchnorm(good)
     backbone.eval()
     bank = _random_bank(backbone, good, seed, progress)

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawline.runtime.console import Parser, run_command
+from flawline.benchmarks.studies.options import add_out_argument, study_parser
+from flawline.runtime.console import run_command
 from flawline.train.fit import add_training_arguments
 
 SIZES = (100, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -33,21 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="benchmarks.studies.bank_size",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = study_parser("bank_size", __doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=list(SIZES), help="rows; default %(default)s"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("results/bank-size"),
-        help="results without suffix; default %(default)s",
-    )
+    add_out_argument(parser, "bank-size")
     add_training_arguments(parser)
     return parser
 

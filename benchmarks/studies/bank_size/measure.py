@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flawline.benchmarks.measure.timing import percentiles
 from flawline.export.graphs.to_onnx import onnx_from_module
-from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.engines import open_reference
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.image import Image
 from flawline.runtime.timing import time_calls
@@ -137,12 +137,12 @@ def measure_banks(
 
 
 class _ExportedBank:
-    """A model in ONNX Runtime, with the score and the milliseconds of every call."""
+    """A model in the reference engine, with the score and the milliseconds of every call."""
 
     def __init__(self, model: PatchCore, path: Path) -> None:
         path.write_bytes(onnx_from_module(model.fused(), model.geometry))
         self.megabytes = round(path.stat().st_size / 1e6, 1)
-        self.engine = OnnxRuntime(path, (model.geometry.height, model.geometry.width))
+        self.engine = open_reference(path, (model.geometry.height, model.geometry.width))
         self.scores: list[float] = []
         self.times: list[float] = []
 

@@ -1,1 +1,1 @@
-"""The study of the exact rewrites: what the fused form of a method saves, and that it is exact."""
+"""The study of the exact rewrites: speed and exactness of the fused form of a method."""

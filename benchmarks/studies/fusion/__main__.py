@@ -1,10 +1,10 @@
-"""python -m benchmarks.studies.fusion: what the fused form of a method saves, and that it is exact.
+"""python -m benchmarks.studies.fusion: speed and exactness of the fused form of a method.
 
     python -m benchmarks.studies.fusion --backbone wide_resnet50_2 --size 288
 
 Three forms of one network with one set of weights are timed in alternating turns in one run:
-(a) what the authors' code computes, (b) the literal pipeline without its needless work, (c) the
-fused form, which is what `export.build` ships. Some methods have further forms, among which (c)
+(a) what the authors' code computes, (b) the literal pipeline without its unused computation,
+(c) the fused form, which `export.build` exports. Some methods have further forms, among which (c)
 was chosen. The exit status is 1 when an FP32 result differs from the literal one by more than its
 bound.
 
@@ -15,7 +15,8 @@ signature. For example anomalib's, made in an environment of its own:
     m = Fastflow(pre_trained=False, conv3x3_only=True); m.to_onnx('theirs', input_size=(256, 256))"
     python -m benchmarks.studies.fusion --method fastflow --against theirs/weights/onnx/model.onnx
 
-Without conv3x3_only it is anomalib's default, alternating kernels: --set alternate=true here.
+Without conv3x3_only it has anomalib's default, alternating kernels; --set alternate=true selects
+them for this study.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawline.benchmarks.studies.options import add_network_arguments, network_options
+from flawline.benchmarks.studies.options import (
+    add_network_arguments,
+    network_options,
+    study_parser,
+)
 from flawline.benchmarks.studies.results import write_results
-from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.console import log, run_command
 from flawline.runtime.environment import cpu_name, versions
 
 
@@ -41,11 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="benchmarks.studies.fusion",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = study_parser("fusion", __doc__)
     add_network_arguments(parser)
     parser.add_argument(
         "--set",

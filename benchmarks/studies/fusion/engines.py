@@ -8,16 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from flawline.benchmarks.measure.sessions import InferenceCall, plain_session
+from flawline.benchmarks.measure.sessions import InferenceCall, inference_call
 from flawline.benchmarks.studies.network import bundle_of_network
 from flawline.runtime.bundle import Golden
 from flawline.runtime.console import log
-from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, engine_class, missing
+from flawline.runtime.engines import (
+    ENGINES,
+    REFERENCE_ENGINE,
+    EngineError,
+    EngineOptions,
+    engine_class,
+    missing,
+)
 from flawline.runtime.image import Image
+from flawline.runtime.precisions import FP32
 from flawline.train.method import Method
 
 # FP16 and INT8 need graphs of their own, which the export makes and this study does not.
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = (FP32.name, "bf16")
 
 
 def other_engines(
@@ -28,22 +36,22 @@ def other_engines(
     threads: int | None,
     stack: ExitStack,
 ) -> Iterator[tuple[str, InferenceCall]]:
-    """Yield name and call of every engine but ONNX Runtime, in PRECISIONS where it has them.
+    """Yield name and call of every engine but the reference, in PRECISIONS where it has them.
 
     `folder` is where the bundle is written; `stack` closes the engines. An engine that cannot be
     opened in FP32 raises EngineError, one in another precision is left out with a note.
     """
     names = []
     for name in ENGINES:
-        if name != "onnxruntime" and missing(name) is None:
+        if name != REFERENCE_ENGINE and missing(name) is None:
             names.append(name)
     if not names:
         return
-    score, anomaly_map = plain_session(model, threads)(images)
+    score, anomaly_map = inference_call(model, threads)(images)
     golden = Golden(images, score, anomaly_map)
     # Differences are reported by the study, so no engine is refused for them.
     tolerance = max(float(np.ptp(anomaly_map)), 1.0)
-    bundle = bundle_of_network(method, {"fp32": model}, golden, folder, tolerance)
+    bundle = bundle_of_network(method, {FP32.name: model}, golden, folder, tolerance)
     for name in names:
         kind = engine_class(name)
         for precision in PRECISIONS:
@@ -52,7 +60,7 @@ def other_engines(
             try:
                 engine = kind.open(bundle, EngineOptions(threads, precision))
             except EngineError as error:
-                if precision == "fp32":
+                if precision == FP32.name:
                     raise
                 log(f"{name} {precision} is left out: {error}")
                 continue

@@ -32,7 +32,7 @@ def build_forms(method: Method) -> dict[str, nn.Module]:
     """Return every form of a method by its label, in eval mode.
 
     All of them map uint8 [N, H, W, 3] to score [N] and map [N, H, W], and have a `head`. (a) is
-    missing where the authors' code is not written down in benchmarks/published.
+    missing where benchmarks/published does not have the authors' code.
     """
     code = find_published(method.name)
     forms: dict[str, nn.Module] = {}

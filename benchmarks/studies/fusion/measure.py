@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from flawline.benchmarks.measure.meter import count_parameters, measure_cost
 from flawline.benchmarks.measure.nodes import Node, bytes_written
-from flawline.benchmarks.measure.sessions import InferenceCall, foreign_session, plain_session
+from flawline.benchmarks.measure.sessions import InferenceCall, external_call, inference_call
 from flawline.benchmarks.measure.timing import alternate
 from flawline.benchmarks.published.form import backbone_of
 from flawline.benchmarks.studies.fusion.engines import other_engines
@@ -58,7 +58,7 @@ def measure_forms(
     measurement = _Measurement(method, images, threads)
     if against is not None:
         # First of all, so that a wrong file is refused before the work.
-        measurement.add_foreign_model(against)
+        measurement.add_external_model(against)
     forms = build_forms(method)
     for label, module in forms.items():
         measurement.add_eager(label, module)
@@ -93,10 +93,10 @@ class _Measurement:
         # Runs of parts and of other models: they compute something else and are timed only.
         self.others: list[_Run] = []
 
-    def add_foreign_model(self, path: Path) -> None:
+    def add_external_model(self, path: Path) -> None:
         """Add the ONNX model of another program."""
         size = (self.method.geometry.height, self.method.geometry.width)
-        call = foreign_session(path, size, self.threads)
+        call = external_call(path, size, self.threads)
         self.others.append(_Run(Row(AGAINST, ONNX_RUNTIME), call))
 
     def add_eager(self, label: str, module: nn.Module) -> None:
@@ -119,7 +119,7 @@ class _Measurement:
         Bundles are written into `folder`; `stack` closes the engines.
         """
         exported = ExportedForm.of_module(module, self.method.geometry, self.image, self.threads)
-        session = plain_session(exported.model, self.threads)
+        session = inference_call(exported.model, self.threads)
         self.forms[label, ONNX_RUNTIME] = _Run(_exported_row(label, exported), session)
         bundle = folder / str(len(self.forms))
         engines = other_engines(
@@ -131,7 +131,7 @@ class _Measurement:
             self.result.kinds[label] = _totals_by_kind(exported.head)
         if label == FUSED:
             self.result.fused_head = sorted(exported.head, key=_slowest_first)
-            backbone = plain_session(exported.backbone, self.threads)
+            backbone = inference_call(exported.backbone, self.threads)
             self.others.append(_Run(Row(BACKBONE, ONNX_RUNTIME), backbone))
 
     def measure_errors(self) -> None:

@@ -46,7 +46,7 @@ def fusion_report(about: Mapping[str, Any], notes: Sequence[str], result: Fusion
         *EXPLANATION,
     ]
     for name in about["against"]:
-        lines.append(f"Another's: {name}, on random input of its own.")
+        lines.append(f"External model: {name}, on random input of its own.")
     lines.append("")
     for line in ratios(result.rows):
         lines.append(f"- {line}")

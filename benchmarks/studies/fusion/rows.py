@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flawline.benchmarks.measure.nodes import Node
+from flawline.runtime.engines import REFERENCE_ENGINE
+from flawline.runtime.precisions import FP32
 
 # Allowed error of FP32, relative to the range of the literal map. Rounding gives a few 1e-6.
 BOUND = 1e-4
 EAGER = "torch eager"
-ONNX_RUNTIME = "onnxruntime fp32"
-AGAINST = "another's"
+ONNX_RUNTIME = f"{REFERENCE_ENGINE} {FP32.name}"
+AGAINST = "external model"
 
 
 @dataclass
@@ -79,7 +81,7 @@ def inexact_rows(rows: Iterable[Row]) -> list[Row]:
     """Return the FP32 rows whose error is above BOUND or not finite."""
     inexact = []
     for row in rows:
-        fp32 = row.engine == EAGER or row.engine.endswith("fp32")
+        fp32 = row.engine == EAGER or row.engine.endswith(FP32.name)
         if fp32 and row.error is not None and not row.error <= BOUND:
             inexact.append(row)
     return inexact

@@ -17,9 +17,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawline.benchmarks.studies.options import add_network_arguments, network_options
+from flawline.benchmarks.studies.options import (
+    add_network_arguments,
+    network_options,
+    study_parser,
+)
 from flawline.benchmarks.studies.results import write_results
-from flawline.runtime.console import Parser, run_command
+from flawline.runtime.console import run_command
 from flawline.runtime.environment import versions
 
 # Number of images that drift is measured on.
@@ -32,11 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="benchmarks.studies.gpu_check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = study_parser("gpu_check", __doc__)
     add_network_arguments(parser, backbone="wide_resnet50_2", size=288)
     parser.add_argument(
         "--device", default="cuda", help="default %(default)s; cpu tries the command out"

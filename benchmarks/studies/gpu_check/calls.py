@@ -15,11 +15,16 @@ from flawline.benchmarks.measure.sessions import InferenceCall
 from flawline.benchmarks.published import find_published
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.engines import EngineError, EngineOptions, engine_class, missing
+from flawline.runtime.engines import (
+    ENGINES,
+    EngineError,
+    EngineOptions,
+    engine_class,
+    missing,
+)
 from flawline.runtime.image import Image
 from flawline.train.method import Method
 
-GPU_ENGINES = ("tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16")
 # The row that all others are compared with.
 PUBLISHED = "torch eager fp32, as published"
@@ -29,7 +34,7 @@ def open_device(name: str) -> torch.device:
     """Return the device. Raises EngineError for a GPU that torch does not find."""
     if name != "cpu" and not torch.cuda.is_available():
         raise EngineError(
-            "torch finds no GPU here; run it on a machine that has one, or try --device cpu"
+            "torch finds no GPU on this machine; use a machine that has one, or try --device cpu"
         )
     return torch.device(name)
 
@@ -68,11 +73,13 @@ def _run_on(
 
 
 def engine_calls(bundle: Bundle, stack: ExitStack) -> Iterator[tuple[str, InferenceCall]]:
-    """Yield name and call of every GPU engine of this machine, as users run it.
+    """Yield name and call of every engine that compiles for a GPU, as users run it.
 
     Each is opened without and with a CUDA graph; `stack` closes it.
     """
-    for name in GPU_ENGINES:
+    for name in ENGINES:
+        if not engine_class(name).compiles:
+            continue
         reason = missing(name)
         if reason is not None:
             log(f"note: no {name} ({reason})")
@@ -83,8 +90,7 @@ def engine_calls(bundle: Bundle, stack: ExitStack) -> Iterator[tuple[str, Infere
             engine.uses_graph = False
             yield engine.description, engine
             engine = _open(name, bundle, precision, stack)
-            # TensorRT refuses a graph for some networks. TensorRT-RTX has graphs of its own.
-            if engine.uses_graph or name != "tensorrt":
+            if engine.graph_enabled:
                 label = f"{engine.description}, CUDA graph"
                 yield label, engine
                 yield f"{label}, score only", partial(_score_only, engine)

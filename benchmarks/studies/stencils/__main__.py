@@ -14,8 +14,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flawline.runtime.console import Parser, log, run_command
-from flawline.train.backbones import BACKBONES
+from flawline.benchmarks.studies.options import study_parser
+from flawline.runtime.console import log, run_command
+from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,12 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="benchmarks.studies.stencils",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = study_parser("stencils", __doc__)
+    parser.add_argument(
+        "--backbone", default=DEFAULT_BACKBONE, help=f"one of {', '.join(BACKBONES)}"
     )
-    parser.add_argument("--backbone", default="resnet18", help=f"one of {', '.join(BACKBONES)}")
     parser.add_argument(
         "--size", type=int, default=256, help="input height and width; default %(default)s"
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flawline.benchmarks.measure.meter import count_parameters
-from flawline.benchmarks.measure.sessions import plain_session
+from flawline.benchmarks.measure.sessions import inference_call
 from flawline.benchmarks.measure.timing import alternate
 from flawline.benchmarks.studies.stencils.forms import STENCILS, grouped
 from flawline.export.graphs.to_onnx import trace
@@ -70,7 +70,7 @@ def _measure_level(
             log(f"layer{level}: no {name}, because the taps of a row differ")
             continue
         model = trace(module.float(), features, ("hidden",), dynamic=False)
-        call = plain_session(model.SerializeToString(), threads)
+        call = inference_call(model.SerializeToString(), threads)
         errors[name] = float(np.abs(call(image)[0] - expected).max() / expected.std())
         sizes[name] = count_parameters(module)
         calls[name] = partial(call, image)

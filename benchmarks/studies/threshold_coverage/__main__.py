@@ -13,20 +13,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawline.runtime.console import Parser, run_command
+from flawline.benchmarks.studies.options import study_parser
+from flawline.runtime.console import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
-    return run_command(parser.prog, lambda: _run(parser.parse_args(argv)))
+
+    def work() -> None:
+        args = parser.parse_args(argv)
+        if args.count < 1:
+            parser.error(f"--count {args.count} sets no threshold; give at least 1 image")
+        _run(args)
+
+    return run_command(parser.prog, work)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="benchmarks.studies.threshold_coverage",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = study_parser("threshold_coverage", __doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument(
         "--images",

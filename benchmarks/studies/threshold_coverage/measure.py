@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flawline.cameras import open_camera
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.calibrate import score_frames
 from flawline.runtime.detector import Detector
@@ -36,7 +37,8 @@ def score_folders(bundle: Path, folders: Sequence[str]) -> NDArray[np.float64]:
     scores: list[float] = []
     with Detector(read_bundle(bundle)) as detector:
         for folder in folders:
-            _, scores_of_folder = score_frames(detector, folder, None)
+            with open_camera(folder) as camera:
+                _, scores_of_folder = score_frames(detector, camera)
             scores += scores_of_folder
     return np.array(scores)
 

@@ -1,4 +1,4 @@
-"""The CUDA driver calls that an engine needs, through the first provider that works here.
+"""The CUDA driver calls that an engine needs, through the first provider that works.
 
 A provider is cuda-bindings (NVIDIA's package), PyCUDA, or the driver itself through ctypes, which
 needs no package, so that a Jetson with its own TensorRT works as delivered.
@@ -31,8 +31,8 @@ def driver_missing() -> str | None:
         call = libcuda.load_libcuda()
     except OSError:
         return (
-            f"there is no NVIDIA driver here ({libcuda.LIBRARY}); install it, "
-            f"or choose --engine onnxruntime"
+            f"there is no NVIDIA driver on this machine ({libcuda.LIBRARY}); install it, "
+            f"or choose another --engine"
         )
     try:
         check(call, "cuInit", 0)
@@ -40,7 +40,7 @@ def driver_missing() -> str | None:
     except CudaError as error:
         return str(error)
     if count == 0:
-        return f"the NVIDIA driver sees no GPU; {remedy(NO_DEVICE)}"
+        return f"the NVIDIA driver reports no GPU; {remedy(NO_DEVICE)}"
     return None
 
 

@@ -29,7 +29,7 @@ _RESTART = "driver and library versions differ: restart the machine after the dr
 _REMEDIES = {
     OUT_OF_MEMORY: "close other programs on this GPU, or build with a smaller --max-batch",
     35: "update the NVIDIA driver",
-    NO_DEVICE: "check that this machine sees its GPU (nvidia-smi)",
+    NO_DEVICE: "check with nvidia-smi that the driver reports the GPU",
     803: _RESTART,
     804: _RESTART,
 }

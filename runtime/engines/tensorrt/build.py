@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import first_line, log
 from flawline.runtime.engines import EngineError
@@ -27,6 +28,7 @@ from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions
 from flawline.runtime.engines.tensorrt.progress import attach_progress, stopped_by_ctrl_c
 from flawline.runtime.files import write_atomically
+from flawline.runtime.precisions import islands_of
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _allow_lower_precision(
     unused = set(job.islands)
     for i in range(network.num_layers):
         layer = network.get_layer(i)
-        islands = _islands_of(layer.name, job.islands)
+        islands = islands_of(layer.name, job.islands)
         unused -= islands
         if islands and _require_fp32_outputs(trt, layer):
             layer.precision = trt.DataType.FLOAT
@@ -163,16 +165,6 @@ def _allow_lower_precision(
             f"FP32 islands {', '.join(sorted(unused))} name no layer of {job.onnx}; "
             f"build the bundle again, or choose --precision fp32"
         )
-
-
-def _islands_of(layer_name: str, islands: tuple[str, ...]) -> set[str]:
-    """Return the islands that a layer is in: /tail contains /tail and /tail/Conv, not /tailor."""
-    matches = set()
-    for island in islands:
-        prefix = island.rstrip("/") + "/"
-        if f"{layer_name}/".startswith(prefix):
-            matches.add(island)
-    return matches
 
 
 def _require_fp32_outputs(trt: Module, layer: ILayer) -> bool:
@@ -192,7 +184,7 @@ def _select_dla(trt: Module, builder: Builder, config: IBuilderConfig, job: Buil
     """Use the requested DLA core, and the GPU for layers that it cannot run. Raises EngineError."""
     cores = builder.num_DLA_cores
     if job.options.dla not in range(cores):
-        raise EngineError(f"{job.engine} finds {cores} DLA cores here; leave --dla out")
+        raise EngineError(f"{job.engine} finds {cores} DLA cores on this machine; leave --dla out")
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = job.options.dla
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
@@ -229,6 +221,6 @@ def _save_timings(config: IBuilderConfig, path: Path) -> None:
         write_atomically(path, data)
     except OSError as error:
         log(
-            f"timings cannot be saved to {path} ({error.strerror}): "
-            f"the next build measures them again"
+            f"timings cannot be saved to {path} ({reason_of(error)}), so that the next build "
+            f"measures them again; {remedy_of(error)}"
         )

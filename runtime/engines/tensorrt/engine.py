@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -98,6 +100,39 @@ class TensorRt(Engine):
             cuda.close()
 
     @classmethod
+    def add_build_arguments(cls, parser: argparse._ActionsContainer) -> None:
+        defaults = BuildOptions()
+        parser.add_argument(
+            "--sm",
+            type=int,
+            action="append",
+            help="tensorrt-rtx: build for this compute capability (86, 89, 120); "
+            "repeat for several",
+        )
+        parser.add_argument(
+            "--opt-batch",
+            type=int,
+            help=f"batch size to optimise for; default {defaults.opt_batch}",
+        )
+        parser.add_argument(
+            "--max-batch",
+            type=int,
+            help=f"largest batch size; default {defaults.max_batch}",
+        )
+        parser.add_argument("--dla", type=int, metavar="CORE", help="DLA core of a Jetson")
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> BuildOptions:
+        options = BuildOptions()
+        given: dict[str, Any] = {}
+        if args.opt_batch is not None:
+            given["opt_batch"] = args.opt_batch
+        if args.max_batch is not None:
+            given["max_batch"] = args.max_batch
+        # Replaced together, because the one is checked against the other.
+        return replace(options, **given, dla=args.dla, capabilities=tuple(args.sm or ()))
+
+    @classmethod
     def missing(cls) -> str | None:
         """Say what to install before this engine can be used; None if it can."""
         return cls.library.missing() or driver_missing()
@@ -126,14 +161,22 @@ class TensorRt(Engine):
             return buffers.score, buffers.no_map
         return buffers.score, buffers.map
 
+    @property
+    def graph_enabled(self) -> bool:
+        """True if the work runs as a CUDA graph, captured by this class or by the library."""
+        return self.uses_graph or self._session.captures_graphs
+
     def _set_batch(self, size: int) -> None:
         """Set the batch size, for which a graph is captured again. Raises EngineError."""
         smallest = self._session.layout.smallest_batch
         largest = self._session.layout.largest_batch
         if not smallest <= size <= largest:
-            remedy = f"; build it with --max-batch {size}" if size > largest else ""
+            remedy = f"give it a batch of {smallest} or more"
+            if size > largest:
+                remedy = f"build it with --max-batch {size}"
             raise EngineError(
-                f"{self.description} accepts batches of {smallest} to {largest}, not {size}{remedy}"
+                f"{self.description} accepts batches of {smallest} to {largest}, not {size}; "
+                f"{remedy}"
             )
         self._drop_graph()
         # Stays unset if setting the size fails, so that the next call tries it again.

@@ -51,7 +51,7 @@ class Library:
 TENSORRT = Library(
     engine="tensorrt",
     module="tensorrt",
-    install="JetPack brings it (a virtual environment needs --system-site-packages); "
+    install="it is part of JetPack (a virtual environment needs --system-site-packages); "
     "elsewhere: pip install tensorrt",
 )
 TENSORRT_RTX = Library(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.tensorrt.api import (
@@ -103,8 +104,8 @@ class Session:
             write_atomically(path, kernels)
         except OSError as error:
             log(
-                f"{self._description}: kernels cannot be saved to {path} ({error.strerror}): "
-                f"each start compiles them again"
+                f"{self._description}: kernels cannot be saved to {path} ({reason_of(error)}), so "
+                f"that each start compiles them again; {remedy_of(error)}"
             )
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import ENGINE_CACHE, Bundle
 from flawline.runtime.engines import EngineError
 from flawline.runtime.files import make_writable, write_atomically
@@ -60,7 +61,8 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.opt_batch <= self.max_batch:
             raise EngineError(
-                f"--opt-batch {self.opt_batch} is not between 1 and --max-batch {self.max_batch}"
+                f"--opt-batch {self.opt_batch} is not between 1 and --max-batch {self.max_batch}; "
+                f"choose a number between them"
             )
         if self.dla is not None and self.max_batch != 1:
             raise EngineError("a DLA runs batch 1 only; add --max-batch 1")
@@ -205,11 +207,13 @@ def _read_plan(folder: Path, wanted: Identity, options: BuildOptions | None) -> 
 
 def _require_same_machine(built: Identity, wanted: Identity) -> None:
     if built.version != wanted.version:
-        raise PlanUnusable(f"was built by version {built.version}, here is {wanted.version}")
+        raise PlanUnusable(
+            f"was built by version {built.version}, the installed version is {wanted.version}"
+        )
     # A portable plan may be for more machines than this one.
     fits = built.device == wanted.device and set(wanted.capabilities) <= set(built.capabilities)
     if not fits:
-        raise PlanUnusable(f"is for {built.description}, here is {wanted.description}")
+        raise PlanUnusable(f"is for {built.description}, this machine is {wanted.description}")
     if built.source != wanted.source:
         raise PlanUnusable("belongs to another model: the bundle was built again")
 
@@ -241,8 +245,7 @@ def _options_from_json(content: Mapping[str, Any]) -> BuildOptions:
 
 
 def _unwritable(folder: Path, error: OSError) -> EngineError:
-    reason = error.strerror or str(error)
     return EngineError(
-        f"plans cannot be written to {folder} ({reason}); "
-        f"choose --engine-cache DIR, or free disk space"
+        f"plans cannot be written to {folder} ({reason_of(error)}); "
+        f"{remedy_of(error, '--engine-cache')}"
     )

@@ -15,7 +15,12 @@ pose change the mean, the standard deviation, the sharpness and a small thumbnai
 does, and a defect may be lighter or darker than the surface around it.
 """
 
+from flawline.train.backbones.facts import TEXTURE
 from flawline.train.data.demo.dataset import write_demo
 from flawline.train.data.demo.products import PRODUCTS, render
 
-__all__ = ["PRODUCTS", "render", "write_demo"]
+__all__ = ["DEMO_PRODUCT", "DEMO_WEIGHTS", "PRODUCTS", "render", "write_demo"]
+
+# What is trained without a data set of the user, and with which weights, which need no download.
+DEMO_PRODUCT = "bearing"
+DEMO_WEIGHTS = TEXTURE

@@ -41,8 +41,7 @@ def _parser() -> Parser:
 def _write(args: argparse.Namespace) -> None:
     from flawline.train.progress import Bars
 
-    bars = Bars()
-    try:
+    with Bars() as bars:
         write_demo(
             args.out,
             args.products,
@@ -53,8 +52,6 @@ def _write(args: argparse.Namespace) -> None:
             seed=args.seed,
             progress=lambda done, total: bars("demo images", done, total),
         )
-    finally:
-        bars.close()
 
 
 if __name__ == "__main__":

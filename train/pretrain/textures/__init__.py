@@ -20,9 +20,9 @@ from flawline.train.pretrain.textures.fractals import fractal
 from flawline.train.pretrain.textures.noise import contours, spectral, spots, strokes
 from flawline.train.pretrain.textures.parts import with_parts
 from flawline.train.pretrain.textures.patterns import gratings, lattice, rings, weave
-from flawline.train.pretrain.textures.view import Knobs, View, select, standardised
+from flawline.train.pretrain.textures.view import ClassParameters, View, select, standardised
 
-FAMILIES: dict[str, Callable[[Knobs, View], Tensor]] = {
+FAMILIES: dict[str, Callable[[ClassParameters, View], Tensor]] = {
     "spectral": spectral,
     "spots": spots,
     "contours": contours,
@@ -39,7 +39,7 @@ FAMILIES: dict[str, Callable[[Knobs, View], Tensor]] = {
 # Two classes of the families above in one: added, one modulating the other, one inlaid in the
 # other.
 COMPOSITES = ("sum", "product", "inlay")
-KNOBS = 40  # parameters of a class; a family reads as many as it needs
+PARAMETERS = 40  # parameters of a class; a family reads as many as it needs
 MIXED = 0.3  # fraction of a mixed batch's images that do show two textures
 MOVED = 1  # pixels to either side, between the two photographs of a pair
 
@@ -72,7 +72,7 @@ class Textures:
     def __init__(self, classes: int, seed: int, device: torch.device | str = "cpu") -> None:
         generator = torch.Generator().manual_seed(seed)
         self.classes = classes
-        self.knobs = torch.rand(classes, KNOBS, generator=generator).to(device)
+        self.parameters = torch.rand(classes, PARAMETERS, generator=generator).to(device)
         self.kinds = [*FAMILIES, *COMPOSITES]
         kind = torch.arange(classes) % len(self.kinds)
         self.kind = kind.to(device)
@@ -134,7 +134,8 @@ class Textures:
     def _surfaces(self, labels: Tensor, view: View) -> Tensor:
         """Draw the reflectance [n, 3, S, S] of textures of the classes `labels` [n]."""
         field = self._fields(labels, view)
-        k = Knobs(self.knobs[labels].flip(1))  # from the back: the families read from the front
+        # From the back, because the families read from the front.
+        k = ClassParameters(self.parameters[labels].flip(1))
         return coloured(field, k, view) * relief(field, k, view)
 
     def _fields(self, labels: Tensor, view: View) -> Tensor:
@@ -161,7 +162,7 @@ class Textures:
     def _combine(self, labels: Tensor, first: Tensor, second: Tensor) -> Tensor:
         """Combine two fields [n, S, S] each into those of the composite classes `labels`."""
         composite = (self.kind[labels] - len(FAMILIES))[:, None, None]
-        amount = 0.4 + 0.6 * self.knobs[labels, 0][:, None, None]
+        amount = 0.4 + 0.6 * self.parameters[labels, 0][:, None, None]
         added = first + amount * second
         product = first * torch.sigmoid(3 * amount * second)
         ground = 0.5 * first.roll(1, 2) - 1.5 * amount
@@ -176,7 +177,7 @@ class Textures:
             members = _indices(kind == number)
             if not len(members):
                 continue
-            k = Knobs(self.knobs[labels[members]])
+            k = ClassParameters(self.parameters[labels[members]])
             angle = k.between(0, 6.2832) + turn[members]
             warp = k.between(-6, 6).clamp(min=0)
             texture_view = View(view.size, angle, scale[members], warp, view.generator)

@@ -1,6 +1,7 @@
 """From fields to photographs: palettes, relief, and the effects of lamp, lens and sensor.
 
-Only what `Knobs` gives belongs to a class. A network that names the class must ignore the rest.
+Only what `ClassParameters` gives belongs to a class. A network that names the class must ignore the
+rest.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawline.train.pretrain.textures.view import Knobs, View, blurred, standardised
+from flawline.train.pretrain.textures.view import ClassParameters, View, blurred, standardised
 
 GREY = 0.4  # fraction of images without colour, among the classes without a hue of their own
 
 
-def coloured(field: Tensor, k: Knobs, view: View) -> Tensor:
+def coloured(field: Tensor, k: ClassParameters, view: View) -> Tensor:
     """Map a standardised field [n, S, S] through a palette to reflectance, [n, 3, S, S] RGB.
 
     A palette is a line in colour space, bent in the middle. A quarter of the classes has a hue of
@@ -47,7 +48,7 @@ def coloured(field: Tensor, k: Knobs, view: View) -> Tensor:
     return line + bend[..., None, None] * (1 - position**2)
 
 
-def relief(field: Tensor, k: Knobs, view: View) -> Tensor:
+def relief(field: Tensor, k: ClassParameters, view: View) -> Tensor:
     """Return the brightness [n, 1, S, S] of heights [n, S, S] under a lamp from one side.
 
     Half of the classes have no relief; their brightness is 1.

@@ -11,12 +11,19 @@ import math
 import torch
 from torch import Tensor
 
-from flawline.train.pretrain.textures.view import TABLE, Knobs, View, cell_index, look_up, select
+from flawline.train.pretrain.textures.view import (
+    TABLE,
+    ClassParameters,
+    View,
+    cell_index,
+    look_up,
+    select,
+)
 
 LEAVES = 24
 
 
-def _worley(k: Knobs, view: View) -> tuple[Tensor, Tensor, Tensor]:
+def _worley(k: ClassParameters, view: View) -> tuple[Tensor, Tensor, Tensor]:
     """Place a point in each cell of a jittered lattice and search the two nearest of each pixel.
 
     Returns the distance to the nearest point and to the second nearest, in steps of the lattice,
@@ -51,7 +58,7 @@ def _worley(k: Knobs, view: View) -> tuple[Tensor, Tensor, Tensor]:
     return torch.sqrt(first), torch.sqrt(second), look_up(tones, nearest)
 
 
-def cells(k: Knobs, view: View) -> Tensor:
+def cells(k: ClassParameters, view: View) -> Tensor:
     """Draw cushions, cracks, grains of flat tone, mosaics."""
     first, second, tone = _worley(k, view)
     border = torch.tanh((second - first) * k.octaves(2, 12))
@@ -60,7 +67,7 @@ def cells(k: Knobs, view: View) -> Tensor:
     return select(k.choice(4), first, border, grains, mosaic)
 
 
-def pebbles(k: Knobs, view: View) -> Tensor:
+def pebbles(k: ClassParameters, view: View) -> Tensor:
     """Draw separate grains on a ground: discs, domes and rings of their own tone, some missing."""
     first, _, tone = _worley(k, view)
     radius = k.between(0.2, 0.5) * (1 + k.between(0, 0.5) * tone)
@@ -74,7 +81,7 @@ def pebbles(k: Knobs, view: View) -> Tensor:
     return present * grains + 0.03 * view.normal(view.size, view.size)
 
 
-def leaves(k: Knobs, view: View) -> Tensor:
+def leaves(k: ClassParameters, view: View) -> Tensor:
     """Draw ellipses, boxes and polygons that hide one another, flat or shaded, aligned or not."""
     u, v = view.plane(shift=False)
     size = k.octaves(0.06, 0.35) * view.size

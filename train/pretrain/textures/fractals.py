@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from flawline.train.pretrain.textures.view import Knobs, View, blurred
+from flawline.train.pretrain.textures.view import ClassParameters, View, blurred
 
 MAPS = 4
 CHAINS = 192
@@ -20,7 +20,7 @@ STEPS = 40
 SETTLE = 8  # first steps of a chain, which are not on the attractor yet
 
 
-def fractal(k: Knobs, view: View) -> Tensor:
+def fractal(k: ClassParameters, view: View) -> Tensor:
     """Draw one attractor or several copies of it, as log density [n, S, S]."""
     points = _chaos_game(k, view)  # [n, P, 2]
     centre = points.mean(1, keepdim=True)
@@ -50,7 +50,7 @@ def _count_points(x: Tensor, y: Tensor, size: int) -> Tensor:
     return count.view(len(x), 1, size, size)
 
 
-def _chaos_game(k: Knobs, view: View) -> Tensor:
+def _chaos_game(k: ClassParameters, view: View) -> Tensor:
     """Return points of each image's attractor, [n, CHAINS * (STEPS - SETTLE), 2]."""
     maps, offsets, ends = _draw_maps(k)
     draws = view.uniform(STEPS, CHAINS)[..., None]
@@ -66,7 +66,7 @@ def _chaos_game(k: Knobs, view: View) -> Tensor:
     return torch.cat(path, 1)
 
 
-def _draw_maps(k: Knobs) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_maps(k: ClassParameters) -> tuple[Tensor, Tensor, Tensor]:
     """Return the maps [n, MAPS, 2, 2], their offsets [n, MAPS, 2] and cumulative shares [n, MAPS].
 
     As in FractalDB, a map is used in proportion to the area that it covers.

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from flawline.train.pretrain.textures.view import Knobs, View, select, standardised, wave
+from flawline.train.pretrain.textures.view import ClassParameters, View, select, standardised, wave
 
 
-def _radius(k: Knobs, view: View) -> Tensor:
+def _radius(k: ClassParameters, view: View) -> Tensor:
     """Return the frequency in cycles per pixel, [n, S, S // 2 + 1].
 
     It is anisotropic for half of the classes.
@@ -24,7 +24,7 @@ def _radius(k: Knobs, view: View) -> Tensor:
     return torch.sqrt(u**2 + ((1 - stretch) * v) ** 2) + 1e-3
 
 
-def spectral(k: Knobs, view: View) -> Tensor:
+def spectral(k: ClassParameters, view: View) -> Tensor:
     """Draw noise with a power-law spectrum, or in a band about one frequency."""
     radius = _radius(k, view)
     from_centre = torch.log(radius / k.octaves(0.03, 0.3))
@@ -36,7 +36,7 @@ def spectral(k: Knobs, view: View) -> Tensor:
     return view.filtered(noise, amplitude)
 
 
-def spots(k: Knobs, view: View) -> Tensor:
+def spots(k: ClassParameters, view: View) -> Tensor:
     """Draw kernels at random places: blobs, rings and Gabor wavelets, of one sign or both."""
     radius = _radius(k, view)
     across, along = view.frequencies()
@@ -58,7 +58,7 @@ def spots(k: Knobs, view: View) -> Tensor:
     return view.filtered(impulses.float() * sign * strength, kernel)
 
 
-def contours(k: Knobs, view: View) -> Tensor:
+def contours(k: ClassParameters, view: View) -> Tensor:
     """Draw a smooth field through a curve: marble bands, ridges, islands, terraces."""
     radius = _radius(k, view)
     low_pass = torch.exp(-((radius / k.octaves(0.015, 0.08)) ** 2))
@@ -79,7 +79,7 @@ def contours(k: Knobs, view: View) -> Tensor:
     return field + grain
 
 
-def strokes(k: Knobs, view: View) -> Tensor:
+def strokes(k: ClassParameters, view: View) -> Tensor:
     """Draw curved lines at random places: fibres, hairs, scratches; parallel or not."""
     u, v = view.plane(shift=False)
     size = view.size

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flawline.train.pretrain.textures.view import Knobs, View, select, wave
+from flawline.train.pretrain.textures.view import ClassParameters, View, select, wave
 
 
-def gratings(k: Knobs, view: View) -> Tensor:
+def gratings(k: ClassParameters, view: View) -> Tensor:
     """Draw one wave or two across each other, from soft to square, with a period that may vary."""
     u, v = view.plane()
     period = k.octaves(3, 30)
@@ -23,7 +23,7 @@ def gratings(k: Knobs, view: View) -> Tensor:
     return torch.sign(mixed) * (mixed.abs() + 1e-4) ** k.octaves(0.2, 3)
 
 
-def weave(k: Knobs, view: View) -> Tensor:
+def weave(k: ClassParameters, view: View) -> Tensor:
     """Draw warp and weft: plain, twill and satin, each thread with its own tone and thickness."""
     u, v = view.plane()
     period = k.octaves(4, 20)
@@ -50,7 +50,7 @@ def weave(k: Knobs, view: View) -> Tensor:
     return torch.where(warp_on_top, warp, weft)
 
 
-def lattice(k: Knobs, view: View) -> Tensor:
+def lattice(k: ClassParameters, view: View) -> Tensor:
     """Draw rows of tiles, bricks, dots, rings or crosses of varying tone, size and place."""
     u, v = view.plane()
     period = k.octaves(6, 40)
@@ -81,7 +81,7 @@ def lattice(k: Knobs, view: View) -> Tensor:
     return shape * (1 + tone + shading)
 
 
-def rings(k: Knobs, view: View) -> Tensor:
+def rings(k: ClassParameters, view: View) -> Tensor:
     """Draw circles about a centre in or outside the image: turning marks, rims, spokes, spirals."""
     u, v = view.plane(shift=False)
     away = k.between(0, 1.2) * view.size

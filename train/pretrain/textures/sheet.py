@@ -8,37 +8,33 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import write_file
 from flawline.train import TrainError
 from flawline.train.pretrain.textures import Textures
 
 COLOURS = 128  # a palette keeps the file small
+TILE = 48  # height and width of an image in pixels
+COLUMNS = 12
 
 
-def write_sheet(path: Path, classes: int, seed: int, tile: int = 48, columns: int = 12) -> None:
+def write_sheet(path: Path, classes: int, seed: int) -> None:
     """Write a PNG with a row of classes of each family, a row of mixed images and a pair of rows.
 
-    The pair shows the same scenes with and without faults. A tile is `tile` pixels wide. Raises
-    TrainError where the file cannot be written.
+    The pair shows the same scenes with and without faults. Raises TrainError where the file cannot
+    be written.
     """
     textures = Textures(classes, seed)
     generator = torch.Generator().manual_seed(seed)
     families = len(textures.kinds)
     rows = []
     for family in range(families):
-        labels = (family + families * torch.arange(columns)) % classes
-        rows.append(textures.render(labels, None, tile, generator).images)
-    rows.append(textures.batch(columns, tile, generator, mixed=True).images)
-    rows += textures.batch(columns, tile, generator, paired=True).images.chunk(2)
+        labels = (family + families * torch.arange(COLUMNS)) % classes
+        rows.append(textures.render(labels, None, TILE, generator).images)
+    rows.append(textures.batch(COLUMNS, TILE, generator, mixed=True).images)
+    rows += textures.batch(COLUMNS, TILE, generator, paired=True).images.chunk(2)
 
     data = _encode(torch.cat([_join(row) for row in rows], 1))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
-    except OSError as error:
-        raise TrainError(
-            f"--picture {path}: cannot be written ({error.strerror}); choose another"
-        ) from error
+    write_file(path, data, TrainError, "--picture")
 
 
 def _join(images: Tensor) -> Tensor:

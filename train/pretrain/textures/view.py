@@ -1,6 +1,6 @@
 """The inputs of every family of textures: the parameters of a class, and a view of the plane.
 
-Shapes: n images of S x S pixels. A family's function takes (knobs, view) and returns a field
+Shapes: n images of S x S pixels. A family's function takes (parameters, view) and returns a field
 [n, S, S]. A place or a parameter of each image is [n, 1, 1].
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 TABLE = 32  # lattice cells repeat after this many; a power of two
 
 
-class Knobs:
+class ClassParameters:
     """Parameters of the classes of n images: uniform in 0..1, [n, K], read one after another.
 
     Every method returns [n, 1, 1] and advances by one parameter, so the order of calls matters.

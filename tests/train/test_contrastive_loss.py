@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from flow_oracles import random_images
 
-from flawline.train.blocks.contrast import (
+from flawline.train.blocks.contrastive_loss import (
     CAP,
     LAST_RATE,
     contrast,

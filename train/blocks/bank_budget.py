@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import statistics
-import time
 import warnings
 
 import torch
 
+from flawline.runtime.engines.onnxruntime_cpu import open_session
+from flawline.runtime.timing import time_calls
 from flawline.train import TrainError
 from flawline.train.blocks.fused import Size
 from flawline.train.blocks.memory_bank import NearestRow, whole_blocks
@@ -61,7 +62,8 @@ def rows_for_milliseconds(
     if shortest > milliseconds:
         raise TrainError(
             f"--budget-ms {milliseconds:g}: searching as few as {SMALLEST_BANK} rows takes "
-            f"{shortest:.2f} ms here; allow more, use a smaller --size, or an idle machine"
+            f"{shortest:.2f} ms on this machine; allow more, use a smaller --size, or an idle "
+            "machine"
         )
     best = (SMALLEST_BANK, shortest)
     rows = min(most, FIRST_TRIAL)
@@ -84,20 +86,12 @@ def search_milliseconds(rows: int, dim: int, grid: Size) -> float:
     The rows are random. The result is the lower quartile of several calls: on an idle machine it is
     close to the median, and on a busy one closer to the time on an idle one.
     """
-    import onnxruntime as ort
-
     random = torch.Generator().manual_seed(0)
     search = NearestRow(whole_blocks(torch.randn(rows, dim, generator=random)), grid).eval()
     frame = torch.randn(1, dim, *grid, generator=random)
-    session = ort.InferenceSession(_export(search, frame), providers=["CPUExecutionProvider"])
+    session = open_session(_export(search, frame))
     inputs = {"x": frame.numpy()}
-    for _ in range(WARM_UP):
-        session.run(None, inputs)
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        session.run(None, inputs)
-        times.append(1e3 * (time.perf_counter() - start))
+    times = time_calls(lambda: session.run(None, inputs), WARM_UP, REPEATS)
     return statistics.quantiles(times, n=4)[0]
 
 

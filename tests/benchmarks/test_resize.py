@@ -1,4 +1,4 @@
-"""The study of image preparation; times are printed, never asserted."""
+"""The study of resizing; times are printed, never asserted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import cv2
 import pytest
 
-from flawline.benchmarks.studies.prepare.__main__ import main
-from flawline.benchmarks.studies.prepare.measure import PIL, measure_prepare
+from flawline.benchmarks.studies.resize.__main__ import main
+from flawline.benchmarks.studies.resize.measure import PIL, measure_resizing
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def threads_of_opencv() -> Iterator[None]:
 
 def test_prepare_is_near_the_reference_and_nearer_than_plain_sampling() -> None:
     pytest.importorskip("PIL")
-    rows = {row.name: row for row in measure_prepare(rounds=1)}
+    rows = {row.name: row for row in measure_resizing(rounds=1)}
     assert next(iter(rows)) == "prepare()"
     assert list(rows)[-1] == PIL
     assert rows[PIL].distance == 0

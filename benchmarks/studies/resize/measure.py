@@ -17,7 +17,7 @@ PIL = "PIL bilinear"
 
 
 @dataclass(frozen=True)
-class PrepareRow:
+class ResizeRow:
     """One way to resize: median time, and mean distance from the reference in grey levels."""
 
     name: str
@@ -25,7 +25,7 @@ class PrepareRow:
     distance: float
 
 
-def measure_prepare(rounds: int) -> list[PrepareRow]:
+def measure_resizing(rounds: int) -> list[ResizeRow]:
     """Return one row for each way to resize, `prepare` first and the reference last.
 
     The reference is PIL, or OpenCV's INTER_AREA where PIL is not installed. Distances are from it.
@@ -38,7 +38,7 @@ def measure_prepare(rounds: int) -> list[PrepareRow]:
     rows = []
     for name, call in calls.items():
         difference = np.abs(call().astype(int) - reference)
-        rows.append(PrepareRow(name, medians[name], float(difference.mean())))
+        rows.append(ResizeRow(name, medians[name], float(difference.mean())))
     return rows
 
 

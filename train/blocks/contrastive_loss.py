@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import overload
 
 import numpy as np
 import torch
@@ -30,18 +31,42 @@ EPOCHS = 100
 LAST_RATE = 1e-6
 
 
+class DrawnImages(Sequence[Image]):
+    """Some images of a sequence in another order; each access reads the sequence."""
+
+    def __init__(self, images: Sequence[Image], indices: list[int]) -> None:
+        self.images = images
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> DrawnImages: ...
+
+    def __getitem__(self, index: int | slice) -> Image | DrawnImages:
+        if isinstance(index, slice):
+            return DrawnImages(self.images, self.indices[index])
+        return np.asarray(self.images[self.indices[index]])
+
+
 def draw_images(
     images: Sequence[Image], count: int | None, seed: int
-) -> tuple[list[Image], list[Image]]:
+) -> tuple[Sequence[Image], Sequence[Image]]:
     """Draw good images to train on, and others to choose the score on.
 
-    count: how many to draw in all, None for all. If they are too few to hold any out, the score is
-    chosen on images that are trained on.
+    images: uint8 [H, W, 3] each, whose access must be cheap: all of them are read in every epoch.
+    count: how many to draw in all, None for all; so many are copied, and access to `images` need
+    not be cheap. If they are too few to hold any out, the score is chosen on images that are
+    trained on.
     """
     order = np.random.default_rng((seed, 2)).permutation(len(images))[:count]
-    drawn = []
-    for index in order.tolist():
-        drawn.append(np.asarray(images[index]))
+    drawn: Sequence[Image] = DrawnImages(images, order.tolist())
+    if count is not None:
+        drawn = list(drawn)
     held_out = min(MAX_VALIDATION, int(VALIDATION_SHARE * len(drawn)))
     if held_out < 2:  # one image alone would be blended with itself
         return drawn, drawn[:MAX_VALIDATION]

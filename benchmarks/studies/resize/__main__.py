@@ -1,24 +1,20 @@
-"""python -m benchmarks.studies.prepare: time of preparing a camera frame on one core.
+"""python -m benchmarks.studies.resize: time of resizing a camera frame on one core.
 
-Compares `prepare` with OpenCV's and PIL's own resizing in alternating turns: median time, and the
-mean distance of the result from PIL's.
+Compares `runtime.image.prepare` with OpenCV's and PIL's own resizing in alternating turns: median
+time, and the mean distance of the result from PIL's.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from flawline.runtime.console import Parser, log, run_command
+from flawline.benchmarks.studies.options import study_parser
+from flawline.runtime.console import log, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(
-        prog="benchmarks.studies.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = study_parser("resize", __doc__)
 
     def work() -> None:
         parser.parse_args(argv)
@@ -28,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run() -> None:
-    from flawline.benchmarks.studies.prepare.measure import PIL, measure_prepare
+    from flawline.benchmarks.studies.resize.measure import PIL, measure_resizing
 
-    rows = measure_prepare(rounds=10)
+    rows = measure_resizing(rounds=10)
     reference = rows[-1].name
     if reference != PIL:
         log("PIL is not installed, so its row is missing")

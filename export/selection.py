@@ -1,0 +1,58 @@
+"""The images of a data set that an export needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flawline.export.graphs import evenly_spaced
+from flawline.runtime.image import Geometry
+from flawline.train.data import PreparedImages, hold_out, open_data
+
+# How many test images graphs are compared on by default.
+PARITY_IMAGES = 200
+
+
+@dataclass(frozen=True)
+class ImageSelection:
+    """The images of a data set that an export needs.
+
+    Attributes:
+        train: prepared good images that the method was trained on.
+        held_out: files of the good images that set the threshold.
+        paths: files of the images to compare graphs on: all of `held_out`, then test images.
+        images: the prepared images of `paths`, uint8 [H, W, 3], decoded at every access.
+        bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
+    """
+
+    train: PreparedImages
+    held_out: list[Path]
+    paths: list[Path]
+    images: PreparedImages
+    bit_depth: int | None
+
+
+def select_images(
+    data: Path, geometry: Geometry, bit_depth: int | None, test_images: int = PARITY_IMAGES
+) -> ImageSelection:
+    """Open a data set and select the images of an export. Raises DataError.
+
+    Args:
+        data: the folder of the data set.
+        geometry: how images are prepared.
+        bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
+        test_images: how many test images to compare on at most. They are sorted by kind of defect,
+            so that evenly spaced ones cover all kinds.
+    """
+    data_set = open_data(data)
+    train, held_out = hold_out(data_set.train_good)
+    paths = list(held_out)
+    for sample in evenly_spaced(data_set.test, test_images):
+        paths.append(sample.path)
+    return ImageSelection(
+        train=PreparedImages(train, geometry, bit_depth),
+        held_out=held_out,
+        paths=paths,
+        images=PreparedImages(paths, geometry, bit_depth),
+        bit_depth=bit_depth,
+    )
