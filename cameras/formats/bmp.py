@@ -1,4 +1,4 @@
-"""BMP. Pixels of 32 bits are decoded here, all others by OpenCV after the file is checked."""
+"""BMP. Pixels of 16 and 32 bits are decoded here, others by OpenCV after the file is checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN = 0
 RLE = {1: 8, 2: 4}
 BITFIELDS = (3, 6)
 # Red, green and blue where the file does not declare its own.
-DEFAULT_MASKS = (0xFF0000, 0xFF00, 0xFF)
+DEFAULT_MASKS = {16: (0x7C00, 0x3E0, 0x1F), 32: (0xFF0000, 0xFF00, 0xFF)}
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,26 @@ def decode_bmp(data: bytes) -> npt.NDArray[Any]:
         raise DecodeError(f"BMP compression {header.compression} is not read; save it as PNG")
     if header.bits <= 8:
         _check_palette(header, data)
-    if header.bits == 32:
-        return _decode_32_bits(header, data)
+    if header.bits in DEFAULT_MASKS:
+        return _decode_by_masks(header, data)
     return decode_by_opencv(data, "BMP", cv2.IMREAD_UNCHANGED)
 
 
 def _read_header(data: bytes) -> Header:
+    masks: tuple[int, ...]
     pixels, header_size = struct.unpack_from("<II", data, 10)
     if header_size == CORE_HEADER_SIZE:
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
         palette = FILE_HEADER_SIZE + header_size
         colours = 1 << min(bits, 8)
-        return Header(width, height, False, bits, PLAIN, colours, pixels, palette, 3, DEFAULT_MASKS)
+        masks = DEFAULT_MASKS.get(bits, ())
+        return Header(width, height, False, bits, PLAIN, colours, pixels, palette, 3, masks)
     if header_size < 40:
         raise damaged("BMP", f"its header has {header_size} bytes")
     width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     (colours,) = struct.unpack_from("<I", data, 46)
     palette = FILE_HEADER_SIZE + header_size
-    masks: tuple[int, ...] = DEFAULT_MASKS
+    masks = DEFAULT_MASKS.get(bits, ())
     if compression in BITFIELDS:
         count = 3
         if header_size >= 56 or compression == 6:
@@ -123,11 +125,11 @@ def _check_palette(header: Header, data: bytes) -> None:
         raise damaged("BMP", f"colour {largest} is not in its palette of {header.colours}")
 
 
-def _decode_32_bits(header: Header, data: bytes) -> npt.NDArray[np.uint8]:
-    """Decode 32 bits per pixel. The byte that no mask covers is unused, and not transparency."""
+def _decode_by_masks(header: Header, data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode 16 or 32 bits per pixel. Bits that no mask covers are unused, and not transparency."""
     size = header.row_size * header.height
-    rows = np.frombuffer(data, "<u4", size // 4, header.pixels)
-    values = rows.reshape(header.height, header.width)
+    rows = np.frombuffer(data, np.uint8, size, header.pixels).reshape(header.height, -1)
+    values = rows.view(f"<u{header.bits // 8}")[:, : header.width].astype(np.uint32)
     red, green, blue = header.masks[:3]
     channels = [_channel(values, blue), _channel(values, green), _channel(values, red)]
     if len(header.masks) == 4 and header.masks[3] != 0:
@@ -139,7 +141,12 @@ def _decode_32_bits(header: Header, data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _channel(values: npt.NDArray[np.uint32], mask: int) -> npt.NDArray[np.uint8]:
+    """Return the bits of a mask, scaled to 8 bits."""
     lowest = mask & -mask
-    if mask == 0 or mask // lowest != 0xFF:
+    largest = mask // max(lowest, 1)
+    # Up to 8 bits in a row.
+    if largest not in (31, 63, 127, 255):
         raise DecodeError(f"BMP with the bit mask {mask:08x} is not read; save it as PNG")
-    return ((values & mask) // lowest).astype(np.uint8)
+    field = (values & mask) // lowest
+    scaled: npt.NDArray[np.uint8] = (field * 255 // largest).astype(np.uint8)
+    return scaled

@@ -21,10 +21,15 @@ FLAG = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
 START = 0xD8
 END = 0xD9
 SCAN = 0xDA
+HUFFMAN_TABLES = 0xC4
 APP1 = 0xE1
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 # Within a scan, 0xFF is followed by 0x00 (a data byte), a restart marker, or 0xFF (filling).
 SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+
+END_OF_BLOCK = 0
+# Except in flat areas, zeros in a scan are coefficients of -1. So many of them are lost data.
+LOST = bytes(16)
 
 # The 64 coefficients of each block, and "not yet sent" for the position of their lowest bit.
 COEFFICIENTS = 64
@@ -60,20 +65,43 @@ def _check_segments(data: bytes) -> int:
     """Check the file from the first marker to the end marker; return the EXIF orientation."""
     orientation = 1
     progress: dict[int, list[int]] | None = None
-    for marker, content in _segments(data):
+    zeros_are_flat = False
+    first_scan = len(data)
+    for marker, content, position in _segments(data):
         if marker == APP1 and content.startswith(b"Exif\0\0"):
             orientation = exif_orientation(content)
+        elif marker == HUFFMAN_TABLES:
+            zeros_are_flat |= _zero_bits_end_a_block(content)
         elif marker in PROGRESSIVE:
             progress = {}
-        elif marker == SCAN and progress is not None:
-            _record_scan(progress, content)
+        elif marker == SCAN:
+            first_scan = min(first_scan, position)
+            if progress is not None:
+                _record_scan(progress, content)
     if progress is not None:
         _require_all_coefficients(progress)
+    elif not zeros_are_flat and data.find(LOST, first_scan) >= 0:
+        raise damaged("JPEG", "a part of it is zero")
     return orientation
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield marker and content of every segment up to the end marker.
+def _zero_bits_end_a_block(tables: bytes) -> bool:
+    """Tell whether zero bits stand for a flat block in one of the Huffman tables of a segment.
+
+    ITU-T T.81, section B.2.4.2: a table is its class, the numbers of codes of 1 to 16 bits, and the
+    symbols in the order of their codes, of which the first is all zeros.
+    """
+    position = 0
+    while position + 17 < len(tables):
+        is_ac = tables[position] >> 4 == 1
+        if is_ac and tables[position + 17] == END_OF_BLOCK:
+            return True
+        position += 17 + sum(tables[position + 1 : position + 17])
+    return False
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield marker, content and position of every segment up to the end marker.
 
     Cameras embed thumbnails in segments. These are whole JPEG files with markers of their own, so
     segments are skipped by their length and not searched.
@@ -95,7 +123,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             break
         (length,) = struct.unpack_from(">H", data, position + 2)
         content = data[position + 4 : position + 2 + length]
-        yield marker, content
+        yield marker, content, position
         position += 2 + length
         if marker == SCAN:
             end = SCAN_END.search(data, position)

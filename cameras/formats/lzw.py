@@ -76,8 +76,10 @@ def _expand(codes: list[int], output: bytearray, size: int) -> int:
         if code == CLEAR:
             return number
         start = len(output)
-        if start >= size or code == END:
+        if code == END:
             break
+        if start >= size:
+            raise ValueError("an LZW stream does not end where the image does")
         if code < CLEAR:
             output.append(code)
         else:

@@ -37,8 +37,12 @@ def decode_png(data: bytes) -> npt.NDArray[Any]:
             frame_controls += 1
         elif name == b"IDAT" and frame_controls == 0:
             first_frame_is_hidden = True
+    if frame_controls and not animated:
+        raise damaged("PNG", "the header of its animation is absent")
     if animated:
-        count = animated + int(first_frame_is_hidden)
+        count = animated
+        if first_frame_is_hidden:
+            count += 1
         if count > 1:
             raise several("PNG", count)
     image = decode_by_opencv(data, "PNG", cv2.IMREAD_UNCHANGED)

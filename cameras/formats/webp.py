@@ -19,6 +19,7 @@ FRAME_HEADER_SIZE = 16
 LOSSY = b"VP8 "
 LOSSLESS = b"VP8L"
 ALPHA = b"ALPH"
+EXTENDED = b"VP8X"
 # Flags of the extended header: the file has transparency, and is an animation.
 HAS_ALPHA = 16
 IS_ANIMATION = 2
@@ -32,6 +33,7 @@ def decode_webp(data: bytes) -> npt.NDArray[Any]:
     """Decode a WebP file. Raises DecodeError for a damaged file and for an animation."""
     orientation = 1
     frames = 0
+    canvas = b""
     image: list[tuple[bytes, bytes]] = []
     for name, content in _chunks(data):
         if name == b"EXIF":
@@ -41,11 +43,24 @@ def decode_webp(data: bytes) -> npt.NDArray[Any]:
             image = list(_chunks_between(content, FRAME_HEADER_SIZE, len(content)))
         elif name in (LOSSY, LOSSLESS, ALPHA):
             image.append((name, content))
+        elif name == EXTENDED:
+            canvas = content[4:]
     if frames > 1:
         raise several("WebP", frames)
+    _require_one_image(image, canvas)
     animation = _animation_of(image)
     decoded = decode_by_opencv(animation, "WebP", cv2.IMREAD_UNCHANGED)
     return orient(decoded, orientation)
+
+
+def _require_one_image(image: list[tuple[bytes, bytes]], canvas: bytes) -> None:
+    """Raise DecodeError unless the chunks make one image, of the size in the extended header."""
+    names = [name for name, _ in image]
+    if names not in ([LOSSY], [LOSSLESS], [ALPHA, LOSSY]):
+        raise damaged("WebP", "it does not hold exactly one image")
+    width, height = _size(*image[-1])
+    if canvas and canvas != _24_bits(width - 1) + _24_bits(height - 1):
+        raise damaged("WebP", "two sizes are declared")
 
 
 def _animation_of(image: list[tuple[bytes, bytes]]) -> bytes:
@@ -54,16 +69,13 @@ def _animation_of(image: list[tuple[bytes, bytes]]) -> bytes:
     OpenCV 4.11 to 5.0 do not notice that libwebp failed to decode a plain WebP file, and give what
     there was in memory. They do notice it in an animation.
     """
-    names = [name for name, _ in image]
-    if names not in ([LOSSY], [LOSSLESS], [ALPHA, LOSSY]):
-        raise damaged("WebP", "it does not hold exactly one image")
     width, height = _size(*image[-1])
     frame = bytes(6) + _24_bits(width - 1) + _24_bits(height - 1)
     frame += bytes([0, 0, 0, DO_NOT_BLEND])
     for name, content in image:
         frame += _chunk(name, content)
     flags = bytes([HAS_ALPHA | IS_ANIMATION, 0, 0, 0])
-    chunks = _chunk(b"VP8X", flags + _24_bits(width - 1) + _24_bits(height - 1))
+    chunks = _chunk(EXTENDED, flags + _24_bits(width - 1) + _24_bits(height - 1))
     chunks += _chunk(b"ANIM", bytes(6))
     chunks += _chunk(b"ANMF", frame)
     return _chunk(b"RIFF", b"WEBP" + chunks)
@@ -108,7 +120,11 @@ def _chunks_between(data: bytes, position: int, end: int) -> Iterator[tuple[byte
         if not name.isascii() or not name.strip().isalnum():
             raise damaged("WebP", f"a chunk has the name {name!r}")
         yield name, data[start : start + length]
-        # Chunks are padded to an even length.
-        position = start + length + length % 2
+        # Chunks are padded with a zero to an even length. The last bits of a damaged image lie there.
+        position = start + length
+        if length % 2:
+            if data[position : position + 1] != b"\0":
+                raise damaged("WebP", "a chunk is not padded with zero")
+            position += 1
     if position < end:
         raise damaged("WebP", "there is no chunk at its end")
