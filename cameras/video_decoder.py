@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from flawline.cameras import CameraError
@@ -54,7 +55,10 @@ class VideoDecoder:
         context.options = STRICT
         # With these threads FFmpeg marks more of the frames that it had to repair than without.
         context.thread_type = "FRAME"
-        context.thread_count = min(max(2, len(os.sched_getaffinity(0))), MOST_THREADS)
+        self._threads = min(max(2, len(os.sched_getaffinity(0))), MOST_THREADS)
+        context.thread_count = self._threads
+        # One for all frames, because it takes time to prepare.
+        self._converter = VideoReformatter()
         self._header = bytes(context.extradata or b"")
         # Presentation times of packets whose frames have not come yet, and how many of them failed.
         self._pending: list[int] = []
@@ -194,7 +198,9 @@ class VideoDecoder:
         if self._damage is not None and self._depends_on_damage(frame):
             return DEPENDS
         self._damage = None
-        image: Image = frame.to_ndarray(format="bgr24")
+        image: Image = self._converter.reformat(
+            frame, format="bgr24", threads=self._threads
+        ).to_ndarray()
         quarter_turns = round(frame.rotation / 90)
         if quarter_turns:
             image = np.rot90(image, quarter_turns)

@@ -28,7 +28,7 @@ PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 END_OF_BLOCK = 0
-# Except in flat areas, zeros in a scan are coefficients of -1. So many of them are lost data.
+# Zeros in a scan are coefficients of -1 where a table says so. So many of them are lost data.
 LOST = bytes(16)
 
 # The 64 coefficients of each block, and "not yet sent" for the position of their lowest bit.
@@ -65,28 +65,29 @@ def _check_segments(data: bytes) -> int:
     """Check the file from the first marker to the end marker; return the EXIF orientation."""
     orientation = 1
     progress: dict[int, list[int]] | None = None
-    zeros_are_flat = False
-    first_scan = len(data)
+    zeros_are_flat = True
+    scans = []
     for marker, content, position in _segments(data):
         if marker == APP1 and content.startswith(b"Exif\0\0"):
             orientation = exif_orientation(content)
         elif marker == HUFFMAN_TABLES:
-            zeros_are_flat |= _zero_bits_end_a_block(content)
+            if not _zeros_are_flat(content):
+                zeros_are_flat = False
         elif marker in PROGRESSIVE:
             progress = {}
         elif marker == SCAN:
-            first_scan = min(first_scan, position)
+            scans.append(position)
             if progress is not None:
                 _record_scan(progress, content)
     if progress is not None:
         _require_all_coefficients(progress)
-    elif not zeros_are_flat and data.find(LOST, first_scan) >= 0:
+    elif len(scans) == 1 and not zeros_are_flat and data.find(LOST, scans[0]) >= 0:
         raise damaged("JPEG", "a part of it is zero")
     return orientation
 
 
-def _zero_bits_end_a_block(tables: bytes) -> bool:
-    """Tell whether zero bits stand for a flat block in one of the Huffman tables of a segment.
+def _zeros_are_flat(tables: bytes) -> bool:
+    """Tell whether zero bits stand for a flat block in every AC table of a Huffman segment.
 
     ITU-T T.81, section B.2.4.2: a table is its class, the numbers of codes of 1 to 16 bits, and the
     symbols in the order of their codes, of which the first is all zeros.
@@ -94,10 +95,10 @@ def _zero_bits_end_a_block(tables: bytes) -> bool:
     position = 0
     while position + 17 < len(tables):
         is_ac = tables[position] >> 4 == 1
-        if is_ac and tables[position + 17] == END_OF_BLOCK:
-            return True
+        if is_ac and tables[position + 17] != END_OF_BLOCK:
+            return False
         position += 17 + sum(tables[position + 1 : position + 17])
-    return False
+    return True
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
