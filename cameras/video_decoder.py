@@ -25,6 +25,8 @@ ENDS_EARLY = f"the file is damaged or cut off here, so the frames after it are l
 # Let the decoder fail where it would otherwise fill damaged areas from other frames.
 STRICT = {"err_detect": "crccheck+explode"}
 MOST_THREADS = 16
+# As OpenCV converts frames, so that scores stay comparable.
+INTERPOLATION = "BICUBIC"
 # Packets that are read before one is decoded.
 LOOK_AHEAD = 2
 # A frame may be shown this many frames after it was decoded.
@@ -60,9 +62,9 @@ class VideoDecoder:
         # One for all frames, because it takes time to prepare.
         self._converter = VideoReformatter()
         self._header = bytes(context.extradata or b"")
-        # Presentation times of packets whose frames have not come yet, and how many of them failed.
+        # Presentation times of packets whose frames have not come yet, and whether one failed.
         self._pending: list[int] = []
-        self._failures = 0
+        self._has_failed = False
         self._packets_read = 0
         self._last_decoded: int | None = None
         # The last damaged packet: its number and time. None when no frame depends on it any more.
@@ -150,7 +152,7 @@ class VideoDecoder:
         yield from self._decode(None)
         yield from self._lost_before(None)
         self._stream.codec_context.flush_buffers()
-        self._failures = 0
+        self._has_failed = False
         self._damage = None
 
     def _is_damaged(self, packet: Any) -> bool:
@@ -169,13 +171,13 @@ class VideoDecoder:
         if time is None:
             yield LOST
         else:
-            self._failures += 1
+            self._has_failed = True
 
     def _lost_before(self, time: int | None) -> Iterator[str]:
         """Yield a fault for every frame that should have been shown before `time`, and was not.
 
-        Packets without a frame of their own are no loss: some codecs send frames that are never
-        shown.
+        Without damage, packets that give no frame are no loss: some codecs send frames that are
+        never shown.
         """
         lost = 0
         later = []
@@ -185,9 +187,10 @@ class VideoDecoder:
             elif pending > time:
                 later.append(pending)
         self._pending = later
-        for _ in range(min(lost, self._failures)):
-            self._failures -= 1
-            yield LOST
+        if self._has_failed or self._damage is not None:
+            for _ in range(lost):
+                self._has_failed = False
+                yield LOST
 
     def _judge(self, frame: Any) -> Image | str:
         if frame.is_corrupt:
@@ -199,7 +202,7 @@ class VideoDecoder:
             return DEPENDS
         self._damage = None
         image: Image = self._converter.reformat(
-            frame, format="bgr24", threads=self._threads
+            frame, format="bgr24", interpolation=INTERPOLATION, threads=self._threads
         ).to_ndarray()
         quarter_turns = round(frame.rotation / 90)
         if quarter_turns:
