@@ -165,3 +165,46 @@ def test_importing_the_stream_command_loads_no_engine() -> None:
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     assert run_python(code).stdout.strip() == "[]"
+
+
+# Where a member of a dictionary may be named outside its own folder, and why.
+NAMED = {
+    "train/fit.py": "the default method",
+    "benchmarks/studies/bank_size/__main__.py": "a study of PatchCore's memory bank",
+    "benchmarks/studies/gpu_check/__main__.py": "the default network of the study",
+    "export/triton.py": "the backends that Triton has",
+    "runtime/console.py": "names of packages and their extras",
+    "runtime/environment.py": "names of packages whose versions are recorded",
+}
+# Dictionary -> the folders whose files may name its members: their own, and those built on them.
+HOMES = {
+    "METHODS": ("train/__init__.py", "train/methods/", "benchmarks/published/"),
+    "BACKBONES": ("train/backbones/",),
+    "ENGINES": ("runtime/engines/",),
+    "OUTPUTS": ("runtime/outputs/",),
+}
+
+
+def members(dictionary: str) -> set[str]:
+    """Names in one of the dictionaries, read without importing it."""
+    for path in (ROOT / HOMES[dictionary][0], ROOT / HOMES[dictionary][0] / "__init__.py"):
+        if path.is_file():
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == dictionary:
+            return set(ast.literal_eval(node.value))
+    raise AssertionError(f"{dictionary} was not found")
+
+
+@pytest.mark.parametrize("dictionary", HOMES)
+def test_shared_code_names_no_single_member(dictionary: str) -> None:
+    names = members(dictionary)
+    wrong = []
+    for path in modules().values():
+        file = path.relative_to(ROOT).as_posix()
+        if file.startswith(HOMES[dictionary]) or file in NAMED:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in names:
+                wrong.append(f"{file}:{node.lineno}: {node.value!r}")
+    assert not wrong
