@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -201,9 +201,11 @@ class VideoDecoder:
         if self._damage is not None and self._depends_on_damage(frame):
             return DEPENDS
         self._damage = None
-        image: Image = self._converter.reformat(
+        image = self._converter.reformat(
             frame, format="bgr24", interpolation=INTERPOLATION, threads=self._threads
         ).to_ndarray()
+        # PyAV's type covers all formats.
+        image = cast(Image, image)
         quarter_turns = round(frame.rotation / 90)
         if quarter_turns:
             image = np.rot90(image, quarter_turns)

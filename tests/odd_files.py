@@ -6,6 +6,7 @@ are the independent decoders.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import warnings
@@ -257,11 +258,9 @@ def independent_pixels(data: bytes) -> Array:
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError("several images")
         image.load()
-        try:
+        # Where the EXIF block itself is damaged, there is no orientation.
+        with contextlib.suppress(SyntaxError):
             image = ImageOps.exif_transpose(image)
-        except SyntaxError:
-            # The EXIF block itself is damaged, so there is no orientation.
-            pass
         return _as_bgr(image)
 
 

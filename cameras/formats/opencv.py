@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -14,11 +15,9 @@ from flawline.cameras.formats import COPY_AGAIN, DecodeError
 def decode_by_opencv(data: bytes, kind: str, flag: int) -> npt.NDArray[Any]:
     """Decode a whole file with `cv2.imdecode`. Raises DecodeError where it gives no image."""
     image = None
-    try:
+    # It raises, for example, where a header claims more pixels than OpenCV decodes.
+    with suppress(cv2.error):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error:
-        # For example, a header that claims more pixels than OpenCV decodes.
-        pass
     if image is None:
         raise DecodeError(f"the {kind} cannot be decoded: it is damaged or unusual; {COPY_AGAIN}")
     return image

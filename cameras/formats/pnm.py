@@ -1,4 +1,4 @@
-"""PGM and PPM with binary pixels (P5 and P6), decoded here because there is nothing to decompress."""
+"""PGM and PPM with binary pixels (P5 and P6), which are not compressed."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def _samples(page: Any, raw: bytes, order: str, rows: int) -> npt.NDArray[Any]:
     if bits == 16:
         return table.view(f"{order}u2").astype(np.uint16)
     if bits == 1:
-        return np.unpackbits(table, axis=1) * np.uint8(255)
+        black_and_white: npt.NDArray[np.uint8] = np.unpackbits(table, axis=1) * np.uint8(255)
+        return black_and_white
     return _unpack_12_bits(table)
 
 

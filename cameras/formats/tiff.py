@@ -58,7 +58,7 @@ def decode_tiff(data: bytes) -> npt.NDArray[Any]:
 def _only_page(file: Any) -> Any:
     """Return the page that holds the image; smaller versions of it are not counted."""
     images = []
-    offsets = set()
+    offsets: set[int] = set()
     for page in file.pages:
         # A damaged chain of pages may lead back to its start.
         if page.offset in offsets or len(offsets) == MOST_PAGES:
@@ -138,7 +138,8 @@ def _apply_palette(page: Any, image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if 0 < colours.max() < 256:
         raise DecodeError(f"TIFF with a palette of 8 bits is not read; {SAVE_AS}")
     palette = (colours.T >> 8).astype(np.uint8)
-    return palette[image[..., 0]]
+    coloured: npt.NDArray[np.uint8] = palette[image[..., 0]]
+    return coloured
 
 
 def _orientation(page: Any) -> int:

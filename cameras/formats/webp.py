@@ -120,7 +120,7 @@ def _chunks_between(data: bytes, position: int, end: int) -> Iterator[tuple[byte
         if not name.isascii() or not name.strip().isalnum():
             raise damaged("WebP", f"a chunk has the name {name!r}")
         yield name, data[start : start + length]
-        # Chunks are padded with a zero to an even length. The last bits of a damaged image lie there.
+        # Chunks are padded with a zero to an even length. libwebp reads on in the padding.
         position = start + length
         if length % 2:
             if data[position : position + 1] != b"\0":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -89,9 +90,7 @@ def test_every_frame_of_a_sound_video_is_right(
 @pytest.mark.parametrize(
     ("name", "codec"), [("x.ts", "libx264"), ("x.mp4", "libx264"), ("x.ts", "mpeg2video")]
 )
-def test_every_frame_of_an_interlaced_video_is_right(
-    tmp_path: Path, name: str, codec: str
-) -> None:
+def test_every_frame_of_an_interlaced_video_is_right(tmp_path: Path, name: str, codec: str) -> None:
     options = {"flags": "+ildct+ilme"}
     if codec == "mpeg2video":
         options.update(FINE)
@@ -108,7 +107,7 @@ def test_a_video_that_turns_interlaced_never_shows_a_frame_again(tmp_path: Path)
     frames = frames_of(tmp_path / "joined.ts")
     assert len(frames) == 2 * COUNT
     assert faults(frames) == []
-    for before, after in zip(frames, frames[1:], strict=False):
+    for before, after in itertools.pairwise(frames):
         assert not np.array_equal(before.image, after.image)
 
 
