@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from flawline import FlawlineError
-from flawline.runtime.console import LONGEST_QUOTE, Parser, first_line, last_line, run_command
+from flawline.runtime.console import (
+    LONGEST_QUOTE,
+    Parser,
+    first_line,
+    given_path,
+    last_line,
+    run_command,
+)
 from flawline.runtime.environment import OPENCV_WHEELS, PACKAGES, opencv_conflict, versions
 from flawline.runtime.timing import time_calls
 
@@ -205,3 +213,9 @@ def test_calls_are_limited_by_repeats_or_by_seconds() -> None:
         time_calls(lambda: None)
     with pytest.raises(ValueError, match="either repeats or seconds"):
         time_calls(lambda: None, repeats=1, seconds=1)
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    assert given_path("x") == Path("x")
+    with pytest.raises(argparse.ArgumentTypeError, match="is empty"):
+        given_path("")
