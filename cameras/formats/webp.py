@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import cv2
+import numpy as np
 import numpy.typing as npt
 
-from flawline.cameras.formats import damaged, several, truncated
+from flawline.cameras.formats import DecodeError, damaged, several, truncated
 from flawline.cameras.formats.opencv import decode_by_opencv
 from flawline.cameras.formats.orientation import exif_orientation, orient
 
@@ -48,9 +50,26 @@ def decode_webp(data: bytes) -> npt.NDArray[Any]:
     if frames > 1:
         raise several("WebP", frames)
     _require_one_image(image, canvas)
-    animation = _animation_of(image)
-    decoded = decode_by_opencv(animation, "WebP", cv2.IMREAD_UNCHANGED)
+    if not _animations_are_decoded():
+        raise DecodeError(
+            f"OpenCV {cv2.__version__} hides damage in WebP files; "
+            f"update OpenCV to 4.11 or later, or save the image as PNG"
+        )
+    decoded = decode_by_opencv(_animation_of(image), "WebP", cv2.IMREAD_UNCHANGED)
     return orient(decoded, orientation)
+
+
+@cache
+def _animations_are_decoded() -> bool:
+    """Tell whether this OpenCV decodes animations, as it does from version 4.11 on."""
+    grey = np.zeros((8, 8, 3), np.uint8)
+    encoded = cv2.imencode(".webp", grey, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
+    image = []
+    for name, content in _chunks(encoded):
+        if name in (LOSSY, LOSSLESS, ALPHA):
+            image.append((name, content))
+    animation = np.frombuffer(_animation_of(image), np.uint8)
+    return cv2.imdecode(animation, cv2.IMREAD_UNCHANGED) is not None
 
 
 def _require_one_image(image: list[tuple[bytes, bytes]], canvas: bytes) -> None:
@@ -66,8 +85,8 @@ def _require_one_image(image: list[tuple[bytes, bytes]], canvas: bytes) -> None:
 def _animation_of(image: list[tuple[bytes, bytes]]) -> bytes:
     """Return an animation of one frame with the same image.
 
-    OpenCV 4.11 to 5.0 do not notice that libwebp failed to decode a plain WebP file, and give what
-    there was in memory. They do notice it in an animation.
+    OpenCV, up to 5.0 at least, does not notice that libwebp failed to decode a plain WebP file, and gives what
+    there was in memory. It does notice it in an animation.
     """
     width, height = _size(*image[-1])
     frame = bytes(6) + _24_bits(width - 1) + _24_bits(height - 1)

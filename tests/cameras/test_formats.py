@@ -12,7 +12,7 @@ import pytest
 
 from flawline.cameras import CameraError, open_camera
 from flawline.cameras.decode import decode_image, describe_unread
-from flawline.cameras.formats import DECODERS, DecodeError, jpeg, libjpeg
+from flawline.cameras.formats import DECODERS, DecodeError, jpeg, libjpeg, webp
 from flawline.cameras.formats.lzw import decode_lzw
 
 Image = pytest.importorskip("PIL.Image")
@@ -265,3 +265,11 @@ def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.n
 def test_what_is_no_file_is_explained(uri: str, message: str) -> None:
     with pytest.raises(CameraError, match=message):
         open_camera(uri)
+
+
+def test_webp_is_refused_where_opencv_hides_its_damage(
+    tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webp, "_animations_are_decoded", lambda: False)
+    data = cv2.imencode(".webp", photo)[1].tobytes()
+    assert "update OpenCV to 4.11 or later" in refusal(tmp_path, data)
