@@ -85,8 +85,8 @@ def _require_one_image(image: list[tuple[bytes, bytes]], canvas: bytes) -> None:
 def _animation_of(image: list[tuple[bytes, bytes]]) -> bytes:
     """Return an animation of one frame with the same image.
 
-    OpenCV, up to 5.0 at least, does not notice that libwebp failed to decode a plain WebP file, and gives what
-    there was in memory. It does notice it in an animation.
+    OpenCV, up to 5.0 at least, does not notice that libwebp failed to decode a plain WebP file, and
+    gives what was in memory. It does notice it in an animation.
     """
     width, height = _size(*image[-1])
     frame = bytes(6) + _24_bits(width - 1) + _24_bits(height - 1)
