@@ -194,6 +194,10 @@ def open_camera(uri: str) -> Camera:
     scheme or option, for a missing package, and for a source that is known not to work before the
     first frame is requested.
     """
+    if not uri.strip():
+        raise CameraError(
+            "the camera is empty; give a folder, an image, a video or a URI, and . for this folder"
+        )
     try:
         scheme, path, values = _parse(uri)
         reason = missing(scheme)
@@ -231,7 +235,15 @@ def _scheme_of_path(uri: str, path: str) -> str:
     """Return the first scheme that opens a plain path. Raises CameraError if there is none."""
     file = Path(path)
     if not file.exists():
-        raise CameraError(f"camera {uri}: there is no such file or folder; check the path")
+        hint = "check the path"
+        if path.isdecimal():
+            hint = f"for a USB camera give usb://{path}"
+        raise CameraError(f"camera {uri}: there is no such file or folder; {hint}")
+    if not file.is_file() and not file.is_dir():
+        raise CameraError(
+            f"camera {uri}: is a device and neither a file nor a folder; "
+            f"for a USB camera give usb://0 or usb://{path}"
+        )
     for scheme in CAMERAS:
         if camera_class(scheme).accepts_path(file):
             return scheme

@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import CameraError
+from flawline.cameras.formats import COPY_AGAIN, LONGEST_START, DecodeError, find_decoder
 from flawline.cameras.listing import LeftOut, list_files
 from flawline.cameras.pixels import to_8_bit
 from flawline.os_errors import reason_of, remedy_of
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-
-JPEG_START = b"\xff\xd8"
-JPEG_END = b"\xff\xd9"
-JPEG_SCAN = 0xDA
-PNG_START = b"\x89PNG"
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".pgm",
+    ".ppm",
+    ".pnm",
+)
+# Images, and so parts, that are not read. They are reported, and never left out without a message.
+UNREAD_SUFFIXES = (
+    ".gif",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".jxl",
+    ".jxr",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".exr",
+    ".hdr",
+    ".pbm",
+    ".pam",
+    ".pfm",
+    ".ras",
+    ".tga",
+    ".dng",
+    ".cr2",
+    ".nef",
+    ".arw",
+    ".psd",
+)
+FORMATS = "PNG, JPEG, BMP, TIFF, WebP, PGM, PPM"
 
 
 def is_image(path: Path) -> bool:
@@ -34,6 +69,36 @@ def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
     broken link is listed, so that it is reported when it is read.
     """
     return list_files(folder, is_image, left_out)
+
+
+def list_unread(folder: Path) -> list[Path]:
+    """List the images of a folder and its subfolders whose format is not read, by their endings."""
+    return list_files(folder, _is_unread)
+
+
+def _is_unread(path: Path) -> bool:
+    return path.suffix.lower() in UNREAD_SUFFIXES and not path.name.startswith(".")
+
+
+def describe_unread(folder: Path) -> str | None:
+    """Return how many images of which endings are not read, in one line; None if there are none."""
+    counts = Counter(path.suffix.lower() for path in list_unread(folder))
+    if not counts:
+        return None
+    parts = []
+    for suffix, count in sorted(counts.items()):
+        parts.append(f"{count} {suffix}")
+    return f"not read: {', '.join(parts)} (read are {FORMATS}); save them as PNG"
+
+
+def has_image_content(path: Path) -> bool:
+    """Tell by its first bytes whether a file is an image of a format that is read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(LONGEST_START + 8)
+    except OSError:
+        return False
+    return find_decoder(start) is not None
 
 
 def read_image(path: Path, bit_depth: int | None = None) -> npt.NDArray[np.uint8]:
@@ -59,8 +124,9 @@ def read_image(path: Path, bit_depth: int | None = None) -> npt.NDArray[np.uint8
 def decode_image(path: Path) -> npt.NDArray[Any]:
     """Decode an image file as it is: uint8 or uint16, [h, w, 3] BGR or [h, w] mono.
 
-    EXIF rotation is applied. An opaque alpha channel is dropped, any other is an error. Raises
-    CameraError for a file that is absent, damaged, truncated or of another pixel type.
+    The EXIF orientation is applied. An opaque alpha channel is dropped, any other is an error.
+    Raises CameraError for a file that is absent, damaged, truncated, of another pixel type or
+    format, or that holds several images.
     """
     try:
         data = path.read_bytes()
@@ -68,32 +134,23 @@ def decode_image(path: Path) -> npt.NDArray[Any]:
         raise CameraError(
             f"{path}: cannot be read ({reason_of(error)}); {remedy_of(error)}"
         ) from error
-    damage = _damage(data)
-    if damage is not None:
-        raise CameraError(f"{path}: {damage}; remove the file or copy it again")
-    image = _decode(data)
-    if image is None:
+    if not data:
+        raise CameraError(f"{path}: the file is empty; {COPY_AGAIN}")
+    decoder = find_decoder(data)
+    if decoder is None:
         raise CameraError(
-            f"{path}: is not an image that OpenCV can decode; remove the file or save it as PNG"
+            f"{path}: is not an image of a format that is read ({FORMATS}); "
+            f"remove the file or save it as PNG"
         )
+    try:
+        image = decoder(data)
+    except DecodeError as error:
+        raise CameraError(f"{path}: {error}") from error
     if image.dtype not in (np.uint8, np.uint16):
         raise CameraError(
             f"{path}: pixels are {image.dtype}; save the image with 8 or 16 bits per pixel"
         )
     return _without_alpha(path, image)
-
-
-def _decode(data: bytes) -> npt.NDArray[Any] | None:
-    # ANYCOLOR applies EXIF, but it scales 16-bit values to 8 bits, so that 12-bit images become
-    # nearly black. UNCHANGED ignores EXIF.
-    flag = cv2.IMREAD_UNCHANGED
-    if data.startswith(JPEG_START):
-        flag = cv2.IMREAD_ANYCOLOR
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error:
-        # For example, a header that claims more pixels than OpenCV decodes.
-        return None
 
 
 def _without_alpha(path: Path, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -103,39 +160,3 @@ def _without_alpha(path: Path, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
             raise CameraError(f"{path}: has transparent pixels; save it without an alpha channel")
         image = image[..., :3]
     return np.ascontiguousarray(image)
-
-
-def _damage(data: bytes) -> str | None:
-    """Say how a file is incomplete, or return None.
-
-    OpenCV decodes half a JPEG to a full image with a grey bottom, so this checks the end of the
-    file.
-    """
-    if not data:
-        return "the file is empty"
-    if data.startswith(JPEG_START) and not _jpeg_is_complete(data):
-        return "the JPEG is truncated"
-    if data.startswith(PNG_START) and data.rfind(b"IEND") < 0:
-        return "the PNG is truncated"
-    if data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little"):
-        return "the BMP is truncated"
-    return None
-
-
-def _jpeg_is_complete(data: bytes) -> bool:
-    """Check that an end-of-image marker follows the scan of the image itself.
-
-    Cameras embed thumbnails, which are whole JPEG files with a marker of their own.
-    """
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == JPEG_SCAN:
-            return data.find(JPEG_END, position) >= 0
-        if marker == 0xFF:
-            # A fill byte before the marker.
-            position += 1
-            continue
-        segment = int.from_bytes(data[position + 2 : position + 4], "big")
-        position += 2 + segment
-    return False

@@ -14,7 +14,15 @@ import cv2
 import numpy as np
 
 from flawline.cameras import Camera, CameraError, CameraOptions, Frame
-from flawline.cameras.decode import IMAGE_SUFFIXES, decode_image, is_image, list_images
+from flawline.cameras.decode import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    decode_image,
+    has_image_content,
+    is_image,
+    list_images,
+    list_unread,
+)
 from flawline.options import option
 
 
@@ -32,7 +40,8 @@ class FolderOptions(CameraOptions):
 class Folder(Camera):
     """The images of a folder and its subfolders, in the order of their paths, or a single image.
 
-    No image is dropped. A file that cannot be decoded is a frame with a fault.
+    No image is dropped. A file that cannot be decoded, holds several images or has a format that is
+    not read is a frame with a fault.
     """
 
     Options: ClassVar[type[FolderOptions]] = FolderOptions
@@ -48,7 +57,8 @@ class Folder(Camera):
         if root.is_file():
             self._paths = [root]
         else:
-            self._paths = list_images(root)
+            # A part whose image is not read must be rejected, and not left out.
+            self._paths = sorted(list_images(root) + list_unread(root))
         if not self._paths:
             raise CameraError(
                 f"camera {path}: there is no image in this folder; "
@@ -57,7 +67,9 @@ class Folder(Camera):
 
     @classmethod
     def accepts_path(cls, path: Path) -> bool:
-        return path.is_dir() or is_image(path)
+        if path.is_dir() or is_image(path) or path.suffix.lower() in UNREAD_SUFFIXES:
+            return True
+        return path.is_file() and has_image_content(path)
 
     @classmethod
     def example(cls, folder: Path) -> str:

@@ -1,11 +1,15 @@
-"""A video file: `/data/line.mp4` or `video:///data/line.mp4`."""
+"""A video file: `/data/line.mp4` or `video:///data/line.mp4`.
+
+PyAV decodes, because OpenCV neither reports a frame that it could not decode nor one that is
+damaged, and gives the frame before it again.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -14,23 +18,32 @@ from flawline.cameras import Camera, CameraError, CameraOptions, Frame
 
 
 class Video(Camera):
-    """Every frame of a video file that OpenCV can decode. No frame is dropped."""
+    """Every frame of a video file. No frame is dropped.
+
+    A frame that cannot be decoded, or that depends on one, is a frame with a fault in its place.
+    """
 
     usage: ClassVar[str] = "/data/line.mp4"
 
     def __init__(self, path: str, options: CameraOptions | None = None) -> None:
         super().__init__()
         self._path = path
-        # OpenCV does not allow to release a capture that another thread is reading.
+        # FFmpeg does not allow to close a file that another thread is reading.
         self._reading = threading.Lock()
         if not Path(path).is_file():
             raise CameraError(f"camera {path}: there is no such file; check the path")
-        self._capture = cv2.VideoCapture(path)
-        if not self._capture.isOpened():
-            raise CameraError(
-                f"camera {path}: OpenCV cannot open this video (an MP4 whose "
-                f"recording was cut off has no index); record it again"
-            )
+        # Imported here because it is in an extra.
+        from flawline.cameras.video_decoder import VideoDecoder
+
+        self._decoder = VideoDecoder(path)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        try:
+            import av  # noqa: F401
+        except ImportError:
+            return "videos need PyAV, as OpenCV hides damaged frames; pip install 'flawline[video]'"
+        return None
 
     @classmethod
     def accepts_path(cls, path: Path) -> bool:
@@ -56,31 +69,32 @@ class Video(Camera):
 
     def __iter__(self) -> Iterator[Frame]:
         index = 0
+        decoded = 0
+        parts = iter(self._decoder)
         while not self._stopped:
             with self._reading:
-                ok, image = self._capture.read()
-            if not ok:
+                part = self._next(parts)
+            if part is None:
                 break
-            yield Frame(self._path, index, image)
+            if isinstance(part, str):
+                yield Frame(self._path, index, None, fault=f"{self._path}: frame {index}: {part}")
+            else:
+                decoded += 1
+                yield Frame(self._path, index, part)
             index += 1
-        if self._stopped:
-            return
-        if index == 0:
+        if not self._stopped and decoded == 0:
             raise CameraError(
                 f"camera {self._path}: the video holds no frame that can be decoded; "
                 f"record it again"
             )
-        # OpenCV reports damage as the end of the file; the container knows how many frames there
-        # are.
-        expected = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if index < expected:
-            fault = (
-                f"{self._path}: damaged after frame {index - 1}, "
-                f"{expected - index} frames cannot be decoded; record it again"
-            )
-            yield Frame(self._path, index, None, fault=fault)
+
+    def _next(self, parts: Iterator[Any]) -> Any:
+        # `close` may have been called while this thread waited.
+        if self._stopped:
+            return None
+        return next(parts, None)
 
     def close(self) -> None:
         super().close()
         with self._reading:
-            self._capture.release()
+            self._decoder.close()

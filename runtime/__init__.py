@@ -1,7 +1,8 @@
 """The inspecting machine: it reads a bundle, runs an engine and judges the frames of a camera.
 
-It needs the standard library, numpy and OpenCV, and ONNX Runtime for the default engine; never
-torch. Import of this package loads no engine. What a program needs to embed the detector is here:
+It needs the standard library, numpy, OpenCV, tifffile, and ONNX Runtime for the default engine, and
+never torch. Import of this package loads no engine. What a program needs to embed the detector is
+here:
 
     from flawline.runtime import Detector, open_camera, read_bundle
 

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from flawline import FlawlineError
@@ -22,12 +23,23 @@ EXTRA_OF_PACKAGE = {
     "jinja2": "report",
     "timm": "cait",
     "openvino": "openvino",
+    "av": "video",
 }
 USER_ERROR = 2
 INTERRUPTED = 130
 LONGEST_QUOTE = 200
 # Parts of the messages of torch and OpenCV, whose exceptions have no class for this.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Insufficient memory")
+
+
+def given_path(text: str) -> Path:
+    """Parse a path of a command line. An empty one, as of a variable that is not set, is an error.
+
+    `Path("")` would be the current folder.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a path, and . for the current folder")
+    return Path(text)
 
 
 def log(text: str) -> None:

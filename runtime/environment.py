@@ -34,6 +34,7 @@ PACKAGES = (
     "timm",
     "FrEIA",
     "tifffile",
+    "av",
     *OPENCV_WHEELS,
 )
 

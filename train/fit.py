@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawline.options import field_parser
-from flawline.runtime.console import Parser, run_command
+from flawline.runtime.console import Parser, given_path, run_command
 from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
@@ -182,7 +182,10 @@ def _refuse(
 def _parser() -> Parser:
     parser = Parser(prog="flawline-train", description="Train a detector on good images.")
     parser.add_argument(
-        "--data", type=Path, required=True, help="MVTec-like folder, or a folder of good images"
+        "--data",
+        type=given_path,
+        required=True,
+        help="MVTec-like folder, or a folder of good images",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/checkpoint.pt"), help="the checkpoint to write"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from flawline.runtime.console import (
     LONGEST_QUOTE,
     Parser,
     first_line,
+    given_path,
     last_line,
     printable,
     run_command,
@@ -239,3 +241,9 @@ def test_a_name_that_stdout_cannot_encode_is_escaped(encoding: str) -> None:
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout.startswith(b"\\udcc1")
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    assert given_path("x") == Path("x")
+    with pytest.raises(argparse.ArgumentTypeError, match="is empty"):
+        given_path("")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.console import Parser, given_path, log, run_command
 from flawline.train import METHODS, TrainError
 from flawline.train.fit import given_options, parse_arguments
 
@@ -28,7 +28,10 @@ def _parser() -> Parser:
         "--method", help="the method that uses them; may be left out if there is only one"
     )
     parser.add_argument(
-        "--data", type=Path, required=True, help="MVTec-like folder, or a folder of good images"
+        "--data",
+        type=given_path,
+        required=True,
+        help="MVTec-like folder, or a folder of good images",
     )
     parser.add_argument(
         "--out",

@@ -1,0 +1,245 @@
+"""The frames of a video file in the order in which they are shown, with the lost ones in place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, cast
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from flawline.cameras import CameraError
+from flawline.cameras.formats.jpeg import jpeg_is_damaged
+from flawline.cameras.nal_units import units_are_damaged
+from flawline.cameras.video_end import missing_end
+
+RECORD_AGAIN = "record it again"
+LOST = f"it is damaged and cannot be decoded; {RECORD_AGAIN}"
+INTERLACED = "it is a single field of interlaced H.265; convert the video to progressive frames"
+DEPENDS = f"it depends on a damaged frame before it; {RECORD_AGAIN}"
+ENDS_EARLY = f"the file is damaged or cut off here, so the frames after it are lost; {RECORD_AGAIN}"
+# Let the decoder fail where it would otherwise fill damaged areas from other frames.
+STRICT = {"err_detect": "crccheck+explode"}
+MOST_THREADS = 16
+# As OpenCV converts frames, so that scores stay comparable.
+INTERPOLATION = "BICUBIC"
+# Packets that are read before one is decoded.
+LOOK_AHEAD = 2
+# A frame may be shown this many frames after it was decoded.
+MOST_REORDERED = 16
+# How many failed reads in a row are tried before the file is taken to end there.
+MOST_FAILED_READS = 16
+
+Image = npt.NDArray[np.uint8]
+
+
+class VideoDecoder:
+    """Decodes a video file: an image, uint8 [h, w, 3] BGR, or the text of a fault for each frame.
+
+    Raises CameraError for a file that cannot be opened. Not safe for use by several threads.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._container = av.open(path)
+        except (av.FFmpegError, OSError) as error:
+            raise CameraError(
+                f"camera {path}: PyAV cannot open this video ({_text(error)}; an MP4 "
+                f"whose recording was cut off has no index); record it again"
+            ) from error
+        self._path = path
+        self._stream = _image_stream(self._container, path)
+        context = self._stream.codec_context
+        context.options = STRICT
+        # With these threads FFmpeg marks more of the frames that it had to repair than without.
+        context.thread_type = "FRAME"
+        self._threads = min(max(2, len(os.sched_getaffinity(0))), MOST_THREADS)
+        context.thread_count = self._threads
+        # One for all frames, because it takes time to prepare.
+        self._converter = VideoReformatter()
+        self._header = bytes(context.extradata or b"")
+        # Presentation times of packets whose frames have not come yet, and whether one failed.
+        self._pending: list[int] = []
+        self._has_failed = False
+        self._packets_read = 0
+        self._last_decoded: int | None = None
+        # The last damaged packet: its number and time. None when no frame depends on it any more.
+        self._damage: tuple[int, int | None] | None = None
+
+    def close(self) -> None:
+        """Release the file."""
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Image | str]:
+        is_broken = False
+        waiting: list[Any] = []
+        for packet in self._packets():
+            if packet is None:
+                is_broken = True
+                break
+            waiting.append(packet)
+            if len(waiting) > LOOK_AHEAD:
+                yield from self._decode_first(waiting)
+        while waiting:
+            yield from self._decode_first(waiting)
+        if is_broken:
+            yield from self._decode(None)
+        yield from self._lost_before(None)
+        if is_broken or missing_end(self._path):
+            yield ENDS_EARLY
+
+    def _decode_first(self, waiting: list[Any]) -> Iterator[Image | str]:
+        """Decode the first packet of a list and remove it.
+
+        FFmpeg marks a packet as corrupt where a part of the stream is missing, and also where two
+        recordings were joined. In the second case a key frame follows.
+        """
+        packet = waiting.pop(0)
+        is_damaged = packet.is_corrupt
+        for following in waiting:
+            if following.is_keyframe:
+                is_damaged = False
+        yield from self._decode(packet, is_damaged)
+
+    def _packets(self) -> Iterator[Any]:
+        """Yield every packet, the empty one that flushes the decoder, and None for a broken end."""
+        packets = self._container.demux(self._stream)
+        failed = 0
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, IndexError):
+                # PyAV raises IndexError where damage looks like the start of another stream.
+                failed += 1
+                if failed >= MOST_FAILED_READS:
+                    yield None
+                    return
+                packets = self._container.demux(self._stream)
+                continue
+            if packet is None:
+                return
+            yield packet
+
+    def _decode(self, packet: Any, is_damaged: bool = False) -> Iterator[Image | str]:
+        self._packets_read += 1
+        if packet is not None and packet.dts is not None:
+            if self._last_decoded is not None and packet.dts < self._last_decoded:
+                yield from self._finish_part()
+            self._last_decoded = packet.dts
+        if packet is not None and packet.size:
+            time = _time(packet)
+            if time is not None and not packet.is_discard:
+                self._pending.append(time)
+            if is_damaged or self._is_damaged(packet):
+                yield from self._fail(packet)
+                return
+        try:
+            frames = self._stream.codec_context.decode(packet)
+        except av.FFmpegError:
+            yield from self._fail(packet)
+            return
+        for frame in frames:
+            yield from self._lost_before(_time(frame))
+            yield self._judge(frame)
+
+    def _finish_part(self) -> Iterator[Image | str]:
+        """Give the last frames of a part, where the time starts again in a joined recording."""
+        self._last_decoded = None
+        yield from self._decode(None)
+        yield from self._lost_before(None)
+        self._stream.codec_context.flush_buffers()
+        self._has_failed = False
+        self._damage = None
+
+    def _is_damaged(self, packet: Any) -> bool:
+        """Tell whether a packet is damaged in a way that the decoder does not report."""
+        codec = self._stream.codec_context.name
+        if codec == "mjpeg":
+            return jpeg_is_damaged(bytes(packet))
+        return units_are_damaged(bytes(packet), codec, self._header)
+
+    def _fail(self, packet: Any) -> Iterator[str]:
+        """Record that a packet gives no frame. Its fault comes now where its time is unknown."""
+        time = None
+        if packet is not None:
+            time = _time(packet)
+        self._damage = (self._packets_read, time)
+        if time is None:
+            yield LOST
+        else:
+            self._has_failed = True
+
+    def _lost_before(self, time: int | None) -> Iterator[str]:
+        """Yield a fault for every frame that should have been shown before `time`, and was not.
+
+        Without damage, packets that give no frame are no loss: some codecs send frames that are
+        never shown.
+        """
+        lost = 0
+        later = []
+        for pending in self._pending:
+            if time is None or pending < time:
+                lost += 1
+            elif pending > time:
+                later.append(pending)
+        self._pending = later
+        if self._has_failed or self._damage is not None:
+            for _ in range(lost):
+                self._has_failed = False
+                yield LOST
+
+    def _judge(self, frame: Any) -> Image | str:
+        if frame.is_corrupt:
+            self._damage = (self._packets_read, _time(frame))
+            return LOST
+        if frame.interlaced_frame and self._stream.codec_context.name == "hevc":
+            return INTERLACED
+        if self._damage is not None and self._depends_on_damage(frame):
+            return DEPENDS
+        self._damage = None
+        image = self._converter.reformat(
+            frame, format="bgr24", interpolation=INTERPOLATION, threads=self._threads
+        ).to_ndarray()
+        # PyAV's type covers all formats.
+        image = cast(Image, image)
+        quarter_turns = round(frame.rotation / 90)
+        if quarter_turns:
+            image = np.rot90(image, quarter_turns)
+        return np.ascontiguousarray(image)
+
+    def _depends_on_damage(self, frame: Any) -> bool:
+        """Tell whether a frame may have been made from the damaged one.
+
+        Only a key frame after it, in the order of showing, needs nothing from before itself. The
+        frames that are shown before that key frame may be decoded after it.
+        """
+        if self._damage is None or not frame.key_frame:
+            return self._damage is not None
+        number, damaged_time = self._damage
+        time = _time(frame)
+        if time is None or damaged_time is None:
+            return self._packets_read - number <= MOST_REORDERED
+        return time <= damaged_time
+
+
+def _time(part: Any) -> int | None:
+    """Return when a packet or a frame is shown; some containers only give when it is decoded."""
+    time: int | None = part.pts
+    return part.dts if time is None else time
+
+
+def _image_stream(container: Any, path: str) -> VideoStream:
+    """Return the first video stream that is not the cover image of a sound file."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            chosen: VideoStream = stream
+            return chosen
+    raise CameraError(f"camera {path}: the file has no video; check the path")
+
+
+def _text(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
