@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
@@ -31,8 +36,30 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Insufficient memory"
 
 
 def log(text: str) -> None:
-    """Print one line to stderr, because stdout is reserved for results."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line to stderr, because stdout is reserved for results.
+
+    A stderr that is closed or full never ends the work.
+    """
+    # print() would write to stdout instead.
+    if sys.stderr is None:
+        return
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def text_argument(value: str) -> str:
+    """Return the value of a flag as it is: the argparse type that refuses an empty value."""
+    if not value:
+        raise argparse.ArgumentTypeError("is empty; check that its shell variable is set")
+    return value
+
+
+def path_argument(value: str) -> Path:
+    """Return the value of a flag as a path: the argparse type that refuses an empty value.
+
+    An empty value would be the current folder, which is rarely meant.
+    """
+    return Path(text_argument(value))
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,19 +68,31 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        # The reader of --help may have closed the pipe.
+        if sys.stdout is not None:
+            discard_stdout()
+        super().exit(status, message)
+
 
 def run_command(name: str, work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code.
 
     Errors of the user or the machine become one line on stderr and exit code 2, without a
     traceback: every FlawlineError, a package of an extra that is not installed, an operating system
-    error such as a full disk, and too little memory. Ctrl-C prints `interrupted` and returns 130.
-    Any other exception is a bug and keeps its traceback. Characters that stdout cannot encode are
-    printed as escapes.
+    error such as a full disk, and too little memory. Ctrl-C and SIGTERM raise KeyboardInterrupt in
+    the work, print `interrupted` and return 130. Any other exception is a bug and keeps its
+    traceback. Characters that stdout cannot encode are printed as escapes; a closed stdout or
+    stderr discards what is printed.
     """
+    _replace_closed_streams()
     _escape_what_cannot_be_encoded()
     try:
-        return work() or 0
+        with _termination_interrupts():
+            code = work() or 0
+        # At the exit of the interpreter, a failure could no longer be reported in one line.
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
         discard_stdout()
@@ -69,6 +108,73 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         if isinstance(error, OSError):
             discard_stdout()
         return error.exit_code if isinstance(error, FlawlineError) else USER_ERROR
+
+
+def _replace_closed_streams() -> None:
+    """Open the null device in place of a closed stdin, stdout or stderr.
+
+    Python sets the stream of a closed descriptor to None. The descriptor would then be given to the
+    next file that is opened, which libraries that print would damage.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        mode = "r" if name == "stdin" else "w"
+        stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+        if not _is_open(number):
+            os.dup2(stream.fileno(), number)
+        setattr(sys, name, stream)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that it can store its results.
+
+    A signal that the parent process has set to be ignored, as `nohup` does, stays ignored.
+    """
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    handlers = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            handlers[number] = interrupt
+    with signal_handlers(handlers):
+        yield
+
+
+@contextmanager
+def signal_handlers(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """Set the handlers of signals within the block; without effect outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {}
+    try:
+        for number, handler in handlers.items():
+            previous[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def uninterrupted() -> AbstractContextManager[None]:
+    """Ignore Ctrl-C and SIGTERM within a block.
+
+    It is for the last moments of a command, so that what is written is not reported as interrupted.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return signal_handlers(dict.fromkeys(numbers, signal.SIG_IGN))
 
 
 def _escape_what_cannot_be_encoded() -> None:
