@@ -13,17 +13,24 @@ from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old file or the whole new one. Raises OSError."""
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write a file so that readers see the old file or the whole new one. Raises OSError.
+
+    With `durable` False it does not wait for the disk, which takes milliseconds: a power failure
+    may then leave the new file empty.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    if not durable:
+        return
     # The new name is safe on disk only when the folder is written, too.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
