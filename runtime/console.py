@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
@@ -95,7 +95,6 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         return code
     except BrokenPipeError:
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
-        discard_stdout()
         return 0
     except KeyboardInterrupt:
         log(interrupted)
@@ -105,9 +104,11 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         if description is None:
             raise
         log(f"{name}: {description}")
-        if isinstance(error, OSError):
-            discard_stdout()
         return error.exit_code if isinstance(error, FlawlineError) else USER_ERROR
+    finally:
+        # What cannot be written now would fail again at the exit of the interpreter.
+        _discard_unwritable(sys.stdout)
+        _discard_unwritable(sys.stderr)
 
 
 def _replace_closed_streams() -> None:
@@ -250,7 +251,13 @@ def _lines(error: BaseException | str) -> list[str]:
 
 def discard_stdout() -> None:
     """Drop the text that stdout cannot take, so that flushing it at exit cannot fail again."""
+    _discard_unwritable(sys.stdout)
+
+
+def _discard_unwritable(stream: TextIO) -> None:
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -22,8 +22,8 @@ class Tally:
     """Counts frames and verdicts, and measures frames per second and latency.
 
     A frame that could not be judged counts as anomalous and as unjudged, and in no measurement: it
-    takes hardly any time. The latency of a frame is the time from its arrival at the detector to its verdict, in
-    milliseconds. `clock` returns seconds that never go backwards.
+    takes hardly any time. The latency of a frame is the time from its arrival at the detector to
+    its verdict, in milliseconds. `clock` returns seconds that never go backwards.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
