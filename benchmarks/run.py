@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from flawline.runtime.console import Parser, log, run_command
 from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
+from flawline.runtime.files import make_writable
 from flawline.runtime.precisions import PRECISIONS
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def _run(args: argparse.Namespace) -> int:
     from flawline.benchmarks.figure import write_report
 
     choices = choose_engines(args.engines, args.precision, args.threads)
+    # Before minutes of measuring..
+    make_writable(args.out)
     # An engine that the user named must work; of all engines, those that do not are left out.
     skip_unavailable = "all" in args.engines or args.precision == "all"
     data_sets = args.data
@@ -84,12 +87,19 @@ def _run(args: argparse.Namespace) -> int:
     rows = []
     for bundle, data in zip(args.bundles, data_sets, strict=True):
         rows += evaluate_engines(bundle, data, choices, args.repeats, skip_unavailable)
-    for path in write_report(rows, args.out):
-        log(f"wrote {path}")
+    failure = None
+    try:
+        for path in write_report(rows, args.out):
+            log(f"wrote {path}")
+    except OSError as error:
+        # The measurement is printed all the same.
+        failure = error
     for row in rows:
         # The versions are in run.json; on the screen they would hide the results.
         del row["versions"]
     print(json.dumps(rows, indent=2))
+    if failure is not None:
+        raise failure
     return 0
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
@@ -58,20 +59,20 @@ GOOD = "good images"
 def score_frames(
     detector: Detector, camera: Camera, max_frames: int | None = None
 ) -> tuple[list[str], list[float]]:
-    """Score the frames of a camera; return their sources and scores.
+    """Score the frames of a camera; return their names and scores.
 
     A frame without an image or without a finite score is an error, because a threshold from a part
     of the images would not have the false-alarm rate that it states. Raises CameraError and
     EngineError.
     """
-    sources: list[str] = []
+    frames: list[tuple[str, int]] = []
     scores: list[float] = []
     for frame in islice(camera, max_frames):
         scores.append(_score(detector, frame))
-        sources.append(_source(camera, frame))
+        frames.append((frame.source, frame.index))
         if len(scores) % PROGRESS_EVERY == 0:
             log(f"{len(scores)} frames scored")
-    return sources, scores
+    return _names(frames), scores
 
 
 def _score(detector: Detector, frame: Frame) -> float:
@@ -87,10 +88,16 @@ def _score(detector: Detector, frame: Frame) -> float:
     return verdict.score
 
 
-def _source(camera: Camera, frame: Frame) -> str:
-    if camera.live:
-        return f"{frame.source} frame {frame.index}"
-    return frame.source
+def _names(frames: Sequence[tuple[str, int]]) -> list[str]:
+    """Name frames by source and index, or by their source alone if it has one frame."""
+    counts = Counter(source for source, _index in frames)
+    names = []
+    for source, index in frames:
+        if counts[source] > 1:
+            names.append(f"{source} frame {index}")
+        else:
+            names.append(source)
+    return names
 
 
 def _recalibrate(args: argparse.Namespace) -> None:

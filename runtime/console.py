@@ -145,7 +145,7 @@ def _termination_interrupts() -> Iterator[None]:
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    handlers = {}
+    handlers: dict[int, Any] = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             handlers[number] = interrupt

@@ -62,7 +62,7 @@ def test_the_threshold_follows_the_good_parts(
     assert "from 30 good images" in printed
     assert "takes: 19 for 5 %, 99 for 1 %, 199 for 0.5 %" in printed
     assert "held-out" not in printed
-    assert "29.png" in printed
+    assert "29.png\n" in printed
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,18 @@ def test_a_live_camera_calibrates(
     monkeypatch.setattr(Folder, "live", True)
     assert main([*command(bundle, good_parts), "--max-frames", "12"]) == 0
     assert read_bundle(bundle.path).calibration.good_images == 12
+
+
+def test_frames_of_one_video_are_named_by_their_number(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "good.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
+    for i in range(12):
+        writer.write(np.full((64, 64, 3), 20 + 5 * i, np.uint8))
+    writer.release()
+    assert main(command(bundle, path)) == 0
+    assert f"{path} frame 11\n" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- what is written
