@@ -219,13 +219,18 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
 def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
     """Replace the threshold of a bundle in place; the model and its hashes stay.
 
-    The file that is replaced is stored as PREVIOUS_CALIBRATION. Raises BundleError.
+    The file that is replaced is stored as PREVIOUS_CALIBRATION, unless it is the same. Raises
+    BundleError.
     """
     current = bundle.path / CALIBRATION
+    content = calibration_to_json(calibration)
     try:
+        replaced = current.read_bytes()
+        if replaced == content:
+            return
         # First, so that the old threshold is on disk at every moment.
-        write_atomically(bundle.path / PREVIOUS_CALIBRATION, current.read_bytes())
-        write_atomically(current, calibration_to_json(calibration))
+        write_atomically(bundle.path / PREVIOUS_CALIBRATION, replaced)
+        write_atomically(current, content)
     except OSError as error:
         raise _unwritable(bundle.path, error) from error
 

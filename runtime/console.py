@@ -9,10 +9,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, cast
 
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
@@ -87,8 +87,9 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
     """
     _replace_closed_streams()
     _escape_what_cannot_be_encoded()
+    stderr = cast(TextIO, _UnfailingStream(sys.stderr))
     try:
-        with _termination_interrupts():
+        with _termination_interrupts(), redirect_stderr(stderr):
             code = work() or 0
         # At the exit of the interpreter, a failure could no longer be reported in one line.
         sys.stdout.flush()
@@ -109,6 +110,25 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         # What cannot be written now would fail again at the exit of the interpreter.
         _discard_unwritable(sys.stdout)
         _discard_unwritable(sys.stderr)
+
+
+class _UnfailingStream:
+    """A text stream that discards what its file cannot take: progress must not end the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _replace_closed_streams() -> None:

@@ -157,6 +157,8 @@ def test_the_replaced_threshold_is_stored_and_comes_back(
     before = (bundle.path / "calibration.json").read_bytes()
     assert main(command(bundle, good_parts)) == 0
     new = read_bundle(bundle.path).calibration
+    # The same calibration again does not replace the previous one.
+    assert main(command(bundle, good_parts)) == 0
     assert (bundle.path / PREVIOUS_CALIBRATION).read_bytes() == before
     undo = ["--bundle", str(bundle.path), "--undo"]
     assert main(undo) == 0

@@ -253,7 +253,10 @@ def shell(code: str, streams: str) -> subprocess.CompletedProcess[str]:
 def test_closed_streams_end_cleanly(streams: str, out: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    work = "def work(): print('result'); log('a'); sys.stderr.isatty(); log('b')"
+    work = (
+        "def work():\n print('result'); log('a'); sys.stderr.isatty()\n"
+        " for _ in range(9): print('bar', file=sys.stderr, flush=True)"
+    )
     code = f"exec({work!r}); sys.exit(run_command('x', work))"
     done = shell(code, streams)
     assert done.stdout == out
