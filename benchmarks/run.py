@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
 from flawline.runtime.files import make_writable
 from flawline.runtime.precisions import PRECISIONS
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="flawline-bench", description="Speed and accuracy of bundles.")
-    parser.add_argument("--bundles", type=Path, nargs="+", required=True)
+    parser.add_argument("--bundles", type=path_argument, nargs="+", required=True)
     parser.add_argument(
         "--data",
         type=Path,
@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=3, help="timed passes over each image; default %(default)s"
     )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="default %(default)s")
+    parser.add_argument(
+        "--out", type=path_argument, default=Path("results"), help="default %(default)s"
+    )
     return parser
 
 
