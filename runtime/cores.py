@@ -68,14 +68,18 @@ def _cgroup_folders(cgroups: Path, own: Path) -> list[Path]:
     """Return the folders of the cgroups of this process and of all cgroups above them."""
     folders = []
     for line in _read(own).splitlines():
-        _number, controllers, name = line.split(":", 2)
+        # Number, controllers and path of a cgroup; other systems may have other lines.
+        fields = line.split(":", 2)
+        if len(fields) != 3:
+            continue
+        controllers = fields[1]
         roots = []
         if not controllers:
             roots.append(cgroups)
         elif "cpu" in controllers.split(","):
             roots += [cgroups / folder for folder in VERSION_1]
         for root in roots:
-            folder = root / name.strip("/")
+            folder = root / fields[2].strip("/")
             folders.append(folder)
             while folder != root:
                 folder = folder.parent

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flawline import FlawlineError
@@ -31,8 +31,14 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
         temporary.unlink(missing_ok=True)
     if not durable:
         return
-    # The new name is safe on disk only when the folder is written, too.
-    folder = os.open(path.parent, os.O_RDONLY)
+    # The new name is safe on disk only when the folder is written, too. The file is there already,
+    # and some network file systems cannot do this: it must not be reported as not written.
+    with suppress(OSError):
+        _synchronise_folder(path.parent)
+
+
+def _synchronise_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -57,6 +57,7 @@ def test_a_quota_limits_the_cores(
         ("0::/\n", {"cpu.max": "what\n"}, None),
         ("0::/\n", {"cpu.max": "0 0\n"}, None),
         ("", {}, None),
+        ("odd\n0::/../x\n", {"cpu.max": "100000 100000\n"}, 1.0),
     ],
 )
 def test_the_quota_is_read_from_the_cgroups(
