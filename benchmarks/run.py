@@ -17,8 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
+from flawline.runtime.files import make_writable
 from flawline.runtime.precisions import PRECISIONS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="flawline-bench", description="Speed and accuracy of bundles.")
-    parser.add_argument("--bundles", type=Path, nargs="+", required=True)
+    parser.add_argument("--bundles", type=path_argument, nargs="+", required=True)
     parser.add_argument(
         "--data",
         type=Path,
@@ -57,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=3, help="timed passes over each image; default %(default)s"
     )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="default %(default)s")
+    parser.add_argument(
+        "--out", type=path_argument, default=Path("results"), help="default %(default)s"
+    )
     return parser
 
 
@@ -76,6 +79,8 @@ def _run(args: argparse.Namespace) -> int:
     from flawline.benchmarks.figure import write_report
 
     choices = choose_engines(args.engines, args.precision, args.threads)
+    # Before minutes of measuring..
+    make_writable(args.out)
     # An engine that the user named must work; of all engines, those that do not are left out.
     skip_unavailable = "all" in args.engines or args.precision == "all"
     data_sets = args.data
@@ -84,12 +89,19 @@ def _run(args: argparse.Namespace) -> int:
     rows = []
     for bundle, data in zip(args.bundles, data_sets, strict=True):
         rows += evaluate_engines(bundle, data, choices, args.repeats, skip_unavailable)
-    for path in write_report(rows, args.out):
-        log(f"wrote {path}")
+    failure = None
+    try:
+        for path in write_report(rows, args.out):
+            log(f"wrote {path}")
+    except OSError as error:
+        # The measurement is printed all the same.
+        failure = error
     for row in rows:
         # The versions are in run.json; on the screen they would hide the results.
         del row["versions"]
     print(json.dumps(rows, indent=2))
+    if failure is not None:
+        raise failure
     return 0
 
 

@@ -24,7 +24,7 @@ from flawline.export.local_engine import (
     read_build_options,
 )
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.console import Parser, given_path, log, run_command
+from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.runtime.precisions import PRECISIONS
@@ -69,7 +69,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--data",
-        type=given_path,
+        type=path_argument,
         help="the data set: its good images set the threshold, its test images prove parity",
     )
     add_engine_arguments(parser, extra=(NO_ENGINE,))

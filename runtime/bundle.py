@@ -2,6 +2,7 @@
 
     manifest.json     model, input, hashes, statistics, tolerances and provenance
     calibration.json  the threshold and what supports it: may be edited, never hashed
+    calibration.previous.json  the one before it, for `undo_calibration`; readers ignore it
     model.onnx        the graph: float32, opset 17, IR 8
     model.fp16.onnx   the same in FP16, except in the manifest's FP32 islands (optional)
     model.int8.onnx   the same with Q/DQ nodes from calibration on good images (optional)
@@ -44,6 +45,7 @@ from flawline.runtime.strict_json import SchemaError
 
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
+PREVIOUS_CALIBRATION = "calibration.previous.json"
 ENGINE_CACHE = "engines"
 
 Content = TypeVar("Content")
@@ -210,23 +212,57 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
         write_atomically(bundle.path / name, model)
         write_atomically(bundle.path / MANIFEST, manifest_to_json(bundle.manifest, files))
     except OSError as error:
-        raise BundleError(
-            f"{bundle.path} cannot be written ({reason_of(error)}); {remedy_of(error)}"
-        ) from error
+        raise _unwritable(bundle.path, error) from error
     return read_bundle(bundle.path)
 
 
 def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
     """Replace the threshold of a bundle in place; the model and its hashes stay.
 
-    Raises BundleError.
+    The file that is replaced is stored as PREVIOUS_CALIBRATION, unless it is the same. Raises
+    BundleError.
     """
+    current = bundle.path / CALIBRATION
+    content = calibration_to_json(calibration)
     try:
-        write_atomically(bundle.path / CALIBRATION, calibration_to_json(calibration))
+        replaced = current.read_bytes()
+        if replaced == content:
+            return
+        # First, so that the old threshold is on disk at every moment.
+        write_atomically(bundle.path / PREVIOUS_CALIBRATION, replaced)
+        write_atomically(current, content)
     except OSError as error:
+        raise _unwritable(bundle.path, error) from error
+
+
+def undo_calibration(path: Path) -> Calibration:
+    """Exchange the threshold of a bundle with the previous one, and return the latter.
+
+    Undoing again brings the newer one back. The current calibration.json may be damaged. Raises
+    BundleError if there is no previous threshold, or if it cannot be read or written.
+    """
+    if not path.is_dir():
+        _refuse(path, "there is no such folder")
+    previous = path / PREVIOUS_CALIBRATION
+    if not previous.is_file():
         raise BundleError(
-            f"{bundle.path} cannot be written ({reason_of(error)}); {remedy_of(error)}"
-        ) from error
+            f"bundle {path} has no {PREVIOUS_CALIBRATION}: its threshold was never replaced; "
+            f"leave --undo out"
+        )
+    calibration = _read(path, PREVIOUS_CALIBRATION, calibration_from_json)
+    current = path / CALIBRATION
+    try:
+        replaced = current.read_bytes() if current.exists() else None
+        write_atomically(current, previous.read_bytes())
+        if replaced is not None:
+            write_atomically(previous, replaced)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return calibration
+
+
+def _unwritable(path: Path, error: OSError) -> BundleError:
+    return BundleError(f"{path} cannot be written ({reason_of(error)}); {remedy_of(error)}")
 
 
 def _model_file(precision: str) -> str:

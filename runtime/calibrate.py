@@ -2,8 +2,10 @@
 
     python -m runtime.calibrate --bundle B --camera usb://0 --max-frames 300
     python -m runtime.calibrate --bundle B --camera good-parts/ --false-alarm-rate 0.02 --dry-run
+    python -m runtime.calibrate --bundle B --undo
 
-The parts must be good, and must not be those that the detector was trained on. Needs no torch.
+The parts must be good, and must not be those that the detector was trained on. The threshold that
+is replaced is stored next to the new one, as calibration.previous.json. Needs no torch.
 """
 
 from __future__ import annotations
@@ -11,40 +13,66 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from flawline.cameras import Camera, CameraError, Frame, open_camera
-from flawline.runtime.bundle import read_bundle, write_calibration
-from flawline.runtime.console import Parser, log, run_command
+from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.bundle import (
+    CALIBRATION,
+    Bundle,
+    read_bundle,
+    undo_calibration,
+    write_calibration,
+)
+from flawline.runtime.console import (
+    Parser,
+    discard_stdout,
+    log,
+    path_argument,
+    run_command,
+    text_argument,
+    uninterrupted,
+)
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, add_engine_arguments, engine_options
-from flawline.runtime.threshold import describe, set_threshold
+from flawline.runtime.manifest import Calibration
+from flawline.runtime.threshold import (
+    DEFAULT_RATE,
+    CalibrationError,
+    check_false_alarm_rate,
+    describe,
+    describe_needs,
+    require_different_scores,
+    set_threshold,
+)
 
 HIGHEST_SHOWN = 3  # scores that are printed: a bad part among the good ones would be among them
 PROGRESS_EVERY = 50  # frames
+GOOD = "good images"
 
 
 def score_frames(
     detector: Detector, camera: Camera, max_frames: int | None = None
 ) -> tuple[list[str], list[float]]:
-    """Score the frames of a camera; return their sources and scores.
+    """Score the frames of a camera; return their names and scores.
 
     A frame without an image or without a finite score is an error, because a threshold from a part
     of the images would not have the false-alarm rate that it states. Raises CameraError and
     EngineError.
     """
-    sources: list[str] = []
+    frames: list[tuple[str, int]] = []
     scores: list[float] = []
     for frame in islice(camera, max_frames):
         scores.append(_score(detector, frame))
-        sources.append(_source(camera, frame))
+        frames.append((frame.source, frame.index))
         if len(scores) % PROGRESS_EVERY == 0:
             log(f"{len(scores)} frames scored")
-    return sources, scores
+    return _names(frames), scores
 
 
 def _score(detector: Detector, frame: Frame) -> float:
@@ -60,14 +88,42 @@ def _score(detector: Detector, frame: Frame) -> float:
     return verdict.score
 
 
-def _source(camera: Camera, frame: Frame) -> str:
-    if camera.live:
-        return f"{frame.source} frame {frame.index}"
-    return frame.source
+def _names(frames: Sequence[tuple[str, int]]) -> list[str]:
+    """Name frames by source and index, or by their source alone if it has one frame."""
+    counts = Counter(source for source, _index in frames)
+    names = []
+    for source, index in frames:
+        if counts[source] > 1:
+            names.append(f"{source} frame {index}")
+        else:
+            names.append(source)
+    return names
 
 
 def _recalibrate(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
+    sources, scores = _score_good_parts(bundle, args)
+    tolerance = bundle.manifest.score_tolerance
+    # The first check: equal images would support no rate, however many there are.
+    require_different_scores(scores, tolerance, GOOD)
+    calibration = set_threshold(scores, _rate(args), tolerance, GOOD)
+    lines = _report(bundle.calibration, calibration, scores, sources)
+    if args.dry_run:
+        unchanged = "nothing was written (--dry-run)"
+        _print([*lines, unchanged], unchanged)
+        return
+    written = f"wrote {bundle.path / CALIBRATION}"
+    lines.append(f"{written}; --undo brings the old threshold back")
+    # Written before anything is printed: the reader of stdout may be gone at any line.
+    with uninterrupted():
+        write_calibration(bundle, calibration)
+        _print(lines, written)
+
+
+def _score_good_parts(
+    bundle: Bundle, args: argparse.Namespace
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Return the sources and the scores [n] of the camera's frames."""
     # The camera comes first, because opening an engine may take minutes.
     with open_camera(args.camera) as camera:
         if camera.live and args.max_frames is None:
@@ -75,33 +131,80 @@ def _recalibrate(args: argparse.Namespace) -> None:
                 f"camera {args.camera}: is live and does not end; "
                 f"give the number of frames with --max-frames 300"
             )
+        if args.max_frames is not None:
+            # No frame has to be scored to know that they are too few.
+            check_false_alarm_rate(_rate(args), args.max_frames, GOOD)
         # On the engine that will run: its rounding is part of the scores.
         with Detector(bundle, args.engine, engine_options(args)) as detector:
             sources, scores = score_frames(detector, camera, args.max_frames)
-    calibration = set_threshold(np.array(scores), args.false_alarm_rate)
-    old = bundle.calibration.threshold
-    rejected = int(np.sum(np.array(scores) > old))
-    print(f"old threshold {old:.6g}: rejects {rejected} of these {len(scores)} good parts")
-    for line in describe(calibration, args.false_alarm_rate):
-        print(line)
+    return sources, np.array(scores)
+
+
+def _rate(args: argparse.Namespace) -> float:
+    """Return the false-alarm rate: only one given by number is above the default."""
+    if args.false_alarm_rate is None:
+        return DEFAULT_RATE
+    return float(args.false_alarm_rate)
+
+
+def _report(
+    old: Calibration, new: Calibration, scores: npt.NDArray[np.float64], sources: Sequence[str]
+) -> list[str]:
+    """Compare the old and the new threshold in lines of text."""
+    rejected = int(np.sum(scores > old.threshold))
+    lines = [
+        f"old threshold {old.threshold:.6g} for {old.false_alarm_rate:.1%} false alarms, from "
+        f"{old.good_images} {GOOD}: rejects {rejected} of these {len(scores)} good parts"
+    ]
+    lines += describe(new, new.false_alarm_rate, GOOD)
+    lines.append(f"{GOOD} that a false-alarm rate takes: {describe_needs()}")
     for i in np.argsort(scores)[::-1][:HIGHEST_SHOWN]:
-        print(f"  {scores[i]:.6g}  {sources[i]}")
-    print("these scored highest: if one of them is a bad part, remove it and calibrate again")
-    if args.dry_run:
-        print("nothing was written (--dry-run)")
-        return
-    write_calibration(bundle, calibration)
-    print(f"wrote {bundle.path / 'calibration.json'}")
+        lines.append(f"  {scores[i]:.6g}  {sources[i]}")
+    lines.append(
+        "these scored highest: if one of them is a bad part, remove it and calibrate again"
+    )
+    return lines
+
+
+def _undo(args: argparse.Namespace) -> None:
+    path = args.bundle / CALIBRATION
+    with uninterrupted():
+        calibration = undo_calibration(args.bundle)
+        lines = describe(calibration, calibration.false_alarm_rate, GOOD)
+        lines.append(f"wrote {path}; --undo again brings the newer threshold back")
+        _print(lines, f"wrote {path}")
+
+
+def _print(lines: Sequence[str], done: str) -> None:
+    """Print lines to stdout. An error says what was `done` all the same."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise CalibrationError(
+            f"{done}, but the report cannot be printed ({reason_of(error)}); "
+            f"{remedy_of(error, 'output')}"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="flawline-calibrate", description="Set the threshold from good parts.")
-    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--bundle", type=path_argument, required=True)
     parser.add_argument(
-        "--camera", "--images", required=True, help="a camera or folder that shows good parts only"
+        "--camera",
+        "--images",
+        type=text_argument,
+        help="a camera or folder that shows good parts only",
     )
+    needs = describe_needs().replace("%", "%%")
     parser.add_argument(
-        "--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01"
+        "--false-alarm-rate",
+        type=float,
+        help=f"share of good parts rejected; default {DEFAULT_RATE}. Images that it takes: {needs}",
     )
     parser.add_argument(
         "--max-frames", type=int, help="stop after so many frames; a live camera needs it"
@@ -109,6 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     add_engine_arguments(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the threshold, change nothing"
+    )
+    parser.add_argument(
+        "--undo", action="store_true", help="bring the previous threshold of the bundle back"
     )
     return parser
 
@@ -119,9 +225,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
+    if args.undo and (args.dry_run or args.camera is not None):
+        parser.error("--undo takes only --bundle; leave the other flags out")
+    if not args.undo and args.camera is None:
+        parser.error("--camera is needed (or --undo)")
+    work = _undo if args.undo else _recalibrate
     return run_command(
         parser.prog,
-        lambda: _recalibrate(args),
+        lambda: work(args),
         interrupted="interrupted; the threshold was not changed",
     )
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn, TextIO, cast
 
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
@@ -32,19 +36,16 @@ LONGEST_QUOTE = 200
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Insufficient memory")
 
 
-def given_path(text: str) -> Path:
-    """Parse a path of a command line. An empty one, as of a variable that is not set, is an error.
-
-    `Path("")` would be the current folder.
-    """
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; give a path, and . for the current folder")
-    return Path(text)
-
-
 def log(text: str) -> None:
-    """Print one line to stderr, because stdout is reserved for results."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """Print one line to stderr, because stdout is reserved for results.
+
+    A stderr that is closed or full never ends the work.
+    """
+    # print() would write to stdout instead.
+    if sys.stderr is None:
+        return
+    with suppress(OSError):
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -61,11 +62,32 @@ def printable(text: str) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
+def text_argument(value: str) -> str:
+    """Return the value of a flag as it is: the argparse type that refuses an empty value."""
+    if not value:
+        raise argparse.ArgumentTypeError("is empty; check that its shell variable is set")
+    return value
+
+
+def path_argument(value: str) -> Path:
+    """Return the value of a flag as a path: the argparse type that refuses an empty value.
+
+    An empty value would be the current folder, which is rarely meant.
+    """
+    return Path(text_argument(value))
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports a wrong command line in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        # The reader of --help may have closed the pipe.
+        if sys.stdout is not None:
+            discard_stdout()
+        super().exit(status, message)
 
 
 def run_command(name: str, work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
@@ -73,16 +95,22 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
 
     Errors of the user or the machine become one line on stderr and exit code 2, without a
     traceback: every FlawlineError, a package of an extra that is not installed, an operating system
-    error such as a full disk, and too little memory. Ctrl-C prints `interrupted` and returns 130.
-    Any other exception is a bug and keeps its traceback. Characters that stdout cannot encode are
-    printed as escapes.
+    error such as a full disk, and too little memory. Ctrl-C and SIGTERM raise KeyboardInterrupt in
+    the work, print `interrupted` and return 130. Any other exception is a bug and keeps its
+    traceback. Characters that stdout cannot encode are printed as escapes; a closed stdout or
+    stderr discards what is printed.
     """
+    _replace_closed_streams()
     _escape_what_cannot_be_encoded()
+    stderr = cast(TextIO, _UnfailingStream(sys.stderr))
     try:
-        return work() or 0
+        with _termination_interrupts(), redirect_stderr(stderr):
+            code = work() or 0
+        # At the exit of the interpreter, a failure could no longer be reported in one line.
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
-        discard_stdout()
         return 0
     except KeyboardInterrupt:
         log(interrupted)
@@ -92,9 +120,97 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         if description is None:
             raise
         log(f"{name}: {description}")
-        if isinstance(error, OSError):
-            discard_stdout()
         return error.exit_code if isinstance(error, FlawlineError) else USER_ERROR
+    finally:
+        # What cannot be written now would fail again at the exit of the interpreter.
+        _discard_unwritable(sys.stdout)
+        _discard_unwritable(sys.stderr)
+
+
+class _UnfailingStream:
+    """A text stream that discards what its file cannot take: progress must not end the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _replace_closed_streams() -> None:
+    """Open the null device in place of a closed stdin, stdout or stderr.
+
+    Python sets the stream of a closed descriptor to None. The descriptor would then be given to the
+    next file that is opened, which libraries that print would damage.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        mode = "r" if name == "stdin" else "w"
+        stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+        if not _is_open(number):
+            os.dup2(stream.fileno(), number)
+        setattr(sys, name, stream)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that it can store its results.
+
+    A signal that the parent process has set to be ignored, as `nohup` does, stays ignored.
+    """
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    handlers: dict[int, Any] = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            handlers[number] = interrupt
+    with signal_handlers(handlers):
+        yield
+
+
+@contextmanager
+def signal_handlers(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """Set the handlers of signals within the block; without effect outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {}
+    try:
+        for number, handler in handlers.items():
+            previous[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def uninterrupted() -> AbstractContextManager[None]:
+    """Ignore Ctrl-C and SIGTERM within a block.
+
+    It is for the last moments of a command, so that what is written is not reported as interrupted.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return signal_handlers(dict.fromkeys(numbers, signal.SIG_IGN))
 
 
 def _escape_what_cannot_be_encoded() -> None:
@@ -170,7 +286,13 @@ def _lines(error: BaseException | str) -> list[str]:
 
 def discard_stdout() -> None:
     """Drop the text that stdout cannot take, so that flushing it at exit cannot fail again."""
+    _discard_unwritable(sys.stdout)
+
+
+def _discard_unwritable(stream: TextIO) -> None:
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -39,6 +39,11 @@ class Verdict:
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
 
+    @property
+    def judged(self) -> bool:
+        """False if the part was rejected without a usable score; `reason` then says why."""
+        return self.reason is None
+
 
 class Detector:
     """A bundle with an engine that was opened for it and passed its self-test.

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flawline import FlawlineError
@@ -22,19 +22,32 @@ def has_unicode_name(path: Path) -> bool:
     return True
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old file or the whole new one. Raises OSError."""
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write a file so that readers see the old file or the whole new one. Raises OSError.
+
+    With `durable` False it does not wait for the disk, which takes milliseconds: a power failure
+    may then leave the new file empty.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    # The new name is safe on disk only when the folder is written, too.
-    folder = os.open(path.parent, os.O_RDONLY)
+    if not durable:
+        return
+    # The new name is safe on disk only when the folder is written, too. The file is there already,
+    # and some network file systems cannot do this: it must not be reported as not written.
+    with suppress(OSError):
+        _synchronise_folder(path.parent)
+
+
+def _synchronise_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -10,10 +10,9 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
 
 if __name__ == "__main__" and not __package__:
@@ -24,13 +23,20 @@ from flawline.cameras import Camera, open_camera, usages
 from flawline.runtime import outputs
 from flawline.runtime.available import list_available
 from flawline.runtime.bundle import read_bundle
-from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.console import (
+    Parser,
+    log,
+    path_argument,
+    run_command,
+    signal_handlers,
+    text_argument,
+)
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
-from flawline.uris import quote_path
+from flawline.uris import folder_of, quote_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,17 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="flawline-stream", description="Judge every frame of a camera.")
-    parser.add_argument("--bundle", type=Path, help="the folder that export.build wrote")
-    parser.add_argument("--camera", help=f"for example {usages()}".replace("%", "%%"))
+    parser.add_argument("--bundle", type=path_argument, help="the folder that export.build wrote")
+    parser.add_argument(
+        "--camera", type=text_argument, help=f"for example {usages()}".replace("%", "%%")
+    )
     add_engine_arguments(parser)
     parser.add_argument(
         "--output",
         action="append",
+        type=text_argument,
         metavar="NAME:TARGET",
         help=f"{outputs.usages()}; repeat for several; default {outputs.DEFAULT_OUTPUT}; "
         f"%%3F stands for a question mark in TARGET",
     )
-    parser.add_argument("--save", type=Path, metavar="DIR", help="short for --output overlays:DIR")
+    parser.add_argument(
+        "--save", type=path_argument, metavar="DIR", help="short for --output overlays:DIR"
+    )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
     parser.add_argument(
         "--list",
@@ -84,9 +95,11 @@ def _stream(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
         camera = stack.enter_context(open_camera(args.camera))
+        folder = folder_of(args.camera)
         opened = []
         for description in _outputs(args):
-            opened.append(stack.enter_context(outputs.open_output(description, bundle)))
+            output = outputs.open_output(description, bundle, folder)
+            opened.append(stack.enter_context(output))
         detector = stack.enter_context(Detector(bundle, args.engine, engine_options(args)))
         log(
             f"engine {detector.engine.description}, self-test passed, "
@@ -107,22 +120,18 @@ def _outputs(args: argparse.Namespace) -> list[str]:
     return descriptions
 
 
-@contextmanager
-def _signals_stop(camera: Camera, stop: threading.Event) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the stream with its summary, within the block."""
+def _signals_stop(camera: Camera, stop: threading.Event) -> AbstractContextManager[None]:
+    """Let SIGINT, SIGTERM and SIGHUP end the stream with its summary, within the block."""
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         stop.set()
         camera.stop()
 
-    previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # The stream continues under `nohup`, which lets this signal be ignored.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return signal_handlers(dict.fromkeys(numbers, end))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from flawline.runtime.manifest import Calibration
 
 CONFIDENCE = 0.95
 DEFAULT_RATE = 0.01
+# Rates that messages give the necessary number of images for.
+COMMON_RATES = (0.05, 0.01, 0.005)
+HELD_OUT = "held-out good images"
 BISECTIONS = 60
 
 
@@ -47,15 +50,29 @@ def clear_flip(reference: Any, score: Any, threshold: float, tolerance: float) -
     return flipped(reference, score, threshold) & ~near
 
 
-def check_false_alarm_rate(rate: float | None, images: int) -> float:
-    """Return the false-alarm rate to use for so many held-out good images. Raises CalibrationError.
+def images_for(rate: float) -> int:
+    """Return how many good images a false-alarm rate takes: 99 for 0.01."""
+    # 1 / rate is inexact: without the small step back, 0.005 could take one image more.
+    return math.ceil(1 / rate - 1e-9) - 1
 
-    None means 1 %, or the smallest rate that the images support if that is more.
+
+def describe_needs() -> str:
+    """List how many good images the usual false-alarm rates take."""
+    needs = []
+    for rate in COMMON_RATES:
+        needs.append(f"{images_for(rate)} for {100 * rate:g} %")
+    return ", ".join(needs)
+
+
+def check_false_alarm_rate(rate: float | None, images: int, called: str = HELD_OUT) -> float:
+    """Return the false-alarm rate to use for so many good images. Raises CalibrationError.
+
+    None means 1 %, or the smallest rate that the images support if that is more. `called` names the
+    images in messages.
     """
     if images < 1:
         raise CalibrationError(
-            "there are no held-out good images, so that no threshold can be set; "
-            "give more good images"
+            f"there are no {called}, so that no threshold can be set; give more good images"
         )
     smallest = 1 / (images + 1)
     if rate is None:
@@ -65,32 +82,40 @@ def check_false_alarm_rate(rate: float | None, images: int) -> float:
             f"false-alarm rate {rate:g} is not between 0 and 1; give 0.01 for 1 %"
         )
     if _rank(rate, images) > images:
-        needed = math.ceil(1 / rate) - 1
         supported = math.ceil(1e4 * smallest) / 1e4
         raise CalibrationError(
-            f"a false-alarm rate of {rate:g} needs {needed} held-out good images, "
+            f"a false-alarm rate of {rate:g} needs {images_for(rate)} {called}, "
             f"there are {images}; give more, or --false-alarm-rate {supported:g}"
         )
     return rate
 
 
-def set_threshold(scores: npt.NDArray[Any], false_alarm_rate: float | None = None) -> Calibration:
+def set_threshold(
+    scores: npt.NDArray[Any],
+    false_alarm_rate: float | None = None,
+    margin: float = 0.0,
+    called: str = HELD_OUT,
+) -> Calibration:
     """Compute the threshold from scores [n] of good images that were not trained on.
 
-    Without a false-alarm rate it is 1 %, or the smallest that n images support if that is more.
-    Raises CalibrationError.
+    Without a false-alarm rate it is 1 %, or the smallest that n images support if that is more. The
+    threshold lies at least `margin` above the score of its rank, so that rounding errors up to the
+    margin reject none of the images below it. `called` names the images in messages. Raises
+    CalibrationError.
     """
     n = len(scores)
     if n == 0 or not np.isfinite(scores).all():
         raise CalibrationError(
             f"{n} good scores, not all finite: no threshold can be set; check images and model"
         )
-    rate = check_false_alarm_rate(false_alarm_rate, n)
+    rate = check_false_alarm_rate(false_alarm_rate, n, called)
     rank = _rank(rate, n)
     tail = (1 - CONFIDENCE) / 2
     low = beta_quantile(tail, n + 1 - rank, rank)
     high = beta_quantile(1 - tail, n + 1 - rank, rank)
-    threshold = _above(np.sort(scores), max(rank, 1))
+    ascending = np.sort(scores)
+    rank = max(rank, 1)
+    threshold = max(_above(ascending, rank), float(ascending[rank - 1]) + margin)
     return Calibration(threshold, rate, (low, high), CONFIDENCE, n)
 
 
@@ -104,10 +129,28 @@ def _rank(rate: float, images: int) -> int:
     return math.ceil((images + 1) * (1 - rate) - 1e-9)
 
 
-def describe(calibration: Calibration, requested: float | None) -> list[str]:
+def require_different_scores(
+    scores: npt.NDArray[Any], tolerance: float, called: str = HELD_OUT
+) -> None:
+    """Refuse scores [n] of several images that differ by no more than `tolerance`.
+
+    Such images are most likely one image n times, from which nothing follows about other parts.
+    Raises CalibrationError.
+    """
+    if len(scores) < 2 or np.ptp(scores) > tolerance:
+        return
+    raise CalibrationError(
+        f"the scores of the {len(scores)} {called} are all equal within the tolerance of the "
+        f"engines, as for one image many times; give images of different parts"
+    )
+
+
+def describe(
+    calibration: Calibration, requested: float | None, called: str = HELD_OUT
+) -> list[str]:
     """Describe a threshold in lines of text.
 
-    `requested` is the rate that was given to `set_threshold`.
+    `requested` is the rate that was given to `set_threshold`, and `called` names the images.
     """
     rate = calibration.false_alarm_rate
     images = calibration.good_images
@@ -115,15 +158,14 @@ def describe(calibration: Calibration, requested: float | None) -> list[str]:
     lines = []
     # Nothing was requested, so the caller does not know yet that the default was not possible.
     if requested is None and rate > DEFAULT_RATE:
-        needed = math.ceil(1 / DEFAULT_RATE) - 1
         lines.append(
-            f"note: {images} held-out good images support a false-alarm rate of "
-            f"{rate:.1%} at best; {DEFAULT_RATE:.0%} takes {needed}"
+            f"note: {images} {called} support a false-alarm rate of "
+            f"{rate:.1%} at best; {DEFAULT_RATE:.0%} takes {images_for(DEFAULT_RATE)}"
         )
     lines.append(
         f"threshold {calibration.threshold:.6g} for {rate:.1%} false alarms "
         f"(between {low:.2%} and {high:.1%} with {calibration.confidence:.0%} confidence), "
-        f"from {images} held-out good images"
+        f"from {images} {called}"
     )
     return lines
 

@@ -172,7 +172,7 @@ NAMED = {
     "train/fit.py": "the default method",
     "benchmarks/studies/bank_size/__main__.py": "a study of PatchCore's memory bank",
     "benchmarks/studies/gpu_check/__main__.py": "the default network of the study",
-    "export/triton.py": "the backends that Triton has",
+    "export/triton_config.py": "the backends that Triton has",
     "runtime/console.py": "names of packages and their extras",
     "runtime/environment.py": "names of packages whose versions are recorded",
 }

@@ -108,3 +108,20 @@ def test_the_stream_script_runs_from_any_folder(tmp_path: Path) -> None:
     done = run(str(ROOT / "runtime" / "infer_stream.py"), "--list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "onnxruntime" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runtime.infer_stream", "--bundle"],
+        ["runtime.calibrate", "--camera"],
+        ["export.triton", "--bundle"],
+        ["benchmarks.run", "--bundles"],
+        ["benchmarks.bundle_report", "--bundle"],
+    ],
+)
+def test_an_empty_value_as_of_an_unset_shell_variable_is_refused(words: list[str]) -> None:
+    done = run("-m", *words, "")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "is empty; check that its shell variable is set" in line

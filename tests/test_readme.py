@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,13 +50,21 @@ def test_the_commands_that_are_not_run_here_are_known() -> None:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the five packages, as a checkout has them, and a small data set DATA."""
+    """A folder with the five packages, as a checkout has them, and small data.
+
+    DATA is a data set, and good-parts has as many images as a false-alarm rate of 1 % takes.
+    """
     pytest.importorskip("torch", reason="needs the train extra")
-    from flawline.train.data.demo import write_demo
+    from flawline.train.data.demo import render, write_demo
 
     folder = tmp_path_factory.mktemp("checkout")
     write_demo(folder, products=["metal"], train_good=10, test_good=2, per_defect=1)
     (folder / "metal").rename(folder / "DATA")
+    (folder / "good-parts").mkdir()
+    for seed in range(99):
+        image, _mask = render("metal", None, 1000 + seed, 64)
+        data = cv2.imencode(".png", image)[1].tobytes()
+        (folder / "good-parts" / f"{seed:02d}.png").write_bytes(data)
     for package in PACKAGES:
         (folder / package).symlink_to(ROOT / package)
     return folder

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawline.options import field_parser
-from flawline.runtime.console import Parser, given_path, run_command
+from flawline.runtime.console import Parser, path_argument, run_command
 from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
@@ -183,7 +183,7 @@ def _parser() -> Parser:
     parser = Parser(prog="flawline-train", description="Train a detector on good images.")
     parser.add_argument(
         "--data",
-        type=given_path,
+        type=path_argument,
         required=True,
         help="MVTec-like folder, or a folder of good images",
     )

@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from flawline.runtime.console import Parser, given_path, log, run_command
+from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 
 
@@ -25,11 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="flawline-report", description="One HTML page about a bundle's verdicts.")
-    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--bundle", type=path_argument, required=True)
     parser.add_argument(
-        "--data", type=given_path, required=True, help="as for training, with test images"
+        "--data", type=path_argument, required=True, help="as for training, with test images"
     )
-    parser.add_argument("--out", type=Path, help="default BUNDLE/report.html")
+    parser.add_argument("--out", type=path_argument, help="default BUNDLE/report.html")
     parser.add_argument(
         "--bits",
         type=int,

@@ -17,6 +17,8 @@ import numpy as np
 from flawline import FlawlineError
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import path_argument
+from flawline.runtime.cores import MAX_THREADS_PER_CORE, allowed_cores, max_threads
 from flawline.runtime.image import Image, Map
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.precisions import PRECISIONS
@@ -42,7 +44,8 @@ class EngineError(FlawlineError):
 class EngineOptions:
     """Options of every engine.
 
-    `threads` limits the threads of a CPU engine; None uses all. `precision` is one of PRECISIONS,
+    `threads` is the number of threads of a CPU engine, at most 4 for each core that this process
+    may use; None uses these cores. `precision` is one of PRECISIONS,
     or "auto" for the engine's own default. `cache` is the folder for compiled plans; None uses
     engines/ of the bundle.
     """
@@ -55,6 +58,11 @@ class EngineOptions:
         if self.threads is not None and self.threads < 1:
             raise EngineError(
                 f"--threads {self.threads} is not at least 1; leave it out to use all"
+            )
+        if self.threads is not None and self.threads > max_threads():
+            raise EngineError(
+                f"--threads {self.threads} is more than {MAX_THREADS_PER_CORE} for each of the "
+                f"{allowed_cores()} cores that this process may use; give at most {max_threads()}"
             )
 
 
@@ -153,10 +161,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser, extra: tuple[str, ...]
         choices=("auto", *PRECISIONS),
         help="auto is the default of the engine; default %(default)s",
     )
-    parser.add_argument("--threads", type=int, help="threads of a CPU engine; default all")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="threads of a CPU engine; default: the cores that this process may use",
+    )
     parser.add_argument(
         "--engine-cache",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="folder for compiled plans; default BUNDLE/engines",
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import first_line
+from flawline.runtime.cores import default_threads
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
@@ -21,7 +22,8 @@ ERRORS_ONLY = 3  # log_severity_level: warnings would hide Flawline's messages
 def open_session(model: bytes | Path, threads: int | None = None, options: Any = None) -> Any:
     """Create an onnxruntime.InferenceSession on the CPU: the one place that does.
 
-    `threads` limits the threads of an operator; None uses all. `options` are
+    `threads` limits the threads of an operator; None uses the cores that this process may use, of
+    which ONNX Runtime itself considers neither the affinity nor a quota. `options` are
     onnxruntime.SessionOptions to start from, for example with profiling enabled. Raises EngineError
     if the model cannot be loaded.
     """
@@ -29,6 +31,8 @@ def open_session(model: bytes | Path, threads: int | None = None, options: Any =
 
     options = options or ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
+    if threads is None:
+        threads = default_threads()
     if threads is not None:
         options.intra_op_num_threads = threads
     source: bytes | str

@@ -9,6 +9,7 @@ import numpy as np
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import last_line
+from flawline.runtime.cores import default_threads
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
@@ -43,8 +44,9 @@ class OpenVino(Engine):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": floats,
         }
-        if options.threads is not None:
-            self._settings["INFERENCE_NUM_THREADS"] = options.threads
+        threads = options.threads or default_threads()
+        if threads is not None:
+            self._settings["INFERENCE_NUM_THREADS"] = threads
         # For each batch size: the request, and its scores and maps.
         self._requests: dict[int, tuple[Any, tuple[Map, Map]]] = {}
         path = bundle.model(self.precision)

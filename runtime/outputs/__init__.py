@@ -83,6 +83,14 @@ class Output(ABC):
         """
         return str(folder / "output")
 
+    @classmethod
+    def image_folder(cls, target: str) -> Path | None:
+        """Return the folder that images are written to, or None if there is none.
+
+        A stream refuses a folder within that of its own camera, which would show them as parts.
+        """
+        return None
+
     @abstractmethod
     def write(self, judgement: Judgement) -> None:
         """Deliver a judgement before returning. Raises OutputError."""
@@ -135,12 +143,13 @@ def usages() -> str:
     return ", ".join(examples)
 
 
-def open_output(text: str, bundle: Bundle) -> Output:
+def open_output(text: str, bundle: Bundle, camera_folder: Path | None = None) -> Output:
     """Open an output of OUTPUTS that is described as `NAME`, `NAME:TARGET` or with `?OPTIONS`.
 
     An example is `jsonl:lines.jsonl`. `flawline.uris` says how options are split from the target,
-    and how a target with a question mark is written. Raises OutputError for an unknown name or
-    option, and for an output that cannot be used.
+    and how a target with a question mark is written. `camera_folder` is the folder that the judged
+    images are read from, if there is one: an output that writes images into it is refused. Raises
+    OutputError for an unknown name or option, and for an output that cannot be used.
     """
     try:
         path, values = split_options(text)
@@ -149,8 +158,20 @@ def open_output(text: str, bundle: Bundle) -> Output:
         if reason is not None:
             raise OutputError(f"output {text}: {reason}")
         output = output_class(name)
+        _require_other_folder(text, output.image_folder(target), camera_folder)
         options = parse_options(output.Options, values)
     except OptionError as error:
         raise OutputError(f"output {text}: {error}") from error
     create: Callable[[str, OutputOptions, Bundle], Output] = output
     return create(target, options, bundle)
+
+
+def _require_other_folder(text: str, images: Path | None, camera_folder: Path | None) -> None:
+    """Refuse to write images into the folder that images are read from, or below it."""
+    if images is None or camera_folder is None:
+        return
+    if images.resolve().is_relative_to(camera_folder.resolve()):
+        raise OutputError(
+            f"output {text}: is inside the camera's folder {camera_folder}, where its images would "
+            f"be judged as parts; choose a folder outside of it"
+        )

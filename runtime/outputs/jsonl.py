@@ -90,7 +90,8 @@ class JsonLines(Output):
 def record(judgement: Judgement) -> dict[str, Any]:
     """Return the content of the JSON line of a judgement.
 
-    "score" is null if the part was rejected without a usable score, and "reason" then says why.
+    If the part was rejected without a usable score, "score" is null, "judged" is false and "reason"
+    says why; its "verdict" is "anomalous".
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -104,6 +105,7 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "score": finite(verdict.score, 6),
         "threshold": verdict.threshold,
         "verdict": judgement.verdict_name,
+        "judged": verdict.judged,
         "milliseconds": milliseconds,
         "fps": round(judgement.fps, 2),
     }

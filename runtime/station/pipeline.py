@@ -10,6 +10,7 @@ from flawline.cameras import Camera, Frame
 from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output, OutputError
+from flawline.runtime.station.notices import UnjudgedNotices
 from flawline.runtime.station.tally import Tally
 
 
@@ -28,11 +29,13 @@ def run_stream(
     cannot deliver.
     """
     sizes: set[tuple[int, ...]] = set()
+    notices = UnjudgedNotices()
     try:
         for frame in _frames(camera, stop, max_frames):
             verdict = detector.judge(frame)
             fps = tally.add(verdict)
             _note_size(frame, detector, sizes)
+            notices.note(frame, verdict)
             _deliver(Judgement(frame, verdict, fps), outputs)
     except BaseException:
         # A station that ends with an error still reports what it judged until then.

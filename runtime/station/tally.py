@@ -21,13 +21,15 @@ PERCENTILES = (50, 95, 99)
 class Tally:
     """Counts frames and verdicts, and measures frames per second and latency.
 
-    The latency of a frame is the time from its arrival at the detector to its verdict, in
-    milliseconds. `clock` returns seconds that never go backwards.
+    A frame that could not be judged counts as anomalous and as unjudged, and in no measurement: it
+    takes hardly any time. The latency of a frame is the time from its arrival at the detector to
+    its verdict, in milliseconds. `clock` returns seconds that never go backwards.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.frames = 0
         self.anomalous = 0
+        self.unjudged = 0
         self.latency: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self._clock = clock
         self._start = clock()
@@ -38,9 +40,11 @@ class Tally:
         self.frames += 1
         if verdict.anomalous:
             self.anomalous += 1
-        if verdict.anomaly_map is not None:
+        if verdict.judged:
             self.latency.append(sum(verdict.milliseconds.values()))
-        self._recent.append(self._clock())
+            self._recent.append(self._clock())
+        else:
+            self.unjudged += 1
         duration = self._recent[-1] - self._recent[0]
         return (len(self._recent) - 1) / max(duration, 1e-9)
 
@@ -49,13 +53,14 @@ class Tally:
         duration = max(self._clock() - self._start, 1e-9)
         summary: dict[str, Any] = {
             "frames": self.frames,
-            "fps": round(self.frames / duration, 2),
+            "fps": round((self.frames - self.unjudged) / duration, 2),
         }
         for percent in PERCENTILES:
             summary[f"p{percent}_ms"] = self._percentile(percent)
         summary["dropped"] = camera.dropped
         summary["reconnects"] = camera.reconnects
         summary["anomalous"] = self.anomalous
+        summary["unjudged"] = self.unjudged
         return summary
 
     def _percentile(self, percent: int) -> float | None:

@@ -7,6 +7,7 @@ a percent sign. A number sign has no meaning of its own.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from urllib.parse import parse_qsl, quote_from_bytes, unquote_to_bytes
 
 from flawline.options import OptionError
@@ -20,6 +21,18 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
     path, _, query = text.partition("?")
     decoded = os.fsdecode(unquote_to_bytes(os.fsencode(path)))
     return decoded, parse_query(query)
+
+
+def folder_of(text: str) -> Path | None:
+    """Return the folder that a path or a URI with options describes; None if it is no folder."""
+    if text and Path(text).is_dir():
+        return Path(text)
+    _, separator, rest = text.partition("://")
+    path = split_options(rest if separator else text)[0]
+    # The empty path of a URI such as synthetic:// is not the current folder.
+    if path and Path(path).is_dir():
+        return Path(path)
+    return None
 
 
 def parse_query(query: str) -> dict[str, str]:

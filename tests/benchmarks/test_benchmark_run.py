@@ -117,6 +117,41 @@ def test_a_named_engine_that_cannot_run_is_an_error(
     assert "onnxruntime does not run bf16" in messages.splitlines()[-1]
 
 
+def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_measured(
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unexpected(*_: object) -> None:
+        raise AssertionError("the measurement would be lost")
+
+    monkeypatch.setattr(evaluate, "evaluate_engines", unexpected)
+    code, _, messages = benchmark(bundle, data, capsys, "--out", "/proc/results")
+    assert code == 2
+    (line,) = messages.splitlines()
+    assert line.startswith("flawline-bench: /proc/results: No such file or directory; ")
+
+
+def test_a_measurement_is_printed_although_its_report_cannot_be_written(
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flawline.benchmarks import figure
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device", "results/run.json")
+
+    monkeypatch.setattr(figure, "write_report", full_disk)
+    code, rows, messages = benchmark(bundle, data, capsys)
+    assert code == 2
+    assert len(rows) == 1
+    last = messages.splitlines()[-1]
+    assert last == "flawline-bench: results/run.json: No space left on device; free disk space"
+
+
 def test_a_score_that_is_not_finite_is_an_error(
     bundle: Bundle,
     data: Path,

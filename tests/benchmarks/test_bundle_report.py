@@ -133,7 +133,14 @@ def test_a_threshold_changed_by_hand_is_noticed(tmp_path: Path, data: Path) -> N
     scores = np.array([20 + int(p.stem) for p in hold_out(open_data(data).train_good)[1]], float)
     bundle = write_tiny_bundle(tmp_path / "bundle", score=Spread.of(scores))
     calibrated = set_threshold(scores)
-    for threshold, changed in ((calibrated.threshold, False), (calibrated.threshold + 5, True)):
+    # runtime.calibrate keeps the tolerance of the engines as a margin.
+    with_margin = set_threshold(scores, margin=bundle.manifest.score_tolerance).threshold
+    cases = (
+        (calibrated.threshold, False),
+        (with_margin + 0.9 * bundle.manifest.score_tolerance, False),
+        (calibrated.threshold + 5, True),
+    )
+    for threshold, changed in cases:
         calibration = Calibration(
             threshold,
             calibrated.false_alarm_rate,

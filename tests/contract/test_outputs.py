@@ -49,12 +49,17 @@ def judgement(kind: str) -> Judgement:
 
 
 @pytest.fixture
-def output(name: str, bundle: Bundle, tmp_path: Path) -> Iterator[Output]:
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "target"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def output(name: str, bundle: Bundle, folder: Path) -> Iterator[Output]:
     reason = missing(name)
     if reason is not None:
         pytest.skip(reason)
-    folder = tmp_path / "target"
-    folder.mkdir()
     target = output_class(name).example(folder)
     if target is None:
         pytest.skip(f"{name} needs hardware or a network")
@@ -123,8 +128,8 @@ def test_closing_before_the_first_judgement_is_allowed(name: str, output: Output
     output.close()
 
 
-def test_a_full_disk_is_one_clear_error(name: str, output: Output) -> None:
-    """An output that writes no files is not affected."""
+def test_a_full_disk_is_one_clear_error(name: str, output: Output, folder: Path) -> None:
+    """An output that writes no files is not affected, and no unreadable image stays."""
     error: OutputError | None = None
     with full_disk():
         try:
@@ -134,9 +139,21 @@ def test_a_full_disk_is_one_clear_error(name: str, output: Output) -> None:
     if error is not None:
         assert "File too large" in str(error)
         assert "\n" not in str(error)
+    assert not list(folder.rglob("*.png"))
     # What follows the error must not raise another one.
     output.finish(SUMMARY)
     output.close()
+
+
+def test_images_are_never_written_to_the_cameras_folder(
+    name: str, bundle: Bundle, folder: Path
+) -> None:
+    target = output_class(name).example(folder)
+    if target is None or output_class(name).image_folder(target) is None:
+        pytest.skip("writes no images")
+    open_output(f"{name}:{target}", bundle, folder / "elsewhere").close()
+    with pytest.raises(OutputError, match="is inside the camera's folder"):
+        open_output(f"{name}:{target}", bundle, folder)
 
 
 def test_a_target_that_cannot_be_written_is_one_clear_error(name: str, bundle: Bundle) -> None:

@@ -17,6 +17,7 @@ from conftest import SIZE, write_tiny_bundle
 
 from flawline.export import ExportError, triton
 from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions, Identity, store_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -145,14 +146,78 @@ def test_a_bundle_for_the_score_alone_has_no_map(bundle: Bundle) -> None:
 
 
 def test_a_tensorrt_plan_takes_the_place_of_the_graph(bundle: Bundle, tmp_path: Path) -> None:
-    plan = tmp_path / "built.plan"
-    plan.write_bytes(b"a plan")
+    plan = write_plan(tmp_path / "built", bundle)
     folder = triton.write_repository(bundle, tmp_path / "r", "part", "tensorrt", plan=plan)
     config = parsed(folder)
     assert (config.platform, config.backend) == ("tensorrt_plan", "")
     assert config.instance_group[0].kind == schema().ModelInstanceGroup.KIND_GPU
     assert (folder / "1" / config.default_model_filename).read_bytes() == b"a plan"
     assert not (folder / "1" / "model.onnx").exists()
+    assert config.max_batch_size == 4
+    # TensorRT 8 builds FP16 plans from the FP32 graph.
+    assert config.parameters["precision"].string_value == "fp16"
+    assert config.parameters["onnx_sha256"].string_value == bundle.model_sha256()
+
+
+def write_plan(
+    folder: Path, bundle: Bundle, engine: str = "tensorrt", source: str | None = None
+) -> Path:
+    """Write an FP16 plan with the record of its build, as TensorRT 8 builds it."""
+    identity = Identity(
+        engine, "8.6", "fp16", source or f"{bundle.model_sha256()} /tail", "Orin", (87,)
+    )
+    folder.mkdir()
+    return store_plan(folder, identity, BuildOptions(max_batch=4), b"a plan").path
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("rtx", "was built by tensorrt-rtx, and Triton needs tensorrt; build it on the server's"),
+        ("other", "was not built from a graph of"),
+        ("alone", "there is no engine.json next to it"),
+        ("torn", "is not the plan that its engine.json describes"),
+        ("text", "its engine.json cannot be read"),
+        ("list", "its engine.json is not a record of a plan"),
+        ("fields", "its engine.json is not a record of a plan"),
+        ("absent", "there is no such file"),
+        ("folder", "there is no such file"),
+    ],
+)
+def test_a_plan_that_triton_would_not_load_is_refused(
+    damage: str, message: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = tmp_path / "built"
+    if damage == "rtx":
+        plan = write_plan(folder, bundle, "tensorrt-rtx")
+    elif damage == "other":
+        plan = write_plan(folder, bundle, source="0" * 64)
+    else:
+        plan = write_plan(folder, bundle)
+    record = folder / "engine.json"
+    if damage == "alone":
+        record.unlink()
+    contents = {"text": "{", "list": "[]", "fields": '{"identity": {"engine": "tensorrt"}}'}
+    if damage in contents:
+        record.write_text(contents[damage])
+    if damage == "torn":
+        plan.write_bytes(b"a pla")
+    if damage == "absent":
+        plan = folder / "other.plan"
+    if damage == "folder":
+        plan = folder
+    with pytest.raises(ExportError, match=message) as caught:
+        triton.write_repository(bundle, tmp_path / "r", "part", "tensorrt", plan=plan)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_plan_decides_precision_and_largest_batch(bundle: Bundle, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "built", bundle)
+    with pytest.raises(ExportError, match="computes in fp16, not fp32; leave --precision out"):
+        triton.write_repository(bundle, tmp_path, "part", "tensorrt", "fp32", plan)
+    with pytest.raises(ExportError, match="--max-batch 8 is above 4, the largest batch of the"):
+        triton.write_repository(bundle, tmp_path, "part", "tensorrt", plan=plan, max_batch=8)
 
 
 def test_only_a_folder_that_the_command_wrote_is_replaced(bundle: Bundle, tmp_path: Path) -> None:
@@ -221,6 +286,19 @@ def test_a_users_error_is_one_line(
     assert message in message_line
     assert len(message_line.splitlines()) == 1
     assert not (tmp_path / "r").exists() or not list((tmp_path / "r").iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--bundle", "--out", "--plan"])
+def test_an_empty_flag_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(["--bundle", "b", flag, ""])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"argument {flag}: is empty; check that its shell variable is set" in line
+
+
+def assert_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        triton.main(words)
+    assert stopped.value.code == 2
 
 
 def test_an_unknown_precision_is_refused_with_the_known_ones(

@@ -1,13 +1,27 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.cameras.folder import Folder
+from flawline.runtime import calibrate
+from flawline.runtime.bundle import PREVIOUS_CALIBRATION, Bundle, read_bundle
 from flawline.runtime.calibrate import main
+
+ROOT = Path(__file__).resolve().parents[2]
+RATE = ["--false-alarm-rate", "0.1"]
+
+
+def command(bundle: Bundle, camera: Path | str) -> list[str]:
+    return ["--bundle", str(bundle.path), "--images", str(camera), *RATE]
 
 
 @pytest.fixture
@@ -36,29 +50,27 @@ def test_the_camera_is_checked_before_the_engine_is_opened(
 def test_the_threshold_follows_the_good_parts(
     bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "--bundle",
-        str(bundle.path),
-        "--images",
-        str(good_parts),
-        "--false-alarm-rate",
-        "0.1",
-    ]
-    assert main([*command, "--dry-run"]) == 0
+    flags = command(bundle, good_parts)
+    assert main([*flags, "--dry-run"]) == 0
     assert read_bundle(bundle.path).calibration == bundle.calibration
-    assert main(command) == 0
+    assert main(flags) == 0
     calibration = read_bundle(bundle.path).calibration
     assert 47 < calibration.threshold < 48  # the 28th of 30 scores: ceil(31 x 0.9)
     assert (calibration.false_alarm_rate, calibration.good_images) == (0.1, 30)
     printed = capsys.readouterr().out
-    assert "rejects 0 of these 30 good parts" in printed
-    assert "29.png" in printed
+    assert "from 200 good images: rejects 0 of these 30 good parts" in printed
+    assert "from 30 good images" in printed
+    assert "takes: 19 for 5 %, 99 for 1 %, 199 for 0.5 %" in printed
+    assert "held-out" not in printed
+    assert "29.png\n" in printed
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--false-alarm-rate", "0.01"], "needs 99 held-out good images, there are 30"),
+        (["--false-alarm-rate", "0.01"], "needs 99 good images, there are 30"),
+        ([], "needs 99 good images, there are 30; give more, or --false-alarm-rate 0.0323"),
+        (["--false-alarm-rate", "0.1", "--max-frames", "5"], "needs 9 good images, there are 5"),
         (["--camera", "/nowhere"], "no such file or folder"),
         (["--bundle", "/nowhere"], "there is no such folder"),
     ],
@@ -73,6 +85,7 @@ def test_a_users_error_is_one_line_and_changes_nothing(
     assert main(["--bundle", str(bundle.path), "--camera", str(good_parts), *change]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert read_bundle(bundle.path).calibration == bundle.calibration
+    assert not (bundle.path / PREVIOUS_CALIBRATION).exists()
 
 
 def test_an_unreadable_image_is_not_left_out_silently(
@@ -109,12 +122,171 @@ def test_a_bundle_that_cannot_be_written_is_one_line(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("flawline.runtime.bundle.write_atomically", denied)
-    assert main(["--bundle", str(bundle.path), "--camera", str(good_parts)]) == 2
+    assert main(command(bundle, good_parts)) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.endswith("cannot be written (Permission denied); check the permissions")
 
 
-def test_a_live_camera_calibrates(bundle: Bundle) -> None:
-    uri = "synthetic://?fps=200"
-    assert main(["--bundle", str(bundle.path), "--camera", uri, "--max-frames", "12"]) == 0
+def test_a_live_camera_calibrates(
+    bundle: Bundle, good_parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All frames of the synthetic camera have the same score.
+    monkeypatch.setattr(Folder, "live", True)
+    assert main([*command(bundle, good_parts), "--max-frames", "12"]) == 0
     assert read_bundle(bundle.path).calibration.good_images == 12
+
+
+def test_frames_of_one_video_are_named_by_their_number(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "good.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
+    for i in range(12):
+        writer.write(np.full((64, 64, 3), 20 + 5 * i, np.uint8))
+    writer.release()
+    assert main(command(bundle, path)) == 0
+    assert f"{path} frame 11\n" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_the_replaced_threshold_is_stored_and_comes_back(
+    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (bundle.path / "calibration.json").read_bytes()
+    assert main(command(bundle, good_parts)) == 0
+    new = read_bundle(bundle.path).calibration
+    # The same calibration again does not replace the previous one.
+    assert main(command(bundle, good_parts)) == 0
+    assert (bundle.path / PREVIOUS_CALIBRATION).read_bytes() == before
+    undo = ["--bundle", str(bundle.path), "--undo"]
+    assert main(undo) == 0
+    assert (bundle.path / "calibration.json").read_bytes() == before
+    assert "threshold 100 for 1.0% false alarms" in capsys.readouterr().out
+    assert main(undo) == 0
+    assert read_bundle(bundle.path).calibration == new
+
+
+def test_undo_replaces_a_damaged_threshold(bundle: Bundle, good_parts: Path) -> None:
+    assert main(command(bundle, good_parts)) == 0
+    (bundle.path / "calibration.json").write_text("{")
+    assert main(["--bundle", str(bundle.path), "--undo"]) == 0
+    assert read_bundle(bundle.path).calibration == bundle.calibration
+
+
+def test_nothing_to_undo_is_one_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--bundle", str(bundle.path), "--undo"]) == 2
+    assert "its threshold was never replaced" in capsys.readouterr().err
+    (bundle.path / PREVIOUS_CALIBRATION).write_text("[]")
+    assert main(["--bundle", str(bundle.path), "--undo"]) == 2
+    assert "calibration.previous.json: is not a JSON object" in capsys.readouterr().err
+    assert read_bundle(bundle.path).calibration == bundle.calibration
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--undo", "--dry-run"], "--undo takes only --bundle"),
+        (["--undo", "--camera", "x"], "--undo takes only --bundle"),
+        ([], "--camera is needed (or --undo)"),
+        (["--camera", ""], "argument --camera/--images: is empty; check that its shell variable"),
+        (["--camera", "x", "--bundle", ""], "argument --bundle: is empty"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    flags: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--bundle", str(bundle.path), *flags])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_equal_images_are_refused_however_many_they_are(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = cv2.imencode(".png", np.full((32, 32), 20, np.uint8))[1].tobytes()
+    for i in range(100):
+        (tmp_path / f"{i:02d}.png").write_bytes(data)
+    assert main(["--bundle", str(bundle.path), "--camera", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "the scores of the 100 good images are all equal" in line
+    assert read_bundle(bundle.path).calibration == bundle.calibration
+
+
+def run(arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a shell, and append what follows it there."""
+    return subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m flawline.runtime.calibrate {arguments}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "message"),
+    [
+        ("| head -n 0", 0, ""),
+        (">&- 2>&-", 0, ""),
+        ("> /dev/full 2>/dev/full", 2, ""),
+        ("> /dev/full", 2, "calibration.json, but the report cannot be printed (No space left"),
+    ],
+)
+def test_a_threshold_is_written_whatever_happens_to_the_report(
+    streams: str, code: int, message: str, bundle: Bundle, good_parts: Path
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    flags = " ".join(command(bundle, good_parts))
+    done = run(f"{flags} {streams}; exit ${{PIPESTATUS[0]}}")
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert message in done.stderr
+    assert read_bundle(bundle.path).calibration.good_images == 30
+
+
+def test_sigterm_changes_nothing_and_is_one_line(bundle: Bundle) -> None:
+    camera = "synthetic://?fps=20"
+    flags = ["--bundle", str(bundle.path), "--camera", camera, "--max-frames", "100000"]
+    words = [sys.executable, "-m", "flawline.runtime.calibrate", *flags]
+    with subprocess.Popen(
+        words,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "50 frames scored\n"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not out
+    assert err.splitlines()[-1] == "interrupted; the threshold was not changed"
+    assert "Traceback" not in err
+
+
+def test_a_signal_after_the_write_does_not_deny_it(
+    bundle: Bundle,
+    good_parts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write = calibrate.write_calibration
+
+    def write_and_interrupt(*arguments: Any) -> None:
+        write(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(calibrate, "write_calibration", write_and_interrupt)
+    assert main(command(bundle, good_parts)) == 0
+    captured = capsys.readouterr()
+    assert "not changed" not in captured.err
+    assert "wrote" in captured.out

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +20,11 @@ from flawline.runtime.console import (
     LONGEST_QUOTE,
     Parser,
     first_line,
-    given_path,
     last_line,
+    path_argument,
     printable,
     run_command,
+    signal_handlers,
 )
 from flawline.runtime.environment import OPENCV_WHEELS, PACKAGES, opencv_conflict, versions
 from flawline.runtime.timing import time_calls
@@ -244,6 +249,93 @@ def test_a_name_that_stdout_cannot_encode_is_escaped(encoding: str) -> None:
 
 
 def test_an_empty_path_is_not_the_current_folder() -> None:
-    assert given_path("x") == Path("x")
+    assert path_argument("x") == Path("x")
     with pytest.raises(argparse.ArgumentTypeError, match="is empty"):
-        given_path("")
+        path_argument("")
+
+
+# ---------------------------------------------------------------- closed streams and signals
+
+
+def shell(code: str, streams: str) -> subprocess.CompletedProcess[str]:
+    """Run code with `run_command` imported in a shell, its streams redirected."""
+    text = f"from flawline.runtime.console import *; import sys, os; {code}"
+    return subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"{sys.executable} -c {shlex.quote(text)} {streams}; echo ${{PIPESTATUS[0]}}",
+        ],
+        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src"), "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("streams", "out"),
+    [
+        (">&-", "0\n"),
+        ("2>&-", "result\n0\n"),
+        ("<&- >&- 2>&-", "0\n"),
+        ("| head -n 0", "0\n"),
+        ("2>/dev/full", "result\n0\n"),
+        (">/dev/full", "2\n"),
+        ("2> >(true)", "result\n0\n"),
+    ],
+)
+def test_closed_streams_end_cleanly(streams: str, out: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    work = (
+        "def work():\n print('result'); log('a'); sys.stderr.isatty()\n"
+        " for _ in range(9): print('bar', file=sys.stderr, flush=True)"
+    )
+    code = f"exec({work!r}); sys.exit(run_command('x', work))"
+    done = shell(code, streams)
+    assert done.stdout == out
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_file_never_takes_the_descriptor_of_a_closed_stdout(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    work = f"def work(): file = open({str(path)!r}, 'w'); os.write(1, b'noise'); print('lost')"
+    done = shell(f"exec({work!r}); sys.exit(run_command('x', work))", ">&- 2>&-")
+    assert done.stdout == "0\n"
+    assert path.read_bytes() == b""
+
+
+def test_help_into_a_closed_pipe_is_no_error() -> None:
+    done = shell("Parser(prog='x').parse_args(['--help'])", "| head -n 0")
+    assert done.stdout == "0\n"
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_ends_the_work_as_ctrl_c_does(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    assert run_command("x", work, interrupted="stopped") == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    handlers = []
+    with signal_handlers({signal.SIGHUP: signal.SIG_IGN}):
+        run_command("x", lambda: handlers.append(signal.getsignal(signal.SIGHUP)))
+    assert handlers == [signal.SIG_IGN]
+
+
+def test_a_command_runs_in_any_thread() -> None:
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(run_command("x", lambda: 3)))
+    thread.start()
+    thread.join()
+    assert codes == [3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
+from flawline.runtime.station.notices import UnjudgedNotices
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import LATENCY_WINDOW, Tally
 from flawline.uris import quote_path
@@ -176,8 +178,51 @@ def test_faulty_frames_count_as_anomalous_and_not_in_the_latency(detector: Detec
     assert len(tally.latency) == 1
     assert summary["frames"] == 4
     assert summary["anomalous"] == 3
+    assert summary["unjudged"] == 3
     assert summary["reconnects"] == 4
     assert summary["dropped"] == 7
+
+
+def test_unjudged_frames_are_not_in_the_frames_per_second() -> None:
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    tally = Tally(clock)
+    judged = Verdict(1.0, 2.0, False, np.zeros((1, 1), np.float32), {"infer": 4.0})
+    unjudged = Verdict(math.nan, 2.0, True, None, {}, "no image")
+    for _ in range(10):
+        now += 1.0
+        assert tally.add(judged) == pytest.approx(1.0)
+        for _ in range(5):
+            assert tally.add(unjudged) == pytest.approx(1.0)
+    summary = tally.summary(Listed())
+    assert summary["fps"] == 1.0
+    assert summary["frames"] == 60
+    assert summary["unjudged"] == summary["anomalous"] == 50
+
+
+def test_messages_about_unjudged_frames_are_limited(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    notices = UnjudgedNotices(clock)
+    unjudged = Verdict(math.nan, 2.0, True, None, {}, "no image")
+    good = Verdict(1.0, 2.0, False, np.zeros((1, 1), np.float32))
+    notices.note(Frame("line", 0, grey(1)), good)
+    for index in range(1, 30):
+        notices.note(Frame("line", index, None, "no image"), unjudged)
+        now += 1.0
+    assert capsys.readouterr().err.splitlines() == [
+        "frame 1 of line was not judged, and its part rejected: no image",
+        "frame 11 of line was not judged, and its part rejected: no image, "
+        "and 9 more frames since the last such message",
+        "frame 21 of line was not judged, and its part rejected: no image, "
+        "and 9 more frames since the last such message",
+    ]
 
 
 def test_an_empty_run_has_a_summary_without_percentiles() -> None:
@@ -313,3 +358,26 @@ def test_the_camera_is_checked_before_the_engine_and_the_outputs_are_opened(
     assert infer_stream.main(flags) == 2
     assert "no such file or folder" in capsys.readouterr().err
     assert not saved.exists()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x" * 240,
+        "检" * 85,
+        'a:b*c?d"e<f>g|h\\\\i\n\x7f',
+        "nicht-\udcfc-utf8",
+        "",
+        "trailing. ",
+    ],
+)
+def test_the_name_of_an_overlay_is_valid_on_every_file_system(
+    source: str, bundle: Bundle, detector: Detector, tmp_path: Path
+) -> None:
+    frame = Frame(source, 7, grey(1))
+    with open_output(f"overlays:{tmp_path / 'out'}", bundle) as output:
+        output.write(Judgement(frame, detector.judge(frame), 1.0))
+    (path,) = (tmp_path / "out").iterdir()
+    assert len(path.name.encode()) <= 143
+    assert not set(path.name) & set('<>:"/\\\\|?*\n\x7f')
+    assert path.name.endswith("-good.png")

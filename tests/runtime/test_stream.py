@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def test_a_line_per_frame_and_a_summary(
         "score",
         "threshold",
         "verdict",
+        "judged",
         "milliseconds",
         "fps",
     ]
@@ -102,17 +104,45 @@ def test_a_line_per_frame_and_a_summary(
         "dropped",
         "reconnects",
         "anomalous",
+        "unjudged",
     ]
     assert run.summary["frames"] == 3
     assert run.summary["dropped"] == 0
     assert run.summary["reconnects"] == 0
     assert run.summary["anomalous"] == 1
     assert 0 < run.summary["p50_ms"] <= run.summary["p95_ms"] <= run.summary["p99_ms"]
-    assert sorted(path.name for path in saved.iterdir()) == [
-        "000000-0-good.png",
-        "000001-1-anomalous.png",
-        "000002-2-good.png",
+    names = sorted(path.name for path in saved.iterdir())
+    starts = {name[:24] for name in names}
+    assert len(starts) == 1
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}", starts.pop())
+    assert [name[24:] for name in names] == [
+        "-000000-0-good.png",
+        "-000001-1-anomalous.png",
+        "-000002-2-good.png",
     ]
+
+
+def test_a_restart_replaces_no_overlay(
+    bundle: Bundle, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "saved"
+    for files in (3, 6):
+        stream(capsys, "--bundle", bundle.path, "--camera", parts, "--save", saved)
+        assert len(list(saved.iterdir())) == files
+
+
+@pytest.mark.parametrize("form", ["{parts}", "{parts}?bits=12", "file://{parts}"])
+@pytest.mark.parametrize("below", ["", "judged", "a/../judged"])
+def test_overlays_are_never_written_into_the_cameras_folder(
+    form: str, below: str, bundle: Bundle, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camera = form.format(parts=parts)
+    before = list(parts.iterdir())
+    run = stream(capsys, "--bundle", bundle.path, "--camera", camera, "--save", parts / below)
+    assert run.code == 2
+    assert "is inside the camera's folder" in run.err
+    assert run.err.count("\n") == 1
+    assert list(parts.iterdir()) == before
 
 
 def test_an_unreadable_image_is_rejected_and_the_stream_continues(
@@ -124,7 +154,11 @@ def test_an_unreadable_image_is_rejected_and_the_stream_continues(
     assert run.verdicts == ["good", "anomalous", "good"]
     assert run.lines[1]["score"] is None
     assert "empty" in run.lines[1]["reason"]
+    assert [line["judged"] for line in run.lines[:3]] == [True, False, True]
     assert run.summary["anomalous"] == 1
+    assert run.summary["unjudged"] == 1
+    message = f"frame 1 of {parts / '1.png'} was not judged, and its part rejected: "
+    assert message in run.err
 
 
 def test_a_16_bit_image_among_others_is_rejected_and_the_stream_continues(
@@ -170,11 +204,12 @@ def test_a_full_disk_is_reported_and_inspection_continues(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def full(self: Path, data: bytes) -> int:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.replace", full)
     run = stream(capsys, "--bundle", bundle.path, "--camera", parts, "--save", tmp_path / "s")
+    assert not list((tmp_path / "s").iterdir())
     assert run.code == 0
     assert run.summary["frames"] == 3
     assert run.err.count("; free disk space, or choose another folder; inspection continues") == 3
@@ -202,6 +237,10 @@ def test_an_uninspected_margin_is_reported_once(
             "output overlays: /proc/x",
         ),
         (["--bundle", "{bundle}", "--camera", "{parts}", "--threads", "0"], "at least 1"),
+        (
+            ["--bundle", "{bundle}", "--camera", "{parts}", "--threads", "50000"],
+            "cores that this process may use; give at most",
+        ),
         (["--bundle", "{scores}", "--camera", "{parts}", "--save", "/tmp/x"], "output overlays"),
     ],
 )
@@ -230,6 +269,11 @@ def test_a_users_error_is_one_line_and_exit_status_2(
     [
         ([], "--bundle and --camera are needed (or --list)"),
         (["--bundle", "b", "--camera", "c", "--max-frames", "0"], "must be at least 1"),
+        (["--bundle", "b", "--camera", ""], "argument --camera: is empty; check that its shell"),
+        (["--bundle", "", "--camera", "c"], "argument --bundle: is empty"),
+        (["--bundle", "b", "--camera", "c", "--save", ""], "argument --save: is empty"),
+        (["--bundle", "b", "--camera", "c", "--output", ""], "argument --output: is empty"),
+        (["--bundle", "b", "--camera", "c", "--engine-cache", ""], "--engine-cache: is empty"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(
@@ -345,7 +389,7 @@ def test_help_shows_an_example_of_every_camera_and_output(
     assert "jsonl for stdout, jsonl:FILE, overlays:DIR; repeat for several; default jsonl" in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_stream_with_its_summary_from_any_folder(
     bundle: Bundle, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -10,6 +10,8 @@ from flawline.runtime.threshold import (
     clear_flip,
     describe,
     flipped,
+    images_for,
+    require_different_scores,
     set_threshold,
 )
 
@@ -119,3 +121,29 @@ def test_flips_of_many_images_are_found_at_once() -> None:
     scores = np.array([11.0, 10.05, 12.0])
     assert flipped(reference, scores, 10.0).tolist() == [True, True, False]
     assert clear_flip(reference, scores, 10.0, 0.1).tolist() == [True, False, False]
+
+
+def test_the_threshold_keeps_a_margin_above_the_score_of_its_rank() -> None:
+    scores = np.full(99, 5.0)
+    scores[0] = 4.0
+    assert set_threshold(scores, 0.01).threshold < 5.1
+    assert set_threshold(scores, 0.01, margin=0.25).threshold == 5.25
+    # Within a wide gap, the threshold stays in the middle.
+    apart = np.arange(1, 100, dtype=float)
+    assert set_threshold(apart, 0.05, margin=0.25).threshold == 95.5
+
+
+def test_equal_scores_support_no_threshold() -> None:
+    require_different_scores(np.array([1.0, 1.2]), 0.1)
+    # One image has nothing to be equal to.
+    require_different_scores(np.array([1.0]), 0.1)
+    with pytest.raises(CalibrationError, match="the 3 good images are all equal within"):
+        require_different_scores(np.array([1.0, 1.05, 1.1]), 0.11, "good images")
+
+
+@pytest.mark.parametrize(("rate", "images"), [(0.05, 19), (0.01, 99), (0.005, 199), (0.1, 9)])
+def test_a_rate_takes_so_many_images(rate: float, images: int) -> None:
+    assert images_for(rate) == images
+    assert check_false_alarm_rate(rate, images) == rate
+    with pytest.raises(CalibrationError):
+        check_false_alarm_rate(rate, images - 1)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawline.runtime.console import Parser, given_path, log, run_command
+from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.train import METHODS, TrainError
 from flawline.train.fit import given_options, parse_arguments
 
@@ -29,7 +29,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--data",
-        type=given_path,
+        type=path_argument,
         required=True,
         help="MVTec-like folder, or a folder of good images",
     )
