@@ -15,8 +15,9 @@ import numpy.typing as npt
 from flawline.benchmarks.labels import labels_of
 from flawline.benchmarks.measure.timing import percentiles
 from flawline.cameras.decode import read_image
+from flawline.cameras.listing import count_of
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
-from flawline.runtime.console import log
+from flawline.runtime.console import log, printable
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import (
     REFERENCE_ENGINE,
@@ -28,7 +29,8 @@ from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.precisions import FP32
 from flawline.runtime.threshold import clear_flip, flipped
 from flawline.train import metrics
-from flawline.train.data import Sample, open_data, read_mask
+from flawline.train.data import Sample, open_data
+from flawline.train.data.masks import Mask, read_mask
 from flawline.train.progress import Bars
 
 # Untimed calls of each engine before the first image.
@@ -89,7 +91,11 @@ def evaluate_engines(
     data_set = open_data(data)
     samples = data_set.test
     labels = labels_of(data_set)
+    for line in data_set.describe():
+        log(line)
     bundle = read_bundle(bundle_path)
+    # Read first, so that a damaged mask is reported before everything is measured.
+    masks = _read_masks(samples, bundle)
     with ExitStack() as stack:
         opened_engines = _open_detectors(bundle, choices, skip_unavailable, stack)
         _judge_samples(opened_engines, samples, bundle, repeats)
@@ -99,7 +105,7 @@ def evaluate_engines(
     for run, _ in opened_engines:
         row = _facts(run, bundle, data.name, len(samples))
         row |= _image_accuracy(labels, run)
-        row |= _pixel_accuracy(samples, run, bundle)
+        row |= _pixel_accuracy(masks, run)
         row |= percentiles(run.times_ms)
         row["model_sha256"] = bundle.model_sha256(run.precision)[:16]
         row["versions"] = versions()
@@ -191,11 +197,11 @@ def _facts(run: EngineRun, bundle: Bundle, data_name: str, images: int) -> Row:
     manifest = bundle.manifest
     geometry = manifest.geometry
     return {
-        "bundle": bundle.path.name,
+        "bundle": printable(bundle.path.name),
         "method": manifest.method,
         "backbone": manifest.backbone,
         "weights": manifest.provenance.get("train_weights", "unknown"),
-        "data": data_name,
+        "data": printable(data_name),
         "input": f"{geometry.width}x{geometry.height} {geometry.kind}",
         # A camera delivers one frame at a time.
         "batch": 1,
@@ -215,21 +221,42 @@ def _image_accuracy(labels: metrics.Labels, run: EngineRun) -> Row:
     }
 
 
-def _pixel_accuracy(samples: Sequence[Sample], run: EngineRun, bundle: Bundle) -> Row:
-    """Return the accuracies of the maps; all None without a map or without any mask.
+def _read_masks(samples: Sequence[Sample], bundle: Bundle) -> list[Mask | None]:
+    """Return the masks of the images, bool [H, W] each; none without maps or without any mask.
 
-    A defective image without a mask is left out: which of its pixels are defective is not known.
+    A defective image without a mask has None: which of its pixels are defective is not known.
     """
-    accuracy: Row = {"pixel_auroc": None, "pixel_ap": None, "aupro": None}
     if not bundle.has_map or not any(sample.mask for sample in samples):
-        return accuracy
-    masks = []
-    maps = []
-    for sample, anomaly_map in zip(samples, run.maps, strict=True):
+        return []
+    masks: list[Mask | None] = []
+    empty = []
+    for sample in samples:
+        mask = None
         if sample.defect is None or sample.mask is not None:
-            masks.append(read_mask(sample, bundle.manifest.geometry))
+            mask = read_mask(sample, bundle.manifest.geometry)
+            if sample.mask is not None and not mask.any():
+                empty.append(sample.mask)
+        masks.append(mask)
+    if empty:
+        log(
+            f"note: {count_of(len(empty), 'mask')} of defective images without any defective "
+            f"pixel, such as {empty[0]}"
+        )
+    return masks
+
+
+def _pixel_accuracy(masks: Sequence[Mask | None], run: EngineRun) -> Row:
+    """Return the accuracies of the maps; all None without a map or without any mask."""
+    accuracy: Row = {"pixel_auroc": None, "pixel_ap": None, "aupro": None}
+    if not masks:
+        return accuracy
+    known = []
+    maps = []
+    for mask, anomaly_map in zip(masks, run.maps, strict=True):
+        if mask is not None:
+            known.append(mask)
             maps.append(anomaly_map)
-    all_masks = np.array(masks)
+    all_masks = np.array(known)
     all_maps = np.array(maps)
     accuracy["pixel_auroc"] = _rounded(metrics.auroc(all_masks, all_maps))
     accuracy["pixel_ap"] = _rounded(metrics.average_precision(all_masks, all_maps))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import CameraError
+from flawline.cameras.listing import LeftOut, list_files
 from flawline.cameras.pixels import to_8_bit
 from flawline.os_errors import reason_of, remedy_of
 
@@ -27,18 +27,13 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def list_images(folder: Path) -> list[Path]:
-    """List every image in a folder and its subfolders, sorted by path.
+def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
+    """List every image in a folder and its subfolders, sorted by path; see `list_files`.
 
-    Links are followed. A broken link is listed, so that it is reported when it is read.
+    Links are followed, a real file is listed once, and hidden and system folders are left out. A
+    broken link is listed, so that it is reported when it is read.
     """
-    images = []
-    for root, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = Path(root) / name
-            if is_image(path):
-                images.append(path)
-    return sorted(images)
+    return list_files(folder, is_image, left_out)
 
 
 def read_image(path: Path, bit_depth: int | None = None) -> npt.NDArray[np.uint8]:

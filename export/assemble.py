@@ -22,7 +22,8 @@ from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spre
 from flawline.runtime.precisions import FP32
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
-from flawline.train.data import describe_sizes
+from flawline.train.data import DataError, describe_sizes
+from flawline.train.data.split import list_hash, require_not_trained_on
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
 
@@ -30,6 +31,7 @@ from flawline.train.progress import Bars
 # far above FP32 rounding and the few thousandths of FP16, far below what matters to a threshold.
 TOLERANCE = 0.05
 GOLDEN_PER_SIDE = 3
+TRAINING_IMAGES = "data_sha256"  # in the provenance of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def build_bundle(
     out: Path,
     options: ExportOptions,
     command: Sequence[str] = (),
+    trained_on: Sequence[str] = (),
 ) -> Bundle:
     """Export a trained method, set its threshold, prove the graph against torch, write the bundle.
 
@@ -66,29 +69,29 @@ def build_bundle(
         out: the folder to write; an existing bundle there is replaced.
         options: the options of the bundle.
         command: the arguments of the command, for the provenance.
+        trained_on: content hashes of the training images, from the checkpoint.
 
     Raises:
         ExportError: the graph does not decide as the method does.
         CalibrationError: too few good images for the false-alarm rate.
-        DataError: the data set cannot be used.
+        DataError: the data set cannot be used, or its held-out images were trained on.
         BundleError: the bundle cannot be written.
     """
-    selection = _select_images(method, provenance, data, options)
+    selection = _select_images(method, provenance, data, options, trained_on)
     held_out = selection.held_out
     exported = _export(method, options)
     reference, results = _judge(method, exported.model, selection.images, options)
     good_scores = results.scores[: len(held_out)]
-    good_maps = reference.maps[: len(held_out)]
+    peaks = reference.maps[: len(held_out)].max((1, 2))
     # The threshold comes from the exported graph, because that is what runs.
     calibration = _calibrate(good_scores, held_out, options.false_alarm_rate)
-    if options.outputs != GRAPH_OUTPUTS:
-        # There are no maps to compare, nor to store as golden data.
+    if options.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
         reference = replace(reference, maps=results.maps)
     manifest = _manifest(
         method,
         exported,
         Spread.of(good_scores),
-        Spread.of(good_maps.max((1, 2))),
+        Spread.of(peaks),
         bundle_provenance(provenance, data, command),
     )
     _prove(selection.paths, reference, results, calibration, manifest)
@@ -106,7 +109,11 @@ class _Exported:
 
 
 def _select_images(
-    method: Method, provenance: Mapping[str, str], data: Path, options: ExportOptions
+    method: Method,
+    provenance: Mapping[str, str],
+    data: Path,
+    options: ExportOptions,
+    trained_on: Sequence[str],
 ) -> ImageSelection:
     """Select the images, and check what can be checked about them before the work begins."""
     bit_depth = _bit_depth(provenance.get("bits"))
@@ -114,6 +121,9 @@ def _select_images(
     file_bit_depth = bit_depth if bit_depth > 8 else None
     selection = select_images(data, method.geometry, file_bit_depth, options.parity_images)
     held_out = selection.held_out
+    for line in selection.data_set.describe():
+        log(line)
+    _require_unseen(selection, provenance, trained_on)
     check_false_alarm_rate(options.false_alarm_rate, len(held_out))
     for line in describe_sizes(held_out, method.geometry, selection.bit_depth):
         log(f"note: {line}")
@@ -125,6 +135,24 @@ def _bit_depth(text: str | None) -> int:
     if text is None or not text.isdecimal():
         return 8
     return int(text)
+
+
+def _require_unseen(
+    selection: ImageSelection, provenance: Mapping[str, str], trained_on: Sequence[str]
+) -> None:
+    """Check that the method was not trained on the images that set its threshold."""
+    training = selection.train.paths
+    if trained_on:
+        note = require_not_trained_on(selection.held_out, training, trained_on)
+        if note is not None:
+            log(f"note: {note}")
+        return
+    # Checkpoints of older versions know the names and sizes of their training images only.
+    if provenance.get(TRAINING_IMAGES, "") not in ("", list_hash(training)):
+        raise DataError(
+            f"data {selection.data_set.root}: the training images are not those of the checkpoint, "
+            f"which may have been trained on held-out images; train again on this data set"
+        )
 
 
 def _export(method: Method, options: ExportOptions) -> _Exported:

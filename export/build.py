@@ -148,7 +148,10 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         outputs=GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1],
         static_batch=1 if args.static_batch else None,
     )
-    return build_bundle(method, checkpoint.provenance, data, out, options, words), data
+    bundle = build_bundle(
+        method, checkpoint.provenance, data, out, options, words, checkpoint.trained_on
+    )
+    return bundle, data
 
 
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
+from flawline.runtime.console import printable
 from flawline.runtime.environment import versions
 
 
@@ -28,6 +29,8 @@ def bundle_provenance(
     provenance["built"] = now.isoformat(timespec="seconds")
     provenance["command"] = public_command("export.build", command)
     provenance.update(versions())
+    for key, value in provenance.items():
+        provenance[key] = printable(value)
     return provenance
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flawline.export.graphs import evenly_spaced
 from flawline.runtime.image import Geometry
-from flawline.train.data import PreparedImages, hold_out, open_data
+from flawline.train.data import DataSet, PreparedImages, hold_out, open_data
 
 # How many test images graphs are compared on by default.
 PARITY_IMAGES = 200
@@ -18,6 +18,7 @@ class ImageSelection:
     """The images of a data set that an export needs.
 
     Attributes:
+        data_set: the whole data set.
         train: prepared good images that the method was trained on.
         held_out: files of the good images that set the threshold.
         paths: files of the images to compare graphs on: all of `held_out`, then test images.
@@ -25,6 +26,7 @@ class ImageSelection:
         bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
     """
 
+    data_set: DataSet
     train: PreparedImages
     held_out: list[Path]
     paths: list[Path]
@@ -50,6 +52,7 @@ def select_images(
     for sample in evenly_spaced(data_set.test, test_images):
         paths.append(sample.path)
     return ImageSelection(
+        data_set=data_set,
         train=PreparedImages(train, geometry, bit_depth),
         held_out=held_out,
         paths=paths,

@@ -28,7 +28,7 @@ import numpy as np
 from flawline.export import ExportError
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.console import Parser, log, printable, run_command
 from flawline.runtime.engines.onnxruntime_cpu import open_session
 from flawline.runtime.files import replace_folder
 from flawline.runtime.precisions import FP32, PRECISIONS
@@ -253,7 +253,7 @@ def _parameters(bundle: Bundle, precision: str) -> str:
 
 def _quoted(value: str) -> str:
     """Return a protobuf text string. Its escapes include those of JSON, except surrogate pairs."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(printable(value), ensure_ascii=False)
 
 
 def _parser() -> argparse.ArgumentParser:

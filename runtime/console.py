@@ -32,7 +32,21 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Insufficient memory"
 
 def log(text: str) -> None:
     """Print one line to stderr, because stdout is reserved for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Return a text that every encoding of Unicode can hold.
+
+    A file name need not be valid UTF-8; Python then represents its bytes by lone surrogates, which
+    other programs refuse in JSON. They become escapes such as \\xc1.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # A surrogate that stands for no byte.
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
 
 
 class Parser(argparse.ArgumentParser):

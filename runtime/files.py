@@ -13,6 +13,15 @@ from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
 
 
+def has_unicode_name(path: Path) -> bool:
+    """Whether a path is valid Unicode; libraries in C++ cannot open any other by its name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old file or the whole new one. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +23,16 @@ OLD_BACKBONE = "trunk."  # style: old name
 
 
 class Checkpoint(NamedTuple):
-    """The content of a checkpoint; `training` is None if the training was finished."""
+    """The content of a checkpoint.
+
+    `training` is None if the training was finished. `trained_on` are the content hashes of the
+    training images; it is empty in checkpoints of older versions.
+    """
 
     method: Method
     provenance: dict[str, str]
     training: dict[str, Any] | None = None
+    trained_on: tuple[str, ...] = ()
 
 
 def save_checkpoint(
@@ -34,10 +40,12 @@ def save_checkpoint(
     method: Method,
     provenance: dict[str, str],
     training: dict[str, Any] | None = None,
+    trained_on: Sequence[str] = (),
 ) -> None:
-    """Write a checkpoint atomically; `training` is what `fit` needs to resume.
+    """Write a checkpoint atomically.
 
-    Raises TrainError for a path that cannot be written.
+    `training` is what `fit` needs to resume, `trained_on` the content hashes of the training
+    images. Raises TrainError for a path that cannot be written.
     """
     content = {
         "schema": SCHEMA,
@@ -46,6 +54,7 @@ def save_checkpoint(
         "provenance": provenance,
         "state_dict": method.state_dict(),
         "training": training,
+        "trained_on": list(trained_on),
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -86,7 +95,8 @@ def _parse(content: dict[str, Any]) -> Checkpoint:
     fields["geometry"] = Geometry(**fields["geometry"])
     method = kind(kind.Settings(**fields))
     method.load_state_dict(content["state_dict"])
-    return Checkpoint(method.eval(), content["provenance"], content["training"])
+    trained_on = tuple(content.get("trained_on", ()))
+    return Checkpoint(method.eval(), content["provenance"], content["training"], trained_on)
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -23,6 +22,7 @@ from flawline.train.data import (
     hold_out,
     open_data,
 )
+from flawline.train.data.split import content_hashes, list_hash
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
 from flawline.train.progress import Bars, Progress
@@ -51,22 +51,19 @@ def train(recipe: Recipe, out: Path) -> Path:
     is removed at the end. Raises TrainError and DataError.
     """
     model = recipe.method_class(recipe.settings)
-    good, held_out = hold_out(open_data(recipe.data).train_good)
+    data_set = open_data(recipe.data)
+    for line in data_set.describe():
+        log(line)
+    good, held_out = hold_out(data_set.train_good)
     for line in describe_sizes(good, model.geometry, recipe.bit_depth):
         log(f"note: {line}")
     images = PreparedImages(good, model.geometry, recipe.bit_depth)
     used = model.images_used(recipe.settings, len(good))
     steps = recipe.length(used)
-    provenance = {
-        "data": str(recipe.data.resolve()),
-        "good_images": f"{used} trained on, {len(held_out)} held out",
-        "seed": str(recipe.seed),
-        "steps": ONE_PASS if steps is None else str(steps),
-        "bits": str(recipe.bit_depth or 8),
-        "data_sha256": _fingerprint(good),
-    }
+    provenance = _provenance(recipe, good, f"{used} trained on, {len(held_out)} held out", steps)
     if out.is_dir() or not _writable(out.parent):
         raise TrainError(f"--out {out}: cannot be written; choose another")
+    trained_on = content_hashes(good)
     unfinished = out.with_name(f"{out.stem}.unfinished.pt")
     run = _begin(recipe, model, images, provenance, unfinished)
     device = choose_device(recipe.device)
@@ -79,13 +76,26 @@ def train(recipe: Recipe, out: Path) -> Path:
     done = _fit(run, recipe, images, steps or 1, unfinished)
     if steps is not None:
         run.provenance["steps"] = str(done)
-    save_checkpoint(out, run.model.cpu(), run.provenance)
+    save_checkpoint(out, run.model.cpu(), run.provenance, trained_on=trained_on)
     if steps is not None and done < steps:
         log(f"stopped by --max-minutes after {done} of {steps} steps; run the same command again")
     else:
         unfinished.unlink(missing_ok=True)
     log(f"checkpoint {out}")
     return out
+
+
+def _provenance(
+    recipe: Recipe, good: Sequence[Path], counts: str, steps: int | None
+) -> dict[str, str]:
+    return {
+        "data": str(recipe.data.resolve()),
+        "good_images": counts,
+        "seed": str(recipe.seed),
+        "steps": ONE_PASS if steps is None else str(steps),
+        "bits": str(recipe.bit_depth or 8),
+        "data_sha256": list_hash(good),
+    }
 
 
 def _fit(run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinished: Path) -> int:
@@ -154,12 +164,3 @@ def _writable(folder: Path) -> bool:
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
-
-
-def _fingerprint(paths: Sequence[Path]) -> str:
-    """Hash the names and sizes of images: a run continues on the images that it began with only."""
-    lines = []
-    for path in paths:
-        if path.exists():
-            lines.append(f"{path.name} {path.stat().st_size}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

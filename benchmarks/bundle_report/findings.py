@@ -38,7 +38,8 @@ class Findings:
 
     `held_out`, `good` and `defective` are the images that got a score. `faults` are the files that
     got none, each with the reason. `pixel_accuracy` is empty without anomaly maps or without masks.
-    `sizes` are the (height, width) of the images.
+    `sizes` are the (height, width) of the images. `data_notes` are sentences about probable
+    mistakes in the data set, for example masks that belong to no image.
     """
 
     bundle: Bundle
@@ -50,6 +51,7 @@ class Findings:
     faults: list[tuple[Path, str]] = field(default_factory=list)
     pixel_accuracy: dict[str, float] = field(default_factory=dict)
     sizes: set[tuple[int, int]] = field(default_factory=set)
+    data_notes: list[str] = field(default_factory=list)
 
     @property
     def false_alarms(self) -> int:

@@ -16,6 +16,7 @@ from flawline.cameras.decode import read_image
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image, resize
 from flawline.train.data import Sample
+from flawline.train.data.masks import decode_mask, fit_mask
 
 CARDS = 6  # of each gallery
 THUMBNAIL_SIDE = 400  # pixels of the longer side
@@ -129,15 +130,14 @@ def _outline_defect(painted: Image, sample: Sample) -> None:
     """Draw the outline of the marked defect into an image [h, w, 3], where there is a mask."""
     if sample.mask is None:
         return
-    mask = cv2.imread(str(sample.mask), cv2.IMREAD_GRAYSCALE)
-    if mask is None or mask.shape != painted.shape[:2]:
-        return
-    binary = (mask > 0).astype(np.uint8)
+    height, width = painted.shape[:2]
+    mask = fit_mask(decode_mask(sample.mask), (height, width), sample.mask)
+    binary = mask.astype(np.uint8)
     contours, _ = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    width = max(1, max(mask.shape) // 200)
+    thickness = max(1, max(mask.shape) // 200)
     # White within black is visible on every background.
-    cv2.drawContours(painted, contours, -1, BLACK, 3 * width)
-    cv2.drawContours(painted, contours, -1, WHITE, width)
+    cv2.drawContours(painted, contours, -1, BLACK, 3 * thickness)
+    cv2.drawContours(painted, contours, -1, WHITE, thickness)
 
 
 def _data_uri(image: Image) -> str:

@@ -16,6 +16,8 @@ def notes(findings: Findings) -> list[str]:
     sentences = []
     for loss in findings.uninspected:
         sentences.append(f"{loss[0].upper()}{loss[1:]}.")
+    for note in findings.data_notes:
+        sentences.append(f"{note[0].upper()}{note[1:]}.")
     if not findings.bundle.has_map:
         sentences.append(
             "The bundle was built for the score alone and has no anomaly maps: "

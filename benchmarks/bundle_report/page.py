@@ -37,6 +37,7 @@ from flawline.benchmarks.bundle_report.gallery import Gallery, galleries, relati
 from flawline.benchmarks.bundle_report.notes import notes
 from flawline.benchmarks.bundle_report.provenance import provenance
 from flawline.runtime.bundle import read_bundle
+from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
 from flawline.runtime.files import write_file
@@ -67,6 +68,8 @@ def write_bundle_report(
     """
     bundle = read_bundle(bundle_path)
     data_set = open_data(data)
+    for line in data_set.describe():
+        log(line)
     _, held_out_paths = hold_out(data_set.train_good)
     # They are good images, so they have no defect.
     held_out = [Sample(path, None) for path in held_out_paths]
@@ -74,6 +77,7 @@ def write_bundle_report(
         bit_depth = bundle.manifest.file_bit_depth
     with Detector(bundle, engine, options) as detector, Bars() as bars:
         findings = judge_images(detector, data, held_out, data_set.test, bit_depth, bars)
+        findings.data_notes = list(data_set.notes)
         page = render(findings, galleries(findings, detector, bit_depth))
     # A file name need not be valid Unicode, and cannot always be encoded.
     write_file(out, page.encode("utf-8", "backslashreplace"), ReportError, "--out")

@@ -11,6 +11,7 @@ import numpy as np
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import first_line
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
+from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
 
 PROVIDER = "CPUExecutionProvider"
@@ -33,7 +34,7 @@ def open_session(model: bytes | Path, threads: int | None = None, options: Any =
     source: bytes | str
     if isinstance(model, Path):
         name = str(model)
-        source = name
+        source = name if has_unicode_name(model) else model.read_bytes()
     else:
         name = "this graph"
         source = model

@@ -10,6 +10,7 @@ import numpy as np
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import last_line
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
+from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
 
 DEVICE = "CPU"
@@ -48,7 +49,8 @@ class OpenVino(Engine):
         self._requests: dict[int, tuple[Any, tuple[Map, Map]]] = {}
         path = bundle.model(self.precision)
         try:
-            self._model = self._core.read_model(path)
+            source = path if has_unicode_name(path) else path.read_bytes()
+            self._model = self._core.read_model(source)
         except Exception as error:
             # The exceptions of OpenVINO share no public base class.
             raise EngineError(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TextIO
 
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.console import discard_stdout
+from flawline.runtime.console import discard_stdout, printable
 from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
 from flawline.runtime.strict_json import finite
 
@@ -98,7 +98,7 @@ def record(judgement: Judgement) -> dict[str, Any]:
     for stage, duration in verdict.milliseconds.items():
         milliseconds[stage] = round(duration, 3)
     line: dict[str, Any] = {
-        "source": frame.source,
+        "source": printable(frame.source),
         "index": frame.index,
         "captured_at": round(frame.captured_at, 6),
         "score": finite(verdict.score, 6),
@@ -108,5 +108,5 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "fps": round(judgement.fps, 2),
     }
     if verdict.reason is not None:
-        line["reason"] = verdict.reason
+        line["reason"] = printable(verdict.reason)
     return line

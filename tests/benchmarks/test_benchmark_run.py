@@ -65,7 +65,8 @@ def test_all_is_every_engine_here_in_every_precision_it_runs(
     measured = [(row["engine"].split()[0], row["precision"]) for row in rows]
     assert ("onnxruntime", "fp32") in measured
     # BF16, for example, whose rounding error exceeds the tolerance of 0.01.
-    left_out = [line for line in messages.splitlines() if "left out" in line]
+    lines = messages.splitlines()
+    left_out = [line for line in lines if "left out" in line and not line.startswith("data ")]
     assert all(line.count(": ") >= 1 for line in left_out)
     tried = len(measured) + len(left_out)
     assert tried == sum(len(engine_class(name).precisions) for name in HERE)
@@ -216,11 +217,37 @@ def test_a_bundle_without_maps_has_no_pixel_metrics(
         assert rows[0][metric] is None
 
 
-def write_mask(data: Path) -> None:
-    """Mark the whole of the first defective image as defective."""
+def write_mask(data: Path) -> Path:
+    """Mark the whole of the first defective image as defective; return the file of the mask."""
     folder = data / "ground_truth" / "bright"
     folder.mkdir(parents=True)
     assert cv2.imwrite(str(folder / "0_mask.png"), np.full((40, 50), 255, np.uint8))
+    return folder / "0_mask.png"
+
+
+def test_a_damaged_mask_is_reported_before_the_measurement(
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mask = write_mask(data)
+    mask.write_bytes(mask.read_bytes()[:-20])
+    monkeypatch.setattr(evaluate, "_judge_samples", lambda *_: pytest.fail("measured"))
+    code, _, messages = benchmark(bundle, data, capsys)
+    assert code == 2
+    assert f"mask {mask}: " in messages.splitlines()[-1]
+
+
+def test_masks_that_mark_nothing_are_reported(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = write_mask(data)
+    mask.write_bytes(cv2.imencode(".png", np.zeros((40, 50), np.uint8))[1].tobytes())
+    _, _, messages = benchmark(bundle, data, capsys)
+    assert (
+        f"note: 1 mask of defective images without any defective pixel, such as {mask}" in messages
+    )
 
 
 def test_data_of_one_kind_is_one_line(

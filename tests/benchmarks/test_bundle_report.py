@@ -166,6 +166,13 @@ def test_without_masks(tmp_path: Path, data: Path) -> None:
     assert "There are no masks" in text
 
 
+def test_masks_of_no_image_are_in_the_notes(tmp_path: Path, data: Path) -> None:
+    for path in sorted((data / "ground_truth").rglob("*.png")):
+        path.rename(path.with_name(f"mask_of_{path.name}"))
+    text = words(report(tmp_path, data))
+    assert "defective images have no mask although ground_truth holds" in text
+
+
 def test_a_bundle_without_maps_says_so(tmp_path: Path, data: Path) -> None:
     bundle = write_score_bundle(tmp_path / "bundle")
     out = tmp_path / "report.html"

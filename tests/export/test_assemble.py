@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.image import Geometry
 from flawline.runtime.threshold import CalibrationError, set_threshold
 from flawline.train.blocks.fused import fp32
+from flawline.train.data import DataError, hold_out, open_data
+from flawline.train.data.split import content_hashes, list_hash
 from flawline.train.method import Fit, Method, MethodSettings
 
 pytestmark = pytest.mark.torch
@@ -98,7 +102,11 @@ PROVENANCE = {"bits": "8", "seed": "0"}
 
 
 def build(
-    data: Path, options: ExportOptions | None = None, exported_gain: float = 1.0, **provenance: str
+    data: Path,
+    options: ExportOptions | None = None,
+    exported_gain: float = 1.0,
+    trained_on: Sequence[str] = (),
+    **provenance: str,
 ) -> Bundle:
     return build_bundle(
         method(exported_gain),
@@ -107,6 +115,7 @@ def build(
         data.parents[1] / "bundle",
         options or ExportOptions(),
         ["--data", str(data), f"--out={data.parents[1] / 'bundle'}", "--false-alarm-rate", "0.3"],
+        trained_on,
     )
 
 
@@ -185,6 +194,48 @@ def test_no_private_path_is_in_a_bundle(data: Path) -> None:
     )
     for file in ("manifest.json", "calibration.json"):
         assert str(data.parents[1]) not in (bundle.path / file).read_text()
+
+
+def test_held_out_images_that_were_trained_on_set_no_threshold(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder was renamed since the training, so that other images are held out."""
+    training, held_out = hold_out(open_data(data).train_good)
+    monkeypatch.setattr(Brightness, "fused", lambda self: pytest.fail("the work began"))
+    trained_on = content_hashes([*training[2:], *held_out[:1]])
+    with pytest.raises(DataError, match="1 of 4 held-out images were trained on"):
+        build(data, trained_on=trained_on)
+    assert not (data.parents[1] / "bundle").exists()
+
+
+def test_what_was_trained_on_may_be_elsewhere_under_other_names(data: Path) -> None:
+    training, _ = hold_out(open_data(data).train_good)
+    assert build(data, trained_on=content_hashes(training)).manifest.method == "brightness"
+
+
+def test_an_older_checkpoint_is_compared_by_names_and_sizes(data: Path) -> None:
+    training, held_out = hold_out(open_data(data).train_good)
+    assert build(data, data_sha256=list_hash(training)).manifest.method == "brightness"
+    with pytest.raises(DataError, match="the training images are not those of the checkpoint"):
+        build(data, data_sha256=list_hash([*training, *held_out[:1]]))
+
+
+def test_provenance_of_any_encoding_is_valid_unicode(data: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(data.parent) + b"/\xc1\xbc"))
+    data.rename(folder)
+    provenance = build(folder).manifest.provenance
+    assert provenance["data"] == provenance["train_data"] == "\\xc1\xbc".replace("\xbc", "\\xbc")
+
+
+def test_the_log_says_what_the_data_set_holds(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(data)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("data ")] == [
+        f"data {data}: 20 good images to train and set the threshold; 3 good and 3 defective ones "
+        "for the test (square 3; 0 masks); left out: nothing"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,9 +22,9 @@ import onnx.numpy_helper
 from builders import write_squares
 
 from flawline.export import build
-from flawline.runtime import infer_stream
+from flawline.runtime import calibrate, infer_stream
 from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
-from flawline.runtime.engines import EngineError, open_engine
+from flawline.runtime.engines import EngineError, engine_class, open_engine
 from flawline.runtime.precisions import PRECISIONS
 from flawline.train import fit
 from flawline.train.checkpoint import load_checkpoint
@@ -336,3 +338,67 @@ def test_the_whole_line_without_torch_on_the_edge(built: Path, data: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert '"summary"' in done.stdout
+
+
+# ---------------------------------------------------------------- names and folders
+
+
+def test_names_that_are_not_utf8_pass_through_the_whole_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GBK, for example from an archive that was made in China."""
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xc1\xbc\xc6\xb7"))
+    for path in sorted(data.glob("*/*/*.png")):
+        folder = root / path.parent.relative_to(data)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / os.fsdecode(b"\xc6\xb7" + os.fsencode(path.name)))
+    checkpoint = str(root / "c.pt")
+    bundle = str(root / "bundle")
+    assert fit.main(["--data", str(root), "--out", checkpoint, *LIGHT]) == 0
+    assert build.main(["--checkpoint", checkpoint, "--out", bundle]) == 0
+    for engine in ("onnxruntime", "openvino"):
+        if engine_class(engine).missing() is not None:
+            continue
+        capsys.readouterr()
+        words = ["--bundle", bundle, "--engine", engine, "--camera", str(root / "test")]
+        assert infer_stream.main(words) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 10 + 1
+        for line in lines[:-1]:
+            source = json.loads(line)["source"]
+            # Other programs refuse the lone surrogates with which Python represents such bytes.
+            assert source.encode()
+            assert "\\xc1" in source
+    assert calibrate.main(["--bundle", bundle, "--camera", str(root / "test" / "good")]) == 0
+
+
+def test_a_loop_of_links_promises_nothing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "loop"
+    shutil.copytree(data / "train" / "good", root)
+    (root / "latest").symlink_to(".")
+    assert fit.main(["--data", str(root), "--out", str(tmp_path / "c.pt"), *LIGHT]) == 0
+    words = ["--checkpoint", str(tmp_path / "c.pt"), "--out", str(tmp_path / "bundle")]
+    assert build.main(words) == 0
+    text = capsys.readouterr().err
+    assert "on 19 good images" in text
+    assert "from 5 held-out good images" in text
+    assert "left out: 1 link to what is counted already" in text
+
+
+def test_a_data_set_in_which_other_images_are_held_out_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    assert fit.main(["--data", str(root), "--out", str(tmp_path / "c.pt"), *LIGHT]) == 0
+    good = sorted((root / "train" / "good").iterdir())
+    (root / "train" / "good" / "mon").mkdir()
+    for path in good:
+        path.rename(path.parent / "mon" / path.name)
+    capsys.readouterr()
+    words = ["--checkpoint", str(tmp_path / "c.pt"), "--out", str(tmp_path / "bundle")]
+    assert build.main(words) == 2
+    assert "held-out images were trained on, such as " in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "bundle").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from flawline import FlawlineError
-from flawline.runtime.console import LONGEST_QUOTE, Parser, first_line, last_line, run_command
+from flawline.runtime.console import (
+    LONGEST_QUOTE,
+    Parser,
+    first_line,
+    last_line,
+    printable,
+    run_command,
+)
 from flawline.runtime.environment import OPENCV_WHEELS, PACKAGES, opencv_conflict, versions
 from flawline.runtime.timing import time_calls
 
@@ -205,3 +213,29 @@ def test_calls_are_limited_by_repeats_or_by_seconds() -> None:
         time_calls(lambda: None)
     with pytest.raises(ValueError, match="either repeats or seconds"):
         time_calls(lambda: None, repeats=1, seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain ü 良", "plain ü 良"),
+        (os.fsdecode(b"\xc1\xbc.png"), "\\xc1\\xbc.png"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_any_file_name_becomes_valid_unicode(text: str, expected: str) -> None:
+    assert printable(text) == expected
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_name_that_stdout_cannot_encode_is_escaped(encoding: str) -> None:
+    code = (
+        "import os\n"
+        "from flawline.runtime.console import run_command\n"
+        "name = os.fsdecode(bytes([0xC1])) + chr(0x826F)\n"
+        "raise SystemExit(run_command('x', lambda: print(name)))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(b"\\udcc1")

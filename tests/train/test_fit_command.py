@@ -20,6 +20,7 @@ from flawline.runtime.image import Geometry
 from flawline.train import METHODS, TrainError, fit
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import CachedImages, PreparedImages, hold_out, open_data
+from flawline.train.data.split import content_hashes
 from flawline.train.fit import main
 from flawline.train.method import Fit, Method, MethodSettings
 from flawline.train.recipe import plan
@@ -248,12 +249,20 @@ def test_an_interrupted_run_is_continued_and_equals_an_uninterrupted_one(
         assert torch.equal(value, part.method.state_dict()[name]), name
 
 
+def test_a_checkpoint_stores_what_it_was_trained_on(data: Path, tmp_path: Path) -> None:
+    assert train(data, tmp_path / "c.pt", "--steps", "1") == 0
+    training, held_out = hold_out(open_data(data).train_good)
+    trained_on = load_checkpoint(tmp_path / "c.pt").trained_on
+    assert list(trained_on) == content_hashes(training)
+    assert not set(trained_on) & set(content_hashes(held_out))
+
+
 def test_a_method_with_a_closed_form_reports_one_pass(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "c.pt"
     assert train(data, out, "--method", "padim", "--channels", "8") == 0
-    assert "training padim on 17 good images in one pass on " in capsys.readouterr().err
+    assert "training padim on 16 good images in one pass on " in capsys.readouterr().err
     assert load_checkpoint(out).provenance["steps"] == "in one pass"
 
 

@@ -83,7 +83,10 @@ def draw_samples(args: argparse.Namespace) -> None:
     from flawline.train.data import PreparedImages, open_data
     from flawline.train.recipe import plan
 
-    paths = open_data(args.data).train_good
+    data_set = open_data(args.data)
+    for line in data_set.describe():
+        log(line)
+    paths = data_set.train_good
     recipe = plan(
         args.method,
         args.data,

@@ -4,13 +4,17 @@ Nothing here imports torch.
 """
 
 from flawline.train.data.cache import CachedImages
-from flawline.train.data.images import PreparedImages, describe_sizes, hold_out, read_mask
-from flawline.train.data.layouts import DataError, DataSet, Sample, open_data
+from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
+from flawline.train.data.images import PreparedImages, describe_sizes
+from flawline.train.data.layouts import open_data
+from flawline.train.data.masks import read_mask
+from flawline.train.data.split import hold_out
 
 __all__ = [
     "CachedImages",
     "DataError",
     "DataSet",
+    "GoodImages",
     "PreparedImages",
     "Sample",
     "describe_sizes",

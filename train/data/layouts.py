@@ -2,88 +2,64 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from flawline import FlawlineError
 from flawline.cameras.decode import list_images
+from flawline.cameras.listing import subfolders
+from flawline.train.data.checks import describe_left_out, require_only_good, without_repeats
+from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
+from flawline.train.data.names import folder_kind, named_subfolders, subfolders_of_kind
+from flawline.train.data.pairing import Masks
+from flawline.train.data.published import KNOWN_LAYOUTS, read_dagm, read_visa, require_good
 
-KNOWN_LAYOUTS = (
-    "give the folder of one product as MVTec AD (train/good), VisA (Data/Images), BTAD (train/ok) "
-    "or DAGM 2007 (Train/Label) lays it out, or a plain folder of good images"
-)
-GOOD_FOLDERS = ("good", "ok")
-# A folder that contains one of these subfolders is not a plain folder of good images.
-PRODUCT_FOLDERS = (
-    "train/good",
-    "train/ok",
-    "ground_truth",
-    "Data/Masks",
-    "Train/Label",
-    "Test/Label",
-)
-# Endings that a mask's name adds to its image's name, in the order in which they are tried.
-MASK_ENDINGS = ("_mask", "_label", "")
-VISA_COLUMNS = ("object", "split", "label", "image", "mask")
-
-
-class DataError(FlawlineError):
-    """The images cannot be used; the message is one line and ends with the remedy."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A test image.
-
-    `defect` names the kind of defect and is None for a good part. `mask` is an image file in which
-    defective pixels are above 0, or None where the data set has no mask.
-    """
-
-    path: Path
-    defect: str | None
-    mask: Path | None = None
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """The images of one product: good ones to train on, and labelled ones to test with."""
-
-    root: Path
-    train_good: tuple[Path, ...]
-    test: tuple[Sample, ...]
+__all__ = ["KNOWN_LAYOUTS", "DataError", "DataSet", "GoodImages", "Sample", "open_data"]
 
 
 def open_data(root: str | Path) -> DataSet:
     """Open the folder of one product in any layout that `KNOWN_LAYOUTS` names.
 
-    A layout without a test split gives an empty `test`. Raises DataError where the folder does not
-    exist, holds no good images or mixes several products.
+    A real file counts once, and hidden and system folders are left out. A layout without a test
+    split gives an empty `test`. Raises DataError where the folder does not exist, holds no good
+    images, mixes several products, or mixes good and bad images in a way that is not known.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"data {root}: there is no such folder; {KNOWN_LAYOUTS}")
     read = _choose_layout(root)
-    return read(root)
+    data = without_repeats(read(root))
+    return replace(data, left_out=describe_left_out(data))
 
 
 def _choose_layout(root: Path) -> Callable[[Path], DataSet]:
     visa_images = root / "Data" / "Images"
     if (visa_images / "Normal").is_dir() or (visa_images / "Anomaly").is_dir():
-        return _read_visa
-    # Compare listed names: on a file system that ignores case, `root / "train"` also exists where
-    # DAGM's folder is called Train.
-    names = [folder.name for folder in _subfolders(root)]
-    if "Train" in names and ("Test" in names or (root / "Train" / "Label").is_dir()):
-        return _read_dagm
-    if "train" in names:
+        return read_visa
+    train = named_subfolders(root, "train")
+    if len(train) > 1:
+        raise DataError(
+            f"data {root}: holds both {train[0].name} and {train[1].name}; remove or rename one"
+        )
+    if train and _is_dagm(root, train[0]):
+        return read_dagm
+    if train:
         return _read_mvtec
+    if subfolders_of_kind(root, "good"):
+        return _read_side_by_side
     return _read_plain
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.is_dir())
+def _is_dagm(root: Path, train: Path) -> bool:
+    """Tell DAGM's Train, which has no folder of good images, from MVTec's train."""
+    if subfolders_of_kind(train, "good"):
+        return False
+    if named_subfolders(train, "Label"):
+        return True
+    # Compare listed names: on a file system that ignores case, `root / "Test"` also exists where
+    # the folder is called test.
+    names = [folder.name for folder in subfolders(root)]
+    return train.name == "Train" and "Test" in names
 
 
 # MVTec AD, and layouts that differ from it only in the names of the good folder or of the masks:
@@ -91,153 +67,93 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _read_mvtec(root: Path) -> DataSet:
-    good: list[Path] = []
-    for name in GOOD_FOLDERS:
-        good += list_images(root / "train" / name)
-
-    test: list[Sample] = []
-    for folder in _subfolders(root / "test"):
-        images = list_images(folder)
-        if folder.name in GOOD_FOLDERS:
-            test += _good_samples(images)
-        else:
-            masks = root / "ground_truth" / folder.name
-            test += _defective_samples(images, folder, masks, folder.name)
-
-    good_folder = root / "train" / "good"
-    if (root / "train" / "ok").is_dir():
-        good_folder = root / "train" / "ok"
-    _require_good(good, good_folder)
-    return DataSet(root, tuple(good), tuple(test))
+    train = named_subfolders(root, "train")[0]
+    good_folders = subfolders_of_kind(train, "good")
+    good = _good_images(good_folders)
+    missing = good_folders[0] if good_folders else train / "good"
+    require_good(good, missing)
+    mask_roots = subfolders_of_kind(root, "mask")
+    classes: list[Path] = []
+    for test in named_subfolders(root, "test"):
+        mask_roots += subfolders_of_kind(test, "mask")
+        classes += subfolders(test)
+    test_images, notes = _test_samples(root, classes, mask_roots)
+    return DataSet(root, GoodImages(good, good_folders), test_images, notes=notes)
 
 
-def _good_samples(images: list[Path]) -> list[Sample]:
-    return [Sample(path, None) for path in images]
+def _good_images(folders: Sequence[Path]) -> list[Path]:
+    """List the images of folders of good images, and check that none of them shows bad parts."""
+    images: list[Path] = []
+    for folder in folders:
+        inside = _class_images(folder)
+        require_only_good(folder, inside, "move everything else out of the folder of good images")
+        images += inside
+    return images
 
 
-def _defective_samples(
-    images: list[Path], folder: Path, mask_folder: Path, defect: str
-) -> list[Sample]:
-    """Pair each image below `folder` with the mask at the same place below `mask_folder`."""
-    masks = {}
-    for path in list_images(mask_folder):
-        masks[path.relative_to(mask_folder).with_suffix("")] = path
-
-    samples = []
-    for path in images:
-        mask = _find_mask(path.relative_to(folder), masks)
-        samples.append(Sample(path, defect, mask))
-    return samples
+def _class_images(folder: Path) -> list[Path]:
+    """List the images of a good folder or of a kind of defect, without masks and depth maps."""
+    # MVTec 3D-AD has the folders rgb, xyz and gt in every kind of defect.
+    for colour in named_subfolders(folder, "rgb"):
+        return list_images(colour)
+    masks = subfolders_of_kind(folder, "mask")
+    images = []
+    for path in list_images(folder):
+        if not any(path.is_relative_to(inner) for inner in masks):
+            images.append(path)
+    return images
 
 
-def _find_mask(image: Path, masks: Mapping[Path, Path]) -> Path | None:
-    """Return the mask of an image, with any ending and file type, or None."""
-    for ending in MASK_ENDINGS:
-        mask = masks.get(image.with_name(image.stem + ending))
-        if mask is not None:
-            return mask
-    return None
+def _test_samples(
+    root: Path, classes: Sequence[Path], mask_roots: Sequence[Path]
+) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """Read the folders of test images; return the samples, and notes about their masks."""
+    defects = []
+    for folder in classes:
+        if folder_kind(folder.name) not in ("good", "mask"):
+            defects.append(folder)
+    masks = Masks(mask_roots, len(defects))
+    samples: list[Sample] = []
+    for folder in classes:
+        images = _class_images(folder)
+        if folder in defects:
+            samples += masks.samples(images, folder)
+        elif folder_kind(folder.name) == "good":
+            samples += [Sample(path, None) for path in images]
+    return tuple(samples), tuple(masks.notes(root))
 
 
-def _require_good(good: list[Path], folder: Path) -> None:
-    if not good:
-        raise DataError(
-            f"data {folder}: no good images; "
-            "put images of good parts there (.png, .jpg, .bmp, .tif)"
-        )
+# Good images next to folders of bad ones, as anomalib and many lines store them.
 
 
-# DAGM 2007.
-
-
-def _read_dagm(root: Path) -> DataSet:
-    # Defective images of Train are left out, and not added to the test either: the papers do not
-    # say which of them they used.
-    good = []
-    for sample in _dagm_samples(root / "Train"):
-        if sample.defect is None:
-            good.append(sample.path)
-    _require_good(good, root / "Train")
-    return DataSet(root, tuple(good), tuple(_dagm_samples(root / "Test")))
-
-
-def _dagm_samples(folder: Path) -> list[Sample]:
-    """Read the images of Train or Test; an image is defective if it has a label file."""
-    labels = folder / "Label"
-    if folder.is_dir() and not labels.is_dir():
-        raise DataError(
-            f"data {labels}: there is no such folder, "
-            f"so defective images would pass for good; {KNOWN_LAYOUTS}"
-        )
-    images = [path for path in list_images(folder) if path.parent == folder]
-    samples = []
-    for sample in _defective_samples(images, folder, labels, "defect"):
-        if sample.mask is None:
-            sample = Sample(sample.path, None)
-        samples.append(sample)
-    return samples
-
-
-# VisA as it is published, with its split for training on good images.
-
-
-def _read_visa(root: Path) -> DataSet:
-    named = root
-    if root.name in ("", ".."):
-        named = root.resolve()  # a relative path such as "." does not name the product
-    product = named.name
-    table = named.parent / "split_csv" / "1cls.csv"
-    if not table.is_file():
-        raise DataError(f"data {root}: VisA's split is missing; the file must lie at {table}")
-
-    good = []
-    test = []
-    for row in _read_visa_table(table):
-        if row["object"] != product:
+def _read_side_by_side(root: Path) -> DataSet:
+    good_folders = subfolders_of_kind(root, "good")
+    good = _good_images(good_folders)
+    require_good(good, good_folders[0])
+    mask_roots = subfolders_of_kind(root, "mask")
+    classes: list[Path] = []
+    for folder in subfolders(root):
+        if folder in good_folders or folder in mask_roots:
             continue
-        if row["split"] == "test":
-            test.append(_visa_sample(table, row))
-        elif row["split"] == "train" and row["label"] == "normal":
-            good.append(_visa_file(table, row["image"]))
-    if not good:
-        raise DataError(
-            f"data {table}: no row begins {product},train,normal; name the folder as in that file"
-        )
-    test.sort(key=lambda sample: sample.path)
-    return DataSet(root, tuple(sorted(good)), tuple(test))
+        if folder.name.casefold() == "test":
+            classes += subfolders(folder)
+            mask_roots += subfolders_of_kind(folder, "mask")
+        elif list_images(folder):
+            _require_only_bad(root, folder)
+            classes.append(folder)
+    test, notes = _test_samples(root, classes, mask_roots)
+    return DataSet(root, GoodImages(good, good_folders), test, notes=notes)
 
 
-def _visa_sample(table: Path, row: Mapping[str, str]) -> Sample:
-    image = _visa_file(table, row["image"])
-    if row["label"] == "normal":
-        return Sample(image, None)
-    if not row["mask"]:
-        return Sample(image, "anomaly")
-    return Sample(image, "anomaly", _visa_file(table, row["mask"]))
-
-
-def _visa_file(table: Path, name: str) -> Path:
-    path = table.parents[1] / name
-    if not path.is_file():
-        raise DataError(f"data {table}: names {path}, which is not there; copy the data set again")
-    return path
-
-
-def _read_visa_table(table: Path) -> list[dict[str, str]]:
-    try:
-        with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, csv.Error) as error:
-        raise DataError(
-            f"data {table}: cannot be read ({error}); copy the data set again"
-        ) from error
-    if not columns.issuperset(VISA_COLUMNS):
-        raise DataError(
-            f"data {table}: lacks a column of {','.join(VISA_COLUMNS)}; copy the data set again"
-        )
-    return rows
+def _require_only_bad(root: Path, folder: Path) -> None:
+    """Refuse a folder next to the good one that is no kind of defect, but another product."""
+    for path in list_images(folder):
+        for name in path.parent.relative_to(folder).parts:
+            if folder_kind(name) == "good":
+                raise DataError(
+                    f"data {root}: {path.parent} holds good images inside {folder}, which lies "
+                    f"next to the good folder and counts as a kind of defect; {KNOWN_LAYOUTS}"
+                )
 
 
 # A plain folder of good images.
@@ -247,15 +163,5 @@ def _read_plain(root: Path) -> DataSet:
     images = list_images(root)
     if not images:
         raise DataError(f"data {root}: no good images; {KNOWN_LAYOUTS}")
-    # Without this check the folder that contains several products would be learnt as a whole, with
-    # its defects and masks.
-    folders = {path.parent for path in images}
-    for folder in sorted(folders):
-        inside = f"/{folder.relative_to(root).as_posix()}/"
-        for name in PRODUCT_FOLDERS:
-            if f"/{name}/" in inside:
-                raise DataError(
-                    f"data {root}: {folder} shows that not every image here is a good part; "
-                    f"{KNOWN_LAYOUTS}"
-                )
-    return DataSet(root, tuple(images), ())
+    require_only_good(root, images, KNOWN_LAYOUTS)
+    return DataSet(root, GoodImages(images, [root]), ())

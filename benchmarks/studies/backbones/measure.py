@@ -182,7 +182,8 @@ def _trained_auroc(trial: _Trial, comparison: Comparison, progress: Progress) ->
             seed=trial.row["seed"],
             device="cpu",
         )
-        model, _, _ = load_checkpoint(train(recipe, Path(folder) / "checkpoint.pt"))
+        checkpoint = load_checkpoint(train(recipe, Path(folder) / "checkpoint.pt"))
+    model = checkpoint.method
     images, labels = labelled_test_images(open_data(trial.data), model.geometry)
     scores, _ = evaluate(model, images, progress)
     return auroc(labels, scores)

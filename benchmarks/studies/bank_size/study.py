@@ -32,7 +32,9 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
     geometry = recipe.settings.geometry
     test, labels = labelled_test_images(data_set, geometry, recipe.bit_depth)
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-        model, provenance, _ = load_checkpoint(train(recipe, Path(folder) / "bank.pt"))
+        checkpoint = load_checkpoint(train(recipe, Path(folder) / "bank.pt"))
+    model = checkpoint.method
+    provenance = checkpoint.provenance
     # For the type checker: the recipe is PatchCore's.
     assert isinstance(model, PatchCore)
     bars = Bars()

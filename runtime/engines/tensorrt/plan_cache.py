@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -122,7 +123,7 @@ def cache_folder(bundle: Bundle, cache: Path | None) -> Path:
     if cache is None:
         return bundle.path / ENGINE_CACHE
     path = bundle.path.resolve()
-    digest = hashlib.sha256(str(path).encode()).hexdigest()
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()
     return cache / f"{path.name}-{digest[:8]}"
 
 

@@ -1,0 +1,195 @@
+"""The files of a folder and its subfolders: each real file once, without system folders."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Folders that hold copies, thumbnails or deleted files, which are often those of bad parts. Names
+# are compared without case. A folder whose name begins with a dot is hidden and left out as well,
+# for example .Trash-1000, .ipynb_checkpoints, .thumbnails and .git.
+SYSTEM_FOLDERS = {
+    "@eadir": "thumbnails on a Synology NAS",
+    "#recycle": "deleted files on a Synology NAS",
+    "#snapshot": "snapshots on a Synology NAS",
+    "@recycle": "deleted files on a QNAP NAS",
+    "@recently-snapshot": "snapshots on a QNAP NAS",
+    "__macosx": "second halves of files in archives from macOS",
+    "network trash folder": "deleted files on a share of macOS",
+    "temporary items": "unfinished files on a share of macOS",
+    "$recycle.bin": "deleted files of Windows",
+    "recycler": "deleted files of old Windows",
+    "system volume information": "snapshots of Windows",
+    "found.000": "file fragments from a disk check of Windows",
+    "lost+found": "file fragments from a disk check of Linux",
+    "__pycache__": "compiled files of Python",
+}
+# Names in a message; the rest is only counted.
+NAMES_SHOWN = 3
+
+# Device and inode of a real file or folder; a path where there is none, as for a broken link.
+FileKey = tuple[int, int] | str
+
+
+@dataclass
+class LeftOut:
+    """What a listing left out, counted per kind.
+
+    Attributes:
+        folders: hidden and system folders, by name.
+        unreadable: folders that cannot be read.
+        repeated: links to files and folders that are listed already, and links to a folder that
+            contains the listed one.
+        hidden: hidden files.
+        other: files that are not wanted, by their ending.
+    """
+
+    folders: Counter[str] = field(default_factory=Counter)
+    unreadable: int = 0
+    repeated: int = 0
+    hidden: int = 0
+    other: Counter[str] = field(default_factory=Counter)
+
+    def describe(self) -> list[str]:
+        """Return one phrase for each kind of which something was left out."""
+        phrases = []
+        if self.folders:
+            phrases.append(
+                f"{count_of(self.folders.total(), 'hidden or system folder')} "
+                f"({_most_common(self.folders)})"
+            )
+        if self.unreadable:
+            phrases.append(f"{count_of(self.unreadable, 'folder')} without permission to read")
+        if self.repeated:
+            phrases.append(f"{count_of(self.repeated, 'link')} to what is counted already")
+        if self.hidden:
+            phrases.append(count_of(self.hidden, "hidden file"))
+        if self.other:
+            phrases.append(
+                f"{count_of(self.other.total(), 'other file')} ({_most_common(self.other)})"
+            )
+        return phrases
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 file" or "2 files"."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}s"
+
+
+def _most_common(counts: Counter[str]) -> str:
+    parts = []
+    for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        parts.append(f"{count} {name}")
+    if len(parts) > NAMES_SHOWN:
+        parts[NAMES_SHOWN:] = ["..."]
+    return ", ".join(parts)
+
+
+def is_system_folder(name: str) -> bool:
+    """Tell by its name whether a folder is hidden or belongs to the system."""
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders directly in a folder, sorted, without hidden and system folders."""
+    folders = []
+    for path in folder.glob("*"):
+        if path.is_dir() and not is_system_folder(path.name):
+            folders.append(path)
+    return sorted(folders)
+
+
+def file_key(path: Path) -> FileKey:
+    """Identify the real file or folder behind a path: equal for all links to it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path)
+    return (status.st_dev, status.st_ino)
+
+
+def list_files(
+    folder: Path, wanted: Callable[[Path], bool], left_out: LeftOut | None = None
+) -> list[Path]:
+    """List the wanted files in a folder and its subfolders, sorted by path.
+
+    Links are followed, and a real file is listed once, where possible under a path without links.
+    A broken link is listed, so that it is reported when it is read. `left_out` counts the rest.
+    """
+    walk = _Walk(folder, wanted, LeftOut() if left_out is None else left_out)
+    return walk.files()
+
+
+class _Walk:
+    def __init__(self, folder: Path, wanted: Callable[[Path], bool], left_out: LeftOut) -> None:
+        self._wanted = wanted
+        self._left_out = left_out
+        self._root = folder
+        self._folder_links: list[Path] = []
+        self._files: list[Path] = []
+        self._file_links: list[Path] = []
+        # A link to a folder above would list everything there, this folder included.
+        self._visited = {file_key(parent) for parent in folder.resolve().parents}
+
+    def files(self) -> list[Path]:
+        self._enter(self._root)
+        # Links come last, so that a file is listed under its own path rather than a link's.
+        while self._folder_links:
+            self._enter(self._folder_links.pop(0))
+        listed = []
+        seen = set()
+        for path in sorted(self._files) + sorted(self._file_links):
+            key = file_key(path)
+            if key in seen:
+                self._left_out.repeated += 1
+                continue
+            seen.add(key)
+            listed.append(path)
+        return sorted(listed)
+
+    def _enter(self, folder: Path) -> None:
+        pending = [folder]
+        while pending:
+            current = pending.pop()
+            key = file_key(current)
+            if key in self._visited:
+                self._left_out.repeated += 1
+                continue
+            self._visited.add(key)
+            pending += self._scan(current)
+
+    def _scan(self, folder: Path) -> list[Path]:
+        """Sort the entries of a folder into files and links; return its real subfolders."""
+        try:
+            names = sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError:
+            self._left_out.unreadable += 1
+            return []
+        inner = []
+        for name in names:
+            path = folder / name
+            if not os.path.isdir(path):
+                self._add_file(path)
+            elif is_system_folder(name):
+                self._left_out.folders[name] += 1
+            elif path.is_symlink():
+                self._folder_links.append(path)
+            else:
+                inner.append(path)
+        return inner
+
+    def _add_file(self, path: Path) -> None:
+        if self._wanted(path):
+            files = self._file_links if path.is_symlink() else self._files
+            files.append(path)
+        elif path.name.startswith("."):
+            self._left_out.hidden += 1
+        else:
+            self._left_out.other[path.suffix.lower() or "without an ending"] += 1

@@ -1,0 +1,93 @@
+"""The images of a product as every layout gives them, and the line that describes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flawline import FlawlineError
+from flawline.cameras.listing import count_of
+
+
+class DataError(FlawlineError):
+    """The images cannot be used; the message is one line and ends with the remedy."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test image.
+
+    `defect` names the kind of defect and is None for a good part. `mask` is an image file in which
+    defective pixels are above 0, or None where the data set has no mask.
+    """
+
+    path: Path
+    defect: str | None
+    mask: Path | None = None
+
+
+class GoodImages(tuple[Path, ...]):
+    """Files of good images, and the folders of good images in which they lie.
+
+    The folders give each image a name that does not change when other folders come or go.
+    """
+
+    folders: tuple[Path, ...]
+
+    def __new__(cls, paths: Iterable[Path], folders: Sequence[Path]) -> GoodImages:
+        images = super().__new__(cls, paths)
+        images.folders = tuple(folders)
+        return images
+
+    def name_of(self, path: Path) -> Path:
+        """Return the path of an image below its folder of good images."""
+        for folder in self.folders:
+            if path.is_relative_to(folder):
+                return path.relative_to(folder)
+        return path
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The images of one product: good ones to train on, and labelled ones to test with.
+
+    `left_out` has one phrase for each kind of file that was not taken. `notes` are sentences about
+    what is probably a mistake in the data, for example masks that belong to no image.
+    """
+
+    root: Path
+    train_good: GoodImages
+    test: tuple[Sample, ...]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> list[str]:
+        """Return log lines: what was taken and what was left out, in one line, then the notes."""
+        taken = f"{count_of(len(self.train_good), 'good image')} to train and set the threshold"
+        left_out = ", ".join(self.left_out) or "nothing"
+        lines = [f"data {self.root}: {taken}; {_describe_test(self.test)}; left out: {left_out}"]
+        for note in self.notes:
+            lines.append(f"note: {note}")
+        return lines
+
+
+def _describe_test(test: Sequence[Sample]) -> str:
+    if not test:
+        return "no test images"
+    kinds: Counter[str] = Counter()
+    masks = 0
+    for sample in test:
+        if sample.defect is not None:
+            kinds[sample.defect] += 1
+        if sample.mask is not None:
+            masks += 1
+    good = len(test) - kinds.total()
+    text = f"{good} good and {kinds.total()} defective ones for the test"
+    if kinds:
+        parts = []
+        for name, count in kinds.items():
+            parts.append(f"{name} {count}")
+        text += f" ({', '.join(parts)}; {count_of(masks, 'mask')})"
+    return text

@@ -1,0 +1,144 @@
+"""The hold-out: which good images train the detector, and which ones set its threshold."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from flawline.train.data.dataset import DataError, GoodImages
+
+# Fewer good images leave too little to train on once some are held out.
+MIN_GOOD_IMAGES = 5
+# Share of the good images that is held out to set the threshold.
+HELD_OUT_SHARE = 0.2
+
+
+def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Split good images into training images and images held out to set the threshold.
+
+    Each folder holds out a fifth of its images, rounded down, those whose names have the lowest
+    hashes, so that a folder that comes or goes does not change the sides in other folders. The
+    rest, up to a fifth of all images, rounded, comes from the next lowest hashes of all folders.
+    Both sides get at least one image, and keep the order of `paths`.
+
+    A name is the path below the folder of good images, or below the common folder if `paths` are no
+    GoodImages. The split is therefore the same on every machine. Images that are added to a folder
+    move its limit a little, so that a few images near it can change sides.
+
+    Raises DataError for fewer than 5 images.
+    """
+    if len(paths) < MIN_GOOD_IMAGES:
+        raise DataError(
+            f"only {len(paths)} good images; "
+            f"at least {MIN_GOOD_IMAGES} are needed, 100 or more are better"
+        )
+    count = int(HELD_OUT_SHARE * len(paths) + 0.5)
+    count = min(max(count, 1), len(paths) - 1)
+    ranked = _ranked(paths)
+    first = _first_of_each_folder(ranked)
+    # The sort is stable: images of equal preference stay in the order of their ranks.
+    ranked.sort(key=lambda path: path not in first)
+    held_out = set(ranked[:count])
+
+    training_images = []
+    held_out_images = []
+    for path in paths:
+        if path in held_out:
+            held_out_images.append(path)
+        else:
+            training_images.append(path)
+    return training_images, held_out_images
+
+
+def _ranked(paths: Sequence[Path]) -> list[Path]:
+    """Return the images in the order of the hashes of their names."""
+    if not isinstance(paths, GoodImages):
+        common = os.path.commonpath([path.parent for path in paths])
+        paths = GoodImages(paths, [Path(common)])
+    ranks = {}
+    for path in paths:
+        # Two folders of good images can hold the same names; the path then decides.
+        ranks[path] = (_rank(paths.name_of(path)), path)
+    return sorted(paths, key=ranks.__getitem__)
+
+
+def _first_of_each_folder(ranked: Sequence[Path]) -> set[Path]:
+    """Return the first fifth of each folder, rounded down."""
+    folders: dict[Path, list[Path]] = {}
+    for path in ranked:
+        folders.setdefault(path.parent, []).append(path)
+    first: set[Path] = set()
+    for inside in folders.values():
+        # A fifth of 50 must not become 9 by the rounding of 0.2.
+        count = int(HELD_OUT_SHARE * len(inside) + 1e-9)
+        first.update(inside[:count])
+    return first
+
+
+def _rank(name: Path) -> bytes:
+    """Map a relative path to bytes that look random and are always the same."""
+    # The subfolder counts: some lines give the images of every part the same names. A name need
+    # not be valid Unicode, and macOS composes accents in another way than Linux.
+    text = os.fsencode(name.as_posix()).decode("utf-8", "surrogateescape")
+    composed = unicodedata.normalize("NFC", text)
+    return hashlib.sha256(composed.encode("utf-8", "surrogateescape")).digest()
+
+
+def content_hashes(paths: Sequence[Path]) -> list[str]:
+    """Return a hash of the content of each file, which identifies it under any name.
+
+    A checkpoint stores the hashes of its training images; they do not reveal names or pixels.
+    Raises DataError for a file that cannot be read.
+    """
+    hashes = []
+    for path in paths:
+        try:
+            digest = hashlib.sha256(path.read_bytes())
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+            ) from error
+        hashes.append(digest.hexdigest()[:16])
+    return hashes
+
+
+def list_hash(paths: Sequence[Path]) -> str:
+    """Hash the names and sizes of files: an unfinished training needs the same images again."""
+    lines = []
+    for path in paths:
+        if path.exists():
+            lines.append(f"{path.name} {path.stat().st_size}")
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
+
+
+def require_not_trained_on(
+    held_out: Sequence[Path], training: Sequence[Path], trained_on: Collection[str]
+) -> str | None:
+    """Raise DataError if held-out images are among those that a checkpoint was trained on.
+
+    Their scores are lower than those of other good parts, so that a threshold from them would be
+    too low. Held-out images that are copies of images in `training`, the other side of the same
+    split, are no reason to refuse; returns a sentence about them, or None.
+    """
+    known = set(trained_on)
+    trained = {}
+    for path, content in zip(held_out, content_hashes(held_out), strict=True):
+        if content in known:
+            trained[path] = content
+    if not trained:
+        return None
+    copies = set(content_hashes(training))
+    moved = [path for path, content in trained.items() if content not in copies]
+    if moved:
+        raise DataError(
+            f"{len(moved)} of {len(held_out)} held-out images were trained on, such as {moved[0]}, "
+            f"so that they cannot set the threshold; train again on this data set, or give the one "
+            f"of the training with --data"
+        )
+    return (
+        f"{len(trained)} of {len(held_out)} held-out images are copies of training images, such as "
+        f"{next(iter(trained))}, so that the threshold promises less than it states; remove copies"
+    )
