@@ -76,7 +76,8 @@ def _recalibrate(args: argparse.Namespace) -> None:
                 f"give the number of frames with --max-frames 300"
             )
         # On the engine that will run: its rounding is part of the scores.
-        with Detector(bundle, args.engine, engine_options(args)) as detector:
+        options = engine_options(args)
+        with Detector(bundle, args.engine, options, accept_size=args.accept_size) as detector:
             sources, scores = score_frames(detector, camera, args.max_frames)
     calibration = set_threshold(np.array(scores), args.false_alarm_rate)
     old = bundle.calibration.threshold
@@ -105,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-frames", type=int, help="stop after so many frames; a live camera needs it"
+    )
+    parser.add_argument(
+        "--accept-size",
+        action="store_true",
+        help="score images whose size is far from those of the training, instead of refusing them",
     )
     add_engine_arguments(parser)
     parser.add_argument(

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.signals import TERMINATED, Terminated, sigterm_interrupts
 
 # Packages that are not installed with the core, and the extra of flawline that brings each of them.
 EXTRA_OF_PACKAGE = {
@@ -61,20 +62,22 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
 
     Errors of the user or the machine become one line on stderr and exit code 2, without a
     traceback: every FlawlineError, a package of an extra that is not installed, an operating system
-    error such as a full disk, and too little memory. Ctrl-C prints `interrupted` and returns 130.
+    error such as a full disk, and too little memory. Ctrl-C prints `interrupted` and returns 130;
+    SIGTERM does the same and returns 143, so that temporary files are removed and work is saved.
     Any other exception is a bug and keeps its traceback. Characters that stdout cannot encode are
     printed as escapes.
     """
     _escape_what_cannot_be_encoded()
     try:
-        return work() or 0
+        with sigterm_interrupts():
+            return work() or 0
     except BrokenPipeError:
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
         discard_stdout()
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         log(interrupted)
-        return INTERRUPTED
+        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except Exception as error:
         description = describe_failure(error)
         if description is None:

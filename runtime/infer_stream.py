@@ -61,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--save", type=Path, metavar="DIR", help="short for --output overlays:DIR")
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
     parser.add_argument(
+        "--accept-size",
+        action="store_true",
+        help="judge images whose size is far from those of the training, instead of rejecting them",
+    )
+    parser.add_argument(
         "--list",
         action="store_true",
         help="list the engines, cameras and outputs, and what they are missing",
@@ -87,7 +92,10 @@ def _stream(args: argparse.Namespace) -> None:
         opened = []
         for description in _outputs(args):
             opened.append(stack.enter_context(outputs.open_output(description, bundle)))
-        detector = stack.enter_context(Detector(bundle, args.engine, engine_options(args)))
+        options = engine_options(args)
+        detector = stack.enter_context(
+            Detector(bundle, args.engine, options, accept_size=args.accept_size)
+        )
         log(
             f"engine {detector.engine.description}, self-test passed, "
             f"threshold {detector.threshold:.6g}"
