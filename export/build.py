@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flawline.export import ExportError
 from flawline.export.graphs import WRITERS
@@ -36,6 +37,9 @@ from flawline.train.fit import (
     parse_arguments,
     recipe_from_arguments,
 )
+
+if TYPE_CHECKING:
+    from flawline.train.checkpoint import Checkpoint
 
 PROGRAM = "flawline-build"
 INTERRUPTED = (
@@ -105,6 +109,11 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--out", type=Path, help="the bundle to write; default bundles/METHOD-DATA")
     group.add_argument(
+        "--allow-unfinished",
+        action="store_true",
+        help="export a training that --max-minutes cut short; the bundle is marked",
+    )
+    group.add_argument(
         "--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01"
     )
     group.add_argument(
@@ -135,6 +144,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         raise TrainError(
             f"checkpoint {path} is of an unfinished training; continue it with python -m train.fit"
         )
+    _require_finished(path, checkpoint, args.allow_unfinished)
     if args.method is not None and args.method != method.name:
         raise TrainError(f"checkpoint {path} holds {method.name}; leave --method out")
     if data is None:
@@ -148,10 +158,27 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         outputs=GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1],
         static_batch=1 if args.static_batch else None,
     )
-    bundle = build_bundle(
-        method, checkpoint.provenance, data, out, options, words, checkpoint.trained_on
-    )
-    return bundle, data
+    return build_bundle(checkpoint, data, out, options, words), data
+
+
+def _require_finished(path: Path, checkpoint: Checkpoint, allow_unfinished: bool) -> None:
+    """Refuse a checkpoint whose training was cut short, unless the user allows it."""
+    length = checkpoint.length
+    if length is None or checkpoint.finished:
+        return
+    remedy = "repeat the training command, which continues it"
+    if checkpoint.missing_phases:
+        phases = ", ".join(checkpoint.missing_phases)
+        raise TrainError(
+            f"checkpoint {path}: its training was cut short after {length.describe()}, before the "
+            f"phase {phases}; {remedy}"
+        )
+    if not allow_unfinished:
+        raise TrainError(
+            f"checkpoint {path}: its training was cut short after {length.describe()}; {remedy}, "
+            f"or export it as it is with --allow-unfinished"
+        )
+    log(f"warning: the training was cut short after {length.describe()}; the bundle is marked")
 
 
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:

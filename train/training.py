@@ -12,6 +12,8 @@ from typing import Any
 
 from flawline.runtime.console import log
 from flawline.runtime.image import Image
+from flawline.runtime.source_images import SourceSizes
+from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
@@ -73,16 +75,34 @@ def train(recipe: Recipe, out: Path) -> Path:
         f"(weights {run.provenance[WEIGHTS]})"
     )
     run.model.to(device)
-    done = _fit(run, recipe, images, steps or 1, unfinished)
+    fit = _fit(run, recipe, images, steps or 1, unfinished)
     if steps is not None:
-        run.provenance["steps"] = str(done)
-    save_checkpoint(out, run.model.cpu(), run.provenance, trained_on=trained_on)
-    if steps is not None and done < steps:
-        log(f"stopped by --max-minutes after {done} of {steps} steps; run the same command again")
-    else:
+        run.provenance["steps"] = str(fit.length.steps_done)
+    if not fit.length.finished:
+        run.provenance["steps"] = f"{fit.length.describe()}, cut short"
+    save_checkpoint(
+        out,
+        run.model.cpu(),
+        run.provenance,
+        trained_on=trained_on,
+        length=fit.length,
+        missing_phases=fit.missing_phases,
+        source_sizes=SourceSizes.of(images.sizes.values()),
+    )
+    if fit.length.finished:
         unfinished.unlink(missing_ok=True)
+    else:
+        log(f"stopped by --max-minutes after {fit.length.describe()}; run the same command again")
     log(f"checkpoint {out}")
     return out
+
+
+@dataclass(frozen=True)
+class _FitResult:
+    """How far a fit came; `missing_phases` are those that it did not begin."""
+
+    length: TrainingLength
+    missing_phases: tuple[str, ...]
 
 
 def _provenance(
@@ -98,7 +118,9 @@ def _provenance(
     }
 
 
-def _fit(run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinished: Path) -> int:
+def _fit(
+    run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinished: Path
+) -> _FitResult:
     deadline = math.inf
     if recipe.max_minutes is not None:
         deadline = time.monotonic() + 60 * recipe.max_minutes
@@ -112,7 +134,11 @@ def _fit(run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinish
         done = run.model.fit(fit)
     for note in fit.notes:
         log(note)
-    return done
+    missing = []
+    for name in run.model.phases:
+        if name not in fit.begun and name not in fit.finished:
+            missing.append(name)
+    return _FitResult(TrainingLength(done, steps), tuple(missing))
 
 
 def _images_to_fit(

@@ -19,7 +19,8 @@ class PreparedImages(Sequence[Image]):
     """Image files in the model's input frame: uint8 [H, W, 3] BGR, decoded at every access.
 
     `bit_depth` is the number of significant bits of 16-bit files, and None where all files have
-    8 bits. An access raises CameraError for a file that cannot be read.
+    8 bits. `sizes` holds the height and width of each file that was accessed, before it was
+    resized; a slice shares it. An access raises CameraError for a file that cannot be read.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class PreparedImages(Sequence[Image]):
         self.paths = paths
         self.geometry = geometry
         self.bit_depth = bit_depth
+        self.sizes: dict[Path, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,8 +42,13 @@ class PreparedImages(Sequence[Image]):
 
     def __getitem__(self, index: int | slice) -> Image | PreparedImages:
         if isinstance(index, slice):
-            return PreparedImages(self.paths[index], self.geometry, self.bit_depth)
-        image = read_image(self.paths[index], self.bit_depth)
+            part = PreparedImages(self.paths[index], self.geometry, self.bit_depth)
+            part.sizes = self.sizes
+            return part
+        path = self.paths[index]
+        image = read_image(path, self.bit_depth)
+        height, width = image.shape[:2]
+        self.sizes[path] = (height, width)
         return prepare(image, self.geometry)
 
 
