@@ -87,13 +87,8 @@ def build_bundle(
     calibration = _calibrate(good_scores, held_out, options.false_alarm_rate)
     if options.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
         reference = replace(reference, maps=results.maps)
-    manifest = _manifest(
-        method,
-        exported,
-        Spread.of(good_scores),
-        Spread.of(peaks),
-        bundle_provenance(provenance, data, command),
-    )
+    shown = bundle_provenance(provenance, data, command)
+    manifest = _manifest(method, exported, Spread.of(good_scores), Spread.of(peaks), shown)
     _prove(selection.paths, reference, results, calibration, manifest)
     golden = _golden(selection.images, reference, calibration, manifest.score_tolerance)
     return write_bundle(out, manifest, calibration, {FP32.name: exported.model}, golden)
