@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flawline.export import ExportError
 from flawline.export.graphs import WRITERS
@@ -37,9 +36,6 @@ from flawline.train.fit import (
     parse_arguments,
     recipe_from_arguments,
 )
-
-if TYPE_CHECKING:
-    from flawline.train.checkpoint import Checkpoint
 
 PROGRAM = "flawline-build"
 INTERRUPTED = (
@@ -144,7 +140,6 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         raise TrainError(
             f"checkpoint {path} is of an unfinished training; continue it with python -m train.fit"
         )
-    _require_finished(path, checkpoint, args.allow_unfinished)
     if args.method is not None and args.method != method.name:
         raise TrainError(f"checkpoint {path} holds {method.name}; leave --method out")
     if data is None:
@@ -157,28 +152,9 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         false_alarm_rate=args.false_alarm_rate,
         outputs=GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1],
         static_batch=1 if args.static_batch else None,
+        allow_unfinished=args.allow_unfinished,
     )
     return build_bundle(checkpoint, data, out, options, words), data
-
-
-def _require_finished(path: Path, checkpoint: Checkpoint, allow_unfinished: bool) -> None:
-    """Refuse a checkpoint whose training was cut short, unless the user allows it."""
-    length = checkpoint.length
-    if length is None or checkpoint.finished:
-        return
-    remedy = "repeat the training command, which continues it"
-    if checkpoint.missing_phases:
-        phases = ", ".join(checkpoint.missing_phases)
-        raise TrainError(
-            f"checkpoint {path}: its training was cut short after {length.describe()}, before the "
-            f"phase {phases}; {remedy}"
-        )
-    if not allow_unfinished:
-        raise TrainError(
-            f"checkpoint {path}: its training was cut short after {length.describe()}; {remedy}, "
-            f"or export it as it is with --allow-unfinished"
-        )
-    log(f"warning: the training was cut short after {length.describe()}; the bundle is marked")
 
 
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:

@@ -50,6 +50,19 @@ class SourceSizes:
             largest_aspect=max(aspects),
         )
 
+    def extended(self, other: SourceSizes | None) -> SourceSizes:
+        """Return the range that holds both."""
+        if other is None:
+            return self
+        return SourceSizes(
+            smallest_height=min(self.smallest_height, other.smallest_height),
+            largest_height=max(self.largest_height, other.largest_height),
+            smallest_width=min(self.smallest_width, other.smallest_width),
+            largest_width=max(self.largest_width, other.largest_width),
+            smallest_aspect=min(self.smallest_aspect, other.smallest_aspect),
+            largest_aspect=max(self.largest_aspect, other.largest_aspect),
+        )
+
     def fault(self, height: int, width: int) -> str | None:
         """Say that an image is far outside these sizes, with the remedy, or return None.
 

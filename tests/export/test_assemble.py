@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -24,6 +25,7 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.image import Geometry
 from flawline.runtime.threshold import CalibrationError, set_threshold
 from flawline.train.blocks.fused import fp32
+from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, hold_out, open_data
 from flawline.train.data.split import content_hashes, list_hash
 from flawline.train.method import Fit, Method, MethodSettings
@@ -106,16 +108,16 @@ def build(
     options: ExportOptions | None = None,
     exported_gain: float = 1.0,
     trained_on: Sequence[str] = (),
+    facts: Mapping[str, Any] = MappingProxyType({}),
     **provenance: str,
 ) -> Bundle:
+    stated = {**PROVENANCE, "data": str(data.resolve()), **provenance}
     return build_bundle(
-        method(exported_gain),
-        {**PROVENANCE, "data": str(data.resolve()), **provenance},
+        Checkpoint(method(exported_gain), stated, trained_on=tuple(trained_on), **facts),
         data,
         data.parents[1] / "bundle",
         options or ExportOptions(),
         ["--data", str(data), f"--out={data.parents[1] / 'bundle'}", "--false-alarm-rate", "0.3"],
-        trained_on,
     )
 
 
@@ -255,7 +257,7 @@ def test_folders_are_removed_from_paths(word: str, expected: str) -> None:
 
 
 def test_a_checkpoint_without_a_bit_depth_was_trained_on_8_bits(data: Path, tmp_path: Path) -> None:
-    bundle = build_bundle(method(), {}, data, tmp_path / "bundle", ExportOptions())
+    bundle = build_bundle(Checkpoint(method(), {}), data, tmp_path / "bundle", ExportOptions())
     assert bundle.manifest.bit_depth == 8
 
 
@@ -265,4 +267,5 @@ def test_options_are_a_frozen_record() -> None:
         "parity_images": 200,
         "outputs": ("score", "map"),
         "static_batch": None,
+        "allow_unfinished": False,
     }

@@ -129,7 +129,7 @@ def test_an_interrupted_run_goes_on_and_refuses_other_flags(
     ]
     assert fit.main([*flags, "--max-minutes", "1e-9"]) == 0
     assert "stopped by --max-minutes after 1 of 6 steps" in capsys.readouterr().err
-    assert load_checkpoint(out).provenance["steps"] == "1"
+    assert load_checkpoint(out).provenance["steps"] == "1 of 6 steps, cut short"
     unfinished = tmp_path / "c.unfinished.pt"
     assert (
         build.main(
