@@ -25,7 +25,7 @@ from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.checkpoint import Checkpoint
-from flawline.train.data import DataError, describe_sizes
+from flawline.train.data import DataError, describe_images
 from flawline.train.data.split import list_hash, require_not_trained_on
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
@@ -123,7 +123,7 @@ def _select_images(checkpoint: Checkpoint, data: Path, options: ExportOptions) -
         log(line)
     _require_unseen(selection, checkpoint)
     check_false_alarm_rate(options.false_alarm_rate, len(held_out))
-    for line in describe_sizes(held_out, method.geometry, selection.bit_depth):
+    for line in describe_images(held_out, method.geometry, selection.bit_depth):
         log(f"note: {line}")
     return selection
 
@@ -222,7 +222,7 @@ def _manifest(
     score: Spread,
     map_peak: Spread,
 ) -> Manifest:
-    """Describe the exported method; `score` and `map_peak` are those of the held-out good images."""
+    """Describe the exported method; `score` and `map_peak` are of the held-out good images."""
     return Manifest(
         method=method.name,
         backbone=method.settings.backbone,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.export import ExportError
 from flawline.export.graphs import WRITERS
 from flawline.export.local_engine import (
@@ -129,6 +130,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
     """Build a bundle from a checkpoint, which is trained if none is given; also return its data."""
     from flawline.export.assemble import ExportOptions, build_bundle
     from flawline.train.checkpoint import load_checkpoint
+    from flawline.train.data.images import TRAIN_WITH_BITS
 
     path = args.checkpoint
     data = args.data
@@ -154,7 +156,8 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         static_batch=1 if args.static_batch else None,
         allow_unfinished=args.allow_unfinished,
     )
-    return build_bundle(checkpoint, data, out, options, words), data
+    with bit_depth_remedy(TRAIN_WITH_BITS):
+        return build_bundle(checkpoint, data, out, options, words), data
 
 
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:
@@ -200,8 +203,10 @@ def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bun
         )
     # Imported here because it needs onnx, which a machine that only inspects lacks.
     from flawline.export.add_precision import add_graph
+    from flawline.train.data.images import TRAIN_WITH_BITS
 
-    return add_graph(bundle, precision, data)
+    with bit_depth_remedy(TRAIN_WITH_BITS):
+        return add_graph(bundle, precision, data)
 
 
 def _add_default_graphs(bundle: Bundle, data: Path) -> Bundle:

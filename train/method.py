@@ -109,6 +109,14 @@ class Fit:
         self.begun.append(name)
         return Phase(self, name, saved)
 
+    def missing(self, phases: Sequence[str]) -> tuple[str, ...]:
+        """Return those of the phases that neither this run nor an earlier one has begun."""
+        names = []
+        for name in phases:
+            if name not in self.begun and name not in self.finished:
+                names.append(name)
+        return tuple(names)
+
 
 @dataclass
 class Phase:

@@ -20,7 +20,7 @@ from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.data import (
     CachedImages,
     PreparedImages,
-    describe_sizes,
+    describe_images,
     hold_out,
     open_data,
 )
@@ -57,7 +57,7 @@ def train(recipe: Recipe, out: Path) -> Path:
     for line in data_set.describe():
         log(line)
     good, held_out = hold_out(data_set.train_good)
-    for line in describe_sizes(good, model.geometry, recipe.bit_depth):
+    for line in describe_images(good, model.geometry, recipe.bit_depth):
         log(f"note: {line}")
     images = PreparedImages(good, model.geometry, recipe.bit_depth)
     used = model.images_used(recipe.settings, len(good))
@@ -70,14 +70,10 @@ def train(recipe: Recipe, out: Path) -> Path:
     run = _begin(recipe, model, images, provenance, unfinished)
     device = choose_device(recipe.device)
     length = ONE_PASS if steps is None else f"for {steps} steps"
-    log(
-        f"training {recipe.method} on {used} good images {length} on {device} "
-        f"(weights {run.provenance[WEIGHTS]})"
-    )
+    weights = run.provenance[WEIGHTS]
+    log(f"training {recipe.method} on {used} good images {length} on {device} (weights {weights})")
     run.model.to(device)
     fit = _fit(run, recipe, images, steps or 1, unfinished)
-    if steps is not None:
-        run.provenance["steps"] = str(fit.length.steps_done)
     if not fit.length.finished:
         run.provenance["steps"] = f"{fit.length.describe()}, cut short"
     save_checkpoint(
@@ -134,11 +130,7 @@ def _fit(
         done = run.model.fit(fit)
     for note in fit.notes:
         log(note)
-    missing = []
-    for name in run.model.phases:
-        if name not in fit.begun and name not in fit.finished:
-            missing.append(name)
-    return _FitResult(TrainingLength(done, steps), tuple(missing))
+    return _FitResult(TrainingLength(done, steps), fit.missing(run.model.phases))
 
 
 def _images_to_fit(

@@ -40,10 +40,10 @@ class JsonLines(Output):
                 raise self._error(error) from error
 
     def write(self, judgement: Judgement) -> None:
-        self._print({"bundle": self._bundle_id, **record(judgement)})
+        self._print({**record(judgement), "bundle": self._bundle_id})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self._print({"summary": {"bundle": self._bundle_id, **summary}})
+        self._print({"summary": {**summary, "bundle": self._bundle_id}})
 
     def _print(self, content: Mapping[str, Any]) -> None:
         # After a failure the reader of the lines is gone or the disk is full; it was reported once.

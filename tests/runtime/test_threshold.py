@@ -11,6 +11,7 @@ from flawline.runtime.threshold import (
     describe,
     flipped,
     set_threshold,
+    tolerance_factor,
 )
 
 
@@ -119,3 +120,9 @@ def test_flips_of_many_images_are_found_at_once() -> None:
     scores = np.array([11.0, 10.05, 12.0])
     assert flipped(reference, scores, 10.0).tolist() == [True, True, False]
     assert clear_flip(reference, scores, 10.0, 0.1).tolist() == [True, False, False]
+
+
+def test_the_tolerance_grows_with_the_distance_from_the_threshold() -> None:
+    factors = tolerance_factor(np.array([5.0, 15.0, 1005.0, -1995.0, np.inf, np.nan]), 5.0, 0.1)
+    np.testing.assert_allclose(factors, [1, 1, 10, 20, np.inf, np.nan])
+    assert tolerance_factor(5.0, 5.0, 0.1) == 1

@@ -116,5 +116,5 @@ def _allocate(shape: tuple[int, ...], folder: str) -> npt.NDArray[np.float32]:
         path.unlink(missing_ok=True)
         raise TrainError(
             f"features in {path.parent.parent}: no space for {size / 2**30:.1f} GiB "
-            f"({reason_of(error)}); set TMPDIR to a folder on a larger disk, or use a smaller --size"
+            f"({reason_of(error)}); set TMPDIR to a folder with more space, or reduce --size"
         ) from error
