@@ -115,6 +115,6 @@ def _allocate(shape: tuple[int, ...], folder: str) -> npt.NDArray[np.float32]:
         # A file that holds a part of the space would leave the disk full.
         path.unlink(missing_ok=True)
         raise TrainError(
-            f"features in {path.parent.parent}: no space for {size / 2**30:.1f} GiB "
+            f"features in {path.parent.parent}: no space for {size / 2**20:.0f} MiB "
             f"({reason_of(error)}); set TMPDIR to a folder with more space, or reduce --size"
         ) from error
