@@ -26,6 +26,8 @@ from flawline.runtime import calibrate, infer_stream
 from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
 from flawline.runtime.engines import EngineError, engine_class, open_engine
 from flawline.runtime.precisions import PRECISIONS
+from flawline.runtime.source_images import SourceSizes
+from flawline.runtime.training_length import TrainingLength
 from flawline.train import fit
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import hold_out, open_data
@@ -54,6 +56,8 @@ def test_images_to_bundle_to_verdicts(
     built: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = read_bundle(built / "bundle")
+    assert bundle.manifest.training == TrainingLength(3, 3)
+    assert bundle.manifest.source_sizes == SourceSizes.of([(80, 90)])
     assert bundle.manifest.method == "simplenet"
     assert bundle.manifest.provenance["train_weights"] == "random, seed 0"
     assert bundle.manifest.provenance["train_seed"] == "0"
