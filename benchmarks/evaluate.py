@@ -201,6 +201,8 @@ def _facts(run: EngineRun, bundle: Bundle, data_name: str, images: int) -> Row:
         "method": manifest.method,
         "backbone": manifest.backbone,
         "weights": manifest.provenance.get("train_weights", "unknown"),
+        # How far a training came that was cut short, such as "17 of 100 steps".
+        "unfinished": manifest.cut_short,
         "data": printable(data_name),
         "input": f"{geometry.width}x{geometry.height} {geometry.kind}",
         # A camera delivers one frame at a time.

@@ -32,6 +32,8 @@ COLUMNS = {
     "p95_ms": "p95 ms",
     "p99_ms": "p99 ms",
 }
+# Marks a bundle in the table whose training was cut short.
+UNFINISHED_MARK = "†"
 MARKERS = "osD^vP*X"
 COLOURS = 10  # of matplotlib's cycle
 # Above this ratio of the fastest to the slowest, the axis of the speed is logarithmic.
@@ -44,26 +46,35 @@ def write_report(rows: Sequence[Row], out: Path) -> list[Path]:
     results = out / "run.json"
     results.write_text(json.dumps(rows, indent=2) + "\n")
     table = out / "run.md"
-    table.write_text(run_table(rows))
+    table.write_text(run_table(rows), encoding="utf-8")
     return [results, table, *draw_speed_and_accuracy(rows, out)]
 
 
 def run_table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table with the device below it."""
+    """Return the rows as a Markdown table with the device and unfinished trainings below it."""
     lines = []
     machines = set()
+    cut_short = set()
     for row in rows:
         verdicts = None
         if row["flips"] is not None:
             verdicts = f"{row['flips']} ({row['clear_flips']})"
         cells = {**row, "verdicts": verdicts}
+        unfinished = row.get("unfinished")
+        if unfinished is not None:
+            cells["bundle"] = f"{row['bundle']} {UNFINISHED_MARK}"
+            cut_short.add(f"{row['bundle']} after {unfinished}")
         lines.append([cells[key] for key in COLUMNS])
         machines.add(f"{row['device']}; batch {row['batch']}; threads {row['threads']}")
     table = markdown_table(list(COLUMNS.values()), lines)
     devices = "; ".join(sorted(machines))
-    return (
+    text = (
         f"{table}\n\nMeasured on: {devices}. Decoding is not timed; resizing and the engine are.\n"
     )
+    if cut_short:
+        bundles = "; ".join(sorted(cut_short))
+        text += f"\n{UNFINISHED_MARK} The training was cut short: {bundles}.\n"
+    return text
 
 
 def draw_speed_and_accuracy(rows: Sequence[Row], out: Path) -> list[Path]:

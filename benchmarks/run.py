@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
 from flawline.runtime.files import make_writable
@@ -77,6 +78,7 @@ def _run(args: argparse.Namespace) -> int:
     # Imported before anything is measured, so that a missing package is reported at once.
     from flawline.benchmarks.evaluate import evaluate_engines
     from flawline.benchmarks.figure import write_report
+    from flawline.train.data.images import TRAIN_WITH_BITS
 
     choices = choose_engines(args.engines, args.precision, args.threads)
     # Before minutes of measuring..
@@ -88,7 +90,8 @@ def _run(args: argparse.Namespace) -> int:
         data_sets = data_sets * len(args.bundles)
     rows = []
     for bundle, data in zip(args.bundles, data_sets, strict=True):
-        rows += evaluate_engines(bundle, data, choices, args.repeats, skip_unavailable)
+        with bit_depth_remedy(TRAIN_WITH_BITS):
+            rows += evaluate_engines(bundle, data, choices, args.repeats, skip_unavailable)
     failure = None
     try:
         for path in write_report(rows, args.out):

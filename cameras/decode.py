@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import CameraError
+from flawline.cameras.bit_depth import UndeclaredBitDepthError
 from flawline.cameras.formats import COPY_AGAIN, LONGEST_START, DecodeError, find_decoder
 from flawline.cameras.listing import LeftOut, list_files
 from flawline.cameras.pixels import to_8_bit
@@ -110,10 +111,8 @@ def read_image(path: Path, bit_depth: int | None = None) -> npt.NDArray[np.uint8
     """
     image = decode_image(path)
     if image.dtype == np.uint16 and bit_depth is None:
-        raise CameraError(
-            f"{path}: has 16 bits per pixel (largest value {image.max()}); "
-            f"declare how many of them are significant, such as --bits 12, "
-            f"or ?bits=12 in a camera URI"
+        raise UndeclaredBitDepthError(
+            f"{path}: has 16 bits per pixel (largest value {image.max()})"
         )
     try:
         return to_8_bit(image, bit_depth or 8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flawline.export import ExportError
 from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
@@ -20,9 +21,11 @@ from flawline.runtime.console import log
 from flawline.runtime.image import Image
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
 from flawline.runtime.precisions import FP32
+from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
-from flawline.train.data import DataError, describe_sizes
+from flawline.train.checkpoint import Checkpoint
+from flawline.train.data import DataError, describe_images
 from flawline.train.data.split import list_hash, require_not_trained_on
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
@@ -43,41 +46,41 @@ class ExportOptions:
         parity_images: number of test images to compare on, next to the held-out good ones.
         outputs: GRAPH_OUTPUTS, or ("score",) for a graph without the map.
         static_batch: the only batch size that the graph accepts; None for any.
+        allow_unfinished: export a training that was cut short; the bundle is marked.
     """
 
     false_alarm_rate: float | None = None
     parity_images: int = PARITY_IMAGES
     outputs: tuple[str, ...] = GRAPH_OUTPUTS
     static_batch: int | None = None
+    allow_unfinished: bool = False
 
 
 def build_bundle(
-    method: Method,
-    provenance: Mapping[str, str],
+    checkpoint: Checkpoint,
     data: Path,
     out: Path,
     options: ExportOptions,
     command: Sequence[str] = (),
-    trained_on: Sequence[str] = (),
 ) -> Bundle:
     """Export a trained method, set its threshold, prove the graph against torch, write the bundle.
 
     Args:
-        method: a fitted method in eval mode.
-        provenance: how it was trained, from its checkpoint.
+        checkpoint: a fitted method in eval mode, and how it was trained.
         data: the data set that it was trained on; its held-out images set the threshold.
         out: the folder to write; an existing bundle there is replaced.
         options: the options of the bundle.
         command: the arguments of the command, for the provenance.
-        trained_on: content hashes of the training images, from the checkpoint.
 
     Raises:
-        ExportError: the graph does not decide as the method does.
+        ExportError: the graph does not decide as the method does, or the training was cut short.
         CalibrationError: too few good images for the false-alarm rate.
         DataError: the data set cannot be used, or its held-out images were trained on.
         BundleError: the bundle cannot be written.
     """
-    selection = _select_images(method, provenance, data, options, trained_on)
+    _require_finished(checkpoint, options)
+    method = checkpoint.method
+    selection = _select_images(checkpoint, data, options)
     held_out = selection.held_out
     exported = _export(method, options)
     reference, results = _judge(method, exported.model, selection.images, options)
@@ -87,8 +90,13 @@ def build_bundle(
     calibration = _calibrate(good_scores, held_out, options.false_alarm_rate)
     if options.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
         reference = replace(reference, maps=results.maps)
-    shown = bundle_provenance(provenance, data, command)
-    manifest = _manifest(method, exported, Spread.of(good_scores), Spread.of(peaks), shown)
+    manifest = replace(
+        _manifest(method, exported, Spread.of(good_scores), Spread.of(peaks)),
+        provenance=bundle_provenance(checkpoint.provenance, data, command),
+        bit_depth=_bit_depth(checkpoint),
+        training=checkpoint.length,
+        source_sizes=_source_sizes(checkpoint, selection),
+    )
     _prove(selection.paths, reference, results, calibration, manifest)
     golden = _golden(selection.images, reference, calibration, manifest.score_tolerance)
     return write_bundle(out, manifest, calibration, {FP32.name: exported.model}, golden)
@@ -103,47 +111,69 @@ class _Exported:
     fp32_islands: tuple[str, ...]
 
 
-def _select_images(
-    method: Method,
-    provenance: Mapping[str, str],
-    data: Path,
-    options: ExportOptions,
-    trained_on: Sequence[str],
-) -> ImageSelection:
+def _select_images(checkpoint: Checkpoint, data: Path, options: ExportOptions) -> ImageSelection:
     """Select the images, and check what can be checked about them before the work begins."""
-    bit_depth = _bit_depth(provenance.get("bits"))
+    method = checkpoint.method
+    bit_depth = _bit_depth(checkpoint)
     # A method that was trained on 8-bit images says nothing about the scale of deeper ones.
     file_bit_depth = bit_depth if bit_depth > 8 else None
     selection = select_images(data, method.geometry, file_bit_depth, options.parity_images)
     held_out = selection.held_out
     for line in selection.data_set.describe():
         log(line)
-    _require_unseen(selection, provenance, trained_on)
+    _require_unseen(selection, checkpoint)
     check_false_alarm_rate(options.false_alarm_rate, len(held_out))
-    for line in describe_sizes(held_out, method.geometry, selection.bit_depth):
+    for line in describe_images(held_out, method.geometry, selection.bit_depth):
         log(f"note: {line}")
     return selection
 
 
-def _bit_depth(text: str | None) -> int:
+def _require_finished(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Refuse a training that was cut short, unless the user allows it. Raises ExportError."""
+    length = checkpoint.length
+    if length is None or length.finished:
+        return
+    remedy = "repeat the training command, which continues it"
+    if checkpoint.missing_phases:
+        raise ExportError(
+            f"the training was cut short after {length.describe()}, before its phase "
+            f"{checkpoint.missing_phases[0]}; {remedy}"
+        )
+    if not options.allow_unfinished:
+        raise ExportError(
+            f"the training was cut short after {length.describe()}; {remedy}, or export it as it "
+            f"is with --allow-unfinished"
+        )
+    log(f"warning: the training was cut short after {length.describe()}; the bundle is marked")
+
+
+def _source_sizes(checkpoint: Checkpoint, selection: ImageSelection) -> SourceSizes | None:
+    """Return the sizes of the good images: those of the training, extended by the held-out ones."""
+    if checkpoint.source_sizes is None:
+        return None
+    sizes = selection.images.sizes
+    held_out = SourceSizes.of([sizes[path] for path in selection.held_out])
+    return checkpoint.source_sizes.extended(held_out)
+
+
+def _bit_depth(checkpoint: Checkpoint) -> int:
     """Read the bit depth of the training images, which a checkpoint need not state; default 8."""
+    text = checkpoint.provenance.get("bits")
     if text is None or not text.isdecimal():
         return 8
     return int(text)
 
 
-def _require_unseen(
-    selection: ImageSelection, provenance: Mapping[str, str], trained_on: Sequence[str]
-) -> None:
+def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
     """Check that the method was not trained on the images that set its threshold."""
     training = selection.train.paths
-    if trained_on:
-        note = require_not_trained_on(selection.held_out, training, trained_on)
+    if checkpoint.trained_on:
+        note = require_not_trained_on(selection.held_out, training, checkpoint.trained_on)
         if note is not None:
             log(f"note: {note}")
         return
     # Checkpoints of older versions know the names and sizes of their training images only.
-    if provenance.get(TRAINING_IMAGES, "") not in ("", list_hash(training)):
+    if checkpoint.provenance.get(TRAINING_IMAGES, "") not in ("", list_hash(training)):
         raise DataError(
             f"data {selection.data_set.root}: the training images are not those of the checkpoint, "
             f"which may have been trained on held-out images; train again on this data set"
@@ -191,9 +221,8 @@ def _manifest(
     exported: _Exported,
     score: Spread,
     map_peak: Spread,
-    provenance: Mapping[str, str],
 ) -> Manifest:
-    """Describe the bundle; `score` and `map_peak` are those of the held-out good images."""
+    """Describe the exported method; `score` and `map_peak` are of the held-out good images."""
     return Manifest(
         method=method.name,
         backbone=method.settings.backbone,
@@ -204,8 +233,7 @@ def _manifest(
         map_tolerance=method.map_tolerance * _tolerance(map_peak),
         fp32_islands=exported.fp32_islands,
         outputs=exported.outputs,
-        provenance=provenance,
-        bit_depth=_bit_depth(provenance.get("train_bits")),
+        provenance={},
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.export import ExportError
 from flawline.export.graphs import WRITERS
 from flawline.export.local_engine import (
@@ -105,6 +106,11 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--out", type=Path, help="the bundle to write; default bundles/METHOD-DATA")
     group.add_argument(
+        "--allow-unfinished",
+        action="store_true",
+        help="export a training that --max-minutes cut short; the bundle is marked",
+    )
+    group.add_argument(
         "--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01"
     )
     group.add_argument(
@@ -124,6 +130,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
     """Build a bundle from a checkpoint, which is trained if none is given; also return its data."""
     from flawline.export.assemble import ExportOptions, build_bundle
     from flawline.train.checkpoint import load_checkpoint
+    from flawline.train.data.images import TRAIN_WITH_BITS
 
     path = args.checkpoint
     data = args.data
@@ -147,11 +154,10 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         false_alarm_rate=args.false_alarm_rate,
         outputs=GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1],
         static_batch=1 if args.static_batch else None,
+        allow_unfinished=args.allow_unfinished,
     )
-    bundle = build_bundle(
-        method, checkpoint.provenance, data, out, options, words, checkpoint.trained_on
-    )
-    return bundle, data
+    with bit_depth_remedy(TRAIN_WITH_BITS):
+        return build_bundle(checkpoint, data, out, options, words), data
 
 
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:
@@ -197,8 +203,10 @@ def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bun
         )
     # Imported here because it needs onnx, which a machine that only inspects lacks.
     from flawline.export.add_precision import add_graph
+    from flawline.train.data.images import TRAIN_WITH_BITS
 
-    return add_graph(bundle, precision, data)
+    with bit_depth_remedy(TRAIN_WITH_BITS):
+        return add_graph(bundle, precision, data)
 
 
 def _add_default_graphs(bundle: Bundle, data: Path) -> Bundle:

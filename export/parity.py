@@ -13,7 +13,7 @@ import numpy.typing as npt
 from flawline.export import ExportError
 from flawline.runtime.engines import REFERENCE_ENGINE, open_reference
 from flawline.runtime.image import Image
-from flawline.runtime.threshold import clear_flip, flipped
+from flawline.runtime.threshold import clear_flip, flipped, tolerance_factor
 from flawline.train.progress import Progress
 
 
@@ -40,16 +40,20 @@ class Parity:
     Attributes:
         images: number of images compared.
         worst_score: largest absolute error of a score.
+        scaled_score: the same, after each error was divided by the `tolerance_factor` of its image.
         worst_relative: the same, divided by the standard deviation of good images' scores.
         worst_map: largest absolute error of any value of a map.
+        scaled_map: the same, after each error was divided by the `tolerance_factor` of its image.
         clear_flips: one line per clear flip.
         near_flips: one line per near flip.
     """
 
     images: int
     worst_score: float
+    scaled_score: float
     worst_relative: float
     worst_map: float
+    scaled_map: float
     clear_flips: tuple[str, ...]
     near_flips: tuple[str, ...]
 
@@ -105,7 +109,7 @@ def compare(
         reference: the correct scores and maps.
         results: the scores and maps of the graph.
         threshold: scores above it are anomalous.
-        tolerance: allowed absolute error of a score.
+        tolerance: allowed absolute error of a score near the threshold.
         score_std: standard deviation of the scores of good images.
     """
     clear_flips = []
@@ -118,14 +122,18 @@ def compare(
             clear_flips.append(flip)
         else:
             near_flips.append(flip)
-    worst = float(np.abs(results.scores - reference.scores).max())
+    factors = tolerance_factor(reference.scores, threshold, tolerance)
+    errors = np.abs(results.scores - reference.scores)
+    worst = float(errors.max())
     # A graph without maps gives maps of no values.
-    worst_map = float(np.abs(results.maps - reference.maps).max(initial=0.0))
+    map_errors = np.abs(results.maps - reference.maps).max((1, 2), initial=0.0)
     return Parity(
         images=len(paths),
         worst_score=worst,
+        scaled_score=float((errors / factors).max()),
         worst_relative=worst / max(score_std, 1e-9),
-        worst_map=worst_map,
+        worst_map=float(map_errors.max()),
+        scaled_map=float((map_errors / factors).max()),
         clear_flips=tuple(clear_flips),
         near_flips=tuple(near_flips),
     )
@@ -139,8 +147,8 @@ def require_parity(
 ) -> None:
     """Refuse a graph with a clear flip, or with an error above its tolerance.
 
-    Tolerances are absolute. An error that is NaN is refused as well. Raises ExportError, whose
-    message ends with `remedy`.
+    Tolerances are absolute, and are compared with the scaled errors. An error that is NaN is
+    refused as well. Raises ExportError, whose message ends with `remedy`.
     """
     # The comparisons are written so that NaN is refused.
     if parity.clear_flips:
@@ -148,13 +156,13 @@ def require_parity(
             f"the exported graph decides differently: {parity.clear_flips[0]} "
             f"({len(parity.clear_flips)} in all); {remedy}"
         )
-    if not parity.worst_score <= score_tolerance:
+    if not parity.scaled_score <= score_tolerance:
         raise ExportError(
-            f"the exported graph's scores are off by {parity.worst_score:.3g}, "
+            f"the exported graph's scores are off by {parity.scaled_score:.3g}, "
             f"the tolerance is {score_tolerance:.3g}; {remedy}"
         )
-    if not parity.worst_map <= map_tolerance:
+    if not parity.scaled_map <= map_tolerance:
         raise ExportError(
-            f"the exported graph's maps are off by {parity.worst_map:.3g}, "
+            f"the exported graph's maps are off by {parity.scaled_map:.3g}, "
             f"the tolerance is {map_tolerance:.3g}; {remedy}"
         )

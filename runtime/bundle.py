@@ -33,6 +33,7 @@ from flawline.runtime.image import Image, Map
 from flawline.runtime.manifest import (
     GOLDEN,
     GRAPH_OUTPUTS,
+    MODEL,
     Calibration,
     Manifest,
     calibration_from_json,
@@ -47,6 +48,7 @@ MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
 PREVIOUS_CALIBRATION = "calibration.previous.json"
 ENGINE_CACHE = "engines"
+ID_DIGITS = 12
 
 Content = TypeVar("Content")
 
@@ -79,6 +81,15 @@ class Bundle:
     manifest: Manifest
     calibration: Calibration
     sha256: Mapping[str, str]
+
+    @property
+    def short_id(self) -> str:
+        """The first 12 hexadecimal digits of the sha256 of the FP32 graph.
+
+        It identifies the trained detector: a new threshold or a further precision leaves it as it
+        is, a new training changes it.
+        """
+        return self.sha256[MODEL][:ID_DIGITS]
 
     @property
     def has_map(self) -> bool:

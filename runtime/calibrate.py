@@ -36,11 +36,11 @@ from flawline.runtime.console import (
     path_argument,
     run_command,
     text_argument,
-    uninterrupted,
 )
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, add_engine_arguments, engine_options
 from flawline.runtime.manifest import Calibration
+from flawline.runtime.signals import uninterrupted
 from flawline.runtime.threshold import (
     DEFAULT_RATE,
     CalibrationError,
@@ -135,7 +135,8 @@ def _score_good_parts(
             # No frame has to be scored to know that they are too few.
             check_false_alarm_rate(_rate(args), args.max_frames, GOOD)
         # On the engine that will run: its rounding is part of the scores.
-        with Detector(bundle, args.engine, engine_options(args)) as detector:
+        options = engine_options(args)
+        with Detector(bundle, args.engine, options, accept_size=args.accept_size) as detector:
             sources, scores = score_frames(detector, camera, args.max_frames)
     return sources, np.array(scores)
 
@@ -208,6 +209,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-frames", type=int, help="stop after so many frames; a live camera needs it"
+    )
+    parser.add_argument(
+        "--accept-size",
+        action="store_true",
+        help="score images whose size is far from those of the training, instead of refusing them",
     )
     add_engine_arguments(parser)
     parser.add_argument(

@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
+from collections.abc import Callable
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.signals import Terminated, termination_interrupts
 
 # Packages that are not installed with the core, and the extra of flawline that brings each of them.
 EXTRA_OF_PACKAGE = {
@@ -95,16 +93,16 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
 
     Errors of the user or the machine become one line on stderr and exit code 2, without a
     traceback: every FlawlineError, a package of an extra that is not installed, an operating system
-    error such as a full disk, and too little memory. Ctrl-C and SIGTERM raise KeyboardInterrupt in
-    the work, print `interrupted` and return 130. Any other exception is a bug and keeps its
-    traceback. Characters that stdout cannot encode are printed as escapes; a closed stdout or
-    stderr discards what is printed.
+    error such as a full disk, and too little memory. Ctrl-C prints `interrupted` and returns 130;
+    SIGTERM and SIGHUP do the same and return 143 and 129, so that work is saved. Any other
+    exception is a bug and keeps its traceback. Characters that stdout cannot encode are printed as
+    escapes; a closed stdout or stderr discards what is printed.
     """
     _replace_closed_streams()
     _escape_what_cannot_be_encoded()
     stderr = cast(TextIO, _UnfailingStream(sys.stderr))
     try:
-        with _termination_interrupts(), redirect_stderr(stderr):
+        with termination_interrupts(), redirect_stderr(stderr):
             code = work() or 0
         # At the exit of the interpreter, a failure could no longer be reported in one line.
         sys.stdout.flush()
@@ -112,9 +110,9 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
     except BrokenPipeError:
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         log(interrupted)
-        return INTERRUPTED
+        return interrupt.exit_code if isinstance(interrupt, Terminated) else INTERRUPTED
     except Exception as error:
         description = describe_failure(error)
         if description is None:
@@ -168,49 +166,6 @@ def _is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that it can store its results.
-
-    A signal that the parent process has set to be ignored, as `nohup` does, stays ignored.
-    """
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    handlers: dict[int, Any] = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:
-            handlers[number] = interrupt
-    with signal_handlers(handlers):
-        yield
-
-
-@contextmanager
-def signal_handlers(handlers: Mapping[int, Any]) -> Iterator[None]:
-    """Set the handlers of signals within the block; without effect outside of the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {}
-    try:
-        for number, handler in handlers.items():
-            previous[number] = signal.signal(number, handler)
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def uninterrupted() -> AbstractContextManager[None]:
-    """Ignore Ctrl-C and SIGTERM within a block.
-
-    It is for the last moments of a command, so that what is written is not reported as interrupted.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    return signal_handlers(dict.fromkeys(numbers, signal.SIG_IGN))
 
 
 def _escape_what_cannot_be_encoded() -> None:

@@ -48,7 +48,8 @@ class Verdict:
 class Detector:
     """A bundle with an engine that was opened for it and passed its self-test.
 
-    `threshold` None takes the threshold of the bundle. Use the detector as a context manager, or
+    `threshold` None takes the threshold of the bundle. `accept_size` judges frames of any size; see
+    `judge`. Use the detector as a context manager, or
     close it. It is not for use from several threads at once. Raises EngineError and BundleError.
     """
 
@@ -58,18 +59,20 @@ class Detector:
         engine: str = "auto",
         options: EngineOptions | None = None,
         threshold: float | None = None,
+        accept_size: bool = False,
     ) -> None:
         self.bundle = bundle
         if threshold is None:
             threshold = bundle.calibration.threshold
         self.threshold = threshold
+        self.accept_size = accept_size
         self.engine = open_engine(bundle, engine, options)
 
     def __call__(self, image: npt.NDArray[Any]) -> Verdict:
         """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
 
-        A score that is not finite rejects the part. Raises ValueError for another dtype or shape;
-        see `judge`.
+        A score that is not finite rejects the part. The size is not compared with those of the
+        training; see `judge`. Raises ValueError for another dtype or shape.
         """
         start = time.perf_counter()
         prepared = prepare(image, self.bundle.manifest.geometry)
@@ -78,12 +81,15 @@ class Detector:
     def judge(self, frame: Frame) -> Verdict:
         """Judge a frame of a camera, at any bit depth.
 
-        A frame that cannot be judged rejects the part; see `image_of` for which these are. Raises
-        EngineError if the engine itself fails, as it would for every following frame.
+        A frame that cannot be judged rejects the part; see `image_of` for which these are. So does
+        one whose size is far outside those seen in training (see `SourceSizes.fault`), unless the
+        detector accepts any size or its bundle does not state them. Raises EngineError if the
+        engine itself fails, as it would for every following frame.
         """
         start = time.perf_counter()
         try:
             image = image_of(frame, self.bundle.manifest)
+            self._check_size(image)
             prepared = prepare(image, self.bundle.manifest.geometry)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
@@ -95,6 +101,15 @@ class Detector:
                 reason=str(error),
             )
         return self._infer(prepared, start)
+
+    def _check_size(self, image: Image) -> None:
+        """Raise ValueError for an image that is unlike those of the training in size."""
+        sizes = self.bundle.manifest.source_sizes
+        if sizes is None or self.accept_size:
+            return
+        fault = sizes.fault(*image.shape[:2])
+        if fault is not None:
+            raise ValueError(fault)
 
     def _infer(self, prepared: Image, start: float) -> Verdict:
         """Run the engine on a prepared image whose preparation began at `start`."""

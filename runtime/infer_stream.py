@@ -28,12 +28,12 @@ from flawline.runtime.console import (
     log,
     path_argument,
     run_command,
-    signal_handlers,
     text_argument,
 )
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
+from flawline.runtime.signals import signal_handlers
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 from flawline.uris import folder_of, quote_path
@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
     parser.add_argument(
+        "--accept-size",
+        action="store_true",
+        help="judge images whose size is far from those of the training, instead of rejecting them",
+    )
+    parser.add_argument(
         "--list",
         action="store_true",
         help="list the engines, cameras and outputs, and what they are missing",
@@ -100,7 +105,10 @@ def _stream(args: argparse.Namespace) -> None:
         for description in _outputs(args):
             output = outputs.open_output(description, bundle, folder)
             opened.append(stack.enter_context(output))
-        detector = stack.enter_context(Detector(bundle, args.engine, engine_options(args)))
+        options = engine_options(args)
+        detector = stack.enter_context(
+            Detector(bundle, args.engine, options, accept_size=args.accept_size)
+        )
         log(
             f"engine {detector.engine.description}, self-test passed, "
             f"threshold {detector.threshold:.6g}"

@@ -7,7 +7,7 @@ Every refusal is a SchemaError, to which the caller adds the name of the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,12 @@ import numpy.typing as npt
 
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import FP32, PRECISIONS
+from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
 from flawline.runtime.strict_json import SchemaError, StrictReader, parse_json, to_json
+from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
-# Schema 2 added the bit depth to the manifest. calibration.json follows the same number.
+# Schema 2 added the bit depth to the manifest, and optionally `training` and `source_sizes`.
+# calibration.json follows the same number.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -55,7 +58,8 @@ class Manifest:
     tolerances are absolute. `fp32_islands` are prefixes of node names of the graph that must be
     computed in FP32 in every precision. `outputs` is GRAPH_OUTPUTS, or its first entry alone.
     `bit_depth` is the number of significant bits of the images that the detector was trained on,
-    from 8 to 16.
+    from 8 to 16. `training` is how long it was trained, and `source_sizes` the sizes of the good
+    images; both are None where the bundle or its checkpoint does not state them.
     """
 
     method: str
@@ -69,6 +73,15 @@ class Manifest:
     outputs: tuple[str, ...]
     provenance: Mapping[str, str]
     bit_depth: int = 8
+    training: TrainingLength | None = None
+    source_sizes: SourceSizes | None = None
+
+    @property
+    def cut_short(self) -> str | None:
+        """How far the training came that was cut short; None for a finished or unknown one."""
+        if self.training is None or self.training.finished:
+            return None
+        return self.training.describe()
 
     @property
     def file_bit_depth(self) -> int | None:
@@ -103,6 +116,8 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     content["schema"] = SCHEMA
     content["geometry"] = manifest.geometry.to_json()
     content["provenance"] = dict(manifest.provenance)
+    content["training"] = length_to_json(manifest.training)
+    content["source_sizes"] = sizes_to_json(manifest.source_sizes)
     content["files"] = dict(files)
     return to_json(content)
 
@@ -132,6 +147,12 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
         provenance=provenance,
         bit_depth=bit_depth,
     )
+    if schema >= 2:
+        manifest = replace(
+            manifest,
+            training=length_from_json(reader.take_object("training")),
+            source_sizes=sizes_from_json(reader.take_object("source_sizes")),
+        )
     reader.finish()
     _check_manifest(reader, manifest)
     return manifest, files

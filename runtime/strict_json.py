@@ -73,6 +73,20 @@ class StrictReader:
         # This turns an integer into a float; other values have the type already.
         return kind(value)  # type: ignore[call-arg]
 
+    def take_flag(self, key: str) -> bool:
+        """Take true or false."""
+        value = self._left.pop(key, None)
+        if not isinstance(value, bool):
+            self.refuse(f"{key} is {value!r}, not true or false")
+        return value
+
+    def take_object(self, key: str) -> dict[str, Any] | None:
+        """Take an object; None if the key is missing or null."""
+        if self._left.get(key) is None:
+            self._left.pop(key, None)
+            return None
+        return self.take(key, dict)
+
     def take_texts(self, key: str) -> tuple[str, ...]:
         """Take a list of texts that are not empty."""
         values = self.take(key, list)

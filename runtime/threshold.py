@@ -24,6 +24,8 @@ DEFAULT_RATE = 0.01
 COMMON_RATES = (0.05, 0.01, 0.005)
 HELD_OUT = "held-out good images"
 BISECTIONS = 60
+# Allowed error of a score far from the threshold, relative to its distance from it.
+FAR_TOLERANCE = 1e-3
 
 
 class CalibrationError(FlawlineError):
@@ -48,6 +50,18 @@ def clear_flip(reference: Any, score: Any, threshold: float, tolerance: float) -
     # Written so that a reference that is NaN is not near.
     near = np.abs(reference - threshold) <= tolerance
     return flipped(reference, score, threshold) & ~near
+
+
+def tolerance_factor(reference: Any, threshold: float, tolerance: float) -> Any:
+    """Return by what the absolute tolerances of an image are multiplied, 1 or more.
+
+    The tolerance of a score is the larger of the absolute `tolerance` and 0.1 % of its distance to
+    the threshold; the map of the image gets the same factor. Far from the threshold a score may be
+    of any magnitude, and a rounding error in proportion to it decides nothing. Takes a number or an
+    array [n] of reference scores, and returns float64 or float64 [n]. This is the one definition.
+    """
+    distance = np.abs(np.asarray(reference, np.float64) - threshold)
+    return np.maximum(1.0, FAR_TOLERANCE * distance / tolerance)
 
 
 def images_for(rate: float) -> int:

@@ -12,6 +12,8 @@ import torch
 
 from flawline.runtime.files import write_file
 from flawline.runtime.image import Geometry
+from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
+from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 from flawline.train import TrainError
 from flawline.train.method import Method, resolve_method
 
@@ -26,13 +28,24 @@ class Checkpoint(NamedTuple):
     """The content of a checkpoint.
 
     `training` is None if the training was finished. `trained_on` are the content hashes of the
-    training images; it is empty in checkpoints of older versions.
+    training images; it is empty in checkpoints of older versions. These lack `length` and
+    `source_sizes` too. `missing_phases` are the phases that a training cut short did not begin.
     """
 
     method: Method
     provenance: dict[str, str]
     training: dict[str, Any] | None = None
     trained_on: tuple[str, ...] = ()
+    length: TrainingLength | None = None
+    missing_phases: tuple[str, ...] = ()
+    source_sizes: SourceSizes | None = None
+
+    @property
+    def finished(self) -> bool:
+        """False if the training was cut short; older checkpoints count as finished."""
+        if self.training is not None:
+            return False
+        return self.length is None or self.length.finished
 
 
 def save_checkpoint(
@@ -41,11 +54,14 @@ def save_checkpoint(
     provenance: dict[str, str],
     training: dict[str, Any] | None = None,
     trained_on: Sequence[str] = (),
+    length: TrainingLength | None = None,
+    missing_phases: Sequence[str] = (),
+    source_sizes: SourceSizes | None = None,
 ) -> None:
     """Write a checkpoint atomically.
 
     `training` is what `fit` needs to resume, `trained_on` the content hashes of the training
-    images. Raises TrainError for a path that cannot be written.
+    images; the others are as in `Checkpoint`. Raises TrainError for a path that cannot be written.
     """
     content = {
         "schema": SCHEMA,
@@ -55,6 +71,9 @@ def save_checkpoint(
         "state_dict": method.state_dict(),
         "training": training,
         "trained_on": list(trained_on),
+        "length": length_to_json(length),
+        "missing_phases": list(missing_phases),
+        "source_sizes": sizes_to_json(source_sizes),
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -95,8 +114,15 @@ def _parse(content: dict[str, Any]) -> Checkpoint:
     fields["geometry"] = Geometry(**fields["geometry"])
     method = kind(kind.Settings(**fields))
     method.load_state_dict(content["state_dict"])
-    trained_on = tuple(content.get("trained_on", ()))
-    return Checkpoint(method.eval(), content["provenance"], content["training"], trained_on)
+    return Checkpoint(
+        method=method.eval(),
+        provenance=content["provenance"],
+        training=content["training"],
+        trained_on=tuple(content.get("trained_on", ())),
+        length=length_from_json(content.get("length")),
+        missing_phases=tuple(content.get("missing_phases", ())),
+        source_sizes=sizes_from_json(content.get("source_sizes")),
+    )
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from flawline.runtime.signals import DelayedSignals
 from flawline.train import TrainError
 from flawline.train.method import Fit, Phase
 from flawline.train.progress import Progress
@@ -151,8 +152,19 @@ class Steps:
 
         `batches` begins with the batch of step `start`. `after` runs after each update and belongs
         to it. A snapshot is saved once a minute and when the run ends early, also when it is
-        interrupted, but never in the middle of an update, which resuming would apply twice.
+        interrupted, but never in the middle of an update, which resuming would apply twice. Ctrl-C
+        and SIGTERM take effect at the end of a step; a second one takes effect at once.
         """
+        with DelayedSignals() as signals:
+            return self._run(batches, loss_of, after, signals)
+
+    def _run(
+        self,
+        batches: Iterator[Any],
+        loss_of: Callable[[int, Any], Tensor],
+        after: Callable[[], None] | None,
+        signals: DelayedSignals,
+    ) -> int:
         step = self.start
         saved_at = time.monotonic()
         complete = True
@@ -168,6 +180,7 @@ class Steps:
                 step += 1
                 complete = True
                 self.fit.progress(self.phase.name, step, self.total)
+                signals.deliver()
                 if time.monotonic() - saved_at > SAVE_EVERY_S:
                     self._save(step)
                     saved_at = time.monotonic()

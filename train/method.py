@@ -99,13 +99,23 @@ class Fit:
     def __post_init__(self) -> None:
         state = self.state or {}
         self.finished: list[str] = list(state.get("finished", ()))
+        self.begun: list[str] = []
 
     def phase(self, name: str) -> Phase:
         """Begin or resume a phase of the training; a method may have several, in order."""
         saved = None
         if self.state is not None and self.state["phase"] == name:
             saved = self.state["state"]
+        self.begun.append(name)
         return Phase(self, name, saved)
+
+    def missing(self, phases: Sequence[str]) -> tuple[str, ...]:
+        """Return those of the phases that neither this run nor an earlier one has begun."""
+        names = []
+        for name in phases:
+            if name not in self.begun and name not in self.finished:
+                names.append(name)
+        return tuple(names)
 
 
 @dataclass
@@ -148,6 +158,9 @@ class Method(nn.Module, abc.ABC):
     # Tolerance of an exported graph's maps, as a multiple of the tolerance of its scores.
     map_tolerance: ClassVar[float] = 1.0
     default_backbone: ClassVar[str] = DEFAULT_BACKBONE
+    # The phases of the training in order, in a method with several. A training that was cut short
+    # before the last one began is never exported, not even on request.
+    phases: ClassVar[tuple[str, ...]] = ()
     # Smallest height and width of the input, in pixels.
     smallest_size: ClassVar[int] = 32
     # Whether `fit` reads pixels in every step instead of features that it computes once. Training

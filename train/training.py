@@ -12,13 +12,15 @@ from typing import Any
 
 from flawline.runtime.console import log
 from flawline.runtime.image import Image
+from flawline.runtime.source_images import SourceSizes
+from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.data import (
     CachedImages,
     PreparedImages,
-    describe_sizes,
+    describe_images,
     hold_out,
     open_data,
 )
@@ -55,7 +57,7 @@ def train(recipe: Recipe, out: Path) -> Path:
     for line in data_set.describe():
         log(line)
     good, held_out = hold_out(data_set.train_good)
-    for line in describe_sizes(good, model.geometry, recipe.bit_depth):
+    for line in describe_images(good, model.geometry, recipe.bit_depth):
         log(f"note: {line}")
     images = PreparedImages(good, model.geometry, recipe.bit_depth)
     used = model.images_used(recipe.settings, len(good))
@@ -68,21 +70,35 @@ def train(recipe: Recipe, out: Path) -> Path:
     run = _begin(recipe, model, images, provenance, unfinished)
     device = choose_device(recipe.device)
     length = ONE_PASS if steps is None else f"for {steps} steps"
-    log(
-        f"training {recipe.method} on {used} good images {length} on {device} "
-        f"(weights {run.provenance[WEIGHTS]})"
-    )
+    weights = run.provenance[WEIGHTS]
+    log(f"training {recipe.method} on {used} good images {length} on {device} (weights {weights})")
     run.model.to(device)
-    done = _fit(run, recipe, images, steps or 1, unfinished)
-    if steps is not None:
-        run.provenance["steps"] = str(done)
-    save_checkpoint(out, run.model.cpu(), run.provenance, trained_on=trained_on)
-    if steps is not None and done < steps:
-        log(f"stopped by --max-minutes after {done} of {steps} steps; run the same command again")
-    else:
+    fit = _fit(run, recipe, images, steps or 1, unfinished)
+    if not fit.length.finished:
+        run.provenance["steps"] = f"{fit.length.describe()}, cut short"
+    save_checkpoint(
+        out,
+        run.model.cpu(),
+        run.provenance,
+        trained_on=trained_on,
+        length=fit.length,
+        missing_phases=fit.missing_phases,
+        source_sizes=SourceSizes.of(images.sizes.values()),
+    )
+    if fit.length.finished:
         unfinished.unlink(missing_ok=True)
+    else:
+        log(f"stopped by --max-minutes after {fit.length.describe()}; run the same command again")
     log(f"checkpoint {out}")
     return out
+
+
+@dataclass(frozen=True)
+class _FitResult:
+    """How far a fit came; `missing_phases` are those that it did not begin."""
+
+    length: TrainingLength
+    missing_phases: tuple[str, ...]
 
 
 def _provenance(
@@ -98,7 +114,9 @@ def _provenance(
     }
 
 
-def _fit(run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinished: Path) -> int:
+def _fit(
+    run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinished: Path
+) -> _FitResult:
     deadline = math.inf
     if recipe.max_minutes is not None:
         deadline = time.monotonic() + 60 * recipe.max_minutes
@@ -112,7 +130,7 @@ def _fit(run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinish
         done = run.model.fit(fit)
     for note in fit.notes:
         log(note)
-    return done
+    return _FitResult(TrainingLength(done, steps), fit.missing(run.model.phases))
 
 
 def _images_to_fit(

@@ -12,8 +12,17 @@ from flawline.train.metrics import Scores
 
 
 def notes(findings: Findings) -> list[str]:
-    """Return the notes: uninspected areas, absent maps or masks, warnings about the threshold."""
+    """Return the notes, one sentence each.
+
+    They are about an unfinished training, uninspected areas, absent maps or masks, and the
+    threshold.
+    """
     sentences = []
+    cut_short = findings.bundle.manifest.cut_short
+    if cut_short is not None:
+        sentences.append(
+            f"The training was cut short after {cut_short}: a finished one may decide otherwise."
+        )
     for loss in findings.uninspected:
         sentences.append(f"{loss[0].upper()}{loss[1:]}.")
     for note in findings.data_notes:

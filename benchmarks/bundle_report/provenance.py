@@ -51,10 +51,15 @@ def _geometry(findings: Findings) -> Facts:
     model_input = f"{geometry.width}x{geometry.height}, {geometry.kind}"
     if geometry.shorter:
         model_input += f", shorter side to {geometry.shorter} first"
+    trained = "not recorded"
+    source_sizes = findings.bundle.manifest.source_sizes
+    if source_sizes is not None:
+        trained = source_sizes.describe()
     return {
         "images": images,
         "model input": model_input,
         "left uninspected": "; ".join(findings.uninspected) or "nothing",
+        "images in training": trained,
     }
 
 

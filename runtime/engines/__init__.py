@@ -22,7 +22,7 @@ from flawline.runtime.cores import MAX_THREADS_PER_CORE, allowed_cores, max_thre
 from flawline.runtime.image import Image, Map
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.precisions import PRECISIONS
-from flawline.runtime.threshold import flipped
+from flawline.runtime.threshold import flipped, tolerance_factor
 
 # Name -> "module:Class", resolved when it is used. `auto` takes the first that can be used.
 ENGINES = {
@@ -292,6 +292,9 @@ def _drift(
     """Say how the result of a golden image is wrong; None if it is within tolerance."""
     threshold = bundle.calibration.threshold
     score_tolerance, map_tolerance = tolerances(bundle.manifest, precision)
+    factor = float(tolerance_factor(expected, threshold, score_tolerance))
+    score_tolerance *= factor
+    map_tolerance *= factor
     error = abs(score - expected)
     flips = flipped(expected, score, threshold)
     # The comparisons are written so that an error that is NaN is out of tolerance.

@@ -20,6 +20,7 @@ STDOUT = ""
 class JsonLines(Output):
     """Prints lines, each of which is flushed.
 
+    Each line, and the summary, holds the short identifier of the bundle as "bundle".
     `target` is a file, or empty for stdout. The first line replaces the content of the file.
     """
 
@@ -27,6 +28,7 @@ class JsonLines(Output):
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
         self._target = target
+        self._bundle_id = bundle.short_id
         self._failed = False
         self._started = False
         self._file: TextIO | None = None
@@ -38,10 +40,10 @@ class JsonLines(Output):
                 raise self._error(error) from error
 
     def write(self, judgement: Judgement) -> None:
-        self._print(record(judgement))
+        self._print({**record(judgement), "bundle": self._bundle_id})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self._print({"summary": summary})
+        self._print({"summary": {**summary, "bundle": self._bundle_id}})
 
     def _print(self, content: Mapping[str, Any]) -> None:
         # After a failure the reader of the lines is gone or the disk is full; it was reported once.

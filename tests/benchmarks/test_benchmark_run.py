@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from conftest import write_tiny_bundle
 from score_bundles import write_score_bundle
 
 pytest.importorskip("torch", reason="needs the train extra")
@@ -20,6 +21,7 @@ from flawline.benchmarks.evaluate import EngineRun, compare_with_reference
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.engines import ENGINES, engine_class, missing
+from flawline.runtime.training_length import TrainingLength
 
 pytestmark = pytest.mark.torch
 HERE = [name for name in ("onnxruntime", "openvino") if missing(name) is None]
@@ -215,6 +217,7 @@ def test_the_rows_keep_their_keys(
         "method",
         "backbone",
         "weights",
+        "unfinished",
         "data",
         "input",
         "batch",
@@ -238,6 +241,21 @@ def test_the_rows_keep_their_keys(
         "flips",
         "clear_flips",
     ]
+
+
+def test_a_training_that_was_cut_short_is_marked(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "early", training=TrainingLength(17, 100))
+    _, (row,), _ = benchmark(bundle, data, capsys)
+    assert row["unfinished"] == "17 of 100 steps"
+    table = (data.parent / "results" / "run.md").read_text(encoding="utf-8")
+    assert "| early † |" in table
+    assert "† The training was cut short: early after 17 of 100 steps." in table
+    finished = write_tiny_bundle(tmp_path / "whole", training=TrainingLength(100, 100))
+    _, (row,), _ = benchmark(finished, data, capsys)
+    assert row["unfinished"] is None
+    assert "†" not in (data.parent / "results" / "run.md").read_text(encoding="utf-8")
 
 
 def test_a_bundle_without_maps_has_no_pixel_metrics(
@@ -310,3 +328,17 @@ def test_a_wrong_command_line_is_one_line(
         run.main(["--bundles", "bundle", *flags])
     assert stopped.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+def test_16_bit_images_of_an_8_bit_detector_are_one_line_with_a_remedy(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command has no --bits of its own."""
+    deep = np.full((40, 50), 4000, np.uint16)
+    (data / "test" / "good" / "0.png").write_bytes(cv2.imencode(".png", deep)[1].tobytes())
+    code, _, messages = benchmark(bundle, data, capsys)
+    assert code == 2
+    last = messages.splitlines()[-1]
+    assert "0.png: has 16 bits per pixel (largest value 4000); " in last
+    assert "was trained on 8-bit images: train it again" in last
+    assert "declare" not in last

@@ -22,7 +22,9 @@ from flawline.benchmarks.bundle_report.page import write_bundle_report
 from flawline.runtime.bundle import read_bundle, write_calibration
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Calibration
+from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.threshold import CONFIDENCE, set_threshold
+from flawline.runtime.training_length import TrainingLength
 from flawline.train import metrics
 
 GOOD, DENT, HOLE = (30, 60, 90, 140), (250, 120, 80), (200, 99)
@@ -318,3 +320,16 @@ def test_the_interval_of_the_threshold_covers_as_often_as_it_says() -> None:
         "60 images cannot bound a rate of 1 %"
     )
     assert threshold_interval(rng.random(0), 0.01) == (None, None)
+
+
+def test_a_training_that_was_cut_short_is_in_the_notes(tmp_path: Path, data: Path) -> None:
+    text = words(report(tmp_path, data, training=TrainingLength(17, 100)))
+    assert "The training was cut short after 17 of 100 steps" in text
+    assert "cut short" not in words(report(tmp_path, data, training=TrainingLength(100, 100)))
+
+
+def test_the_sizes_of_the_training_are_stated(tmp_path: Path, data: Path) -> None:
+    assert "images in training 90x80" in words(
+        report(tmp_path, data, source_sizes=SourceSizes.of([(80, 90)]))
+    )
+    assert "images in training not recorded" in words(report(tmp_path, data))

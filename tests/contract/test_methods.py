@@ -242,7 +242,7 @@ def test_an_interrupted_fit_resumes_exactly(
         interrupt(copy.deepcopy(unfitted), label, good, path)
         if not path.exists():
             continue  # nothing was saved yet: the next run begins again
-        method, _, training, _ = load_checkpoint(path)
+        method, _, training, *_ = load_checkpoint(path)
         assert training is not None
         saved_phases.update((training["phase"], *training["finished"]))
         torch.manual_seed(77)  # another process has other global generators

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -22,8 +23,11 @@ from flawline.export.parity import ScoresAndMaps
 from flawline.export.provenance import without_folders
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.image import Geometry
+from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.threshold import CalibrationError, set_threshold
+from flawline.runtime.training_length import TrainingLength
 from flawline.train.blocks.fused import fp32
+from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, hold_out, open_data
 from flawline.train.data.split import content_hashes, list_hash
 from flawline.train.method import Fit, Method, MethodSettings
@@ -106,16 +110,16 @@ def build(
     options: ExportOptions | None = None,
     exported_gain: float = 1.0,
     trained_on: Sequence[str] = (),
+    facts: Mapping[str, Any] = MappingProxyType({}),
     **provenance: str,
 ) -> Bundle:
+    stated = {**PROVENANCE, "data": str(data.resolve()), **provenance}
     return build_bundle(
-        method(exported_gain),
-        {**PROVENANCE, "data": str(data.resolve()), **provenance},
+        Checkpoint(method(exported_gain), stated, trained_on=tuple(trained_on), **facts),
         data,
         data.parents[1] / "bundle",
         options or ExportOptions(),
         ["--data", str(data), f"--out={data.parents[1] / 'bundle'}", "--false-alarm-rate", "0.3"],
-        trained_on,
     )
 
 
@@ -255,7 +259,7 @@ def test_folders_are_removed_from_paths(word: str, expected: str) -> None:
 
 
 def test_a_checkpoint_without_a_bit_depth_was_trained_on_8_bits(data: Path, tmp_path: Path) -> None:
-    bundle = build_bundle(method(), {}, data, tmp_path / "bundle", ExportOptions())
+    bundle = build_bundle(Checkpoint(method(), {}), data, tmp_path / "bundle", ExportOptions())
     assert bundle.manifest.bit_depth == 8
 
 
@@ -265,4 +269,47 @@ def test_options_are_a_frozen_record() -> None:
         "parity_images": 200,
         "outputs": ("score", "map"),
         "static_batch": None,
+        "allow_unfinished": False,
     }
+
+
+# ---------------------------------------------------------------- trainings that were cut short
+
+
+def test_a_training_that_was_cut_short_is_refused(data: Path) -> None:
+    facts = {"length": TrainingLength(1, 500)}
+    with pytest.raises(ExportError, match=r"cut short after 1 of 500 steps; .*--allow-unfinished"):
+        build(data, facts=facts)
+    assert not (data.parents[1] / "bundle").exists()
+
+
+def test_it_is_exported_on_request_and_marked(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"length": TrainingLength(1, 500)}
+    stated = {"steps": "1 of 500 steps, cut short"}
+    bundle = build(data, ExportOptions(allow_unfinished=True), facts=facts, **stated)
+    assert bundle.manifest.training == TrainingLength(1, 500)
+    assert bundle.manifest.cut_short == "1 of 500 steps"
+    assert bundle.manifest.provenance["train_steps"] == "1 of 500 steps, cut short"
+    assert "warning: the training was cut short" in capsys.readouterr().err
+
+
+def test_a_missing_phase_is_refused_even_on_request(data: Path) -> None:
+    facts = {"length": TrainingLength(1, 500), "missing_phases": ("student",)}
+    with pytest.raises(ExportError, match="before its phase student; repeat the training"):
+        build(data, ExportOptions(allow_unfinished=True), facts=facts)
+
+
+def test_a_finished_training_is_not_marked(data: Path) -> None:
+    bundle = build(data, facts={"length": TrainingLength(500, 500)})
+    assert bundle.manifest.cut_short is None
+
+
+# ---------------------------------------------------------------- sizes of the source images
+
+
+def test_the_manifest_holds_the_sizes_of_trained_and_held_out_images(data: Path) -> None:
+    bundle = build(data, facts={"source_sizes": SourceSizes.of([(30, 40)])})
+    assert bundle.manifest.source_sizes == SourceSizes.of([(30, 40), (SIZE, SIZE)])
+    assert build(data).manifest.source_sizes is None

@@ -82,3 +82,32 @@ def test_graphs_without_maps_are_compared_by_their_scores() -> None:
 def test_equal_scores_of_all_good_images_are_not_divided_by_zero() -> None:
     results = ScoresAndMaps(np.array([0.5]), np.zeros((1, 2, 2), np.float32))
     assert compare([Path("0.png")], results, results, 1.0, TOLERANCE, 0.0).worst_relative == 0.0
+
+
+def test_an_error_in_proportion_to_a_far_score_is_accepted() -> None:
+    """Such a score may be of any magnitude, and its rounding decides nothing."""
+    result = parity([0.5, 1e10], [0.5, 1.0005e10], map_error=0.0)
+    assert result.worst_score == pytest.approx(5e6)
+    require_parity(result, TOLERANCE, 0.1)
+    with pytest.raises(ExportError, match="scores are off by"):
+        require_parity(parity([0.5, 1e10], [0.5, 1.002e10]), TOLERANCE, 0.1)
+    # Near the threshold the absolute tolerance applies, whatever else there is.
+    with pytest.raises(ExportError, match=r"scores are off by 0\.2"):
+        require_parity(parity([0.5, 1e10], [0.7, 1e10]), TOLERANCE, 0.1)
+
+
+def test_the_map_of_a_far_score_gets_the_same_factor() -> None:
+    maps = np.zeros((2, 2, 2))
+    maps[1] = 1e10
+    results = ScoresAndMaps(np.array([0.5, 1e10]), maps)
+    drifted = ScoresAndMaps(results.scores, maps * 1.0005)
+    paths = [Path("0.png"), Path("1.png")]
+    result = compare(paths, results, drifted, THRESHOLD, TOLERANCE, SCORE_STD)
+    assert result.worst_map == pytest.approx(5e6)
+    require_parity(result, TOLERANCE, 0.1)
+
+
+@pytest.mark.parametrize("score", [float("inf"), float("nan"), -1e10])
+def test_a_far_score_that_is_wrong_is_refused(score: float) -> None:
+    with pytest.raises(ExportError):
+        require_parity(parity([0.5, 1e10], [0.5, score]), TOLERANCE, 0.1)

@@ -26,8 +26,11 @@ from flawline.runtime import calibrate, infer_stream
 from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
 from flawline.runtime.engines import EngineError, engine_class, open_engine
 from flawline.runtime.precisions import PRECISIONS
+from flawline.runtime.source_images import SourceSizes
+from flawline.runtime.training_length import TrainingLength
 from flawline.train import fit
 from flawline.train.checkpoint import load_checkpoint
+from flawline.train.data import hold_out, open_data
 
 pytestmark = pytest.mark.torch
 LIGHT = ["--weights", "random", "--size", "64", "--steps", "3"]
@@ -53,6 +56,8 @@ def test_images_to_bundle_to_verdicts(
     built: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = read_bundle(built / "bundle")
+    assert bundle.manifest.training == TrainingLength(3, 3)
+    assert bundle.manifest.source_sizes == SourceSizes.of([(80, 90)])
     assert bundle.manifest.method == "simplenet"
     assert bundle.manifest.provenance["train_weights"] == "random, seed 0"
     assert bundle.manifest.provenance["train_seed"] == "0"
@@ -129,7 +134,7 @@ def test_an_interrupted_run_goes_on_and_refuses_other_flags(
     ]
     assert fit.main([*flags, "--max-minutes", "1e-9"]) == 0
     assert "stopped by --max-minutes after 1 of 6 steps" in capsys.readouterr().err
-    assert load_checkpoint(out).provenance["steps"] == "1"
+    assert load_checkpoint(out).provenance["steps"] == "1 of 6 steps, cut short"
     unfinished = tmp_path / "c.unfinished.pt"
     assert (
         build.main(
@@ -138,6 +143,14 @@ def test_an_interrupted_run_goes_on_and_refuses_other_flags(
         == 2
     )
     assert "unfinished training; continue it" in capsys.readouterr().err
+    words = ["--checkpoint", str(out), "--data", str(data), "--engine", "none"]
+    assert build.main([*words, "--out", str(tmp_path / "b")]) == 2
+    message = capsys.readouterr().err
+    assert "cut short after 1 of 6 steps; repeat the training command" in message
+    assert "--allow-unfinished" in message
+    assert not (tmp_path / "b").exists()
+    assert build.main([*words, "--out", str(tmp_path / "b"), "--allow-unfinished"]) == 0
+    assert read_bundle(tmp_path / "b").manifest.cut_short == "1 of 6 steps"
     assert fit.main([*flags, "--seed", "1"]) == 2
     assert "other flags" in capsys.readouterr().err
     assert fit.main(flags) == 0
@@ -246,6 +259,20 @@ def test_wrong_flags_are_one_clear_line(
     assert last.startswith("flawline-build: ")
     assert message in last
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_export_of_a_checkpoint_names_no_flag_that_it_lacks(
+    built: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no --bits; the images of the data set became deeper after the training."""
+    copy = Path(shutil.copytree(data, tmp_path / "copy"))
+    deep = np.full((40, 40), 4000, np.uint16)
+    _, held_out = hold_out(open_data(copy).train_good)
+    held_out[0].write_bytes(cv2.imencode(".png", deep)[1].tobytes())
+    words = ["--checkpoint", str(built / "c.pt"), "--data", str(copy), "--engine", "none"]
+    assert build.main([*words, "--out", str(tmp_path / "b")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "has 16 bits per pixel (largest value 4000); the detector was trained on 8-bit" in last
 
 
 @pytest.mark.parametrize("flags", [[], ["--method", "simplenet"]])

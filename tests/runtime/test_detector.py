@@ -52,7 +52,7 @@ def test_an_engine_that_drifts_is_refused(bundle: Bundle) -> None:
             return scores + 0.5, maps
 
     with pytest.raises(
-        EngineError, match=r"golden image 0 scores .* off by 0\.5, the tolerance is 0\.01"
+        EngineError, match=r"golden image 0 scores .* off by 0\.5, the tolerance is 0\.147"
     ):
         self_test(opened(Drifting, bundle), bundle)
 

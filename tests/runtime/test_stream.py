@@ -88,7 +88,9 @@ def test_a_line_per_frame_and_a_summary(
         "judged",
         "milliseconds",
         "fps",
+        "bundle",
     ]
+    assert first["bundle"] == run.summary["bundle"] == bundle.sha256["model.onnx"][:12]
     assert first["source"] == str(parts / "0.png")
     assert first["index"] == 0
     assert first["score"] == 20
@@ -105,6 +107,7 @@ def test_a_line_per_frame_and_a_summary(
         "reconnects",
         "anomalous",
         "unjudged",
+        "bundle",
     ]
     assert run.summary["frames"] == 3
     assert run.summary["dropped"] == 0

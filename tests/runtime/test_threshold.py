@@ -13,6 +13,7 @@ from flawline.runtime.threshold import (
     images_for,
     require_different_scores,
     set_threshold,
+    tolerance_factor,
 )
 
 
@@ -147,3 +148,9 @@ def test_a_rate_takes_so_many_images(rate: float, images: int) -> None:
     assert check_false_alarm_rate(rate, images) == rate
     with pytest.raises(CalibrationError):
         check_false_alarm_rate(rate, images - 1)
+
+
+def test_the_tolerance_grows_with_the_distance_from_the_threshold() -> None:
+    factors = tolerance_factor(np.array([5.0, 15.0, 1005.0, -1995.0, np.inf, np.nan]), 5.0, 0.1)
+    np.testing.assert_allclose(factors, [1, 1, 10, 20, np.inf, np.nan])
+    assert tolerance_factor(5.0, 5.0, 0.1) == 1

@@ -52,7 +52,7 @@ def test_a_training_state_is_read_as_it_was_saved(tmp_path: Path) -> None:
     model = small_simplenet()
     state: dict[str, Any] = {"phase": "training", "state": {"step": 3}, "finished": ["teacher"]}
     save_checkpoint(tmp_path / "c.pt", model, {"a": "b"}, state)
-    method, provenance, training, _ = load_checkpoint(tmp_path / "c.pt")
+    method, provenance, training, *_ = load_checkpoint(tmp_path / "c.pt")
     assert method.settings == model.settings
     assert provenance == {"a": "b"}
     assert training == state

@@ -16,7 +16,7 @@ from flawline.train.data import (
     DataSet,
     PreparedImages,
     Sample,
-    describe_sizes,
+    describe_images,
     open_data,
     read_mask,
 )
@@ -445,7 +445,7 @@ def test_images_of_any_layout_can_be_prepared(tmp_path: Path) -> None:
     for image in images[:2]:
         assert image.dtype == np.uint8
         assert image.shape == (32, 32, 3)
-    assert describe_sizes(images.paths, GEOMETRY) == []
+    assert describe_images(images.paths, GEOMETRY) == []
 
 
 def test_sixteen_bit_images_are_prepared_with_their_bit_depth(tmp_path: Path) -> None:
@@ -455,7 +455,7 @@ def test_sixteen_bit_images_are_prepared_with_their_bit_depth(tmp_path: Path) ->
     images = PreparedImages([path], GEOMETRY, bit_depth=12)
     assert np.unique(images[0]).tolist() == [0xFF]
     assert np.array_equal(images[:1][0], images[0])
-    assert describe_sizes([path], GEOMETRY, bit_depth=12) == []
+    assert describe_images([path], GEOMETRY, bit_depth=12) == []
 
 
 def test_mixed_sizes_and_a_crop_are_described(tmp_path: Path) -> None:
@@ -464,8 +464,39 @@ def test_mixed_sizes_and_a_crop_are_described(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.png"
         path.write_bytes(cv2.imencode(".png", np.zeros((height, width), np.uint8))[1].tobytes())
         paths.append(path)
-    mixed, *cropped = describe_sizes(paths, Geometry("shorter-crop", 32, 32, shorter=36))
+    mixed, *cropped = describe_images(paths, Geometry("shorter-crop", 32, 32, shorter=36))
     assert mixed == "images differ in size (80x40 to 64x64); each becomes 32x32"
     assert len(cropped) == 2
     assert all("uninspected" in line for line in cropped)
-    assert len(describe_sizes(paths[:1], Geometry("shorter-crop", 32, 32, shorter=36))) == 1
+    assert len(describe_images(paths[:1], Geometry("shorter-crop", 32, 32, shorter=36))) == 1
+
+
+@pytest.mark.parametrize(
+    ("largest", "declared", "needed"),
+    [(4095, 16, 12), (1023, 12, 10), (4095, 12, None), (2047, 12, None), (255, 16, 8)],
+)
+def test_unused_bits_are_noted(
+    largest: int, declared: int, needed: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "deep.png"
+    path.write_bytes(cv2.imencode(".png", np.full((32, 32), largest, np.uint16))[1].tobytes())
+    lines = describe_images([path], GEOMETRY, declared)
+    if needed is None:
+        assert lines == []
+        return
+    (line,) = lines
+    assert f"needs {needed} of the declared {declared} bits" in line
+    assert f"{2 ** (declared - needed)} times darker" in line
+
+
+def test_files_whose_size_was_read_are_known(tmp_path: Path) -> None:
+    paths = []
+    for name, height in (("a", 30), ("b", 40), ("c", 50)):
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(cv2.imencode(".png", np.zeros((height, 20, 3), np.uint8))[1].tobytes())
+        paths.append(path)
+    images = PreparedImages(paths, GEOMETRY)
+    assert images.sizes == {}
+    images[0]
+    images[1:][1]
+    assert images.sizes == {paths[0]: (30, 20), paths[2]: (50, 20)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +19,8 @@ from builders import write_squares
 
 from flawline.options import option
 from flawline.runtime.image import Geometry
+from flawline.runtime.source_images import SourceSizes
+from flawline.runtime.training_length import TrainingLength
 from flawline.train import METHODS, TrainError, fit
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import CachedImages, PreparedImages, hold_out, open_data
@@ -235,7 +239,10 @@ def test_an_interrupted_run_is_continued_and_equals_an_uninterrupted_one(
     unfinished = tmp_path / "part.unfinished.pt"
     assert train(data, out, *steps, "--max-minutes", "1e-9") == 0
     assert "stopped by --max-minutes after 1 of 3 steps" in capsys.readouterr().err
-    assert load_checkpoint(out).provenance["steps"] == "1"
+    cut = load_checkpoint(out)
+    assert cut.provenance["steps"] == "1 of 3 steps, cut short"
+    assert cut.length == TrainingLength(1, 3)
+    assert not cut.finished
     assert unfinished.exists()
     assert train(data, out, *steps, "--seed", "1") == 2
     assert "is from a run with other flags" in capsys.readouterr().err
@@ -245,6 +252,9 @@ def test_an_interrupted_run_is_continued_and_equals_an_uninterrupted_one(
     whole = load_checkpoint(tmp_path / "whole.pt")
     part = load_checkpoint(out)
     assert part.provenance == whole.provenance
+    assert part.length == whole.length == TrainingLength(3, 3)
+    assert part.finished
+    assert part.source_sizes == whole.source_sizes == SourceSizes.of([(80, 90)])
     for name, value in whole.method.state_dict().items():
         assert torch.equal(value, part.method.state_dict()[name]), name
 
@@ -311,3 +321,26 @@ def test_a_path_that_cannot_be_written_is_found_before_training(
     assert train(data, tmp_path) == 2
     message = f"flawline-train: --out {tmp_path}: cannot be written; choose another"
     assert capsys.readouterr().err.splitlines()[-1] == message
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_and_saves(
+    number: int, status: int, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "c.pt"
+    command = [sys.executable, "-m", "flawline.train.fit", "--method", "simplenet"]
+    command += ["--data", str(data), "--out", str(out), *LIGHT, "--steps", "100000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "training simplenet" in line:
+                break
+        time.sleep(3)
+        process.send_signal(number)
+        last = process.stderr.read().splitlines()[-1]
+        assert process.wait(60) == status
+    assert last.endswith("the same command continues from the last saved step")
+    assert not out.exists()
+    saved = load_checkpoint(tmp_path / "c.unfinished.pt")
+    assert saved.training is not None
+    assert saved.training["state"]["step"] > 0

@@ -85,6 +85,18 @@ def interrupt_at(phase: str, step: int) -> Any:
     return progress
 
 
+def test_a_deadline_in_the_first_phase_leaves_the_second_one_missing() -> None:
+    phases = ("teacher", "student")
+    cut = Fit([], 11, 5, deadline=0.0)
+    assert TwoPhases().fit(cut) == 1
+    assert cut.missing(phases) == ("student",)
+    later = Fit(
+        [], 11, 5, deadline=0.0, state={"phase": "", "state": None, "finished": ["teacher"]}
+    )
+    assert TwoPhases().fit(later) == 6
+    assert later.missing(phases) == ()
+
+
 @pytest.mark.parametrize(("phase", "step"), [("teacher", 2), ("student", 1), ("student", 4)])
 def test_each_phase_resumes_exactly(phase: str, step: int) -> None:
     whole = TwoPhases()

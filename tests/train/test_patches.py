@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from builders import random_images
 from torch.nn import functional as F
 
+from flawline.train import TrainError
 from flawline.train.blocks import patches
 from flawline.train.blocks.patches import collect_features, patch_features, smoothed_map
+from flawline.train.progress import no_progress
 
 pytestmark = pytest.mark.torch
 
@@ -71,3 +75,37 @@ def test_features_in_memory_and_on_disk_are_the_same(
     on_disk = collect()
     assert isinstance(on_disk, np.memmap)
     np.testing.assert_array_equal(on_disk, in_memory)
+
+
+def test_a_full_disk_is_one_line_and_stays_empty(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Writing to a memory map there would end the process by SIGBUS."""
+
+    def no_space(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(patches, "MEMORY_MAP_ABOVE", 0)
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    images = list(random_images(32, 5).numpy())
+    with pytest.raises(TrainError, match=r"No space left on device\); set TMPDIR"):
+        collect_features(
+            images,
+            lambda batch: batch.float().mean(3),
+            torch.device("cpu"),
+            str(tmp_path),
+            no_progress,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_on_disk_have_their_space_reserved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(patches, "MEMORY_MAP_ABOVE", 0)
+    images = list(random_images(32, 5).numpy())
+    collect_features(
+        images, lambda batch: batch.float().mean(3), torch.device("cpu"), str(tmp_path), no_progress
+    )
+    (path,) = tmp_path.iterdir()
+    assert 512 * path.stat().st_blocks >= path.stat().st_size == 5 * 32 * 32 * 4

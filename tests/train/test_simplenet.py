@@ -178,7 +178,7 @@ def test_the_light_setting_resumes_exactly(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         part.fit(Fit(training_images(), steps, SEED, progress=stop, save=save))
-    method, _, training, _ = load_checkpoint(path)
+    method, _, training, *_ = load_checkpoint(path)
     assert training is not None
     assert training["state"]["step"] == 28
     fit_method(method, training_images(), steps, SEED, state=training)

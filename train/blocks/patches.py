@@ -6,7 +6,9 @@ The aggregation is that of Roth et al., "Towards total recall in industrial anom
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flawline.os_errors import reason_of
 from flawline.runtime.image import Image
+from flawline.train import TrainError
 from flawline.train.backbones.base import Backbone
 from flawline.train.progress import Progress
 
@@ -83,7 +87,7 @@ def collect_features(
 
     compute: maps images uint8 [N, H, W, 3] on `device` to features [N, ...].
     folder: holds the file to which an array of more than MEMORY_MAP_ABOVE bytes is mapped; it must
-    exist as long as the array is used.
+    exist as long as the array is used. Raises TrainError where the disk has no space for it.
     """
     features: npt.NDArray[np.float32] | None = None
     for index, image in enumerate(images):
@@ -98,8 +102,19 @@ def collect_features(
 
 
 def _allocate(shape: tuple[int, ...], folder: str) -> npt.NDArray[np.float32]:
-    if 4 * int(np.prod(shape)) > MEMORY_MAP_ABOVE:
-        path = f"{folder}/features.npy"
-        mapped: npt.NDArray[np.float32] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-        return mapped
-    return np.empty(shape, np.float32)
+    size = 4 * int(np.prod(shape))
+    if size <= MEMORY_MAP_ABOVE:
+        return np.empty(shape, np.float32)
+    path = Path(folder) / "features.float32"
+    try:
+        # Reserved first: on a full disk, writing to a memory map would end the process by SIGBUS.
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(path, np.float32, "r+", shape=shape)
+    except OSError as error:
+        # A file that holds a part of the space would leave the disk full.
+        path.unlink(missing_ok=True)
+        raise TrainError(
+            f"features in {path.parent.parent}: no space for {size / 2**20:.0f} MiB "
+            f"({reason_of(error)}); set TMPDIR to a folder with more space, or reduce --size"
+        ) from error

@@ -5,7 +5,7 @@ Nothing here imports torch.
 
 from flawline.train.data.cache import CachedImages
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
-from flawline.train.data.images import PreparedImages, describe_sizes
+from flawline.train.data.images import PreparedImages, describe_images
 from flawline.train.data.layouts import open_data
 from flawline.train.data.masks import read_mask
 from flawline.train.data.split import hold_out
@@ -17,7 +17,7 @@ __all__ = [
     "GoodImages",
     "PreparedImages",
     "Sample",
-    "describe_sizes",
+    "describe_images",
     "hold_out",
     "open_data",
     "read_mask",

@@ -11,15 +11,21 @@ import numpy as np
 from flawline.cameras.decode import read_image
 from flawline.runtime.image import Geometry, Image, prepare
 
-# Images whose size `describe_sizes` reads.
-SIZE_SAMPLES = 50
+# Images that `describe_images` reads.
+IMAGES_READ = 50
+# The remedy for 16-bit images in commands on a detector that was trained on 8-bit images.
+TRAIN_WITH_BITS = (
+    "the detector was trained on 8-bit images: train it again with the number of significant bits, "
+    "such as --bits 12, or use 8-bit images"
+)
 
 
 class PreparedImages(Sequence[Image]):
     """Image files in the model's input frame: uint8 [H, W, 3] BGR, decoded at every access.
 
     `bit_depth` is the number of significant bits of 16-bit files, and None where all files have
-    8 bits. An access raises CameraError for a file that cannot be read.
+    8 bits. `sizes` holds the height and width of each file that was accessed, before it was
+    resized; a slice shares it. An access raises CameraError for a file that cannot be read.
     """
 
     def __init__(
@@ -28,6 +34,7 @@ class PreparedImages(Sequence[Image]):
         self.paths = paths
         self.geometry = geometry
         self.bit_depth = bit_depth
+        self.sizes: dict[Path, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,26 +47,47 @@ class PreparedImages(Sequence[Image]):
 
     def __getitem__(self, index: int | slice) -> Image | PreparedImages:
         if isinstance(index, slice):
-            return PreparedImages(self.paths[index], self.geometry, self.bit_depth)
-        image = read_image(self.paths[index], self.bit_depth)
+            part = PreparedImages(self.paths[index], self.geometry, self.bit_depth)
+            part.sizes = self.sizes
+            return part
+        path = self.paths[index]
+        image = read_image(path, self.bit_depth)
+        height, width = image.shape[:2]
+        self.sizes[path] = (height, width)
         return prepare(image, self.geometry)
 
 
-def describe_sizes(
+def describe_images(
     paths: Sequence[Path], geometry: Geometry, bit_depth: int | None = None
 ) -> list[str]:
-    """Return log lines about the sizes of the source images: mixed sizes, and what a crop cuts off.
+    """Return log lines about source images: mixed sizes, what a crop cuts off, unused bits.
 
     Up to 50 images are read, spread evenly over `paths`. The list is empty where there is nothing
     to report.
     """
     sizes = set()
-    for index in _spread_indices(len(paths), SIZE_SAMPLES):
-        height, width = read_image(paths[index], bit_depth).shape[:2]
+    largest_value = 0
+    for index in _spread_indices(len(paths), IMAGES_READ):
+        image = read_image(paths[index], bit_depth)
+        height, width = image.shape[:2]
         sizes.add((height, width))
+        largest_value = max(largest_value, int(image.max()))
+    lines = _describe_sizes(sizes, geometry)
+    unused = 8 - largest_value.bit_length()
+    # Dark parts may leave one bit unused.
+    if bit_depth is not None and unused > 1:
+        lines.append(
+            f"the largest value of the images needs {bit_depth - unused} of the declared "
+            f"{bit_depth} bits, so that they become {2**unused} times darker than they could be; "
+            f"declare the bit depth of the camera"
+        )
+    return lines
+
+
+def _describe_sizes(sizes: set[tuple[int, int]], geometry: Geometry) -> list[str]:
+    """Describe these (height, width): that they differ, and what the geometry cuts off."""
     smallest = min(sizes)
     largest = max(sizes)
-
     lines = []
     if smallest != largest:
         lines.append(
