@@ -323,7 +323,7 @@ def test_termination_ends_the_work_as_ctrl_c_does(number: signal.Signals) -> Non
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     code = (
         "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-        "run_command('x', lambda: print(signal.getsignal(signal.SIGHUP)))"
+        "run_command('x', lambda: print(repr(signal.getsignal(signal.SIGHUP))))"
     )
     assert "SIG_IGN" in shell(code, "").stdout
 
