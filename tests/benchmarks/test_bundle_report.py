@@ -260,7 +260,7 @@ def test_an_unreadable_image_is_listed_and_counted_apart(tmp_path: Path, data: P
     (data / "test" / "dent" / "000.png").write_bytes(b"no image")
     text = words(report(tmp_path, data))
     assert "Rejected without a score: 1" in text
-    assert re.search(r"test/dent/000\.png: .*is not an image that OpenCV can decode", text)
+    assert re.search(r"test/dent/000\.png: .*is not an image of a format that is read", text)
     assert "misses 2 of 4 defective ones" in text
     assert "1 rejected without a score" in text
 
