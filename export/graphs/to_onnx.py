@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections import Counter
 
 import onnx
@@ -14,10 +12,9 @@ from torch import nn
 from flawline.export.graphs.edit import constants_to_initializers, set_output_shape
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import GRAPH_OUTPUTS
+from flawline.train.blocks.tracing import trace_to_onnx
 
-# TensorRT 8.x reads no later version of either.
-OPSET = 17
-IR_VERSION = 8
+IR_VERSION = 8  # TensorRT 8.x accepts no later one
 
 
 def onnx_from_module(
@@ -57,26 +54,8 @@ def trace(
 
     `dynamic` makes the first axis of the input and of every output dynamic, with the name N.
     """
-    axes = None
-    if dynamic:
-        axes = {name: {0: "N"} for name in ("image", *outputs)}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
-        # The TorchScript exporter is used on purpose: it writes opset 17 directly, where the
-        # newer one writes opset 18 and fails to convert it. Its deprecation notice is the only
-        # warning that is silenced.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        torch.onnx.export(
-            module,
-            (image,),
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=list(outputs),
-            dynamic_axes=axes,
-        )
-    return onnx.load_model_from_string(buffer.getvalue())
+    serialised = trace_to_onnx(module, image, "image", outputs, dynamic)
+    return onnx.load_model_from_string(serialised)
 
 
 def node_types(model: bytes) -> Counter[str]:

@@ -15,10 +15,11 @@ from builders import random_images, small_simplenet
 from sample_graphs import SIMPLENET_ISLANDS, graph, simplenet_graph
 
 from flawline.export.graphs.edit import islands_in
-from flawline.export.graphs.to_onnx import IR_VERSION, OPSET, node_types, onnx_from_module
+from flawline.export.graphs.to_onnx import IR_VERSION, node_types, onnx_from_module
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.precisions import islands_of
 from flawline.train.blocks.fused import fp32_islands
+from flawline.train.blocks.tracing import OPSET
 
 pytestmark = pytest.mark.torch
 # The operators of SimpleNet's graph. A new kind of node is a decision, not an accident.

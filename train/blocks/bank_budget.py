@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import statistics
-import warnings
 
 import torch
 
@@ -13,6 +11,7 @@ from flawline.runtime.timing import time_calls
 from flawline.train import TrainError
 from flawline.train.blocks.fused import Size
 from flawline.train.blocks.memory_bank import NearestRow, whole_blocks
+from flawline.train.blocks.tracing import trace_to_onnx
 
 SMALLEST_BANK = 16  # rows
 # Calls of a search before it is timed, and calls that are timed.
@@ -89,22 +88,7 @@ def search_milliseconds(rows: int, dim: int, grid: Size) -> float:
     random = torch.Generator().manual_seed(0)
     search = NearestRow(whole_blocks(torch.randn(rows, dim, generator=random)), grid).eval()
     frame = torch.randn(1, dim, *grid, generator=random)
-    session = open_session(_export(search, frame))
+    session = open_session(trace_to_onnx(search, frame, "x"))
     inputs = {"x": frame.numpy()}
     times = time_calls(lambda: session.run(None, inputs), WARM_UP, REPEATS)
     return statistics.quantiles(times, n=4)[0]
-
-
-def _export(search: NearestRow, frame: torch.Tensor) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        torch.onnx.export(
-            search,
-            (frame,),
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=17,
-            input_names=["x"],
-        )
-    return buffer.getvalue()
