@@ -19,8 +19,8 @@ from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_t
 from flawline.runtime.strict_json import SchemaError, StrictReader, parse_json, to_json
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
-# Schema 2 added the bit depth to the manifest, and optionally `training` and `source_sizes`.
-# calibration.json follows the same number.
+# Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes` and
+# `folds`. calibration.json follows the same number; `folds` is optional there, too.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -59,7 +59,9 @@ class Manifest:
     computed in FP32 in every precision. `outputs` is GRAPH_OUTPUTS, or its first entry alone.
     `bit_depth` is the number of significant bits of the images that the detector was trained on,
     from 8 to 16. `training` is how long it was trained, and `source_sizes` the sizes of the good
-    images; both are None where the bundle or its checkpoint does not state them.
+    images; both are None where the bundle or its checkpoint does not state them. `folds` is 0 if
+    good images were held out. Otherwise the detector was trained on all of them, and `score` and
+    `map_peak` come from so many further detectors, each trained without a part of the images.
     """
 
     method: str
@@ -75,6 +77,7 @@ class Manifest:
     bit_depth: int = 8
     training: TrainingLength | None = None
     source_sizes: SourceSizes | None = None
+    folds: int = 0
 
     @property
     def cut_short(self) -> str | None:
@@ -100,7 +103,9 @@ class Calibration:
     """The threshold of a bundle, and what supports it: calibration.json.
 
     A part is anomalous if its score is above `threshold`. The true false-alarm rate lies in
-    `interval` with probability `confidence`, given `good_images` held-out good images.
+    `interval` with probability `confidence`, given `good_images` good images. With `folds`, so many
+    further detectors scored them, each those that it was not trained on; with 0, the detector
+    itself was not trained on them.
     """
 
     threshold: float
@@ -108,6 +113,7 @@ class Calibration:
     interval: tuple[float, float]
     confidence: float
     good_images: int
+    folds: int = 0
 
 
 def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
@@ -119,6 +125,7 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     content["training"] = length_to_json(manifest.training)
     content["source_sizes"] = sizes_to_json(manifest.source_sizes)
     content["files"] = dict(files)
+    _leave_out_no_folds(content)
     return to_json(content)
 
 
@@ -152,6 +159,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
             manifest,
             training=length_from_json(reader.take_object("training")),
             source_sizes=sizes_from_json(reader.take_object("source_sizes")),
+            folds=reader.take_count("folds"),
         )
     reader.finish()
     _check_manifest(reader, manifest)
@@ -230,7 +238,14 @@ def calibration_to_json(calibration: Calibration) -> bytes:
     """Write calibration.json."""
     content = asdict(calibration)
     content["schema"] = SCHEMA
+    _leave_out_no_folds(content)
     return to_json(content)
+
+
+def _leave_out_no_folds(content: dict[str, Any]) -> None:
+    """Remove `folds` where it is 0, so that older versions read bundles with a hold-out."""
+    if content["folds"] == 0:
+        del content["folds"]
 
 
 def calibration_from_json(data: bytes) -> Calibration:
@@ -244,6 +259,7 @@ def calibration_from_json(data: bytes) -> Calibration:
         interval=_interval_from_json(reader),
         confidence=reader.take("confidence", float),
         good_images=reader.take("good_images", int),
+        folds=reader.take_count("folds"),
     )
     reader.finish()
     if not 0 < calibration.false_alarm_rate < 1:
