@@ -51,9 +51,7 @@ def _write_and_compare(
     bundle: Bundle, precision: str, data: Path, progress: Progress
 ) -> tuple[bytes, Parity]:
     manifest = bundle.manifest
-    selection = select_images(
-        data, manifest.geometry, manifest.file_bit_depth, manifest.folds
-    )
+    selection = select_images(data, manifest.geometry, manifest.file_bit_depth, manifest.folds)
     context = GraphContext(
         fp32_islands=manifest.fp32_islands,
         good_images=selection.train,

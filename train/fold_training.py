@@ -172,4 +172,3 @@ class FoldTraining:
         for name, backbone in model.backbones().items():
             backbone.load_state_dict(self.model.backbones()[name].state_dict())
         return model.to(self.device), None
-

@@ -306,13 +306,9 @@ def evaluate(
     progress: Progress = no_progress,
     label: str = "torch reference",
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Compute scores [n] and maps [n, H, W] of prepared images, one at a time, on its device.
-
-    `label` names the work to `progress`.
-    """
+    """Compute scores [n] and maps [n, H, W] of prepared images, one at a time, on its device."""
     device = method.device
-    scores = []
-    maps = []
+    scores, maps = [], []
     for index, image in enumerate(images):
         score, anomaly_map = method(torch.from_numpy(np.asarray(image))[None].to(device))
         scores.append(score.cpu().numpy()[0])

@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from flawline.train.data import (
 )
 from flawline.train.data.folds import choose_folds
 from flawline.train.data.split import content_hashes, list_hash, require_different_images
-from flawline.train.fold_training import FoldTraining, Part, SharedFeatures, plan_parts
+from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
+from flawline.train.job import FitResult, Job, Run
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
 from flawline.train.neighbours import describe_neighbours
@@ -42,51 +42,6 @@ FOLDS = "folds"  # left out with a hold-out
 ONE_PASS = "in one pass"
 
 
-@dataclass
-class _Run:
-    """A model on its way from the recipe to the checkpoint.
-
-    state: continues the unfinished training on all images, None if there is none.
-    fitted: whether the model has been trained on all images.
-    sizes: those of the image files, if an earlier run has read them.
-    out_of_fold: the scores of the folds that are done; None with a hold-out.
-    """
-
-    model: Method
-    provenance: dict[str, str]
-    state: dict[str, Any] | None = None
-    fitted: bool = False
-    sizes: SourceSizes | None = None
-    out_of_fold: OutOfFold | None = None
-
-
-@dataclass
-class _Job:
-    """A training: the images of the data set, what is trained on them, and where it is saved.
-
-    images: all that are trained on. trained_on: their content hashes. steps: of the training on
-    them, 1 for a closed form. parts: the further trainings, without each fold.
-    """
-
-    recipe: Recipe
-    out: Path
-    images: PreparedImages
-    trained_on: list[str]
-    steps: int
-    parts: list[Part]
-    provenance: dict[str, str]
-
-    @property
-    def unfinished(self) -> Path:
-        """Where the unfinished training is saved."""
-        return self.out.with_name(f"{self.out.stem}.unfinished.pt")
-
-    @property
-    def unfinished_fold(self) -> Path:
-        """Where the unfinished training of a fold is saved."""
-        return self.out.with_name(f"{self.out.stem}.unfinished-fold.pt")
-
-
 def train(recipe: Recipe, out: Path) -> Path:
     """Train as the recipe says, write the checkpoint `out` and return its path.
 
@@ -99,13 +54,8 @@ def train(recipe: Recipe, out: Path) -> Path:
     job = _prepare(recipe, model, out)
     run = _begin(job, model)
     device = choose_device(recipe.device)
-    length = f"for {job.steps} steps"
-    if recipe.length(1) is None:
-        length = ONE_PASS
-    used = model.images_used(recipe.settings, len(job.images))
-    weights = run.provenance[WEIGHTS]
-    log(f"training {recipe.method} on {used} good images {length} on {device} (weights {weights})")
     run.model.to(device)
+    _announce(job, run)
     fit = _fit(job, run)
     if not fit.length.finished:
         run.provenance["steps"] = f"{fit.length.describe()}, cut short"
@@ -120,7 +70,27 @@ def train(recipe: Recipe, out: Path) -> Path:
     return out
 
 
-def _prepare(recipe: Recipe, model: Method, out: Path) -> _Job:
+def _announce(job: Job, run: Run) -> None:
+    """Log what is trained: on all images, and how many further trainings follow."""
+    recipe = job.recipe
+    length = f"for {job.steps} steps"
+    if recipe.length(1) is None:
+        length = ONE_PASS
+    if job.parts:
+        log(
+            f"{len(job.parts) + 1} trainings: on all good images, without each of "
+            f"{len(job.parts) - 1} blocks of them to set the threshold, and one for comparison; "
+            f"--folds 0 trains once"
+        )
+    if not run.fitted:
+        used = run.model.images_used(recipe.settings, len(job.images))
+        log(
+            f"training {recipe.method} on {used} good images {length} on {run.model.device} "
+            f"(weights {run.provenance[WEIGHTS]})"
+        )
+
+
+def _prepare(recipe: Recipe, model: Method, out: Path) -> Job:
     """Open the data set, divide its good images, and check what can be checked before training."""
     data_set = open_data(recipe.data)
     for line in data_set.describe():
@@ -143,20 +113,7 @@ def _prepare(recipe: Recipe, model: Method, out: Path) -> _Job:
     require_different_images(trained_on)
     images = PreparedImages(good, model.geometry, recipe.bit_depth)
     parts = plan_parts(recipe, data_set.train_good, folds)
-    if parts:
-        log(
-            f"{len(parts) + 1} trainings: on all good images, without each of {folds} blocks of "
-            f"them to set the threshold, and one for comparison; --folds 0 trains once"
-        )
-    return _Job(recipe, out, images, trained_on, steps or 1, parts, provenance)
-
-
-@dataclass(frozen=True)
-class _FitResult:
-    """How far a training came; `missing_phases` are the phases and folds that it did not finish."""
-
-    length: TrainingLength
-    missing_phases: tuple[str, ...] = ()
+    return Job(recipe, out, images, trained_on, steps or 1, parts, provenance)
 
 
 def _provenance(
@@ -172,7 +129,7 @@ def _provenance(
     }
 
 
-def _save(path: Path, job: _Job, run: _Run, fit: _FitResult) -> None:
+def _save(path: Path, job: Job, run: Run, fit: FitResult) -> None:
     save_checkpoint(
         path,
         run.model.cpu(),
@@ -185,7 +142,7 @@ def _save(path: Path, job: _Job, run: _Run, fit: _FitResult) -> None:
     )
 
 
-def _fit(job: _Job, run: _Run) -> _FitResult:
+def _fit(job: Job, run: Run) -> FitResult:
     """Train on all images, then without each fold, until the deadline."""
     deadline = math.inf
     if job.recipe.max_minutes is not None:
@@ -221,7 +178,7 @@ def _fit(job: _Job, run: _Run) -> _FitResult:
 
 
 def _fit_all(
-    job: _Job, run: _Run, pixels: Sequence[Image], deadline: float, progress: Progress
+    job: Job, run: Run, pixels: Sequence[Image], deadline: float, progress: Progress
 ) -> tuple[int, tuple[str, ...]]:
     """Train on all images; return the steps done, and the phases that were not begun."""
 
@@ -235,7 +192,7 @@ def _fit_all(
     return done, fit.missing(run.model.phases)
 
 
-def _fit_folds(job: _Job, run: _Run, folds: FoldTraining) -> _FitResult:
+def _fit_folds(job: Job, run: Run, folds: FoldTraining) -> FitResult:
     """Train the folds that the run lacks, and save the run after each."""
     assert run.out_of_fold is not None
 
@@ -247,7 +204,7 @@ def _fit_folds(job: _Job, run: _Run, folds: FoldTraining) -> _FitResult:
     return _result(job, run, job.steps + steps_of_part)
 
 
-def _result(job: _Job, run: _Run, done: int, missing: tuple[str, ...] = ()) -> _FitResult:
+def _result(job: Job, run: Run, done: int, missing: tuple[str, ...] = ()) -> FitResult:
     """Count the steps of all trainings, and name the folds that are missing.
 
     done: the steps of the training on all images, and those of a fold that was begun.
@@ -262,7 +219,7 @@ def _result(job: _Job, run: _Run, done: int, missing: tuple[str, ...] = ()) -> _
             done += part.steps
         else:
             missing = (*missing, part.name)
-    return _FitResult(TrainingLength(done, planned), missing)
+    return FitResult(TrainingLength(done, planned), missing)
 
 
 def _images_to_fit(
@@ -275,7 +232,7 @@ def _images_to_fit(
     return images
 
 
-def _begin(job: _Job, model: Method) -> _Run:
+def _begin(job: Job, model: Method) -> Run:
     """Load weights into a fresh model, or continue the unfinished run of the same recipe."""
     recipe = job.recipe
     provenance = dict(job.provenance)
@@ -285,17 +242,10 @@ def _begin(job: _Job, model: Method) -> _Run:
     provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, job.images)
     if recipe.weights == RANDOM and model.backbones():
         log("note: --weights random: random features, expect results near chance")
-    return _Run(model, provenance, out_of_fold=_new_record(job))
+    return Run(model, provenance, out_of_fold=job.new_record())
 
 
-def _new_record(job: _Job) -> OutOfFold | None:
-    if not job.parts:
-        return None
-    # The last part is the comparison.
-    return OutOfFold(tuple(job.trained_on), len(job.parts) - 1)
-
-
-def _continue(job: _Job, provenance: dict[str, str]) -> _Run:
+def _continue(job: Job, provenance: dict[str, str]) -> Run:
     unfinished = job.unfinished
     saved = load_checkpoint(unfinished)
     expected = {**provenance, WEIGHTS_FLAG: job.recipe.weights}
@@ -310,7 +260,7 @@ def _continue(job: _Job, provenance: dict[str, str]) -> _Run:
     if saved.training is None and saved.out_of_fold is not None:
         done = saved.out_of_fold.parts_done
         log(f"continuing {unfinished} after 1 + {done} of {len(job.parts) + 1} trainings")
-        return _Run(
+        return Run(
             saved.method,
             saved.provenance,
             fitted=True,
@@ -320,7 +270,7 @@ def _continue(job: _Job, provenance: dict[str, str]) -> _Run:
     state = saved.training or {}
     step = (state.get("state") or {}).get("step", 0)
     log(f"continuing {unfinished} at step {step}")
-    return _Run(saved.method, saved.provenance, saved.training, out_of_fold=_new_record(job))
+    return Run(saved.method, saved.provenance, saved.training, out_of_fold=job.new_record())
 
 
 def _writable(folder: Path) -> bool:

@@ -70,9 +70,12 @@ def write_bundle_report(
     data_set = open_data(data)
     for line in data_set.describe():
         log(line)
-    _, held_out_paths = hold_out(data_set.train_good)
-    # They are good images, so they have no defect.
-    held_out = [Sample(path, None) for path in held_out_paths]
+    held_out: list[Sample] = []
+    # With folds, the detector was trained on all good images: its scores of them say nothing.
+    if not bundle.manifest.folds:
+        _, held_out_paths = hold_out(data_set.train_good)
+        # They are good images, so they have no defect.
+        held_out = [Sample(path, None) for path in held_out_paths]
     if bit_depth is None:
         bit_depth = bundle.manifest.file_bit_depth
     with Detector(bundle, engine, options) as detector, Bars() as bars:

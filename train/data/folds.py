@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from flawline.train.data.dataset import DataError
-from flawline.train.data.split import MIN_GOOD_IMAGES, hold_out, require_enough
+from flawline.train.data.split import hold_out, require_enough
 
 DEFAULT_FOLDS = 5
 # From so many good images on, a fifth of them is enough to set a threshold of 1 %.
@@ -36,8 +36,8 @@ def choose_folds(requested: int | None, images: int) -> int:
         return 0
     if requested > images:
         raise DataError(
-            f"--folds {requested} needs {requested} good images, there are {images}; give a smaller "
-            f"number, or --folds 0 to hold out a fifth"
+            f"--folds {requested} needs {requested} good images, there are {images}; give a "
+            f"smaller number, or --folds 0 to hold out a fifth"
         )
     return requested
 
@@ -67,9 +67,10 @@ def _natural(text: str) -> list[tuple[str, int, str]]:
 
 
 def blocks(paths: Sequence[Path], folds: int) -> list[list[int]]:
-    """Divide images into blocks that are contiguous in their sequence: indices of `paths`, in its order.
+    """Divide images into blocks that are contiguous in their sequence.
 
-    The sizes of the blocks differ by one at most. The division depends on the names alone.
+    Returns the indices of `paths` in each block, in the order of the sequence. The sizes of the
+    blocks differ by one at most. The division depends on the names alone.
     """
     order = np.array(sequence_order(paths))
     return [block.tolist() for block in np.array_split(order, folds)]
