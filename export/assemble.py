@@ -230,8 +230,8 @@ def _manifest(method: Method, exported: _Exported, good: GoodScores) -> Manifest
         geometry=method.geometry,
         score=score,
         map_peak=map_peak,
-        score_tolerance=_tolerance(score),
-        map_tolerance=method.map_tolerance * _tolerance(map_peak),
+        score_tolerance=tolerance_of(score),
+        map_tolerance=method.map_tolerance * tolerance_of(map_peak),
         fp32_islands=exported.fp32_islands,
         outputs=exported.outputs,
         provenance={},
@@ -239,7 +239,7 @@ def _manifest(method: Method, exported: _Exported, good: GoodScores) -> Manifest
     )
 
 
-def _tolerance(spread: Spread) -> float:
+def tolerance_of(spread: Spread) -> float:
     """Return the allowed absolute error of a quantity; it is above rounding in any case."""
     return TOLERANCE * max(spread.std, 1e-3 * abs(spread.mean), 1e-6)
 

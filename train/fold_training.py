@@ -18,9 +18,11 @@ from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.data.folds import blocks, random_fifth
 from flawline.train.method import Fit, Method, evaluate
 from flawline.train.out_of_fold import OutOfFold, PartScores
-from flawline.train.progress import Progress
+from flawline.train.progress import Progress, no_progress
 from flawline.train.recipe import Recipe
 
+# Images at most on which the scales of two detectors are compared.
+IMAGES_SEEN = 50
 PART = "part"  # in the provenance of the unfinished training of a fold
 
 
@@ -48,10 +50,14 @@ class ChosenImages(Sequence[Image]):
 
 @dataclass(frozen=True)
 class Part:
-    """One further training: its name, the images that it leaves out and scores, and its steps."""
+    """One further training: its name, the images that it leaves out and scores, and its steps.
+
+    `seen` are images that it is trained on and scores, too; see `PartScores`.
+    """
 
     name: str
     left_out: tuple[int, ...]
+    seen: tuple[int, ...]
     steps: int
 
 
@@ -65,12 +71,15 @@ def plan_parts(recipe: Recipe, paths: Sequence[Path], folds: int) -> list[Part]:
     divisions = []
     for number, block in enumerate(blocks(paths, folds), 1):
         divisions.append((f"fold {number} of {folds}", block))
-    divisions.append(("comparison with a random fifth", random_fifth(paths)))
+    chosen = random_fifth(paths)
+    divisions.append(("comparison with a random fifth", chosen))
+    others = [index for index in range(len(paths)) if index not in set(chosen)]
+    common = others[:: math.ceil(len(others) / IMAGES_SEEN)]
     parts = []
     for name, left_out in divisions:
-        settings = recipe.settings
-        used = recipe.method_class.images_used(settings, len(paths) - len(left_out))
-        parts.append(Part(name, tuple(left_out), recipe.length(used) or 1))
+        used = recipe.method_class.images_used(recipe.settings, len(paths) - len(left_out))
+        seen = [index for index in common if index not in left_out]
+        parts.append(Part(name, tuple(left_out), tuple(seen), recipe.length(used) or 1))
     return parts
 
 
@@ -98,6 +107,7 @@ class FoldTraining:
     provenance: of the whole training; an unfinished part of another one is not continued.
     deadline: as in `Fit`. A part without steps is never divided by it.
     progress: is called with the name of the part in front of the kind of work.
+    report: is called with a line at the begin of each part.
     """
 
     recipe: Recipe
@@ -108,7 +118,8 @@ class FoldTraining:
     unfinished: Path
     provenance: dict[str, str]
     deadline: float = math.inf
-    progress: Progress = lambda label, done, total: None
+    progress: Progress = no_progress
+    report: Callable[[str], None] = log
 
     def run(
         self, parts: Sequence[Part], record: OutOfFold, save: Callable[[OutOfFold], None]
@@ -137,7 +148,9 @@ class FoldTraining:
         """Return the scores of a part, or None if time ran out, and the steps done."""
         left_out = set(part.left_out)
         kept = [index for index in range(len(self.images)) if index not in left_out]
-        log(f"{part.name}: training on {len(kept)} good images, to score the other {len(left_out)}")
+        self.report(
+            f"{part.name}: training on {len(kept)} good images, to score the other {len(left_out)}"
+        )
         provenance = {**self.provenance, PART: part.name}
         model, state = self._begin(provenance)
         self.features.attach(model)
@@ -156,10 +169,19 @@ class FoldTraining:
         done = model.fit(fit)
         if done < part.steps or fit.missing(model.phases):
             return None, done
-        left_out_images = ChosenImages(self.images, part.left_out)
-        scores, maps = evaluate(model.eval(), left_out_images, progress, "scores")
-        peaks = maps.reshape(len(maps), -1).max(1)
-        return PartScores(part.left_out, tuple(scores.tolist()), tuple(peaks.tolist())), done
+        return self._score(model.eval(), part, progress), done
+
+    def _score(self, model: Method, part: Part, progress: Progress) -> PartScores:
+        chosen = (*part.left_out, *part.seen)
+        scores, maps = evaluate(model, ChosenImages(self.images, chosen), progress, "scores")
+        count = len(part.left_out)
+        return PartScores(
+            images=part.left_out,
+            scores=tuple(scores[:count].tolist()),
+            peaks=tuple(maps[:count].max((1, 2)).tolist()),
+            seen=part.seen,
+            seen_scores=tuple(scores[count:].tolist()),
+        )
 
     def _begin(self, provenance: dict[str, str]) -> tuple[Method, dict[str, Any] | None]:
         """Return a new model, or that of the unfinished part, with its training state."""

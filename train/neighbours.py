@@ -7,7 +7,6 @@ unlike those of next week.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +17,10 @@ from flawline.train.out_of_fold import Array, OutOfFold
 
 # Each test warns about independent images with this probability at most.
 LEVEL = 0.025
-NORMAL_QUANTILE = 1.96
 # Smaller differences, relative to the standard deviation of the scores, hardly move a threshold.
 SMALLEST_DIFFERENCE = 0.2
 SMALLEST_CORRELATION = 0.2
-# The distribution of the correlation of fewer scores is far from normal.
-SMALLEST_COUNT = 10
+PERMUTATIONS = 999
 REMEDY = "the rate may be higher than stated; give images of more parts, days and settings"
 
 
@@ -37,7 +34,8 @@ def describe_neighbours(record: OutOfFold | None) -> list[str]:
     if record is None or not record.complete:
         return []
     scores = record.scores()
-    correlation = _significant_correlation(scores[list(record.order)])
+    blocks = [np.array(part.scores) for part in record.folds]
+    correlation = _significant_correlation(blocks)
     from_random, from_blocks = record.pairs()
     difference = _significant_difference(from_random, from_blocks, float(scores.std()))
     signs = []
@@ -58,7 +56,7 @@ def describe_neighbours(record: OutOfFold | None) -> list[str]:
 
 def describe_held_out(paths: Sequence[Path], scores: Array) -> list[str]:
     """Return a line if the scores [n] of held-out images show that neighbours are similar."""
-    correlation = _significant_correlation(np.asarray(scores)[sequence_order(paths)])
+    correlation = _significant_correlation([np.asarray(scores)[sequence_order(paths)]])
     if correlation is None:
         return []
     return [
@@ -67,20 +65,39 @@ def describe_held_out(paths: Sequence[Path], scores: Array) -> list[str]:
     ]
 
 
-def _significant_correlation(scores: Array) -> float | None:
-    """Return the rank correlation of scores [n] with the next in the sequence, if it is clear.
+def _significant_correlation(blocks: Sequence[Array]) -> float | None:
+    """Return the rank correlation of scores with the next in the sequence, if it is clear.
 
-    For independent scores it has mean 0 and variance 1 / n, nearly (Wald and Wolfowitz 1943).
+    Scores [n] of each block are compared among each other only, because another block has another
+    detector. The same is computed for random orders of each block (a permutation test).
     """
-    if len(scores) < SMALLEST_COUNT:
+    ranked = []
+    for scores in blocks:
+        ranks = _mean_ranks(scores)
+        ranked.append(ranks - ranks.mean())
+    total = sum(float((ranks**2).sum()) for ranks in ranked)
+    if total == 0:
         return None
-    ranks = np.argsort(np.argsort(scores, kind="stable")).astype(float)
-    ranks -= ranks.mean()
-    correlation = float((ranks[1:] * ranks[:-1]).sum() / (ranks**2).sum())
-    limit = max(NORMAL_QUANTILE / math.sqrt(len(scores)), SMALLEST_CORRELATION)
-    if correlation < limit:
+    correlation = _sum_of_products(ranked) / total
+    rng = np.random.default_rng(0)
+    as_high = 1
+    for _ in range(PERMUTATIONS):
+        if _sum_of_products([rng.permutation(ranks) for ranks in ranked]) / total >= correlation:
+            as_high += 1
+    if correlation < SMALLEST_CORRELATION or as_high > LEVEL * (PERMUTATIONS + 1):
         return None
     return correlation
+
+
+def _mean_ranks(values: Array) -> Array:
+    """Return the ranks of values [n]; equal ones get the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
+def _sum_of_products(blocks: Sequence[Array]) -> float:
+    """Return the sum of the products of neighbours in each block."""
+    return sum(float((ranks[1:] * ranks[:-1]).sum()) for ranks in blocks)
 
 
 def _significant_difference(lower: Array, higher: Array, spread: float) -> float | None:

@@ -9,8 +9,8 @@ by those of the folds. See `flawline.runtime.threshold` for what that guarantees
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,15 @@ class PartScores:
 
     images: their indices in the list of all good images.
     scores, peaks: their scores, and the largest values of their maps.
+    seen, seen_scores: indices and scores of some images that the detector was trained on, by which
+        the scales of two detectors are compared.
     """
 
     images: tuple[int, ...]
     scores: tuple[float, ...]
     peaks: tuple[float, ...]
+    seen: tuple[int, ...] = ()
+    seen_scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,6 @@ class OutOfFold:
         """Whether every image has its score and the comparison is done."""
         return self.parts_done == self.count + 1
 
-    @property
-    def order(self) -> tuple[int, ...]:
-        """The indices of the images in their sequence, of which the folds are blocks."""
-        order: list[int] = []
-        for part in self.folds:
-            order += part.images
-        return tuple(order)
-
     def scores(self) -> Array:
         """Return the scores [n] of all images in the order of `images`; all folds must be done."""
         return self._in_order([part.scores for part in self.folds])
@@ -78,17 +74,39 @@ class OutOfFold:
         """Return the scores [k] of the random fifth, and those of the same images in their blocks.
 
         Both come from detectors that did not see the image. The second kind of detector did not see
-        its neighbours in the sequence either.
+        its neighbours in the sequence either. Detectors of separate trainings can differ by an
+        offset, which is estimated from images that both have seen, and subtracted.
         """
         assert self.random is not None
-        chosen = list(self.random.images)
-        return np.array(self.random.scores), self.scores()[chosen]
+        from_random = dict(zip(self.random.images, self.random.scores, strict=True))
+        from_blocks = {}
+        for part in self.folds:
+            offset = _offset(part, self.random)
+            for image, score in zip(part.images, part.scores, strict=True):
+                from_blocks[image] = score - offset
+        chosen = self.random.images
+        return (
+            np.array([from_random[image] for image in chosen]),
+            np.array([from_blocks[image] for image in chosen]),
+        )
 
     def _in_order(self, values: Sequence[Sequence[float]]) -> Array:
         ordered = np.full(len(self.images), np.nan)
         for part, block in zip(self.folds, values, strict=True):
             ordered[list(part.images)] = block
         return ordered
+
+
+def _offset(part: PartScores, other: PartScores) -> float:
+    """Return by how much a detector's scores are higher than another's on images both have seen."""
+    known = dict(zip(other.seen, other.seen_scores, strict=True))
+    differences = []
+    for image, score in zip(part.seen, part.seen_scores, strict=True):
+        if image in known:
+            differences.append(score - known[image])
+    if not differences:
+        return 0.0
+    return float(np.median(differences))
 
 
 def match_images(known: Sequence[str], found: Sequence[str]) -> list[int] | None:
@@ -102,11 +120,6 @@ def match_images(known: Sequence[str], found: Sequence[str]) -> list[int] | None
     for index, image in enumerate(known):
         places.setdefault(image, []).append(index)
     return [places[image].pop(0) for image in found]
-
-
-def count_missing(known: Sequence[str], found: Collection[str]) -> int:
-    """Return how many of the known content hashes are not among those found."""
-    return sum(image not in found for image in known)
 
 
 def out_of_fold_to_json(record: OutOfFold | None) -> dict[str, Any] | None:
@@ -135,12 +148,8 @@ def out_of_fold_from_json(content: Mapping[str, Any] | None) -> OutOfFold | None
 
 
 def _part_to_json(part: PartScores) -> dict[str, Any]:
-    return {"images": list(part.images), "scores": list(part.scores), "peaks": list(part.peaks)}
+    return {name: list(values) for name, values in asdict(part).items()}
 
 
 def _part_from_json(content: Mapping[str, Any]) -> PartScores:
-    return PartScores(
-        images=tuple(content["images"]),
-        scores=tuple(content["scores"]),
-        peaks=tuple(content["peaks"]),
-    )
+    return PartScores(**{name: tuple(values) for name, values in content.items()})

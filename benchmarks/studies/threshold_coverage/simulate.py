@@ -1,0 +1,202 @@
+"""Thresholds from a few good images: out-of-fold scores against a hold-out, on the other images.
+
+Each draw takes some images of a pool at random. The detector that is trained on all of them gets
+its threshold from out-of-fold scores, by the code of `train.fit`; another one is trained on four
+fifths of them and gets its threshold from the held-out fifth. The rest of the pool shows which
+rates of false alarms the two thresholds have.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawline.export.assemble import tolerance_of
+from flawline.runtime.image import Image, prepare
+from flawline.runtime.manifest import Calibration, Spread
+from flawline.runtime.threshold import CalibrationError, set_threshold
+from flawline.train.data import PreparedImages, open_data
+from flawline.train.data.demo import PRODUCTS
+from flawline.train.data.demo.products import render
+from flawline.train.data.folds import DEFAULT_FOLDS, random_fifth
+from flawline.train.fold_training import ChosenImages, FoldTraining, SharedFeatures, plan_parts
+from flawline.train.method import Fit, Method, evaluate
+from flawline.train.out_of_fold import OutOfFold
+from flawline.train.progress import Progress
+from flawline.train.recipe import Recipe
+
+Scores = NDArray[np.float64]
+
+DEMO = "demo"
+DEMO_POOL = 160  # images of each product
+DEMO_SIZE = 256  # pixels
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Good images of one kind of part, uint8 [H, W, 3] each, and their files or names."""
+
+    name: str
+    paths: list[Path]
+    images: list[Image]
+
+
+@dataclass
+class Simulation:
+    """Draws from one pool with one recipe.
+
+    count: images of a draw. tested: images at most that test a threshold.
+    """
+
+    recipe: Recipe
+    pool: Pool
+    count: int
+    tested: int
+    features: SharedFeatures = field(default_factory=SharedFeatures)
+
+    def __post_init__(self) -> None:
+        if len(self.pool.images) <= self.count:
+            raise CalibrationError(
+                f"{self.pool.name}: {len(self.pool.images)} good images leave none to test on; "
+                f"give more, or a smaller --count"
+            )
+        self._model = self._new_model(self.pool.images)
+
+    def draw(self, number: int) -> dict[str, Any]:
+        """Return the row of one draw, which its number alone determines."""
+        rng = np.random.default_rng(number)
+        order = rng.permutation(len(self.pool.images)).tolist()
+        # In the order of the pool, because folds are blocks of it.
+        drawn = sorted(order[: self.count])
+        others = ChosenImages(self.pool.images, order[self.count :][: self.tested])
+        paths = [self.pool.paths[index] for index in drawn]
+        images = ChosenImages(self.pool.images, drawn)
+        out_of_fold = self._out_of_fold(paths, images)
+        held_out = random_fifth(paths)
+        kept = [index for index in range(len(paths)) if index not in set(held_out)]
+        partly = self._trained(ChosenImages(images, kept))
+        on_all = _scores(self._trained(images), others)
+        on_part = _scores(partly, others)
+        threshold = _calibrate(out_of_fold, DEFAULT_FOLDS)
+        split = _calibrate(_scores(partly, ChosenImages(images, held_out)), 0)
+        equal = _calibrate(out_of_fold, DEFAULT_FOLDS, split.false_alarm_rate)
+        return {
+            "data": self.pool.name,
+            "draw": number,
+            "tested": len(others),
+            "out_of_fold": _outcome(threshold, on_all),
+            "equal_rate": _outcome(equal, on_all),
+            "hold_out": _outcome(split, on_part),
+        }
+
+    def _out_of_fold(self, paths: Sequence[Path], images: Sequence[Image]) -> Scores:
+        record = OutOfFold(tuple(str(path) for path in paths), DEFAULT_FOLDS)
+        kept: list[OutOfFold] = []
+        with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
+            training = FoldTraining(
+                recipe=self.recipe,
+                model=self._model,
+                device=self._model.device,
+                images=images,
+                features=self.features,
+                unfinished=Path(folder) / "fold.pt",
+                provenance={},
+                report=lambda line: None,
+            )
+            # The last part compares the blocks with a random fifth, and sets no threshold.
+            parts = plan_parts(self.recipe, paths, DEFAULT_FOLDS)[:-1]
+            parts = [replace(part, seen=()) for part in parts]
+            training.run(parts, record, kept.append)
+        return kept[-1].scores()
+
+    def _trained(self, images: Sequence[Image]) -> Method:
+        model = self._new_model(images)
+        used = model.images_used(self.recipe.settings, len(images))
+        steps = self.recipe.length(used) or 1
+        model.fit(Fit(images, steps, self.recipe.seed))
+        return model.eval()
+
+    def _new_model(self, images: Sequence[Image]) -> Method:
+        model = self.recipe.method_class(self.recipe.settings)
+        model.load_weights(self.recipe.weights, self.recipe.seed, images)
+        self.features.attach(model)
+        return model
+
+
+def open_pools(data: str, recipe: Recipe, progress: Progress) -> list[Pool]:
+    """Return the good images of a data set, of training and test, as one pool.
+
+    `demo` gives one pool for each product of the demo data. Raises DataError.
+    """
+    geometry = recipe.settings.geometry
+    pools = []
+    if data == DEMO:
+        for product in PRODUCTS:
+            images = []
+            paths = []
+            for seed in range(DEMO_POOL):
+                image, _ = render(product, None, seed, DEMO_SIZE)
+                images.append(prepare(image, geometry))
+                paths.append(Path(product) / f"{seed:03d}.png")
+                progress(f"{DEMO} {product}", seed + 1, DEMO_POOL)
+            pools.append(Pool(f"{DEMO} {product}", paths, images))
+        return pools
+    data_set = open_data(data)
+    files = list(data_set.train_good)
+    for sample in data_set.test:
+        if sample.defect is None:
+            files.append(sample.path)
+    prepared = PreparedImages(files, geometry, recipe.bit_depth)
+    return [Pool(Path(data).name, files, [prepared[index] for index in range(len(files))])]
+
+
+def _scores(model: Method, images: Sequence[Image]) -> Scores:
+    scores, _ = evaluate(model, images)
+    return np.asarray(scores, np.float64)
+
+
+def _calibrate(scores: Scores, folds: int, rate: float | None = None) -> Calibration:
+    tolerance = tolerance_of(Spread.of(scores))
+    return set_threshold(scores, rate, tolerance, folds=folds)
+
+
+def _outcome(calibration: Calibration, scores: Scores) -> dict[str, float]:
+    """Return what a threshold states, and its rate among scores [n] of other good images."""
+    low, high = calibration.interval
+    return {
+        "stated": calibration.false_alarm_rate,
+        "low": low,
+        "high": high,
+        "realised": float((scores > calibration.threshold).mean()),
+    }
+
+
+def draw_rows(
+    recipe: Recipe, data: str, draws: int, count: int, tested: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """Return the rows of all draws of a data set, or of the demo data, whose products share them.
+
+    recipe: its data set is not used. data: a folder, or `demo`. count, tested: as in `Simulation`.
+    Raises DataError, TrainError and CalibrationError.
+    """
+    pools = open_pools(data, recipe, progress)
+    simulations = [Simulation(recipe, pool, count, tested) for pool in pools]
+    rows = []
+    for number in range(draws):
+        row = simulations[number % len(simulations)].draw(number)
+        facts = {
+            "method": recipe.method,
+            "weights": Path(recipe.weights).name,
+            "size": recipe.settings.geometry.height,
+            "steps": recipe.length(count),
+            "count": count,
+        }
+        rows.append({**facts, "set": Path(data).name, **row})
+        progress(f"{recipe.method} {Path(data).name}", number + 1, draws)
+    return rows
