@@ -30,7 +30,8 @@ from flawline.train.method import Fit, Method, MethodSettings
 from flawline.train.recipe import plan
 
 pytestmark = pytest.mark.torch
-LIGHT = ("--weights", "random", "--size", "64")
+# One training; those of the folds have tests of their own.
+LIGHT = ("--weights", "random", "--size", "64", "--folds", "0")
 
 
 @pytest.fixture(scope="module")

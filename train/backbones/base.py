@@ -145,7 +145,7 @@ class Backbone(nn.Module, abc.ABC):
 
         With a `memory`, those of a single image are computed once.
         """
-        if self.memory is None or len(image) != 1:
+        if self.memory is None:
             return self._levels_of(image)
         return self.memory.get(image, lambda: self._levels_of(image))
 

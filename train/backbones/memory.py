@@ -24,20 +24,25 @@ class FeatureMemory:
         self._bytes = 0
 
     def get(self, image: Tensor, compute: Callable[[], Levels]) -> Levels:
-        """Return the levels [1, C, h, w] of an image, uint8 [1, H, W, 3], computed if need be.
+        """Return the levels [N, C, h, w] of images, uint8 [N, H, W, 3], computed if need be.
 
-        The caller owns the result.
+        Those of a single image are stored. Several images are computed together unless all of them
+        are stored. The caller owns the result.
         """
-        pixels = image.cpu().contiguous().numpy().tobytes()
-        key = hashlib.blake2b(pixels, digest_size=16).digest()
-        known = self._levels.get(key)
-        if known is not None:
-            # Cloned: a tensor that was made in inference mode cannot be used with autograd.
-            return tuple(level.to(image.device, copy=True) for level in known)
+        keys = [_key(one) for one in image]
+        if all(key in self._levels for key in keys):
+            known = [self._levels[key] for key in keys]
+            # Copies: a tensor that was made in inference mode cannot be used with autograd.
+            return tuple(torch.cat(level).to(image.device) for level in zip(*known, strict=True))
         levels = compute()
         size = sum(level.numel() * level.element_size() for level in levels)
-        if self._bytes + size <= LARGEST_BYTES:
+        if len(keys) == 1 and self._bytes + size <= LARGEST_BYTES:
             self._bytes += size
             with torch.no_grad():
-                self._levels[key] = tuple(level.to("cpu", copy=True) for level in levels)
+                self._levels[keys[0]] = tuple(level.to("cpu", copy=True) for level in levels)
         return levels
+
+
+def _key(image: Tensor) -> bytes:
+    pixels = image.cpu().contiguous().numpy().tobytes()
+    return hashlib.blake2b(pixels, digest_size=16).digest()

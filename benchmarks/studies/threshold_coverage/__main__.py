@@ -8,7 +8,7 @@ the threshold from some of them and counts the false alarms among the others.
 
 The second form trains. Many times, it takes some good images at random, sets a threshold from their
 out-of-fold scores and one from a hold-out of them, and counts the false alarms among the others.
-Rows of other methods and data in OUT.json are kept.
+Draws that OUT.json has already are not repeated, and its rows of other methods and data are kept.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from flawline.train.backbones.facts import TEXTURE
 
 COUNT = 100
 COUNT_OF_DRAW = 60
+WRITTEN_EVERY = 10  # draws, so that a long run that is stopped can be continued
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +65,7 @@ def _parser() -> Parser:
     )
     group.add_argument("--weights", default=TEXTURE, help="as for train.fit; default %(default)s")
     group.add_argument(
-        "--size", type=int, default=128, help="of the input in pixels; default %(default)s"
+        "--size", type=int, default=64, help="of the input in pixels; default %(default)s"
     )
     group.add_argument("--steps", type=int, help="optimiser steps; default is the method's")
     group.add_argument(
@@ -121,8 +122,8 @@ def _resample(args: argparse.Namespace) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    from flawline.benchmarks.studies.threshold_coverage.report import add_rows
-    from flawline.benchmarks.studies.threshold_coverage.simulate import draw_rows
+    from flawline.benchmarks.studies.threshold_coverage.report import add_rows, read_rows, rows_of
+    from flawline.benchmarks.studies.threshold_coverage.simulate import draw_rows, facts_of
     from flawline.train.progress import Bars
     from flawline.train.recipe import plan
 
@@ -135,9 +136,17 @@ def _simulate(args: argparse.Namespace) -> None:
         steps=args.steps,
         device="cpu",
     )
+    page = ""
     with Bars() as bars:
         for data in args.data:
-            rows = draw_rows(recipe, data, args.draws, args.count, args.tested, bars)
+            facts = facts_of(recipe, data, args.count, args.tested)
+            rows = rows_of(read_rows(args.out), facts)
+            done = {row["draw"] for row in rows}
+            missing = [number for number in range(args.draws) if number not in done]
+            for row in draw_rows(recipe, data, missing, args.count, args.tested, bars):
+                rows.append(row)
+                if len(rows) % WRITTEN_EVERY == 0:
+                    add_rows(args.out, rows)
             page = add_rows(args.out, rows)
     print(page)
 

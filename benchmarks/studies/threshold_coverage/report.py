@@ -18,18 +18,29 @@ KINDS = {"out_of_fold": "out of fold", "equal_rate": "out of fold", "hold_out": 
 REFERENCE_DRAWS = 100_000
 
 
-def add_rows(out: Path, rows: Sequence[Row]) -> str:
-    """Add rows to OUT.json, write OUT.md and return the page.
-
-    Rows of the same method and data set are replaced, all others are kept.
-    """
+def read_rows(out: Path) -> list[Row]:
+    """Return the rows of OUT.json; none if there is no such file."""
     path = out.with_name(f"{out.name}.json")
-    replaced = {(row["method"], row["set"]) for row in rows}
-    kept: list[Row] = []
-    if path.exists():
-        for row in json.loads(path.read_text()):
-            if (row["method"], row["set"]) not in replaced:
-                kept.append(row)
+    if not path.exists():
+        return []
+    rows: list[Row] = json.loads(path.read_text())
+    return rows
+
+
+def rows_of(rows: Sequence[Row], facts: Row) -> list[Row]:
+    """Return the rows that have all these facts."""
+    return [row for row in rows if all(row.get(key) == facts[key] for key in facts)]
+
+
+def add_rows(out: Path, rows: Sequence[Row]) -> str:
+    """Write OUT.json and OUT.md with these rows of one method and data set; return the page.
+
+    Other rows of that method and data set are replaced, those of all others are kept.
+    """
+    kept = []
+    for row in read_rows(out):
+        if (row["method"], row["set"]) != (rows[0]["method"], rows[0]["set"]):
+            kept.append(row)
     every = sorted([*kept, *rows], key=lambda row: (row["method"], row["set"], row["draw"]))
     page = describe(every)
     write_results(out, every, page)

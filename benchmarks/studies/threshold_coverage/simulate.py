@@ -8,13 +8,15 @@ rates of false alarms the two thresholds have.
 
 from __future__ import annotations
 
+import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from flawline.export.assemble import tolerance_of
@@ -26,7 +28,7 @@ from flawline.train.data.demo import PRODUCTS
 from flawline.train.data.demo.products import render
 from flawline.train.data.folds import DEFAULT_FOLDS, random_fifth
 from flawline.train.fold_training import ChosenImages, FoldTraining, SharedFeatures, plan_parts
-from flawline.train.method import Fit, Method, evaluate
+from flawline.train.method import Fit, Method
 from flawline.train.out_of_fold import OutOfFold
 from flawline.train.progress import Progress
 from flawline.train.recipe import Recipe
@@ -36,6 +38,7 @@ Scores = NDArray[np.float64]
 DEMO = "demo"
 DEMO_POOL = 160  # images of each product
 DEMO_SIZE = 256  # pixels
+BATCH = 20  # images that are scored together
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,14 @@ class Simulation:
                 f"{self.pool.name}: {len(self.pool.images)} good images leave none to test on; "
                 f"give more, or a smaller --count"
             )
-        self._model = self._new_model(self.pool.images)
+        self._untrained = self.recipe.method_class(self.recipe.settings)
+        self._untrained.load_weights(self.recipe.weights, self.recipe.seed, self.pool.images)
+        # Every image once, so that batches of them are in the memory.
+        model = self._new_model()
+        for image in self.pool.images:
+            for backbone in model.backbones().values():
+                with torch.inference_mode():
+                    backbone.extract(torch.from_numpy(image)[None])
 
     def draw(self, number: int) -> dict[str, Any]:
         """Return the row of one draw, which its number alone determines."""
@@ -87,7 +97,7 @@ class Simulation:
         split = _calibrate(_scores(partly, ChosenImages(images, held_out)), 0)
         equal = _calibrate(out_of_fold, DEFAULT_FOLDS, split.false_alarm_rate)
         return {
-            "data": self.pool.name,
+            "pool": self.pool.name,
             "draw": number,
             "tested": len(others),
             "out_of_fold": _outcome(threshold, on_all),
@@ -101,8 +111,8 @@ class Simulation:
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             training = FoldTraining(
                 recipe=self.recipe,
-                model=self._model,
-                device=self._model.device,
+                model=self._untrained,
+                device=self._untrained.device,
                 images=images,
                 features=self.features,
                 unfinished=Path(folder) / "fold.pt",
@@ -116,15 +126,15 @@ class Simulation:
         return kept[-1].scores()
 
     def _trained(self, images: Sequence[Image]) -> Method:
-        model = self._new_model(images)
+        model = self._new_model()
         used = model.images_used(self.recipe.settings, len(images))
         steps = self.recipe.length(used) or 1
         model.fit(Fit(images, steps, self.recipe.seed))
         return model.eval()
 
-    def _new_model(self, images: Sequence[Image]) -> Method:
-        model = self.recipe.method_class(self.recipe.settings)
-        model.load_weights(self.recipe.weights, self.recipe.seed, images)
+    def _new_model(self) -> Method:
+        """Return a model before its training; all have the backbones of the first."""
+        model = copy.deepcopy(self._untrained)
         self.features.attach(model)
         return model
 
@@ -156,9 +166,13 @@ def open_pools(data: str, recipe: Recipe, progress: Progress) -> list[Pool]:
     return [Pool(Path(data).name, files, [prepared[index] for index in range(len(files))])]
 
 
+@torch.inference_mode()
 def _scores(model: Method, images: Sequence[Image]) -> Scores:
-    scores, _ = evaluate(model, images)
-    return np.asarray(scores, np.float64)
+    scores = []
+    for start in range(0, len(images), BATCH):
+        batch = np.stack(images[start : start + BATCH])
+        scores.append(model(torch.from_numpy(batch))[0].numpy())
+    return np.concatenate(scores).astype(np.float64)
 
 
 def _calibrate(scores: Scores, folds: int, rate: float | None = None) -> Calibration:
@@ -177,26 +191,30 @@ def _outcome(calibration: Calibration, scores: Scores) -> dict[str, float]:
     }
 
 
+def facts_of(recipe: Recipe, data: str, count: int, tested: int) -> dict[str, Any]:
+    """Return what the rows of all draws have in common."""
+    return {
+        "method": recipe.method,
+        "set": Path(data).name,
+        "weights": Path(recipe.weights).name,
+        "size": recipe.settings.geometry.height,
+        "steps": recipe.length(count),
+        "count": count,
+        "tested_at_most": tested,
+    }
+
+
 def draw_rows(
-    recipe: Recipe, data: str, draws: int, count: int, tested: int, progress: Progress
-) -> list[dict[str, Any]]:
-    """Return the rows of all draws of a data set, or of the demo data, whose products share them.
+    recipe: Recipe, data: str, numbers: Sequence[int], count: int, tested: int, progress: Progress
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of some draws of a data set, or of the demo data, whose products share them.
 
     recipe: its data set is not used. data: a folder, or `demo`. count, tested: as in `Simulation`.
     Raises DataError, TrainError and CalibrationError.
     """
     pools = open_pools(data, recipe, progress)
     simulations = [Simulation(recipe, pool, count, tested) for pool in pools]
-    rows = []
-    for number in range(draws):
-        row = simulations[number % len(simulations)].draw(number)
-        facts = {
-            "method": recipe.method,
-            "weights": Path(recipe.weights).name,
-            "size": recipe.settings.geometry.height,
-            "steps": recipe.length(count),
-            "count": count,
-        }
-        rows.append({**facts, "set": Path(data).name, **row})
-        progress(f"{recipe.method} {Path(data).name}", number + 1, draws)
-    return rows
+    facts = facts_of(recipe, data, count, tested)
+    for done, number in enumerate(numbers, 1):
+        yield {**facts, **simulations[number % len(simulations)].draw(number)}
+        progress(f"{recipe.method} {facts['set']}", done, len(numbers))
