@@ -5,14 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from flawline.cameras.folder import Folder
-from flawline.runtime import calibrate
 from flawline.runtime.bundle import PREVIOUS_CALIBRATION, Bundle, read_bundle
 from flawline.runtime.calibrate import main
 
