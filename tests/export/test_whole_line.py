@@ -253,7 +253,7 @@ def test_wrong_flags_are_one_clear_line(
     monkeypatch.chdir(tmp_path)
     words = ["--data", str(data), "--out", str(tmp_path / "bundle")]
     if "--checkpoint" not in arguments:
-        words += ["--weights", "random", "--size", "64"]
+        words += ["--weights", "random", "--size", "64", "--folds", "0"]
         words += [] if "--epochs" in arguments else ["--steps", "1"]
     words += arguments
     assert build.main(words) == 2

@@ -16,14 +16,38 @@ from flawline.runtime.threshold import CONFIDENCE
 Row = Mapping[str, Any]
 KINDS = {"out_of_fold": "out of fold", "equal_rate": "out of fold", "hold_out": "hold-out"}
 REFERENCE_DRAWS = 100_000
+DRAW = "draw"
 
 
 def read_rows(out: Path) -> list[Row]:
-    """Return the rows of OUT.json; none if there is no such file."""
+    """Return the rows of OUT.json, one for each draw; none if there is no such file."""
     path = out.with_name(f"{out.name}.json")
     if not path.exists():
         return []
-    rows: list[Row] = json.loads(path.read_text())
+    return _unpack(json.loads(path.read_text()))
+
+
+def _pack(groups: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
+    """Return one entry for each group: what its draws have in common, then a list of each rate."""
+    entries = []
+    for group in groups:
+        entry = {key: value for key, value in group[0].items() if key not in (DRAW, *KINDS)}
+        entry[DRAW] = [row[DRAW] for row in group]
+        for kind in KINDS:
+            realised = [row[kind]["realised"] for row in group]
+            entry[kind] = {**group[0][kind], "realised": realised}
+        entries.append(entry)
+    return entries
+
+
+def _unpack(entries: Sequence[Row]) -> list[Row]:
+    rows: list[Row] = []
+    for entry in entries:
+        for index, draw in enumerate(entry[DRAW]):
+            row = {**entry, DRAW: draw}
+            for kind in KINDS:
+                row[kind] = {**entry[kind], "realised": entry[kind]["realised"][index]}
+            rows.append(row)
     return rows
 
 
@@ -41,10 +65,18 @@ def add_rows(out: Path, rows: Sequence[Row]) -> str:
     for row in read_rows(out):
         if (row["method"], row["set"]) != (rows[0]["method"], rows[0]["set"]):
             kept.append(row)
-    every = sorted([*kept, *rows], key=lambda row: (row["method"], row["set"], row["draw"]))
+    every = sorted([*kept, *rows], key=lambda row: (row["method"], row["set"], row[DRAW]))
     page = describe(every)
-    write_results(out, every, page)
+    write_results(out, _pack(list(_grouped(every).values())), page)
     return page
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Return the rows of each method and data set."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["set"]), []).append(row)
+    return groups
 
 
 def describe(rows: Sequence[Row]) -> str:
@@ -61,9 +93,7 @@ def describe(rows: Sequence[Row]) -> str:
         "| realised inside | expected |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["method"], row["set"]), []).append(row)
+    groups = _grouped(rows)
     for group in groups.values():
         for kind, name in KINDS.items():
             lines.append(_line(group, kind, name))

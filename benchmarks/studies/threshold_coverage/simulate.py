@@ -97,7 +97,6 @@ class Simulation:
         split = _calibrate(_scores(partly, ChosenImages(images, held_out)), 0)
         equal = _calibrate(out_of_fold, DEFAULT_FOLDS, split.false_alarm_rate)
         return {
-            "pool": self.pool.name,
             "draw": number,
             "tested": len(others),
             "out_of_fold": _outcome(threshold, on_all),
@@ -187,7 +186,7 @@ def _outcome(calibration: Calibration, scores: Scores) -> dict[str, float]:
         "stated": calibration.false_alarm_rate,
         "low": low,
         "high": high,
-        "realised": float((scores > calibration.threshold).mean()),
+        "realised": round(float((scores > calibration.threshold).mean()), 5),
     }
 
 
