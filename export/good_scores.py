@@ -23,7 +23,7 @@ from flawline.runtime.threshold import (
 from flawline.train.data import DataError
 from flawline.train.data.split import content_hashes
 from flawline.train.neighbours import describe_held_out, describe_neighbours
-from flawline.train.out_of_fold import OutOfFold, match_images
+from flawline.train.out_of_fold import OutOfFold, count_copies, match_images
 
 GOOD = "good images"
 
@@ -77,14 +77,21 @@ class GoodScores:
             f"highest-scoring of them: {self.scores[suspect]:.6g} {self.paths[suspect]}; a "
             f"defective part among the good ones would have the highest score"
         )
-        for line in self._describe_neighbours():
+        for line in self._describe_doubts():
             log(line)
         return calibration
 
-    def _describe_neighbours(self) -> list[str]:
+    def _describe_doubts(self) -> list[str]:
         if self.out_of_fold is None:
             return describe_held_out(self.paths, self.scores)
-        return describe_neighbours(self.out_of_fold)
+        lines = describe_neighbours(self.out_of_fold)
+        copies = count_copies(self.out_of_fold)
+        if copies:
+            lines.append(
+                f"note: {copies} of {len(self.paths)} good images have a copy in another fold, so "
+                f"that the threshold promises less than it states; remove copies"
+            )
+        return lines
 
 
 def held_out_scores(

@@ -5,6 +5,12 @@ a threshold, so further detectors are trained with the same settings, each witho
 images, and score that block. This is cross-conformal prediction (Vovk, "Cross-conformal
 predictors", 2015) with one simplification: a new part is scored by the deployed detector and not
 by those of the folds. See `flawline.runtime.threshold` for what that guarantees.
+
+Scores of all folds are pooled as they are. Detectors of separate trainings differ a little in
+offset, and the scores could be mapped by those of images that both have seen. That was measured
+(60 images of mvtec_bottle at 128 px, 40 draws, stated rate 1.6 %): PatchCore's mean rate rose from
+0.6 to 1.9 %, because its scores of images in the bank depend on how many there are; PaDiM's changed
+from 1.2 to 1.0 %. On elpv_mono no mapping was better either, nor for SimpleNet (6 draws).
 """
 
 from __future__ import annotations
@@ -107,6 +113,15 @@ def _offset(part: PartScores, other: PartScores) -> float:
     if not differences:
         return 0.0
     return float(np.median(differences))
+
+
+def count_copies(record: OutOfFold) -> int:
+    """Return how many images have a copy in another fold, whose detector has therefore seen them."""
+    folds_of: dict[str, set[int]] = {}
+    for number, part in enumerate(record.folds):
+        for image in part.images:
+            folds_of.setdefault(record.images[image], set()).add(number)
+    return sum(len(folds_of[image]) > 1 for image in record.images)
 
 
 def match_images(known: Sequence[str], found: Sequence[str]) -> list[int] | None:

@@ -371,6 +371,14 @@ def test_images_keep_their_scores_under_other_names(data: Path) -> None:
     assert build(data, facts={"out_of_fold": record}).manifest.score.max == 219
 
 
+def test_copies_in_another_fold_are_noted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = data / "train" / "good"
+    (good / "019.png").write_bytes((good / "000.png").read_bytes())
+    build(data, facts={"out_of_fold": record_of(data)})
+    text = capsys.readouterr().err
+    assert "note: 2 of 20 good images have a copy in another fold, so that the threshold" in text
+
+
 def test_out_of_fold_scores_of_other_images_set_no_threshold(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from flawline.train.neighbours import (
 from flawline.train.out_of_fold import (
     OutOfFold,
     PartScores,
+    count_copies,
     match_images,
     out_of_fold_from_json,
     out_of_fold_to_json,
@@ -119,6 +120,12 @@ def test_images_are_matched_by_content() -> None:
     assert match_images(["a", "a", "b"], ["a", "b", "a"]) == [0, 2, 1]
     for found in (["a", "b"], ["a", "b", "d"], ["a", "b", "b"], ["a", "b", "c", "c"]):
         assert match_images(["a", "b", "c"], found) is None
+
+
+def test_copies_in_another_fold_are_counted() -> None:
+    parts = (PartScores((0, 1), (), ()), PartScores((2, 3, 4), (), ()))
+    assert count_copies(OutOfFold(("a", "a", "b", "b", "c"), 2, parts)) == 0
+    assert count_copies(OutOfFold(("a", "b", "b", "c", "a"), 2, parts)) == 4
 
 
 # ---------------------------------------------------------------- neighbours
