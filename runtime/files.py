@@ -36,10 +36,9 @@ def open_regular(path: Path) -> BinaryIO:
 def read_small(path: Path, most_bytes: int) -> bytes:
     """Return the content of a file. Raises OSError, also for one of more bytes."""
     with open_regular(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise OSError(errno.EINVAL, f"it has more than {most_bytes} bytes", str(path))
-    return data
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            raise OSError(errno.EINVAL, f"it has more than {most_bytes} bytes", str(path))
+        return file.read()
 
 
 def sha256_of(path: Path) -> str:
