@@ -139,17 +139,15 @@ def _choose_model(bundle: Bundle, engine: str, precision: str | None, plan: Path
         return _Model(bundle.model(precision), precision, precision)
     if plan is None:
         raise ExportError(
-            f"--engine {engine} needs --plan FILE, a plan in the bundle's engines/; build it on the "
-            f"server's GPU: {build_command(bundle, engine)}"
+            f"--engine {engine} needs --plan FILE, a plan in the bundle's engines/; "
+            f"build it on the server's GPU: {build_command(bundle, engine)}"
         )
     facts = check_plan(bundle, plan, engine)
     if precision not in (None, facts.precision):
         raise ExportError(
             f"plan {plan}: computes in {facts.precision}, not {precision}; leave --precision out"
         )
-    log(
-        f"note: the plan is for {facts.built_for}; Triton loads it with that version on that GPU only"
-    )
+    log(f"note: the plan is for {facts.built_for}; Triton needs that version and that GPU")
     return _Model(plan, facts.precision, facts.graph, facts.max_batch)
 
 
@@ -192,7 +190,7 @@ def _max_batch(graph: Path, wanted: int | None, model: _Model) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m export.triton",
+        prog="python -m flawline.export.triton",
         description="Write a bundle into a model repository of NVIDIA Triton Inference Server.",
     )
     parser.add_argument("--bundle", type=path_argument, required=True)

@@ -101,7 +101,7 @@ def _damage_json_file(rng: random.Random, folder: Path, name: str) -> tuple[str 
         key, value = rng.choice(values)
         rehashed = set_value(path, key, value)
         return f"impossible {key}", rehashed
-    # Nothing can show a flipped digit in a manifest without a checksum. A calibration may be edited.
+    # Nothing shows a flipped digit in a manifest without a checksum. A calibration may be edited.
     any_damage = has_checksum or name == "calibration.json"
     allowed = [damage for damage in OddJson if any_damage or not damage.is_random]
     damage = rng.choice(allowed)

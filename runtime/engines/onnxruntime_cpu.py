@@ -45,7 +45,8 @@ def open_session(model: bytes | Path, threads: int | None = None, options: Any =
         source = model
     try:
         # Without a named provider, ONNX Runtime warns about absent ones and chooses by itself.
-        return ort.InferenceSession(source, options, [PROVIDER])
+        # Its fallback would load the model again after a failure, and print to stdout.
+        return ort.InferenceSession(source, options, [PROVIDER], enable_fallback=0)
     except Exception as error:
         # The exceptions of ONNX Runtime share no public base class.
         raise EngineError(
