@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,10 +60,16 @@ class Elsewhere(Compiling):
 
 
 @pytest.fixture(autouse=True)
-def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    listed = dict(ENGINES)
     monkeypatch.setitem(ENGINES, "compiling", f"{__name__}:Compiling")
     monkeypatch.setitem(ENGINES, "elsewhere", f"{__name__}:Elsewhere")
     monkeypatch.setattr(Compiling, "builds", [])
+    yield
+    monkeypatch.undo()
+    # An engine that was taken out comes back at the end, and the order decides which one is chosen.
+    ENGINES.clear()
+    ENGINES.update(listed)
 
 
 def test_a_compiling_engine_is_built_then_tested_and_timed(
