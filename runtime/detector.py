@@ -63,7 +63,7 @@ class Detector:
 
     `threshold` None takes the threshold of the bundle. `accept_size` judges frames of any size; see
     `judge`. Use the detector as a context manager, or close it. It is not for use from several
-    threads at once. Raises EngineError and BundleError.
+    threads at once. Raises EngineError and BundleError, and ValueError for a threshold that is NaN.
     """
 
     def __init__(
@@ -77,6 +77,9 @@ class Detector:
         self.bundle = bundle
         if threshold is None:
             threshold = bundle.calibration.threshold
+        # No score is above NaN, so that every part would be good.
+        if math.isnan(threshold):
+            raise ValueError("the threshold is not a number")
         self.threshold = threshold
         self.accept_size = accept_size
         self.engine = open_engine(bundle, engine, options)

@@ -113,26 +113,22 @@ def _fits(shape: tuple[int | None, ...] | None, expected: tuple[int | None, ...]
 def _signature(data: mmap.mmap) -> Signature:
     for number, kind, start, end in _fields(data, 0, len(data)):
         if number == 7 and kind == _BYTES:
-            names = {"initializers": set[str]()}
+            initializers: set[str] = set()
             inputs: list[Value] = []
             outputs: list[Value] = []
             for field, field_kind, first, last in _fields(data, start, end):
                 if field_kind != _BYTES:
                     continue
                 if field == 5:
-                    names["initializers"].add(_tensor_name(data, first, last))
+                    initializers.add(_text(data, first, last, 8))
                 elif field == 11:
                     inputs.append(_value(data, first, last))
                 elif field == 12:
                     outputs.append(_value(data, first, last))
             # Before IR 4, the weights of a graph were among its inputs.
-            real = tuple(value for value in inputs if value.name not in names["initializers"])
+            real = tuple(value for value in inputs if value.name not in initializers)
             return Signature(real, tuple(outputs), _has_external(data, 0, len(data), "model"))
     raise ValueError("there is no graph in it")
-
-
-def _tensor_name(data: mmap.mmap, start: int, end: int) -> str:
-    return _text(data, start, end, 8)
 
 
 def _text(data: mmap.mmap, start: int, end: int, wanted: int) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import tomllib
 from conftest import SIZE, tiny_model, write_tiny_bundle
 from test_commands import commands, run
 
@@ -83,6 +82,7 @@ def test_the_commands_in_messages_run_from_any_folder_and_have_their_flags() -> 
 
 
 def test_the_extras_in_messages_exist() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = set(project["optional-dependencies"])
     assert set(EXTRA_OF_PACKAGE.values()) <= extras
