@@ -73,16 +73,38 @@ def _threshold_warnings(
             "but from other images."
         ]
     rate = calibration.false_alarm_rate
-    tolerance = manifest.score_tolerance
-    recalibrated = set_threshold(held_out, rate).threshold
-    # `runtime.calibrate` keeps a margin, and engines differ by rounding.
-    with_margin = set_threshold(held_out, rate, tolerance).threshold
-    if recalibrated - tolerance <= calibration.threshold <= with_margin + tolerance:
+    if _gives_threshold(manifest, calibration, held_out):
         return []
+    recalibrated = set_threshold(held_out, rate).threshold
     return [
-        f"Calibration gives the threshold {number(recalibrated)}: it was changed since then, and "
-        "the stated false-alarm rate does not apply to it."
+        f"The held-out good images of this data set give the threshold {number(recalibrated)} for "
+        f"{percent(rate)}: the one in use was set from other images, or it was changed by hand. "
+        "In the latter case the stated false-alarm rate does not apply to it."
     ]
+
+
+def set_from_held_out(findings: Findings) -> bool:
+    """Whether the threshold in use is the one that the held-out images of this data set give."""
+    calibration = findings.bundle.calibration
+    manifest = findings.bundle.manifest
+    held_out = scores_of(findings.held_out)
+    if not _same_images(manifest, calibration, held_out):
+        return False
+    try:
+        return _gives_threshold(manifest, calibration, held_out)
+    except CalibrationError:
+        # The rate in calibration.json was edited to one that the images do not support.
+        return False
+
+
+def _gives_threshold(manifest: Manifest, calibration: Calibration, held_out: Scores) -> bool:
+    """Whether the held-out scores [n] give the threshold. Raises CalibrationError."""
+    rate = calibration.false_alarm_rate
+    tolerance = manifest.score_tolerance
+    lowest = set_threshold(held_out, rate).threshold
+    # `runtime.calibrate` keeps a margin, and engines differ by rounding.
+    highest = set_threshold(held_out, rate, tolerance).threshold
+    return lowest - tolerance <= calibration.threshold <= highest + tolerance
 
 
 def _same_images(manifest: Manifest, calibration: Calibration, held_out: Scores) -> bool:
