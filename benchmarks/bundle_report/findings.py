@@ -18,7 +18,6 @@ from flawline.train.data import Sample, read_mask
 from flawline.train.metrics import Labels, Scores
 from flawline.train.progress import Progress
 
-
 # Scores that are this close to the threshold, in standard deviations of the scores of good images,
 # could as well have been on its other side.
 CLOSE_DEVIATIONS = 0.5
@@ -43,9 +42,9 @@ class Findings:
 
     `held_out`, `good` and `defective` are the images that got a score. `faults` are the files that
     got none, each with the reason. `pixel_accuracy` is empty without anomaly maps or without masks.
-    `sizes` are the (height, width) of the images, and `times_ms` the milliseconds of each verdict on
-    the engine with this description and `precision`. `data_notes` are sentences about probable
-    mistakes in the data set, for example masks that belong to no image.
+    `sizes` are the (height, width) of the images, and `times_ms` the milliseconds of each verdict
+    on `engine`, the description of an engine, with its `precision`. `data_notes` are sentences
+    about probable mistakes in the data set, for example masks that belong to no image.
     """
 
     bundle: Bundle

@@ -161,7 +161,7 @@ def _summary(group: str, wrong: int, total: int, worst: str) -> str:
     if not total:
         return f"Unknown: there are no {group}."
     if not wrong:
-        return f"None: all {total} {group} are judged correctly. These have the {worst} scores of them."
+        return f"None: all {total} {group} are judged correctly. These have the {worst} scores."
     if wrong > CARDS:
         return f"{wrong} of {total} {group}. These {CARDS} have the {worst} scores."
     return f"{wrong} of {total} {group}."
