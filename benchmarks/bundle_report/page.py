@@ -35,7 +35,7 @@ from flawline.benchmarks.bundle_report.findings import (
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
 from flawline.benchmarks.bundle_report.gallery import Gallery, galleries, relative_name
 from flawline.benchmarks.bundle_report.kinds import DefectKind, kinds_of
-from flawline.benchmarks.bundle_report.notes import notes, set_from_held_out
+from flawline.benchmarks.bundle_report.notes import notes, set_from_good_test, set_from_held_out
 from flawline.benchmarks.bundle_report.provenance import provenance
 from flawline.benchmarks.bundle_report.roc import OperatingPoint, draw_roc
 from flawline.benchmarks.bundle_report.thresholds import ThresholdTable, threshold_table
@@ -133,7 +133,6 @@ def render(
         thresholds=thresholds,
         needs=describe_needs(),
         close_deviations=CLOSE_DEVIATIONS,
-        set_from_held_out=set_from_held_out(findings),
         notes=notes(findings),
         faults=faults,
         histograms=_histograms(findings),
@@ -196,6 +195,7 @@ def _realised(findings: Findings) -> dict[str, Any] | None:
     return {
         "rate": _rate(findings.false_alarms, len(findings.good)),
         "consistent": low <= stated_high and stated_low <= high,
+        "independent": not set_from_good_test(findings),
     }
 
 

@@ -503,6 +503,23 @@ def test_the_report_uses_the_threshold_of_a_recalibration(tmp_path: Path, data: 
     assert not re.search(r"threshold 100\b", text)
 
 
+def test_a_threshold_from_the_test_images_is_not_confirmed_by_them(
+    tmp_path: Path, data: Path
+) -> None:
+    write_good_test_images(data, range(41, 81, 2))
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    note = "was set from the good test images"
+    for flags, circular in (([], False), (["--images", str(data / "test" / "good")], True)):
+        if flags:
+            flags += ["--bundle", str(bundle.path), "--false-alarm-rate", "0.1"]
+            assert calibrate.main(flags) == 0
+        write_bundle_report(bundle.path, data, tmp_path / "r.html")
+        text = words((tmp_path / "r.html").read_text())
+        assert (note in text) == circular
+        assert ("consistent with the stated rate" in text) != circular
+        assert ("follows from the stated rate, because" in text) == circular
+
+
 # ---------------------------------------------------------------- speed, size, accessibility
 
 
