@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flawline import FlawlineError
+from flawline.commands import program_of
 from flawline.runtime.console import Parser, log, run_command
 from flawline.train.backbones.facts import RANDOM
 from flawline.train.data.demo import DEMO_WEIGHTS, PRODUCTS
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="demo", description="Train, export and inspect on built-in data.")
+    parser = Parser(
+        prog=program_of("demo"), description="Train, export and inspect on built-in data."
+    )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="default %(default)s")
     parser.add_argument(
         "--weights", default=DEMO_WEIGHTS, help="as for train.fit; default %(default)s: no download"
