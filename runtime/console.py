@@ -13,22 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
 from flawline import FlawlineError
+from flawline.extras import EXTRA_OF_PACKAGE, missing_package
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.signals import Terminated, termination_interrupts
 from flawline.suggestions import did_you_mean
 
-# Packages that are not installed with the core, and the extra of flawline that brings each of them.
-EXTRA_OF_PACKAGE = {
-    "torch": "train",
-    "onnx": "train",
-    "matplotlib": "train",
-    "tqdm": "train",
-    "FrEIA": "train",
-    "jinja2": "report",
-    "timm": "cait",
-    "openvino": "openvino",
-    "av": "video",
-}
 USER_ERROR = 2
 INTERRUPTED = 130
 LONGEST_QUOTE = 200
@@ -266,11 +255,6 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error)
     return any(part in text for part in OUT_OF_MEMORY)
-
-
-def missing_package(package: str) -> str:
-    """Say which extra brings a package that is not installed."""
-    return f"needs {package}; run: pip install 'flawline[{EXTRA_OF_PACKAGE[package]}]'"
 
 
 def describe_os_error(error: OSError) -> str:

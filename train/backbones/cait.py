@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flawline.extras import install_command, missing_package
 from flawline.train import TrainError
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import BackboneFacts, Level
@@ -50,7 +51,7 @@ class CaiT(Backbone):
             # Not only ImportError: timm also fails if its torchvision does not fit the torch.
             raise TrainError(
                 f"backbone {name} needs timm, which cannot be imported ({error}); "
-                "pip install 'flawline[cait]', and torchvision from where torch is from"
+                f"{install_command('cait')}, and torchvision from where torch is from"
             ) from error
 
         shape = ARCHITECTURES[name]
@@ -69,7 +70,7 @@ class CaiT(Backbone):
     @classmethod
     def missing(cls) -> str | None:
         if find_spec("timm") is None:
-            return "needs timm; pip install 'flawline[cait]'"
+            return missing_package("timm")
         return None
 
     @property
