@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flawline.extras import install_command, missing_package
 from flawline.train import TrainError
-from flawline.train.backbones.base import Backbone
+from flawline.train.backbones.base import Backbone, flags_without_download
 from flawline.train.backbones.facts import BackboneFacts, Level
 
 STRIDE = 16
@@ -133,8 +133,9 @@ def _download(name: str) -> dict[str, Tensor]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrainError(
-            f"weights imagenet: {name} cannot be downloaded ({lines[0][:160]}); fetch it elsewhere "
-            "and pass the file with --weights, or use --weights random"
+            f"weights imagenet: {name} cannot be downloaded ({lines[0][:160]}); use "
+            f"{flags_without_download(name)}, which is in this package, or fetch the file "
+            "elsewhere and pass it with --weights"
         ) from error
     return state
 
