@@ -66,7 +66,7 @@ def test_a_download_that_fails_says_how_to_pass_the_file(
     with pytest.raises(TrainError, match=message + "--weights resnet18-f37072fd"):
         ResNet("resnet18").load("imagenet")
     message = r"cannot be downloaded .*; use --backbone resnet18 --weights texture, .*"
-    with pytest.raises(TrainError, match=message + "--weights resnet50-11ad3fa6"):
+    with pytest.raises(TrainError, match=message + "--weights resnet50-0676ba61"):
         ResNet("resnet50").load("imagenet")
 
 
