@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawline.cameras.bit_depth import bit_depth_remedy
+from flawline.commands import program_of
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="flawline-bench", description="Speed and accuracy of bundles.")
+    parser = Parser(prog=program_of("bench"), description="Speed and accuracy of bundles.")
     parser.add_argument("--bundles", type=path_argument, nargs="+", required=True)
     parser.add_argument(
         "--data",

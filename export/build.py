@@ -1,21 +1,18 @@
-"""python -m export.build: from images or a checkpoint to a bundle, and to this machine's engine.
+"""flawline build: from images or a checkpoint to a bundle, and to this machine's engine.
 
-python -m export.build --method simplenet --data /data/bottle           train and build a bundle
-python -m export.build --checkpoint C --data /data/bottle --out B       build a bundle
-python -m export.build --bundle B --engine tensorrt                     build the engine
-python -m export.build --bundle B --precision int8 --data /data/bottle  add a graph
+Also `python -m export.build`.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from flawline.cameras.bit_depth import bit_depth_remedy
+from flawline.commands import command_line, program_of
 from flawline.export import ExportError
 from flawline.export.graphs import WRITERS
 from flawline.export.local_engine import (
@@ -38,7 +35,13 @@ from flawline.train.fit import (
     recipe_from_arguments,
 )
 
-PROGRAM = "flawline-build"
+PROGRAM = program_of("build")
+EXAMPLES = (
+    "flawline build --method simplenet --data /data/bottle           train and build a bundle",
+    "flawline build --checkpoint C --data /data/bottle --out B       build a bundle",
+    "flawline build --bundle B --engine tensorrt                     build the engine",
+    "flawline build --bundle B --precision int8 --data /data/bottle  add a graph",
+)
 INTERRUPTED = (
     "interrupted; no partial bundle was written, and the same command continues an unfinished "
     "training from its last saved step"
@@ -60,6 +63,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     given, _ = first.parse_known_args(words)
     parser = Parser(
         prog=PROGRAM,
+        examples=EXAMPLES,
         description="Export a detector to a bundle, and build this machine's engine. --precision "
         "also adds the graph of that precision to the bundle.",
     )
@@ -252,8 +256,7 @@ def _log_next_step(bundle: Bundle, data: Path | None) -> None:
     if data is not None:
         test = data / "test"
         camera = str(test if test.is_dir() else data)
-    stream = ["python", "-m", "flawline.runtime.infer_stream"]
-    command = shlex.join([*stream, "--bundle", str(bundle.path), "--camera", camera])
+    command = command_line("stream", "--bundle", bundle.path, "--camera", camera)
     log(f"bundle {bundle.path}; run it: {command}")
 
 

@@ -1,4 +1,4 @@
-"""python -m export.triton --bundle B --out model_repository/: a bundle as a model of NVIDIA Triton.
+"""flawline triton --bundle B --out model_repository/: a bundle as a model of NVIDIA Triton.
 
     model_repository/<name>/config.pbtxt    input, output, batching, warm-up, and as parameters
                                             the threshold and the geometry
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flawline.commands import program_of
 from flawline.export import ExportError
 from flawline.export.local_engine import build_command
 from flawline.export.triton_config import (
@@ -190,7 +191,7 @@ def _max_batch(graph: Path, wanted: int | None, model: _Model) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m flawline.export.triton",
+        prog=program_of("triton"),
         description="Write a bundle into a model repository of NVIDIA Triton Inference Server.",
     )
     parser.add_argument("--bundle", type=path_argument, required=True)

@@ -17,12 +17,12 @@ ends with the remedy.
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from flawline.commands import command_line
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle_files import (
     CALIBRATION,
@@ -123,10 +123,10 @@ class Bundle:
         """
         name = _model_file(precision)
         if name not in self.sha256:
+            words = ("--bundle", self.path, "--precision", precision, "--data", "DATA")
             raise BundleError(
                 f"bundle {self.path} holds no {precision} graph; add it where onnx is installed: "
-                f"python -m flawline.export.build --bundle {shlex.quote(str(self.path))} "
-                f"--precision {precision} --data DATA, or use "
+                f"{command_line('build', *words)}, or use "
                 f"--precision {' or '.join(self.precisions)}"
             )
         return self.path / name

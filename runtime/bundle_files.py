@@ -6,13 +6,13 @@ Every refusal is one line that ends with the remedy.
 from __future__ import annotations
 
 import errno
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from flawline import FlawlineError
+from flawline.commands import command_line
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.files import read_small
 from flawline.runtime.manifest import (
@@ -76,10 +76,8 @@ def refuse(path: Path, reason: str, remedy: str | None = None) -> NoReturn:
     if remedy is None:
         # The command that builds a bundle never replaces a folder that is none.
         build = "build it" if may_be_replaced(path) else "move it away and build it"
-        remedy = (
-            f"copy it again from where it was built, or {build}: python -m flawline.export.build "
-            f"--checkpoint CHECKPOINT --out {shlex.quote(str(path))}"
-        )
+        command = command_line("build", "--checkpoint", "CHECKPOINT", "--out", path)
+        remedy = f"copy it again from where it was built, or {build}: {command}"
     raise BundleError(f"bundle {path}: {one_line(reason)}; {remedy}")
 
 
@@ -113,7 +111,5 @@ def undo_command(path: Path, manifest: Manifest) -> str | None:
         )
     except FlawlineError:
         return None
-    return (
-        f"bring the previous threshold back: "
-        f"python -m flawline.runtime.calibrate --bundle {shlex.quote(str(path))} --undo"
-    )
+    command = command_line("calibrate", "--bundle", path, "--undo")
+    return f"bring the previous threshold back: {command}"

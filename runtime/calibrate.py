@@ -1,11 +1,8 @@
 """Set the threshold on the inspecting machine, from good parts in front of its camera.
 
-    python -m runtime.calibrate --bundle B --camera usb://0 --max-frames 300
-    python -m runtime.calibrate --bundle B --camera good-parts/ --false-alarm-rate 0.02 --dry-run
-    python -m runtime.calibrate --bundle B --undo
-
-The parts must be good, and must not be those that the detector was trained on. The threshold that
-is replaced is stored next to the new one, as calibration.previous.json. Needs no torch.
+Also `python -m runtime.calibrate`. The parts must be good, and must not be those that the detector
+was trained on. The threshold that is replaced is stored next to the new one, as
+calibration.previous.json. Needs no torch.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import Camera, CameraError, Frame, open_camera
+from flawline.commands import program_of
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import (
     CALIBRATION,
@@ -51,6 +49,11 @@ from flawline.runtime.threshold import (
     set_threshold,
 )
 
+EXAMPLES = (
+    "flawline calibrate --bundle B --camera usb://0 --max-frames 300",
+    "flawline calibrate --bundle B --camera good-parts/ --false-alarm-rate 0.02 --dry-run",
+    "flawline calibrate --bundle B --undo",
+)
 HIGHEST_SHOWN = 3  # scores that are printed: a bad part among the good ones would be among them
 PROGRESS_EVERY = 50  # frames
 GOOD = "good images"
@@ -193,7 +196,11 @@ def _print(lines: Sequence[str], done: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="flawline-calibrate", description="Set the threshold from good parts.")
+    parser = Parser(
+        prog=program_of("calibrate"),
+        description="Set the threshold from good parts.",
+        examples=EXAMPLES,
+    )
     parser.add_argument("--bundle", type=path_argument, required=True)
     parser.add_argument(
         "--camera",

@@ -6,39 +6,48 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
 from flawline import FlawlineError
+from flawline.extras import EXTRA_OF_PACKAGE, missing_package
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.signals import Terminated, termination_interrupts
+from flawline.suggestions import did_you_mean
 
-# Packages that are not installed with the core, and the extra of flawline that brings each of them.
-EXTRA_OF_PACKAGE = {
-    "torch": "train",
-    "onnx": "train",
-    "matplotlib": "train",
-    "tqdm": "train",
-    "FrEIA": "train",
-    "jinja2": "report",
-    "timm": "cait",
-    "openvino": "openvino",
-    "av": "video",
-}
 USER_ERROR = 2
 INTERRUPTED = 130
 LONGEST_QUOTE = 200
+# How argparse begins its message about flags that a parser does not have.
+UNKNOWN_FLAGS = "unrecognized arguments: "
 # Parts of the messages of torch and OpenCV, whose exceptions have no class for this.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Insufficient memory")
 
 
-def log(text: str) -> None:
-    """Print one line to stderr, because stdout is reserved for results.
+class Verbosity:
+    """How much this process prints on stderr; the flags --quiet and --verbose set it.
 
-    A stderr that is closed or full never ends the work.
+    quiet: only warnings and errors. verbose: also the traceback of every error.
     """
+
+    quiet = False
+    verbose = False
+
+
+def log(text: str) -> None:
+    """Print a line of information on stderr, unless the process is quiet.
+
+    stdout is reserved for results. A stderr that is closed or full never ends the work.
+    """
+    if not Verbosity.quiet:
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """Print a warning or an error on stderr, also when the process is quiet."""
     # print() would write to stdout instead.
     if sys.stderr is None:
         return
@@ -75,10 +84,55 @@ def path_argument(value: str) -> Path:
     return Path(text_argument(value))
 
 
+class _SetVerbosity(argparse.Action):
+    """Sets an attribute of Verbosity when its flag is met."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+        self._attribute = dest
+
+    def __call__(self, *_: object) -> None:
+        setattr(Verbosity, self._attribute, True)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Keeps the lines of a text that has several, such as a list of examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return "\n".join(indent + line for line in text.splitlines())
+        return super()._fill_text(text, width, indent)
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports a wrong command line in one line, without the usage."""
+    """An argument parser that reports a wrong command line in one line, without the usage.
+
+    `examples` are command lines that the help shows. A parser of a whole command line has --quiet
+    and --verbose, one of a part of it has neither (`verbosity` False).
+    """
+
+    def __init__(
+        self, examples: Sequence[str] = (), verbosity: bool = True, **options: Any
+    ) -> None:
+        epilog = None
+        if examples:
+            epilog = "\n  ".join(["examples:", *examples])
+        super().__init__(
+            epilog=epilog, formatter_class=_HelpFormatter, allow_abbrev=False, **options
+        )
+        if not verbosity:
+            return
+        self.add_argument(
+            "-q", "--quiet", action=_SetVerbosity, help="print only warnings and errors"
+        )
+        self.add_argument(
+            "-v", "--verbose", action=_SetVerbosity, help="also print the traceback of an error"
+        )
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(UNKNOWN_FLAGS):
+            first = message.removeprefix(UNKNOWN_FLAGS).split()[0]
+            message += did_you_mean(first.split("=")[0], self._option_string_actions)
         self.exit(USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
@@ -111,13 +165,15 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
         return 0
     except KeyboardInterrupt as interrupt:
-        log(interrupted)
+        warn(interrupted)
         return interrupt.exit_code if isinstance(interrupt, Terminated) else INTERRUPTED
     except Exception as error:
         description = describe_failure(error)
         if description is None:
             raise
-        log(f"{name}: {description}")
+        if Verbosity.verbose:
+            traceback.print_exc()
+        warn(f"{name}: {description}")
         return error.exit_code if isinstance(error, FlawlineError) else USER_ERROR
     finally:
         # What cannot be written now would fail again at the exit of the interpreter.
@@ -199,11 +255,6 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error)
     return any(part in text for part in OUT_OF_MEMORY)
-
-
-def missing_package(package: str) -> str:
-    """Say which extra brings a package that is not installed."""
-    return f"needs {package}; run: pip install 'flawline[{EXTRA_OF_PACKAGE[package]}]'"
 
 
 def describe_os_error(error: OSError) -> str:

@@ -173,7 +173,7 @@ NAMED = {
     "benchmarks/studies/bank_size/__main__.py": "a study of PatchCore's memory bank",
     "benchmarks/studies/gpu_check/__main__.py": "the default network of the study",
     "export/triton_config.py": "the backends that Triton has",
-    "runtime/console.py": "names of packages and their extras",
+    "src/flawline/extras.py": "names of packages and their extras",
     "runtime/environment.py": "names of packages whose versions are recorded",
 }
 # Dictionary -> the folders whose files may name its members: their own, and those built on them.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flawline.extras import install_command
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("train", "export", "runtime", "benchmarks")
 # Import hooks that make the packages of the extras look absent, as on a box that only inspects.
@@ -72,18 +74,19 @@ def test_an_unknown_flag_is_one_line(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "flags"),
+    ("module", "flags", "extra"),
     [
-        ("train.fit", ["--data", "."]),
-        ("export.build", ["--data", "."]),
-        ("benchmarks.run", ["--bundles", ".", "--data", "."]),
+        ("train.fit", ["--data", "."], "train"),
+        ("export.build", ["--data", "."], "train"),
+        ("benchmarks.run", ["--bundles", ".", "--data", "."], "report"),
+        ("benchmarks.bundle_report", ["--bundle", ".", "--data", "."], "report"),
     ],
 )
-def test_a_missing_extra_is_named_in_one_line(module: str, flags: list[str]) -> None:
+def test_a_missing_extra_is_named_in_one_line(module: str, flags: list[str], extra: str) -> None:
     done = run("-c", WITHOUT_EXTRAS, f"flawline.{module}", *flags)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.strip().endswith("pip install 'flawline[train]'")
+    assert done.stderr.strip().endswith(install_command(extra))
 
 
 @pytest.mark.parametrize("module", commands())

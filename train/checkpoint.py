@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from flawline.commands import command_line
 from flawline.runtime.files import write_file
 from flawline.runtime.image import Geometry
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
@@ -92,7 +92,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except FileNotFoundError:
         raise TrainError(
             f"checkpoint {path}: there is no such file; train one: "
-            f"python -m flawline.train.fit --data DATA --out {shlex.quote(str(path))}"
+            f"{command_line('train', '--data', 'DATA', '--out', path)}"
         ) from None
     except TrainError:
         raise
@@ -101,8 +101,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrainError(
             f"checkpoint {path}: is not one of this version ({lines[0][:120]}); "
-            f"train it again: python -m flawline.train.fit --data DATA "
-            f"--out {shlex.quote(str(path))}"
+            f"train it again: {command_line('train', '--data', 'DATA', '--out', path)}"
         ) from error
 
 

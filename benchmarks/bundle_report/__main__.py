@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from flawline.commands import program_of
 from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 
@@ -23,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="flawline-report", description="One HTML page about a bundle's verdicts.")
+    parser = Parser(
+        prog=program_of("report"), description="One HTML page about a bundle's verdicts."
+    )
     parser.add_argument("--bundle", type=path_argument, required=True)
     parser.add_argument(
         "--data", type=path_argument, required=True, help="as for training, with test images"

@@ -12,6 +12,7 @@ from pathlib import Path
 from flawline.benchmarks.bundle_report.findings import Findings, JudgedImage, scores_of
 from flawline.benchmarks.bundle_report.kinds import DefectKind, kinds_of
 from flawline.cameras.decode import list_images, list_unread
+from flawline.commands import program_of
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.threshold import (
     CalibrationError,
@@ -186,7 +187,7 @@ def _command(findings: Findings, images: str, rate: float, flags: Sequence[str])
 def _calibrate(findings: Findings) -> list[str]:
     """Return the words that each command starts with."""
     bundle = _shown(findings.bundle.path, BUNDLE)
-    return ["python", "-m", "flawline.runtime.calibrate", "--bundle", bundle]
+    return [*program_of("calibrate").split(), "--bundle", bundle]
 
 
 def _shown_data(findings: Findings, folder: Path) -> str:

@@ -18,7 +18,6 @@ def study_parser(study: str, description: str | None) -> Parser:
     return Parser(
         prog=f"benchmarks.studies.{study}",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from flawline import FlawlineError
+from flawline.extras import install_command
 from flawline.runtime.console import (
     LONGEST_QUOTE,
     Parser,
@@ -47,12 +48,12 @@ def raiser(error: BaseException) -> Callable[[], int]:
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             2,
-            "x: needs torch; run: pip install 'flawline[train]'",
+            f"x: needs torch; run: {install_command('train')}",
         ),
         (
             ModuleNotFoundError("No module named 'onnx.helper'", name="onnx.helper"),
             2,
-            "x: needs onnx; run: pip install 'flawline[train]'",
+            f"x: needs onnx; run: {install_command('train')}",
         ),
         (
             OSError(28, "No space left on device", "out.json"),
