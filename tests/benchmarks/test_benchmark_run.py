@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_measured
     code, _, messages = benchmark(bundle, data, capsys, "--out", "/proc/results")
     assert code == 2
     (line,) = messages.splitlines()
-    assert line.startswith("flawline-bench: /proc/results: No such file or directory; ")
+    assert line.startswith("flawline bench: /proc/results: No such file or directory; ")
 
 
 def test_a_measurement_is_printed_although_its_report_cannot_be_written(
@@ -151,7 +151,7 @@ def test_a_measurement_is_printed_although_its_report_cannot_be_written(
     assert code == 2
     assert len(rows) == 1
     last = messages.splitlines()[-1]
-    assert last == "flawline-bench: results/run.json: No space left on device; free disk space"
+    assert last == "flawline bench: results/run.json: No space left on device; free disk space"
 
 
 def test_a_score_that_is_not_finite_is_an_error(

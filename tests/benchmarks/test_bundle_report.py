@@ -307,7 +307,7 @@ def test_errors_are_one_line(
     arguments = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
     assert main(arguments) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("flawline-report: ")
+    assert last.startswith("flawline report: ")
     assert why in last
 
 

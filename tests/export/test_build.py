@@ -67,7 +67,7 @@ def test_an_abbreviated_bundle_needs_no_torch_either(flag: str, bundle: Bundle) 
 def test_a_folder_called_like_the_flag_is_no_bundle() -> None:
     done = without_training_libraries("--out", "x --bundle y", "--data", ".")
     assert done.returncode == 2
-    assert done.stderr.startswith("flawline-build: needs torch")
+    assert done.stderr.startswith("flawline build: needs torch")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_users_mistake_is_one_line(
 ) -> None:
     assert build.main(["--bundle", str(bundle.path), *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("flawline-build: ")
+    assert line.startswith("flawline build: ")
     assert message in line
 
 

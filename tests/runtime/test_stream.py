@@ -263,7 +263,7 @@ def test_a_users_error_is_one_line_and_exit_status_2(
     assert run.code == 2
     assert not run.lines
     assert message in run.err.splitlines()[-1]
-    assert run.err.splitlines()[-1].startswith("flawline-stream: ")
+    assert run.err.splitlines()[-1].startswith("flawline stream: ")
     assert "Traceback" not in run.err
 
 
@@ -286,7 +286,7 @@ def test_a_wrong_command_line_is_one_line(
         infer_stream.main(arguments)
     assert caught.value.code == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("flawline-stream: ")
+    assert captured.err.startswith("flawline stream: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
 

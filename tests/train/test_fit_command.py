@@ -195,7 +195,7 @@ def test_a_wrong_command_line_is_one_line(
         status = int(str(error))
     assert status == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith(f"flawline-train: {message}")
+    assert lines[-1].startswith(f"flawline train: {message}")
     assert "usage:" not in lines[0]
     assert not (tmp_path / "c.pt").exists()
 
@@ -318,7 +318,7 @@ def test_a_path_that_cannot_be_written_is_found_before_training(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(data, tmp_path) == 2
-    message = f"flawline-train: --out {tmp_path}: cannot be written; choose another"
+    message = f"flawline train: --out {tmp_path}: cannot be written; choose another"
     assert capsys.readouterr().err.splitlines()[-1] == message
 
 
