@@ -6,18 +6,22 @@ python -m runtime.infer_stream --bundle B --camera /data/images --save judged/ -
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    if not __package__:
+        # As a script, with its folder first on the import path.
+        import_module("installation").require_installation()
+    # The imports below take a while.
+    import_module("flawline.commands").end_quietly()
+
 import argparse
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from importlib import import_module
 from types import FrameType
-
-if __name__ == "__main__" and not __package__:
-    # As a script, with its folder first on the import path.
-    import_module("installation").require_installation()
 
 from flawline.cameras import Camera, open_camera, usages
 from flawline.runtime import outputs
