@@ -24,6 +24,9 @@ from flawline.runtime.training_length import TrainingLength, length_from_json, l
 SCHEMA = 2
 READABLE = (1, 2)
 
+# Scores are float32; no part could be on the other side of a threshold beyond their range.
+LARGEST_SCORE = float(np.finfo(np.float32).max)
+
 GOLDEN = "golden.npz"
 MODEL = str(FP32.file)
 # Outputs of the graph. A bundle that was built for the score alone has only the first.
@@ -246,6 +249,8 @@ def calibration_from_json(data: bytes) -> Calibration:
         good_images=reader.take("good_images", int),
     )
     reader.finish()
+    if abs(calibration.threshold) > LARGEST_SCORE:
+        reader.refuse(f"threshold {calibration.threshold:g} is beyond every score")
     if not 0 < calibration.false_alarm_rate < 1:
         reader.refuse("false_alarm_rate is not between 0 and 1")
     if not 0 < calibration.confidence < 1:

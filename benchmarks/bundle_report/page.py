@@ -88,7 +88,7 @@ def write_bundle_report(
 def _require_writable(out: Path) -> None:
     """Raise ReportError if the page cannot be written, before all images are judged."""
     if out.is_dir():
-        raise ReportError(f"{out} is a folder; give a file with --out")
+        raise ReportError(f"{out} cannot be written (it is a folder); give a file with --out")
     try:
         make_writable(out.parent)
     except OSError as error:

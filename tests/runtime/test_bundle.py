@@ -136,6 +136,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         _edit("calibration.json", lambda c: c.update(false_alarm_rate=7)),
         "not between 0 and 1",
     ),
+    "threshold beyond every score": (
+        _edit("calibration.json", lambda c: c.update(threshold=1e299)),
+        "threshold 1e+299 is beyond every score",
+    ),
     "no images": (
         _edit("calibration.json", lambda c: c.update(good_images=0)),
         "good_images is below 1",

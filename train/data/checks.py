@@ -83,11 +83,13 @@ def _mask_next_to_image(images: Iterable[Path]) -> Path | None:
     format, or it ends with `_mask`.
     """
     stems: dict[tuple[Path, str], Path] = {}
+    names = set()
     for path in images:
-        stem = path.stem.casefold()
-        if (path.parent, stem) in stems:
+        # Where case counts, A.png and a.png are two images.
+        if (path.parent, path.stem) in names:
             return path
-        stems[path.parent, stem] = path
+        names.add((path.parent, path.stem))
+        stems[path.parent, path.stem.casefold()] = path
     for (folder, stem), path in stems.items():
         if stem.endswith("_mask"):
             return path
