@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.cameras.listing import count_of
+from flawline.runtime.bundle import read_bundle
 from flawline.runtime.console import (
     Parser,
     describe_os_error,
@@ -97,6 +98,8 @@ def _run(args: argparse.Namespace) -> int:
     choices = choose_engines(args.engines, args.precision, args.threads)
     # Before minutes of measuring.
     make_writable(args.out)
+    for bundle in args.bundles:
+        read_bundle(bundle)
     # An engine that the user named must work; of all engines, those that do not are left out.
     skip_unavailable = "all" in args.engines or args.precision == "all"
     data_sets = args.data
