@@ -13,7 +13,7 @@ from typing import Any
 
 from flawline import FlawlineError
 from flawline.commands import command_line, program_of
-from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.train.backbones.facts import RANDOM
 from flawline.train.data.demo import DEMO_WEIGHTS, PRODUCTS
 from flawline.train.fit import DEFAULT_METHOD
@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=program_of("demo"), description="Train, export and inspect on built-in data."
     )
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="default %(default)s")
+    parser.add_argument(
+        "--out", type=path_argument, default=Path("demo"), help="default %(default)s"
+    )
     parser.add_argument(
         "--weights", default=DEMO_WEIGHTS, help="as for train.fit; default %(default)s: no download"
     )
@@ -98,7 +100,8 @@ def _run_step(
 ) -> None:
     """Print a command and run it. Raises StepFailed with its exit code when that is not 0."""
     words = [str(argument) for argument in arguments]
-    log(f"\n$ {command_line(name, *words)}")
+    log("")
+    log(f"$ {command_line(name, *words)}")
     code = command(words)
     if code:
         # The command has printed its error.

@@ -5,6 +5,12 @@ Also `python -m export.build`.
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -21,9 +27,11 @@ from flawline.export.local_engine import (
     prepare_local_engine,
     read_build_options,
 )
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
+from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.runtime.precisions import PRECISIONS
 from flawline.train import METHODS, TrainError
@@ -42,10 +50,9 @@ EXAMPLES = (
     "flawline build --bundle B --engine tensorrt                     build the engine",
     "flawline build --bundle B --precision int8 --data /data/bottle  add a graph",
 )
-INTERRUPTED = (
-    "interrupted; no partial bundle was written, and the same command continues an unfinished "
-    "training from its last saved step"
-)
+INTERRUPTED = "interrupted; a bundle is written whole or not at all"
+# Where bundles are written without --out.
+DEFAULT_OUT = Path("bundles")
 # Where the demo data is written if neither images nor a checkpoint are given.
 DEMO_FOLDER = Path("demo/data")
 
@@ -69,7 +76,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--bundle",
-        type=Path,
+        type=path_argument,
         help="work on this bundle instead of building one; takes --data and the flags of engines",
     )
     parser.add_argument(
@@ -89,7 +96,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
     )
     parser.add_argument(
-        "--save-checkpoint", type=Path, help="where to save the trained checkpoint; default runs/"
+        "--save-checkpoint",
+        type=path_argument,
+        help="where to save the trained checkpoint; default runs/",
     )
     add_training_arguments(parser)
     return parse_arguments(parser, words)
@@ -106,9 +115,11 @@ def _parse_rest(parser: Parser, words: Sequence[str], reason: str) -> argparse.N
 def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("bundle")
     group.add_argument(
-        "--checkpoint", type=Path, help="from train.fit; without it, one is trained first"
+        "--checkpoint", type=path_argument, help="from train.fit; without it, one is trained first"
     )
-    group.add_argument("--out", type=Path, help="the bundle to write; default bundles/METHOD-DATA")
+    group.add_argument(
+        "--out", type=path_argument, help="the bundle to write; default bundles/METHOD-DATA"
+    )
     group.add_argument(
         "--allow-unfinished",
         action="store_true",
@@ -154,7 +165,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         data = Path(checkpoint.provenance["data"])
     out = args.out
     if out is None:
-        out = Path("bundles") / f"{method.name}-{data.name}"
+        out = DEFAULT_OUT / f"{method.name}-{data.name}"
     options = ExportOptions(
         false_alarm_rate=args.false_alarm_rate,
         outputs=GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1],
@@ -162,7 +173,20 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         allow_unfinished=args.allow_unfinished,
     )
     with bit_depth_remedy(TRAIN_WITH_BITS):
-        return build_bundle(checkpoint, data, out, options, words), data
+        bundle = build_bundle(checkpoint, data, out, options, words)
+    # What follows adds to the bundle, which is usable from here on.
+    log(f"wrote bundle {bundle.path}")
+    return bundle, data
+
+
+def _require_writable(out: Path) -> None:
+    """Raise ExportError if a folder cannot be written, before minutes of training and judging."""
+    try:
+        make_writable(out.parent)
+    except OSError as error:
+        raise ExportError(
+            f"{out} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
+        ) from error
 
 
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:
@@ -241,6 +265,7 @@ def _run(words: Sequence[str]) -> None:
     if args.bundle is not None:
         bundle = read_bundle(args.bundle)
     else:
+        _require_writable(args.out or DEFAULT_OUT / "bundle")
         bundle, data = _build(args, words)
     if options.precision != "auto":
         bundle = _add_missing_graph(bundle, options.precision, data)

@@ -11,6 +11,12 @@ and compares the score with the threshold. This command needs neither torch nor 
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
 import re
 import shlex

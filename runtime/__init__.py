@@ -27,24 +27,45 @@ message is one line with the remedy. An array of another dtype or shape raises V
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-if __name__ == "runtime":
-    # Imported by the name of its folder, as in `python -m runtime.calibrate` in a checkout.
-    import_module("runtime.installation").require_installation()
-else:
+# Public name -> module. They are imported when they are used, because a command imports this
+# package before it can say how Ctrl-C ends it.
+PUBLIC = {
+    "Bundle": "flawline.runtime.bundle",
+    "Detector": "flawline.runtime.detector",
+    "EngineOptions": "flawline.runtime.engines",
+    "FlawlineError": "flawline",
+    "Frame": "flawline.cameras",
+    "Verdict": "flawline.runtime.detector",
+    "open_camera": "flawline.cameras",
+    "read_bundle": "flawline.runtime.bundle",
+}
+
+if TYPE_CHECKING:
     from flawline import FlawlineError
     from flawline.cameras import Frame, open_camera
     from flawline.runtime.bundle import Bundle, read_bundle
     from flawline.runtime.detector import Detector, Verdict
     from flawline.runtime.engines import EngineOptions
 
-    __all__ = [
-        "Bundle",
-        "Detector",
-        "EngineOptions",
-        "FlawlineError",
-        "Frame",
-        "Verdict",
-        "open_camera",
-        "read_bundle",
-    ]
+__all__ = [
+    "Bundle",
+    "Detector",
+    "EngineOptions",
+    "FlawlineError",
+    "Frame",
+    "Verdict",
+    "open_camera",
+    "read_bundle",
+]
+
+if __name__ == "runtime":
+    # Imported by the name of its folder, as in `python -m runtime.calibrate` in a checkout.
+    import_module("runtime.installation").require_installation()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(PUBLIC[name]), name)

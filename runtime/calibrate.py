@@ -7,6 +7,12 @@ calibration.previous.json. Needs no torch.
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
 import math
 import sys
@@ -33,10 +39,12 @@ from flawline.runtime.console import (
     log,
     path_argument,
     run_command,
+    terminal_line,
     text_argument,
 )
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, add_engine_arguments, engine_options
+from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.signals import uninterrupted
 from flawline.runtime.threshold import (
@@ -105,6 +113,8 @@ def _names(frames: Sequence[tuple[str, int]]) -> list[str]:
 
 def _recalibrate(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
+    if not args.dry_run:
+        _require_writable(bundle)
     sources, scores = _score_good_parts(bundle, args)
     tolerance = bundle.manifest.score_tolerance
     # The first check: equal images would support no rate, however many there are.
@@ -121,6 +131,17 @@ def _recalibrate(args: argparse.Namespace) -> None:
     with uninterrupted():
         write_calibration(bundle, calibration)
         _print(lines, written)
+
+
+def _require_writable(bundle: Bundle) -> None:
+    """Raise CalibrationError if the bundle cannot be written, before parts pass the camera."""
+    try:
+        make_writable(bundle.path)
+    except OSError as error:
+        raise CalibrationError(
+            f"{bundle.path} cannot be written ({reason_of(error)}); {remedy_of(error)}, "
+            f"or use --dry-run"
+        ) from error
 
 
 def _score_good_parts(
@@ -183,7 +204,7 @@ def _print(lines: Sequence[str], done: str) -> None:
     """Print lines to stdout. An error says what was `done` all the same."""
     try:
         for line in lines:
-            print(line)
+            print(terminal_line(line))
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -52,7 +52,13 @@ def warn(text: str) -> None:
     if sys.stderr is None:
         return
     with suppress(OSError):
-        print(printable(text), file=sys.stderr, flush=True)
+        print(terminal_line(text), file=sys.stderr, flush=True)
+
+
+def terminal_line(text: str) -> str:
+    """Return a text for a terminal or a log: valid Unicode, with line breaks in names escaped."""
+    # A carriage return would let a name overwrite the line that it is in.
+    return printable(text).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def printable(text: str) -> str:
@@ -166,8 +172,12 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         return 0
     except KeyboardInterrupt as interrupt:
         warn(interrupted)
-        return interrupt.exit_code if isinstance(interrupt, Terminated) else INTERRUPTED
+        return _interrupted_code(interrupt)
     except Exception as error:
+        cause = _interrupt_behind(error)
+        if cause is not None:
+            warn(interrupted)
+            return _interrupted_code(cause)
         description = describe_failure(error)
         if description is None:
             raise
@@ -179,6 +189,23 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         # What cannot be written now would fail again at the exit of the interpreter.
         _discard_unwritable(sys.stdout)
         _discard_unwritable(sys.stderr)
+
+
+def _interrupted_code(interrupt: KeyboardInterrupt) -> int:
+    return interrupt.exit_code if isinstance(interrupt, Terminated) else INTERRUPTED
+
+
+def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt that caused an error, if any.
+
+    A library in C++ that is interrupted while it is imported raises ImportError from it.
+    """
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return cause
+        cause = cause.__cause__
+    return None
 
 
 class _UnfailingStream:

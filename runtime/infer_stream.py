@@ -5,18 +5,22 @@ It is also `flawline stream`, `python -m runtime.infer_stream` and `python runti
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    if not __package__:
+        # As a script, with its folder first on the import path.
+        import_module("installation").require_installation()
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from importlib import import_module
 from types import FrameType
-
-if __name__ == "__main__" and not __package__:
-    # As a script, with its folder first on the import path.
-    import_module("installation").require_installation()
 
 from flawline.cameras import Camera, open_camera, usages
 from flawline.commands import program_of

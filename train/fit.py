@@ -5,6 +5,12 @@ Also `python -m train.fit`.
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
 import sys
 from collections.abc import Callable, Sequence
@@ -29,7 +35,6 @@ EXAMPLES = (
     "flawline train --method patchcore --help     the flags of one method",
 )
 DEFAULT_METHOD = "simplenet"
-INTERRUPTED = "interrupted; the same command continues from the last saved step"
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -210,7 +215,10 @@ def _parser() -> Parser:
         help="MVTec-like folder, or a folder of good images",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/checkpoint.pt"), help="the checkpoint to write"
+        "--out",
+        type=path_argument,
+        default=Path("runs/checkpoint.pt"),
+        help="the checkpoint to write",
     )
     parser.add_argument(
         "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
@@ -228,7 +236,7 @@ def _run(argv: Sequence[str] | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run_command(program_of("train"), lambda: _run(argv), INTERRUPTED)
+    return run_command(program_of("train"), lambda: _run(argv))
 
 
 if __name__ == "__main__":

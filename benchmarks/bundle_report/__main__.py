@@ -9,6 +9,12 @@ mailed, archived with the bundle and printed.
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -39,11 +39,12 @@ from flawline.benchmarks.bundle_report.notes import notes, set_from_good_test, s
 from flawline.benchmarks.bundle_report.provenance import provenance
 from flawline.benchmarks.bundle_report.roc import OperatingPoint, draw_roc
 from flawline.benchmarks.bundle_report.thresholds import ThresholdTable, threshold_table
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
-from flawline.runtime.files import write_file
+from flawline.runtime.files import make_writable, write_file
 from flawline.runtime.threshold import CONFIDENCE, describe_needs
 from flawline.train import metrics
 from flawline.train.data import Sample, hold_out, open_data
@@ -70,6 +71,7 @@ def write_bundle_report(
     BundleError, EngineError and DataError, and ReportError when `out` cannot be written.
     """
     bundle = read_bundle(bundle_path)
+    _require_writable(out)
     data_set = open_data(data)
     for line in data_set.describe():
         log(line)
@@ -88,6 +90,18 @@ def write_bundle_report(
     page = render(findings, image_galleries, thresholds)
     # A file name need not be valid Unicode, and cannot always be encoded.
     write_file(out, page.encode("utf-8", "backslashreplace"), ReportError, "--out")
+
+
+def _require_writable(out: Path) -> None:
+    """Raise ReportError if the page cannot be written, before all images are judged."""
+    if out.is_dir():
+        raise ReportError(f"{out} cannot be written (it is a folder); give a file with --out")
+    try:
+        make_writable(out.parent)
+    except OSError as error:
+        raise ReportError(
+            f"{out} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
+        ) from error
 
 
 def _engine_flags(engine: str, options: EngineOptions | None) -> list[str]:

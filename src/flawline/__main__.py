@@ -13,6 +13,7 @@ from pkgutil import resolve_name
 
 from flawline import __version__
 from flawline.commands import COMMANDS, PROGRAM
+from flawline.interrupts import end_quietly
 from flawline.suggestions import did_you_mean
 
 USER_ERROR = 2
@@ -25,6 +26,12 @@ examples:
   flawline bench --bundles bundles/* --data DATA --engines all
 
 Every command has --help, --quiet and --verbose."""
+
+
+def run() -> int:
+    """Run the command line of this process; return its exit status."""
+    end_quietly()
+    return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,4 +75,4 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -311,6 +311,25 @@ def test_errors_are_one_line(
     assert why in last
 
 
+def test_a_report_that_cannot_be_written_is_found_before_images_are_judged(
+    tmp_path: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def unexpected(*_: object) -> None:
+        raise AssertionError("the measurement would be lost")
+
+    monkeypatch.setattr("flawline.benchmarks.bundle_report.page.judge_images", unexpected)
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    words = ["--bundle", str(bundle.path), "--data", str(data), "--out", "/proc/report.html"]
+    if not Path("/proc/self").exists():
+        pytest.skip("needs /proc")
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("flawline-report: /proc/report.html cannot be written (")
+
+
 def test_the_interval_of_the_threshold_covers_as_often_as_it_says() -> None:
     rng, n, rate = np.random.default_rng(0), 60, 0.1
     covered = 0

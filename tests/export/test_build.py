@@ -166,6 +166,18 @@ def test_a_users_mistake_is_one_line(
     assert message in line
 
 
+def test_a_folder_that_cannot_be_written_is_found_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    # There is no such data either, which is found later.
+    words = ["--data", str(tmp_path / "none"), "--out", str(tmp_path / "file" / "bundle")]
+    assert build.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "bundle cannot be written (" in line
+    assert line.endswith("or choose another --out")
+
+
 def test_a_folder_that_is_no_bundle_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from flawline.runtime.console import (
     Parser,
     first_line,
     last_line,
+    log,
     path_argument,
     printable,
     run_command,
@@ -103,6 +104,19 @@ def test_failures_become_one_line_and_an_exit_status(
 ) -> None:
     assert run_command("x", raiser(error), interrupted="stopped by you") == code
     assert capfd.readouterr().err.splitlines() == [line]
+
+
+def test_an_import_that_ctrl_c_ended_is_interrupted(capfd: pytest.CaptureFixture[str]) -> None:
+    # As pybind11 raises it from the initialisation of a module.
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    assert run_command("x", raiser(error), interrupted="stopped by you") == 130
+    assert capfd.readouterr().err == "stopped by you\n"
+
+
+def test_a_name_with_line_breaks_stays_in_its_line(capfd: pytest.CaptureFixture[str]) -> None:
+    log("wrote a\nb\rc.pt")
+    assert capfd.readouterr().err == "wrote a\\nb\\rc.pt\n"
 
 
 def test_the_result_of_the_work_is_the_exit_status() -> None:

@@ -35,7 +35,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         default=Path("samples.png"),
         help="the PNG to write; default %(default)s",
     )

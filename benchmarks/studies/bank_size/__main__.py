@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
-from flawline.runtime.console import run_command
+from flawline.runtime.console import path_argument, run_command
 from flawline.train.fit import add_training_arguments
 
 SIZES = (100, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = study_parser("bank_size", __doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=path_argument, required=True)
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=list(SIZES), help="rows; default %(default)s"
     )

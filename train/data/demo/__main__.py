@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from flawline.runtime.console import Parser, run_command
+from flawline.runtime.console import Parser, path_argument, run_command
 from flawline.train.data.demo.dataset import write_demo
 from flawline.train.data.demo.products import PRODUCTS
 
@@ -22,7 +21,9 @@ def _parser() -> Parser:
     parser = Parser(
         prog="train.data.demo", description="Write the procedural demo data in MVTec AD layout."
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--out", type=path_argument, required=True, metavar="DIR", help="folder to write to"
+    )
     parser.add_argument(
         "--products",
         nargs="+",
