@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, cast
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import av
-import numpy as np
-import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from flawline.cameras import CameraError
 from flawline.cameras.formats.jpeg import jpeg_is_damaged
+from flawline.cameras.formats.libjpeg import reports_are_recorded
 from flawline.cameras.nal_units import units_are_damaged
+from flawline.cameras.video_convert import FrameConverter, Image
 from flawline.cameras.video_end import missing_end
 
 RECORD_AGAIN = "record it again"
 LOST = f"it is damaged and cannot be decoded; {RECORD_AGAIN}"
 INTERLACED = "it is a single field of interlaced H.265; convert the video to progressive frames"
 DEPENDS = f"it depends on a damaged frame before it; {RECORD_AGAIN}"
+UNREPORTED = "the OpenCV of this machine does not report damage in a JPEG; record H.264"
+CONVERT = "convert the video to H.264"
 ENDS_EARLY = f"the file is damaged or cut off here, so the frames after it are lost; {RECORD_AGAIN}"
 # Let the decoder fail where it would otherwise fill damaged areas from other frames.
 STRICT = {"err_detect": "crccheck+explode"}
 MOST_THREADS = 16
-# As OpenCV converts frames, so that scores stay comparable.
-INTERPOLATION = "BICUBIC"
 # Packets that are read before one is decoded.
 LOOK_AHEAD = 2
 # A frame may be shown this many frames after it was decoded.
 MOST_REORDERED = 16
 # How many failed reads in a row are tried before the file is taken to end there.
 MOST_FAILED_READS = 16
-
-Image = npt.NDArray[np.uint8]
+# Whether a packet is damaged, which another thread may still be finding out.
+Check = Future[bool] | None
 
 
 class VideoDecoder:
@@ -59,9 +59,11 @@ class VideoDecoder:
         context.thread_type = "FRAME"
         self._threads = min(max(2, len(os.sched_getaffinity(0))), MOST_THREADS)
         context.thread_count = self._threads
-        # One for all frames, because it takes time to prepare.
-        self._converter = VideoReformatter()
+        self._converter = FrameConverter(self._threads)
         self._header = bytes(context.extradata or b"")
+        self._checker: ThreadPoolExecutor | None = None
+        if context.name == "mjpeg":
+            self._start_checker()
         # Presentation times of packets whose frames have not come yet, and whether one failed.
         self._pending: list[int] = []
         self._has_failed = False
@@ -70,18 +72,27 @@ class VideoDecoder:
         # The last damaged packet: its number and time. None when no frame depends on it any more.
         self._damage: tuple[int, int | None] | None = None
 
+    def _start_checker(self) -> None:
+        """Let another thread check packets, while this one decodes those before them."""
+        if not reports_are_recorded():
+            self._container.close()
+            raise CameraError(f"camera {self._path}: {UNREPORTED}")
+        self._checker = ThreadPoolExecutor(1, "check of JPEG frames")
+
     def close(self) -> None:
         """Release the file."""
+        if self._checker is not None:
+            self._checker.shutdown(cancel_futures=True)
         self._container.close()
 
     def __iter__(self) -> Iterator[Image | str]:
         is_broken = False
-        waiting: list[Any] = []
+        waiting: list[tuple[Any, Check]] = []
         for packet in self._packets():
             if packet is None:
                 is_broken = True
                 break
-            waiting.append(packet)
+            waiting.append((packet, self._start_check(packet)))
             if len(waiting) > LOOK_AHEAD:
                 yield from self._decode_first(waiting)
         while waiting:
@@ -92,17 +103,24 @@ class VideoDecoder:
         if is_broken or missing_end(self._path):
             yield ENDS_EARLY
 
-    def _decode_first(self, waiting: list[Any]) -> Iterator[Image | str]:
+    def _start_check(self, packet: Any) -> Check:
+        if self._checker is None:
+            return None
+        return self._checker.submit(jpeg_is_damaged, bytes(packet))
+
+    def _decode_first(self, waiting: list[tuple[Any, Check]]) -> Iterator[Image | str]:
         """Decode the first packet of a list and remove it.
 
         FFmpeg marks a packet as corrupt where a part of the stream is missing, and also where two
         recordings were joined. In the second case a key frame follows.
         """
-        packet = waiting.pop(0)
+        packet, check = waiting.pop(0)
         is_damaged = packet.is_corrupt
-        for following in waiting:
+        for following, _ in waiting:
             if following.is_keyframe:
                 is_damaged = False
+        if packet.size and self._is_damaged(packet, check):
+            is_damaged = True
         yield from self._decode(packet, is_damaged)
 
     def _packets(self) -> Iterator[Any]:
@@ -134,7 +152,7 @@ class VideoDecoder:
             time = _time(packet)
             if time is not None and not packet.is_discard:
                 self._pending.append(time)
-            if is_damaged or self._is_damaged(packet):
+            if is_damaged:
                 yield from self._fail(packet)
                 return
         try:
@@ -155,11 +173,11 @@ class VideoDecoder:
         self._has_failed = False
         self._damage = None
 
-    def _is_damaged(self, packet: Any) -> bool:
+    def _is_damaged(self, packet: Any, check: Check) -> bool:
         """Tell whether a packet is damaged in a way that the decoder does not report."""
+        if check is not None:
+            return check.result()
         codec = self._stream.codec_context.name
-        if codec == "mjpeg":
-            return jpeg_is_damaged(bytes(packet))
         return units_are_damaged(bytes(packet), codec, self._header)
 
     def _fail(self, packet: Any) -> Iterator[str]:
@@ -201,15 +219,10 @@ class VideoDecoder:
         if self._damage is not None and self._depends_on_damage(frame):
             return DEPENDS
         self._damage = None
-        image = self._converter.reformat(
-            frame, format="bgr24", interpolation=INTERPOLATION, threads=self._threads
-        ).to_ndarray()
-        # PyAV's type covers all formats.
-        image = cast(Image, image)
-        quarter_turns = round(frame.rotation / 90)
-        if quarter_turns:
-            image = np.rot90(image, quarter_turns)
-        return np.ascontiguousarray(image)
+        try:
+            return self._converter.convert(frame)
+        except av.FFmpegError:
+            return f"its pixel format {frame.format.name} cannot be converted; {CONVERT}"
 
     def _depends_on_damage(self, frame: Any) -> bool:
         """Tell whether a frame may have been made from the damaged one.

@@ -76,7 +76,7 @@ def test_lines_of_others_are_passed_on_unchanged(capfd: pytest.CaptureFixture[st
 def test_an_exception_leaves_stderr_as_it_was() -> None:
     _, stream = c_library()
     before = stream.value
-    with pytest.raises(KeyboardInterrupt), recorded_reports():
+    with pytest.raises(KeyboardInterrupt), recorded_reports():  # noqa: PT012
         assert stream.value != before
         raise KeyboardInterrupt
     assert stream.value == before
