@@ -1,0 +1,58 @@
+"""Checks of the packets of a video for damage that the decoder does not report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from flawline.cameras.ffv1_checksum import slices_are_sound
+from flawline.cameras.formats.jpeg import jpeg_is_damaged
+from flawline.cameras.nal_units import units_are_damaged
+
+# Codecs whose check takes long enough for a thread of its own.
+SLOW = ("mjpeg",)
+
+
+class PacketChecks:
+    """Checks the packets of one video. `codec` and `header` (extradata) are FFmpeg's.
+
+    `first_packets` are some packets from the start of the video, which show whether it has
+    checksums.
+    """
+
+    def __init__(self, codec: str, header: bytes, first_packets: Iterable[bytes]) -> None:
+        self._is_damaged = _choose_check(codec, header, first_packets)
+        self._pool: ThreadPoolExecutor | None = None
+        if codec in SLOW:
+            self._pool = ThreadPoolExecutor(1, "check of packets")
+
+    def start(self, packet: bytes) -> Future[bool]:
+        """Check a packet, in another thread where that takes long; the result is True for damage.
+
+        Meanwhile this thread decodes the packets before it.
+        """
+        if self._pool is not None:
+            return self._pool.submit(self._is_damaged, packet)
+        result: Future[bool] = Future()
+        result.set_result(self._is_damaged(packet))
+        return result
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _choose_check(
+    codec: str, header: bytes, first_packets: Iterable[bytes]
+) -> Callable[[bytes], bool]:
+    if codec == "mjpeg":
+        return jpeg_is_damaged
+    if codec == "ffv1" and any(map(slices_are_sound, first_packets)):
+        return _slices_are_damaged
+    return partial(units_are_damaged, codec=codec, header=header)
+
+
+def _slices_are_damaged(packet: bytes) -> bool:
+    return not slices_are_sound(packet)
