@@ -32,6 +32,8 @@ MOST_THREADS = 16
 LOOK_AHEAD = 2
 # A longer step in time than so many frames, where a part of the stream is missing, is a lost frame.
 LARGEST_STEP = 1.5
+# How many packets behind a marked one that part may be.
+SUSPICIOUS = 3
 # A frame may be shown this many frames after it was decoded.
 MOST_REORDERED = 16
 # How many failed reads in a row are tried before the file is taken to end there.
@@ -82,6 +84,8 @@ class VideoDecoder:
         self._packets_read = 0
         self._last_decoded: int | None = None
         self._frame_time: int | None = None
+        # How many packets may still be those behind a missing part of the stream.
+        self._suspicious = 0
         # The last damaged packet: its number and time. None when no frame depends on it any more.
         self._damage: tuple[int, int | None] | None = None
 
@@ -111,14 +115,20 @@ class VideoDecoder:
     def _decode_first(self, waiting: list[CheckedPacket]) -> Iterator[Image | str]:
         """Decode the first packet of a list and remove it.
 
-        FFmpeg marks a packet as corrupt where a part of the stream is missing, and also where two
-        recordings were joined. In the second case a key frame follows, and no time is missing.
+        FFmpeg marks a packet as corrupt where a part of the stream is missing, up to two packets
+        before that part, and also where two recordings were joined. In the second case a key frame
+        follows, and no time is missing.
         """
         packet, check = waiting.pop(0)
+        if self._suspicious > 0:
+            self._suspicious -= 1
+            if self._leaves_gap(self._last_decoded, packet.dts):
+                self._note_lost_frame(packet)
         self._note_frame_time(packet)
-        is_damaged = packet.is_corrupt
-        if is_damaged and self._is_joined(packet, waiting):
-            is_damaged = False
+        is_damaged = False
+        if packet.is_corrupt:
+            self._suspicious = SUSPICIOUS
+            is_damaged = not self._is_joined(packet, waiting)
         if packet.size and check.result():
             is_damaged = True
         yield from self._decode(packet, is_damaged)
@@ -132,20 +142,18 @@ class VideoDecoder:
             self._frame_time = step
 
     def _is_joined(self, packet: Any, following: list[CheckedPacket]) -> bool:
-        """Tell whether another recording starts soon after a packet, with no frame missing."""
+        """Tell whether a marked packet is whole: another recording, or a lost frame, follows."""
         before = packet
         for other, _ in following:
-            if self._leaves_gap(before, other):
-                return False
-            if other.is_keyframe:
+            if other.is_keyframe or self._leaves_gap(before.dts, other.dts):
                 return True
             before = other
         return False
 
-    def _leaves_gap(self, before: Any, after: Any) -> bool:
-        if before.dts is None or after.dts is None or self._frame_time is None:
+    def _leaves_gap(self, before: int | None, after: int | None) -> bool:
+        if before is None or after is None or self._frame_time is None:
             return False
-        return bool(after.dts - before.dts > LARGEST_STEP * self._frame_time)
+        return after - before > LARGEST_STEP * self._frame_time
 
     def _packets(self) -> Iterator[Any]:
         """Yield every packet, the empty one that flushes the decoder, and None for a broken end."""
@@ -195,7 +203,10 @@ class VideoDecoder:
             return
         while self._gaps and packet.pos >= self._gaps[0]:
             self._gaps.pop(0)
-        time = _time(packet)
+        self._note_lost_frame(packet)
+
+    def _note_lost_frame(self, following: Any) -> None:
+        time = _time(following)
         if time is not None:
             self._pending.append(time - 1)
             self._has_failed = True
