@@ -138,6 +138,10 @@ class Camera(ABC):
         """
         return None
 
+    def notes(self) -> list[str]:
+        """Return log lines about the source for commands to print: what it gives and leaves out."""
+        return []
+
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
         """Yield frames until the source ends or `stop()` is called.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flawline.cameras import CameraError, open_camera
-from flawline.cameras.decode import decode_image, describe_unread
+from flawline.cameras.decode import decode_image
 from flawline.cameras.formats import DECODERS, DecodeError, jpeg, libjpeg, webp
 from flawline.cameras.formats.lzw import decode_lzw
 
@@ -243,11 +243,13 @@ def test_images_that_are_not_read_are_frames_with_a_fault(
         "h.AVIF",
     ]
     assert len(frames) == 7
-    unread = describe_unread(tmp_path)
-    assert unread is not None
-    assert unread.startswith("not read: 2 .avif, 1 .jp2 (")
-    assert unread.endswith("save them as PNG")
-    assert describe_unread(tmp_path / "b.pgm") is None
+    (note,) = open_camera(str(tmp_path)).notes()
+    assert note == (
+        f"camera {tmp_path}: 4 images; left out: 3 images of formats that are not read "
+        f"(2 .avif, 1 .jp2; save them as PNG), 1 other file (1 .txt); "
+        f"each image that is not read is a frame that rejects its part"
+    )
+    assert open_camera(str(tmp_path / "b.pgm")).notes() == []
 
 
 def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.ndarray) -> None:
