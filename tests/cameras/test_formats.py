@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -262,11 +263,34 @@ def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.n
 
 @pytest.mark.parametrize(
     ("uri", "message"),
-    [("", "the camera is empty"), ("0", r"usb://0"), ("/dev/null", r"usb:///dev/null")],
+    [
+        ("", "the camera is empty"),
+        ("0", "for a USB camera give usb://0$"),
+        ("usb:2", "for a USB camera give usb://2$"),
+        ("/dev/null", "usb:///dev/null$"),
+        ("/dev/video77", "connect the camera and give usb:///dev/video77$"),
+        (
+            "rtsp://10.0.0.1/line",
+            "is unknown; known: folder.*; network streams are not read; record",
+        ),
+        (
+            "http://10.0.0.1/line.mjpg",
+            "is unknown; known: folder.*; network streams are not read; record",
+        ),
+        ("v4l2:///dev/video0", "give usb://0"),
+        ("gige://1", "a class of your own"),
+        ("nothing://1", "'nothing' is unknown; known: folder, video, usb, synthetic"),
+    ],
 )
 def test_what_is_no_file_is_explained(uri: str, message: str) -> None:
     with pytest.raises(CameraError, match=message):
         open_camera(uri)
+
+
+def test_a_pipe_is_refused_without_opening_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CameraError, match="is a pipe, which is not read; write the images"):
+        open_camera(str(tmp_path / "pipe"))
 
 
 def test_webp_is_refused_where_opencv_hides_its_damage(
