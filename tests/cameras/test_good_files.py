@@ -115,12 +115,10 @@ def test_gamma_and_opaque_alpha_change_no_pixel(tmp_path: Path, photo: np.ndarra
     assert np.array_equal(read(tmp_path, opaque, "x.png"), photo[..., ::-1])
 
 
-def test_a_wrong_checksum_of_a_comment_is_one_line(tmp_path: Path, photo: np.ndarray) -> None:
+def test_a_wrong_checksum_of_a_comment_changes_no_pixel(tmp_path: Path, photo: np.ndarray) -> None:
     data = saved(Image.fromarray(photo), "PNG")
     hurt = with_chunk(data, chunk(b"tEXt", b"Comment\0a", wrong=1))
-    with pytest.raises(CameraError, match="checksum") as caught:
-        read(tmp_path, hurt, "x.png")
-    assert "\n" not in str(caught.value)
+    assert np.array_equal(read(tmp_path, hurt, "x.png"), photo[..., ::-1])
 
 
 @pytest.mark.parametrize(("kind", "name"), [("PNG", "x.jpg"), ("BMP", "x.png"), ("TIFF", "x.bmp")])
