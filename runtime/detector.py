@@ -19,6 +19,10 @@ from flawline.runtime.engines import EngineOptions, open_engine
 from flawline.runtime.image import Image, Map, overlay, prepare, to_source
 from flawline.runtime.manifest import Manifest
 
+GOOD = "good"
+ANOMALOUS = "anomalous"
+UNJUDGED = "unjudged"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -29,7 +33,7 @@ class Verdict:
     could not be judged. It belongs to the engine and is overwritten by the detector's next call.
     `milliseconds` holds the time of each stage; it is empty if the image could not be judged.
     `reason` says why a part was rejected without a usable score; then `score` is not finite, and
-    `anomalous` is true.
+    `anomalous` is true, so that code that reads nothing else rejects the part.
     """
 
     score: float
@@ -44,13 +48,22 @@ class Verdict:
         """False if the part was rejected without a usable score; `reason` then says why."""
         return self.reason is None
 
+    @property
+    def name(self) -> str:
+        """The verdict in one word: "good", "anomalous", or "unjudged" without a usable score."""
+        if not self.judged:
+            return UNJUDGED
+        if self.anomalous:
+            return ANOMALOUS
+        return GOOD
+
 
 class Detector:
     """A bundle with an engine that was opened for it and passed its self-test.
 
     `threshold` None takes the threshold of the bundle. `accept_size` judges frames of any size; see
-    `judge`. Use the detector as a context manager, or
-    close it. It is not for use from several threads at once. Raises EngineError and BundleError.
+    `judge`. Use the detector as a context manager, or close it. It is not for use from several
+    threads at once. Raises EngineError and BundleError.
     """
 
     def __init__(

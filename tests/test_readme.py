@@ -62,7 +62,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "metal").rename(folder / "DATA")
     (folder / "good-parts").mkdir()
     for seed in range(99):
-        image, _mask = render("metal", None, 1000 + seed, 64)
+        image, _mask = render("metal", None, 1000 + seed)
         data = cv2.imencode(".png", image)[1].tobytes()
         (folder / "good-parts" / f"{seed:02d}.png").write_bytes(data)
     for package in PACKAGES:

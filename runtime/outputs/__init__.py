@@ -40,13 +40,6 @@ class Judgement:
     verdict: Verdict
     fps: float
 
-    @property
-    def verdict_name(self) -> str:
-        """The verdict in one word: "anomalous" or "good"."""
-        if self.verdict.anomalous:
-            return "anomalous"
-        return "good"
-
 
 @dataclass(frozen=True)
 class OutputOptions:

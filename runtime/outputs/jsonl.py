@@ -92,8 +92,8 @@ class JsonLines(Output):
 def record(judgement: Judgement) -> dict[str, Any]:
     """Return the content of the JSON line of a judgement.
 
-    If the part was rejected without a usable score, "score" is null, "judged" is false and "reason"
-    says why; its "verdict" is "anomalous".
+    "verdict" is "good", "anomalous" or "unjudged", and only a good part is not "rejected". If the
+    part was not judged, "score" is null and "reason" says why.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -106,8 +106,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "captured_at": round(frame.captured_at, 6),
         "score": finite(verdict.score, 6),
         "threshold": verdict.threshold,
-        "verdict": judgement.verdict_name,
-        "judged": verdict.judged,
+        "verdict": verdict.name,
+        "rejected": verdict.anomalous,
         "milliseconds": milliseconds,
         "fps": round(judgement.fps, 2),
     }

@@ -67,7 +67,7 @@ class Overlays(Output):
         image = image_of(frame, self._manifest)
         painted = paint(image, verdict.anomaly_map, self._manifest)
         source = portable_name(Path(frame.source).stem)
-        name = f"{self._run}-{frame.index:06d}-{source}-{judgement.verdict_name}.png"
+        name = f"{self._run}-{frame.index:06d}-{source}-{verdict.name}.png"
         path = self._folder / name
         # Encoded in memory, because cv2.imwrite does not say why it could not write.
         encoded, data = cv2.imencode(".png", painted)

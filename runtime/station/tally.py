@@ -21,7 +21,7 @@ PERCENTILES = (50, 95, 99)
 class Tally:
     """Counts frames and verdicts, and measures frames per second and latency.
 
-    A frame that could not be judged counts as anomalous and as unjudged, and in no measurement: it
+    A frame that could not be judged counts as unjudged, not as anomalous, and in no measurement: it
     takes hardly any time. The latency of a frame is the time from its arrival at the detector to
     its verdict, in milliseconds. `clock` returns seconds that never go backwards.
     """
@@ -38,9 +38,9 @@ class Tally:
     def add(self, verdict: Verdict) -> float:
         """Count a verdict; return the running frames per second."""
         self.frames += 1
-        if verdict.anomalous:
-            self.anomalous += 1
         if verdict.judged:
+            if verdict.anomalous:
+                self.anomalous += 1
             self.latency.append(sum(verdict.milliseconds.values()))
             self._recent.append(self._clock())
         else:

@@ -5,14 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from flawline.cameras.folder import Folder
-from flawline.runtime import calibrate
 from flawline.runtime.bundle import PREVIOUS_CALIBRATION, Bundle, read_bundle
 from flawline.runtime.calibrate import main
 
@@ -272,21 +270,32 @@ def test_sigterm_changes_nothing_and_is_one_line(bundle: Bundle) -> None:
     assert "Traceback" not in err
 
 
-def test_a_signal_after_the_write_does_not_deny_it(
-    bundle: Bundle,
-    good_parts: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    write = calibrate.write_calibration
+SIGNALS_AFTER_THE_WRITE = """
+import os, signal, sys
+from flawline.runtime import calibrate
 
-    def write_and_interrupt(*arguments: Any) -> None:
-        write(*arguments)
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
+write = calibrate.write_calibration
 
-    monkeypatch.setattr(calibrate, "write_calibration", write_and_interrupt)
-    assert main(command(bundle, good_parts)) == 0
-    captured = capsys.readouterr()
-    assert "not changed" not in captured.err
-    assert "wrote" in captured.out
+def write_and_interrupt(*arguments):
+    write(*arguments)
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+calibrate.write_calibration = write_and_interrupt
+sys.exit(calibrate.main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_after_the_write_does_not_deny_it(bundle: Bundle, good_parts: Path) -> None:
+    # In a process of its own, so that a signal that is not ignored ends that one.
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALS_AFTER_THE_WRITE, *command(bundle, good_parts)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not changed" not in done.stderr
+    assert "wrote" in done.stdout

@@ -169,7 +169,7 @@ def test_a_stop_and_max_frames_end_the_stream(detector: Detector) -> None:
     assert run(Listed(grey(1)), detector, stop=stop).frames == 0
 
 
-def test_faulty_frames_count_as_anomalous_and_not_in_the_latency(detector: Detector) -> None:
+def test_faulty_frames_count_as_unjudged_and_not_in_the_latency(detector: Detector) -> None:
     camera = Listed(grey(1), None, grey(1).astype(np.float32), grey(2).astype(np.uint16))
     camera.reconnects = 4
     camera.dropped = 7
@@ -177,7 +177,7 @@ def test_faulty_frames_count_as_anomalous_and_not_in_the_latency(detector: Detec
     summary = tally.summary(camera)
     assert len(tally.latency) == 1
     assert summary["frames"] == 4
-    assert summary["anomalous"] == 3
+    assert summary["anomalous"] == 0
     assert summary["unjudged"] == 3
     assert summary["reconnects"] == 4
     assert summary["dropped"] == 7
@@ -200,7 +200,8 @@ def test_unjudged_frames_are_not_in_the_frames_per_second() -> None:
     summary = tally.summary(Listed())
     assert summary["fps"] == 1.0
     assert summary["frames"] == 60
-    assert summary["unjudged"] == summary["anomalous"] == 50
+    assert summary["unjudged"] == 50
+    assert summary["anomalous"] == 0
 
 
 def test_messages_about_unjudged_frames_are_limited(capsys: pytest.CaptureFixture[str]) -> None:

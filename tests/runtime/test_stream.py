@@ -85,7 +85,7 @@ def test_a_line_per_frame_and_a_summary(
         "score",
         "threshold",
         "verdict",
-        "judged",
+        "rejected",
         "milliseconds",
         "fps",
         "bundle",
@@ -154,11 +154,11 @@ def test_an_unreadable_image_is_rejected_and_the_stream_continues(
     (parts / "1.png").write_bytes(b"")
     run = stream(capsys, "--bundle", bundle.path, "--camera", parts)
     assert run.code == 0
-    assert run.verdicts == ["good", "anomalous", "good"]
+    assert run.verdicts == ["good", "unjudged", "good"]
     assert run.lines[1]["score"] is None
     assert "empty" in run.lines[1]["reason"]
-    assert [line["judged"] for line in run.lines[:3]] == [True, False, True]
-    assert run.summary["anomalous"] == 1
+    assert [line["rejected"] for line in run.lines[:3]] == [False, True, False]
+    assert run.summary["anomalous"] == 0
     assert run.summary["unjudged"] == 1
     message = f"frame 1 of {parts / '1.png'} was not judged, and its part rejected: "
     assert message in run.err
@@ -171,7 +171,7 @@ def test_a_16_bit_image_among_others_is_rejected_and_the_stream_continues(
     saved = tmp_path / "saved"
     run = stream(capsys, "--bundle", bundle.path, "--camera", parts, "--save", saved)
     assert run.code == 0
-    assert run.verdicts == ["good", "anomalous", "good"]
+    assert run.verdicts == ["good", "unjudged", "good"]
     assert run.lines[1]["score"] is None
     assert run.lines[1]["milliseconds"] == {}
     assert "its bit depth is unknown" in run.lines[1]["reason"]
