@@ -22,7 +22,7 @@ class FrameConverter:
     """Converts the frames of one video, which may change their size and format.
 
     A filter of FFmpeg takes its images from a pool. Allocating several megabytes for each frame
-    takes as long as the conversion, because the operating system maps these pages anew each time.
+    takes as long as the conversion, because the operating system maps these pages again each time.
     """
 
     def __init__(self, threads: int) -> None:
