@@ -10,6 +10,11 @@ from flawline.cameras.ffv1_checksum import slices_are_sound
 from flawline.cameras.formats.jpeg import jpeg_is_damaged
 from flawline.cameras.nal_units import units_are_damaged
 
+# Codecs of which a packet of zeros may be a frame. All others have headers.
+ZEROS_ARE_FRAMES = ("rawvideo", "huffyuv", "ffvhuff")
+# Shorter packets of QuickTime Animation say that nothing has changed.
+QTRLE_CHANGE = 8
+
 # Codecs whose check takes long enough for a thread of its own.
 SLOW = ("mjpeg",)
 
@@ -23,6 +28,7 @@ class PacketChecks:
 
     def __init__(self, codec: str, header: bytes, first_packets: Iterable[bytes]) -> None:
         self._is_damaged = _choose_check(codec, header, first_packets)
+        self._zeros_are_frames = codec in ZEROS_ARE_FRAMES
         self._pool: ThreadPoolExecutor | None = None
         if codec in SLOW:
             self._pool = ThreadPoolExecutor(1, "check of packets")
@@ -35,7 +41,8 @@ class PacketChecks:
         if self._pool is not None:
             return self._pool.submit(self._is_damaged, packet)
         result: Future[bool] = Future()
-        result.set_result(self._is_damaged(packet))
+        is_zero = packet.count(0) == len(packet) and not self._zeros_are_frames
+        result.set_result(is_zero or self._is_damaged(packet))
         return result
 
     def close(self) -> None:
@@ -51,8 +58,16 @@ def _choose_check(
         return jpeg_is_damaged
     if codec == "ffv1" and any(map(slices_are_sound, first_packets)):
         return _slices_are_damaged
+    if codec == "qtrle":
+        return _qtrle_is_damaged
     return partial(units_are_damaged, codec=codec, header=header)
 
 
 def _slices_are_damaged(packet: bytes) -> bool:
     return not slices_are_sound(packet)
+
+
+def _qtrle_is_damaged(packet: bytes) -> bool:
+    """Tell whether a packet does not begin with its size, so that FFmpeg shows the frame before."""
+    size = int.from_bytes(packet[:4], "big") & 0x3FFFFFFF
+    return len(packet) >= QTRLE_CHANGE and size != len(packet)

@@ -40,7 +40,10 @@ MOST_REORDERED = 16
 MOST_FAILED_READS = 16
 # Decoders that give a frame for each packet. Others also have packets of frames that are never
 # shown.
-ONE_FRAME_PER_PACKET = ("libdav1d", "vp9", "ffv1", "prores", "dnxhd", "wmv1", "wmv2", "wmv3", "flv")
+ONE_FRAME_PER_PACKET = (
+    *("libdav1d", "vp9", "ffv1", "prores", "dnxhd", "wmv1", "wmv2", "wmv3", "flv", "cinepak"),
+    *("qtrle", "png", "dvvideo", "huffyuv", "ffvhuff", "utvideo", "jpeg2000", "magicyuv"),
+)
 # How many packets are searched for checksums.
 FIRST_PACKETS = 8
 

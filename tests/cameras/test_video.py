@@ -20,6 +20,7 @@ av = pytest.importorskip("av")
 COUNT = 60
 # The finest quantisation of the codecs of MPEG-4 and before.
 FINE = {"qmin": "1", "qmax": "2", "b": "20M"}
+PIXEL_FORMATS = {"mjpeg": "yuvj420p", "qtrle": "rgb24", "cinepak": "rgb24", "png": "rgb24"}
 FAST_VP8 = {"crf": "4", "b": "4M", "cpu-used": "8", "deadline": "realtime"}
 
 
@@ -38,7 +39,7 @@ def write(path: Path, codec: str, *, times: list[int] | None = None, **options: 
         stream = container.add_stream(codec, rate=25, options=options)
         stream.width = 128
         stream.height = 96
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.pix_fmt = PIXEL_FORMATS.get(codec, "yuv420p")
         for index, time in enumerate(times or range(COUNT)):
             frame = av.VideoFrame.from_ndarray(scene(index), format="rgb24")
             frame.pts = time
@@ -231,6 +232,30 @@ def test_damage_of_ffv1_is_noticed_by_its_checksums(tmp_path: Path, name: str) -
     assert 30 in faults(frames)
     assert len(faults(frames)) <= 2
     assert wrong(frames) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "size"),
+    [
+        ("x.mov", "qtrle", None),
+        ("x.mov", "qtrle", 16),
+        ("x.avi", "ffv1", None),
+        ("x.avi", "cinepak", None),
+        ("x.mov", "png", None),
+    ],
+)
+def test_zeros_never_show_black_or_the_frame_before(
+    tmp_path: Path, name: str, codec: str, size: int | None
+) -> None:
+    path = write(tmp_path / name, codec)
+    whole = frames_of(path)
+    assert faults(whole) == []
+    zero(path, 33, size)
+    frames = frames_of(path)
+    assert len(frames) == COUNT
+    assert faults(frames)
+    for frame, expected in zip(frames, whole, strict=True):
+        assert frame.image is None or np.array_equal(frame.image, expected.image)
 
 
 def test_a_packet_without_a_frame_is_a_fault_where_each_packet_has_one(tmp_path: Path) -> None:
