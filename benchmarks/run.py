@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawline.cameras.bit_depth import bit_depth_remedy
+from flawline.runtime.bundle import read_bundle
 from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
 from flawline.runtime.files import make_writable
@@ -81,8 +82,10 @@ def _run(args: argparse.Namespace) -> int:
     from flawline.train.data.images import TRAIN_WITH_BITS
 
     choices = choose_engines(args.engines, args.precision, args.threads)
-    # Before minutes of measuring..
+    # Before minutes of measuring.
     make_writable(args.out)
+    for bundle in args.bundles:
+        read_bundle(bundle)
     # An engine that the user named must work; of all engines, those that do not are left out.
     skip_unavailable = "all" in args.engines or args.precision == "all"
     data_sets = args.data

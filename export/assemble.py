@@ -16,8 +16,9 @@ from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
 from flawline.export.provenance import bundle_provenance
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
-from flawline.runtime.bundle import Bundle, Golden, write_bundle
+from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.console import log
+from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
 from flawline.runtime.precisions import FP32

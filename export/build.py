@@ -140,7 +140,8 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
     method = checkpoint.method
     if checkpoint.training is not None:
         raise TrainError(
-            f"checkpoint {path} is of an unfinished training; continue it with python -m train.fit"
+            f"checkpoint {path} is of an unfinished training; continue it with the command that "
+            f"trained it"
         )
     if args.method is not None and args.method != method.name:
         raise TrainError(f"checkpoint {path} holds {method.name}; leave --method out")

@@ -6,6 +6,7 @@ Needs neither torch nor onnx.
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
 from dataclasses import replace
 from typing import Any
@@ -116,9 +117,24 @@ def prepare_local_engine(
     compiling = _compiling_engines()
     if name == "auto" and not kind.compiles and compiling:
         log(
-            f"on a machine for {' or '.join(compiling)}, run: "
-            f"python -m export.build --bundle {bundle.path} --engine {compiling[0]}"
+            f"on a machine for {' or '.join(compiling)}, run: {build_command(bundle, compiling[0])}"
         )
+
+
+def build_command(bundle: Bundle, engine: str) -> str:
+    """Return the command that builds an engine's plan into the engines/ folder of a bundle.
+
+    It names a precision if the bundle lacks the graph of the engine's default.
+    """
+    folder = shlex.quote(str(bundle.path))
+    command = f"python -m flawline.export.build --bundle {folder} --engine {engine}"
+    precisions = engine_class(engine).precisions
+    if precisions[0] in bundle.precisions:
+        return command
+    for precision in precisions:
+        if precision in bundle.precisions:
+            return f"{command} --precision {precision}"
+    return command
 
 
 def _compiling_engines() -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from flawline.export import ExportError
+from flawline.export.local_engine import build_command
 from flawline.export.triton_config import (
     BACKENDS,
     CONFIG,
@@ -30,7 +31,7 @@ from flawline.export.triton_config import (
     WARM_UP,
     config_text,
 )
-from flawline.export.triton_plan import build_command, check_plan
+from flawline.export.triton_plan import check_plan
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import Parser, log, path_argument, run_command
@@ -138,14 +139,15 @@ def _choose_model(bundle: Bundle, engine: str, precision: str | None, plan: Path
         return _Model(bundle.model(precision), precision, precision)
     if plan is None:
         raise ExportError(
-            f"--engine {engine} needs --plan FILE, built on the server's GPU with "
-            f"{build_command(bundle, engine)}, which writes it into the bundle's engines/"
+            f"--engine {engine} needs --plan FILE, a plan in the bundle's engines/; "
+            f"build it on the server's GPU: {build_command(bundle, engine)}"
         )
     facts = check_plan(bundle, plan, engine)
     if precision not in (None, facts.precision):
         raise ExportError(
             f"plan {plan}: computes in {facts.precision}, not {precision}; leave --precision out"
         )
+    log(f"note: the plan is for {facts.built_for}; Triton needs that version and that GPU")
     return _Model(plan, facts.precision, facts.graph, facts.max_batch)
 
 
@@ -188,7 +190,7 @@ def _max_batch(graph: Path, wanted: int | None, model: _Model) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m export.triton",
+        prog="python -m flawline.export.triton",
         description="Write a bundle into a model repository of NVIDIA Triton Inference Server.",
     )
     parser.add_argument("--bundle", type=path_argument, required=True)

@@ -4,11 +4,26 @@ It needs the standard library, numpy, OpenCV, tifffile, and ONNX Runtime for the
 never torch. Import of this package loads no engine. What a program needs to embed the detector is
 here:
 
-    from flawline.runtime import Detector, open_camera, read_bundle
+    import cv2
 
-    with Detector(read_bundle("bundles/bottle")) as detector, open_camera("usb://0") as camera:
+    from flawline.runtime import Detector
+
+    with Detector("bundles/part") as detector:
+        image = detector.read_image("part.png")  # or your own array, uint8 [h, w, 3] BGR or [h, w]
+        verdict = detector(image)
+        print(verdict.name, verdict.score, verdict.threshold)
+        cv2.imwrite("map.png", detector.paint(image, verdict.anomaly_map))
+
+and for the frames of a camera:
+
+    from flawline.runtime import Detector, open_camera
+
+    with Detector("bundles/part") as detector, open_camera("usb://0") as camera:
         for frame in camera:
-            print(detector.judge(frame).anomalous)
+            print(detector.judge(frame).name)
+
+A bundle, an engine, a camera or an image file that cannot be used raises a FlawlineError, whose
+message is one line with the remedy. An array of another dtype or shape raises ValueError.
 """
 
 from importlib import import_module

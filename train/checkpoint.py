@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +91,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return _parse(content)
     except FileNotFoundError:
         raise TrainError(
-            f"checkpoint {path}: there is no such file; train one with python -m train.fit"
+            f"checkpoint {path}: there is no such file; train one: "
+            f"python -m flawline.train.fit --data DATA --out {shlex.quote(str(path))}"
         ) from None
     except TrainError:
         raise
@@ -99,7 +101,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrainError(
             f"checkpoint {path}: is not one of this version ({lines[0][:120]}); "
-            "train it again with python -m train.fit"
+            f"train it again: python -m flawline.train.fit --data DATA "
+            f"--out {shlex.quote(str(path))}"
         ) from error
 
 

@@ -109,7 +109,9 @@ def test_the_engine_of_a_bundle_is_tested_and_timed(
 def test_the_automatic_engine_needs_no_training_library(bundle: Bundle) -> None:
     done = without_training_libraries("--bundle", str(bundle.path), "--engine", "auto")
     assert done.returncode == 0, done.stderr
-    assert f"python -m export.build --bundle {bundle.path} --engine tensorrt" in done.stderr
+    assert (
+        f"python -m flawline.export.build --bundle {bundle.path} --engine tensorrt" in done.stderr
+    )
 
 
 def test_no_engine_leaves_the_bundle_alone(

@@ -119,7 +119,8 @@ class Backbone(nn.Module, abc.ABC):
             raise TrainError(f"{problem}; choose --backbone {existing}")
         raise TrainError(
             f"{problem}, only of {existing}; choose that --backbone, or train them with "
-            f"python -m train.pretrain --backbone {self.name} and pass the file with --weights"
+            f"python -m flawline.train.pretrain --backbone {self.name} and pass the file with "
+            f"--weights"
         )
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:

@@ -136,7 +136,9 @@ class PaDiM(Method):
 
     def fused(self) -> nn.Module:
         if not self.inverse_covariance.any():
-            raise TrainError("padim has no Gaussians yet; train it first with python -m train.fit")
+            raise TrainError(
+                "padim has no Gaussians yet; train it first with python -m flawline.train.fit"
+            )
         return build_fused(self, FusedPaDiM)
 
 

@@ -160,7 +160,9 @@ class PatchCore(Method):
 
     def fused(self) -> nn.Module:
         if not len(self.bank.vectors):
-            raise TrainError("patchcore has no bank yet; train it first with python -m train.fit")
+            raise TrainError(
+                "patchcore has no bank yet; train it first with python -m flawline.train.fit"
+            )
         return build_fused(self, FusedPatchCore)
 
 
