@@ -161,6 +161,8 @@ def _score_good_parts(
         # On the engine that will run: its rounding is part of the scores.
         options = engine_options(args)
         with Detector(bundle, args.engine, options, accept_size=args.accept_size) as detector:
+            for note in camera.notes():
+                log(note)
             sources, scores = score_frames(detector, camera, args.max_frames)
     return sources, np.array(scores)
 

@@ -123,6 +123,8 @@ def _stream(args: argparse.Namespace) -> None:
         detector = stack.enter_context(
             Detector(bundle, args.engine, options, accept_size=args.accept_size)
         )
+        for note in camera.notes():
+            log(note)
         log(
             f"engine {detector.engine.description}, self-test passed, "
             f"threshold {detector.threshold:.6g}"

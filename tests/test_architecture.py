@@ -22,7 +22,10 @@ ALLOWED = {
 }
 CORE = {"numpy", "cv2", "tifffile"}
 # Files that are only imported where the library of an extra is installed.
-LIBRARY_OF_FILE = {"flawline.cameras.video_decoder": {"av"}}
+LIBRARY_OF_FILE = {
+    "flawline.cameras.video_convert": {"av"},
+    "flawline.cameras.video_decoder": {"av"},
+}
 # Engines and cameras import the library of an extra where it is used, never at the top of a file.
 ENGINE_LIBRARIES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "av"}
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")

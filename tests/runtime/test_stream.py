@@ -223,7 +223,7 @@ def test_an_uninspected_margin_is_reported_once(
 ) -> None:
     cropping = write_tiny_bundle(tmp_path / "crop", geometry=Geometry("shorter-crop", 64, 64, 80))
     run = stream(capsys, "--bundle", cropping.path, "--camera", parts)
-    assert run.err.count("uninspected") == 1
+    assert run.err.count("image uninspected") == 1
 
 
 @pytest.mark.parametrize(
@@ -413,3 +413,13 @@ def test_a_signal_ends_the_stream_with_its_summary_from_any_folder(
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["summary"]["frames"] >= 1
     assert "Traceback" not in err
+
+
+def test_what_a_folder_holds_and_what_is_not_read_is_one_line(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, parts: Path
+) -> None:
+    (parts / "x.gif").touch()
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts)
+    (line,) = [line for line in run.err.splitlines() if line.startswith("camera ")]
+    assert "1 image of formats that are not read (1 .gif; save them as PNG)" in line
+    assert run.summary["frames"] == len(list(parts.iterdir()))
