@@ -13,7 +13,8 @@ from typing import Any
 
 from flawline import FlawlineError
 from flawline.commands import command_line, program_of
-from flawline.runtime.console import Parser, log, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.train.backbones.facts import RANDOM
 from flawline.train.data.demo import DEMO_WEIGHTS, PRODUCTS
 from flawline.train.fit import DEFAULT_METHOD

@@ -27,13 +27,8 @@ from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.cameras.listing import count_of
 from flawline.commands import program_of
 from flawline.runtime.bundle import read_bundle
-from flawline.runtime.console import (
-    Parser,
-    describe_os_error,
-    log,
-    path_argument,
-    run_command,
-)
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import describe_os_error, log, run_command
 from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
 from flawline.runtime.files import make_writable
 from flawline.runtime.precisions import PRECISIONS

@@ -29,7 +29,8 @@ from flawline.export.local_engine import (
 )
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.console import Parser, log, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import GRAPH_OUTPUTS

@@ -41,7 +41,8 @@ from flawline.export.triton_config import (
 from flawline.export.triton_plan import check_plan
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.console import Parser, log, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.runtime.engines.onnxruntime_cpu import open_session
 from flawline.runtime.files import replace_folder
 from flawline.runtime.precisions import FP32, PRECISIONS

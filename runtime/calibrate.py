@@ -33,15 +33,8 @@ from flawline.runtime.bundle import (
     undo_calibration,
     write_calibration,
 )
-from flawline.runtime.console import (
-    Parser,
-    discard_stdout,
-    log,
-    path_argument,
-    run_command,
-    terminal_line,
-    text_argument,
-)
+from flawline.runtime.command_parser import Parser, path_argument, text_argument
+from flawline.runtime.console import discard_stdout, log, run_command, terminal_line
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable

@@ -27,14 +27,8 @@ from flawline.commands import program_of
 from flawline.runtime import outputs
 from flawline.runtime.available import list_available
 from flawline.runtime.bundle import read_bundle
-from flawline.runtime.console import (
-    Parser,
-    log,
-    path_argument,
-    run_command,
-    text_argument,
-    warn,
-)
+from flawline.runtime.command_parser import Parser, path_argument, text_argument
+from flawline.runtime.console import log, run_command, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv

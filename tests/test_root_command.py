@@ -14,7 +14,8 @@ from flawline import FlawlineError, __version__
 from flawline.__main__ import main
 from flawline.commands import COMMANDS, command_line
 from flawline.runtime import console
-from flawline.runtime.console import Parser, Verbosity, log, run_command, warn
+from flawline.runtime.command_parser import Parser
+from flawline.runtime.console import Verbosity, log, run_command, warn
 
 
 @pytest.fixture(autouse=True)

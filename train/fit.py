@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from flawline.commands import program_of
 from flawline.options import field_parser
-from flawline.runtime.console import Parser, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import run_command
 from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE

@@ -20,7 +20,8 @@ import sys
 from collections.abc import Sequence
 
 from flawline.commands import program_of
-from flawline.runtime.console import Parser, log, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from flawline.benchmarks.bundle_report.findings import Findings, JudgedImage, scores_of
 from flawline.benchmarks.bundle_report.kinds import DefectKind, kinds_of
-from flawline.cameras.decode import list_images, list_unread
+from flawline.cameras.decode import list_images_and_unread
+from flawline.cameras.listing import LeftOut
 from flawline.commands import program_of
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.threshold import (
@@ -170,7 +171,7 @@ def _own_folder(findings: Findings) -> Path | None:
     if not folder.is_relative_to(findings.data):
         return None
     # What a camera reads from the folder; a file that it cannot read would stop the calibration.
-    found = sorted(list_images(folder) + list_unread(folder))
+    found = list_images_and_unread(folder, LeftOut())
     return folder if found == paths else None
 
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawline.runtime.console import Parser, path_argument
+from flawline.runtime.command_parser import Parser, path_argument
 from flawline.train import METHODS
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import RANDOM, WEIGHT_KINDS

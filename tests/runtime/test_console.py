@@ -16,13 +16,12 @@ import pytest
 
 from flawline import FlawlineError
 from flawline.extras import install_command
+from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import (
     LONGEST_QUOTE,
-    Parser,
     first_line,
     last_line,
     log,
-    path_argument,
     printable,
     run_command,
 )

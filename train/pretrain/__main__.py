@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawline.options import field_parser
-from flawline.runtime.console import Parser, log, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.train.pretrain.schedule import PretrainingSettings
 
 INTERRUPTED = "interrupted; the same command continues from the last saved step"

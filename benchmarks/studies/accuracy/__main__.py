@@ -17,7 +17,8 @@ from pathlib import Path
 
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
 from flawline.benchmarks.studies.results import write_results, write_rows
-from flawline.runtime.console import log, path_argument, run_command
+from flawline.runtime.command_parser import path_argument
+from flawline.runtime.console import log, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

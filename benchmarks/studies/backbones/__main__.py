@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from flawline.benchmarks.studies.backbones import NEAREST
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
 from flawline.benchmarks.studies.results import write_results
-from flawline.runtime.console import path_argument, run_command
+from flawline.runtime.command_parser import path_argument
+from flawline.runtime.console import run_command
 from flawline.train import METHODS
 from flawline.train.backbones import DEFAULT_BACKBONE
 from flawline.train.backbones.facts import RANDOM, TEXTURE

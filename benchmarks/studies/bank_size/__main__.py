@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
-from flawline.runtime.console import path_argument, run_command
+from flawline.runtime.command_parser import path_argument
+from flawline.runtime.console import run_command
 from flawline.train.fit import add_training_arguments
 
 SIZES = (100, 256, 512, 1024, 2048, 4096, 8192, 16384)

@@ -31,7 +31,8 @@ from flawline.benchmarks.studies.options import (
     study_parser,
 )
 from flawline.benchmarks.studies.results import write_results
-from flawline.runtime.console import log, path_argument, run_command
+from flawline.runtime.command_parser import path_argument
+from flawline.runtime.console import log, run_command
 from flawline.runtime.environment import cpu_name, versions
 
 

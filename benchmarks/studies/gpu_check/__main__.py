@@ -22,7 +22,8 @@ from flawline.benchmarks.studies.options import (
     study_parser,
 )
 from flawline.benchmarks.studies.results import write_results
-from flawline.runtime.console import path_argument, run_command
+from flawline.runtime.command_parser import path_argument
+from flawline.runtime.console import run_command
 from flawline.runtime.environment import versions
 
 # Number of images that drift is measured on.

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from flawline.benchmarks.studies.options import study_parser
-from flawline.runtime.console import path_argument, run_command
+from flawline.runtime.command_parser import path_argument
+from flawline.runtime.console import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

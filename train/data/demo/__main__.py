@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flawline.runtime.console import Parser, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import run_command
 from flawline.train.data.demo.dataset import write_demo
 from flawline.train.data.demo.products import PRODUCTS
 
