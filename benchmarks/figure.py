@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from flawline.benchmarks.tables import markdown_table
 from flawline.runtime.engines import REFERENCE_ENGINE
+from flawline.runtime.files import write_atomically
 from flawline.runtime.precisions import FP32
 
 Row = Mapping[str, Any]
@@ -43,10 +45,11 @@ LOGARITHMIC_ABOVE = 3
 def write_report(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write run.json, run.md, fps-auroc.png and fps-auroc.svg to `out` and return their paths."""
     out.mkdir(parents=True, exist_ok=True)
+    # On a full disk, the results of an earlier run stay as they are.
     results = out / "run.json"
-    results.write_text(json.dumps(rows, indent=2) + "\n")
+    write_atomically(results, (json.dumps(rows, indent=2) + "\n").encode())
     table = out / "run.md"
-    table.write_text(run_table(rows), encoding="utf-8")
+    write_atomically(table, run_table(rows).encode())
     return [results, table, *draw_speed_and_accuracy(rows, out)]
 
 
@@ -97,7 +100,9 @@ def draw_speed_and_accuracy(rows: Sequence[Row], out: Path) -> list[Path]:
     axes.set_title(f"Speed and accuracy of the same bundle, {rows[0]['device']}", fontsize=10)
     paths = [out / "fps-auroc.png", out / "fps-auroc.svg"]
     for path in paths:
-        figure.savefig(path, dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150)
+        write_atomically(path, picture.getvalue())
     return paths
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline import FlawlineError
-from flawline.runtime.manifest import Calibration
+from flawline.runtime.manifest import Calibration, Manifest
 
 CONFIDENCE = 0.95
 DEFAULT_RATE = 0.01
@@ -35,6 +35,8 @@ DEFAULT_RATE = 0.01
 COMMON_RATES = (0.05, 0.01, 0.005)
 HELD_OUT = "held-out good images"
 BISECTIONS = 60
+# A threshold is at most so many times the spread of the good scores away from their mean.
+FARTHEST_THRESHOLD = 1000
 # Allowed error of a score far from the threshold, relative to its distance from it.
 FAR_TOLERANCE = 1e-3
 
@@ -207,6 +209,25 @@ def describe(
         f"from {images} {called}{source}"
     )
     return lines
+
+
+def threshold_fault(threshold: float, manifest: Manifest) -> str | None:
+    """Say that no good images can have given a threshold, or return None.
+
+    A threshold is implausible if it is farther from the mean of the good images' scores than
+    1000 times their spread. The spread is their standard deviation, at least a tenth of the mean
+    and 20 times the tolerance, because few or equal images have hardly any. Beyond that distance
+    no image would be anomalous, or every one, and the self-test would accept any score.
+    """
+    score = manifest.score
+    spread = max(score.std, 0.1 * abs(score.mean), 20 * manifest.score_tolerance)
+    # The comparison is also false for NaN.
+    if abs(threshold - score.mean) <= FARTHEST_THRESHOLD * spread:
+        return None
+    return (
+        f"the threshold {threshold:.6g} is implausible, as the scores of good images are "
+        f"{score.mean:.6g} on average with a standard deviation of {score.std:.3g}"
+    )
 
 
 def _above(ascending: npt.NDArray[Any], rank: int) -> float:

@@ -116,7 +116,7 @@ def _offset(part: PartScores, other: PartScores) -> float:
 
 
 def count_copies(record: OutOfFold) -> int:
-    """Return how many images have a copy in another fold, whose detector has therefore seen them."""
+    """Return how many images have a copy in another fold, so that their detector has seen them."""
     folds_of: dict[str, set[int]] = {}
     for number, part in enumerate(record.folds):
         for image in part.images:

@@ -56,7 +56,15 @@ def train(recipe: Recipe, out: Path) -> Path:
     device = choose_device(recipe.device)
     run.model.to(device)
     _announce(job, run)
-    fit = _fit(job, run)
+    try:
+        fit = _fit(job, run)
+    except KeyboardInterrupt:
+        # Nothing is saved before the first step, nor by a method that is fitted in one pass.
+        if job.unfinished.exists():
+            log(f"the same command continues from {job.unfinished}")
+        else:
+            log("no step was saved; the same command begins again")
+        raise
     if not fit.length.finished:
         run.provenance["steps"] = f"{fit.length.describe()}, cut short"
     _save(out, job, run, fit)

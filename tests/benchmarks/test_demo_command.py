@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from conftest import write_tiny_bundle
 from score_bundles import write_score_bundle
 
 from flawline.benchmarks import demo
@@ -105,6 +106,7 @@ def test_an_error_between_the_steps_is_one_line(
     monkeypatch.setattr(infer_stream, "main", lambda words: 0)
     if broken == "data":
         monkeypatch.setattr(demo_data, "write_demo", lambda folder, progress: folder)
+        write_tiny_bundle(tmp_path / "bundles" / "bearing")
     assert demo.main(["--out", str(tmp_path), "--products", "bearing"]) == 2
     folder = tmp_path / ("data" if broken == "data" else "bundles") / "bearing"
     message = last_line(capsys)

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from flawline.cameras.listing import count_of
 from flawline.train.data.dataset import DataError, GoodImages
 
 # Fewer good images leave too little to train on once some are held out.
@@ -53,7 +54,7 @@ def require_enough(images: int) -> None:
     """Raise DataError for fewer good images than a training and a threshold need."""
     if images < MIN_GOOD_IMAGES:
         raise DataError(
-            f"only {images} good images; "
+            f"only {count_of(images, 'good image')}; "
             f"at least {MIN_GOOD_IMAGES} are needed, 100 or more are better"
         )
 

@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
-from flawline.runtime.console import Parser, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import run_command
 from flawline.train import METHODS
 from flawline.train.backbones.facts import TEXTURE
+from flawline.train.fit import DEFAULT_METHOD
 
 COUNT = 100
 COUNT_OF_DRAW = 60
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = study_parser("threshold_coverage", __doc__)
-    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--bundle", type=path_argument)
     parser.add_argument(
         "--images",
         nargs="+",
@@ -61,7 +63,7 @@ def _parser() -> Parser:
     group = parser.add_argument_group("out-of-fold scores")
     group.add_argument("--data", nargs="+", help="data sets to train on; demo for the demo data")
     group.add_argument(
-        "--method", default="padim", help=f"one of {', '.join(METHODS)}; default %(default)s"
+        "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
     )
     group.add_argument("--weights", default=TEXTURE, help="as for train.fit; default %(default)s")
     group.add_argument(
