@@ -179,7 +179,7 @@ def test_bundles_that_were_measured_before_an_error_are_reported(
     assert [row["bundle"] for row in rows] == [bundle.path.name]
     assert json.loads((data.parent / "results" / "run.json").read_text())[0]["images"] == 10
     last = messages.splitlines()[-1]
-    assert last in ("flawline-bench: data x: is damaged; copy it", "interrupted")
+    assert last in ("flawline bench: data x: is damaged; copy it", "interrupted")
 
 
 def test_the_results_of_an_earlier_run_stay_on_a_full_disk(
