@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from flawline.export import ExportError, assemble, selection
 from flawline.export.assemble import ExportOptions, build_bundle
+from flawline.export.good_scores import GoodScores
 from flawline.export.parity import ScoresAndMaps
 from flawline.export.provenance import without_folders
 from flawline.export.selection import select_images
@@ -443,3 +444,15 @@ def test_the_threshold_keeps_the_tolerance_of_engines_as_margin(data: Path) -> N
     highest = bundle.manifest.score.max
     margin = bundle.manifest.score_tolerance
     assert bundle.calibration.threshold == pytest.approx(highest + margin)
+
+
+def test_similar_neighbours_are_noted_with_the_threshold(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [Path(f"{index}.png") for index in range(40)]
+    waves = np.sin(np.arange(40) / 6)
+    GoodScores(paths, waves, waves).calibrate(0.1, 0.01)
+    assert "warning: neighbouring images of the sequence are similar" in capsys.readouterr().err
+    independent = np.random.default_rng(0).permutation(waves)
+    GoodScores(paths, independent, independent).calibrate(0.1, 0.01)
+    assert "warning" not in capsys.readouterr().err
