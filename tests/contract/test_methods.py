@@ -298,7 +298,7 @@ def test_folds_score_every_image_as_a_training_of_its_own_would(
     """The trainings of the folds share the features of the images, which must change nothing."""
     steps = None
     if kind.steps(small_settings(kind), IMAGES, None) is not None:
-        steps = 2
+        steps = 1
     recipe = Recipe(kind.name, tmp_path, small_settings(kind), steps=steps, seed=3, device="cpu")
     paths = [Path(f"{index}.png") for index in range(IMAGES)]
     training = FoldTraining(
