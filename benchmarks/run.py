@@ -4,19 +4,19 @@
 
 Every test image goes through `Detector`, as the frame of a camera does, `--repeats` times. These
 calls give both the scores and the times. Decoding the file is not timed, because a camera delivers
-pixels.
+pixels. The table is printed and written with the figure and run.json, which holds everything.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flawline.benchmarks.run_table import run_table
 from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.runtime.console import Parser, log, path_argument, run_command
 from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
@@ -99,10 +99,7 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as error:
         # The measurement is printed all the same.
         failure = error
-    for row in rows:
-        # The versions are in run.json; on the screen they would hide the results.
-        del row["versions"]
-    print(json.dumps(rows, indent=2))
+    print(run_table(rows), end="")
     if failure is not None:
         raise failure
     return 0

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
-import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import Frame
 from flawline.cameras.pixels import to_8_bit
+from flawline.runtime import painting
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import EngineOptions, open_engine
-from flawline.runtime.image import Image, Map, overlay, prepare, to_source
+from flawline.runtime.image import Image, Map, prepare
 from flawline.runtime.manifest import Manifest
 
 GOOD = "good"
@@ -144,8 +144,8 @@ class Detector:
         )
 
     def paint(self, image: npt.NDArray[Any], anomaly_map: Map) -> Image:
-        """Paint an anomaly map over its source image; see the function `paint`."""
-        return paint(image, anomaly_map, self.bundle.manifest)
+        """Paint an anomaly map over its source image; see `painting.paint`."""
+        return painting.paint(image, anomaly_map, self.bundle.manifest)
 
     def close(self) -> None:
         """Release the engine. May be called again."""
@@ -185,20 +185,3 @@ def image_of(frame: Frame, manifest: Manifest) -> Image:
             f"set the camera to {trained} bits"
         )
     return to_8_bit(frame.image, declared)
-
-
-def paint(image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest) -> Image:
-    """Paint an anomaly map over its source image: uint8 [h, w, 3] BGR.
-
-    `image` is uint8 [h, w, 3] BGR or [h, w] mono, `anomaly_map` float32 [H, W] on the model's input
-    grid. Colour starts where the map exceeds the values of good images, and is full at twice that
-    distance.
-    """
-    peak = manifest.map_peak
-    low = peak.mean
-    # With few good images their maximum may be low by chance; three deviations bound it from below.
-    high = max(peak.max, peak.mean + 3 * peak.std)
-    span = max(2 * (high - low), 1e-6)
-    height, width = image.shape[:2]
-    located = to_source(anomaly_map, manifest.geometry, height, width)
-    return overlay(image, np.asarray((located - low) / span, np.float32))

@@ -12,9 +12,10 @@ import cv2
 
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.detector import image_of, paint
+from flawline.runtime.detector import image_of
 from flawline.runtime.files import write_atomically
 from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
+from flawline.runtime.painting import paint
 
 # Characters that a file system of Windows, macOS or Linux does not accept, among them the
 # surrogates that stand for bytes that are not UTF-8.
