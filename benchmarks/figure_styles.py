@@ -42,7 +42,8 @@ BUSY_RING: dict[str, Any] = {
 class Styles:
     """The colour of each group, the marker of each engine and the filling of each precision.
 
-    The first ones of each kind are taken from fixed lists. Whatever their number, no two look the same.
+    The first ones of each kind are taken from fixed lists. No two look the same, however many there
+    are.
     """
 
     def __init__(self, points: Sequence[Point]) -> None:
