@@ -14,6 +14,7 @@ Row = Mapping[str, Any]
 # Key of a row, or of the cells below, and its title in the table.
 COLUMNS = {
     "bundle": "bundle",
+    "method": "method",
     "data": "data",
     "engine": "engine",
     "input": "input",
