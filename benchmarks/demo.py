@@ -6,7 +6,6 @@ Each step is a command that a user would type; it is printed before it runs.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 
 from flawline import FlawlineError
 from flawline.benchmarks.run_table import busy_note, false_alarms, missed_defects
-from flawline.runtime.console import Parser, log, run_command
+from flawline.commands import command_line, program_of
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.train.backbones.facts import RANDOM
 from flawline.train.data.demo import DEMO_WEIGHTS, PRODUCTS
 from flawline.train.fit import DEFAULT_METHOD
@@ -34,8 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="demo", description="Train, export and inspect on built-in data.")
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="default %(default)s")
+    parser = Parser(
+        prog=program_of("demo"), description="Train, export and inspect on built-in data."
+    )
+    parser.add_argument(
+        "--out", type=path_argument, default=Path("demo"), help="default %(default)s"
+    )
     parser.add_argument(
         "--weights", default=DEMO_WEIGHTS, help="as for train.fit; default %(default)s: no download"
     )
@@ -89,22 +94,23 @@ def _run_product(product: str, args: argparse.Namespace) -> Mapping[str, Any]:
     flags += ["--weights", args.weights]
     if args.steps is not None:
         flags += ["--steps", args.steps]
-    _run_step("export.build", build.main, flags)
+    _run_step("build", build.main, flags)
     flags = ["--bundle", bundle, "--camera", data / "test"]
-    _run_step("runtime.infer_stream", infer_stream.main, flags)
+    _run_step("stream", infer_stream.main, flags)
     return evaluate_bundle(bundle, data, "auto", EngineOptions(), repeats=1)
 
 
 def _run_step(
-    module: str, command: Callable[[Sequence[str]], int], arguments: Sequence[object]
+    name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[object]
 ) -> None:
     """Print a command and run it. Raises StepFailed with its exit code when that is not 0."""
     words = [str(argument) for argument in arguments]
-    log(f"\n$ python -m {module} {shlex.join(words)}")
+    log("")
+    log(f"$ {command_line(name, *words)}")
     code = command(words)
     if code:
         # The command has printed its error.
-        raise StepFailed(f"{module} failed; see the message above", code)
+        raise StepFailed(f"{program_of(name)} failed; see the message above", code)
 
 
 def _summary(row: Mapping[str, Any]) -> str:

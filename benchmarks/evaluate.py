@@ -89,12 +89,12 @@ def evaluate_engines(
     machine affects all of them. An engine that cannot be opened raises EngineError or BundleError;
     with `skip_unavailable` it is logged and has no row. Raises DataError for unsuitable data.
     """
+    bundle = read_bundle(bundle_path)
     data_set = open_data(data)
     samples = data_set.test
     labels = labels_of(data_set)
     for line in data_set.describe():
         log(line)
-    bundle = read_bundle(bundle_path)
     # Read first, so that a damaged mask is reported before everything is measured.
     masks = _read_masks(samples, bundle)
     with ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import textwrap
@@ -26,6 +27,7 @@ from flawline.benchmarks.points import (
     pareto_front,
 )
 from flawline.benchmarks.run_table import busy_note, run_table
+from flawline.runtime.files import write_atomically
 
 # Sizes in inches. A README shows the figure at about this width, with text of the size of its own.
 WIDTH = 9.0
@@ -62,10 +64,11 @@ BEYOND = 1e3  # outside of all axes, as a factor of the speed and in percent of 
 def write_report(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write run.json, run.md, fps-auroc.png and fps-auroc.svg to `out` and return their paths."""
     out.mkdir(parents=True, exist_ok=True)
+    # On a full disk, the results of an earlier run stay as they are.
     results = out / "run.json"
-    results.write_text(json.dumps(rows, indent=2) + "\n")
+    write_atomically(results, (json.dumps(rows, indent=2) + "\n").encode())
     table = out / "run.md"
-    table.write_text(run_table(rows), encoding="utf-8")
+    write_atomically(table, run_table(rows).encode())
     return [results, table, *draw_speed_and_accuracy(rows, out)]
 
 
@@ -74,7 +77,9 @@ def draw_speed_and_accuracy(rows: Sequence[Row], out: Path) -> list[Path]:
     figure = speed_and_accuracy(rows)
     paths = [out / "fps-auroc.png", out / "fps-auroc.svg"]
     for path in paths:
-        figure.savefig(path, dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150)
+        write_atomically(path, picture.getvalue())
     return paths
 
 

@@ -16,8 +16,9 @@ from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
 from flawline.export.provenance import bundle_provenance
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
-from flawline.runtime.bundle import Bundle, Golden, write_bundle
-from flawline.runtime.console import log
+from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.console import log, warn
+from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
 from flawline.runtime.precisions import FP32
@@ -144,7 +145,7 @@ def _require_finished(checkpoint: Checkpoint, options: ExportOptions) -> None:
             f"the training was cut short after {length.describe()}; {remedy}, or export it as it "
             f"is with --allow-unfinished"
         )
-    log(f"warning: the training was cut short after {length.describe()}; the bundle is marked")
+    warn(f"warning: the training was cut short after {length.describe()}; the bundle is marked")
 
 
 def _source_sizes(checkpoint: Checkpoint, selection: ImageSelection) -> SourceSizes | None:

@@ -114,7 +114,7 @@ def prepare(image: npt.NDArray[Any], geometry: Geometry) -> Image:
     another dtype or shape: 16 bits and alpha are converted where the bit depth is known, by
     `to_8_bit` and `cameras.decode`, never here.
     """
-    _check(image)
+    check_image(image)
     scaled_height, scaled_width, top, left = geometry.place(*image.shape[:2])
     scaled = resize(image, scaled_height, scaled_width)
     if scaled.ndim == 2:
@@ -132,7 +132,13 @@ def prepare(image: npt.NDArray[Any], geometry: Geometry) -> Image:
     return np.ascontiguousarray(crop)
 
 
-def _check(image: npt.NDArray[Any]) -> None:
+def check_image(image: npt.NDArray[Any]) -> None:
+    """Check that an image is uint8 [h, w, 3] or [h, w] and not empty. Raises ValueError."""
+    # For example None, which cv2.imread returns for a file that it cannot read.
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            f"expected a numpy array, uint8 [h, w, 3] or [h, w], got {type(image).__name__}"
+        )
     is_mono = image.ndim == 2
     is_bgr = image.ndim == 3 and image.shape[2] == 3
     if image.dtype != np.uint8 or not (is_mono or is_bgr):

@@ -16,18 +16,30 @@ import numpy.typing as npt
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
-from flawline.runtime.strict_json import SchemaError, StrictReader, parse_json, to_json
+from flawline.runtime.strict_json import (
+    SchemaError,
+    StrictReader,
+    checksum,
+    one_line,
+    parse_json,
+    to_json,
+)
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
-# Schema 2 added the bit depth to the manifest, and optionally `training` and `source_sizes`.
-# calibration.json follows the same number.
+# Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes` and
+# `checksum`. calibration.json follows the same number.
 SCHEMA = 2
 READABLE = (1, 2)
 
 GOLDEN = "golden.npz"
+CHECKSUM = "checksum"
 MODEL = str(FP32.file)
 # Outputs of the graph. A bundle that was built for the score alone has only the first.
 GRAPH_OUTPUTS = ("score", "map")
+# A model's input has at most so many pixels on a side, also before it is cropped.
+LARGEST_SIDE = 16384
+# A threshold is at most so many times the spread of the good scores away from their mean.
+FARTHEST_THRESHOLD = 1000
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,10 @@ class Calibration:
 
 
 def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
-    """Write manifest.json; `files` maps each file of the bundle to its sha256."""
+    """Write manifest.json; `files` maps each file of the bundle to its sha256.
+
+    CHECKSUM is over all other values, because a damaged digit would be another valid value.
+    """
     content = asdict(manifest)
     content["schema"] = SCHEMA
     content["geometry"] = manifest.geometry.to_json()
@@ -119,13 +134,19 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     content["training"] = length_to_json(manifest.training)
     content["source_sizes"] = sizes_to_json(manifest.source_sizes)
     content["files"] = dict(files)
+    content[CHECKSUM] = checksum(content)
     return to_json(content)
 
 
 def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
     """Read manifest.json and the sha256 of each file. Raises SchemaError."""
     content = parse_json(data)
+    stated = content.pop(CHECKSUM, None)
+    actual = checksum(content)
     schema = _take_schema(content)
+    # Older manifests have none.
+    if stated is not None and stated != actual:
+        raise SchemaError("is not as it was written (its checksum differs)")
     reader = StrictReader(content)
     files = _files_from_json(reader)
     geometry = _geometry_from_json(reader)
@@ -162,6 +183,11 @@ def _check_manifest(reader: StrictReader, manifest: Manifest) -> None:
     if manifest.outputs not in (GRAPH_OUTPUTS, GRAPH_OUTPUTS[:1]):
         known = f"{list(GRAPH_OUTPUTS)} or {list(GRAPH_OUTPUTS[:1])}"
         reader.refuse(f"outputs is {list(manifest.outputs)}, not {known}")
+    for name, spread in (("score", manifest.score), ("map_peak", manifest.map_peak)):
+        # A mean is rounded, so that it may exceed equal values by a little.
+        slack = 1e-5 * max(abs(spread.min), abs(spread.max))
+        if spread.std < 0 or not spread.min - slack <= spread.mean <= spread.max + slack:
+            reader.refuse(f"{name}: the standard deviation is below 0, or the mean out of range")
     if manifest.score_tolerance <= 0 or manifest.map_tolerance <= 0:
         reader.refuse("a tolerance is not above 0")
     if not 8 <= manifest.bit_depth <= 16:
@@ -173,7 +199,7 @@ def _take_schema(content: dict[str, Any]) -> int:
     schema = content.pop("schema", None)
     if type(schema) is not int or schema not in READABLE:
         known = " and ".join(str(number) for number in READABLE)
-        raise SchemaError(f"has schema {schema!r}, this version reads schema {known}")
+        raise SchemaError(f"has schema {one_line(repr(schema))}, this version reads schema {known}")
     return schema
 
 
@@ -198,10 +224,12 @@ def _geometry_from_json(reader: StrictReader) -> Geometry:
     for value in fields.values():
         if isinstance(value, float):
             reader.refuse("geometry: sizes are whole numbers")
+        if isinstance(value, int) and value > LARGEST_SIDE:
+            reader.refuse(f"geometry: a size is above {LARGEST_SIDE} pixels")
     try:
         return Geometry(**fields)
     except (TypeError, ValueError) as error:
-        raise SchemaError(f"geometry: {error}") from error
+        raise SchemaError(f"geometry: {one_line(error)}") from error
 
 
 def _spread_from_json(reader: StrictReader, key: str) -> Spread:
@@ -221,7 +249,8 @@ def _take_bit_depth(reader: StrictReader, schema: int, provenance: Mapping[str, 
         return reader.take("bit_depth", int)
     # Schema 1 recorded the bit depth of the training images as a text of the provenance, if at all.
     text = provenance.get("train_bits", "")
-    if text.isdecimal():
+    # Python converts no text of thousands of digits.
+    if text.isdecimal() and len(text) <= 4:
         return int(text)
     return 8
 
@@ -253,6 +282,25 @@ def calibration_from_json(data: bytes) -> Calibration:
     if calibration.good_images < 1:
         reader.refuse("good_images is below 1")
     return calibration
+
+
+def threshold_fault(threshold: float, manifest: Manifest) -> str | None:
+    """Say that no good images can have given a threshold, or return None.
+
+    A threshold is implausible if it is farther from the mean of the good images' scores than
+    1000 times their spread. The spread is their standard deviation, at least a tenth of the mean
+    and 20 times the tolerance, because few or equal images have hardly any. Beyond that distance
+    no image would be anomalous, or every one, and the self-test would accept any score.
+    """
+    score = manifest.score
+    spread = max(score.std, 0.1 * abs(score.mean), 20 * manifest.score_tolerance)
+    # The comparison is also false for NaN.
+    if abs(threshold - score.mean) <= FARTHEST_THRESHOLD * spread:
+        return None
+    return (
+        f"the threshold {threshold:.6g} is implausible, as the scores of good images are "
+        f"{score.mean:.6g} on average with a standard deviation of {score.std:.3g}"
+    )
 
 
 def _interval_from_json(reader: StrictReader) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from flawline.commands import command_line
 from flawline.runtime.files import write_file
 from flawline.runtime.image import Geometry
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
@@ -90,7 +91,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return _parse(content)
     except FileNotFoundError:
         raise TrainError(
-            f"checkpoint {path}: there is no such file; train one with python -m train.fit"
+            f"checkpoint {path}: there is no such file; train one: "
+            f"{command_line('train', '--data', 'DATA', '--out', path)}"
         ) from None
     except TrainError:
         raise
@@ -99,7 +101,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrainError(
             f"checkpoint {path}: is not one of this version ({lines[0][:120]}); "
-            "train it again with python -m train.fit"
+            f"train it again: {command_line('train', '--data', 'DATA', '--out', path)}"
         ) from error
 
 

@@ -124,10 +124,18 @@ def _fit(
     def save(state: dict[str, Any]) -> None:
         save_checkpoint(unfinished, run.model, run.provenance, state)
 
-    with Bars() as bars:
-        pixels = _images_to_fit(run.model, recipe, images, bars)
-        fit = Fit(pixels, steps, recipe.seed, deadline, bars, save, run.state)
-        done = run.model.fit(fit)
+    try:
+        with Bars() as bars:
+            pixels = _images_to_fit(run.model, recipe, images, bars)
+            fit = Fit(pixels, steps, recipe.seed, deadline, bars, save, run.state)
+            done = run.model.fit(fit)
+    except KeyboardInterrupt:
+        # Nothing is saved before the first step, nor by a method that is fitted in one pass.
+        if unfinished.exists():
+            log(f"the same command continues from {unfinished}")
+        else:
+            log("no step was saved; the same command begins again")
+        raise
     for note in fit.notes:
         log(note)
     return _FitResult(TrainingLength(done, steps), fit.missing(run.model.phases))

@@ -19,7 +19,7 @@ from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.background import BackgroundWorker
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.caption import magnified, with_caption
-from flawline.runtime.console import log
+from flawline.runtime.console import warn
 from flawline.runtime.detector import image_of
 from flawline.runtime.files import write_atomically
 from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
@@ -122,7 +122,7 @@ class Overlays(Output):
     def _save(self, judgement: Judgement) -> None:
         if self._room <= 0:
             if not self._over_limit:
-                log(
+                warn(
                     f"output overlays: {self._folder} holds {self._options.limit} images, its "
                     f"limit; no more are saved; move them away, or raise it with ?limit=N"
                 )
@@ -145,7 +145,7 @@ class Overlays(Output):
         self._refused += 1
         # After 1, 2, 4, 8 frames and so on: a camera that is always too fast must not fill a log.
         if self._refused & (self._refused - 1) == 0:
-            log(
+            warn(
                 f"output overlays: frames come faster than they can be written: frame "
                 f"{frame.index} of {frame.source} was not saved, {self._refused} in all; "
                 f"save fewer with ?frames=rejected"

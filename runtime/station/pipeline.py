@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flawline.cameras import Camera, Frame
-from flawline.runtime.console import log
+from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output, OutputError
 from flawline.runtime.station.notices import UnjudgedNotices
@@ -41,7 +41,7 @@ def run_stream(
         # A station that ends with an error still reports what it judged until then.
         failure = _finish(outputs, tally.summary(camera))
         if failure is not None:
-            log(str(failure))
+            warn(str(failure))
         raise
     failure = _finish(outputs, tally.summary(camera))
     if failure is not None:
@@ -79,7 +79,7 @@ def _deliver(judgement: Judgement, outputs: Sequence[Output]) -> None:
         except OutputError as error:
             if output.required:
                 raise
-            log(f"{error}; inspection continues")
+            warn(f"{error}; inspection continues")
 
 
 def _finish(outputs: Sequence[Output], summary: dict[str, Any]) -> Exception | None:
@@ -98,7 +98,7 @@ def _finish(outputs: Sequence[Output], summary: dict[str, Any]) -> Exception | N
             # Only an output that raises what it may raise is excused.
             optional = not output.required and isinstance(error, OutputError)
             if optional:
-                log(str(error))
+                warn(str(error))
             elif first is None:
                 first = error
     return first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.engines import ENGINES, engine_class, missing
 from flawline.runtime.training_length import TrainingLength
+from flawline.train.data import DataError
 
 pytestmark = pytest.mark.torch
 HERE = [name for name in ("onnxruntime", "openvino") if missing(name) is None]
@@ -136,7 +138,7 @@ def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_measured
     code, _, messages = benchmark(bundle, data, capsys, "--out", "/proc/results")
     assert code == 2
     (line,) = messages.splitlines()
-    assert line.startswith("flawline-bench: /proc/results: No such file or directory; ")
+    assert line.startswith("flawline bench: /proc/results: No such file or directory; ")
 
 
 def test_a_measurement_is_printed_although_its_report_cannot_be_written(
@@ -155,9 +157,55 @@ def test_a_measurement_is_printed_although_its_report_cannot_be_written(
     assert run.main([*paths, "--threads", "1", "--repeats", "1"]) == 2
     output = capsys.readouterr()
     assert "I-AUROC" in output.out
-    assert "| tiny" in output.out or f"| {bundle.path.name}" in output.out
+    assert f"| {bundle.path.name} " in output.out
     last = output.err.splitlines()[-1]
-    assert last == "flawline-bench: results/run.json: No space left on device; free disk space"
+    assert last == "flawline bench: results/run.json: No space left on device; free disk space"
+
+
+@pytest.mark.parametrize("error", [DataError("data x: is damaged; copy it"), KeyboardInterrupt()])
+def test_bundles_that_were_measured_before_an_error_are_reported(
+    error: BaseException,
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measure = evaluate.evaluate_engines
+
+    def fail_at_the_second(path: Path, *rest: Any) -> list[evaluate.Row]:
+        if path.name == "second":
+            raise error
+        return measure(path, *rest)
+
+    monkeypatch.setattr(evaluate, "evaluate_engines", fail_at_the_second)
+    shutil.copytree(bundle.path, bundle.path.with_name("second"))
+    paths = ["--bundles", str(bundle.path), str(bundle.path.with_name("second"))]
+    code, _, messages = benchmark(bundle, data, capsys, *paths)
+    assert code in (2, 130)
+    (row,) = json.loads((data.parent / "results" / "run.json").read_text())
+    assert (row["bundle"], row["images"]) == (bundle.path.name, 10)
+    last = messages.splitlines()[-1]
+    assert last in ("flawline bench: data x: is damaged; copy it", "interrupted")
+
+
+def test_the_results_of_an_earlier_run_stay_on_a_full_disk(
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    benchmark(bundle, data, capsys)
+    folder = data.parent / "results"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device", "run.json")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    paths = ["--bundles", str(bundle.path), "--data", str(data), "--out", str(folder)]
+    assert run.main([*paths, "--threads", "1", "--repeats", "1"]) == 2
+    assert "I-AUROC" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_score_that_is_not_finite_is_an_error(

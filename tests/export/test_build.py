@@ -67,7 +67,7 @@ def test_an_abbreviated_bundle_needs_no_torch_either(flag: str, bundle: Bundle) 
 def test_a_folder_called_like_the_flag_is_no_bundle() -> None:
     done = without_training_libraries("--out", "x --bundle y", "--data", ".")
     assert done.returncode == 2
-    assert done.stderr.startswith("flawline-build: needs torch")
+    assert done.stderr.startswith("flawline build: needs torch")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,9 @@ def test_the_engine_of_a_bundle_is_tested_and_timed(
 def test_the_automatic_engine_needs_no_training_library(bundle: Bundle) -> None:
     done = without_training_libraries("--bundle", str(bundle.path), "--engine", "auto")
     assert done.returncode == 0, done.stderr
-    assert f"python -m export.build --bundle {bundle.path} --engine tensorrt" in done.stderr
+    assert (
+        f"python -m flawline.export.build --bundle {bundle.path} --engine tensorrt" in done.stderr
+    )
 
 
 def test_no_engine_leaves_the_bundle_alone(
@@ -160,8 +162,20 @@ def test_a_users_mistake_is_one_line(
 ) -> None:
     assert build.main(["--bundle", str(bundle.path), *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("flawline-build: ")
+    assert line.startswith("flawline build: ")
     assert message in line
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    # There is no such data either, which is found later.
+    words = ["--data", str(tmp_path / "none"), "--out", str(tmp_path / "file" / "bundle")]
+    assert build.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "bundle cannot be written (" in line
+    assert line.endswith("or choose another --out")
 
 
 def test_a_folder_that_is_no_bundle_is_one_line(

@@ -207,7 +207,7 @@ def test_bad_images_are_one_clear_line(
     folder = tmp_path / "nowhere" if kind == "absent" else bad_folder(tmp_path, kind)
     assert fit.main(["--data", str(folder), "--out", str(tmp_path / "c.pt"), *LIGHT]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("flawline-train: ")
+    assert last.startswith("flawline train: ")
     assert message in last
     assert not (tmp_path / "c.pt").exists()
 
@@ -256,7 +256,7 @@ def test_wrong_flags_are_one_clear_line(
     words += arguments
     assert build.main(words) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("flawline-build: ")
+    assert last.startswith("flawline build: ")
     assert message in last
     assert not (tmp_path / "bundle").exists()
 

@@ -268,14 +268,14 @@ def test_an_uninspected_margin_is_reported_once(
 ) -> None:
     cropping = write_tiny_bundle(tmp_path / "crop", geometry=Geometry("shorter-crop", 64, 64, 80))
     run = stream(capsys, "--bundle", cropping.path, "--camera", parts)
-    assert run.err.count("uninspected") == 1
+    assert run.err.count("image uninspected") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--bundle", "{bundle}", "--camera", "/nowhere"], "no such file or folder"),
-        (["--bundle", "/nowhere", "--camera", "{parts}"], "python -m export.build"),
+        (["--bundle", "/nowhere", "--camera", "{parts}"], "flawline build"),
         (
             ["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"],
             "known: tensorrt, ",
@@ -308,7 +308,7 @@ def test_a_users_error_is_one_line_and_exit_status_2(
     assert run.code == 2
     assert not run.lines
     assert message in run.err.splitlines()[-1]
-    assert run.err.splitlines()[-1].startswith("flawline-stream: ")
+    assert run.err.splitlines()[-1].startswith("flawline stream: ")
     assert "Traceback" not in run.err
 
 
@@ -331,7 +331,7 @@ def test_a_wrong_command_line_is_one_line(
         infer_stream.main(arguments)
     assert caught.value.code == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("flawline-stream: ")
+    assert captured.err.startswith("flawline stream: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
 
@@ -458,3 +458,13 @@ def test_a_signal_ends_the_stream_with_its_summary_from_any_folder(
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["summary"]["frames"] >= 1
     assert "Traceback" not in err
+
+
+def test_what_a_folder_holds_and_what_is_not_read_is_one_line(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, parts: Path
+) -> None:
+    (parts / "x.gif").touch()
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts)
+    (line,) = [line for line in run.err.splitlines() if line.startswith("camera ")]
+    assert "1 image of formats that are not read (1 .gif; save them as PNG)" in line
+    assert run.summary["frames"] == len(list(parts.iterdir()))

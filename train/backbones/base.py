@@ -110,16 +110,14 @@ class Backbone(nn.Module, abc.ABC):
         path = TEXTURE_FOLDER / f"{self.name}{TEXTURE_SUFFIX}"
         if path.exists():
             return path
-        names = []
-        for file in sorted(TEXTURE_FOLDER.glob(f"*{TEXTURE_SUFFIX}")):
-            names.append(file.name.removesuffix(TEXTURE_SUFFIX))
-        existing = ", ".join(names) or "no backbone"
+        existing = ", ".join(_with_texture_weights())
         problem = f"weights {TEXTURE}: there are none of {self.name}"
         if not set(PRETRAINED_LEVELS) <= set(self.facts(self.name).levels):
             raise TrainError(f"{problem}; choose --backbone {existing}")
         raise TrainError(
             f"{problem}, only of {existing}; choose that --backbone, or train them with "
-            f"python -m train.pretrain --backbone {self.name} and pass the file with --weights"
+            f"python -m flawline.train.pretrain --backbone {self.name} and pass the file with "
+            f"--weights"
         )
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -167,3 +165,19 @@ class Backbone(nn.Module, abc.ABC):
                 batch.append(np.asarray(images[index]))
             self.extract(torch.from_numpy(np.stack(batch)).to(self.first_convolution.weight.device))
         self.eval()
+
+
+def flags_without_download(name: str) -> str:
+    """Return the flags of a training that needs no download, if possible of this backbone."""
+    existing = _with_texture_weights()
+    if name in existing:
+        return f"--weights {TEXTURE}"
+    return f"--backbone {existing[0]} --weights {TEXTURE}"
+
+
+def _with_texture_weights() -> list[str]:
+    """Return the names of the backbones whose texture weights are in this package."""
+    names = []
+    for file in sorted(TEXTURE_FOLDER.glob(f"*{TEXTURE_SUFFIX}")):
+        names.append(file.name.removesuffix(TEXTURE_SUFFIX))
+    return names

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from flawline.cameras.listing import count_of
 from flawline.train.data.dataset import DataError, GoodImages
 
 # Fewer good images leave too little to train on once some are held out.
@@ -32,7 +33,7 @@ def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """
     if len(paths) < MIN_GOOD_IMAGES:
         raise DataError(
-            f"only {len(paths)} good images; "
+            f"only {count_of(len(paths), 'good image')}; "
             f"at least {MIN_GOOD_IMAGES} are needed, 100 or more are better"
         )
     count = int(HELD_OUT_SHARE * len(paths) + 0.5)

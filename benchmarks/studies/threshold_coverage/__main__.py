@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from flawline.benchmarks.studies.options import study_parser
+from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import run_command
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = study_parser("threshold_coverage", __doc__)
-    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--bundle", type=path_argument, required=True)
     parser.add_argument(
         "--images",
         nargs="+",
