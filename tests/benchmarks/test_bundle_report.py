@@ -327,7 +327,7 @@ def test_a_report_that_cannot_be_written_is_found_before_images_are_judged(
         pytest.skip("needs /proc")
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("flawline-report: /proc/report.html cannot be written (")
+    assert line.startswith("flawline report: /proc/report.html cannot be written (")
 
 
 def test_the_interval_of_the_threshold_covers_as_often_as_it_says() -> None:

@@ -32,7 +32,6 @@ CASES = {
     "one engine": PRODUCTS,
     "equal points": [row(), row(method="padim"), row(method="ssnf")],
     "seeds": SEEDS,
-    "two": many_rows(2),
     "one data set": many_rows(20),
     "40 points": many_rows(40),
     "five data sets": [row(data=f"set {i}", method=m) for i in range(5) for m in ("a", "b")],

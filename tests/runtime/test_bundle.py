@@ -174,7 +174,7 @@ def test_damage_is_refused_in_one_line_with_its_remedy(bundle: Bundle, name: str
     text = str(caught.value)
     assert message in text
     assert "\n" not in text
-    assert "python -m flawline.export.build --checkpoint CHECKPOINT --out" in text
+    assert "flawline build --checkpoint CHECKPOINT --out" in text
 
 
 def test_golden_data_that_does_not_fit_is_refused(bundle: Bundle) -> None:

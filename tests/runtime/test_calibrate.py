@@ -142,7 +142,7 @@ def test_a_bundle_that_cannot_be_written_is_found_before_parts_are_scored(
     assert main(command(bundle, good_parts)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        f"flawline-calibrate: {bundle.path} cannot be written (Read-only file system); check the "
+        f"flawline calibrate: {bundle.path} cannot be written (Read-only file system); check the "
         f"permissions, or use --dry-run"
     )
 

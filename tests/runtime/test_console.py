@@ -271,7 +271,9 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
 
 def shell(code: str, streams: str) -> subprocess.CompletedProcess[str]:
     """Run code with `run_command` imported in a shell, its streams redirected."""
-    text = f"from flawline.runtime.console import *; import sys, os; {code}"
+    imports = "from flawline.runtime.console import *; import sys, os"
+    imports += "; from flawline.runtime.command_parser import Parser"
+    text = f"{imports}; {code}"
     return subprocess.run(
         [
             "bash",

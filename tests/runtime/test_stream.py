@@ -275,7 +275,7 @@ def test_an_uninspected_margin_is_reported_once(
     ("arguments", "message"),
     [
         (["--bundle", "{bundle}", "--camera", "/nowhere"], "no such file or folder"),
-        (["--bundle", "/nowhere", "--camera", "{parts}"], "flawline build"),
+        (["--bundle", "/nowhere", "--camera", "{parts}"], "flawline build --checkpoint"),
         (
             ["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"],
             "known: tensorrt, ",
