@@ -19,9 +19,9 @@ from flawline.runtime.manifest import (
     Calibration,
     Manifest,
     calibration_from_json,
-    threshold_fault,
 )
 from flawline.runtime.strict_json import SchemaError, one_line
+from flawline.runtime.threshold import threshold_fault
 
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"

@@ -27,7 +27,8 @@ from flawline.runtime.strict_json import (
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
 # Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes` and
-# `checksum`. calibration.json follows the same number.
+# `folds`, and the `checksum`. calibration.json follows the same number; `folds` is optional there,
+# too.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -38,8 +39,6 @@ MODEL = str(FP32.file)
 GRAPH_OUTPUTS = ("score", "map")
 # A model's input has at most so many pixels on a side, also before it is cropped.
 LARGEST_SIDE = 16384
-# A threshold is at most so many times the spread of the good scores away from their mean.
-FARTHEST_THRESHOLD = 1000
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,9 @@ class Manifest:
     computed in FP32 in every precision. `outputs` is GRAPH_OUTPUTS, or its first entry alone.
     `bit_depth` is the number of significant bits of the images that the detector was trained on,
     from 8 to 16. `training` is how long it was trained, and `source_sizes` the sizes of the good
-    images; both are None where the bundle or its checkpoint does not state them.
+    images; both are None where the bundle or its checkpoint does not state them. `folds` is 0 if
+    good images were held out. Otherwise the detector was trained on all of them, and `score` and
+    `map_peak` come from so many further detectors, each trained without a part of the images.
     """
 
     method: str
@@ -87,6 +88,7 @@ class Manifest:
     bit_depth: int = 8
     training: TrainingLength | None = None
     source_sizes: SourceSizes | None = None
+    folds: int = 0
 
     @property
     def cut_short(self) -> str | None:
@@ -112,7 +114,9 @@ class Calibration:
     """The threshold of a bundle, and what supports it: calibration.json.
 
     A part is anomalous if its score is above `threshold`. The true false-alarm rate lies in
-    `interval` with probability `confidence`, given `good_images` held-out good images.
+    `interval` with probability `confidence`, given `good_images` good images. With `folds`, so many
+    further detectors scored them, each those that it was not trained on; with 0, the detector
+    itself was not trained on them.
     """
 
     threshold: float
@@ -120,6 +124,7 @@ class Calibration:
     interval: tuple[float, float]
     confidence: float
     good_images: int
+    folds: int = 0
 
 
 def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
@@ -134,6 +139,7 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     content["training"] = length_to_json(manifest.training)
     content["source_sizes"] = sizes_to_json(manifest.source_sizes)
     content["files"] = dict(files)
+    _leave_out_no_folds(content)
     content[CHECKSUM] = checksum(content)
     return to_json(content)
 
@@ -173,6 +179,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
             manifest,
             training=length_from_json(reader.take_object("training")),
             source_sizes=sizes_from_json(reader.take_object("source_sizes")),
+            folds=reader.take_count("folds"),
         )
     reader.finish()
     _check_manifest(reader, manifest)
@@ -259,7 +266,14 @@ def calibration_to_json(calibration: Calibration) -> bytes:
     """Write calibration.json."""
     content = asdict(calibration)
     content["schema"] = SCHEMA
+    _leave_out_no_folds(content)
     return to_json(content)
+
+
+def _leave_out_no_folds(content: dict[str, Any]) -> None:
+    """Remove `folds` where it is 0, so that older versions read bundles with a hold-out."""
+    if content["folds"] == 0:
+        del content["folds"]
 
 
 def calibration_from_json(data: bytes) -> Calibration:
@@ -273,6 +287,7 @@ def calibration_from_json(data: bytes) -> Calibration:
         interval=_interval_from_json(reader),
         confidence=reader.take("confidence", float),
         good_images=reader.take("good_images", int),
+        folds=reader.take_count("folds"),
     )
     reader.finish()
     if not 0 < calibration.false_alarm_rate < 1:
@@ -282,25 +297,6 @@ def calibration_from_json(data: bytes) -> Calibration:
     if calibration.good_images < 1:
         reader.refuse("good_images is below 1")
     return calibration
-
-
-def threshold_fault(threshold: float, manifest: Manifest) -> str | None:
-    """Say that no good images can have given a threshold, or return None.
-
-    A threshold is implausible if it is farther from the mean of the good images' scores than
-    1000 times their spread. The spread is their standard deviation, at least a tenth of the mean
-    and 20 times the tolerance, because few or equal images have hardly any. Beyond that distance
-    no image would be anomalous, or every one, and the self-test would accept any score.
-    """
-    score = manifest.score
-    spread = max(score.std, 0.1 * abs(score.mean), 20 * manifest.score_tolerance)
-    # The comparison is also false for NaN.
-    if abs(threshold - score.mean) <= FARTHEST_THRESHOLD * spread:
-        return None
-    return (
-        f"the threshold {threshold:.6g} is implausible, as the scores of good images are "
-        f"{score.mean:.6g} on average with a standard deviation of {score.std:.3g}"
-    )
 
 
 def _interval_from_json(reader: StrictReader) -> tuple[float, float]:

@@ -116,6 +116,15 @@ class StrictReader:
         # This turns an integer into a float; other values have the type already.
         return kind(value)  # type: ignore[call-arg]
 
+    def take_count(self, key: str) -> int:
+        """Take a whole number from 0 on; 0 if the key is missing."""
+        if key not in self._left:
+            return 0
+        count = self.take(key, int)
+        if count < 0:
+            self.refuse(f"{key} is {count}, below 0")
+        return count
+
     def take_flag(self, key: str) -> bool:
         """Take true or false."""
         value = self._left.pop(key, None)

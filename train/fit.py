@@ -26,6 +26,7 @@ from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import IMAGENET, WEIGHT_KINDS
 from flawline.train.data.demo import DEMO_WEIGHTS
+from flawline.train.data.folds import DEFAULT_FOLDS, HOLD_OUT_FROM
 
 if TYPE_CHECKING:
     from flawline.train.recipe import Recipe
@@ -74,6 +75,14 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU if there is one"
+    )
+    group.add_argument(
+        "--folds",
+        type=int,
+        help=f"train {DEFAULT_FOLDS + 2} times instead of once: on all good images, without each "
+        f"of {DEFAULT_FOLDS} blocks of them, whose scores then set the threshold, and once for "
+        f"comparison. 0: train once and hold out a fifth. Default {DEFAULT_FOLDS} below "
+        f"{HOLD_OUT_FROM} good images, 0 from there on",
     )
 
 
@@ -164,6 +173,7 @@ def recipe_from_arguments(args: argparse.Namespace, method: str, data: Path) -> 
         seed=args.seed,
         bit_depth=args.bits,
         device=args.device,
+        folds=args.folds,
     )
 
 

@@ -47,7 +47,9 @@ def calibration_warnings(findings: Findings) -> list[str]:
     try:
         # The interval depends on the number of images only, not on their scores.
         any_scores = np.arange(calibration.good_images)
-        expected = set_threshold(any_scores, calibration.false_alarm_rate).interval
+        expected = set_threshold(
+            any_scores, calibration.false_alarm_rate, folds=calibration.folds
+        ).interval
     except CalibrationError as error:
         return [f"The calibration is not valid: {error}."]
     if not np.allclose(expected, calibration.interval, rtol=0, atol=1e-3):
@@ -74,6 +76,9 @@ def _interval_warning(calibration: Calibration, expected: tuple[float, float]) -
 def _threshold_warnings(
     manifest: Manifest, calibration: Calibration, held_out: Scores
 ) -> list[str]:
+    if calibration.folds:
+        # It comes from scores that are in the checkpoint alone.
+        return []
     if not _same_images(manifest, calibration, held_out):
         return [
             "The threshold was not set from the held-out good images of this data set, "

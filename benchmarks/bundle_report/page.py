@@ -75,9 +75,12 @@ def write_bundle_report(
     data_set = open_data(data)
     for line in data_set.describe():
         log(line)
-    _, held_out_paths = hold_out(data_set.train_good)
-    # They are good images, so they have no defect.
-    held_out = [Sample(path, None) for path in held_out_paths]
+    held_out: list[Sample] = []
+    # With folds, the detector was trained on all good images: its scores of them say nothing.
+    if not bundle.manifest.folds:
+        _, held_out_paths = hold_out(data_set.train_good)
+        # They are good images, so they have no defect.
+        held_out = [Sample(path, None) for path in held_out_paths]
     # runtime.calibrate reads 16-bit images with the bit depth of the training.
     exact_scores = bit_depth in (None, bundle.manifest.file_bit_depth)
     if bit_depth is None:

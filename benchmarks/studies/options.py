@@ -21,7 +21,7 @@ def study_parser(study: str, description: str | None) -> Parser:
     )
 
 
-def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:
+def add_out_argument(parser: argparse._ActionsContainer, default: str) -> None:
     """Add --out, the files of the results without their suffix; `default` is a name in results/."""
     parser.add_argument(
         "--out",

@@ -127,6 +127,19 @@ def test_the_provenance_is_complete(tmp_path: Path, data: Path) -> None:
     assert "not set from the held-out good images of this data set, but from other images." in text
 
 
+def test_images_that_were_trained_on_are_not_shown_as_held_out(tmp_path: Path, data: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", folds=5)
+    calibration = set_threshold(np.arange(60.0), folds=5)
+    write_calibration(bundle, calibration)
+    out = tmp_path / "report.html"
+    write_bundle_report(bundle.path, data, out)
+    text = words(out.read_text())
+    assert "computed from 60 good images, each scored by one of 5 detectors" in text
+    assert "with 95 % confidence the true rate is at most 4.9 %" in text
+    for absent in ("held-out", "states the interval", "not set from"):
+        assert absent not in text
+
+
 def test_the_area_that_a_crop_leaves_uninspected_is_stated(tmp_path: Path, data: Path) -> None:
     page = report(tmp_path, data, geometry=Geometry("shorter-crop", SIZE, SIZE, 2 * SIZE))
     assert words(page).lower().count("the centre crop leaves 75% of a 64x64 image uninspected") == 2

@@ -40,6 +40,36 @@ def test_what_was_written_is_read(bundle: Bundle) -> None:
     ]
 
 
+def test_folds_are_optional_and_survive(bundle: Bundle) -> None:
+    """Bundles of older versions have no such key."""
+    for name in ("manifest.json", "calibration.json"):
+        assert "folds" not in json.loads((bundle.path / name).read_text())
+    assert (bundle.manifest.folds, bundle.calibration.folds) == (0, 0)
+    folded = write_bundle(
+        bundle.path,
+        replace(bundle.manifest, folds=5),
+        replace(bundle.calibration, folds=5),
+        {"fp32": bundle.model().read_bytes()},
+        bundle.golden(),
+    )
+    again = read_bundle(bundle.path)
+    assert again == folded
+    assert (again.manifest.folds, again.calibration.folds) == (5, 5)
+    # A threshold that is set on the box comes from images that no fold has seen.
+    write_calibration(again, replace(again.calibration, folds=0))
+    read = read_bundle(bundle.path)
+    assert (read.manifest.folds, read.calibration.folds) == (5, 0)
+
+
+@pytest.mark.parametrize("folds", [-1, 2.5, "5", None])
+def test_a_wrong_number_of_folds_is_refused(bundle: Bundle, folds: object) -> None:
+    path = bundle.path / "calibration.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "folds": folds}))
+    with pytest.raises(BundleError, match="folds is"):
+        read_bundle(bundle.path)
+
+
 def test_a_graph_of_another_precision_is_added_and_hashed(bundle: Bundle) -> None:
     assert bundle.precisions == ("fp32",)
     # A protobuf message may be continued: this adds a doc string.

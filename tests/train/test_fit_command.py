@@ -30,7 +30,8 @@ from flawline.train.methods.padim import PaDiM
 from flawline.train.recipe import plan
 
 pytestmark = pytest.mark.torch
-LIGHT = ("--weights", "random", "--size", "64")
+# One training; those of the folds have tests of their own.
+LIGHT = ("--weights", "random", "--size", "64", "--folds", "0")
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +306,8 @@ def test_a_method_that_trains_on_pixels_gets_cached_images(
     """Unless it uses only some of them: then decoding all would take longer than it saves."""
     monkeypatch.setitem(METHODS, "pixels", f"{__name__}:Pixels")
     monkeypatch.setattr(Pixels, "used", used)
-    assert main(["--method", "pixels", "--data", str(data), "--out", str(tmp_path / "c.pt")]) == 0
+    words = ["--method", "pixels", "--data", str(data), "--out", str(tmp_path / "c.pt")]
+    assert main([*words, "--folds", "0"]) == 0
     expected = CachedImages if used is None else PreparedImages
     assert isinstance(Pixels.images, expected)
     good, _ = hold_out(open_data(data).train_good)

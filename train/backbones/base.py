@@ -20,6 +20,7 @@ from flawline.train.backbones.facts import (
     TEXTURE,
     BackboneFacts,
 )
+from flawline.train.backbones.memory import FeatureMemory
 
 # Batch size and number of images with which random weights get their BatchNorm statistics.
 STATISTICS_BATCH = 8
@@ -40,6 +41,8 @@ class Backbone(nn.Module, abc.ABC):
     # ImageNet statistics of RGB in 0..1, with which published weight files were trained.
     mean_rgb: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)
     std_rgb: ClassVar[tuple[float, float, float]] = (0.229, 0.224, 0.225)
+    # Set where several trainings read the same images. The weights must not change after that.
+    memory: FeatureMemory | None = None
 
     def __init__(self, name: str, levels: tuple[int, ...]) -> None:
         super().__init__()
@@ -136,7 +139,15 @@ class Backbone(nn.Module, abc.ABC):
         return (rgb / 255 - mean) / std
 
     def extract(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Compute the maps of `levels` from uint8 BGR [N, H, W, 3]."""
+        """Compute the maps of `levels` from uint8 BGR [N, H, W, 3].
+
+        With a `memory`, those of a single image are computed once.
+        """
+        if self.memory is None:
+            return self._levels_of(image)
+        return self.memory.get(image, lambda: self._levels_of(image))
+
+    def _levels_of(self, image: Tensor) -> tuple[Tensor, ...]:
         levels: tuple[Tensor, ...] = self(self.normalise(image))
         return levels
 
