@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flawline import FlawlineError
+from flawline.benchmarks.run_table import busy_note, false_alarms, missed_defects
 from flawline.commands import command_line, program_of
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import log, run_command
@@ -63,6 +64,9 @@ def _run(args: argparse.Namespace) -> int:
         log(f"note: random weights do not find the defects; --weights {DEMO_WEIGHTS} does")
     for row in rows:
         log(_summary(row))
+    busy = busy_note(rows)
+    if busy is not None:
+        log(f"note: {busy}; on an idle machine the FPS are higher")
     paths = [draw_verdicts(args.out, args.products), *write_report(rows, args.out)]
     for path in paths:
         log(f"wrote {path}")
@@ -112,7 +116,8 @@ def _run_step(
 
 def _summary(row: Mapping[str, Any]) -> str:
     accuracy = f"image AUROC {row['image_auroc']:.3f}  pixel AUROC {row['pixel_auroc']:.3f}"
-    return f"{row['data']:<10} {accuracy}  {row['fps']} FPS"
+    errors = f"false alarms {false_alarms(row)}  missed defects {missed_defects(row)}"
+    return f"{row['data']:<10} {accuracy}  {errors}  {row['fps']} FPS"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Every test image goes through `Detector`, as the frame of a camera does, `--repeats` times. These
 calls give both the scores and the times. Decoding the file is not timed, because a camera delivers
-pixels.
+pixels. The table is printed and written with the figure and run.json, which holds everything.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if __name__ == "__main__":
     import_module("flawline.interrupts").end_quietly()
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flawline.benchmarks.run_table import run_table
 from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.cameras.listing import count_of
 from flawline.commands import program_of
@@ -125,7 +125,7 @@ def _report_interrupted(rows: list[Row], out: Path) -> None:
 
 
 def _report(rows: list[Row], out: Path) -> None:
-    """Write the report and print the rows; signals wait until both are done.
+    """Write the report and print the table; signals wait until both are done.
 
     Raises OSError where one of the two failed, after the other was done.
     """
@@ -139,9 +139,7 @@ def _report(rows: list[Row], out: Path) -> None:
         except OSError as error:
             # The measurement is printed all the same.
             failure = error
-        # The versions are in run.json; on the screen they would hide the results.
-        shown = [{key: row[key] for key in row if key != "versions"} for row in rows]
-        print(json.dumps(shown, indent=2), flush=True)
+        print(run_table(rows), end="", flush=True)
         if failure is not None:
             raise failure
 

@@ -17,9 +17,10 @@ from flawline.cameras import Frame
 from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.cameras.decode import read_image
 from flawline.cameras.pixels import to_8_bit
+from flawline.runtime import painting
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.engines import EngineOptions, open_engine
-from flawline.runtime.image import Image, Map, check_image, overlay, prepare, to_source
+from flawline.runtime.image import Image, Map, check_image, prepare
 from flawline.runtime.manifest import Manifest
 
 GOOD = "good"
@@ -176,12 +177,12 @@ class Detector:
         """Paint the anomaly map of a verdict over its image: uint8 [h, w, 3] BGR.
 
         `image` is uint8 [h, w, 3] BGR or [h, w] mono, the image that was judged, and `anomaly_map`
-        float32 [H, W] on the model's input grid; see the function `paint`. Raises ValueError for
+        float32 [H, W] on the model's input grid; see `painting.paint`. Raises ValueError for
         another dtype or shape, and where there is no map: the image could not be judged, or the
         bundle was built for the score alone.
         """
         check_image(image)
-        return paint(image, self._require_map(anomaly_map), self.bundle.manifest)
+        return painting.paint(image, self._require_map(anomaly_map), self.bundle.manifest)
 
     def _require_map(self, anomaly_map: Map | None) -> Map:
         """Return the map. Raises ValueError for one that is not from this detector."""
@@ -234,20 +235,3 @@ def image_of(frame: Frame, manifest: Manifest) -> Image:
             f"set the camera to {trained} bits"
         )
     return to_8_bit(frame.image, declared)
-
-
-def paint(image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest) -> Image:
-    """Paint an anomaly map over its source image: uint8 [h, w, 3] BGR.
-
-    `image` is uint8 [h, w, 3] BGR or [h, w] mono, `anomaly_map` float32 [H, W] on the model's input
-    grid. Colour starts where the map exceeds the values of good images, and is full at twice that
-    distance.
-    """
-    peak = manifest.map_peak
-    low = peak.mean
-    # With few good images their maximum may be low by chance; three deviations bound it from below.
-    high = max(peak.max, peak.mean + 3 * peak.std)
-    span = max(2 * (high - low), 1e-6)
-    height, width = image.shape[:2]
-    located = to_source(anomaly_map, manifest.geometry, height, width)
-    return overlay(image, np.asarray((located - low) / span, np.float32))

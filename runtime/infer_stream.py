@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save", type=path_argument, metavar="DIR", help="short for --output overlays:DIR"
     )
+    parser.add_argument(
+        "--save-rejected",
+        type=path_argument,
+        metavar="DIR",
+        help="like --save, for anomalous and unjudged frames only",
+    )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
     parser.add_argument(
         "--accept-size",
@@ -135,6 +141,8 @@ def _outputs(args: argparse.Namespace) -> list[str]:
     descriptions = list(args.output or [outputs.DEFAULT_OUTPUT])
     if args.save is not None:
         descriptions.append(f"overlays:{quote_path(args.save)}")
+    if args.save_rejected is not None:
+        descriptions.append(f"overlays:{quote_path(args.save_rejected)}?frames=rejected")
     return descriptions
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flawline.cameras import Camera, Frame
@@ -36,7 +36,7 @@ def run_stream(
             fps = tally.add(verdict)
             _note_size(frame, detector, sizes)
             notices.note(frame, verdict)
-            _deliver(Judgement(frame, verdict, fps), outputs)
+            _deliver(Judgement(frame, verdict, fps, camera.live), outputs)
     except BaseException:
         # A station that ends with an error still reports what it judged until then.
         failure = _finish(outputs, tally.summary(camera))
@@ -82,8 +82,14 @@ def _deliver(judgement: Judgement, outputs: Sequence[Output]) -> None:
             warn(f"{error}; inspection continues")
 
 
-def _finish(outputs: Sequence[Output], summary: Mapping[str, Any]) -> Exception | None:
-    """Deliver the summary to every output; return the first failure of a required one."""
+def _finish(outputs: Sequence[Output], summary: dict[str, Any]) -> Exception | None:
+    """Deliver the summary to every output; return the first failure of a required one.
+
+    The counts of the outputs are added to the summary.
+    """
+    for output in outputs:
+        for name, count in output.totals().items():
+            summary[name] = summary.get(name, 0) + count
     first: Exception | None = None
     for output in outputs:
         try:

@@ -439,7 +439,7 @@ def test_the_command_of_a_row_sets_its_threshold(
     last = read_bundle(tmp_path / "good cells").calibration
     codes = re.findall("<code>(.*?)</code>", Path("r.html").read_text(), flags=re.S)
     (undo,) = [code for code in codes if "--undo" in code]
-    assert calibrate.main(shlex.split(unescape(words(undo)))[3:]) == 0
+    assert calibrate.main(shlex.split(unescape(words(undo)))[2:]) == 0
     assert read_bundle(tmp_path / "good cells").calibration != last
 
 
