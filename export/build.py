@@ -71,7 +71,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     given, _ = first.parse_known_args(words)
     parser = Parser(
         prog=PROGRAM,
-        examples=EXAMPLES,
+        examples=[line for line in EXAMPLES if given.bundle is None or "--bundle" in line],
         description="Export a detector to a bundle, and build this machine's engine. --precision "
         "also adds the graph of that precision to the bundle.",
     )

@@ -34,8 +34,8 @@ COMMAND = re.compile(r"(?:\S+ -m )?flawline ([a-z]+)((?: (?!and |with |or )[^\s;
 MODULE = re.compile(r"python -m ([\w.]+)((?: (?!and |with |or )[^\s;,]+)*)")
 # Functions that write a command into a message.
 WRITERS = ("command_line", "command_line_elsewhere")
-# It writes down the command that was run, which is no hint.
-RECORDS = ("train/pretrain/__main__.py",)
+# These write down the command that was run, which is no hint.
+RECORDS = ("train/pretrain/__main__.py", "benchmarks/studies/threshold_coverage/report.py")
 EXTRA = re.compile(r"install_command\(['\"](\w+)['\"]\)")
 
 

@@ -132,9 +132,7 @@ def test_the_engines_that_compile_are_suggested_where_none_does(
         monkeypatch.delitem(ENGINES, name)
     prepare_local_engine(bundle, "auto", DEFAULTS, None)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(
-        "on a machine for compiling or elsewhere, run: python -m flawline.export.build"
-    )
+    assert last.startswith("on a machine for compiling or elsewhere, run: flawline build --bundle ")
     assert last.endswith("--engine compiling")
 
 

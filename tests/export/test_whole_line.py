@@ -228,7 +228,10 @@ def test_mixed_sizes_are_noted_and_accepted(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "complexnet"], "method 'complexnet' is unknown; known: simplenet"),
+        (
+            ["--method", "complexnet"],
+            "method 'complexnet' is unknown (did you mean simplenet?); known: simplenet",
+        ),
         (["--backbone", "vgg"], "backbone 'vgg' is unknown; known: resnet18"),
         (["--size", "8"], "input size 8x8 is below 32"),
         (["--steps", "3", "--epochs", "3"], "give one of them"),
