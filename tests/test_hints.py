@@ -35,7 +35,10 @@ MODULE = re.compile(r"python -m ([\w.]+)((?: (?!and |with |or )[^\s;,]+)*)")
 # Functions that write a command into a message.
 WRITERS = ("command_line", "command_line_elsewhere")
 # These write down the command that was run, which is no hint.
-RECORDS = ("train/pretrain/__main__.py", "benchmarks/studies/threshold_coverage/report.py")
+RECORDS = (
+    "train/pretrain/__main__.py",
+    "benchmarks/studies/threshold_coverage/report.py",
+)
 EXTRA = re.compile(r"install_command\(['\"](\w+)['\"]\)")
 
 
