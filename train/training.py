@@ -15,7 +15,7 @@ from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
-from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flawline.train.data import (
     CachedImages,
     PreparedImages,
@@ -38,6 +38,8 @@ from flawline.train.recipe import Recipe
 WEIGHTS_FLAG = "weights_flag"
 WEIGHTS = "weights"
 FOLDS = "folds"  # left out with a hold-out
+# What the provenance says about the images that a training was begun with.
+IMAGES = {"data", "good_images", "data_sha256"}
 # Instead of a number of steps, in the log and the provenance of a method with a closed form.
 ONE_PASS = "in one pass"
 
@@ -191,7 +193,7 @@ def _fit_all(
     """Train on all images; return the steps done, and the phases that were not begun."""
 
     def save(state: dict[str, Any]) -> None:
-        save_checkpoint(job.unfinished, run.model, run.provenance, state)
+        save_checkpoint(job.unfinished, run.model, run.provenance, state, trained_on=job.trained_on)
 
     fit = Fit(pixels, job.steps, job.recipe.seed, deadline, progress, save, run.state)
     done = run.model.fit(fit)
@@ -258,8 +260,13 @@ def _continue(job: Job, provenance: dict[str, str]) -> Run:
     saved = load_checkpoint(unfinished)
     expected = {**provenance, WEIGHTS_FLAG: job.recipe.weights}
     same = saved.method.settings == job.recipe.settings
-    for name in {*expected, FOLDS}:
+    for name in {*expected, FOLDS} - IMAGES:
         same = same and saved.provenance.get(name) == expected.get(name)
+    if same and not _has_same_images(job, saved):
+        raise TrainError(
+            f"{unfinished} was trained on other images; give those with --data, or delete it to "
+            "start again"
+        )
     if not same:
         raise TrainError(
             f"{unfinished} is from a run with other flags; repeat those, or delete it to start "
@@ -279,6 +286,15 @@ def _continue(job: Job, provenance: dict[str, str]) -> Run:
     step = (state.get("state") or {}).get("step", 0)
     log(f"continuing {unfinished} at step {step}")
     return Run(saved.method, saved.provenance, saved.training, out_of_fold=job.new_record())
+
+
+def _has_same_images(job: Job, saved: Checkpoint) -> bool:
+    """Whether an unfinished training has the images of the job: their names, order and content."""
+    for name in IMAGES:
+        if saved.provenance.get(name) != job.provenance.get(name):
+            return False
+    # Older versions store no content hashes before all images were trained on.
+    return list(saved.trained_on) in ([], job.trained_on)
 
 
 def _writable(folder: Path) -> bool:
