@@ -39,6 +39,13 @@ EXAMPLES = (
 DEFAULT_METHOD = "simplenet"
 
 
+def _weight_kinds() -> str:
+    kinds = []
+    for kind, origin in WEIGHT_KINDS.items():
+        kinds.append(f"{kind} ({origin})")
+    return ", ".join(kinds)
+
+
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how to train, without --method and the flags of single methods."""
     group = parser.add_argument_group("training")
@@ -46,12 +53,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone",
         help=f"one of {', '.join(BACKBONES)}; default is the method's, usually {DEFAULT_BACKBONE}",
     )
-    kinds = []
-    for kind, origin in WEIGHT_KINDS.items():
-        kinds.append(f"{kind} ({origin})")
     group.add_argument(
         "--weights",
-        help=f"{', '.join(kinds)}, or a FILE of weights; default {IMAGENET} "
+        help=f"{_weight_kinds()}, or a FILE of weights; default {IMAGENET} "
         f"(demo data: {DEMO_WEIGHTS})",
     )
     group.add_argument(

@@ -284,7 +284,7 @@ def _continue(job: Job) -> Run:
     saved = load_checkpoint(unfinished)
     if not _is_of(job, saved):
         raise TrainError(
-            f"{unfinished} is from a run with other flags; repeat those, or delete it to start again"
+            f"{unfinished} is from a run with other flags; repeat those or delete it to start again"
         )
     if not _has_same_images(job, saved):
         raise TrainError(
