@@ -31,8 +31,8 @@ def declared_images(page: Any, *, is_first: bool) -> int:
 def place_slices(page: Any, declared: int, is_alone: bool) -> list[int]:
     """Return how many bytes behind the pixels of a page each of its images lies: [0] for one image.
 
-    The slices of a volume follow each other without pages where the page is the only one, or says
-    so. Raises DecodeError for a volume whose slices are not read.
+    The slices of a volume follow each other without pages where tifffile says so, and in a file of
+    ImageJ with one page. Raises DecodeError for a volume whose slices are not read.
     """
     layers = page.imagedepth
     planes = page.tags.get(PLANES_TAG)
@@ -40,7 +40,8 @@ def place_slices(page: Any, declared: int, is_alone: bool) -> list[int]:
         layers = max(layers, planes.count)
     if layers > 1:
         raise several("TIFF", max(layers, declared))
-    if declared <= 1 or not (is_alone or _shape_is_truncated(page)):
+    is_volume = _shape_is_truncated(page) or (is_alone and _imagej_images(page) > 1)
+    if declared <= 1 or not is_volume:
         return [0]
     if not page.is_contiguous:
         raise several("TIFF", declared)
