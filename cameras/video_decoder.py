@@ -225,12 +225,16 @@ class VideoDecoder:
         self._damage = None
 
     def _fail(self, packet: Any) -> Iterator[str]:
-        """Record that a packet gives no frame. Its fault comes now where its time is unknown."""
+        """Record that a packet gives no frame. Its fault comes now where its time is unknown.
+
+        The empty packet at the end has no frame: those that it would have flushed are pending.
+        """
         time = None
         if packet is not None:
             time = _time(packet)
         self._damage = (self._packets_read, time)
-        if time is None:
+        is_end = packet is None or not packet.size
+        if time is None and not (is_end and self._pending):
             yield LOST
         else:
             self._has_failed = True

@@ -156,6 +156,21 @@ def test_damage_in_the_middle_loses_only_what_depends_on_it(
         assert "\n" not in (frame.fault or "")
 
 
+def test_a_decoder_that_fails_at_the_end_loses_no_more_frames_than_there_are(
+    tmp_path: Path,
+) -> None:
+    # One key frame, so that nothing behind the damage can be decoded, up to the end of the stream.
+    path = write(tmp_path / "x.mp4", "libx264", g="250", bf="3")
+    data = bytearray(path.read_bytes())
+    middle = (data.find(b"mdat") + len(data)) // 2
+    data[middle : middle + 6000] = bytes(6000)
+    path.write_bytes(data)
+    frames = frames_of(path)
+    assert len(frames) == COUNT
+    assert faults(frames)
+    assert wrong(frames) == []
+
+
 def packet_places(path: Path) -> list[tuple[int, int]]:
     """Position and size of each packet of a video."""
     places = []
