@@ -319,44 +319,51 @@ def _as_bgr(image: Image.Image) -> Array:
 def independent_images(data: bytes, wanted: Iterable[int]) -> tuple[int, dict[int, Array]]:
     """Count the images of a file by another library, and decode those of the given numbers.
 
-    tifffile sees fewer images than there are where the chain of pages, or a volume, is damaged.
+    The count may be too low where the chain of pages, or a volume, is damaged.
     """
     if data[:2] not in (b"II", b"MM"):
         return 1, {number: independent_pixels(data) for number in wanted}
-    skipped = 0
-    while True:
+    pages = _pages(data)
+    images = {}
+    for number in wanted:
+        if number < len(pages):
+            page = pages[number]
+            assert page is not None, "a page that tifffile does not read"
+            images[number] = page_pixels(page)
+        else:
+            images[number] = _slice(data, pages[0], number)
+    return len(pages), images
+
+
+def _slice(data: bytes, page: tifffile.TiffPage, number: int) -> Array:
+    """A slice of a volume that has one page, which is not compressed."""
+    start = page.dataoffsets[0] + number * page.nbytes
+    samples = data[start : start + page.nbytes]
+    pixel_type = page.dtype.newbyteorder(page.parent.byteorder)
+    return np.frombuffer(samples, pixel_type).reshape(page.shape)
+
+
+def _pages(data: bytes) -> list[tifffile.TiffPage | None]:
+    """Each page as the first one of a file of its own, because tifffile stops at a damaged one.
+
+    Smaller versions of a page are left out. A page that tifffile does not read is None.
+    """
+    pages: list[tifffile.TiffPage | None] = []
+    headers = set()
+    # A damaged chain of pages may have no end.
+    while data[:16] not in headers:
+        headers.add(data[:16])
         try:
-            file = tifffile.TiffFile(io.BytesIO(data))
-            break
-        except (tifffile.TiffFileError, ValueError, TypeError, AttributeError):
-            # tifffile does not open a file whose first page is damaged.
-            data = _without_first_page(data)
-            skipped += 1
-    with file:
-        pages = _undamaged_pages(file)
-        images = {}
-        for number in wanted:
-            if number - skipped < len(pages):
-                images[number] = page_pixels(pages[number - skipped])
-            else:
-                # A slice that has no page.
-                slices = file.series[0].asarray()
-                images[number] = slices.reshape(-1, *pages[0].shape)[number]
-        return skipped + len(pages), images
-
-
-def _undamaged_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The pages before the first damage that tifffile notices, without smaller versions."""
-    pages = []
-    offsets = set()
-    # A page that cannot be read ends the iteration. A damaged chain of pages may have no end.
-    with contextlib.suppress(tifffile.TiffFileError):
-        for page in file.pages:
-            if page.offset in offsets:
-                break
-            offsets.add(page.offset)
+            page = tifffile.TiffFile(io.BytesIO(data)).pages[0]
             if not page.subfiletype & 5:
                 pages.append(page)
+        except Exception:
+            # tifffile raises many kinds of errors for a damaged page.
+            pages.append(None)
+        try:
+            data = _without_first_page(data)
+        except (struct.error, ValueError):
+            break
     return pages
 
 
