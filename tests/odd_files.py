@@ -332,7 +332,8 @@ def independent_images(data: bytes, wanted: Iterable[int]) -> tuple[int, dict[in
             images[number] = page_pixels(page)
         else:
             images[number] = _slice(data, pages[0], number)
-    return len(pages), images
+    readable = [page for page in pages if page is not None]
+    return len(readable), images
 
 
 def _slice(data: bytes, page: tifffile.TiffPage, number: int) -> Array:
@@ -362,7 +363,7 @@ def _pages(data: bytes) -> list[tifffile.TiffPage | None]:
             pages.append(None)
         try:
             data = _without_first_page(data)
-        except (struct.error, ValueError):
+        except (struct.error, ValueError, OverflowError):
             break
     return pages
 
@@ -376,7 +377,8 @@ def _without_first_page(data: bytes) -> bytes:
     (entries,) = struct.unpack_from(order + number, data, offset)
     start = offset + struct.calcsize(number) + entries * entry
     following = data[start : start + size]
-    if len(following) < size or not any(following):
+    # As in tifffile: more entries are damage, and so the place of the next page is unknown.
+    if not 0 < entries <= 4096 or len(following) < size or not any(following):
         raise ValueError("there is no second page")
     return data[:size] + following + data[2 * size :]
 
