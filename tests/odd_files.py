@@ -356,7 +356,9 @@ def _pages(data: bytes) -> list[tifffile.TiffPage | None]:
         headers.add(data[:16])
         try:
             page = tifffile.TiffFile(io.BytesIO(data)).pages[0]
-            if not page.subfiletype & 5:
+            has_pixels_of_mask = page.bitspersample == 1 or page.photometric == 4
+            is_mask = page.subfiletype & 4 and has_pixels_of_mask
+            if not page.subfiletype & 1 and not is_mask:
                 pages.append(page)
         except Exception:
             # tifffile raises many kinds of errors for a damaged page.

@@ -27,8 +27,6 @@ RGB = 2
 PALETTE = 3
 UNSIGNED = 1
 ORIENTATION_TAG = 274
-# More images than this are not counted.
-MOST_COUNTED = 10_000
 
 
 def decode_tiff(data: bytes) -> npt.NDArray[Any]:
@@ -41,8 +39,6 @@ def decode_tiff(data: bytes) -> npt.NDArray[Any]:
     count = 1
     for _ in images:
         count += 1
-        if count == MOST_COUNTED:
-            break
     if count > 1:
         raise several("TIFF", count)
     return first()

@@ -19,6 +19,8 @@ from flawline.cameras.formats.tiff_volumes import declared_images, place_slices
 # Bits of the subfile type: a smaller version of another page, and a transparency mask.
 REDUCED = 1
 MASK = 4
+# The kind of pixels of a mask, which have one bit in most files.
+TRANSPARENCY = 4
 # As in tifffile: a directory with more entries than this is damaged.
 MOST_TAGS = 4096
 
@@ -63,7 +65,7 @@ def find_images(file: Any) -> Iterator[tuple[Any, int] | DecodeError]:
         try:
             page = _load(file, offset, number)
             area = page.imagewidth * page.imagelength
-            if page.subfiletype & MASK:
+            if _is_mask(page):
                 continue
             if page.subfiletype & REDUCED:
                 tally.largest_reduced = max(tally.largest_reduced, area)
@@ -85,6 +87,12 @@ def find_images(file: Any) -> Iterator[tuple[Any, int] | DecodeError]:
             for shift in shifts:
                 yield page, shift
     tally.check()
+
+
+def _is_mask(page: Any) -> bool:
+    # A flipped bit declares any page a mask, so a mask must also have the pixels of one.
+    has_pixels_of_mask = page.bitspersample == 1 or page.photometric == TRANSPARENCY
+    return bool(page.subfiletype & MASK) and has_pixels_of_mask
 
 
 class _Tally:

@@ -170,6 +170,11 @@ def test_a_page_is_not_left_out_by_a_flipped_bit(tmp_path: Path, stack: np.ndarr
         file.write(stack[0], **GREY)
         file.write(stack[1], subfiletype=1, **GREY)
     assert_pages(frames_of(path), [stack[0], "is not smaller"])
+    # A mask has pixels of one bit.
+    with tifffile.TiffWriter(path) as file:
+        file.write(stack[0], **GREY)
+        file.write(stack[1], subfiletype=4, **GREY)
+    assert_pages(frames_of(path), [stack[0], stack[1]])
 
 
 @pytest.mark.parametrize("options", [{"imagej": True}, {"imagej": True, "truncate": True}])
