@@ -173,7 +173,9 @@ def test_a_page_is_not_left_out_by_a_flipped_bit(tmp_path: Path, stack: np.ndarr
     # A mask has pixels of one bit.
     with tifffile.TiffWriter(path) as file:
         file.write(stack[0], **GREY)
-        file.write(stack[1], subfiletype=4, **GREY)
+        file.write(stack[1], subfiletype=2, **GREY)
+    entry = struct.pack("<HHI", 254, 4, 1)
+    overwrite(path, path.read_bytes().rindex(entry) + len(entry), struct.pack("<I", 4))
     assert_pages(frames_of(path), [stack[0], stack[1]])
 
 
