@@ -208,7 +208,7 @@ def _train(args: argparse.Namespace) -> tuple[Path, Path]:
     checkpoint = args.save_checkpoint
     if checkpoint is None:
         checkpoint = Path("runs") / f"{args.method}-{data.name}.pt"
-    return train(recipe, checkpoint), data
+    return train(recipe, checkpoint, args.again), data
 
 
 def _write_demo() -> None:

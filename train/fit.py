@@ -69,6 +69,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="stop after so many minutes; the same command continues from there",
     )
+    group.add_argument(
+        "--again", action="store_true", help="train also if the checkpoint is of this training"
+    )
     group.add_argument("--seed", type=int, default=0, help="of all random choices; default 0")
     group.add_argument(
         "--bits", type=int, help="significant bits of 16-bit images, such as 12 for a 12-bit camera"
@@ -242,7 +245,7 @@ def _run(argv: Sequence[str] | None) -> None:
     args = parse_arguments(_parser(), argv)
     from flawline.train.training import train
 
-    train(recipe_from_arguments(args, args.method, args.data), args.out)
+    train(recipe_from_arguments(args, args.method, args.data), args.out, args.again)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
-from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flawline.train.data import (
     CachedImages,
     PreparedImages,
@@ -42,16 +42,20 @@ FOLDS = "folds"  # left out with a hold-out
 ONE_PASS = "in one pass"
 
 
-def train(recipe: Recipe, out: Path) -> Path:
+def train(recipe: Recipe, out: Path, again: bool = False) -> Path:
     """Train as the recipe says, write the checkpoint `out` and return its path.
 
     With folds, the detector on all good images comes first, then those without each fold. An
     unfinished run of the same recipe is continued from NAME.unfinished.pt next to `out`, and an
-    unfinished fold from NAME.unfinished-fold.pt; both are removed at the end. Raises TrainError and
-    DataError.
+    unfinished fold from NAME.unfinished-fold.pt; both are removed at the end. If `out` is that of
+    the same recipe and images already, nothing is trained, unless `again` is true. Raises
+    TrainError and DataError.
     """
     model = recipe.method_class(recipe.settings)
     job = _prepare(recipe, model, out)
+    if not again and _is_trained(job):
+        log(f"checkpoint {out} is of this training already; --again trains it once more")
+        return out
     run = _begin(job, model)
     device = choose_device(recipe.device)
     run.model.to(device)
@@ -245,7 +249,7 @@ def _begin(job: Job, model: Method) -> Run:
     recipe = job.recipe
     provenance = dict(job.provenance)
     if job.unfinished.exists():
-        return _continue(job, provenance)
+        return _continue(job)
     provenance[WEIGHTS_FLAG] = recipe.weights
     provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, job.images)
     if recipe.weights == RANDOM and model.backbones():
@@ -253,14 +257,32 @@ def _begin(job: Job, model: Method) -> Run:
     return Run(model, provenance, out_of_fold=job.new_record())
 
 
-def _continue(job: Job, provenance: dict[str, str]) -> Run:
-    unfinished = job.unfinished
-    saved = load_checkpoint(unfinished)
-    expected = {**provenance, WEIGHTS_FLAG: job.recipe.weights}
+def _is_trained(job: Job) -> bool:
+    """Whether the checkpoint of the job exists, is finished, and is of the same images."""
+    if not job.out.is_file():
+        return False
+    try:
+        saved = load_checkpoint(job.out)
+    except TrainError:
+        # A file of another kind is replaced.
+        return False
+    same_images = list(saved.trained_on) == list(job.trained_on)
+    return saved.finished and same_images and _is_of(job, saved)
+
+
+def _is_of(job: Job, saved: Checkpoint) -> bool:
+    """Whether a checkpoint was trained, maybe in part, with the recipe of the job."""
+    expected = {**job.provenance, WEIGHTS_FLAG: job.recipe.weights}
     same = saved.method.settings == job.recipe.settings
     for name in {*expected, FOLDS}:
         same = same and saved.provenance.get(name) == expected.get(name)
-    if not same:
+    return same
+
+
+def _continue(job: Job) -> Run:
+    unfinished = job.unfinished
+    saved = load_checkpoint(unfinished)
+    if not _is_of(job, saved):
         raise TrainError(
             f"{unfinished} is from a run with other flags; repeat those, or delete it to start "
             "again"
