@@ -63,6 +63,19 @@ def test_the_threshold_follows_the_good_parts(
     assert "29.png\n" in printed
 
 
+def test_the_pages_of_one_file_are_good_parts_of_their_own(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = [np.full((32, 32), 20 + i, np.uint8) for i in range(30)]
+    path = tmp_path / "good.tif"
+    cv2.imwritemulti(str(path), pages)
+    assert main(command(bundle, path)) == 0
+    calibration = read_bundle(bundle.path).calibration
+    assert 47 < calibration.threshold < 48
+    assert calibration.good_images == 30
+    assert f"{path} page 30\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
