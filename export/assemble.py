@@ -187,12 +187,15 @@ def _bit_depth(checkpoint: Checkpoint) -> int:
 
 def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
     """Check that the method was not trained on the images that set its threshold."""
-    training = selection.train.paths
+    if selection.copies:
+        log(
+            f"note: {selection.copies} held-out images are copies of others and set no threshold; "
+            f"{len(selection.good)} remain"
+        )
     if checkpoint.trained_on:
-        note = require_not_trained_on(selection.good, training, checkpoint.trained_on)
-        if note is not None:
-            log(f"note: {note}")
+        require_not_trained_on(selection.good, checkpoint.trained_on)
         return
+    training = selection.train.paths
     # Checkpoints of older versions know the names and sizes of their training images only.
     if checkpoint.provenance.get(TRAINING_IMAGES, "") not in ("", list_hash(training)):
         raise DataError(

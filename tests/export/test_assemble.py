@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -372,12 +374,26 @@ def test_images_keep_their_scores_under_other_names(data: Path) -> None:
     assert build(data, facts={"out_of_fold": record}).manifest.score.max == 219
 
 
-def test_copies_in_another_fold_are_noted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_in_another_fold_set_no_threshold(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = data / "train" / "good"
     (good / "019.png").write_bytes((good / "000.png").read_bytes())
-    build(data, facts={"out_of_fold": record_of(data)})
+    bundle = build(data, facts={"out_of_fold": record_of(data)})
     text = capsys.readouterr().err
-    assert "note: 2 of 20 good images have a copy in another fold, so that the threshold" in text
+    assert "note: 2 of 20 good images are copies of others and set no threshold; 18 remain" in text
+    assert bundle.calibration.good_images == 18
+
+
+def test_held_out_copies_set_no_threshold(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training, held_out = hold_out(open_data(data).train_good)
+    held_out[0].write_bytes(training[0].read_bytes())
+    bundle = build(data)
+    text = capsys.readouterr().err
+    assert (
+        f"1 held-out images are copies of others and set no threshold; {len(held_out) - 1}" in text
+    )
+    assert bundle.calibration.good_images == len(held_out) - 1
 
 
 def test_out_of_fold_scores_of_other_images_set_no_threshold(
@@ -432,8 +448,12 @@ def test_equal_held_out_images_promise_nothing(data: Path) -> None:
     """The files differ in their bytes, and not in their pixels."""
     image = np.full((SIZE, SIZE, 3), 90, np.uint8)
     for index, path in enumerate(sorted((data / "train" / "good").iterdir())):
-        level = [cv2.IMWRITE_PNG_COMPRESSION, index % 10]
-        path.write_bytes(cv2.imencode(".png", image, level)[1].tobytes())
+        data_of_file = cv2.imencode(".png", image)[1].tobytes()
+        # A comment after the header of 33 bytes.
+        comment = b"tEXtComment\0" + str(index).encode()
+        chunk = struct.pack(">I", len(comment) - 4) + comment
+        chunk += struct.pack(">I", zlib.crc32(comment))
+        path.write_bytes(data_of_file[:33] + chunk + data_of_file[33:])
     with pytest.raises(CalibrationError, match="scores of the 4 held-out good images are all equa"):
         build(data)
     assert not (data.parents[1] / "bundle").exists()
