@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,19 +109,7 @@ def out_of_fold_scores(record: OutOfFold, paths: Sequence[Path]) -> GoodScores:
     found = content_hashes(paths)
     places = match_images(record.images, found)
     if places is None:
-        known = set(record.images)
-        new = []
-        for path, content in zip(paths, found, strict=True):
-            if content not in known:
-                new.append(path)
-        missing = len(known - set(found))
-        example = f", such as {new[0]}" if new else ""
-        raise DataError(
-            f"the good images are not the {len(record.images)} that the detector was trained on "
-            f"({len(new)} are new{example}; {missing} are missing), so that its scores of them set "
-            f"no threshold; train again on this data set, or give the one of the training with "
-            f"--data"
-        )
+        raise _other_images(record, paths, found)
     independent = set(independent_images(record))
     chosen = [number for number, place in enumerate(places) if place in independent]
     _note_copies(len(paths), len(chosen))
@@ -130,6 +119,27 @@ def out_of_fold_scores(record: OutOfFold, paths: Sequence[Path]) -> GoodScores:
         scores=record.scores()[indices],
         peaks=record.peaks()[indices],
         out_of_fold=record,
+    )
+
+
+def _other_images(record: OutOfFold, paths: Sequence[Path], found: Sequence[str]) -> DataError:
+    """Return the error about images that are not those of the training.
+
+    found: content hashes of the images in `paths`. A content counts as often as it occurs.
+    """
+    missing = Counter(record.images)
+    new = []
+    for path, content in zip(paths, found, strict=True):
+        if missing[content]:
+            missing[content] -= 1
+        else:
+            new.append(path)
+    example = f", such as {new[0]}" if new else ""
+    return DataError(
+        f"the good images are not the {len(record.images)} that the detector was trained on "
+        f"({len(new)} are new, or copies{example}; {missing.total()} are missing), so that its "
+        f"scores of them set no threshold; train again on this data set, or give the one of the "
+        f"training with --data"
     )
 
 

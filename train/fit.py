@@ -236,7 +236,7 @@ def _parser() -> Parser:
         "--out",
         type=path_argument,
         default=Path("runs/checkpoint.pt"),
-        help="the checkpoint to write",
+        help="the checkpoint to write; default %(default)s",
     )
     parser.add_argument(
         "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"

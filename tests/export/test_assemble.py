@@ -405,8 +405,8 @@ def test_out_of_fold_scores_of_other_images_set_no_threshold(
     (good / "003.png").write_bytes((data / "test" / "good" / "000.png").read_bytes())
     (good / "004.png").unlink()
     message = (
-        r"the good images are not the 20 that the detector was trained on \(1 are new, such as "
-        r".*003.png; 2 are missing\), .*; train again on this data set, or give the one"
+        r"the good images are not the 20 that the detector was trained on "
+        r"\(1 are new, or copies, such as .*003.png; 2 are missing\), .*; train again on this data set, or give the one"
     )
     with pytest.raises(DataError, match=message):
         build(data, facts={"out_of_fold": record})
@@ -476,3 +476,16 @@ def test_similar_neighbours_are_noted_with_the_threshold(
     independent = np.random.default_rng(0).permutation(waves)
     GoodScores(paths, independent, independent).calibrate(0.1, 0.01)
     assert "warning" not in capsys.readouterr().err
+
+
+def test_test_images_that_were_trained_on_are_named(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = data / "train" / "good"
+    copy = data / "test" / "good" / "copy.png"
+    copy.write_bytes((good / "000.png").read_bytes())
+    trained_on = content_hashes(list(good.iterdir()))
+    build(data, facts={"out_of_fold": record_of(data)}, trained_on=trained_on)
+    text = capsys.readouterr().err
+    assert "warning: 1 of 7 test images are copies" in text
+    assert str(copy) in text
