@@ -406,7 +406,8 @@ def test_out_of_fold_scores_of_other_images_set_no_threshold(
     (good / "004.png").unlink()
     message = (
         r"the good images are not the 20 that the detector was trained on "
-        r"\(1 are new, or copies, such as .*003.png; 2 are missing\), .*; train again on this data set, or give the one"
+        r"\(1 are new, or copies, such as .*003.png; 2 are missing\), .*; train again on "
+        r"this data set, or give the one"
     )
     with pytest.raises(DataError, match=message):
         build(data, facts={"out_of_fold": record})
