@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
@@ -12,12 +13,19 @@ from flow_oracles import random_images
 
 from flawline.train.blocks.contrastive_loss import (
     CAP,
+    KEPT_SHARE,
     LAST_RATE,
+    MARGIN,
+    PUSH,
+    Contrast,
     contrast,
     cosine_rate,
     draw_images,
     half_period,
+    note_kept_share,
+    relative_contrast,
 )
+from flawline.train.method import Fit
 
 pytestmark = pytest.mark.torch
 
@@ -31,7 +39,8 @@ def test_only_likely_and_near_anomalies_count() -> None:
     shape = (1, 1, round(50 / CAP))
     cap = CAP * shape[2]
     good, synthetic = nats(10, 60, 20), nats(5, 59, 61, cap - 1)
-    loss = contrast(good, synthetic, shape)
+    loss, kept = contrast(good, synthetic, shape)
+    assert kept == 2
     assert float(loss.detach()) == pytest.approx(0.5 * 30 - 0.5 * (5 + cap - 1) / 2)
     loss.backward()
     # The least likely good image is a limit, and a limit has no gradient.
@@ -41,7 +50,8 @@ def test_only_likely_and_near_anomalies_count() -> None:
 
 def test_the_least_likely_good_image_is_the_limit() -> None:
     good, synthetic = nats(1, 3), nats(2, 3, 4, 2.5)
-    loss = contrast(good, synthetic, (100, 10, 10))
+    loss, kept = contrast(good, synthetic, (100, 10, 10))
+    assert kept == 2
     assert float(loss.detach()) == pytest.approx(0.5 * 2 - 0.5 * 2.25)
 
 
@@ -56,11 +66,81 @@ def test_without_a_counting_anomaly_the_loss_is_the_mean_of_the_good(
     good: Any, synthetic: Any, shape: Any
 ) -> None:
     likely, unlikely = nats(*good), nats(*synthetic)
-    loss = contrast(likely, unlikely, shape)
+    loss, kept = contrast(likely, unlikely, shape)
+    assert kept == 0
     assert float(loss.detach()) == float(likely.detach().mean())
     loss.backward()
     assert likely.grad.tolist() == [0.5, 0.5]
     assert unlikely.grad is None
+
+
+def test_the_relative_limit_follows_the_good_images() -> None:
+    """It keeps the same anomalies however likely the good images are."""
+    shape = (2, 5, 10)
+    margin = MARGIN * 100
+    for level in (1e6, 0.0, -1e6):
+        good, near = [level + 10, level + 60], [level + 5, level + 60 + margin - 1]
+        far = [level + 60 + margin + 1, level + 1e9]
+        likely, unlikely = nats(*good), nats(*near, *far)
+        loss, kept = relative_contrast(likely, unlikely, shape)
+        assert kept == 2
+        expected = (1 - PUSH) * np.mean(good) - PUSH * sum(near) / 4
+        assert float(loss.detach()) == pytest.approx(expected)
+        loss.backward()
+        # A limit has no gradient, and the weight of an anomaly does not depend on the others.
+        assert likely.grad.tolist() == pytest.approx([(1 - PUSH) / 2] * 2)
+        assert unlikely.grad.tolist() == pytest.approx([-PUSH / 4, -PUSH / 4, 0, 0])
+
+
+def test_anomalies_that_are_all_far_push_nothing() -> None:
+    good, far = nats(1, 2), nats(1e6, 1e7)
+    loss, kept = relative_contrast(good, far, (2, 5, 10))
+    loss.backward()
+    assert kept == 0
+    assert far.grad.tolist() == [0, 0]
+    assert float(loss.detach()) == pytest.approx((1 - PUSH) * 1.5)
+
+
+def test_the_share_of_the_anomalies_that_count_is_that_of_the_last_half() -> None:
+    remarks: list[str] = []
+    fit = Fit([], 6, remark=remarks.append)
+    loss = Contrast("near", (2, 5, 10), fit)
+    near, far = nats(1), nats(1e9)
+    for step, synthetic in enumerate((far, far, far, near, far, torch.cat([near, near]))):
+        loss.loss(step, nats(1, 2), synthetic)
+        assert (KEPT_SHARE in fit.facts) == (step >= 3)
+    assert fit.facts[KEPT_SHARE] == "0.750"
+    assert remarks[2:4] == ["blended images that count: 0%", "blended images that count: 25%"]
+    note_kept_share(fit)
+    assert fit.notes == ["75% of the blended images counted in the last half of training"]
+
+
+def test_the_share_continues_from_a_snapshot() -> None:
+    whole, near, far = Fit([], 4), nats(1), nats(1e9)
+    first = Contrast("near", (2, 5, 10), whole)
+    first.loss(2, nats(1, 2), far)
+    resumed = Fit([], 4)
+    second = Contrast("near", (2, 5, 10), resumed)
+    second.load_state_dict(first.state_dict())
+    second.loss(3, nats(1, 2), near)
+    assert resumed.facts == {KEPT_SHARE: "0.500"}
+
+
+def test_without_blended_images_nothing_is_counted() -> None:
+    fit = Fit([], 2)
+    loss = Contrast("none", (2, 5, 10), fit).loss(1, nats(1, 2), nats())
+    assert float(loss.detach()) == 1.5
+    note_kept_share(fit)
+    assert not fit.facts
+    assert not fit.notes
+
+
+@pytest.mark.parametrize("negatives", ["limited", "near"])
+def test_the_negatives_choose_the_limit(negatives: str) -> None:
+    """Early in a training, good images are unlikely: the published limit counts nothing then."""
+    fit = Fit([], 1)
+    Contrast(negatives, (1, 10, 10), fit).loss(0, nats(100, 120), nats(90, 110))
+    assert fit.facts[KEPT_SHARE] == {"limited": "0.000", "near": "1.000"}[negatives]
 
 
 @pytest.mark.parametrize("steps", [1, 7, 300, 5000])

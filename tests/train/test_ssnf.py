@@ -36,8 +36,9 @@ from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
+from flawline.train.anomalies.blend import Blended
 from flawline.train.blocks.averaged_levels import average_levels, channel_statistics
-from flawline.train.blocks.contrastive_loss import contrast, draw_images
+from flawline.train.blocks.contrastive_loss import KEPT_SHARE, Contrast, draw_images
 from flawline.train.blocks.flow import flow_forward, latent_nll
 from flawline.train.blocks.flow_scores import literal_score
 from flawline.train.blocks.fused import fp32_islands
@@ -142,7 +143,7 @@ def fit(model: SSNF, steps: int, images: Any = None) -> Fit:
     return record
 
 
-@pytest.mark.parametrize("negatives", ["none", "limited"])
+@pytest.mark.parametrize("negatives", ["none", "limited", "near"])
 def test_good_images_become_likelier(negatives: str) -> None:
     model = net(negatives=negatives)
     fit(model, 8)
@@ -162,26 +163,57 @@ def test_good_images_become_likelier(negatives: str) -> None:
     assert float(standard.mean((0, 2, 3)).abs().max()) < 0.5
 
 
-@pytest.mark.parametrize("negatives", ["limited", "none"])
-def test_negatives_are_as_asked(negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = net(negatives=negatives)
+@pytest.mark.parametrize("negatives", ["limited", "near", "none"])
+@pytest.mark.parametrize("warm_up", [0, 0.5])
+def test_negatives_are_as_asked(
+    negatives: str, warm_up: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = net(negatives=negatives, warm_up=warm_up)
     calls: list[Any] = []
+    loss_of_step = Contrast.loss
 
-    def recorded(good: Any, synthetic: Any, shape: Any) -> Any:
+    def recorded(contrast: Any, step: int, good: Any, synthetic: Any) -> Any:
         assert model.flow.training  # so that dropout is active
         assert not model.backbone.training
-        calls.append((len(good), len(synthetic), tuple(shape)))
-        return contrast(good, synthetic, shape)
+        assert tuple(contrast._shape) == (24, 4, 4)
+        calls.append((step, len(good), len(synthetic)))
+        return loss_of_step(contrast, step, good, synthetic)
 
-    monkeypatch.setattr(ssnf, "contrast", recorded)
-    fit(model, 1)
-    if negatives == "none":
-        assert not calls
-        return
-    ((good, synthetic, shape),) = calls
-    assert good == model.settings.batch
-    assert 0 < synthetic <= good
-    assert shape == (24, 4, 4)
+    monkeypatch.setattr(Contrast, "loss", recorded)
+    fit(model, 4)
+    assert [step for step, _, _ in calls] == [0, 1, 2, 3]
+    for step, good, synthetic in calls:
+        assert good == model.settings.batch
+        blended = negatives != "none" and step >= 4 * warm_up
+        assert (0 < synthetic <= good) == blended
+
+
+def test_an_anomaly_that_is_empty_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net(negatives="near")
+    monkeypatch.setattr(Blended, "anomalies", lambda self, draws: [])
+    record = fit(model, 1)
+    assert KEPT_SHARE not in record.facts
+
+
+def test_the_share_of_the_blended_images_that_count_is_a_fact_also_after_an_interruption() -> None:
+    """It is known after the first phase; the second one, which comes then, is interrupted."""
+    images = boards()
+    whole = Fit(images, 4, 3)
+    net(negatives="near").fit(whole)
+    assert 0 <= float(whole.facts[KEPT_SHARE]) <= 1
+    states: list[Any] = []
+
+    def stop(label: str, done: int, total: int) -> None:
+        if label == "choosing the score":
+            raise KeyboardInterrupt
+
+    model = net(negatives="near")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(Fit(images, 4, 3, progress=stop, save=states.append))
+    resumed = Fit(images, 4, 3, state=states[-1])
+    model.fit(resumed)
+    assert resumed.facts == whole.facts
+    assert resumed.notes == whole.notes
 
 
 @pytest.mark.parametrize(
@@ -266,7 +298,7 @@ def test_a_single_shot_is_enough() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"negatives": "some"}, "--negatives some is unknown; known: limited, none"),
+        ({"negatives": "some"}, "--negatives some is unknown; known: limited, near, none"),
         ({"shots": 0}, "--shots 0 is not above 0"),
         ({"shots": -2}, "--shots -2 is not above 0"),
         ({"stride": 4}, "stride 4 is unknown"),

@@ -31,14 +31,21 @@ from flawline.train import TrainError
 from flawline.train.anomalies.blend import Blended
 from flawline.train.anomalies.products import choose_product, product_settings
 from flawline.train.backbones import backbone_facts, create_backbone
-from flawline.train.blocks.attention import AttentionSubnetwork
+from flawline.train.blocks.attention import AttentionSubnetwork, Dropout
 from flawline.train.blocks.averaged_levels import (
     FusedLevels,
     average_levels,
     channel_statistics,
     random_rotation,
 )
-from flawline.train.blocks.contrastive_loss import EPOCHS, contrast, draw_images, train_flow
+from flawline.train.blocks.contrastive_loss import (
+    EPOCHS,
+    NEGATIVES,
+    Contrast,
+    draw_images,
+    note_kept_share,
+    train_flow,
+)
 from flawline.train.blocks.flow import build_flow, flow_forward, initialise_flow, latent_nll
 from flawline.train.blocks.flow_scores import choose_score, fused_score, literal_score
 from flawline.train.blocks.fused import FusedMethod, Largest, Upsample, build_fused, fp32
@@ -65,23 +72,27 @@ class SSNFSettings(MethodSettings):
         "use this many of the good images; from 20 on, a tenth of them only chooses the score",
         flag=True,
     )
-    negatives: Literal["limited", "none"] = option(
+    negatives: Literal["limited", "near", "none"] = option(
         "limited",
-        "blended images to train against: limited (until they are far off) or none",
+        "blended images to train against: limited (as published: once good images are likely), "
+        "near (until they are far from the good ones) or none",
         flag=True,
     )
+    warm_up: float = option(0.0, "share of the steps before the first blended image")
     stride: int = option(16, "input pixels per position: 8 (grid of layer2) or 16 (grid of layer3)")
     projected: int | None = option(None, "channels after a random rotation; None for no rotation")
     blocks: int = option(8, "couplings")
     hidden: int = option(128, "hidden channels of a sub-network, at most half of all channels")
     heads: int = option(4, "attention heads")
     dropout: float = option(0.2, "dropout of sub-networks")
+    value_dropout: bool = option(False, "drop values of the attention, not single weights: faster")
     batch: int = option(16, "good images of a step; there are as many blended ones")
     learning_rate: float = option(2e-4, "learning rate at the start")
 
     def __post_init__(self) -> None:
-        if self.negatives not in ("limited", "none"):
-            raise TrainError(f"--negatives {self.negatives} is unknown; known: limited, none")
+        if self.negatives not in NEGATIVES:
+            known = ", ".join(NEGATIVES)
+            raise TrainError(f"--negatives {self.negatives} is unknown; known: {known}")
         if self.shots is not None and self.shots < 1:
             raise TrainError(f"--shots {self.shots} is not above 0")
 
@@ -128,9 +139,8 @@ class SSNF(Method):
 
     def _subnetwork(self, number: int, c_in: int, c_out: int) -> AttentionSubnetwork:
         settings = self.settings
-        return AttentionSubnetwork(
-            c_in, c_out, self.hidden, settings.heads, settings.dropout, self.grid
-        )
+        dropout = Dropout(settings.dropout, settings.value_dropout)
+        return AttentionSubnetwork(c_in, c_out, self.hidden, settings.heads, dropout, self.grid)
 
     @classmethod
     def settings_for(cls, backbone: str) -> SSNFSettings:
@@ -198,6 +208,7 @@ class SSNF(Method):
         # Two phases. The second one is short and starts again when it was interrupted.
         training, validation = draw_images(fit.images, self.settings.shots, fit.seed)
         done = self._train(training, fit)
+        note_kept_share(fit)
         self._choose_score(validation, fit)
         return done
 
@@ -223,8 +234,7 @@ class SSNF(Method):
     def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         if len(self.rotation):
-            rows, columns = self.rotation.shape
-            self.rotation.copy_(random_rotation(rows, columns, generator))
+            self.rotation.copy_(random_rotation(*self.rotation.shape, generator))
         initialise_flow(self.flow, generator)
 
     def _train_flow(
@@ -232,26 +242,28 @@ class SSNF(Method):
     ) -> int:
         settings = self.settings
         blended = self.anomalies(settings, images, fit.seed)
+        contrast = Contrast(settings.negatives, self.flow.shapes[0], fit)
+        warm_up = round(settings.warm_up * fit.steps)
 
         def loss_of(draws: range) -> Tensor:
-            good = features[[blended.index(draw) for draw in draws]]
-            bad: list[Image] = []
-            if settings.negatives != "none":
-                bad = blended.anomalies(draws)
-            return self.loss(torch.from_numpy(good).to(self.device), bad)
+            step = draws.start // settings.batch
+            batch = torch.from_numpy(features[[blended.index(draw) for draw in draws]])
+            batch = batch.to(self.device)
+            if settings.negatives != "none" and step >= warm_up:
+                batch = torch.cat([batch, self._bad_features(blended.anomalies(draws))])
+            nll = self.nll(batch)
+            return contrast.loss(step, nll[: len(draws)], nll[len(draws) :])
 
-        return train_flow(
-            self.flow, loss_of, fit, phase, len(images), settings.batch, settings.learning_rate
-        )
+        rate = settings.learning_rate
+        others = {"contrast": contrast}
+        return train_flow(self.flow, loss_of, fit, phase, len(images), settings.batch, rate, others)
 
-    def loss(self, good: Tensor, bad: list[Image]) -> Tensor:
-        """Compute the loss of good features [B, C, h, w] against blended images."""
-        if not bad:
-            return self.nll(good).mean()
-        with torch.no_grad():
-            unlikely = self.features(torch.from_numpy(np.stack(bad)).to(good.device))
-        nll = self.nll(torch.cat([good, unlikely]))
-        return contrast(nll[: len(good)], nll[len(good) :], self.flow.shapes[0])
+    @torch.no_grad()
+    def _bad_features(self, images: list[Image]) -> Tensor:
+        """Compute the features of blended images, of which there may be none."""
+        if not images:
+            return torch.zeros(0, *self.flow.shapes[0], device=self.device)
+        return self.features(torch.from_numpy(np.stack(images)).to(self.device))
 
     def nll(self, features: Tensor) -> Tensor:
         """Compute the negative log-likelihood [N], in nats, of features [N, C, h, w]."""
