@@ -25,8 +25,8 @@ from flawline.train.method import Fit, Phase
 # the authors' limit of 1e5 nats, divided by the number of dimensions of their features.
 CAP = 0.166
 # Limit of the relative contrast, in nats per dimension, and the weight of its anomalies.
-MARGIN = 1.0
-PUSH = 0.02
+MARGIN = 4.0
+PUSH = 0.05
 # Steps over which the progress averages the share of the anomalies that count.
 RECENT = 20
 # Which synthetic anomalies are trained against: those of the published limits, those of the
