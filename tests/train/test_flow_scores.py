@@ -61,22 +61,6 @@ class Pairs:
         return self.images[draw], 255 - self.images[draw], mask
 
 
-@pytest.mark.parametrize(("confused", "by_energy"), [(1, False), (10, True)])
-def test_an_energy_that_is_hardly_better_is_not_chosen(confused: int, by_energy: bool) -> None:
-    """The density takes so many of the 20 synthetic anomalies for one good image of 20."""
-    images = random_images(20, size=8)
-    places = {image.tobytes(): place for place, image in enumerate(images)}
-
-    def both_scores(image: Any) -> tuple[float, float]:
-        good = image.tobytes() in places
-        if good:
-            return 0.0, 0.5 if places[image.tobytes()] == 0 else 0.0
-        return 1.0, 0.25 if places[(255 - image).tobytes()] < confused else 1.0
-
-    chosen = choose_score(both_scores, Pairs(images), 20, Fit(images, 1))
-    assert chosen == by_energy
-
-
 @pytest.mark.parametrize("by_energy", [True, False])
 def test_the_score_that_separates_better_is_chosen(by_energy: bool) -> None:
     images = random_images(4, size=8)

@@ -15,9 +15,6 @@ from flawline.train.anomalies import SyntheticAnomalies
 from flawline.train.method import Fit
 from flawline.train.metrics import auroc
 
-# By how much the AUROC of the energy has to exceed that of the density for it to be chosen.
-CLEARLY_BETTER = 0.01
-
 
 def literal_score(z: Tensor, by_energy: bool) -> Tensor:
     """Compute the score of every position of a latent: [N, C, h, w] to [N, h, w].
@@ -29,6 +26,38 @@ def literal_score(z: Tensor, by_energy: bool) -> Tensor:
         return z.square().mean(1) / 2
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
     return -density.mean(1)
+
+
+def judge_positions(
+    per_position: Tensor, size: tuple[int, int], window: int
+) -> tuple[Tensor, Tensor]:
+    """Compute score [N] and map [N, *size] from the scores of positions [N, h, w].
+
+    window: see `LargestWindow`.
+    """
+    planes = per_position[:, None]
+    anomaly_map = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)[:, 0]
+    return LargestWindow(window)(planes, anomaly_map), anomaly_map
+
+
+class LargestWindow(nn.Module):
+    """The score [N] from the scores of positions [N, 1, h, w] and the map [N, H, W] made of them.
+
+    As published, with a window of 1, it is the largest value of the map. With a larger, odd window
+    it is the largest mean over so many positions per side, fewer at the border: a defect covers
+    several positions, and good images have single ones that are unlikely.
+    """
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, per_position: Tensor, anomaly_map: Tensor) -> Tensor:
+        if self.window == 1:
+            return anomaly_map.amax((1, 2))
+        side = self.window
+        means = F.avg_pool2d(per_position, side, 1, side // 2, count_include_pad=False)
+        return means.amax((1, 2, 3))
 
 
 def fused_score(scale: Tensor, by_energy: bool) -> nn.Module:
@@ -79,9 +108,7 @@ def choose_score(
     """Choose between energy and density by their AUROC on synthetic anomalies.
 
     both_scores: energy and density of an image, uint8 [H, W, 3]. Returns whether the energy is
-    better by more than CLEARLY_BETTER, and notes the choice for the user. The published score is
-    the density: a flow that was trained against such anomalies separates them by either score, and
-    then the small difference says nothing about defects.
+    better, and notes the choice for the user.
     """
     labels = []
     scores = []
@@ -96,8 +123,7 @@ def choose_score(
     energies, densities = np.array(scores).T
     energy = auroc(np.array(labels), energies)
     density = auroc(np.array(labels), densities)
-    by_energy = energy > density + CLEARLY_BETTER
-    better = "energy" if by_energy else "density"
+    better = "energy" if energy > density else "density"
     fit.notes.append(
         f"score: mean {better} (AUROC on synthetic anomalies: energy {energy:.3f}, "
         f"density {density:.3f}; {anomalies.description})"
@@ -107,4 +133,4 @@ def choose_score(
             f"note: {empty} of {draws} synthetic anomalies are empty; see them, and try other "
             "settings, with python -m flawline.train.anomalies"
         )
-    return by_energy
+    return energy > density

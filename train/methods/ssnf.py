@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from flawline.options import option
 from flawline.runtime.image import Geometry, Image
@@ -31,6 +30,7 @@ from flawline.train import TrainError
 from flawline.train.anomalies.blend import Blended
 from flawline.train.anomalies.products import choose_product, product_settings
 from flawline.train.backbones import backbone_facts, create_backbone
+from flawline.train.blocks import flow_scores
 from flawline.train.blocks.attention import AttentionSubnetwork, Dropout
 from flawline.train.blocks.averaged_levels import (
     FusedLevels,
@@ -47,8 +47,7 @@ from flawline.train.blocks.contrastive_loss import (
     train_flow,
 )
 from flawline.train.blocks.flow import build_flow, flow_forward, initialise_flow, latent_nll
-from flawline.train.blocks.flow_scores import choose_score, fused_score, literal_score
-from flawline.train.blocks.fused import FusedMethod, Largest, Upsample, build_fused, fp32
+from flawline.train.blocks.fused import FusedMethod, Upsample, build_fused, fp32
 from flawline.train.blocks.fused_flow import FusedFlow
 from flawline.train.blocks.patches import collect_features
 from flawline.train.method import Fit, Method, MethodSettings, Phase
@@ -85,6 +84,7 @@ class SSNFSettings(MethodSettings):
     heads: int = option(4, "attention heads")
     dropout: float = option(0.2, "dropout of sub-networks")
     value_dropout: bool = option(False, "drop values of the attention, not single weights: faster")
+    window: int = option(1, "positions per side of the window whose mean is the score; odd")
     batch: int = option(16, "good images of a step; there are as many blended ones")
     learning_rate: float = option(2e-4, "learning rate at the start")
 
@@ -92,6 +92,8 @@ class SSNFSettings(MethodSettings):
         if self.negatives not in NEGATIVES:
             known = ", ".join(NEGATIVES)
             raise TrainError(f"--negatives {self.negatives} is unknown; known: {known}")
+        if self.window < 1 or self.window % 2 == 0:
+            raise TrainError(f"window {self.window} is not odd; give 1, 3, 5 or 7")
         if self.shots is not None and self.shots < 1:
             raise TrainError(f"--shots {self.shots} is not above 0")
 
@@ -151,7 +153,7 @@ class SSNF(Method):
         if facts.light:
             # Chosen on the tuning set, for a training of some minutes.
             light = SSNFSettings(backbone, geometry, batch=8, learning_rate=1e-3)
-            return replace(light, negatives="near", warm_up=0.5, value_dropout=True)
+            return replace(light, negatives="near", warm_up=0.5, value_dropout=True, window=5)
         return SSNFSettings(backbone, geometry, projected=512)
 
     @classmethod
@@ -192,15 +194,9 @@ class SSNF(Method):
         return self.judge(z, bool(self.by_energy))
 
     def judge(self, z: Tensor, by_energy: bool) -> tuple[Tensor, Tensor]:
-        """Compute score [N] and map [N, H, W] from a latent [N, C, h, w].
-
-        The score is the largest value of the upsampled map.
-        """
-        per_position = literal_score(z, by_energy)[:, None]
-        anomaly_map = F.interpolate(
-            per_position, size=self.settings.size, mode="bilinear", align_corners=False
-        )[:, 0]
-        return anomaly_map.amax((1, 2)), anomaly_map
+        """Compute score [N] and map [N, H, W] from a latent [N, C, h, w]."""
+        per_position = flow_scores.literal_score(z, by_energy)
+        return flow_scores.judge_positions(per_position, self.settings.size, self.settings.window)
 
     # ------------------------------------------------------------ training
 
@@ -234,7 +230,8 @@ class SSNF(Method):
     def _initialise(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         if len(self.rotation):
-            self.rotation.copy_(random_rotation(*self.rotation.shape, generator))
+            rows, columns = self.rotation.shape
+            self.rotation.copy_(random_rotation(rows, columns, generator))
         initialise_flow(self.flow, generator)
 
     def _train_flow(
@@ -274,7 +271,7 @@ class SSNF(Method):
     def _choose_score(self, images: Sequence[Image], fit: Fit) -> None:
         """Choose the score that separates good from blended images better; needs no defect."""
         blended = self.anomalies(self.settings, images, fit.seed + 1)
-        by_energy = choose_score(self._both_scores, blended, 2 * len(images), fit)
+        by_energy = flow_scores.choose_score(self._both_scores, blended, 2 * len(images), fit)
         self.by_energy.fill_(by_energy)
 
     def _both_scores(self, image: Image) -> tuple[float, float]:
@@ -309,12 +306,12 @@ class FusedSSNF(FusedMethod):
                 method.rotation,
             )
         self.flow = FusedFlow(method.flow, form)
-        self.score = fp32(fused_score(self.flow.scale, bool(method.by_energy)))
+        self.score = fp32(flow_scores.fused_score(self.flow.scale, bool(method.by_energy)))
         self.upsample = fp32(Upsample(method.grid, method.settings.size))
-        self.largest = fp32(Largest())
+        self.largest = fp32(flow_scores.LargestWindow(method.settings.window))
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.levels(*levels)
         per_position = self.score(self.flow(features))  # [N, 1, h, w]
         anomaly_map = self.upsample(per_position).squeeze(1)
-        return self.largest(anomaly_map), anomaly_map
+        return self.largest(per_position, anomaly_map), anomaly_map
