@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
@@ -74,56 +74,70 @@ def test_without_a_counting_anomaly_the_loss_is_the_mean_of_the_good(
     assert unlikely.grad is None
 
 
+def gain(behind: float, margin: float) -> float:
+    """How much a synthetic anomaly lowers the loss that is so many nats behind the good ones."""
+    return behind if behind < 0 else margin * math.log(1 + behind / margin)
+
+
 def test_the_relative_limit_follows_the_good_images() -> None:
     """It keeps the same anomalies however likely the good images are."""
     shape = (2, 5, 10)
     margin = MARGIN * 100
-    for level in (1e6, 0.0, -1e6):
-        good, near = [level + 10, level + 60], [level + 5, level + 60 + margin - 1]
-        far = [level + 60 + margin + 1, level + 1e9]
-        likely, unlikely = nats(*good), nats(*near, *far)
-        loss, kept = relative_contrast(likely, unlikely, shape)
+    for level in (1e5, 0.0, -1e5):
+        good = nats(level + 10, level + 60)
+        synthetic = nats(level + 5, level + 60 + margin / 2, level + 60 + 2 * margin, level + 1e6)
+        loss, kept = relative_contrast(good, synthetic, shape)
         assert kept == 2
-        expected = (1 - PUSH) * np.mean(good) - PUSH * sum(near) / 4
+        gains = gain(-55, margin) + gain(margin / 2, margin)
+        expected = (1 - PUSH) * (level + 35) - PUSH * gains / 4
         assert float(loss.detach()) == pytest.approx(expected)
         loss.backward()
         # A limit has no gradient, and the weight of an anomaly does not depend on the others.
-        assert likely.grad.tolist() == pytest.approx([(1 - PUSH) / 2] * 2)
-        assert unlikely.grad.tolist() == pytest.approx([-PUSH / 4, -PUSH / 4, 0, 0])
+        assert good.grad.tolist() == pytest.approx([(1 - PUSH) / 2] * 2)
+        assert synthetic.grad.tolist() == pytest.approx([-PUSH / 4, -PUSH / 6, 0, 0])
 
 
-def test_anomalies_that_are_all_far_push_nothing() -> None:
-    good, far = nats(1, 2), nats(1e6, 1e7)
-    loss, kept = relative_contrast(good, far, (2, 5, 10))
+def test_the_likelier_half_counts_however_far_it_is() -> None:
+    """Its gradient falls with the distance."""
+    margin = MARGIN * 100
+    far = nats(1 + 9 * margin, 1 + 19 * margin, 1e8, 1e9)
+    loss, kept = relative_contrast(nats(1), far, (2, 5, 10))
     loss.backward()
-    assert kept == 0
-    assert far.grad.tolist() == [0, 0]
-    assert float(loss.detach()) == pytest.approx((1 - PUSH) * 1.5)
+    assert kept == 2
+    assert far.grad.tolist() == pytest.approx([-PUSH / 40, -PUSH / 80, 0, 0])
+    assert float(loss.detach()) == pytest.approx(
+        (1 - PUSH) - PUSH * (gain(9 * margin, margin) + gain(19 * margin, margin)) / 4
+    )
+
+
+def test_the_relative_limit_without_an_anomaly() -> None:
+    loss, kept = relative_contrast(nats(1, 2), nats(), (2, 5, 10))
+    assert (float(loss.detach()), kept) == (1.5, 0)
 
 
 def test_the_share_of_the_anomalies_that_count_is_that_of_the_last_half() -> None:
     remarks: list[str] = []
     fit = Fit([], 6, remark=remarks.append)
     loss = Contrast("near", (2, 5, 10), fit)
-    near, far = nats(1), nats(1e9)
-    for step, synthetic in enumerate((far, far, far, near, far, torch.cat([near, near]))):
+    far, mixed = nats(1e9, 2e9, 3e9, 4e9), nats(1, 1, 1, 1e9)
+    for step, synthetic in enumerate((far, far, far, mixed, far, mixed)):
         loss.loss(step, nats(1, 2), synthetic)
         assert (KEPT_SHARE in fit.facts) == (step >= 3)
-    assert fit.facts[KEPT_SHARE] == "0.750"
-    assert remarks[2:4] == ["blended images that count: 0%", "blended images that count: 25%"]
+    assert fit.facts[KEPT_SHARE] == "0.667"
+    assert remarks[2:4] == ["blended images that count: 50%", "blended images that count: 56%"]
     note_kept_share(fit)
-    assert fit.notes == ["75% of the blended images counted in the last half of training"]
+    assert fit.notes == ["67% of the blended images counted in the last half of training"]
 
 
 def test_the_share_continues_from_a_snapshot() -> None:
-    whole, near, far = Fit([], 4), nats(1), nats(1e9)
+    whole, near, far = Fit([], 4), nats(1), nats(1e9, 2e9)
     first = Contrast("near", (2, 5, 10), whole)
     first.loss(2, nats(1, 2), far)
     resumed = Fit([], 4)
     second = Contrast("near", (2, 5, 10), resumed)
     second.load_state_dict(first.state_dict())
     second.loss(3, nats(1, 2), near)
-    assert resumed.facts == {KEPT_SHARE: "0.500"}
+    assert resumed.facts == {KEPT_SHARE: "0.667"}
 
 
 def test_without_blended_images_nothing_is_counted() -> None:

@@ -25,7 +25,7 @@ from flawline.train.method import Fit, Phase
 # the authors' limit of 1e5 nats, divided by the number of dimensions of their features.
 CAP = 0.166
 # Limit of the relative contrast, in nats per dimension, and the weight of its anomalies.
-MARGIN = 4.0
+MARGIN = 1.0
 PUSH = 0.05
 # Steps over which the progress averages the share of the anomalies that count.
 RECENT = 20
@@ -101,17 +101,24 @@ def contrast(good: Tensor, synthetic: Tensor, shape: Sequence[int]) -> tuple[Ten
 
 
 def relative_contrast(good: Tensor, synthetic: Tensor, shape: Sequence[int]) -> tuple[Tensor, int]:
-    """Compute a loss whose limit follows the good images, and how many anomalies count in it.
+    """Compute a loss whose limit follows the likelihoods, and how many anomalies count in it.
 
-    The arguments are those of `contrast`. CAP is a level of likelihood that a flow reaches late, if
-    at all, so that nothing counts before. Here those synthetic anomalies count that are less than
-    MARGIN nats per dimension behind the least likely good image. Each has a small weight of its
-    own: with half of all weight on the few that count, good images become unlikely, too.
+    The arguments are those of `contrast`. CAP is a level of likelihood that good images reach late,
+    if at all, so that nothing counts before. Here the likelier half of the synthetic anomalies
+    counts, and each that is less than MARGIN nats per dimension behind the least likely good image.
+    Each has a small weight of its own, because with half of all weight on the few that count, good
+    images become unlikely, too. Its gradient falls with the distance from that image, so that the
+    likelihood does not fall without end.
     """
-    limit = good.detach().max() + MARGIN * math.prod(shape)
-    counted = synthetic[synthetic.detach() < limit]
-    push = PUSH * counted.sum() / max(len(synthetic), 1)
-    return (1 - PUSH) * good.mean() - push, len(counted)
+    if not len(synthetic):
+        return good.mean(), 0
+    worst = good.detach().max()
+    margin = MARGIN * math.prod(shape)
+    distance = synthetic.detach()
+    limit = torch.maximum(worst + margin, distance.median())
+    behind = synthetic[distance <= limit] - worst
+    gain = behind.clamp(max=0) + margin * torch.log1p(behind.clamp(min=0) / margin)
+    return (1 - PUSH) * good.mean() - PUSH * gain.sum() / len(synthetic), len(behind)
 
 
 class Contrast:
