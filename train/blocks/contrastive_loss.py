@@ -1,7 +1,7 @@
 """How SSNF trains a flow: on which images, with which loss, and the learning rate.
 
 Chiu and Lai, "Self-supervised normalizing flows for image anomaly detection and localization" (CVPR
-workshops 2023), with the constants of the authors' code.
+workshops 2023), with the constants of the authors' code. `relative_contrast` is not theirs.
 """
 
 from __future__ import annotations

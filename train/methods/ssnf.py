@@ -7,7 +7,8 @@ from it. The score of an image is the energy or the density of its latent.
 
 The authors' extractor, a CaiT, costs 279 GMAC. With lighter backbones, the features are those of a
 CNN on its own grid, with a fixed standardisation, and synthetic anomalies decide between two
-scores.
+scores. The light setting has another limit of the blended images that count, since the published
+one needs a long training, and scores windows of positions.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class SSNFSettings(MethodSettings):
     negatives: Literal["limited", "near", "none"] = option(
         "limited",
         "blended images to train against: limited (as published: once good images are likely), "
-        "near (until they are far from the good ones) or none",
+        "near (the likelier half, and all that are close to good ones) or none",
         flag=True,
     )
     warm_up: float = option(0.0, "share of the steps before the first blended image")
