@@ -1,7 +1,7 @@
 """Cameras: where frames come from. Files, folders and devices are opened by a URI.
 
     /data/images   /data/part.png   /data/line.mp4
-    usb://0   usb:///dev/video2   synthetic://?fps=25&frames=100
+    usb://0   /dev/video0   synthetic://?fps=25&frames=100
 
 File sources never drop a frame. Live sources hand out the newest frame and count the frames that
 they dropped. A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one
@@ -123,7 +123,10 @@ class Camera(ABC):
 
     @classmethod
     def accepts_path(cls, path: Path) -> bool:
-        """Tell whether this camera opens a path that exists and is given without a scheme."""
+        """Tell whether this camera opens a path that is given without a scheme.
+
+        The path need not exist: a camera may accept the name of a device that is not connected.
+        """
         return False
 
     @classmethod
@@ -197,7 +200,7 @@ def usages() -> str:
 
 
 def open_camera(uri: str) -> Camera:
-    """Open a camera by its URI, or by the plain path of a folder, an image or a video.
+    """Open a camera by its URI, or by the plain path of a folder, a file or a device.
 
     `flawline.uris` says how the options are split from the path. Raises CameraError for an unknown
     scheme or option, for a missing package, and for a source that is known not to work before the
@@ -247,12 +250,12 @@ def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
 def _scheme_of_path(uri: str, path: str) -> str:
     """Return the first scheme that opens a plain path. Raises CameraError if there is none."""
     file = Path(path)
+    for scheme in CAMERAS:
+        if camera_class(scheme).accepts_path(file):
+            return scheme
     if not file.exists():
         hint = hint_for_missing_path(path)
         raise CameraError(f"camera {uri}: there is no such file or folder; {hint}")
     if not file.is_file() and not file.is_dir():
         raise CameraError(f"camera {uri}: {hint_for_special_file(file)}")
-    for scheme in CAMERAS:
-        if camera_class(scheme).accepts_path(file):
-            return scheme
     raise CameraError(f"camera {uri}: no camera opens this file; known: {', '.join(CAMERAS)}")

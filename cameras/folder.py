@@ -71,9 +71,9 @@ class Folder(Camera):
 
     @classmethod
     def accepts_path(cls, path: Path) -> bool:
-        if path.is_dir() or is_image(path) or is_unread(path):
+        if path.is_dir():
             return True
-        return path.is_file() and has_image_content(path)
+        return path.is_file() and (is_image(path) or is_unread(path) or has_image_content(path))
 
     @classmethod
     def example(cls, folder: Path) -> str:
