@@ -1,6 +1,6 @@
 """Cameras: where frames come from. Files, folders and devices are opened by a URI.
 
-    /data/images   /data/part.png   /data/line.mp4
+    /data/images   /data/part.png   /data/line.mp4   folder:///data/images?watch=1
     usb://0   /dev/video0   synthetic://?fps=25&frames=100
 
 File sources never drop a frame. Live sources hand out the newest frame and count the frames that
@@ -101,11 +101,11 @@ class Camera(ABC):
     from the constructor or while iterating, for a source that does not work.
     """
 
-    # True for a source that neither waits for its consumer nor ends by itself.
+    # True for a source that does not wait for its consumer.
     live: ClassVar[bool] = False
     # The part that no test covers, for example "on a real camera"; None if there is none.
     untested: ClassVar[str | None] = None
-    # One URI or path as an example, for the help texts of commands.
+    # URIs or paths as examples, separated by commas, for the help texts of commands.
     usage: ClassVar[str] = ""
     Options: ClassVar[type[CameraOptions]] = CameraOptions
 
@@ -115,6 +115,11 @@ class Camera(ABC):
         # How often the source failed and was opened again.
         self.reconnects = 0
         self._stopped = False
+
+    @property
+    def endless(self) -> bool:
+        """Whether the source does not end by itself, so that its frames must be limited."""
+        return self.live
 
     @classmethod
     def missing(cls) -> str | None:

@@ -342,9 +342,9 @@ def test_a_wrong_command_line_is_one_line(
 def test_list_names_every_engine_camera_and_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert infer_stream.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "  folder          ready" in lines
-    assert "  jsonl           ready" in lines
-    assert "  usb             ready (untested on a real camera)" in lines
+    assert "  folder          ready: /data/images, folder:///data/images?watch=1" in lines
+    assert "  jsonl           ready: jsonl for stdout, jsonl:FILE" in lines
+    assert "  usb             ready: usb://0, /dev/video0 (untested on a real camera)" in lines
     for kind in ("engines:", "cameras:", "outputs:"):
         assert kind in lines
     listed = [line.split()[0] for line in lines if line.startswith("  ")]
@@ -433,7 +433,10 @@ def test_help_shows_an_example_of_every_camera_and_output(
     with pytest.raises(SystemExit):
         infer_stream.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "for example /data/images, /data/line.mp4, usb://0, synthetic://?fps=25" in text
+    assert (
+        "for example /data/images, folder:///data/images?watch=1, /data/line.mp4, usb://0," in text
+    )
+    assert "/dev/video0, synthetic://?fps=25" in text
     assert "jsonl for stdout, jsonl:FILE, overlays:DIR[?frames=rejected&limit=1000]; repeat" in text
 
 
