@@ -12,8 +12,8 @@ import numpy.typing as npt
 # A file that is out of sight for shorter is not judged again when it is back: a network share may
 # list its files late, and a program may move them to and fro.
 FORGET_AFTER_S = 3600
-# Additions that are kept apart before they are sorted into the tables: so many, or a quarter of
-# the tables.
+# Additions that are kept apart before they are sorted into the tables: so many, or a
+# sixteenth of the tables.
 LEAST_ADDED = 10_000
 HASH_MASK = 2**64 - 1
 NANOSECONDS = 10**9
@@ -70,7 +70,7 @@ class JudgedFiles:
         file = _file(path, status)
         self._added[key] = (version, file, int(now))
         self._added_hashes.update((version, file))
-        if len(self._added) > max(LEAST_ADDED, len(self._rows) // 4):
+        if len(self._added) > max(LEAST_ADDED, len(self._rows) // 16):
             self._merge()
 
     def knows(self, path: str, status: FileStatus) -> bool:

@@ -191,7 +191,9 @@ class FolderWatch:
             if (is_first and self._only_new) or self._judged.knows(path, status):
                 self._judged.add(key, path, status, now)
                 continue
-            self._waiting[path] = Waiting(key, path, status, now, is_first)
+            # To look at many files takes longer than a file has to settle.
+            looked = self._clock.monotonic()
+            self._waiting[path] = Waiting(key, path, status, looked, is_first)
 
     def _settled(self) -> list[Waiting]:
         """Take the files that have not changed for long enough, in their order."""

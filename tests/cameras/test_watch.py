@@ -53,7 +53,7 @@ class Watched:
     def _wait(self, timeout: float) -> None:
         self.waits += 1
         # The camera is asked often enough, and never without a pause.
-        assert 0 < timeout <= 2
+        assert 0 < timeout <= 20
         if self.steps:
             self.steps.pop(0)()
         elif self.waits > 10_000:
@@ -262,6 +262,29 @@ def test_settle_is_the_time_without_a_change(tmp_path: Path) -> None:
         start = watched.clock.now
         next(iter(watched.camera))
         assert settle <= watched.clock.now - start < settle + 0.3
+
+
+def test_each_file_settles_from_the_time_at_which_it_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing of a large folder takes longer than a file has to settle."""
+    for index in range(5):
+        write(tmp_path / f"{index}.png")
+    watched = Watched(tmp_path, pauses())
+    looked: dict[str, list[float]] = {}
+    status_of = watch._status_of
+
+    def slow(path: str) -> FileStatus | None:
+        times = looked.setdefault(path, [])
+        times.append(watched.clock.now)
+        if len(times) == 1:
+            watched.clock.now += 0.3
+        return status_of(path)
+
+    monkeypatch.setattr(watch, "_status_of", slow)
+    assert len(watched.frames()) == 5
+    for times in looked.values():
+        assert times[1] - times[0] >= SETTLE
 
 
 def test_every_file_arrives_while_another_thread_writes(tmp_path: Path) -> None:
