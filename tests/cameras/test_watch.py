@@ -246,6 +246,44 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     assert len(reads) == 2
 
 
+def test_pages_are_of_one_version_of_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pages.tif"
+    pages = np.zeros((4, 64, 64), np.uint8)
+    decoded = []
+
+    def decode(path: Path) -> Iterator[FileImage]:
+        for image in decode_images(path):
+            yield image
+            decoded.append(image)
+            if len(decoded) == 3:
+                tifffile.imwrite(path, pages + 9, photometric="minisblack")
+
+    tifffile.imwrite(path, pages, photometric="minisblack")
+    monkeypatch.setattr(watch, "decode_images", decode)
+    frames = Watched(tmp_path, pauses()).frames()
+    greys = [int(frame.image.max()) for frame in frames if frame.image is not None]
+    assert greys == [9, 9, 9, 9]
+
+
+@pytest.mark.parametrize(("hours", "times"), [(0.5, 1), (1.1, 2)])
+def test_a_deleted_file_is_forgotten_after_an_hour(
+    hours: float, times: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "1.png"
+
+    def write_it() -> None:
+        write(path, 1, 1_000_000.5)
+
+    def wait() -> None:
+        watched.clock.now += hours * 3600
+
+    write_it()
+    watched = Watched(tmp_path, [*pauses(), path.unlink, wait, *pauses(), write_it])
+    assert watched.names() == ["1.png"] * times
+
+
 def test_only_new_files_on_request(tmp_path: Path) -> None:
     write(tmp_path / "1.png")
     path = tmp_path / "half.png"
