@@ -48,8 +48,8 @@ class JudgedFiles:
     inode are not compared where times are whole seconds, because the next file may then have both.
     Another inode alone does not count, because some network shares number their files anew.
 
-    Only 64-bit hashes are stored. The chance that one of a million files is mistaken for another
-    one is one in 10 million. A file that was not seen for an hour is forgotten.
+    Only 64-bit hashes are stored. The chance that any of a million new files is mistaken for one of
+    a million judged ones is below one in a million. A file that was not seen for an hour is forgotten.
     """
 
     def __init__(self) -> None:
