@@ -96,7 +96,7 @@ class Folder(Camera):
         return paths
 
     def _open_watch(self, clock: Clock | None) -> FolderWatch:
-        if not self._is_folder:
+        if not self._root.is_dir():
             raise CameraError(f"camera {self._root}: watch=1 needs a folder; give that of the file")
         settle = DEFAULT_SETTLE_S
         if self._options.settle is not None:

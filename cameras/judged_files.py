@@ -46,10 +46,12 @@ class JudgedFiles:
     A file is known by its path, time and size, or by its device, inode, time and size: it is judged
     again if its time or size changes, and not because it was moved or is linked to. Device and
     inode are not compared where times are whole seconds, because the next file may then have both.
-    Another inode alone does not count, because some network shares number their files anew.
+    Another inode alone does not count, because some network shares change the numbers of their
+    files.
 
     Only 64-bit hashes are stored. The chance that any of a million new files is mistaken for one of
-    a million judged ones is below one in a million. A file that was not seen for an hour is forgotten.
+    a million judged ones is below one in a million. A file that was not seen for an hour is
+    forgotten.
     """
 
     def __init__(self) -> None:
@@ -91,7 +93,8 @@ class JudgedFiles:
         places = np.minimum(places, len(self._rows) - 1)
         listed = self._rows[places, 0] == wanted
         self._rows[places[listed], 3] = int(now)
-        return known | listed
+        known |= listed
+        return known
 
     def is_changed(self, key: int, path: str, status: FileStatus) -> bool:
         """Tell whether the file of a known entry has another time or size than when judged."""

@@ -30,7 +30,7 @@ DEFAULT_SETTLE_S = 0.5
 PERIOD_S = 0.2
 PAUSE_PER_LISTING = 9
 # Entries that are looked up together, and known files that are checked for changes in one listing.
-CHUNK = 4096
+CHUNK = 512
 CHECKED = 1000
 # A network share that is away is tried again for about a minute: nothing is lost meanwhile.
 ATTEMPTS = 30

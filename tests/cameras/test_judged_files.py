@@ -54,7 +54,7 @@ def test_a_moved_file_is_known_and_one_with_the_inode_of_another_is_not() -> Non
     judged = JudgedFiles()
     judged.add(1, "/a.png", status(5), 0)
     assert judged.knows("/moved/a.png", status(5))
-    # A share that numbers its files anew, and a file that has the inode of a deleted one.
+    # A share that changed the inodes of its files, and a file that has the inode of a deleted one.
     assert judged.knows("/a.png", status(6))
     assert not judged.knows("/b.png", status(5, 1_500_000_002))
     # With times in whole seconds, the next file may have the same inode, time and size.

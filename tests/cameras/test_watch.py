@@ -509,6 +509,7 @@ def test_listings_take_a_tenth_of_the_time(tmp_path: Path, monkeypatch: pytest.M
         ("{folder}?watch=1&settle=nan", "settle=nan is not from 0 to 3600"),
         ("{folder}?watch=maybe", "watch=maybe: not true or false"),
         ("{folder}/1.png?watch=1", "watch=1 needs a folder; give that of the file"),
+        ("folder:///dev/null?watch=1", "watch=1 needs a folder"),
         ("folder:///nowhere?watch=1", "no such file or folder; check the path"),
         ("{empty}", "no image in this folder; .*or wait for them with .watch=1"),
     ],
