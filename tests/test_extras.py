@@ -33,6 +33,13 @@ ROOT = Path(__file__).resolve().parents[1]
             {"url": "https://host/flawline.git", "vcs_info": {"vcs": "git", "commit_id": "0"}},
             "'flawline[train] @ git+https://host/flawline.git'",
         ),
+        (
+            {
+                "url": "https://host/flawline.git",
+                "vcs_info": {"vcs": "git", "commit_id": "0", "requested_revision": "v1"},
+            },
+            "'flawline[train] @ git+https://host/flawline.git@v1'",
+        ),
     ],
 )
 def test_an_extra_comes_from_where_the_installation_came_from(

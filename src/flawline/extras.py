@@ -69,6 +69,10 @@ def _requirement(extra: str, origin: dict[str, Any]) -> list[str]:
         return [folder]
     if "vcs_info" in origin:
         url = f"{origin['vcs_info']['vcs']}+{url}"
+        # The branch or tag that was installed, where it is not the default one.
+        revision = origin["vcs_info"].get("requested_revision")
+        if revision is not None:
+            url += f"@{revision}"
     return [f"{DISTRIBUTION}[{extra}] @ {url}"]
 
 
