@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,9 @@ for package in {HIDDEN}:
 module, *sys.argv[1:] = sys.argv[1:]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
+
+INSTALL = shlex.join([sys.executable, "-m", "pip", "install", "-e", str(ROOT)])
+NOT_INSTALLED = f"flawline is not installed in this Python; run: {INSTALL}"
 
 
 def commands() -> list[str]:
@@ -101,17 +105,13 @@ def test_a_checkout_that_was_not_installed_says_what_to_type(module: str) -> Non
     # -S leaves out site-packages, and with it the installation of this checkout.
     done = run("-S", "-m", module, "--help", PYTHONPATH="")
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "flawline is not installed in this Python; run: pip install -e ."
-    ]
+    assert done.stderr.splitlines() == [NOT_INSTALLED]
 
 
 def test_the_stream_script_of_a_checkout_that_was_not_installed_says_what_to_type() -> None:
     done = run("-S", str(ROOT / "runtime" / "infer_stream.py"), "--list", PYTHONPATH="")
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "flawline is not installed in this Python; run: pip install -e ."
-    ]
+    assert done.stderr.splitlines() == [NOT_INSTALLED]
 
 
 def test_the_stream_script_runs_from_any_folder(tmp_path: Path) -> None:

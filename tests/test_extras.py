@@ -75,9 +75,6 @@ def _not_installed(name: str) -> str:
 def test_no_message_has_a_pip_of_another_interpreter() -> None:
     for package in ("cameras", "runtime", "train", "export", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):
-            if path.name == "installation.py":
-                # It is for a checkout that was not installed, and cannot import this.
-                continue
             assert not re.search(r"pip (un)?install", path.read_text(encoding="utf-8")), path
 
 
