@@ -129,6 +129,24 @@ def test_an_engine_that_fails_the_self_test_is_absent_with_the_reason(bundle: Bu
     assert "fails the self-test" in failed.absent[0].reason
 
 
+def test_a_library_that_cannot_be_loaded_leaves_the_other_engines(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(bundle: Bundle, options: object) -> None:
+        raise ImportError("libstdc++.so.6: version `GLIBCXX_3.4.32' not found")
+
+    class Broken(GraphEngine):
+        open = staticmethod(broken)
+
+    kinds = {"toy": Broken, "onnxruntime": OnnxRuntime}
+    monkeypatch.setattr(calls, "missing", lambda name: None)
+    monkeypatch.setattr(calls, "engine_class", kinds.__getitem__)
+    with ExitStack() as stack:
+        opened = open_engines(bundle, ["toy", "onnxruntime"], stack)
+    assert len(opened.calls) == 1
+    assert "GLIBCXX_3.4.32" in dict(opened.absent)["toy fp32"]
+
+
 def _with_golden(bundle: Bundle, golden: Golden) -> Bundle:
     class Changed(Bundle):
         def golden(self) -> Golden:

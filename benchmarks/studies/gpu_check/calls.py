@@ -70,8 +70,10 @@ def open_engines(
             options = EngineOptions(precision=precision, cache=cache)
             try:
                 opened.calls.update(_open_forms(name, bundle, options, stack))
-            except EngineError as error:
-                opened.absent.append(Absent(f"{name} {precision}", str(error)))
+            except (EngineError, ImportError) as error:
+                # ImportError: the library is installed, but cannot be loaded.
+                reason = " ".join(str(error).split())
+                opened.absent.append(Absent(f"{name} {precision}", reason))
                 continue
             opened.on_gpu = opened.on_gpu or engine_class(name).compiles
     return opened
