@@ -242,7 +242,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Set the threshold from good parts.",
         examples=EXAMPLES,
     )
-    parser.add_argument("--bundle", type=path_argument, required=True)
+    parser.add_argument(
+        "--bundle", type=path_argument, required=True, help="the bundle whose threshold is set"
+    )
     parser.add_argument(
         "--camera",
         "--images",
