@@ -91,7 +91,7 @@ class Attention(nn.Module):
         key, value, query = self.project(tokens).split(channels, -1)
         values = self._per_head(value)
         rate = self.dropout.rate if self.training else 0.0
-        if self.dropout.values:
+        if self.training and self.dropout.values:
             values = values * F.dropout(values.new_ones(*values.shape[:3], 1), rate)
             rate = 0.0
         mixed = F.scaled_dot_product_attention(
