@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from flawline.train.loop import Steps, batch_indices, half_precision
 from flawline.train.method import Fit, Method, MethodSettings
 
 Array = npt.NDArray[Any]
+Watch = Callable[[int, nn.Module, nn.Module], None]
 
 BATCH = 8  # images; 8 x 36 x 36 vectors per step in the published setting
 PUBLISHED_EPOCHS = 160  # 40 rounds of 4 passes
@@ -131,17 +132,21 @@ class SimpleNet(Method):
             features = collect_features(
                 fit.images, self._flat_features, self.device, folder, fit.progress
             )
-            return self._train(features, fit)
+            return self.train_on(features, fit)
 
     def _flat_features(self, image: Tensor) -> Tensor:
         return self.features(image).flatten(1, 2)
 
-    def _train(self, features: Array, fit: Fit) -> int:
-        """Train adapter and discriminator on features [n, positions, D2]."""
+    def train_on(self, features: Array, fit: Fit, watch: Watch | None = None) -> int:
+        """Train adapter and discriminator on features [n, positions, D2]; `fit` without images.
+
+        watch: is called after each step with the number of steps done, the head and the average of
+        its weights, which are modules that map vectors [n, D2] to logits [n, 1].
+        """
         phase = fit.phase("training")
         if phase.state is None:
             self._initialise(fit.seed)
-        head = nn.ModuleList([self.adapter, self.discriminator])
+        head = nn.Sequential(self.adapter, self.discriminator)
         averaging = get_ema_multi_avg_fn(self._decay(fit.steps))  # type: ignore[no-untyped-call]
         average = AveragedModel(head, multi_avg_fn=averaging, use_buffers=True)
         optimisers = (
@@ -149,11 +154,17 @@ class SimpleNet(Method):
             torch.optim.Adam(self.discriminator.parameters(), lr=2e-4, weight_decay=1e-5),
         )
         steps = Steps(fit, phase, optimisers, fit.steps, {"average": average})
+
+        def after() -> None:
+            average.update_parameters(head)
+            if watch is not None:
+                watch(int(average.n_averaged), head, average.module)
+
         self.train()
         done = steps.run(
             batch_indices(len(features), BATCH, fit.seed, steps.start),
             self._loss_function(features, fit.seed),
-            after=partial(average.update_parameters, head),
+            after,
         )
         head.load_state_dict(average.module.state_dict())
         self.eval()

@@ -1,0 +1,162 @@
+"""Image AUROC of SimpleNet along its training, with the weights of the step and their average."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from flawline.benchmarks.labels import labelled_test_images
+from flawline.train.blocks.coreset import greedy_k_centre, project
+from flawline.train.blocks.patches import collect_features
+from flawline.train.data import PreparedImages, hold_out, open_data
+from flawline.train.loop import half_precision
+from flawline.train.method import Fit
+from flawline.train.methods.patchcore import DEFAULT_CORESET
+from flawline.train.methods.simplenet import SimpleNet, SimpleNetSettings
+from flawline.train.metrics import auroc
+from flawline.train.progress import Progress
+
+Row = dict[str, Any]
+# Shares of the training after which AUROC is measured; its last half more closely.
+MEASURED_AT = (0.1, 0.25, 0.5, 0.625, 0.75, 0.875, 1.0)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The patch features of a data set, float32 [n, positions, D2] each.
+
+    `train` are of the good images that are not held out, `test` of the test images, whose `labels`
+    [n] are True for a defective one. `weights` describes the backbone's weights.
+    """
+
+    name: str
+    train: npt.NDArray[np.float32]
+    test: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.bool_]
+    weights: str
+
+
+def collect(
+    data: Path, settings: SimpleNetSettings, weights: str, cache: Path, progress: Progress
+) -> Features:
+    """Compute the features of a data set, or read those that `cache` already has."""
+    model = SimpleNet(settings)
+    dataset = open_data(data)
+    good = PreparedImages(hold_out(dataset.train_good)[0], model.geometry)
+    test, labels = labelled_test_images(dataset, model.geometry)
+    description = model.load_weights(weights, 0, good)
+    model.eval()
+    arrays = []
+    for part, images in (("train", good), ("test", test)):
+        path = cache / f"{data.name}.{part}.npy"
+        if not path.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            np.save(
+                path,
+                collect_features(
+                    images,
+                    lambda image: model.features(image).flatten(1, 2),
+                    model.device,
+                    str(cache),
+                    progress,
+                ),
+            )
+        arrays.append(np.load(path, mmap_mode="c"))
+    return Features(data.name, *arrays, labels, description)
+
+
+def nearest_auroc(features: Features, seed: int = 0) -> float:
+    """Return the image AUROC of PatchCore's bank, with its default coreset, on these features."""
+    flat = features.train.reshape(-1, features.train.shape[-1])
+    rows = round(DEFAULT_CORESET * len(flat))
+    device = torch.device("cpu")
+    selected = greedy_k_centre(project(flat, seed, device), rows, seed, _silent)
+    bank = torch.from_numpy(flat[selected.numpy()])
+    squared_lengths = (bank**2).sum(1)
+    scores = []
+    for image in features.test:
+        vectors = torch.from_numpy(image)
+        nearest = (squared_lengths - 2 * vectors @ bank.T).amin(1)
+        scores.append(float((nearest + (vectors**2).sum(1)).max()))
+    return auroc(features.labels, np.array(scores))
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def measure_curve(features: Features, settings: SimpleNetSettings, steps: int, seed: int) -> Row:
+    """Train once; return the AUROC at each measured step, and the time of the steps.
+
+    `last` are those of the weights after the step, `averaged` those of their running average, which
+    the method keeps. `seconds` is the CPU time of the training without the measurements.
+    """
+    model = SimpleNet(settings)
+    measured = {max(1, round(share * steps)) for share in MEASURED_AT}
+    points: list[Mapping[str, float]] = []
+    spent = 0.0
+
+    def watch(step: int, last: nn.Module, averaged: nn.Module) -> None:
+        nonlocal spent
+        if step not in measured:
+            return
+        start = time.process_time()
+        points.append(
+            {
+                "step": step,
+                "last": round(_auroc(last, features), 4),
+                "averaged": round(_auroc(averaged, features), 4),
+            }
+        )
+        spent += time.process_time() - start
+
+    start = time.process_time()
+    model.train_on(features.train, Fit([], steps, seed), watch)
+    seconds = time.process_time() - start - spent
+    return {
+        "data": features.name,
+        "seed": seed,
+        "steps": steps,
+        "points": points,
+        "seconds": round(seconds, 1),
+    }
+
+
+@torch.inference_mode()
+def _auroc(head: nn.Module, features: Features) -> float:
+    """Return the image AUROC of a head, which is left in training mode."""
+    head.eval()
+    scores = []
+    for image in features.test:
+        scores.append(_image_score(head, torch.from_numpy(image)))
+    head.train()
+    return auroc(features.labels, np.array(scores))
+
+
+def _image_score(head: nn.Module, vectors: Tensor) -> float:
+    with half_precision(vectors.device):
+        return -float(head(vectors).float().min())
+
+
+def spread(rows: Sequence[Row], key: str = "averaged") -> float:
+    """Return the largest difference of AUROC over the last half of the training and all seeds."""
+    values = last_half(rows, key)
+    return max(values) - min(values)
+
+
+def last_half(rows: Sequence[Row], key: str) -> list[float]:
+    """Return the AUROC at all points of the last half of the training, of all rows."""
+    values = []
+    for row in rows:
+        for point in row["points"]:
+            if 2 * point["step"] >= row["steps"]:
+                values.append(point[key])
+    return values
