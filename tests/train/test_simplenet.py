@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from flawline.train import loop
 from flawline.train.blocks import patches
+from flawline.train.blocks.feature_vectors import mean_deviation
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.method import Fit
 from flawline.train.methods import simplenet
-from flawline.train.methods.simplenet import RELATIVE_NOISE, SimpleNet, relative_noise
+from flawline.train.methods.simplenet import SimpleNet
 
 pytestmark = pytest.mark.torch
 SEED = 3
@@ -142,8 +143,8 @@ def test_bfloat16_changes_loss_and_gradient_little(monkeypatch: pytest.MonkeyPat
 
 def test_relative_noise_follows_the_scale_of_the_features() -> None:
     features = np.random.default_rng(0).normal(5, 2, (100, 30, 8)).astype(np.float32)
-    assert relative_noise(features) == pytest.approx(2 * RELATIVE_NOISE, rel=0.05)
-    assert relative_noise(7 * features) == pytest.approx(7 * relative_noise(features), rel=1e-5)
+    assert mean_deviation(features) == pytest.approx(2, rel=0.05)
+    assert mean_deviation(7 * features) == pytest.approx(7 * mean_deviation(features), rel=1e-5)
 
 
 def test_the_light_setting_averages_its_last_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train.backbones import backbone_facts, create_backbone
 from flawline.train.blocks import fused as rewrites
+from flawline.train.blocks.feature_vectors import draw_vectors, mean_deviation
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
 from flawline.train.blocks.patches import aggregate, collect_features, smoothed_map
 from flawline.train.loop import Steps, batch_indices, half_precision
@@ -33,6 +35,8 @@ Array = npt.NDArray[Any]
 Watch = Callable[[int, nn.Module, nn.Module], None]
 
 BATCH = 8  # images; 8 x 36 x 36 vectors per step in the published setting
+ADAPTER_RATE = 1e-4
+DISCRIMINATOR_RATE = 2e-4
 PUBLISHED_EPOCHS = 160  # 40 rounds of 4 passes
 LIGHT_STEPS = 900
 # Noise relative to the standard deviation of the features. The published 0.015 is an eighth of the
@@ -41,7 +45,6 @@ LIGHT_STEPS = 900
 # (seed 0). Half is too much (texture weights, the demo's weave and board: 0.902 and 0.866 against
 # 0.915 and 0.890).
 RELATIVE_NOISE = 0.25
-NOISE_IMAGES = 64  # images on which the deviation of the features is measured
 # The test AUROC of single steps oscillates; the mean over the last tenth of the training does not.
 AVERAGED_SHARE = 0.1
 NEGATIVE_SLOPE = 0.2
@@ -56,10 +59,17 @@ class SimpleNetSettings(MethodSettings):
     target_dim: int = option(1536, "feature dimensions of a patch")
     hidden: int = option(1024, "hidden units of the discriminator")
     noise: float | None = option(
-        0.015, "standard deviation of the negatives' noise; None for a quarter of the features' own"
+        0.015, "standard deviation of the negatives' noise; None to take `relative_noise`"
+    )
+    relative_noise: float = option(
+        RELATIVE_NOISE, "the same as a multiple of the features' standard deviation"
     )
     margin: float = option(0.5, "threshold of the hinge loss on either side")
     vectors: int | None = option(None, "patches of a batch that a step trains on; None for all")
+    first_rate: float = option(
+        1.0, "learning rates of the first step, as a multiple of the paper's"
+    )
+    last_rate: float = option(1.0, "the same of the last step; between them they decay evenly")
 
 
 class SimpleNet(Method):
@@ -150,15 +160,20 @@ class SimpleNet(Method):
         averaging = get_ema_multi_avg_fn(self._decay(fit.steps))  # type: ignore[no-untyped-call]
         average = AveragedModel(head, multi_avg_fn=averaging, use_buffers=True)
         optimisers = (
-            torch.optim.AdamW(self.adapter.parameters(), lr=1e-4),
-            torch.optim.Adam(self.discriminator.parameters(), lr=2e-4, weight_decay=1e-5),
+            torch.optim.AdamW(self.adapter.parameters(), lr=ADAPTER_RATE),
+            torch.optim.Adam(
+                self.discriminator.parameters(), lr=DISCRIMINATOR_RATE, weight_decay=1e-5
+            ),
         )
         steps = Steps(fit, phase, optimisers, fit.steps, {"average": average})
+        self._set_rates(optimisers, steps.start / fit.steps)
 
         def after() -> None:
             average.update_parameters(head)
+            done = int(average.n_averaged)
+            self._set_rates(optimisers, done / fit.steps)
             if watch is not None:
-                watch(int(average.n_averaged), head, average.module)
+                watch(done, head, average.module)
 
         self.train()
         done = steps.run(
@@ -169,6 +184,17 @@ class SimpleNet(Method):
         head.load_state_dict(average.module.state_dict())
         self.eval()
         return done
+
+    def _set_rates(self, optimisers: tuple[Optimizer, Optimizer], share: float) -> None:
+        """Set the learning rates that apply after this share of the training, from 0 to 1.
+
+        They depend on the share alone, so that a resumed training has the same ones.
+        """
+        first = self.settings.first_rate
+        factor = first * (self.settings.last_rate / first) ** share
+        for optimiser, rate in zip(optimisers, (ADAPTER_RATE, DISCRIMINATOR_RATE), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = factor * rate
 
     def _decay(self, steps: int) -> float:
         """Return the decay of the moving average of the weights; 0, so none, as published."""
@@ -181,23 +207,14 @@ class SimpleNet(Method):
         device = self.device
         sigma = self.settings.noise
         if sigma is None:
-            sigma = relative_noise(features)
+            sigma = self.settings.relative_noise * mean_deviation(features)
 
         def loss_of(step: int, chosen: Array) -> Tensor:
-            vectors = self._draw(features, chosen, (seed, step))
+            vectors = draw_vectors(features, chosen, self.settings.vectors, (seed, step))
             generator = torch.Generator(device).manual_seed((seed << 32) + step)
             return self.loss(torch.from_numpy(vectors).to(device), sigma, generator)
 
         return loss_of
-
-    def _draw(self, features: Array, chosen: Array, seed: tuple[int, int]) -> Array:
-        """Return the vectors [n, D2] of a step: all of the chosen images, or as many of each."""
-        positions, dim = features.shape[1:]
-        if self.settings.vectors is None:
-            return features[chosen].reshape(-1, dim)
-        count = max(1, self.settings.vectors // len(chosen))
-        drawn = np.random.default_rng(seed).integers(positions, size=(len(chosen), count))
-        return features[chosen[:, None], drawn].reshape(-1, dim)
 
     def loss(self, features: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
         """Compute the truncated L1 loss of clean and noisy vectors [n, D2] (section 3.5).
@@ -232,14 +249,6 @@ class SimpleNet(Method):
 
     def fused(self) -> nn.Module:
         return build_fused(self, FusedSimpleNet)
-
-
-def relative_noise(features: Array) -> float:
-    """Return the noise for features [n, positions, D2]: RELATIVE_NOISE of their mean deviation."""
-    count = min(NOISE_IMAGES, len(features))
-    chosen = np.linspace(0, len(features) - 1, count).astype(int)
-    vectors = features[chosen].reshape(-1, features.shape[-1])
-    return RELATIVE_NOISE * float(vectors.std(0).mean())
 
 
 class FusedSimpleNet(FusedMethod):
