@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from flawline.benchmarks.studies.results import column, rows_with
-from flawline.benchmarks.studies.training_curve.measure import last_half, spread
+from flawline.benchmarks.studies.training_curve.measure import Row, last_half, spread
 from flawline.benchmarks.tables import markdown_table, mean_and_deviation
 
 HEADER = [
@@ -24,14 +23,14 @@ HEADER = [
 
 
 def curve_report(
-    rows: Sequence[Mapping[str, Any]], nearest: Mapping[str, float], command: str
+    rows: Sequence[Row], nearest: Mapping[str, float], command: str
 ) -> str:
     """Return the page in Markdown.
 
     A range is the largest AUROC minus the smallest over all seeds and all points of the last half
     of the training. `nearest` is the AUROC of PatchCore's bank on the same features, per data set.
     """
-    lines = []
+    lines: list[list[object]] = []
     for data in dict.fromkeys(column(rows, "data")):
         of_data = rows_with(rows, "data", data)
         for setting in dict.fromkeys(column(of_data, "setting")):
@@ -55,7 +54,7 @@ def curve_report(
         "Image AUROC of the averaged weights, mean ± standard deviation over seeds; a range is the "
         f"largest minus the smallest value over the seeds and {points} points of the last half of "
         "the training. Nothing is selected on these images. CPU s: CPU time of the training "
-        "without features and measurements. PatchCore: its bank (1 % coreset) on the same features. "
-        f"Weights {rows[0]['weights']}. `{command}`"
+        "without features and measurements. PatchCore: its bank (1 % coreset) on the same "
+        f"features. Weights {rows[0]['weights']}. `{command}`"
     )
     return f"{markdown_table(HEADER, lines)}\n\n{note}"

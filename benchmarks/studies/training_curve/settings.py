@@ -17,6 +17,11 @@ def compared_settings(backbone: str) -> dict[str, tuple[SimpleNetSettings, int]]
     """Return settings and steps by name: the light setting, and the one that it replaced."""
     light = SimpleNet.settings_for(backbone)
     constant = dataclasses.replace(
-        light, vectors=2048, relative_noise=CONSTANT_NOISE, first_rate=1.0, last_rate=1.0
+        light,
+        vectors=2048,
+        relative_noise=CONSTANT_NOISE,
+        first_rate=1.0,
+        last_rate=1.0,
+        averaged_share=0.1,
     )
     return {CONSTANT: (constant, CONSTANT_STEPS), LIGHT: (light, LIGHT_STEPS)}
