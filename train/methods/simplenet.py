@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train.backbones import backbone_facts, create_backbone
 from flawline.train.blocks import fused as rewrites
+from flawline.train.blocks.averaging import average_of_share
 from flawline.train.blocks.feature_vectors import draw_vectors, mean_deviation
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
 from flawline.train.blocks.patches import aggregate, collect_features, smoothed_map
@@ -44,7 +45,6 @@ LIGHT_STEPS = 2000
 # (seed 0). Half is too much (texture weights, the demo's weave and board: 0.902 and 0.866 against
 # 0.915 and 0.890).
 RELATIVE_NOISE = 0.5
-# The test AUROC of single steps oscillates; the mean over the last tenth of the training does not.
 NEGATIVE_SLOPE = 0.2
 SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
 
@@ -159,7 +159,7 @@ class SimpleNet(Method):
         if phase.state is None:
             self._initialise(fit.seed)
         head = nn.Sequential(self.adapter, self.discriminator)
-        averaging = get_ema_multi_avg_fn(self._decay(fit.steps))  # type: ignore[no-untyped-call]
+        averaging = average_of_share(self.settings.averaged_share)
         average = AveragedModel(head, multi_avg_fn=averaging, use_buffers=True)
         optimisers = (
             torch.optim.AdamW(self.adapter.parameters(), lr=ADAPTER_RATE),
@@ -197,11 +197,6 @@ class SimpleNet(Method):
         for optimiser, rate in zip(optimisers, (ADAPTER_RATE, DISCRIMINATOR_RATE), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = factor * rate
-
-    def _decay(self, steps: int) -> float:
-        """Return the decay of the moving average of the weights; 0, so none, as published."""
-        averaged = self.settings.averaged_share * steps
-        return max(0.0, 1 - 1 / max(1.0, averaged))
 
     def _loss_function(self, features: Array, seed: int) -> Any:
         """Return the loss of a step as a function of the step and the indices of its images."""

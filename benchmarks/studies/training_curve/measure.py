@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flawline.benchmarks.labels import labelled_test_images
 from flawline.train.blocks.coreset import greedy_k_centre, project
@@ -25,6 +26,7 @@ from flawline.train.metrics import auroc
 from flawline.train.progress import Progress
 
 Row = dict[str, Any]
+FIXED_SHARE = 0.1
 # Shares of the training after which AUROC is measured; its last half more closely.
 MEASURED_AT = (0.1, 0.25, 0.5, 0.625, 0.75, 0.875, 1.0)
 
@@ -97,25 +99,26 @@ def measure_curve(features: Features, settings: SimpleNetSettings, steps: int, s
     """Train once; return the AUROC at each measured step, and the time of the steps.
 
     `last` are those of the weights after the step, `averaged` those of their running average, which
-    the method keeps. `seconds` is the CPU time of the training without the measurements.
+    the method keeps, and `fixed` those of an average with one decay from the first step on, over
+    FIXED_SHARE of the training, which the method kept before. `seconds` is the CPU time of the
+    training without the measurements.
     """
     model = SimpleNet(settings)
     measured = {max(1, round(share * steps)) for share in MEASURED_AT}
     points: list[Mapping[str, float]] = []
+    fixed = _FixedDecay(FIXED_SHARE * steps)
     spent = 0.0
 
     def watch(step: int, last: nn.Module, averaged: nn.Module) -> None:
         nonlocal spent
-        if step not in measured:
-            return
         start = time.process_time()
-        points.append(
-            {
-                "step": step,
-                "last": round(_auroc(last, features), 4),
-                "averaged": round(_auroc(averaged, features), 4),
-            }
-        )
+        fixed.update(last)
+        if step in measured:
+            point: dict[str, float] = {"step": step}
+            heads = {"last": last, "fixed": fixed.module(), "averaged": averaged}
+            for key, head in heads.items():
+                point[key] = round(_auroc(head, features), 4)
+            points.append(point)
         spent += time.process_time() - start
 
     start = time.process_time()
@@ -128,6 +131,24 @@ def measure_curve(features: Features, settings: SimpleNetSettings, steps: int, s
         "points": points,
         "seconds": round(seconds, 1),
     }
+
+
+class _FixedDecay:
+    """The average of a head's weights and buffers with a fixed decay of 1 - 1 / window."""
+
+    def __init__(self, window: float) -> None:
+        decay = max(0.0, 1 - 1 / max(1.0, window))
+        self.averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.average: AveragedModel | None = None
+
+    def update(self, head: nn.Module) -> None:
+        if self.average is None:
+            self.average = AveragedModel(head, multi_avg_fn=self.averaging, use_buffers=True)
+        self.average.update_parameters(head)
+
+    def module(self) -> nn.Module:
+        assert self.average is not None
+        return self.average.module
 
 
 @torch.inference_mode()

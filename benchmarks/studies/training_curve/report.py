@@ -22,9 +22,7 @@ HEADER = [
 ]
 
 
-def curve_report(
-    rows: Sequence[Row], nearest: Mapping[str, float], command: str
-) -> str:
+def curve_report(rows: Sequence[Row], nearest: Mapping[str, float], command: str) -> str:
     """Return the page in Markdown.
 
     A range is the largest AUROC minus the smallest over all seeds and all points of the last half
