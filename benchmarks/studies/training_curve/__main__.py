@@ -2,10 +2,11 @@
 
     python -m benchmarks.studies.training_curve --data A B --rotating --weights FILE
 
-Trains the light setting, and the one with constant learning rates that it replaced, with several
-seeds on the same features. Image AUROC is measured along the training, with the weights of the step
-and with their running average; nothing is chosen by it. --rotating adds bearings that lie anywhere,
-in any orientation. Features are kept in --cache.
+Trains the light setting, and the one that it replaced, with several seeds on the same features. The
+latter has constant learning rates and an average of weights whose decay is fixed. Image AUROC is
+measured along the training, with the weights of the step and with their running average; nothing is
+chosen by it. --rotating adds bearings that lie anywhere, in any orientation. Features are kept in
+--cache.
 """
 
 from __future__ import annotations
@@ -68,12 +69,14 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     nearest: dict[str, float] = {}
     for folder in folders:
         with Bars() as bars:
-            settings = next(iter(compared.values()))[0]
+            settings = next(iter(compared.values())).settings
             features = collect(folder, settings, args.weights, args.cache, bars)
         nearest[features.name] = nearest_auroc(features)
-        for setting, (chosen, steps) in compared.items():
+        for setting, chosen in compared.items():
             for seed in args.seeds:
-                row = measure_curve(features, chosen, steps, seed)
+                row = measure_curve(
+                    features, chosen.settings, chosen.steps, seed, chosen.fixed_decay
+                )
                 rows.append({**row, "setting": setting, "weights": features.weights})
                 # A long run keeps what it has measured when it is cut short.
                 write_rows(args.out, {"rows": rows, "patchcore": nearest})

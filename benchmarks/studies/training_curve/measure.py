@@ -95,13 +95,15 @@ def _silent(label: str, done: int, total: int) -> None:
     """Report no progress."""
 
 
-def measure_curve(features: Features, settings: SimpleNetSettings, steps: int, seed: int) -> Row:
+def measure_curve(
+    features: Features, settings: SimpleNetSettings, steps: int, seed: int, fixed_decay: bool
+) -> Row:
     """Train once; return the AUROC at each measured step, and the time of the steps.
 
-    `last` are those of the weights after the step, `averaged` those of their running average, which
-    the method keeps, and `fixed` those of an average with one decay from the first step on, over
-    FIXED_SHARE of the training, which the method kept before. `seconds` is the CPU time of the
-    training without the measurements.
+    `last` are those of the weights after the step, `averaged` those of their running average: the
+    one that the method keeps or, with `fixed_decay`, one with the same decay from the first step
+    on, over FIXED_SHARE of the training. `seconds` is the CPU time of the training without the
+    measurements.
     """
     model = SimpleNet(settings)
     measured = {max(1, round(share * steps)) for share in MEASURED_AT}
@@ -111,14 +113,14 @@ def measure_curve(features: Features, settings: SimpleNetSettings, steps: int, s
 
     def watch(step: int, last: nn.Module, averaged: nn.Module) -> None:
         nonlocal spent
+        if fixed_decay:
+            averaged = fixed.update(last)
+        if step not in measured:
+            return
         start = time.process_time()
-        fixed.update(last)
-        if step in measured:
-            point: dict[str, float] = {"step": step}
-            heads = {"last": last, "fixed": fixed.module(), "averaged": averaged}
-            for key, head in heads.items():
-                point[key] = round(_auroc(head, features), 4)
-            points.append(point)
+        of_last = round(_auroc(last, features), 4)
+        of_averaged = round(_auroc(averaged, features), 4)
+        points.append({"step": step, "last": of_last, "averaged": of_averaged})
         spent += time.process_time() - start
 
     start = time.process_time()
@@ -141,13 +143,11 @@ class _FixedDecay:
         self.averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.average: AveragedModel | None = None
 
-    def update(self, head: nn.Module) -> None:
+    def update(self, head: nn.Module) -> nn.Module:
+        """Take in the weights of one step and return the average."""
         if self.average is None:
             self.average = AveragedModel(head, multi_avg_fn=self.averaging, use_buffers=True)
         self.average.update_parameters(head)
-
-    def module(self) -> nn.Module:
-        assert self.average is not None
         return self.average.module
 
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 from flawline.train.methods.simplenet import LIGHT_STEPS, SimpleNet, SimpleNetSettings
 
-LIGHT = "light"
-CONSTANT = "constant rates"
-# Of the light setting before its learning rates decayed.
-CONSTANT_STEPS = 900
-CONSTANT_NOISE = 0.25
+
+@dataclass(frozen=True)
+class Compared:
+    """One setting, its steps, and whether its average of weights has a fixed decay."""
+
+    settings: SimpleNetSettings
+    steps: int
+    fixed_decay: bool
 
 
-def compared_settings(backbone: str) -> dict[str, tuple[SimpleNetSettings, int]]:
-    """Return settings and steps by name: the light setting, and the one that it replaced."""
+def compared_settings(backbone: str) -> dict[str, Compared]:
+    """Return the light setting and the one that it replaced, by name."""
     light = SimpleNet.settings_for(backbone)
     constant = dataclasses.replace(
-        light,
-        vectors=2048,
-        relative_noise=CONSTANT_NOISE,
-        first_rate=1.0,
-        last_rate=1.0,
-        averaged_share=0.1,
+        light, vectors=2048, first_rate=1.0, last_rate=1.0, averaged_share=0.1
     )
-    return {CONSTANT: (constant, CONSTANT_STEPS), LIGHT: (light, LIGHT_STEPS)}
+    return {
+        "constant rates, fixed decay": Compared(constant, 900, True),
+        "light": Compared(light, LIGHT_STEPS, False),
+    }
