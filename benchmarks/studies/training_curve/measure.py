@@ -56,7 +56,7 @@ def collect(
     test, labels = labelled_test_images(dataset, model.geometry)
     description = model.load_weights(weights, 0, good)
     model.eval()
-    arrays = []
+    arrays = {}
     for part, images in (("train", good), ("test", test)):
         path = cache / f"{data.name}.{part}.npy"
         if not path.exists():
@@ -71,8 +71,8 @@ def collect(
                     progress,
                 ),
             )
-        arrays.append(np.load(path, mmap_mode="c"))
-    return Features(data.name, *arrays, labels, description)
+        arrays[part] = np.load(path, mmap_mode="c")
+    return Features(data.name, arrays["train"], arrays["test"], labels, description)
 
 
 def nearest_auroc(features: Features, seed: int = 0) -> float:

@@ -39,12 +39,12 @@ def write_rotating_bearings(folder: Path, set_number: int) -> Path:
     ]
     for defect in PRODUCTS[PRODUCT].defects:
         groups.append((f"test/{defect}", defect, PER_DEFECT))
-    for group, defect, count in groups:
+    for group, kind, count in groups:
         (folder / group).mkdir(parents=True, exist_ok=True)
         for index in range(count):
             path = folder / group / f"{index:03d}.png"
             if not path.exists():
-                cv2.imwrite(str(path), render_rotating(defect, seed))
+                cv2.imwrite(str(path), render_rotating(kind, seed))
             seed += 1
     return folder
 
@@ -71,4 +71,4 @@ def _lay_on_belt(part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     top, left = rng.integers(0, SIZE - n + 1, 2)
     square = image[top : top + n, left : left + n]
     square += (part - square) * cover
-    return np.clip(image, 0, 255).round().astype(np.uint8)
+    return np.asarray(np.clip(image, 0, 255).round().astype(np.uint8))
