@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.benchmarks.labels import labels_of
-from flawline.benchmarks.measure.timing import percentiles
+from flawline.benchmarks.measure.load import read_cpu, share_of_others
+from flawline.benchmarks.measure.timing import percentiles, slowest_and_fastest
 from flawline.cameras.decode import read_image
 from flawline.cameras.listing import count_of
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
@@ -88,25 +89,31 @@ def evaluate_engines(
     machine affects all of them. An engine that cannot be opened raises EngineError or BundleError;
     with `skip_unavailable` it is logged and has no row. Raises DataError for unsuitable data.
     """
+    bundle = read_bundle(bundle_path)
     data_set = open_data(data)
     samples = data_set.test
     labels = labels_of(data_set)
     for line in data_set.describe():
         log(line)
-    bundle = read_bundle(bundle_path)
     # Read first, so that a damaged mask is reported before everything is measured.
     masks = _read_masks(samples, bundle)
     with ExitStack() as stack:
         opened_engines = _open_detectors(bundle, choices, skip_unavailable, stack)
+        start = read_cpu()
         _judge_samples(opened_engines, samples, bundle, repeats)
+        others = share_of_others(start, read_cpu())
     # The engines are closed now: the metrics need the memory.
     reference = _reference(opened_engines)
     rows = []
     for run, _ in opened_engines:
         row = _facts(run, bundle, data.name, len(samples))
         row |= _image_accuracy(labels, run)
+        row |= _decisions(labels, run, bundle)
         row |= _pixel_accuracy(masks, run)
         row |= percentiles(run.times_ms)
+        row["fps_slowest"], row["fps_fastest"] = slowest_and_fastest(run.times_ms, repeats)
+        # The engines take turns, so all of them were disturbed in the same way.
+        row["other_processes"] = None if others is None else round(others, 3)
         row["model_sha256"] = bundle.model_sha256(run.precision)[:16]
         row["versions"] = versions()
         row |= compare_with_reference(run, reference, bundle)
@@ -220,6 +227,19 @@ def _image_accuracy(labels: metrics.Labels, run: EngineRun) -> Row:
     return {
         "image_auroc": _rounded(metrics.auroc(labels, scores)),
         "image_ap": _rounded(metrics.average_precision(labels, scores)),
+    }
+
+
+def _decisions(labels: metrics.Labels, run: EngineRun, bundle: Bundle) -> Row:
+    """Return what the bundle's threshold makes of the scores: how many images are misjudged."""
+    threshold = bundle.calibration.threshold
+    anomalous = np.array(run.scores) > threshold
+    return {
+        "threshold": threshold,
+        "good_images": int((~labels).sum()),
+        "false_alarms": int((anomalous & ~labels).sum()),
+        "defective_images": int(labels.sum()),
+        "missed": int((~anomalous & labels).sum()),
     }
 
 

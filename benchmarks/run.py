@@ -4,27 +4,38 @@
 
 Every test image goes through `Detector`, as the frame of a camera does, `--repeats` times. These
 calls give both the scores and the times. Decoding the file is not timed, because a camera delivers
-pixels.
+pixels. The table is printed and written with the figure and run.json, which holds everything.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flawline.benchmarks.run_table import run_table
 from flawline.cameras.bit_depth import bit_depth_remedy
-from flawline.runtime.console import Parser, log, path_argument, run_command
+from flawline.cameras.listing import count_of
+from flawline.commands import program_of
+from flawline.runtime.bundle import read_bundle
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import describe_os_error, log, run_command
 from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
 from flawline.runtime.files import make_writable
 from flawline.runtime.precisions import PRECISIONS
+from flawline.runtime.signals import DelayedSignals
 
 if TYPE_CHECKING:
-    from flawline.benchmarks.evaluate import EngineChoice
+    from flawline.benchmarks.evaluate import EngineChoice, Row
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="flawline-bench", description="Speed and accuracy of bundles.")
+    parser = Parser(prog=program_of("bench"), description="Speed and accuracy of bundles.")
     parser.add_argument("--bundles", type=path_argument, nargs="+", required=True)
     parser.add_argument(
         "--data",
-        type=Path,
+        type=path_argument,
         nargs="+",
         required=True,
         help="one data set for all bundles, or one each",
@@ -76,36 +87,61 @@ def _arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
 
 def _run(args: argparse.Namespace) -> int:
     # Imported before anything is measured, so that a missing package is reported at once.
+    import flawline.benchmarks.figure  # noqa: F401
     from flawline.benchmarks.evaluate import evaluate_engines
-    from flawline.benchmarks.figure import write_report
     from flawline.train.data.images import TRAIN_WITH_BITS
 
     choices = choose_engines(args.engines, args.precision, args.threads)
-    # Before minutes of measuring..
+    # Before minutes of measuring.
     make_writable(args.out)
+    for bundle in args.bundles:
+        read_bundle(bundle)
     # An engine that the user named must work; of all engines, those that do not are left out.
     skip_unavailable = "all" in args.engines or args.precision == "all"
     data_sets = args.data
     if len(data_sets) == 1:
         data_sets = data_sets * len(args.bundles)
-    rows = []
-    for bundle, data in zip(args.bundles, data_sets, strict=True):
-        with bit_depth_remedy(TRAIN_WITH_BITS):
-            rows += evaluate_engines(bundle, data, choices, args.repeats, skip_unavailable)
-    failure = None
+    rows: list[Row] = []
     try:
-        for path in write_report(rows, args.out):
-            log(f"wrote {path}")
-    except OSError as error:
-        # The measurement is printed all the same.
-        failure = error
-    for row in rows:
-        # The versions are in run.json; on the screen they would hide the results.
-        del row["versions"]
-    print(json.dumps(rows, indent=2))
-    if failure is not None:
-        raise failure
+        for bundle, data in zip(args.bundles, data_sets, strict=True):
+            with bit_depth_remedy(TRAIN_WITH_BITS):
+                rows += evaluate_engines(bundle, data, choices, args.repeats, skip_unavailable)
+    except BaseException:
+        # The bundles before the one that failed, or before Ctrl-C, were measured for minutes.
+        if rows:
+            _report_interrupted(rows, args.out)
+        raise
+    _report(rows, args.out)
     return 0
+
+
+def _report_interrupted(rows: list[Row], out: Path) -> None:
+    """Report what was measured before an error, which must reach the user whatever happens here."""
+    log(f"the measurement ended early; the results of {count_of(len(rows), 'row')} are reported")
+    try:
+        _report(rows, out)
+    except OSError as error:
+        log(describe_os_error(error))
+
+
+def _report(rows: list[Row], out: Path) -> None:
+    """Write the report and print the table; signals wait until both are done.
+
+    Raises OSError where one of the two failed, after the other was done.
+    """
+    from flawline.benchmarks.figure import write_report
+
+    with DelayedSignals():
+        failure = None
+        try:
+            for path in write_report(rows, out):
+                log(f"wrote {path}")
+        except OSError as error:
+            # The measurement is printed all the same.
+            failure = error
+        print(run_table(rows), end="", flush=True)
+        if failure is not None:
+            raise failure
 
 
 def choose_engines(

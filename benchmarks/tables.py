@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 
 UNKNOWN = "–"
+CELL_END = re.compile(r"(?<!\\)\|")
+
+
+def aligned(table: str) -> str:
+    """Return a table of `markdown_table` with its columns padded to equal width, for a terminal."""
+    lines = []
+    for line in table.splitlines():
+        # A bar with a backslash is part of its cell.
+        lines.append([cell.strip() for cell in CELL_END.split(line.strip())[1:-1]])
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    padded = []
+    for number, cells in enumerate(lines):
+        if number == 1:
+            padded.append("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+            continue
+        texts = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        padded.append(_joined(texts))
+    return "\n".join(padded)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -29,6 +48,10 @@ def _line(cells: Sequence[object]) -> str:
         text = UNKNOWN if cell is None else str(cell)
         # A bar within a cell would start the next cell.
         texts.append(text.replace("|", "\\|"))
+    return _joined(texts)
+
+
+def _joined(texts: Sequence[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 

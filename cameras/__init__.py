@@ -20,6 +20,11 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 
 from flawline import FlawlineError
+from flawline.cameras.hints import (
+    hint_for_missing_path,
+    hint_for_scheme,
+    hint_for_special_file,
+)
 from flawline.cameras.pixels import format_of, image_fault
 from flawline.options import OptionError, parse_options
 from flawline.registry import resolve
@@ -138,6 +143,10 @@ class Camera(ABC):
         """
         return None
 
+    def notes(self) -> list[str]:
+        """Return log lines about the source for commands to print: what it gives and leaves out."""
+        return []
+
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
         """Yield frames until the source ends or `stop()` is called.
@@ -217,9 +226,13 @@ def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
     if not separator:
         return _parse_path(uri)
     path, options = split_options(rest)
-    if scheme.lower() == "file":
+    scheme = scheme.lower()
+    if scheme == "file":
         return _scheme_of_path(uri, path), path, options
-    return scheme.lower(), path, options
+    hint = hint_for_scheme(scheme)
+    if scheme not in CAMERAS and hint is not None:
+        raise CameraError(f"camera {scheme!r} is unknown; known: {', '.join(CAMERAS)}; {hint}")
+    return scheme, path, options
 
 
 def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
@@ -235,15 +248,10 @@ def _scheme_of_path(uri: str, path: str) -> str:
     """Return the first scheme that opens a plain path. Raises CameraError if there is none."""
     file = Path(path)
     if not file.exists():
-        hint = "check the path"
-        if path.isdecimal():
-            hint = f"for a USB camera give usb://{path}"
+        hint = hint_for_missing_path(path)
         raise CameraError(f"camera {uri}: there is no such file or folder; {hint}")
     if not file.is_file() and not file.is_dir():
-        raise CameraError(
-            f"camera {uri}: is a device and neither a file nor a folder; "
-            f"for a USB camera give usb://0 or usb://{path}"
-        )
+        raise CameraError(f"camera {uri}: {hint_for_special_file(file)}")
     for scheme in CAMERAS:
         if camera_class(scheme).accepts_path(file):
             return scheme

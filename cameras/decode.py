@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from flawline.cameras import CameraError
 from flawline.cameras.bit_depth import UndeclaredBitDepthError
 from flawline.cameras.formats import COPY_AGAIN, LONGEST_START, DecodeError, find_decoder
-from flawline.cameras.listing import LeftOut, list_files
+from flawline.cameras.listing import LeftOut, is_unread, list_files
 from flawline.cameras.pixels import to_8_bit
 from flawline.os_errors import reason_of, remedy_of
 
@@ -31,30 +30,6 @@ IMAGE_SUFFIXES = (
     ".ppm",
     ".pnm",
 )
-# Images, and so parts, that are not read. They are reported, and never left out without a message.
-UNREAD_SUFFIXES = (
-    ".gif",
-    ".jp2",
-    ".j2k",
-    ".jpx",
-    ".jxl",
-    ".jxr",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".exr",
-    ".hdr",
-    ".pbm",
-    ".pam",
-    ".pfm",
-    ".ras",
-    ".tga",
-    ".dng",
-    ".cr2",
-    ".nef",
-    ".arw",
-    ".psd",
-)
 FORMATS = "PNG, JPEG, BMP, TIFF, WebP, PGM, PPM"
 
 
@@ -72,24 +47,20 @@ def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
     return list_files(folder, is_image, left_out)
 
 
-def list_unread(folder: Path) -> list[Path]:
-    """List the images of a folder and its subfolders whose format is not read, by their endings."""
-    return list_files(folder, _is_unread)
+def list_images_and_unread(folder: Path, left_out: LeftOut) -> list[Path]:
+    """List the images of a folder and its subfolders, also those of formats that are not read.
+
+    The latter are counted in `left_out.unread` as well.
+    """
+    paths = list_files(folder, _is_image_of_any_format, left_out)
+    for path in paths:
+        if is_unread(path):
+            left_out.unread[path.suffix.lower()] += 1
+    return paths
 
 
-def _is_unread(path: Path) -> bool:
-    return path.suffix.lower() in UNREAD_SUFFIXES and not path.name.startswith(".")
-
-
-def describe_unread(folder: Path) -> str | None:
-    """Return how many images of which endings are not read, in one line; None if there are none."""
-    counts = Counter(path.suffix.lower() for path in list_unread(folder))
-    if not counts:
-        return None
-    parts = []
-    for suffix, count in sorted(counts.items()):
-        parts.append(f"{count} {suffix}")
-    return f"not read: {', '.join(parts)} (read are {FORMATS}); save them as PNG"
+def _is_image_of_any_format(path: Path) -> bool:
+    return is_image(path) or is_unread(path)
 
 
 def has_image_content(path: Path) -> bool:

@@ -16,13 +16,12 @@ import numpy as np
 from flawline.cameras import Camera, CameraError, CameraOptions, Frame
 from flawline.cameras.decode import (
     IMAGE_SUFFIXES,
-    UNREAD_SUFFIXES,
     decode_image,
     has_image_content,
     is_image,
-    list_images,
-    list_unread,
+    list_images_and_unread,
 )
+from flawline.cameras.listing import LeftOut, count_of, is_unread
 from flawline.options import option
 
 
@@ -52,13 +51,17 @@ class Folder(Camera):
         self._bits = (options or FolderOptions()).bits
         # Listed once, so that files that are added while the stream runs do not change the order.
         root = Path(path)
+        self._root = root
+        self._left_out = LeftOut()
+        self._is_folder = False
         if not root.exists():
             raise CameraError(f"camera {path}: there is no such file or folder; check the path")
         if root.is_file():
             self._paths = [root]
         else:
             # A part whose image is not read must be rejected, and not left out.
-            self._paths = sorted(list_images(root) + list_unread(root))
+            self._paths = list_images_and_unread(root, self._left_out)
+            self._is_folder = True
         if not self._paths:
             raise CameraError(
                 f"camera {path}: there is no image in this folder; "
@@ -67,7 +70,7 @@ class Folder(Camera):
 
     @classmethod
     def accepts_path(cls, path: Path) -> bool:
-        if path.is_dir() or is_image(path) or path.suffix.lower() in UNREAD_SUFFIXES:
+        if path.is_dir() or is_image(path) or is_unread(path):
             return True
         return path.is_file() and has_image_content(path)
 
@@ -84,6 +87,17 @@ class Folder(Camera):
         """Write a damaged image into `folder` and return its URI."""
         (folder / "damaged.png").write_bytes(b"not an image")
         return f"folder://{folder}"
+
+    def notes(self) -> list[str]:
+        if not self._is_folder:
+            return []
+        unread = self._left_out.unread.total()
+        read = count_of(len(self._paths) - unread, "image")
+        left_out = ", ".join(self._left_out.describe()) or "nothing"
+        note = f"camera {self._root}: {read}; left out: {left_out}"
+        if unread:
+            note += "; each image that is not read is a frame that rejects its part"
+        return [note]
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):

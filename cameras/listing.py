@@ -27,6 +27,31 @@ SYSTEM_FOLDERS = {
     "lost+found": "file fragments from a disk check of Linux",
     "__pycache__": "compiled files of Python",
 }
+# Endings of images, and so of parts, that are not read. They are reported, and never left out
+# without a message.
+UNREAD_SUFFIXES = (
+    ".gif",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".jxl",
+    ".jxr",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".exr",
+    ".hdr",
+    ".pbm",
+    ".pam",
+    ".pfm",
+    ".ras",
+    ".tga",
+    ".dng",
+    ".cr2",
+    ".nef",
+    ".arw",
+    ".psd",
+)
 # Names in a message; the rest is only counted.
 NAMES_SHOWN = 3
 
@@ -44,18 +69,25 @@ class LeftOut:
         repeated: links to files and folders that are listed already, and links to a folder that
             contains the listed one.
         hidden: hidden files.
-        other: files that are not wanted, by their ending.
+        unread: images of formats that are not read, by their ending.
+        other: files that are no images, by their ending.
     """
 
     folders: Counter[str] = field(default_factory=Counter)
     unreadable: int = 0
     repeated: int = 0
     hidden: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
 
     def describe(self) -> list[str]:
         """Return one phrase for each kind of which something was left out."""
         phrases = []
+        if self.unread:
+            phrases.append(
+                f"{count_of(self.unread.total(), 'image')} of formats that are not read "
+                f"({_all_of(self.unread)}; save them as PNG)"
+            )
         if self.folders:
             phrases.append(
                 f"{count_of(self.folders.total(), 'hidden or system folder')} "
@@ -81,13 +113,27 @@ def count_of(count: int, noun: str) -> str:
     return f"{count} {noun}s"
 
 
-def _most_common(counts: Counter[str]) -> str:
+def _parts(counts: Counter[str]) -> list[str]:
     parts = []
     for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         parts.append(f"{count} {name}")
+    return parts
+
+
+def _all_of(counts: Counter[str]) -> str:
+    return ", ".join(_parts(counts))
+
+
+def _most_common(counts: Counter[str]) -> str:
+    parts = _parts(counts)
     if len(parts) > NAMES_SHOWN:
         parts[NAMES_SHOWN:] = ["..."]
     return ", ".join(parts)
+
+
+def is_unread(path: Path) -> bool:
+    """Tell by its ending whether a file is an image of a format that is not read."""
+    return path.suffix.lower() in UNREAD_SUFFIXES and not path.name.startswith(".")
 
 
 def is_system_folder(name: str) -> bool:
@@ -191,5 +237,7 @@ class _Walk:
             files.append(path)
         elif path.name.startswith("."):
             self._left_out.hidden += 1
+        elif is_unread(path):
+            self._left_out.unread[path.suffix.lower()] += 1
         else:
             self._left_out.other[path.suffix.lower() or "without an ending"] += 1

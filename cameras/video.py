@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from flawline.cameras import Camera, CameraError, CameraOptions, Frame
+from flawline.extras import install_command
 
 
 class Video(Camera):
@@ -42,7 +43,7 @@ class Video(Camera):
         try:
             import av  # noqa: F401
         except ImportError:
-            return "videos need PyAV, as OpenCV hides damaged frames; pip install 'flawline[video]'"
+            return f"videos need PyAV, as OpenCV hides damaged frames; {install_command('video')}"
         return None
 
     @classmethod

@@ -24,8 +24,8 @@ def add_graph(bundle: Bundle, precision: str, data: Path) -> Bundle:
     Args:
         bundle: the bundle to add to; its FP32 graph is the reference.
         precision: a name in WRITERS.
-        data: the data set that the bundle was built on; the graph is compared on its held-out good
-            images and on test images.
+        data: the data set that the bundle was built on; the graph is compared on good images, those
+            that are held out if there are any, and on test images.
 
     Raises:
         ExportError: the precision cannot be written, or its decisions, scores or maps leave their
@@ -51,7 +51,7 @@ def _write_and_compare(
     bundle: Bundle, precision: str, data: Path, progress: Progress
 ) -> tuple[bytes, Parity]:
     manifest = bundle.manifest
-    selection = select_images(data, manifest.geometry, manifest.file_bit_depth)
+    selection = select_images(data, manifest.geometry, manifest.file_bit_depth, manifest.folds)
     context = GraphContext(
         fp32_islands=manifest.fp32_islands,
         good_images=selection.train,

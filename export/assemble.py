@@ -1,28 +1,32 @@
-"""From a trained method to a bundle: threshold on held-out good images, parity on real images."""
+"""From a trained method to a bundle: a threshold from good images, parity on real images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from flawline.export import ExportError
+from flawline.export.good_scores import (
+    GoodScores,
+    held_out_scores,
+    out_of_fold_scores,
+    require_rate,
+)
 from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
 from flawline.export.provenance import bundle_provenance
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
-from flawline.runtime.bundle import Bundle, Golden, write_bundle
-from flawline.runtime.console import log
+from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.console import log, warn
+from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
 from flawline.runtime.precisions import FP32
 from flawline.runtime.source_images import SourceSizes
-from flawline.runtime.threshold import check_false_alarm_rate, describe, set_threshold
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, describe_images
@@ -43,7 +47,7 @@ class ExportOptions:
 
     Attributes:
         false_alarm_rate: share of good parts that may be rejected; None for the default.
-        parity_images: number of test images to compare on, next to the held-out good ones.
+        parity_images: number of test images to compare on, next to good ones.
         outputs: GRAPH_OUTPUTS, or ("score",) for a graph without the map.
         static_batch: the only batch size that the graph accepts; None for any.
         allow_unfinished: export a training that was cut short; the bundle is marked.
@@ -67,31 +71,32 @@ def build_bundle(
 
     Args:
         checkpoint: a fitted method in eval mode, and how it was trained.
-        data: the data set that it was trained on; its held-out images set the threshold.
+        data: the data set that it was trained on. Its held-out images set the threshold, unless
+            the checkpoint has out-of-fold scores of its good images.
         out: the folder to write; an existing bundle there is replaced.
         options: the options of the bundle.
         command: the arguments of the command, for the provenance.
 
     Raises:
         ExportError: the graph does not decide as the method does, or the training was cut short.
-        CalibrationError: too few good images for the false-alarm rate.
-        DataError: the data set cannot be used, or its held-out images were trained on.
+        CalibrationError: too few good images for the false-alarm rate, or they are all equal.
+        DataError: the data set cannot be used, its held-out images were trained on, or its good
+            images are not those of the out-of-fold scores.
         BundleError: the bundle cannot be written.
     """
     _require_finished(checkpoint, options)
     method = checkpoint.method
-    selection = _select_images(checkpoint, data, options)
-    held_out = selection.held_out
+    selection, good = _select_images(checkpoint, data, options)
     exported = _export(method, options)
     reference, results = _judge(method, exported.model, selection.images, options)
-    good_scores = results.scores[: len(held_out)]
-    peaks = reference.maps[: len(held_out)].max((1, 2))
-    # The threshold comes from the exported graph, because that is what runs.
-    calibration = _calibrate(good_scores, held_out, options.false_alarm_rate)
+    if good is None:
+        good = held_out_scores(selection.good, results, reference)
+    manifest = _manifest(method, exported, good)
+    calibration = good.calibrate(options.false_alarm_rate, manifest.score_tolerance)
     if options.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
         reference = replace(reference, maps=results.maps)
     manifest = replace(
-        _manifest(method, exported, Spread.of(good_scores), Spread.of(peaks)),
+        manifest,
         provenance=bundle_provenance(checkpoint.provenance, data, command),
         bit_depth=_bit_depth(checkpoint),
         training=checkpoint.length,
@@ -111,21 +116,31 @@ class _Exported:
     fp32_islands: tuple[str, ...]
 
 
-def _select_images(checkpoint: Checkpoint, data: Path, options: ExportOptions) -> ImageSelection:
-    """Select the images, and check what can be checked about them before the work begins."""
+def _select_images(
+    checkpoint: Checkpoint, data: Path, options: ExportOptions
+) -> tuple[ImageSelection, GoodScores | None]:
+    """Select the images, and check what can be checked about them before the work begins.
+
+    Also returns the out-of-fold scores of the good images, or None if images are held out.
+    """
     method = checkpoint.method
     bit_depth = _bit_depth(checkpoint)
     # A method that was trained on 8-bit images says nothing about the scale of deeper ones.
     file_bit_depth = bit_depth if bit_depth > 8 else None
-    selection = select_images(data, method.geometry, file_bit_depth, options.parity_images)
-    held_out = selection.held_out
+    record = checkpoint.out_of_fold
+    folds = 0 if record is None else record.count
+    selection = select_images(data, method.geometry, file_bit_depth, folds, options.parity_images)
     for line in selection.data_set.describe():
         log(line)
-    _require_unseen(selection, checkpoint)
-    check_false_alarm_rate(options.false_alarm_rate, len(held_out))
-    for line in describe_images(held_out, method.geometry, selection.bit_depth):
+    good = None
+    if record is None:
+        _require_unseen(selection, checkpoint)
+    else:
+        good = out_of_fold_scores(record, selection.train.paths)
+    require_rate(options.false_alarm_rate, selection.good, good)
+    for line in describe_images(selection.good, method.geometry, selection.bit_depth):
         log(f"note: {line}")
-    return selection
+    return selection, good
 
 
 def _require_finished(checkpoint: Checkpoint, options: ExportOptions) -> None:
@@ -134,6 +149,12 @@ def _require_finished(checkpoint: Checkpoint, options: ExportOptions) -> None:
     if length is None or length.finished:
         return
     remedy = "repeat the training command, which continues it"
+    if checkpoint.out_of_fold is not None:
+        # Without the scores of all folds there is nothing to set a threshold from.
+        raise ExportError(
+            f"the training was cut short after {length.describe()}, before its part "
+            f"{checkpoint.missing_phases[0]}; {remedy}, or train with --folds 0 and a hold-out"
+        )
     if checkpoint.missing_phases:
         raise ExportError(
             f"the training was cut short after {length.describe()}, before its phase "
@@ -144,16 +165,16 @@ def _require_finished(checkpoint: Checkpoint, options: ExportOptions) -> None:
             f"the training was cut short after {length.describe()}; {remedy}, or export it as it "
             f"is with --allow-unfinished"
         )
-    log(f"warning: the training was cut short after {length.describe()}; the bundle is marked")
+    warn(f"warning: the training was cut short after {length.describe()}; the bundle is marked")
 
 
 def _source_sizes(checkpoint: Checkpoint, selection: ImageSelection) -> SourceSizes | None:
-    """Return the sizes of the good images: those of the training, extended by the held-out ones."""
+    """Return the sizes of the good images: those of the training, extended by the selected ones."""
     if checkpoint.source_sizes is None:
         return None
     sizes = selection.images.sizes
-    held_out = SourceSizes.of([sizes[path] for path in selection.held_out])
-    return checkpoint.source_sizes.extended(held_out)
+    good = SourceSizes.of([sizes[path] for path in selection.good])
+    return checkpoint.source_sizes.extended(good)
 
 
 def _bit_depth(checkpoint: Checkpoint) -> int:
@@ -168,7 +189,7 @@ def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
     """Check that the method was not trained on the images that set its threshold."""
     training = selection.train.paths
     if checkpoint.trained_on:
-        note = require_not_trained_on(selection.held_out, training, checkpoint.trained_on)
+        note = require_not_trained_on(selection.good, training, checkpoint.trained_on)
         if note is not None:
             log(f"note: {note}")
         return
@@ -200,44 +221,26 @@ def _judge(
     return ScoresAndMaps(scores, maps), results
 
 
-def _calibrate(
-    scores: npt.NDArray[Any], held_out: Sequence[Path], false_alarm_rate: float | None
-) -> Calibration:
-    """Set the threshold from the scores [n] of the held-out images, and log what supports it."""
-    calibration = set_threshold(scores, false_alarm_rate)
-    for line in describe(calibration, false_alarm_rate):
-        log(line)
-    # A defective part among the good ones would raise the threshold: show where to look.
-    suspect = int(np.argmax(scores))
-    log(
-        f"highest-scoring of them: {scores[suspect]:.6g} {held_out[suspect]}; a defective part "
-        f"among the good ones would have the highest score"
-    )
-    return calibration
-
-
-def _manifest(
-    method: Method,
-    exported: _Exported,
-    score: Spread,
-    map_peak: Spread,
-) -> Manifest:
-    """Describe the exported method; `score` and `map_peak` are of the held-out good images."""
+def _manifest(method: Method, exported: _Exported, good: GoodScores) -> Manifest:
+    """Describe the exported method and its scores of good images."""
+    score = Spread.of(good.scores)
+    map_peak = Spread.of(good.peaks)
     return Manifest(
         method=method.name,
         backbone=method.settings.backbone,
         geometry=method.geometry,
         score=score,
         map_peak=map_peak,
-        score_tolerance=_tolerance(score),
-        map_tolerance=method.map_tolerance * _tolerance(map_peak),
+        score_tolerance=tolerance_of(score),
+        map_tolerance=method.map_tolerance * tolerance_of(map_peak),
         fp32_islands=exported.fp32_islands,
         outputs=exported.outputs,
         provenance={},
+        folds=good.folds,
     )
 
 
-def _tolerance(spread: Spread) -> float:
+def tolerance_of(spread: Spread) -> float:
     """Return the allowed absolute error of a quantity; it is above rounding in any case."""
     return TOLERANCE * max(spread.std, 1e-3 * abs(spread.mean), 1e-6)
 

@@ -1,21 +1,24 @@
-"""python -m export.build: from images or a checkpoint to a bundle, and to this machine's engine.
+"""flawline build: from images or a checkpoint to a bundle, and to this machine's engine.
 
-python -m export.build --method simplenet --data /data/bottle           train and build a bundle
-python -m export.build --checkpoint C --data /data/bottle --out B       build a bundle
-python -m export.build --bundle B --engine tensorrt                     build the engine
-python -m export.build --bundle B --precision int8 --data /data/bottle  add a graph
+Also `python -m export.build`.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from flawline.cameras.bit_depth import bit_depth_remedy
+from flawline.commands import command_line, program_of
 from flawline.export import ExportError
 from flawline.export.graphs import WRITERS
 from flawline.export.local_engine import (
@@ -24,9 +27,12 @@ from flawline.export.local_engine import (
     prepare_local_engine,
     read_build_options,
 )
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.console import Parser, log, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
+from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.runtime.precisions import PRECISIONS
 from flawline.train import METHODS, TrainError
@@ -38,11 +44,16 @@ from flawline.train.fit import (
     recipe_from_arguments,
 )
 
-PROGRAM = "flawline-build"
-INTERRUPTED = (
-    "interrupted; no partial bundle was written, and the same command continues an unfinished "
-    "training from its last saved step"
+PROGRAM = program_of("build")
+EXAMPLES = (
+    "flawline build --method simplenet --data /data/bottle           train and build a bundle",
+    "flawline build --checkpoint C --data /data/bottle --out B       build a bundle",
+    "flawline build --bundle B --engine tensorrt                     build the engine",
+    "flawline build --bundle B --precision int8 --data /data/bottle  add a graph",
 )
+INTERRUPTED = "interrupted; a bundle is written whole or not at all"
+# Where bundles are written without --out.
+DEFAULT_OUT = Path("bundles")
 # Where the demo data is written if neither images nor a checkpoint are given.
 DEMO_FOLDER = Path("demo/data")
 
@@ -60,12 +71,13 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     given, _ = first.parse_known_args(words)
     parser = Parser(
         prog=PROGRAM,
+        examples=[line for line in EXAMPLES if given.bundle is None or "--bundle" in line],
         description="Export a detector to a bundle, and build this machine's engine. --precision "
         "also adds the graph of that precision to the bundle.",
     )
     parser.add_argument(
         "--bundle",
-        type=Path,
+        type=path_argument,
         help="work on this bundle instead of building one; takes --data and the flags of engines",
     )
     parser.add_argument(
@@ -85,7 +97,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
     )
     parser.add_argument(
-        "--save-checkpoint", type=Path, help="where to save the trained checkpoint; default runs/"
+        "--save-checkpoint",
+        type=path_argument,
+        help="where to save the trained checkpoint; default runs/",
     )
     add_training_arguments(parser)
     return parse_arguments(parser, words)
@@ -102,9 +116,11 @@ def _parse_rest(parser: Parser, words: Sequence[str], reason: str) -> argparse.N
 def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("bundle")
     group.add_argument(
-        "--checkpoint", type=Path, help="from train.fit; without it, one is trained first"
+        "--checkpoint", type=path_argument, help="from train.fit; without it, one is trained first"
     )
-    group.add_argument("--out", type=Path, help="the bundle to write; default bundles/METHOD-DATA")
+    group.add_argument(
+        "--out", type=path_argument, help="the bundle to write; default bundles/METHOD-DATA"
+    )
     group.add_argument(
         "--allow-unfinished",
         action="store_true",
@@ -140,7 +156,8 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
     method = checkpoint.method
     if checkpoint.training is not None:
         raise TrainError(
-            f"checkpoint {path} is of an unfinished training; continue it with python -m train.fit"
+            f"checkpoint {path} is of an unfinished training; continue it with the command that "
+            f"trained it"
         )
     if args.method is not None and args.method != method.name:
         raise TrainError(f"checkpoint {path} holds {method.name}; leave --method out")
@@ -149,7 +166,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         data = Path(checkpoint.provenance["data"])
     out = args.out
     if out is None:
-        out = Path("bundles") / f"{method.name}-{data.name}"
+        out = DEFAULT_OUT / f"{method.name}-{data.name}"
     options = ExportOptions(
         false_alarm_rate=args.false_alarm_rate,
         outputs=GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1],
@@ -157,7 +174,20 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         allow_unfinished=args.allow_unfinished,
     )
     with bit_depth_remedy(TRAIN_WITH_BITS):
-        return build_bundle(checkpoint, data, out, options, words), data
+        bundle = build_bundle(checkpoint, data, out, options, words)
+    # What follows adds to the bundle, which is usable from here on.
+    log(f"wrote bundle {bundle.path}")
+    return bundle, data
+
+
+def _require_writable(out: Path) -> None:
+    """Raise ExportError if a folder cannot be written, before minutes of training and judging."""
+    try:
+        make_writable(out.parent)
+    except OSError as error:
+        raise ExportError(
+            f"{out} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
+        ) from error
 
 
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:
@@ -236,6 +266,7 @@ def _run(words: Sequence[str]) -> None:
     if args.bundle is not None:
         bundle = read_bundle(args.bundle)
     else:
+        _require_writable(args.out or DEFAULT_OUT / "bundle")
         bundle, data = _build(args, words)
     if options.precision != "auto":
         bundle = _add_missing_graph(bundle, options.precision, data)
@@ -251,8 +282,7 @@ def _log_next_step(bundle: Bundle, data: Path | None) -> None:
     if data is not None:
         test = data / "test"
         camera = str(test if test.is_dir() else data)
-    stream = ["python", "-m", "flawline.runtime.infer_stream"]
-    command = shlex.join([*stream, "--bundle", str(bundle.path), "--camera", camera])
+    command = command_line("stream", "--bundle", bundle.path, "--camera", camera)
     log(f"bundle {bundle.path}; run it: {command}")
 
 

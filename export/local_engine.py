@@ -10,6 +10,7 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
+from flawline.commands import command_line, command_line_elsewhere
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import (
@@ -117,8 +118,27 @@ def prepare_local_engine(
     if name == "auto" and not kind.compiles and compiling:
         log(
             f"on a machine for {' or '.join(compiling)}, run: "
-            f"python -m export.build --bundle {bundle.path} --engine {compiling[0]}"
+            f"{build_command(bundle, compiling[0], elsewhere=True)}"
         )
+
+
+def build_command(bundle: Bundle, engine: str, elsewhere: bool = False) -> str:
+    """Return the command that builds an engine's plan into the engines/ folder of a bundle.
+
+    It names a precision if the bundle lacks the graph of the engine's default. On a machine
+    elsewhere, the bundle has the same name and another place.
+    """
+    if elsewhere:
+        command = command_line_elsewhere("build", "--bundle", bundle.path.name, "--engine", engine)
+    else:
+        command = command_line("build", "--bundle", bundle.path, "--engine", engine)
+    precisions = engine_class(engine).precisions
+    if precisions[0] in bundle.precisions:
+        return command
+    for precision in precisions:
+        if precision in bundle.precisions:
+            return f"{command} --precision {precision}"
+    return command
 
 
 def _compiling_engines() -> list[str]:

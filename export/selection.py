@@ -20,22 +20,27 @@ class ImageSelection:
     Attributes:
         data_set: the whole data set.
         train: prepared good images that the method was trained on.
-        held_out: files of the good images that set the threshold.
-        paths: files of the images to compare graphs on: all of `held_out`, then test images.
+        good: files of the good images to compare graphs on: all that are held out to set the
+            threshold, or some of those trained on if none are held out.
+        paths: files of the images to compare graphs on: all of `good`, then test images.
         images: the prepared images of `paths`, uint8 [H, W, 3], decoded at every access.
         bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
     """
 
     data_set: DataSet
     train: PreparedImages
-    held_out: list[Path]
+    good: list[Path]
     paths: list[Path]
     images: PreparedImages
     bit_depth: int | None
 
 
 def select_images(
-    data: Path, geometry: Geometry, bit_depth: int | None, test_images: int = PARITY_IMAGES
+    data: Path,
+    geometry: Geometry,
+    bit_depth: int | None,
+    folds: int = 0,
+    test_images: int = PARITY_IMAGES,
 ) -> ImageSelection:
     """Open a data set and select the images of an export. Raises DataError.
 
@@ -43,18 +48,21 @@ def select_images(
         data: the folder of the data set.
         geometry: how images are prepared.
         bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
+        folds: 0 if good images are held out; otherwise the method was trained on all of them.
         test_images: how many test images to compare on at most. They are sorted by kind of defect,
             so that evenly spaced ones cover all kinds.
     """
     data_set = open_data(data)
-    train, held_out = hold_out(data_set.train_good)
-    paths = list(held_out)
+    train, good = list(data_set.train_good), evenly_spaced(data_set.train_good, PARITY_IMAGES)
+    if folds == 0:
+        train, good = hold_out(data_set.train_good)
+    paths = list(good)
     for sample in evenly_spaced(data_set.test, test_images):
         paths.append(sample.path)
     return ImageSelection(
         data_set=data_set,
         train=PreparedImages(train, geometry, bit_depth),
-        held_out=held_out,
+        good=list(good),
         paths=paths,
         images=PreparedImages(paths, geometry, bit_depth),
         bit_depth=bit_depth,

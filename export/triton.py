@@ -1,4 +1,4 @@
-"""python -m export.triton --bundle B --out model_repository/: a bundle as a model of NVIDIA Triton.
+"""flawline triton --bundle B --out model_repository/: a bundle as a model of NVIDIA Triton.
 
     model_repository/<name>/config.pbtxt    input, output, batching, warm-up, and as parameters
                                             the threshold and the geometry
@@ -11,6 +11,12 @@ and compares the score with the threshold. This command needs neither torch nor 
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
 import re
 import shlex
@@ -22,7 +28,9 @@ from pathlib import Path
 
 import numpy as np
 
+from flawline.commands import program_of
 from flawline.export import ExportError
+from flawline.export.local_engine import build_command
 from flawline.export.triton_config import (
     BACKENDS,
     CONFIG,
@@ -30,10 +38,11 @@ from flawline.export.triton_config import (
     WARM_UP,
     config_text,
 )
-from flawline.export.triton_plan import build_command, check_plan
+from flawline.export.triton_plan import check_plan
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.console import Parser, log, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.runtime.engines.onnxruntime_cpu import open_session
 from flawline.runtime.files import replace_folder
 from flawline.runtime.precisions import FP32, PRECISIONS
@@ -138,14 +147,15 @@ def _choose_model(bundle: Bundle, engine: str, precision: str | None, plan: Path
         return _Model(bundle.model(precision), precision, precision)
     if plan is None:
         raise ExportError(
-            f"--engine {engine} needs --plan FILE, built on the server's GPU with "
-            f"{build_command(bundle, engine)}, which writes it into the bundle's engines/"
+            f"--engine {engine} needs --plan FILE, a plan in the bundle's engines/; "
+            f"build it on the server's GPU: {build_command(bundle, engine)}"
         )
     facts = check_plan(bundle, plan, engine)
     if precision not in (None, facts.precision):
         raise ExportError(
             f"plan {plan}: computes in {facts.precision}, not {precision}; leave --precision out"
         )
+    log(f"note: the plan is for {facts.built_for}; Triton needs that version and that GPU")
     return _Model(plan, facts.precision, facts.graph, facts.max_batch)
 
 
@@ -188,7 +198,7 @@ def _max_batch(graph: Path, wanted: int | None, model: _Model) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m export.triton",
+        prog=program_of("triton"),
         description="Write a bundle into a model repository of NVIDIA Triton Inference Server.",
     )
     parser.add_argument("--bundle", type=path_argument, required=True)

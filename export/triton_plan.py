@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flawline.export import ExportError
+from flawline.export.local_engine import build_command
+from flawline.os_errors import reason_of
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.engines.tensorrt.plan_cache import RECORD
+from flawline.runtime.engines.tensorrt.plan_cache import RECORD, PlanUnusable, read_record
+from flawline.runtime.files import sha256_of
+from flawline.runtime.precisions import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class PlanFacts:
 
     `precision` is what it computes in, and `graph` the precision of the bundle's graph that it was
     built from; TensorRT 8 builds FP16 plans from the FP32 graph. `max_batch` is its largest batch.
+    `built_for` names the version of the library and the GPU, outside which TensorRT refuses it.
     """
 
     precision: str
     graph: str
     max_batch: int
+    built_for: str
 
 
 def check_plan(bundle: Bundle, plan: Path, engine: str) -> PlanFacts:
@@ -34,50 +36,49 @@ def check_plan(bundle: Bundle, plan: Path, engine: str) -> PlanFacts:
     """
     if not plan.is_file():
         raise ExportError(
-            f"plan {plan}: there is no such file; build it on the server's GPU, then pass --plan"
+            f"plan {plan}: there is no such file; build it on the server's GPU: "
+            f"{build_command(bundle, engine)}"
         )
-    record = _read_record(plan)
     try:
-        identity = record["identity"]
-        built_by = identity["engine"]
-        precision = str(identity["precision"])
-        source = str(identity["source"]).split()[0]
-        digest = record["plan"]
-        max_batch = int(record["options"]["max_batch"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise _refusal(plan, f"its {RECORD} is not a record of a plan", bundle, engine) from error
-    if built_by != engine:
-        raise _refusal(plan, f"was built by {built_by}, and Triton needs {engine}", bundle, engine)
-    graph = _graph_with_hash(bundle, source)
-    if graph is None:
-        raise _refusal(plan, f"was not built from a graph of {bundle.path}", bundle, engine)
-    try:
-        content = plan.read_bytes()
-    except OSError as error:
-        raise _refusal(plan, f"cannot be read ({error.strerror})", bundle, engine) from error
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise _refusal(plan, f"is not the plan that its {RECORD} describes", bundle, engine)
-    return PlanFacts(precision, graph, max_batch)
-
-
-def _read_record(plan: Path) -> dict[str, Any]:
-    path = plan.with_name(RECORD)
-    try:
-        record = json.loads(path.read_bytes())
+        record = read_record(plan.with_name(RECORD))
     except FileNotFoundError as error:
         raise ExportError(
             f"plan {plan}: there is no {RECORD} next to it, which says how it was built; "
             f"pass the plan in the folder that export.build wrote"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(
-            f"plan {plan}: its {RECORD} cannot be read ({error}); build the plan again"
-        ) from error
-    return record if isinstance(record, dict) else {}
+    except OSError as error:
+        reason = f"its {RECORD} cannot be read ({reason_of(error)})"
+        raise _refusal(plan, reason, bundle, engine) from error
+    except PlanUnusable as unusable:
+        raise _refusal(plan, f"its {RECORD} {unusable}", bundle, engine) from unusable
+    identity = record.identity
+    if identity.engine != engine:
+        reason = f"was built by {identity.engine}, and Triton needs {engine}"
+        raise _refusal(plan, reason, bundle, engine)
+    if record.options.dla is not None:
+        reason = "was built for a DLA, which this configuration does not select"
+        raise _refusal(plan, reason, bundle, engine)
+    graph = _graph_of(bundle, identity.source)
+    if graph is None or identity.precision not in PRECISIONS:
+        raise _refusal(plan, f"was not built from a graph of {bundle.path}", bundle, engine)
+    try:
+        digest = sha256_of(plan)
+    except OSError as error:
+        raise _refusal(plan, f"cannot be read ({reason_of(error)})", bundle, engine) from error
+    if digest != record.sha256:
+        raise _refusal(plan, f"is not the plan that its {RECORD} describes", bundle, engine)
+    built_for = f"{engine} {identity.version}, {identity.description}"
+    return PlanFacts(identity.precision, graph, record.options.max_batch, built_for)
 
 
-def _graph_with_hash(bundle: Bundle, digest: str) -> str | None:
-    """Return the precision of the bundle's graph with this hash; None if it has no such graph."""
+def _graph_of(bundle: Bundle, source: str) -> str | None:
+    """Return the precision of the bundle's graph that a plan was built from; None if it has none.
+
+    `source` is the hash of the graph, then the FP32 islands that the builder was asked to observe.
+    """
+    digest, *islands = source.split(" ")
+    if islands and tuple(islands) != bundle.manifest.fp32_islands:
+        return None
     for precision in bundle.precisions:
         if bundle.model_sha256(precision) == digest:
             return precision
@@ -88,9 +89,3 @@ def _refusal(plan: Path, reason: str, bundle: Bundle, engine: str) -> ExportErro
     return ExportError(
         f"plan {plan}: {reason}; build it on the server's GPU: {build_command(bundle, engine)}"
     )
-
-
-def build_command(bundle: Bundle, engine: str) -> str:
-    """Return the command that builds a plan into the engines/ folder of a bundle."""
-    folder = shlex.quote(str(bundle.path))
-    return f"python -m export.build --bundle {folder} --engine {engine}"

@@ -17,26 +17,38 @@ ends with the remedy.
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
 
-import numpy as np
-
-from flawline import FlawlineError
+from flawline.commands import command_line
 from flawline.os_errors import reason_of, remedy_of
-from flawline.runtime.files import replace_folder, write_atomically
-from flawline.runtime.image import Image, Map
+from flawline.runtime.bundle_files import (
+    CALIBRATION,
+    ENGINE_CACHE,
+    MANIFEST,
+    PREVIOUS_CALIBRATION,
+    BundleError,
+    may_be_replaced,
+    parse_json_file,
+    plausible_calibration,
+    read_json,
+    refuse,
+    refuse_unreadable,
+    require_plausible,
+    undo_command,
+    unwritable,
+)
+from flawline.runtime.files import replace_folder, sha256_of, write_atomically
+from flawline.runtime.golden import Golden, pack_golden, read_golden
+from flawline.runtime.graph_signature import check_signature, read_signature
 from flawline.runtime.manifest import (
     GOLDEN,
     GRAPH_OUTPUTS,
     MODEL,
     Calibration,
     Manifest,
-    calibration_from_json,
     calibration_to_json,
     manifest_from_json,
     manifest_to_json,
@@ -44,30 +56,21 @@ from flawline.runtime.manifest import (
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.strict_json import SchemaError
 
-MANIFEST = "manifest.json"
-CALIBRATION = "calibration.json"
-PREVIOUS_CALIBRATION = "calibration.previous.json"
-ENGINE_CACHE = "engines"
+__all__ = [
+    "CALIBRATION",
+    "ENGINE_CACHE",
+    "MANIFEST",
+    "PREVIOUS_CALIBRATION",
+    "Bundle",
+    "BundleError",
+    "add_model",
+    "read_bundle",
+    "undo_calibration",
+    "write_bundle",
+    "write_calibration",
+]
+
 ID_DIGITS = 12
-
-Content = TypeVar("Content")
-
-
-class BundleError(FlawlineError):
-    """The bundle cannot be used."""
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Inputs of the model with the results that every engine must reproduce.
-
-    `images` is uint8 [k, H, W, 3], `scores` float32 [k] and `maps` float32 [k, H, W], or [k, 0, 0]
-    if the graph has no map.
-    """
-
-    images: Image
-    scores: Map
-    maps: Map
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,11 @@ class Bundle:
         """
         name = _model_file(precision)
         if name not in self.sha256:
+            words = ("--bundle", self.path, "--precision", precision, "--data", "DATA")
             raise BundleError(
                 f"bundle {self.path} holds no {precision} graph; add it where onnx is installed: "
-                f"python -m export.build --bundle {self.path} --precision {precision} --data DATA"
+                f"{command_line('build', *words)}, or use "
+                f"--precision {' or '.join(self.precisions)}"
             )
         return self.path / name
 
@@ -135,40 +140,55 @@ class Bundle:
 
         Raises BundleError if they cannot be read or do not fit the manifest.
         """
-        # A truncated archive raises BadZipFile, an absent member KeyError, a wrong header
-        # ValueError.
+        geometry = self.manifest.geometry
         try:
-            with np.load(self.path / GOLDEN, allow_pickle=False) as data:
-                golden = Golden(data["images"], data["scores"], data["maps"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            _refuse(self.path, f"{GOLDEN} cannot be read ({error})")
-        height = self.manifest.geometry.height
-        width = self.manifest.geometry.width
-        images_fit = golden.images.shape[1:] == (height, width, 3)
-        maps_fit = golden.maps.shape[1:] == self.map_size
-        if not images_fit or not maps_fit or len(golden.images) == 0:
-            _refuse(self.path, f"{GOLDEN} does not fit the manifest's input size {height}x{width}")
-        return golden
+            return read_golden(self.path / GOLDEN, (geometry.height, geometry.width), self.map_size)
+        except SchemaError as error:
+            refuse(self.path, f"{GOLDEN} {error}")
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read and check a bundle. Raises BundleError."""
+    """Read a bundle, and check its hashes, graphs and threshold. Raises BundleError."""
     path = Path(path)
     if not path.is_dir():
-        _refuse(path, "there is no such folder")
-    manifest, files = _read(path, MANIFEST, manifest_from_json)
+        refuse(path, "there is no such folder")
+    manifest, files = read_json(path, MANIFEST, manifest_from_json)
     # Check the hashes first: the error of an engine for a truncated file does not name the cause.
     for name, expected in files.items():
         try:
-            data = (path / name).read_bytes()
+            digest = sha256_of(path / name)
         except OSError as error:
-            _refuse_unreadable(path, name, error)
-        if _sha256(data) != expected:
-            _refuse(
+            refuse_unreadable(path, name, error)
+        if digest != expected:
+            refuse(
                 path, f"{name} is not the file that was built (its sha256 differs from {MANIFEST})"
             )
-    calibration = _read(path, CALIBRATION, calibration_from_json)
+    _check_graphs(path, files, manifest)
+    try:
+        calibration = parse_json_file(
+            path, CALIBRATION, partial(plausible_calibration, manifest=manifest)
+        )
+    except SchemaError as error:
+        refuse(path, str(error), undo_command(path, manifest))
     return Bundle(path, manifest, calibration, files)
+
+
+def _check_graphs(path: Path, files: Iterable[str], manifest: Manifest) -> None:
+    """Refuse a graph whose inputs and outputs are not those of the manifest.
+
+    A hash shows that it is the file that was built, not that this is the right one. Raises
+    BundleError.
+    """
+    size = (manifest.geometry.height, manifest.geometry.width)
+    for name in files:
+        if name == GOLDEN:
+            continue
+        try:
+            check_signature(read_signature(path / name), size, manifest.outputs)
+        except OSError as error:
+            refuse_unreadable(path, name, error)
+        except SchemaError as error:
+            refuse(path, f"{name} {error}")
 
 
 def write_bundle(
@@ -186,12 +206,10 @@ def write_bundle(
     """
     path = Path(path)
     # A mistyped --out must never delete a folder of the user.
-    if path.exists() and not (path / MANIFEST).is_file():
+    if not may_be_replaced(path):
         raise BundleError(f"{path} exists and is not a bundle; choose another --out")
-    # Packed in memory, because the hash is computed before the file is written.
-    packed = io.BytesIO()
-    np.savez_compressed(packed, images=golden.images, scores=golden.scores, maps=golden.maps)
-    contents = {GOLDEN: packed.getvalue()}
+    require_plausible(path, calibration, manifest)
+    contents = {GOLDEN: pack_golden(golden)}
     for precision, model in models.items():
         contents[_model_file(precision)] = model
     hashes = {name: _sha256(data) for name, data in contents.items()}
@@ -223,7 +241,7 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
         write_atomically(bundle.path / name, model)
         write_atomically(bundle.path / MANIFEST, manifest_to_json(bundle.manifest, files))
     except OSError as error:
-        raise _unwritable(bundle.path, error) from error
+        raise unwritable(bundle.path, error) from error
     return read_bundle(bundle.path)
 
 
@@ -233,6 +251,7 @@ def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
     The file that is replaced is stored as PREVIOUS_CALIBRATION, unless it is the same. Raises
     BundleError.
     """
+    require_plausible(bundle.path, calibration, bundle.manifest)
     current = bundle.path / CALIBRATION
     content = calibration_to_json(calibration)
     try:
@@ -243,7 +262,7 @@ def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
         write_atomically(bundle.path / PREVIOUS_CALIBRATION, replaced)
         write_atomically(current, content)
     except OSError as error:
-        raise _unwritable(bundle.path, error) from error
+        raise unwritable(bundle.path, error) from error
 
 
 def undo_calibration(path: Path) -> Calibration:
@@ -253,14 +272,17 @@ def undo_calibration(path: Path) -> Calibration:
     BundleError if there is no previous threshold, or if it cannot be read or written.
     """
     if not path.is_dir():
-        _refuse(path, "there is no such folder")
+        refuse(path, "there is no such folder")
     previous = path / PREVIOUS_CALIBRATION
     if not previous.is_file():
         raise BundleError(
             f"bundle {path} has no {PREVIOUS_CALIBRATION}: its threshold was never replaced; "
             f"leave --undo out"
         )
-    calibration = _read(path, PREVIOUS_CALIBRATION, calibration_from_json)
+    manifest, _files = read_json(path, MANIFEST, manifest_from_json)
+    calibration = read_json(
+        path, PREVIOUS_CALIBRATION, partial(plausible_calibration, manifest=manifest)
+    )
     current = path / CALIBRATION
     try:
         replaced = current.read_bytes() if current.exists() else None
@@ -268,12 +290,8 @@ def undo_calibration(path: Path) -> Calibration:
         if replaced is not None:
             write_atomically(previous, replaced)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     return calibration
-
-
-def _unwritable(path: Path, error: OSError) -> BundleError:
-    return BundleError(f"{path} cannot be written ({reason_of(error)}); {remedy_of(error)}")
 
 
 def _model_file(precision: str) -> str:
@@ -283,31 +301,3 @@ def _model_file(precision: str) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _read(path: Path, name: str, parse: Callable[[bytes], Content]) -> Content:
-    """Read one of the JSON files of a bundle. Raises BundleError."""
-    try:
-        return parse((path / name).read_bytes())
-    except FileNotFoundError:
-        _refuse(path, f"{name} is missing")
-    except OSError as error:
-        _refuse_unreadable(path, name, error)
-    except SchemaError as error:
-        _refuse(path, f"{name}: {error}")
-
-
-def _refuse_unreadable(path: Path, name: str, error: OSError) -> NoReturn:
-    """Raise BundleError for a file that the operating system does not let be read."""
-    reason = f"{name} cannot be read ({reason_of(error)})"
-    if isinstance(error, FileNotFoundError):
-        _refuse(path, reason)
-    raise BundleError(f"bundle {path}: {reason}; {remedy_of(error)}") from error
-
-
-def _refuse(path: Path, reason: str) -> NoReturn:
-    """Raise BundleError with the remedy: copying the bundle again, or building it."""
-    raise BundleError(
-        f"bundle {path}: {reason}; copy it again from where it was built, or build it: "
-        f"python -m export.build --checkpoint CHECKPOINT --out {path}"
-    )

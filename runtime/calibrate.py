@@ -1,14 +1,17 @@
 """Set the threshold on the inspecting machine, from good parts in front of its camera.
 
-    python -m runtime.calibrate --bundle B --camera usb://0 --max-frames 300
-    python -m runtime.calibrate --bundle B --camera good-parts/ --false-alarm-rate 0.02 --dry-run
-    python -m runtime.calibrate --bundle B --undo
-
-The parts must be good, and must not be those that the detector was trained on. The threshold that
-is replaced is stored next to the new one, as calibration.previous.json. Needs no torch.
+Also `python -m runtime.calibrate`. The parts must be good, and must not be those that the detector
+was trained on. The threshold that is replaced is stored next to the new one, as
+calibration.previous.json. Needs no torch.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
 
 import argparse
 import math
@@ -21,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import Camera, CameraError, Frame, open_camera
+from flawline.commands import program_of
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import (
     CALIBRATION,
@@ -29,16 +33,11 @@ from flawline.runtime.bundle import (
     undo_calibration,
     write_calibration,
 )
-from flawline.runtime.console import (
-    Parser,
-    discard_stdout,
-    log,
-    path_argument,
-    run_command,
-    text_argument,
-)
+from flawline.runtime.command_parser import Parser, path_argument, text_argument
+from flawline.runtime.console import discard_stdout, log, run_command, terminal_line
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, add_engine_arguments, engine_options
+from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.signals import uninterrupted
 from flawline.runtime.threshold import (
@@ -51,6 +50,11 @@ from flawline.runtime.threshold import (
     set_threshold,
 )
 
+EXAMPLES = (
+    "flawline calibrate --bundle B --camera usb://0 --max-frames 300",
+    "flawline calibrate --bundle B --camera good-parts/ --false-alarm-rate 0.02 --dry-run",
+    "flawline calibrate --bundle B --undo",
+)
 HIGHEST_SHOWN = 3  # scores that are printed: a bad part among the good ones would be among them
 PROGRESS_EVERY = 50  # frames
 GOOD = "good images"
@@ -102,6 +106,8 @@ def _names(frames: Sequence[tuple[str, int]]) -> list[str]:
 
 def _recalibrate(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
+    if not args.dry_run:
+        _require_writable(bundle)
     sources, scores = _score_good_parts(bundle, args)
     tolerance = bundle.manifest.score_tolerance
     # The first check: equal images would support no rate, however many there are.
@@ -118,6 +124,17 @@ def _recalibrate(args: argparse.Namespace) -> None:
     with uninterrupted():
         write_calibration(bundle, calibration)
         _print(lines, written)
+
+
+def _require_writable(bundle: Bundle) -> None:
+    """Raise CalibrationError if the bundle cannot be written, before parts pass the camera."""
+    try:
+        make_writable(bundle.path)
+    except OSError as error:
+        raise CalibrationError(
+            f"{bundle.path} cannot be written ({reason_of(error)}); {remedy_of(error)}, "
+            f"or use --dry-run"
+        ) from error
 
 
 def _score_good_parts(
@@ -137,6 +154,8 @@ def _score_good_parts(
         # On the engine that will run: its rounding is part of the scores.
         options = engine_options(args)
         with Detector(bundle, args.engine, options, accept_size=args.accept_size) as detector:
+            for note in camera.notes():
+                log(note)
             sources, scores = score_frames(detector, camera, args.max_frames)
     return sources, np.array(scores)
 
@@ -180,7 +199,7 @@ def _print(lines: Sequence[str], done: str) -> None:
     """Print lines to stdout. An error says what was `done` all the same."""
     try:
         for line in lines:
-            print(line)
+            print(terminal_line(line))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -193,7 +212,11 @@ def _print(lines: Sequence[str], done: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="flawline-calibrate", description="Set the threshold from good parts.")
+    parser = Parser(
+        prog=program_of("calibrate"),
+        description="Set the threshold from good parts.",
+        examples=EXAMPLES,
+    )
     parser.add_argument("--bundle", type=path_argument, required=True)
     parser.add_argument(
         "--camera",

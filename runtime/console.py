@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
-from pathlib import Path
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, TextIO, cast
 
 from flawline import FlawlineError
+from flawline.extras import EXTRA_OF_PACKAGE, missing_package
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.signals import Terminated, termination_interrupts
 
-# Packages that are not installed with the core, and the extra of flawline that brings each of them.
-EXTRA_OF_PACKAGE = {
-    "torch": "train",
-    "onnx": "train",
-    "matplotlib": "train",
-    "tqdm": "train",
-    "FrEIA": "train",
-    "jinja2": "report",
-    "timm": "cait",
-    "openvino": "openvino",
-    "av": "video",
-}
 USER_ERROR = 2
 INTERRUPTED = 130
 LONGEST_QUOTE = 200
@@ -34,16 +22,38 @@ LONGEST_QUOTE = 200
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Insufficient memory")
 
 
-def log(text: str) -> None:
-    """Print one line to stderr, because stdout is reserved for results.
+class Verbosity:
+    """How much this process prints on stderr; the flags --quiet and --verbose set it.
 
-    A stderr that is closed or full never ends the work.
+    quiet: only warnings and errors. verbose: also the traceback of every error.
     """
+
+    quiet = False
+    verbose = False
+
+
+def log(text: str) -> None:
+    """Print a line of information on stderr, unless the process is quiet.
+
+    stdout is reserved for results. A stderr that is closed or full never ends the work.
+    """
+    if not Verbosity.quiet:
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """Print a warning or an error on stderr, also when the process is quiet."""
     # print() would write to stdout instead.
     if sys.stderr is None:
         return
     with suppress(OSError):
-        print(printable(text), file=sys.stderr, flush=True)
+        print(terminal_line(text), file=sys.stderr, flush=True)
+
+
+def terminal_line(text: str) -> str:
+    """Return a text for a terminal or a log: valid Unicode, with line breaks in names escaped."""
+    # A carriage return would let a name overwrite the line that it is in.
+    return printable(text).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def printable(text: str) -> str:
@@ -58,34 +68,6 @@ def printable(text: str) -> str:
         # A surrogate that stands for no byte.
         data = text.encode("utf-8", "backslashreplace")
     return data.decode("utf-8", "backslashreplace")
-
-
-def text_argument(value: str) -> str:
-    """Return the value of a flag as it is: the argparse type that refuses an empty value."""
-    if not value:
-        raise argparse.ArgumentTypeError("is empty; check that its shell variable is set")
-    return value
-
-
-def path_argument(value: str) -> Path:
-    """Return the value of a flag as a path: the argparse type that refuses an empty value.
-
-    An empty value would be the current folder, which is rarely meant.
-    """
-    return Path(text_argument(value))
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that reports a wrong command line in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        # The reader of --help may have closed the pipe.
-        if sys.stdout is not None:
-            discard_stdout()
-        super().exit(status, message)
 
 
 def run_command(name: str, work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
@@ -111,18 +93,41 @@ def run_command(name: str, work: Callable[[], int | None], interrupted: str = "i
         # The reader of stdout, for example `head`, has closed the pipe: there is nothing to report.
         return 0
     except KeyboardInterrupt as interrupt:
-        log(interrupted)
-        return interrupt.exit_code if isinstance(interrupt, Terminated) else INTERRUPTED
+        warn(interrupted)
+        return _interrupted_code(interrupt)
     except Exception as error:
+        cause = _interrupt_behind(error)
+        if cause is not None:
+            warn(interrupted)
+            return _interrupted_code(cause)
         description = describe_failure(error)
         if description is None:
             raise
-        log(f"{name}: {description}")
+        if Verbosity.verbose:
+            traceback.print_exc()
+        warn(f"{name}: {description}")
         return error.exit_code if isinstance(error, FlawlineError) else USER_ERROR
     finally:
         # What cannot be written now would fail again at the exit of the interpreter.
         _discard_unwritable(sys.stdout)
         _discard_unwritable(sys.stderr)
+
+
+def _interrupted_code(interrupt: KeyboardInterrupt) -> int:
+    return interrupt.exit_code if isinstance(interrupt, Terminated) else INTERRUPTED
+
+
+def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt that caused an error, if any.
+
+    A library in C++ that is interrupted while it is imported raises ImportError from it.
+    """
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return cause
+        cause = cause.__cause__
+    return None
 
 
 class _UnfailingStream:
@@ -199,11 +204,6 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error)
     return any(part in text for part in OUT_OF_MEMORY)
-
-
-def missing_package(package: str) -> str:
-    """Say which extra brings a package that is not installed."""
-    return f"needs {package}; run: pip install 'flawline[{EXTRA_OF_PACKAGE[package]}]'"
 
 
 def describe_os_error(error: OSError) -> str:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,10 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import Frame
+from flawline.cameras.bit_depth import bit_depth_remedy
+from flawline.cameras.decode import read_image
 from flawline.cameras.pixels import to_8_bit
-from flawline.runtime.bundle import Bundle
+from flawline.runtime import painting
+from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.engines import EngineOptions, open_engine
-from flawline.runtime.image import Image, Map, overlay, prepare, to_source
+from flawline.runtime.image import Image, Map, check_image, prepare
 from flawline.runtime.manifest import Manifest
 
 GOOD = "good"
@@ -61,25 +65,51 @@ class Verdict:
 class Detector:
     """A bundle with an engine that was opened for it and passed its self-test.
 
+        with Detector("bundles/part") as detector:
+            image = detector.read_image("part.png")
+            verdict = detector(image)
+            print(verdict.name, verdict.score)
+            cv2.imwrite("map.png", detector.paint(image, verdict.anomaly_map))
+
+    `bundle` is its folder, or what `read_bundle` returns. `engine` is "auto" or one of ENGINES.
     `threshold` None takes the threshold of the bundle. `accept_size` judges frames of any size; see
     `judge`. Use the detector as a context manager, or close it. It is not for use from several
-    threads at once. Raises EngineError and BundleError.
+    threads at once. Raises EngineError and BundleError, and ValueError for a threshold that is NaN.
     """
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: Bundle | str | Path,
         engine: str = "auto",
         options: EngineOptions | None = None,
         threshold: float | None = None,
         accept_size: bool = False,
     ) -> None:
+        if not isinstance(bundle, Bundle):
+            bundle = read_bundle(bundle)
         self.bundle = bundle
         if threshold is None:
             threshold = bundle.calibration.threshold
+        # No score is above NaN, so that every part would be good.
+        if math.isnan(threshold):
+            raise ValueError("the threshold is not a number")
         self.threshold = threshold
         self.accept_size = accept_size
         self.engine = open_engine(bundle, engine, options)
+
+    def read_image(self, path: str | Path, bit_depth: int | None = None) -> Image:
+        """Decode an image file as the detector needs it: uint8 [h, w, 3] BGR or [h, w] mono.
+
+        It is decoded as the files of a camera are, and the EXIF orientation is applied. A 16-bit
+        file is scaled by its number of significant bits, `bit_depth`; None takes that of the
+        training. Raises CameraError, whose message says why, for a file that is absent, damaged,
+        truncated or of a format that is not read, and for a 16-bit file without a bit depth if the
+        detector was trained on 8-bit images.
+        """
+        if bit_depth is None:
+            bit_depth = self.bundle.manifest.file_bit_depth
+        with bit_depth_remedy("declare how many of them are significant, such as bit_depth=12"):
+            return read_image(Path(path), bit_depth)
 
     def __call__(self, image: npt.NDArray[Any]) -> Verdict:
         """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
@@ -143,9 +173,29 @@ class Detector:
             reason=reason,
         )
 
-    def paint(self, image: npt.NDArray[Any], anomaly_map: Map) -> Image:
-        """Paint an anomaly map over its source image; see the function `paint`."""
-        return paint(image, anomaly_map, self.bundle.manifest)
+    def paint(self, image: npt.NDArray[Any], anomaly_map: Map | None) -> Image:
+        """Paint the anomaly map of a verdict over its image: uint8 [h, w, 3] BGR.
+
+        `image` is uint8 [h, w, 3] BGR or [h, w] mono, the image that was judged, and `anomaly_map`
+        float32 [H, W] on the model's input grid; see `painting.paint`. Raises ValueError for
+        another dtype or shape, and where there is no map: the image could not be judged, or the
+        bundle was built for the score alone.
+        """
+        check_image(image)
+        return painting.paint(image, self._require_map(anomaly_map), self.bundle.manifest)
+
+    def _require_map(self, anomaly_map: Map | None) -> Map:
+        """Return the map. Raises ValueError for one that is not from this detector."""
+        if not self.bundle.has_map:
+            raise ValueError("there is no anomaly map: the bundle was built for the score alone")
+        if anomaly_map is None:
+            raise ValueError("there is no anomaly map: the image could not be judged")
+        if np.shape(anomaly_map) != self.bundle.map_size:
+            raise ValueError(
+                f"expected an anomaly map {list(self.bundle.map_size)}, "
+                f"got {list(np.shape(anomaly_map))}"
+            )
+        return anomaly_map
 
     def close(self) -> None:
         """Release the engine. May be called again."""
@@ -185,20 +235,3 @@ def image_of(frame: Frame, manifest: Manifest) -> Image:
             f"set the camera to {trained} bits"
         )
     return to_8_bit(frame.image, declared)
-
-
-def paint(image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest) -> Image:
-    """Paint an anomaly map over its source image: uint8 [h, w, 3] BGR.
-
-    `image` is uint8 [h, w, 3] BGR or [h, w] mono, `anomaly_map` float32 [H, W] on the model's input
-    grid. Colour starts where the map exceeds the values of good images, and is full at twice that
-    distance.
-    """
-    peak = manifest.map_peak
-    low = peak.mean
-    # With few good images their maximum may be low by chance; three deviations bound it from below.
-    high = max(peak.max, peak.mean + 3 * peak.std)
-    span = max(2 * (high - low), 1e-6)
-    height, width = image.shape[:2]
-    located = to_source(anomaly_map, manifest.geometry, height, width)
-    return overlay(image, np.asarray((located - low) / span, np.float32))

@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
+
+# Read at once when a file is hashed.
+BLOCK = 1 << 20
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, unless it is a folder, a pipe or a device. Raises OSError.
+
+    Opening a pipe would wait for its writer, and reading a device need not end.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.open("rb")
+
+
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """Return the content of a file. Raises OSError, also for one of more bytes."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            raise OSError(errno.EINVAL, f"it has more than {most_bytes} bytes", str(path))
+        return file.read()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits, without loading it. Raises OSError."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def has_unicode_name(path: Path) -> bool:

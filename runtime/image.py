@@ -1,4 +1,4 @@
-"""The preprocessing that training and runtime share, its inverse, and the overlay of a map.
+"""The preprocessing that training and runtime share, and its inverse.
 
 Scores drift when training and runtime resize differently: plain `cv2.INTER_LINEAR` is 38 grey
 levels away from area averaging on noise. So both call `prepare()`. The order of the colour channels
@@ -22,8 +22,6 @@ SMALLEST_SIDE = 32  # pixels
 # Letterbox bars have the mean colour of ImageNet (BGR). It is zero after normalisation, so that the
 # bars are as unremarkable as possible.
 PADDING_BGR = (104, 116, 124)
-# The overlay of the largest value covers this much of the image.
-OPACITY = 0.75
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def prepare(image: npt.NDArray[Any], geometry: Geometry) -> Image:
     another dtype or shape: 16 bits and alpha are converted where the bit depth is known, by
     `to_8_bit` and `cameras.decode`, never here.
     """
-    _check(image)
+    check_image(image)
     scaled_height, scaled_width, top, left = geometry.place(*image.shape[:2])
     scaled = resize(image, scaled_height, scaled_width)
     if scaled.ndim == 2:
@@ -134,7 +132,13 @@ def prepare(image: npt.NDArray[Any], geometry: Geometry) -> Image:
     return np.ascontiguousarray(crop)
 
 
-def _check(image: npt.NDArray[Any]) -> None:
+def check_image(image: npt.NDArray[Any]) -> None:
+    """Check that an image is uint8 [h, w, 3] or [h, w] and not empty. Raises ValueError."""
+    # For example None, which cv2.imread returns for a file that it cannot read.
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            f"expected a numpy array, uint8 [h, w, 3] or [h, w], got {type(image).__name__}"
+        )
     is_mono = image.ndim == 2
     is_bgr = image.ndim == 3 and image.shape[2] == 3
     if image.dtype != np.uint8 or not (is_mono or is_bgr):
@@ -234,19 +238,3 @@ def to_source(values: Map, geometry: Geometry, height: int, width: int) -> Map:
 def _stretch(values: Map, height: int, width: int) -> Map:
     stretched = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(stretched, np.float32)
-
-
-def overlay(image: Image, anomaly_map: Map) -> Image:
-    """Paint an anomaly map over its source image: uint8 [h, w, 3] BGR.
-
-    `image` is uint8 [h, w, 3] BGR or [h, w] mono. `anomaly_map` is float32 [h, w]; 0 and below is
-    transparent, 1 and above has full colour, and NaN is not painted. The opacity follows the map,
-    so that a good part still looks like itself.
-    """
-    if image.ndim == 2:
-        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
-    anomaly_map = np.clip(np.nan_to_num(anomaly_map, nan=0.0), 0, 1)
-    levels = (anomaly_map * 255).astype(np.uint8)
-    colour = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
-    opacity = (OPACITY * np.sqrt(anomaly_map))[..., None]
-    return np.asarray(image * (1 - opacity) + colour * opacity, np.uint8)

@@ -1,10 +1,18 @@
 """Judge every frame of a camera: one JSON line per frame on stdout, and a summary at the end.
 
-python runtime/infer_stream.py --bundle bundles/simplenet-bottle --camera usb://0
-python -m runtime.infer_stream --bundle B --camera /data/images --save judged/ --max-frames 100
+It is also `flawline stream`, `python -m runtime.infer_stream` and `python runtime/infer_stream.py`.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+
+if __name__ == "__main__":
+    if not __package__:
+        # As a script, with its folder first on the import path.
+        import_module("installation").require_installation()
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
 
 import argparse
 import signal
@@ -12,24 +20,15 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from importlib import import_module
 from types import FrameType
 
-if __name__ == "__main__" and not __package__:
-    # As a script, with its folder first on the import path.
-    import_module("installation").require_installation()
-
 from flawline.cameras import Camera, open_camera, usages
+from flawline.commands import program_of
 from flawline.runtime import outputs
 from flawline.runtime.available import list_available
 from flawline.runtime.bundle import read_bundle
-from flawline.runtime.console import (
-    Parser,
-    log,
-    path_argument,
-    run_command,
-    text_argument,
-)
+from flawline.runtime.command_parser import Parser, path_argument, text_argument
+from flawline.runtime.console import log, run_command, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
@@ -37,6 +36,11 @@ from flawline.runtime.signals import signal_handlers
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 from flawline.uris import folder_of, quote_path
+
+EXAMPLES = (
+    "flawline stream --bundle bundles/part --camera usb://0",
+    "flawline stream --bundle bundles/part --camera /data/images --save overlays --max-frames 100",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="flawline-stream", description="Judge every frame of a camera.")
+    parser = Parser(
+        prog=program_of("stream"),
+        description="Judge every frame of a camera: one JSON line per frame, and a summary.",
+        examples=EXAMPLES,
+    )
     parser.add_argument("--bundle", type=path_argument, help="the folder that export.build wrote")
     parser.add_argument(
         "--camera", type=text_argument, help=f"for example {usages()}".replace("%", "%%")
@@ -69,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--save", type=path_argument, metavar="DIR", help="short for --output overlays:DIR"
+    )
+    parser.add_argument(
+        "--save-rejected",
+        type=path_argument,
+        metavar="DIR",
+        help="like --save, for anomalous and unjudged frames only",
     )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
     parser.add_argument(
@@ -88,7 +102,7 @@ def _run(args: argparse.Namespace) -> None:
     quiet_opencv()
     conflict = opencv_conflict()
     if conflict is not None:
-        log(f"warning: {conflict}")
+        warn(f"warning: {conflict}")
     if args.list:
         print(list_available())
     else:
@@ -109,6 +123,8 @@ def _stream(args: argparse.Namespace) -> None:
         detector = stack.enter_context(
             Detector(bundle, args.engine, options, accept_size=args.accept_size)
         )
+        for note in camera.notes():
+            log(note)
         log(
             f"engine {detector.engine.description}, self-test passed, "
             f"threshold {detector.threshold:.6g}"
@@ -125,6 +141,8 @@ def _outputs(args: argparse.Namespace) -> list[str]:
     descriptions = list(args.output or [outputs.DEFAULT_OUTPUT])
     if args.save is not None:
         descriptions.append(f"overlays:{quote_path(args.save)}")
+    if args.save_rejected is not None:
+        descriptions.append(f"overlays:{quote_path(args.save_rejected)}?frames=rejected")
     return descriptions
 
 

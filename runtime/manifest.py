@@ -16,18 +16,29 @@ import numpy.typing as npt
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
-from flawline.runtime.strict_json import SchemaError, StrictReader, parse_json, to_json
+from flawline.runtime.strict_json import (
+    SchemaError,
+    StrictReader,
+    checksum,
+    one_line,
+    parse_json,
+    to_json,
+)
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
-# Schema 2 added the bit depth to the manifest, and optionally `training` and `source_sizes`.
-# calibration.json follows the same number.
+# Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes` and
+# `folds`, and the `checksum`. calibration.json follows the same number; `folds` is optional there,
+# too.
 SCHEMA = 2
 READABLE = (1, 2)
 
 GOLDEN = "golden.npz"
+CHECKSUM = "checksum"
 MODEL = str(FP32.file)
 # Outputs of the graph. A bundle that was built for the score alone has only the first.
 GRAPH_OUTPUTS = ("score", "map")
+# A model's input has at most so many pixels on a side, also before it is cropped.
+LARGEST_SIDE = 16384
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,9 @@ class Manifest:
     computed in FP32 in every precision. `outputs` is GRAPH_OUTPUTS, or its first entry alone.
     `bit_depth` is the number of significant bits of the images that the detector was trained on,
     from 8 to 16. `training` is how long it was trained, and `source_sizes` the sizes of the good
-    images; both are None where the bundle or its checkpoint does not state them.
+    images; both are None where the bundle or its checkpoint does not state them. `folds` is 0 if
+    good images were held out. Otherwise the detector was trained on all of them, and `score` and
+    `map_peak` come from so many further detectors, each trained without a part of the images.
     """
 
     method: str
@@ -75,6 +88,7 @@ class Manifest:
     bit_depth: int = 8
     training: TrainingLength | None = None
     source_sizes: SourceSizes | None = None
+    folds: int = 0
 
     @property
     def cut_short(self) -> str | None:
@@ -100,7 +114,9 @@ class Calibration:
     """The threshold of a bundle, and what supports it: calibration.json.
 
     A part is anomalous if its score is above `threshold`. The true false-alarm rate lies in
-    `interval` with probability `confidence`, given `good_images` held-out good images.
+    `interval` with probability `confidence`, given `good_images` good images. With `folds`, so many
+    further detectors scored them, each those that it was not trained on; with 0, the detector
+    itself was not trained on them.
     """
 
     threshold: float
@@ -108,10 +124,14 @@ class Calibration:
     interval: tuple[float, float]
     confidence: float
     good_images: int
+    folds: int = 0
 
 
 def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
-    """Write manifest.json; `files` maps each file of the bundle to its sha256."""
+    """Write manifest.json; `files` maps each file of the bundle to its sha256.
+
+    CHECKSUM is over all other values, because a damaged digit would be another valid value.
+    """
     content = asdict(manifest)
     content["schema"] = SCHEMA
     content["geometry"] = manifest.geometry.to_json()
@@ -119,13 +139,20 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     content["training"] = length_to_json(manifest.training)
     content["source_sizes"] = sizes_to_json(manifest.source_sizes)
     content["files"] = dict(files)
+    _leave_out_no_folds(content)
+    content[CHECKSUM] = checksum(content)
     return to_json(content)
 
 
 def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
     """Read manifest.json and the sha256 of each file. Raises SchemaError."""
     content = parse_json(data)
+    stated = content.pop(CHECKSUM, None)
+    actual = checksum(content)
     schema = _take_schema(content)
+    # Older manifests have none.
+    if stated is not None and stated != actual:
+        raise SchemaError("is not as it was written (its checksum differs)")
     reader = StrictReader(content)
     files = _files_from_json(reader)
     geometry = _geometry_from_json(reader)
@@ -152,6 +179,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
             manifest,
             training=length_from_json(reader.take_object("training")),
             source_sizes=sizes_from_json(reader.take_object("source_sizes")),
+            folds=reader.take_count("folds"),
         )
     reader.finish()
     _check_manifest(reader, manifest)
@@ -162,6 +190,11 @@ def _check_manifest(reader: StrictReader, manifest: Manifest) -> None:
     if manifest.outputs not in (GRAPH_OUTPUTS, GRAPH_OUTPUTS[:1]):
         known = f"{list(GRAPH_OUTPUTS)} or {list(GRAPH_OUTPUTS[:1])}"
         reader.refuse(f"outputs is {list(manifest.outputs)}, not {known}")
+    for name, spread in (("score", manifest.score), ("map_peak", manifest.map_peak)):
+        # A mean is rounded, so that it may exceed equal values by a little.
+        slack = 1e-5 * max(abs(spread.min), abs(spread.max))
+        if spread.std < 0 or not spread.min - slack <= spread.mean <= spread.max + slack:
+            reader.refuse(f"{name}: the standard deviation is below 0, or the mean out of range")
     if manifest.score_tolerance <= 0 or manifest.map_tolerance <= 0:
         reader.refuse("a tolerance is not above 0")
     if not 8 <= manifest.bit_depth <= 16:
@@ -173,7 +206,7 @@ def _take_schema(content: dict[str, Any]) -> int:
     schema = content.pop("schema", None)
     if type(schema) is not int or schema not in READABLE:
         known = " and ".join(str(number) for number in READABLE)
-        raise SchemaError(f"has schema {schema!r}, this version reads schema {known}")
+        raise SchemaError(f"has schema {one_line(repr(schema))}, this version reads schema {known}")
     return schema
 
 
@@ -198,10 +231,12 @@ def _geometry_from_json(reader: StrictReader) -> Geometry:
     for value in fields.values():
         if isinstance(value, float):
             reader.refuse("geometry: sizes are whole numbers")
+        if isinstance(value, int) and value > LARGEST_SIDE:
+            reader.refuse(f"geometry: a size is above {LARGEST_SIDE} pixels")
     try:
         return Geometry(**fields)
     except (TypeError, ValueError) as error:
-        raise SchemaError(f"geometry: {error}") from error
+        raise SchemaError(f"geometry: {one_line(error)}") from error
 
 
 def _spread_from_json(reader: StrictReader, key: str) -> Spread:
@@ -221,7 +256,8 @@ def _take_bit_depth(reader: StrictReader, schema: int, provenance: Mapping[str, 
         return reader.take("bit_depth", int)
     # Schema 1 recorded the bit depth of the training images as a text of the provenance, if at all.
     text = provenance.get("train_bits", "")
-    if text.isdecimal():
+    # Python converts no text of thousands of digits.
+    if text.isdecimal() and len(text) <= 4:
         return int(text)
     return 8
 
@@ -230,7 +266,14 @@ def calibration_to_json(calibration: Calibration) -> bytes:
     """Write calibration.json."""
     content = asdict(calibration)
     content["schema"] = SCHEMA
+    _leave_out_no_folds(content)
     return to_json(content)
+
+
+def _leave_out_no_folds(content: dict[str, Any]) -> None:
+    """Remove `folds` where it is 0, so that older versions read bundles with a hold-out."""
+    if content["folds"] == 0:
+        del content["folds"]
 
 
 def calibration_from_json(data: bytes) -> Calibration:
@@ -244,6 +287,7 @@ def calibration_from_json(data: bytes) -> Calibration:
         interval=_interval_from_json(reader),
         confidence=reader.take("confidence", float),
         good_images=reader.take("good_images", int),
+        folds=reader.take_count("folds"),
     )
     reader.finish()
     if not 0 < calibration.false_alarm_rate < 1:

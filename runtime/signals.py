@@ -30,10 +30,13 @@ class Terminated(KeyboardInterrupt):
 def termination_interrupts() -> Iterator[None]:
     """Raise Terminated on SIGTERM and SIGHUP within the block, as Ctrl-C raises KeyboardInterrupt.
 
-    Does nothing outside the main thread, which alone receives signals, and for a signal that the
-    process ignores, as under `nohup`, or handles otherwise.
+    Ctrl-C raises it again where `flawline.interrupts.end_quietly` has changed that. Does nothing
+    outside the main thread, which alone receives signals, and for a signal that the process
+    ignores, as under `nohup`, or handles otherwise.
     """
     handlers: dict[int, Any] = {}
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        handlers[signal.SIGINT] = signal.default_int_handler
     for number in TERMINATION:
         if signal.getsignal(number) == signal.SIG_DFL:
             handlers[number] = _terminate

@@ -2,36 +2,77 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from flawline import FlawlineError
 
-# A larger number is refused, because an integer may exceed the range of a float.
-LARGEST_NUMBER = 1e300
+# A larger number is refused: scores are float32, and an integer may exceed the range of a float.
+LARGEST_NUMBER = 1e38
+LARGEST_INTEGER = 10**9
+# Characters of a value that are quoted in a message.
+LONGEST_QUOTE = 200
 
 Value = TypeVar("Value")
 
 
 class SchemaError(FlawlineError):
-    """A JSON file does not follow its schema."""
+    """A file of a bundle does not follow its schema."""
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object strictly: NaN and infinite numbers are refused. Raises SchemaError."""
+    """Parse a JSON object strictly: NaN, infinite numbers and repeated keys are refused.
 
-    def refuse_constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is not a number")
-
+    Raises SchemaError.
+    """
     try:
-        content = json.loads(data, parse_constant=refuse_constant)
+        content = json.loads(
+            data, parse_constant=_refuse_constant, object_pairs_hook=_object_of_pairs
+        )
     except (ValueError, RecursionError) as error:
-        raise SchemaError(f"cannot be read ({error})") from error
+        raise SchemaError(f"cannot be read ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise SchemaError("is not a JSON object")
     return content
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number")
+
+
+def _object_of_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; without this check, the last of several values of a key would count."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _value in pairs)
+        key = max(counts, key=counts.__getitem__)
+        raise ValueError(f"the key {key!r} is there {counts[key]} times")
+    return content
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object, whatever its layout. Raises SchemaError."""
+    try:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    except RecursionError as error:
+        raise SchemaError("is nested too deeply") from error
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def one_line(value: object) -> str:
+    """Return the text of a value without line breaks, short enough to be quoted in a message."""
+    text = str(value)
+    if len(text) > LONGEST_QUOTE:
+        text = f"{text[:LONGEST_QUOTE]}..."
+    characters = []
+    for character in text:
+        # repr() escapes what cannot be printed.
+        characters.append(character if character.isprintable() else repr(character)[1:-1])
+    return "".join(characters)
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:
@@ -66,18 +107,29 @@ class StrictReader:
             self.refuse(f"{key} is missing")
         value: Any = self._left.pop(key)
         if not _has_type(value, kind):
-            self.refuse(f"{key} is {value!r}, not of type {kind.__name__}")
+            self.refuse(f"{key} is {one_line(repr(value))}, not of type {kind.__name__}")
         # The comparison is also false for NaN.
         if kind is float and not abs(value) < LARGEST_NUMBER:
             self.refuse(f"{key} is not between -{LARGEST_NUMBER} and {LARGEST_NUMBER}")
+        if kind is int and not abs(value) <= LARGEST_INTEGER:
+            self.refuse(f"{key} is not between -{LARGEST_INTEGER} and {LARGEST_INTEGER}")
         # This turns an integer into a float; other values have the type already.
         return kind(value)  # type: ignore[call-arg]
+
+    def take_count(self, key: str) -> int:
+        """Take a whole number from 0 on; 0 if the key is missing."""
+        if key not in self._left:
+            return 0
+        count = self.take(key, int)
+        if count < 0:
+            self.refuse(f"{key} is {count}, below 0")
+        return count
 
     def take_flag(self, key: str) -> bool:
         """Take true or false."""
         value = self._left.pop(key, None)
         if not isinstance(value, bool):
-            self.refuse(f"{key} is {value!r}, not true or false")
+            self.refuse(f"{key} is {one_line(repr(value))}, not true or false")
         return value
 
     def take_object(self, key: str) -> dict[str, Any] | None:
@@ -92,7 +144,7 @@ class StrictReader:
         values = self.take(key, list)
         for value in values:
             if not isinstance(value, str) or not value:
-                self.refuse(f"{key} holds {value!r}, which is not a name")
+                self.refuse(f"{key} holds {one_line(repr(value))}, which is not a name")
         return tuple(values)
 
     def finish(self) -> None:
@@ -101,7 +153,8 @@ class StrictReader:
             self.refuse(f"this version does not know {', '.join(sorted(self._left))}")
 
     def refuse(self, reason: str) -> NoReturn:
-        raise SchemaError(f"{self._prefix}{reason}")
+        """Raise SchemaError; the reason may hold names from the file."""
+        raise SchemaError(f"{self._prefix}{one_line(reason)}")
 
 
 def _has_type(value: Any, kind: type) -> bool:

@@ -1,10 +1,21 @@
 """A threshold from good images alone, with a confidence interval for its false-alarm rate.
 
-The threshold is a split-conformal quantile. With n held-out good scores, a threshold just above the
-k-th smallest accepts a new good part with probability at least 1 - rate if
-k = ceil((n + 1)(1 - rate)) (Vovk et al.; Lei et al. 2018). Given these n images, the true
-false-alarm rate of that threshold has the distribution Beta(n + 1 - k, k), for every distribution
-of the scores.
+The threshold is a conformal quantile. With n held-out good scores, a threshold just above the k-th
+smallest accepts a new good part with probability at least 1 - rate if k = ceil((n + 1)(1 - rate))
+(split conformal: Vovk et al.; Lei et al. 2018). Given these n images, the true false-alarm rate of
+that threshold has the distribution Beta(n + 1 - k, k), for every distribution of the scores.
+
+Out-of-fold scores set the threshold in the same way, with fewer guarantees. They come from
+detectors that were trained without the image, on a part of the good images, while a new part is
+scored by the detector that was trained on all (cross-conformal: Vovk 2015; the jackknife of Barber
+et al., "Predictive inference with the jackknife+", 2021). No theorem bounds the rate for every
+method. If leaving out a fold changes no score, the rate is that of n held-out images. Usually
+scores get lower with more training images, and the rate with them. So only an upper bound is
+stated, the quantile of Beta(n + 1 - k, k), and the lower one is 0.
+`benchmarks.studies.threshold_coverage` measures how often it holds.
+
+Both statements are about images that are exchangeable with new ones. Images of one hour are not
+exchangeable with those of next week.
 """
 
 from __future__ import annotations
@@ -16,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline import FlawlineError
-from flawline.runtime.manifest import Calibration
+from flawline.runtime.manifest import Calibration, Manifest
 
 CONFIDENCE = 0.95
 DEFAULT_RATE = 0.01
@@ -24,6 +35,8 @@ DEFAULT_RATE = 0.01
 COMMON_RATES = (0.05, 0.01, 0.005)
 HELD_OUT = "held-out good images"
 BISECTIONS = 60
+# A threshold is at most so many times the spread of the good scores away from their mean.
+FARTHEST_THRESHOLD = 1000
 # Allowed error of a score far from the threshold, relative to its distance from it.
 FAR_TOLERANCE = 1e-3
 
@@ -109,13 +122,15 @@ def set_threshold(
     false_alarm_rate: float | None = None,
     margin: float = 0.0,
     called: str = HELD_OUT,
+    folds: int = 0,
 ) -> Calibration:
-    """Compute the threshold from scores [n] of good images that were not trained on.
+    """Compute the threshold from scores [n] of good images, by detectors not trained on them.
 
     Without a false-alarm rate it is 1 %, or the smallest that n images support if that is more. The
     threshold lies at least `margin` above the score of its rank, so that rounding errors up to the
-    margin reject none of the images below it. `called` names the images in messages. Raises
-    CalibrationError.
+    margin reject none of the images below it. `called` names the images in messages. `folds` is the
+    number of detectors that gave out-of-fold scores, which have an upper bound alone; 0 for scores
+    of the detector itself. Raises CalibrationError.
     """
     n = len(scores)
     if n == 0 or not np.isfinite(scores).all():
@@ -124,13 +139,20 @@ def set_threshold(
         )
     rate = check_false_alarm_rate(false_alarm_rate, n, called)
     rank = _rank(rate, n)
-    tail = (1 - CONFIDENCE) / 2
-    low = beta_quantile(tail, n + 1 - rank, rank)
-    high = beta_quantile(1 - tail, n + 1 - rank, rank)
+    interval = _interval(rank, n, folds)
     ascending = np.sort(scores)
     rank = max(rank, 1)
     threshold = max(_above(ascending, rank), float(ascending[rank - 1]) + margin)
-    return Calibration(threshold, rate, (low, high), CONFIDENCE, n)
+    return Calibration(threshold, rate, interval, CONFIDENCE, n, folds)
+
+
+def _interval(rank: int, images: int, folds: int) -> tuple[float, float]:
+    """Return the interval of the true rate of a threshold above the score of this rank."""
+    above = images + 1 - rank
+    if folds:
+        return 0.0, beta_quantile(CONFIDENCE, above, rank)
+    tail = (1 - CONFIDENCE) / 2
+    return beta_quantile(tail, above, rank), beta_quantile(1 - tail, above, rank)
 
 
 def _rank(rate: float, images: int) -> int:
@@ -176,12 +198,36 @@ def describe(
             f"note: {images} {called} support a false-alarm rate of "
             f"{rate:.1%} at best; {DEFAULT_RATE:.0%} takes {images_for(DEFAULT_RATE)}"
         )
+    bounds = f"between {low:.2%} and {high:.1%}"
+    source = ""
+    if calibration.folds:
+        bounds = f"at most {high:.1%}"
+        source = f", each scored by one of {calibration.folds} detectors trained without it"
     lines.append(
         f"threshold {calibration.threshold:.6g} for {rate:.1%} false alarms "
-        f"(between {low:.2%} and {high:.1%} with {calibration.confidence:.0%} confidence), "
-        f"from {images} {called}"
+        f"({bounds} with {calibration.confidence:.0%} confidence), "
+        f"from {images} {called}{source}"
     )
     return lines
+
+
+def threshold_fault(threshold: float, manifest: Manifest) -> str | None:
+    """Say that no good images can have given a threshold, or return None.
+
+    A threshold is implausible if it is farther from the mean of the good images' scores than
+    1000 times their spread. The spread is their standard deviation, at least a tenth of the mean
+    and 20 times the tolerance, because few or equal images have hardly any. Beyond that distance
+    no image would be anomalous, or every one, and the self-test would accept any score.
+    """
+    score = manifest.score
+    spread = max(score.std, 0.1 * abs(score.mean), 20 * manifest.score_tolerance)
+    # The comparison is also false for NaN.
+    if abs(threshold - score.mean) <= FARTHEST_THRESHOLD * spread:
+        return None
+    return (
+        f"the threshold {threshold:.6g} is implausible, as the scores of good images are "
+        f"{score.mean:.6g} on average with a standard deviation of {score.std:.3g}"
+    )
 
 
 def _above(ascending: npt.NDArray[Any], rank: int) -> float:

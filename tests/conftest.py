@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flawline.runtime.bundle import Bundle, Golden, write_bundle
+from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.golden import Golden
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Calibration, Manifest, Spread
 
@@ -51,12 +52,13 @@ def photo() -> np.ndarray:
     return np.clip(np.stack(waves, -1), 0, 255).astype(np.uint8)
 
 
-def tiny_model() -> bytes:
+def tiny_model(outputs: tuple[str, ...] = ("score", "map")) -> bytes:
     """Return an ONNX graph with the signature of a bundle: map = mean over colour, score = maximum.
 
     Its bytes are stored, because onnx is in the train extra; tests/golden/make_tiny.py wrote them.
     """
-    return (Path(__file__).parent / "golden" / "tiny.onnx").read_bytes()
+    name = "tiny.onnx" if "map" in outputs else "tiny-score.onnx"
+    return (Path(__file__).parent / "golden" / name).read_bytes()
 
 
 def write_tiny_bundle(path: Path, model: bytes | None = None, **changes: object) -> Bundle:
@@ -85,7 +87,7 @@ def write_tiny_bundle(path: Path, model: bytes | None = None, **changes: object)
     if manifest.outputs == ("score",):
         maps = np.empty((len(images), 0, 0), np.float32)
     calibration = Calibration(100.0, 0.01, (0.002, 0.02), 0.95, 200)
-    models = {"fp32": model or tiny_model()}
+    models = {"fp32": model or tiny_model(manifest.outputs)}
     return write_bundle(path, manifest, calibration, models, Golden(images, scores, maps))
 
 

@@ -22,7 +22,10 @@ ALLOWED = {
 }
 CORE = {"numpy", "cv2", "tifffile"}
 # Files that are only imported where the library of an extra is installed.
-LIBRARY_OF_FILE = {"flawline.cameras.video_decoder": {"av"}}
+LIBRARY_OF_FILE = {
+    "flawline.cameras.video_convert": {"av"},
+    "flawline.cameras.video_decoder": {"av"},
+}
 # Engines and cameras import the library of an extra where it is used, never at the top of a file.
 ENGINE_LIBRARIES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "av"}
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
@@ -173,7 +176,7 @@ NAMED = {
     "benchmarks/studies/bank_size/__main__.py": "a study of PatchCore's memory bank",
     "benchmarks/studies/gpu_check/__main__.py": "the default network of the study",
     "export/triton_config.py": "the backends that Triton has",
-    "runtime/console.py": "names of packages and their extras",
+    "src/flawline/extras.py": "names of packages and their extras",
     "runtime/environment.py": "names of packages whose versions are recorded",
 }
 # Dictionary -> the folders whose files may name its members: their own, and those built on them.

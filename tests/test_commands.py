@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from flawline.extras import install_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("train", "export", "runtime", "benchmarks")
@@ -72,18 +75,19 @@ def test_an_unknown_flag_is_one_line(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "flags"),
+    ("module", "flags", "extra"),
     [
-        ("train.fit", ["--data", "."]),
-        ("export.build", ["--data", "."]),
-        ("benchmarks.run", ["--bundles", ".", "--data", "."]),
+        ("train.fit", ["--data", "."], "train"),
+        ("export.build", ["--data", "."], "train"),
+        ("benchmarks.run", ["--bundles", ".", "--data", "."], "report"),
+        ("benchmarks.bundle_report", ["--bundle", ".", "--data", "."], "report"),
     ],
 )
-def test_a_missing_extra_is_named_in_one_line(module: str, flags: list[str]) -> None:
+def test_a_missing_extra_is_named_in_one_line(module: str, flags: list[str], extra: str) -> None:
     done = run("-c", WITHOUT_EXTRAS, f"flawline.{module}", *flags)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.strip().endswith("pip install 'flawline[train]'")
+    assert done.stderr.strip().endswith(install_command(extra))
 
 
 @pytest.mark.parametrize("module", commands())
@@ -116,7 +120,11 @@ def test_the_stream_script_runs_from_any_folder(tmp_path: Path) -> None:
         ["runtime.infer_stream", "--bundle"],
         ["runtime.calibrate", "--camera"],
         ["export.triton", "--bundle"],
+        ["export.build", "--bundle"],
+        ["export.build", "--checkpoint"],
+        ["train.fit", "--data", ".", "--out"],
         ["benchmarks.run", "--bundles"],
+        ["benchmarks.run", "--bundles", ".", "--data"],
         ["benchmarks.bundle_report", "--bundle"],
     ],
 )
@@ -125,3 +133,45 @@ def test_an_empty_value_as_of_an_unset_shell_variable_is_refused(words: list[str
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "is empty; check that its shell variable is set" in line
+
+
+# The first import of numpy or of a part of Flawline, after the packages, is when Ctrl-C arrives.
+INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("numpy", "argparse"):
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+module, *sys.argv[1:] = sys.argv[1:]
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "train.fit",
+        "export.build",
+        "export.triton",
+        "runtime.infer_stream",
+        "runtime.calibrate",
+        "benchmarks.run",
+        "benchmarks.bundle_report",
+    ],
+)
+def test_ctrl_c_while_a_command_starts_prints_no_traceback(module: str) -> None:
+    done = run("-c", INTERRUPTED_IMPORT, f"flawline.{module}", "--help")
+    assert done.returncode == -signal.SIGINT
+    assert not done.stderr
+
+
+def test_the_root_command_ends_quietly_too() -> None:
+    code = INTERRUPTED_IMPORT.replace(
+        'runpy.run_module(module, run_name="__main__", alter_sys=True)',
+        "sys.argv.insert(1, module); from flawline.__main__ import run; run()",
+    )
+    done = run("-c", code, "train", "--help")
+    assert done.returncode == -signal.SIGINT
+    assert not done.stderr

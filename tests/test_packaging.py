@@ -82,19 +82,23 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        "flawline-train --help",
-        "flawline-build --help",
-        "flawline-stream --list",
-        "flawline-calibrate --help",
-        "flawline-bench --help",
-        "flawline-report --help",
+        "--help",
+        "--version",
+        "train --help",
+        "build --help",
+        "stream --list",
+        "calibrate --help",
+        "bench --help",
+        "report --help",
+        "triton --help",
+        "demo --help",
     ],
 )
 def test_installed_commands_run_in_a_folder_with_foreign_modules(
     command: str, installed: Path, foreign: Path
 ) -> None:
-    name, flag = command.split()
-    run_in_foreign([sys.executable, str(installed / "bin" / name), flag], installed, foreign)
+    program = str(installed / "bin" / "flawline")
+    run_in_foreign([sys.executable, program, *command.split()], installed, foreign)
 
 
 @pytest.mark.parametrize(

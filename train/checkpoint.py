@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from flawline.commands import command_line
 from flawline.runtime.files import write_file
 from flawline.runtime.image import Geometry
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 from flawline.train import TrainError
 from flawline.train.method import Method, resolve_method
+from flawline.train.out_of_fold import OutOfFold, out_of_fold_from_json, out_of_fold_to_json
 
 SCHEMA = 2
 # Schema 1 calls the settings `hyperparameters`, and has no phases. The attribute `backbone` of the
@@ -30,6 +32,7 @@ class Checkpoint(NamedTuple):
     `training` is None if the training was finished. `trained_on` are the content hashes of the
     training images; it is empty in checkpoints of older versions. These lack `length` and
     `source_sizes` too. `missing_phases` are the phases that a training cut short did not begin.
+    `out_of_fold` are scores of the training images; None if other images are held out.
     """
 
     method: Method
@@ -39,6 +42,7 @@ class Checkpoint(NamedTuple):
     length: TrainingLength | None = None
     missing_phases: tuple[str, ...] = ()
     source_sizes: SourceSizes | None = None
+    out_of_fold: OutOfFold | None = None
 
     @property
     def finished(self) -> bool:
@@ -57,6 +61,7 @@ def save_checkpoint(
     length: TrainingLength | None = None,
     missing_phases: Sequence[str] = (),
     source_sizes: SourceSizes | None = None,
+    out_of_fold: OutOfFold | None = None,
 ) -> None:
     """Write a checkpoint atomically.
 
@@ -74,6 +79,7 @@ def save_checkpoint(
         "length": length_to_json(length),
         "missing_phases": list(missing_phases),
         "source_sizes": sizes_to_json(source_sizes),
+        "out_of_fold": out_of_fold_to_json(out_of_fold),
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -90,7 +96,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return _parse(content)
     except FileNotFoundError:
         raise TrainError(
-            f"checkpoint {path}: there is no such file; train one with python -m train.fit"
+            f"checkpoint {path}: there is no such file; train one: "
+            f"{command_line('train', '--data', 'DATA', '--out', path)}"
         ) from None
     except TrainError:
         raise
@@ -99,7 +106,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrainError(
             f"checkpoint {path}: is not one of this version ({lines[0][:120]}); "
-            "train it again with python -m train.fit"
+            f"train it again: {command_line('train', '--data', 'DATA', '--out', path)}"
         ) from error
 
 
@@ -122,6 +129,7 @@ def _parse(content: dict[str, Any]) -> Checkpoint:
         length=length_from_json(content.get("length")),
         missing_phases=tuple(content.get("missing_phases", ())),
         source_sizes=sizes_from_json(content.get("source_sizes")),
+        out_of_fold=out_of_fold_from_json(content.get("out_of_fold")),
     )
 
 

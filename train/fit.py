@@ -1,10 +1,15 @@
-"""python -m train.fit: train a detector on good images and write its checkpoint.
+"""flawline train: train a detector on good images and write its checkpoint.
 
-python -m train.fit --data /data/bottle
-python -m train.fit --method patchcore --help      lists the flags of one method
+Also `python -m train.fit`.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
 
 import argparse
 import sys
@@ -12,19 +17,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flawline.commands import program_of
 from flawline.options import field_parser
-from flawline.runtime.console import Parser, path_argument, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import run_command
 from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import IMAGENET, WEIGHT_KINDS
 from flawline.train.data.demo import DEMO_WEIGHTS
+from flawline.train.data.folds import DEFAULT_FOLDS, HOLD_OUT_FROM
 
 if TYPE_CHECKING:
     from flawline.train.recipe import Recipe
 
+EXAMPLES = (
+    "flawline train --data /data/bottle",
+    "flawline train --method patchcore --data /data/bottle --out runs/bottle.pt",
+    "flawline train --method patchcore --help     the flags of one method",
+)
 DEFAULT_METHOD = "simplenet"
-INTERRUPTED = "interrupted; the same command continues from the last saved step"
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +76,14 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU if there is one"
     )
+    group.add_argument(
+        "--folds",
+        type=int,
+        help=f"train {DEFAULT_FOLDS + 2} times instead of once: on all good images, without each "
+        f"of {DEFAULT_FOLDS} blocks of them, whose scores then set the threshold, and once for "
+        f"comparison. 0: train once and hold out a fifth. Default {DEFAULT_FOLDS} below "
+        f"{HOLD_OUT_FROM} good images, 0 from there on",
+    )
 
 
 def add_method_arguments(
@@ -91,15 +111,15 @@ def parse_arguments(
     """Parse a command line with the flags of the method that it names.
 
     `parser` has a flag --method, and `default_method` chooses the method without it; `marker` is
-    that of `flag_fields`. --help without --method lists no flags of methods, because these need
-    torch. Raises TrainError for an unknown method and for a flag of another method.
+    that of `flag_fields`. --help without --method lists the flags of every method, if torch is
+    installed. Raises TrainError for an unknown method and for a flag of another method.
     """
     first = Parser(prog=parser.prog, add_help=False)
     first.add_argument("--method")
     first.add_argument("-h", "--help", action="store_true")
     given, _ = first.parse_known_args(argv)
     if given.help and given.method is None:
-        parser.epilog = "Each method has options of its own: add --method METHOD to --help."
+        parser.epilog = f"{_help_of_methods(marker)}\n\n{parser.epilog or ''}"
     else:
         method = given.method or default_method()
         parser.set_defaults(method=method)
@@ -108,6 +128,19 @@ def parse_arguments(
     if unknown:
         _refuse(parser, args.method, unknown, marker)
     return args
+
+
+def _help_of_methods(marker: str) -> str:
+    """List the flags of every method. Two methods may share one, so each has its own list."""
+    lists = []
+    for method in METHODS:
+        parser = Parser(prog="", add_help=False, usage=argparse.SUPPRESS, verbosity=False)
+        try:
+            add_method_arguments(parser, method, marker)
+        except ModuleNotFoundError:
+            return "The options of the methods are listed where torch is installed."
+        lists.append(parser.format_help().strip())
+    return "\n\n".join(lists)
 
 
 def given_options(args: argparse.Namespace, method: str) -> dict[str, Any]:
@@ -140,6 +173,7 @@ def recipe_from_arguments(args: argparse.Namespace, method: str, data: Path) -> 
         seed=args.seed,
         bit_depth=args.bits,
         device=args.device,
+        folds=args.folds,
     )
 
 
@@ -180,7 +214,11 @@ def _refuse(
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="flawline-train", description="Train a detector on good images.")
+    parser = Parser(
+        prog=program_of("train"),
+        description="Train a detector on images of good parts.",
+        examples=EXAMPLES,
+    )
     parser.add_argument(
         "--data",
         type=path_argument,
@@ -188,7 +226,10 @@ def _parser() -> Parser:
         help="MVTec-like folder, or a folder of good images",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/checkpoint.pt"), help="the checkpoint to write"
+        "--out",
+        type=path_argument,
+        default=Path("runs/checkpoint.pt"),
+        help="the checkpoint to write",
     )
     parser.add_argument(
         "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
@@ -206,7 +247,7 @@ def _run(argv: Sequence[str] | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run_command("flawline-train", lambda: _run(argv), INTERRUPTED)
+    return run_command(program_of("train"), lambda: _run(argv))
 
 
 if __name__ == "__main__":

@@ -301,15 +301,17 @@ def resolve_method(name: str) -> type[Method]:
 
 @torch.inference_mode()
 def evaluate(
-    method: Method, images: Sequence[Image], progress: Progress = no_progress
+    method: Method,
+    images: Sequence[Image],
+    progress: Progress = no_progress,
+    label: str = "torch reference",
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Compute scores [n] and maps [n, H, W] of prepared images, one at a time, on its device."""
     device = method.device
-    scores = []
-    maps = []
+    scores, maps = [], []
     for index, image in enumerate(images):
         score, anomaly_map = method(torch.from_numpy(np.asarray(image))[None].to(device))
         scores.append(score.cpu().numpy()[0])
         maps.append(anomaly_map.cpu().numpy()[0])
-        progress("torch reference", index + 1, len(images))
+        progress(label, index + 1, len(images))
     return np.array(scores, np.float32), np.array(maps, np.float32)

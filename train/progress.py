@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from flawline.runtime.console import Verbosity
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -58,4 +60,11 @@ def _open_bar(label: str, done: int, total: int) -> tqdm[Any]:
     from tqdm import tqdm
 
     interval = REDRAW_TERMINAL_S if sys.stderr.isatty() else REDRAW_FILE_S
-    return tqdm(total=total, desc=label, initial=done - 1, mininterval=interval, dynamic_ncols=True)
+    return tqdm(
+        total=total,
+        desc=label,
+        initial=done - 1,
+        mininterval=interval,
+        dynamic_ncols=True,
+        disable=Verbosity.quiet,
+    )

@@ -34,6 +34,8 @@ class Recipe:
     seed: of all random choices, from 0 to 2^31 - 1.
     bit_depth: significant bits of 16-bit images, or None for 8-bit images.
     device: cpu, cuda, cuda:1, or auto.
+    folds: how many further trainings, each without one block of the good images, give the scores
+        that set the threshold; 0 to hold out a fifth of the images, None to decide by their number.
     Raises TrainError for values out of range.
     """
 
@@ -47,6 +49,7 @@ class Recipe:
     seed: int = 0
     bit_depth: int | None = None
     device: str = "auto"
+    folds: int | None = None
 
     def __post_init__(self) -> None:
         require_positive("steps", self.steps)
@@ -63,6 +66,10 @@ class Recipe:
             raise TrainError(f"--seed {self.seed} is not from 0 to {LARGEST_SEED}")
         if self.bit_depth is not None and not 9 <= self.bit_depth <= 16:
             raise TrainError(f"--bits {self.bit_depth} is not from 9 to 16; 8-bit images need none")
+        if self.folds is not None and (self.folds < 0 or self.folds == 1):
+            raise TrainError(
+                f"--folds {self.folds} is neither 0 (hold out a fifth of the images) nor at least 2"
+            )
 
     @property
     def method_class(self) -> type[Method]:

@@ -6,7 +6,6 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,81 +23,105 @@ from flawline.train.data import (
     hold_out,
     open_data,
 )
-from flawline.train.data.split import content_hashes, list_hash
+from flawline.train.data.folds import choose_folds
+from flawline.train.data.split import content_hashes, list_hash, require_different_images
+from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
+from flawline.train.job import FitResult, Job, Run
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
+from flawline.train.neighbours import describe_neighbours
+from flawline.train.out_of_fold import OutOfFold
 from flawline.train.progress import Bars, Progress
 from flawline.train.recipe import Recipe
 
 # Provenance that a run fills in itself; the rest must be equal to continue an unfinished run.
 WEIGHTS_FLAG = "weights_flag"
 WEIGHTS = "weights"
+FOLDS = "folds"  # left out with a hold-out
 # Instead of a number of steps, in the log and the provenance of a method with a closed form.
 ONE_PASS = "in one pass"
-
-
-@dataclass
-class _Run:
-    """A model on its way from the recipe to the checkpoint; `state` continues an unfinished run."""
-
-    model: Method
-    provenance: dict[str, str]
-    state: dict[str, Any] | None = None
 
 
 def train(recipe: Recipe, out: Path) -> Path:
     """Train as the recipe says, write the checkpoint `out` and return its path.
 
-    An unfinished run of the same recipe is continued from NAME.unfinished.pt next to `out`, which
-    is removed at the end. Raises TrainError and DataError.
+    With folds, the detector on all good images comes first, then those without each fold. An
+    unfinished run of the same recipe is continued from NAME.unfinished.pt next to `out`, and an
+    unfinished fold from NAME.unfinished-fold.pt; both are removed at the end. Raises TrainError and
+    DataError.
     """
     model = recipe.method_class(recipe.settings)
-    data_set = open_data(recipe.data)
-    for line in data_set.describe():
-        log(line)
-    good, held_out = hold_out(data_set.train_good)
-    for line in describe_images(good, model.geometry, recipe.bit_depth):
-        log(f"note: {line}")
-    images = PreparedImages(good, model.geometry, recipe.bit_depth)
-    used = model.images_used(recipe.settings, len(good))
-    steps = recipe.length(used)
-    provenance = _provenance(recipe, good, f"{used} trained on, {len(held_out)} held out", steps)
-    if out.is_dir() or not _writable(out.parent):
-        raise TrainError(f"--out {out}: cannot be written; choose another")
-    trained_on = content_hashes(good)
-    unfinished = out.with_name(f"{out.stem}.unfinished.pt")
-    run = _begin(recipe, model, images, provenance, unfinished)
+    job = _prepare(recipe, model, out)
+    run = _begin(job, model)
     device = choose_device(recipe.device)
-    length = ONE_PASS if steps is None else f"for {steps} steps"
-    weights = run.provenance[WEIGHTS]
-    log(f"training {recipe.method} on {used} good images {length} on {device} (weights {weights})")
     run.model.to(device)
-    fit = _fit(run, recipe, images, steps or 1, unfinished)
+    _announce(job, run)
+    try:
+        fit = _fit(job, run)
+    except KeyboardInterrupt:
+        # Nothing is saved before the first step, nor by a method that is fitted in one pass.
+        if job.unfinished.exists():
+            log(f"the same command continues from {job.unfinished}")
+        else:
+            log("no step was saved; the same command begins again")
+        raise
     if not fit.length.finished:
         run.provenance["steps"] = f"{fit.length.describe()}, cut short"
-    save_checkpoint(
-        out,
-        run.model.cpu(),
-        run.provenance,
-        trained_on=trained_on,
-        length=fit.length,
-        missing_phases=fit.missing_phases,
-        source_sizes=SourceSizes.of(images.sizes.values()),
-    )
+    _save(out, job, run, fit)
     if fit.length.finished:
-        unfinished.unlink(missing_ok=True)
+        job.unfinished.unlink(missing_ok=True)
+        for line in describe_neighbours(run.out_of_fold):
+            log(line)
     else:
         log(f"stopped by --max-minutes after {fit.length.describe()}; run the same command again")
     log(f"checkpoint {out}")
     return out
 
 
-@dataclass(frozen=True)
-class _FitResult:
-    """How far a fit came; `missing_phases` are those that it did not begin."""
+def _announce(job: Job, run: Run) -> None:
+    """Log what is trained: on all images, and how many further trainings follow."""
+    recipe = job.recipe
+    length = f"for {job.steps} steps"
+    if recipe.length(1) is None:
+        length = ONE_PASS
+    if job.parts:
+        log(
+            f"{len(job.parts) + 1} trainings: on all good images, without each of "
+            f"{len(job.parts) - 1} blocks of them to set the threshold, and one for comparison; "
+            f"--folds 0 trains once"
+        )
+    if not run.fitted:
+        used = run.model.images_used(recipe.settings, len(job.images))
+        log(
+            f"training {recipe.method} on {used} good images {length} on {run.model.device} "
+            f"(weights {run.provenance[WEIGHTS]})"
+        )
 
-    length: TrainingLength
-    missing_phases: tuple[str, ...]
+
+def _prepare(recipe: Recipe, model: Method, out: Path) -> Job:
+    """Open the data set, divide its good images, and check what can be checked before training."""
+    data_set = open_data(recipe.data)
+    for line in data_set.describe():
+        log(line)
+    folds = choose_folds(recipe.folds, len(data_set.train_good))
+    good = list(data_set.train_good)
+    held_out: list[Path] = []
+    if folds == 0:
+        good, held_out = hold_out(data_set.train_good)
+    for line in describe_images(good, model.geometry, recipe.bit_depth):
+        log(f"note: {line}")
+    used = model.images_used(recipe.settings, len(good))
+    steps = recipe.length(used)
+    provenance = _provenance(recipe, good, f"{used} trained on, {len(held_out)} held out", steps)
+    if folds:
+        provenance[FOLDS] = str(folds)
+    if out.is_dir() or not _writable(out.parent):
+        raise TrainError(f"--out {out}: cannot be written; choose another")
+    trained_on = content_hashes(good)
+    require_different_images(trained_on)
+    images = PreparedImages(good, model.geometry, recipe.bit_depth)
+    parts = plan_parts(recipe, data_set.train_good, folds)
+    return Job(recipe, out, images, trained_on, steps or 1, parts, provenance)
 
 
 def _provenance(
@@ -114,23 +137,97 @@ def _provenance(
     }
 
 
-def _fit(
-    run: _Run, recipe: Recipe, images: PreparedImages, steps: int, unfinished: Path
-) -> _FitResult:
+def _save(path: Path, job: Job, run: Run, fit: FitResult) -> None:
+    save_checkpoint(
+        path,
+        run.model.cpu(),
+        run.provenance,
+        trained_on=job.trained_on,
+        length=fit.length,
+        missing_phases=fit.missing_phases,
+        source_sizes=run.sizes,
+        out_of_fold=run.out_of_fold,
+    )
+
+
+def _fit(job: Job, run: Run) -> FitResult:
+    """Train on all images, then without each fold, until the deadline."""
     deadline = math.inf
-    if recipe.max_minutes is not None:
-        deadline = time.monotonic() + 60 * recipe.max_minutes
+    if job.recipe.max_minutes is not None:
+        deadline = time.monotonic() + 60 * job.recipe.max_minutes
+    device = run.model.device
+    with Bars() as bars:
+        pixels = _images_to_fit(run.model, job.recipe, job.images, bars)
+        features = SharedFeatures()
+        if job.parts:
+            features.attach(run.model)
+        done = job.steps
+        missing: tuple[str, ...] = ()
+        if not run.fitted:
+            done, missing = _fit_all(job, run, pixels, deadline, bars)
+            run.sizes = SourceSizes.of(job.images.sizes.values())
+        if done < job.steps or not job.parts:
+            return _result(job, run, done, missing)
+        if not run.fitted:
+            run.fitted = True
+            _save(job.unfinished, job, run, _result(job, run, done))
+        folds = FoldTraining(
+            recipe=job.recipe,
+            model=run.model,
+            device=device,
+            images=pixels,
+            features=features,
+            unfinished=job.unfinished_fold,
+            provenance=run.provenance,
+            deadline=deadline,
+            progress=bars,
+        )
+        return _fit_folds(job, run, folds)
+
+
+def _fit_all(
+    job: Job, run: Run, pixels: Sequence[Image], deadline: float, progress: Progress
+) -> tuple[int, tuple[str, ...]]:
+    """Train on all images; return the steps done, and the phases that were not begun."""
 
     def save(state: dict[str, Any]) -> None:
-        save_checkpoint(unfinished, run.model, run.provenance, state)
+        save_checkpoint(job.unfinished, run.model, run.provenance, state)
 
-    with Bars() as bars:
-        pixels = _images_to_fit(run.model, recipe, images, bars)
-        fit = Fit(pixels, steps, recipe.seed, deadline, bars, save, run.state)
-        done = run.model.fit(fit)
+    fit = Fit(pixels, job.steps, job.recipe.seed, deadline, progress, save, run.state)
+    done = run.model.fit(fit)
     for note in fit.notes:
         log(note)
-    return _FitResult(TrainingLength(done, steps), fit.missing(run.model.phases))
+    return done, fit.missing(run.model.phases)
+
+
+def _fit_folds(job: Job, run: Run, folds: FoldTraining) -> FitResult:
+    """Train the folds that the run lacks, and save the run after each."""
+    assert run.out_of_fold is not None
+
+    def save(record: OutOfFold) -> None:
+        run.out_of_fold = record
+        _save(job.unfinished, job, run, _result(job, run, job.steps))
+
+    steps_of_part = folds.run(job.parts, run.out_of_fold, save)
+    return _result(job, run, job.steps + steps_of_part)
+
+
+def _result(job: Job, run: Run, done: int, missing: tuple[str, ...] = ()) -> FitResult:
+    """Count the steps of all trainings, and name the folds that are missing.
+
+    done: the steps of the training on all images, and those of a fold that was begun.
+    """
+    planned = job.steps
+    finished = 0
+    if run.out_of_fold is not None:
+        finished = run.out_of_fold.parts_done
+    for number, part in enumerate(job.parts):
+        planned += part.steps
+        if number < finished:
+            done += part.steps
+        else:
+            missing = (*missing, part.name)
+    return FitResult(TrainingLength(done, planned), missing)
 
 
 def _images_to_fit(
@@ -143,38 +240,45 @@ def _images_to_fit(
     return images
 
 
-def _begin(
-    recipe: Recipe,
-    model: Method,
-    images: PreparedImages,
-    provenance: dict[str, str],
-    unfinished: Path,
-) -> _Run:
+def _begin(job: Job, model: Method) -> Run:
     """Load weights into a fresh model, or continue the unfinished run of the same recipe."""
-    if unfinished.exists():
-        return _continue(recipe, provenance, unfinished)
+    recipe = job.recipe
+    provenance = dict(job.provenance)
+    if job.unfinished.exists():
+        return _continue(job, provenance)
     provenance[WEIGHTS_FLAG] = recipe.weights
-    provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, images)
+    provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, job.images)
     if recipe.weights == RANDOM and model.backbones():
         log("note: --weights random: random features, expect results near chance")
-    return _Run(model, provenance)
+    return Run(model, provenance, out_of_fold=job.new_record())
 
 
-def _continue(recipe: Recipe, provenance: dict[str, str], unfinished: Path) -> _Run:
+def _continue(job: Job, provenance: dict[str, str]) -> Run:
+    unfinished = job.unfinished
     saved = load_checkpoint(unfinished)
-    expected = {**provenance, WEIGHTS_FLAG: recipe.weights}
-    same = saved.method.settings == recipe.settings
-    for name, value in expected.items():
-        same = same and saved.provenance.get(name) == value
+    expected = {**provenance, WEIGHTS_FLAG: job.recipe.weights}
+    same = saved.method.settings == job.recipe.settings
+    for name in {*expected, FOLDS}:
+        same = same and saved.provenance.get(name) == expected.get(name)
     if not same:
         raise TrainError(
             f"{unfinished} is from a run with other flags; repeat those, or delete it to start "
             "again"
         )
+    if saved.training is None and saved.out_of_fold is not None:
+        done = saved.out_of_fold.parts_done
+        log(f"continuing {unfinished} after 1 + {done} of {len(job.parts) + 1} trainings")
+        return Run(
+            saved.method,
+            saved.provenance,
+            fitted=True,
+            sizes=saved.source_sizes,
+            out_of_fold=saved.out_of_fold,
+        )
     state = saved.training or {}
     step = (state.get("state") or {}).get("step", 0)
     log(f"continuing {unfinished} at step {step}")
-    return _Run(saved.method, saved.provenance, saved.training)
+    return Run(saved.method, saved.provenance, saved.training, out_of_fold=job.new_record())
 
 
 def _writable(folder: Path) -> bool:

@@ -9,11 +9,19 @@ mailed, archived with the bundle and printed.
 
 from __future__ import annotations
 
+from importlib import import_module
+
+if __name__ == "__main__":
+    # The imports below take a while.
+    import_module("flawline.interrupts").end_quietly()
+
 import argparse
 import sys
 from collections.abc import Sequence
 
-from flawline.runtime.console import Parser, log, path_argument, run_command
+from flawline.commands import program_of
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 
 
@@ -23,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="flawline-report", description="One HTML page about a bundle's verdicts.")
+    parser = Parser(
+        prog=program_of("report"), description="One HTML page about a bundle's verdicts."
+    )
     parser.add_argument("--bundle", type=path_argument, required=True)
     parser.add_argument(
         "--data", type=path_argument, required=True, help="as for training, with test images"

@@ -1,4 +1,4 @@
-"""The charts of the bundle report: score histograms and the ROC curve, as SVG."""
+"""The score histograms of the bundle report, as SVG, for wide screens and for phones."""
 
 from __future__ import annotations
 
@@ -8,21 +8,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flawline.benchmarks.bundle_report.formatting import number, percent
+from flawline.benchmarks.bundle_report.formatting import number
 from flawline.benchmarks.bundle_report.svg import Drawing
-from flawline.train.metrics import Labels, Scores, roc_curve
+from flawline.train.metrics import Scores
 
-# The histograms, in SVG units: the plotted area, and the distance from one row to the next.
 BINS = 44
-LEFT = 200
-RIGHT = 890
-TOP = 50
-ROW_PITCH = 108
-# The ROC curve, in SVG units: the corner and the side of the plotted square.
-ROC_LEFT = 66
-ROC_TOP = 10
-ROC_SIDE = 400
-FADE = "<linearGradient id='fade'><stop/><stop offset='1' stop-opacity='0'/></linearGradient>"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of the histograms are, in SVG units.
+
+    `name` is a CSS class, which shows one layout and hides the other. The plotted area reaches from
+    `left` to `right`, and begins at `top`; `row_pitch` is the distance from one row to the next.
+    The words on a row are beside it, or above it if `words_above`.
+    """
+
+    name: str
+    width: float
+    left: float
+    right: float
+    top: float
+    row_pitch: float
+    words_above: bool
+
+    def x(self, axis: Axis, score: float) -> float:
+        """Return the place of a score; scores beyond an end of the axis are placed on it."""
+        return self.left + (self.right - self.left) * axis.fraction(score)
+
+
+WIDE = Layout("wide", 900, left=200, right=890, top=50, row_pitch=108, words_above=False)
+# As wide as a phone, so that its text is not reduced.
+NARROW = Layout("narrow", 340, left=26, right=334, top=46, row_pitch=112, words_above=True)
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ class Axis:
         span = (high - low) or 1.0
         # Room for the words on both sides of the threshold.
         low = min(low, threshold - 0.15 * span)
-        high = max(high, threshold + 0.2 * span)
+        high = max(high, threshold + 0.35 * span)
         step = float((high - low) / BINS)
         first = math.floor((low - threshold) / step)
         last = math.ceil((high - threshold) / step)
@@ -65,10 +82,10 @@ class Axis:
         """The score where the last bin starts."""
         return self.threshold + (self.first + self.bins - 1) * self.step
 
-    def x(self, score: float) -> float:
-        """Return the place of a score, in SVG units; scores beyond an end are placed on it."""
+    def fraction(self, score: float) -> float:
+        """Return the place of a score: 0 at the left end or left of it, 1 at the right end."""
         fraction = ((score - self.threshold) / self.step - self.first) / self.bins
-        return LEFT + (RIGHT - LEFT) * min(max(fraction, 0), 1)
+        return min(max(fraction, 0.0), 1.0)
 
     def counts(self, scores: Scores) -> Scores:
         """Return how many of `scores` [n] are in each bin: int [bins]."""
@@ -101,150 +118,136 @@ class HistogramRow:
 
 
 def draw_histograms(
-    rows: Sequence[HistogramRow], axis: Axis, band: tuple[float | None, float | None]
+    rows: Sequence[HistogramRow],
+    axis: Axis,
+    band: tuple[float | None, float | None],
+    layout: Layout = WIDE,
 ) -> str:
     """Return the score histograms of the groups, one below the other, with the threshold.
 
     `band` is the interval of the threshold, which is shaded; an end that is None is open.
     """
-    bottom = TOP + ROW_PITCH * len(rows)
-    label = "histograms of the anomaly scores with the threshold"
-    drawing = Drawing(900, bottom + 56, label)
-    drawing.add(FADE)
+    bottom = layout.top + layout.row_pitch * len(rows)
+    titles = _axis_titles(rows, axis, layout)
+    height = bottom + 32 + 20 * len(titles)
+    drawing = Drawing(layout.width, height, _describe(rows, axis), layout.name)
     # The band comes first, because later elements cover earlier ones.
-    _draw_band(drawing, axis, band, bottom)
-    highest = axis.threshold
+    _draw_band(drawing, axis, band, layout, bottom)
     for index, row in enumerate(rows):
-        _draw_row(drawing, axis, row, TOP + ROW_PITCH * (index + 1))
-        highest = max(highest, row.scores.max())
-    _draw_threshold(drawing, axis, bottom)
-    _draw_score_axis(drawing, axis, bottom)
-    title = "anomaly score (no unit; higher is more anomalous)"
-    if highest > axis.last_bin + axis.step:
-        title += f"; last bar: all above {number(axis.last_bin)}"
-    drawing.text((LEFT + RIGHT) / 2, bottom + 50, title, "middle")
+        _draw_row(drawing, axis, row, layout, layout.top + layout.row_pitch * (index + 1))
+    _draw_threshold(drawing, axis, layout, bottom)
+    # After the line of the threshold, which it would cross.
+    for index, row in enumerate(rows):
+        _draw_words(drawing, row, layout, layout.top + layout.row_pitch * (index + 1))
+    _draw_ticks(drawing, axis, layout, bottom)
+    middle = (layout.left + layout.right) / 2
+    if layout.words_above:
+        middle = layout.width / 2
+    for index, title in enumerate(titles):
+        drawing.text(middle, bottom + 48 + 20 * index, title, "middle")
     return drawing.render()
 
 
+def _describe(rows: Sequence[HistogramRow], axis: Axis) -> str:
+    """Return the content of the drawing in words, for readers who cannot see it."""
+    parts = [f"Histograms of the anomaly scores. Threshold {number(axis.threshold)}."]
+    for row in rows:
+        low = number(row.scores.min())
+        high = number(row.scores.max())
+        parts.append(
+            f"{row.name}: {len(row.scores)} images, scores {low} to {high}, {row.outcome}."
+        )
+    return " ".join(parts)
+
+
+def _axis_titles(rows: Sequence[HistogramRow], axis: Axis, layout: Layout) -> list[str]:
+    """Return the lines below the score axis."""
+    titles = ["anomaly score (higher is more anomalous)"]
+    highest = max(row.scores.max() for row in rows)
+    if highest > axis.last_bin + axis.step:
+        titles.append(f"last bar: all above {number(axis.last_bin)}")
+    if layout.words_above:
+        return [*titles, "height of a bar: number of images"]
+    return ["; ".join(titles)]
+
+
 def _draw_band(
-    drawing: Drawing, axis: Axis, band: tuple[float | None, float | None], bottom: float
+    drawing: Drawing,
+    axis: Axis,
+    band: tuple[float | None, float | None],
+    layout: Layout,
+    bottom: float,
 ) -> None:
     low, high = band
     if low is None and high is None:
         return
-    left = float(LEFT)
+    left = float(layout.left)
     if low is not None:
-        left = axis.x(low)
-    right = float(RIGHT)
-    css = "open"  # fades out to the right
+        left = layout.x(axis, low)
     if high is not None:
-        right = axis.x(high)
-        css = "band"
-    drawing.box(css, left, TOP, right - left, bottom - TOP)
+        drawing.box("band", left, layout.top, layout.x(axis, high) - left, bottom - layout.top)
+        return
+    # Fades out to the right. A hidden drawing must not own the gradient of the other one.
+    fade = f"fade-{layout.name}"
+    stops = "<stop/><stop offset='1' stop-opacity='0'/>"
+    drawing.add(f"<linearGradient id='{fade}'>{stops}</linearGradient>")
+    width = layout.right - left
+    drawing.box("open", left, layout.top, width, bottom - layout.top, f"url(#{fade})")
 
 
-def _draw_row(drawing: Drawing, axis: Axis, row: HistogramRow, base: float) -> None:
-    """Draw the bars of one group on the line y = `base`, with its name and its count scale."""
+def _draw_row(drawing: Drawing, axis: Axis, row: HistogramRow, layout: Layout, base: float) -> None:
+    """Draw the bars of one group on the line y = `base`, with its count scale."""
     counts = axis.counts(row.scores)
     highest = counts.max()
-    bar_width = (RIGHT - LEFT) / axis.bins
-    # The highest bar ends below the line of the row above.
-    unit = (ROW_PITCH - 20) / highest
+    bar_width = (layout.right - layout.left) / axis.bins
+    # The highest bar ends below the line of the row above, or below the words.
+    highest_bar = layout.row_pitch - 20
+    if layout.words_above:
+        highest_bar = layout.row_pitch - 38
+    unit = highest_bar / highest
     for index, count in enumerate(counts):
         if count:
             # A small gap separates neighbouring bars.
-            left = LEFT + index * bar_width + 0.75
+            left = layout.left + index * bar_width + 0.75
             drawing.box(row.css, left, base - count * unit, bar_width - 1.5, count * unit)
+    drawing.text(layout.left - 6, base - highest_bar + 8, f"{highest}", "end", "soft")
+    drawing.text(layout.left - 6, base, "0", "end", "soft")
+    drawing.line("axis", (layout.left, base), (layout.right, base))
+
+
+def _draw_words(drawing: Drawing, row: HistogramRow, layout: Layout, base: float) -> None:
+    """Write the name of the group whose bars stand on the line y = `base`, and its counts."""
+    if layout.words_above:
+        words = f"{row.name}: {len(row.scores)}, {row.outcome}"
+        drawing.text(0, base - layout.row_pitch + 24, words, css="key")
+        return
     drawing.text(0, base - 62, row.name, css="key")
     drawing.text(0, base - 42, f"{len(row.scores)} images")
     drawing.text(0, base - 22, row.outcome)
-    drawing.text(LEFT - 8, base - ROW_PITCH + 28, f"{highest}", "end", "soft")
-    drawing.text(LEFT - 8, base, "0", "end", "soft")
-    drawing.line("axis", (LEFT, base), (RIGHT, base))
 
 
-def _draw_threshold(drawing: Drawing, axis: Axis, bottom: float) -> None:
-    x = axis.x(axis.threshold)
+def _draw_threshold(drawing: Drawing, axis: Axis, layout: Layout, bottom: float) -> None:
+    x = layout.x(axis, axis.threshold)
     drawing.line("limit", (x, 24), (x, bottom + 6))
-    drawing.text(0, TOP - 12, "images per bar", css="soft")
-    drawing.text(x, 16, f"threshold {number(axis.threshold)}", "middle", "key")
-    drawing.text(x - 10, 38, "judged good", "end")
-    drawing.text(x + 10, 38, "judged anomalous")
+    # The words stay inside of the drawing.
+    middle = min(max(x, 70), layout.width - 70)
+    drawing.text(middle, 16, f"threshold {number(axis.threshold)}", "middle", "key")
+    good = "good"
+    anomalous = "anomalous"
+    if not layout.words_above:
+        good = "judged good"
+        anomalous = "judged anomalous"
+        drawing.text(0, layout.top - 12, "images per bar", css="soft")
+    drawing.text(x - 8, 38, good, "end")
+    drawing.text(x + 8, 38, anomalous)
 
 
-def _draw_score_axis(drawing: Drawing, axis: Axis, bottom: float) -> None:
-    for tick in axis.ticks():
-        x = axis.x(tick)
+def _draw_ticks(drawing: Drawing, axis: Axis, layout: Layout, bottom: float) -> None:
+    ticks = axis.ticks()
+    if layout.words_above and len(ticks) > 5:
+        # Every second one leaves room for their numbers.
+        ticks = ticks[::2]
+    for tick in ticks:
+        x = layout.x(axis, tick)
         drawing.line("axis", (x, bottom), (x, bottom + 6))
         drawing.text(x, bottom + 24, f"{tick:g}", "middle", "soft")
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A threshold with its fractions of false alarms and of detections on the test images."""
-
-    threshold: float
-    false_alarm_rate: float
-    detection_rate: float
-
-
-def draw_roc(
-    labels: Labels, scores: Scores, point: OperatingPoint, stated: tuple[float, float]
-) -> str:
-    """Return the ROC curve of `scores` [n] with the operating point.
-
-    `labels` [n] are True for defective images; the `stated` interval of the false-alarm rate is
-    shaded.
-    """
-    label = "ROC curve with the operating point"
-    drawing = Drawing(ROC_LEFT + ROC_SIDE + 14, ROC_TOP + ROC_SIDE + 54, label)
-    low, high = stated
-    drawing.box("band", _roc_x(low), ROC_TOP, ROC_SIDE * (high - low), ROC_SIDE)
-    _draw_roc_grid(drawing)
-    drawing.line("chance", (_roc_x(0), _roc_y(0)), (_roc_x(1), _roc_y(1)))
-    curve = []
-    for false_alarms, detections in zip(*roc_curve(labels, scores), strict=True):
-        curve.append((_roc_x(false_alarms), _roc_y(detections)))
-    drawing.polyline("curve", curve)
-    _draw_operating_point(drawing, point)
-    return drawing.render()
-
-
-def _roc_x(false_alarm_rate: float) -> float:
-    return ROC_LEFT + ROC_SIDE * false_alarm_rate
-
-
-def _roc_y(detection_rate: float) -> float:
-    return ROC_TOP + ROC_SIDE * (1 - detection_rate)
-
-
-def _draw_roc_grid(drawing: Drawing) -> None:
-    bottom = _roc_y(0)
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        x = _roc_x(tick)
-        y = _roc_y(tick)
-        text = f"{100 * tick:g}"
-        drawing.line("grid", (ROC_LEFT, y), (_roc_x(1), y))
-        drawing.text(ROC_LEFT - 8, y + 5, text, "end", "soft")
-        drawing.line("grid", (x, ROC_TOP), (x, bottom))
-        drawing.text(x, bottom + 22, text, "middle", "soft")
-    drawing.text(_roc_x(0.5), bottom + 48, "false alarms [% of good test images]", "middle")
-    drawing.vertical_text(16, _roc_y(0.5), "detected [% of defective test images]")
-
-
-def _draw_operating_point(drawing: Drawing, point: OperatingPoint) -> None:
-    x = _roc_x(point.false_alarm_rate)
-    y = _roc_y(point.detection_rate)
-    # The curve only rises, so the area to the right of the point and below it is free. Where that
-    # is too small for the label, the corner below the diagonal is used, with a line to the point.
-    if point.false_alarm_rate < 0.6 and point.detection_rate > 0.25:
-        left = x + 12
-        top = y + 28
-    else:
-        left = _roc_x(0.53)
-        top = _roc_y(0.26)
-        drawing.line("axis", (x, y), (left - 6, top - 5))
-    drawing.circle("point", (x, y), 8)
-    drawing.text(left, top, f"threshold {number(point.threshold)}", css="key")
-    drawing.text(left, top + 20, f"{percent(point.false_alarm_rate)} false alarms")
-    drawing.text(left, top + 40, f"{percent(point.detection_rate)} detected")

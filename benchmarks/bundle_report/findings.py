@@ -18,6 +18,10 @@ from flawline.train.data import Sample, read_mask
 from flawline.train.metrics import Labels, Scores
 from flawline.train.progress import Progress
 
+# Scores that are this close to the threshold, in standard deviations of the scores of good images,
+# could as well have been on its other side.
+CLOSE_DEVIATIONS = 0.5
+
 
 @dataclass(frozen=True)
 class JudgedImage:
@@ -38,19 +42,22 @@ class Findings:
 
     `held_out`, `good` and `defective` are the images that got a score. `faults` are the files that
     got none, each with the reason. `pixel_accuracy` is empty without anomaly maps or without masks.
-    `sizes` are the (height, width) of the images. `data_notes` are sentences about probable
-    mistakes in the data set, for example masks that belong to no image.
+    `sizes` are the (height, width) of the images, and `times_ms` the milliseconds of each verdict
+    on `engine`, the description of an engine, with its `precision`. `data_notes` are sentences
+    about probable mistakes in the data set, for example masks that belong to no image.
     """
 
     bundle: Bundle
     data: Path
     engine: str
+    precision: str
     held_out: list[JudgedImage] = field(default_factory=list)
     good: list[JudgedImage] = field(default_factory=list)
     defective: list[JudgedImage] = field(default_factory=list)
     faults: list[tuple[Path, str]] = field(default_factory=list)
     pixel_accuracy: dict[str, float] = field(default_factory=dict)
     sizes: set[tuple[int, int]] = field(default_factory=set)
+    times_ms: list[float] = field(default_factory=list)
     data_notes: list[str] = field(default_factory=list)
 
     @property
@@ -64,6 +71,20 @@ class Findings:
     @property
     def detected(self) -> int:
         return count_anomalous(self.defective)
+
+    @property
+    def threshold(self) -> float:
+        return self.bundle.calibration.threshold
+
+    @property
+    def close_distance(self) -> float:
+        """The largest distance of a score from the threshold that counts as close to it."""
+        manifest = self.bundle.manifest
+        return max(manifest.score_tolerance, CLOSE_DEVIATIONS * manifest.score.std)
+
+    def is_close(self, image: JudgedImage) -> bool:
+        """Whether the verdict on an image is a close one."""
+        return abs(image.score - self.threshold) <= self.close_distance
 
     @property
     def uninspected(self) -> list[str]:
@@ -108,7 +129,8 @@ def judge_images(
 
     `bit_depth` is that of 16-bit images. An image that cannot be judged becomes a fault.
     """
-    findings = Findings(detector.bundle, data, detector.engine.description)
+    engine = detector.engine
+    findings = Findings(detector.bundle, data, engine.description, engine.precision)
     pixels = _PixelAccuracy(detector.bundle, test)
     total = len(held_out) + len(test)
     for index, (group, sample) in enumerate(_groups(findings, held_out, test)):
@@ -150,6 +172,7 @@ def _judge(
     if verdict.reason is not None:
         findings.faults.append((sample.path, verdict.reason))
         return None
+    findings.times_ms.append(sum(verdict.milliseconds.values()))
     return verdict
 
 

@@ -23,3 +23,15 @@ def percent_range(interval: tuple[float, float]) -> str:
     """Return an interval of fractions as "low % to high %"."""
     low, high = interval
     return f"{percent(low)} to {percent(high)}"
+
+
+def milliseconds(value: float) -> str:
+    """Return a duration with two or three significant digits."""
+    if value < 10:
+        return f"{value:.1f}{NARROW_SPACE}ms"
+    return f"{value:.0f}{NARROW_SPACE}ms"
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes in MB (10^6 bytes) with one decimal."""
+    return f"{size / 1e6:.1f}{NARROW_SPACE}MB"

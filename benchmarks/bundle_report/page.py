@@ -4,44 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from flawline import FlawlineError
 from flawline.benchmarks.bundle_report.charts import (
+    NARROW,
+    WIDE,
     Axis,
     HistogramRow,
-    OperatingPoint,
     draw_histograms,
-    draw_roc,
 )
 from flawline.benchmarks.bundle_report.confidence import (
     images_for_upper_bound,
     rate_interval,
     threshold_interval,
 )
+from flawline.benchmarks.bundle_report.cost import cost_of
+from flawline.benchmarks.bundle_report.figures import AUROC, figures
 from flawline.benchmarks.bundle_report.findings import (
+    CLOSE_DEVIATIONS,
     Findings,
-    JudgedImage,
     count_anomalous,
     judge_images,
     scores_of,
 )
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
 from flawline.benchmarks.bundle_report.gallery import Gallery, galleries, relative_name
-from flawline.benchmarks.bundle_report.notes import notes
+from flawline.benchmarks.bundle_report.kinds import DefectKind, kinds_of
+from flawline.benchmarks.bundle_report.notes import notes, set_from_good_test, set_from_held_out
 from flawline.benchmarks.bundle_report.provenance import provenance
+from flawline.benchmarks.bundle_report.roc import OperatingPoint, draw_roc
+from flawline.benchmarks.bundle_report.thresholds import ThresholdTable, threshold_table
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
-from flawline.runtime.files import write_file
-from flawline.runtime.threshold import CONFIDENCE
+from flawline.runtime.files import make_writable, write_file
+from flawline.runtime.threshold import CONFIDENCE, describe_needs
 from flawline.train import metrics
 from flawline.train.data import Sample, hold_out, open_data
 from flawline.train.progress import Bars
@@ -67,24 +71,58 @@ def write_bundle_report(
     BundleError, EngineError and DataError, and ReportError when `out` cannot be written.
     """
     bundle = read_bundle(bundle_path)
+    _require_writable(out)
     data_set = open_data(data)
     for line in data_set.describe():
         log(line)
-    _, held_out_paths = hold_out(data_set.train_good)
-    # They are good images, so they have no defect.
-    held_out = [Sample(path, None) for path in held_out_paths]
+    held_out: list[Sample] = []
+    # With folds, the detector was trained on all good images: its scores of them say nothing.
+    if not bundle.manifest.folds:
+        _, held_out_paths = hold_out(data_set.train_good)
+        # They are good images, so they have no defect.
+        held_out = [Sample(path, None) for path in held_out_paths]
+    # runtime.calibrate reads 16-bit images with the bit depth of the training.
+    exact_scores = bit_depth in (None, bundle.manifest.file_bit_depth)
     if bit_depth is None:
         bit_depth = bundle.manifest.file_bit_depth
     with Detector(bundle, engine, options) as detector, Bars() as bars:
         findings = judge_images(detector, data, held_out, data_set.test, bit_depth, bars)
         findings.data_notes = list(data_set.notes)
-        page = render(findings, galleries(findings, detector, bit_depth))
+        image_galleries = galleries(findings, detector, bit_depth)
+    thresholds = threshold_table(findings, _engine_flags(engine, options), exact_scores)
+    page = render(findings, image_galleries, thresholds)
     # A file name need not be valid Unicode, and cannot always be encoded.
     write_file(out, page.encode("utf-8", "backslashreplace"), ReportError, "--out")
 
 
-def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
+def _require_writable(out: Path) -> None:
+    """Raise ReportError if the page cannot be written, before all images are judged."""
+    if out.is_dir():
+        raise ReportError(f"{out} cannot be written (it is a folder); give a file with --out")
+    try:
+        make_writable(out.parent)
+    except OSError as error:
+        raise ReportError(
+            f"{out} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
+        ) from error
+
+
+def _engine_flags(engine: str, options: EngineOptions | None) -> list[str]:
+    """Return the flags that choose the engine of this report, because scores depend on it."""
+    flags = []
+    if engine != "auto":
+        flags += ["--engine", engine]
+    if options is not None and options.precision != "auto":
+        flags += ["--precision", options.precision]
+    return flags
+
+
+def render(
+    findings: Findings, image_galleries: Sequence[Gallery], thresholds: ThresholdTable
+) -> str:
     """Return the page as HTML."""
+    made = datetime.now(timezone.utc)
+    cost = cost_of(findings)
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -106,7 +144,12 @@ def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
         calibration=findings.bundle.calibration,
         has_map=findings.bundle.has_map,
         findings=findings,
-        headline=_headline(findings),
+        made=made.strftime("%Y-%m-%d %H:%M UTC"),
+        figures=figures(findings, _accuracies(findings), cost),
+        cost=cost,
+        thresholds=thresholds,
+        needs=describe_needs(),
+        close_deviations=CLOSE_DEVIATIONS,
         notes=notes(findings),
         faults=faults,
         histograms=_histograms(findings),
@@ -116,44 +159,23 @@ def render(findings: Findings, image_galleries: Sequence[Gallery]) -> str:
         galleries=image_galleries,
         kinds=_kinds(findings),
         detected=_rate(findings.detected, len(findings.defective)),
-        provenance=provenance(findings),
+        provenance=provenance(findings, made.isoformat(timespec="seconds")),
     )
 
 
-def _headline(findings: Findings) -> Markup:
-    """Return the counts and accuracies that the page starts with."""
-    # Markup.format escapes what it inserts.
-    parts: list[str] = []
-    if findings.good:
-        counts = (findings.false_alarms, len(findings.good))
-        parts.append(Markup("<b>false alarms {} of {}</b> good test images").format(*counts))
-    else:
-        parts.append("false alarms unknown, there are no good test images")
-    if findings.defective:
-        counts = (findings.misses, len(findings.defective))
-        parts.append(Markup("<b>misses {} of {}</b> defective ones").format(*counts))
-    else:
-        parts.append("misses unknown, there are no defective test images")
-    areas = []
-    for name, value in _accuracies(findings).items():
-        if math.isfinite(value):
-            areas.append(Markup("<span>{} {:.4f}</span>").format(name, value))
-    if areas:
-        parts.append(Markup(", ").join(areas))
-    if findings.faults:
-        parts.append(Markup("<b>{} rejected</b> without a score").format(len(findings.faults)))
-    return Markup("; ").join(parts)
-
-
 def _accuracies(findings: Findings) -> dict[str, float]:
+    """Return the accuracies that could be measured, by name."""
     accuracies = {}
     if findings.good and findings.defective:
-        accuracies["image AUROC"] = metrics.auroc(*findings.labels_and_scores())
-    return accuracies | findings.pixel_accuracy
+        accuracies[AUROC] = metrics.auroc(*findings.labels_and_scores())
+    for name, value in findings.pixel_accuracy.items():
+        if math.isfinite(value):
+            accuracies[name] = value
+    return accuracies
 
 
-def _histograms(findings: Findings) -> str | None:
-    """Return the score histograms as SVG; None when no image has a score."""
+def _histograms(findings: Findings) -> list[str]:
+    """Return the score histograms as SVG in every layout; none when no image has a score."""
     rows = []
     for css, name, outcome, images in (
         ("held-out", "held-out good", "above threshold", findings.held_out),
@@ -164,15 +186,20 @@ def _histograms(findings: Findings) -> str | None:
             count = count_anomalous(images)
             rows.append(HistogramRow(css, name, f"{outcome}: {count}", scores_of(images)))
     if not rows:
-        return None
-    calibration = findings.bundle.calibration
+        return []
     good = findings.held_out + findings.good
-    axis = Axis.covering(
-        scores_of(good), scores_of(good + findings.defective), calibration.threshold
-    )
-    held_out = scores_of(findings.held_out)
-    band = threshold_interval(held_out, calibration.false_alarm_rate)
-    return draw_histograms(rows, axis, band)
+    axis = Axis.covering(scores_of(good), scores_of(good + findings.defective), findings.threshold)
+    band = _threshold_band(findings)
+    return [draw_histograms(rows, axis, band, layout) for layout in (WIDE, NARROW)]
+
+
+def _threshold_band(findings: Findings) -> tuple[float | None, float | None]:
+    """Return the interval of the threshold of the stated rate; see `threshold_interval`."""
+    # Other images say nothing about a threshold that was set from good parts elsewhere.
+    if not set_from_held_out(findings):
+        return None, None
+    rate = findings.bundle.calibration.false_alarm_rate
+    return threshold_interval(scores_of(findings.held_out), rate)
 
 
 def _realised(findings: Findings) -> dict[str, Any] | None:
@@ -185,13 +212,14 @@ def _realised(findings: Findings) -> dict[str, Any] | None:
     return {
         "rate": _rate(findings.false_alarms, len(findings.good)),
         "consistent": low <= stated_high and stated_low <= high,
+        "independent": not set_from_good_test(findings),
     }
 
 
 def _threshold_range(findings: Findings) -> dict[str, Any] | None:
     """Return between which values the threshold of the stated rate lies; None when unknown."""
     false_alarm_rate = findings.bundle.calibration.false_alarm_rate
-    low, high = threshold_interval(scores_of(findings.held_out), false_alarm_rate)
+    low, high = _threshold_band(findings)
     if low is None and high is None:
         return None
     ends = []
@@ -223,29 +251,9 @@ def _roc(findings: Findings) -> dict[str, Any] | None:
     }
 
 
-@dataclass(frozen=True)
-class DefectKind:
-    """A row of the table of the kinds of defect."""
-
-    name: str
-    images: int
-    detected: int
-    median_score: float
-
-    @property
-    def share(self) -> float:
-        return self.detected / self.images
-
-
 def _kinds(findings: Findings) -> list[DefectKind]:
     """Return the kinds of defect, the one with the smallest share of detections first."""
-    groups: dict[str, list[JudgedImage]] = {}
-    for judged in findings.defective:
-        groups.setdefault(str(judged.sample.defect), []).append(judged)
-    kinds = []
-    for name, images in groups.items():
-        median = float(np.median(scores_of(images)))
-        kinds.append(DefectKind(name, len(images), count_anomalous(images), median))
+    kinds = kinds_of(findings.defective, findings.threshold)
     return sorted(kinds, key=lambda kind: (kind.share, kind.name))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime, timezone
 
 from flawline.benchmarks.bundle_report.findings import Findings
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
@@ -16,8 +15,11 @@ Facts = Mapping[str, object]
 SIZES_LISTED = 4
 
 
-def provenance(findings: Findings) -> dict[str, Facts]:
-    """Return the tables by title; a table maps a name to its value."""
+def provenance(findings: Findings, made: str) -> dict[str, Facts]:
+    """Return the tables by title; a table maps a name to its value.
+
+    `made` is the time of the report.
+    """
     manifest = findings.bundle.manifest
     return {
         "Built": manifest.provenance,
@@ -29,7 +31,7 @@ def provenance(findings: Findings) -> dict[str, Facts]:
         },
         "Files (SHA-256)": _hashes(findings.bundle),
         "This report": {
-            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "made": made,
             # The page may be mailed, so it names no private folder.
             "bundle": findings.bundle.path.resolve().name,
             "data": findings.data.resolve().name,
@@ -69,9 +71,9 @@ def _calibration(bundle: Bundle) -> Facts:
         "threshold": repr(calibration.threshold),
         "stated false-alarm rate": percent(calibration.false_alarm_rate),
         f"with {percent(calibration.confidence)} confidence": percent_range(calibration.interval),
-        "held-out good images": calibration.good_images,
-        "their scores": _spread(bundle.manifest.score),
-        "their maps’ largest value": _spread(bundle.manifest.map_peak),
+        "good images": calibration.good_images,
+        "scores of good images at export": _spread(bundle.manifest.score),
+        "largest values of their maps": _spread(bundle.manifest.map_peak),
     }
 
 

@@ -11,13 +11,15 @@ Point = tuple[float, float]
 class Drawing:
     """An SVG image of `width` x `height` units with a label for readers who cannot see it.
 
-    `css` is always the CSS class that gives an element its colour. The origin is at the top left.
+    `css` is always the CSS class that gives an element its colour, and `name` that of the whole
+    drawing. The origin is at the top left.
     """
 
-    def __init__(self, width: float, height: float, label: str) -> None:
+    def __init__(self, width: float, height: float, label: str, name: str = "") -> None:
         self.width = width
         self.height = height
         self.label = label
+        self.name = name
         self._elements: list[str] = []
 
     def add(self, element: str) -> None:
@@ -40,9 +42,16 @@ class Drawing:
         ends = f"x1='{x1:.1f}' y1='{y1:.1f}' x2='{x2:.1f}' y2='{y2:.1f}'"
         self.add(f"<line class='{css}' {ends}/>")
 
-    def box(self, css: str, x: float, y: float, width: float, height: float) -> None:
-        """Fill a rectangle whose top left corner is (x, y)."""
+    def box(
+        self, css: str, x: float, y: float, width: float, height: float, fill: str = ""
+    ) -> None:
+        """Fill a rectangle whose top left corner is (x, y).
+
+        `fill` is for what a style sheet cannot name, such as a gradient of this drawing.
+        """
         place = f"x='{x:.1f}' y='{y:.1f}' width='{width:.1f}' height='{height:.1f}'"
+        if fill:
+            place += f" fill='{fill}'"
         self.add(f"<rect class='{css}' {place}/>")
 
     def circle(self, css: str, centre: Point, radius: float) -> None:
@@ -56,5 +65,5 @@ class Drawing:
     def render(self) -> str:
         """Return the whole image as one SVG element."""
         size = f"viewBox='0 0 {self.width:g} {self.height:g}'"
-        opening = f"<svg {size} role='img' aria-label='{escape(self.label)}'>"
+        opening = f"<svg class='{self.name}' {size} role='img' aria-label='{escape(self.label)}'>"
         return opening + "".join(self._elements) + "</svg>"

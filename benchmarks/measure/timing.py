@@ -24,6 +24,20 @@ def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
     }
 
 
+def slowest_and_fastest(
+    milliseconds: Sequence[float], repeats: int
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the lowest and the highest FPS of the repeats of a measurement.
+
+    `milliseconds` holds `repeats` successive times of each image. The FPS of a repeat are those of
+    the median of its images. Both are None for a single repeat, which has no spread.
+    """
+    if repeats < 2:
+        return None, None
+    medians = np.median(np.reshape(milliseconds, (-1, repeats)), axis=0)
+    return round(1e3 / float(medians.max()), 1), round(1e3 / float(medians.min()), 1)
+
+
 def alternate(
     calls: Mapping[Key, Callable[[], object]],
     rounds: int = 5,

@@ -14,7 +14,8 @@ import torch
 from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.options import NetworkOptions
 from flawline.options import field_parser
-from flawline.runtime.bundle import Bundle, Golden, write_bundle
+from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.golden import Golden
 from flawline.runtime.image import Geometry, Image, prepare
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
 from flawline.train import TrainError

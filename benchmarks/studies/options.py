@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawline.runtime.console import Parser
+from flawline.runtime.command_parser import Parser, path_argument
 from flawline.train import METHODS
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import RANDOM, WEIGHT_KINDS
@@ -18,15 +18,14 @@ def study_parser(study: str, description: str | None) -> Parser:
     return Parser(
         prog=f"benchmarks.studies.{study}",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
-def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:
+def add_out_argument(parser: argparse._ActionsContainer, default: str) -> None:
     """Add --out, the files of the results without their suffix; `default` is a name in results/."""
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         default=Path("results") / default,
         help="results without suffix; default %(default)s",
     )
@@ -68,7 +67,9 @@ def add_network_arguments(
         default=RANDOM,
         help=f"{', '.join(WEIGHT_KINDS)} or a FILE; speed does not depend on it",
     )
-    parser.add_argument("--data", type=Path, help="images to compare on; default the demo's board")
+    parser.add_argument(
+        "--data", type=path_argument, help="images to compare on; default the demo's board"
+    )
     parser.add_argument("--seed", type=int, default=0)
 
 

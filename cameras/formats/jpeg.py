@@ -38,7 +38,7 @@ NOT_SENT = 255
 
 def decode_jpeg(data: bytes) -> npt.NDArray[Any]:
     """Decode a JPEG file. Raises DecodeError for damage in any part of it, also in a scan."""
-    orientation = _check_segments(data)
+    orientation = check_segments(data)
     if not reports_are_recorded():
         raise DecodeError(
             "the OpenCV of this machine does not report damage in a JPEG; save the image as PNG"
@@ -53,7 +53,7 @@ def decode_jpeg(data: bytes) -> npt.NDArray[Any]:
 def jpeg_is_damaged(data: bytes) -> bool:
     """Tell whether a JPEG, such as a frame of a video, is damaged. Its pixels are not needed."""
     try:
-        _check_segments(data)
+        check_segments(data)
         with recorded_reports() as reports:
             decode_by_opencv(data, "JPEG", cv2.IMREAD_REDUCED_GRAYSCALE_8)
     except DecodeError:
@@ -61,13 +61,16 @@ def jpeg_is_damaged(data: bytes) -> bool:
     return bool(reports)
 
 
-def _check_segments(data: bytes) -> int:
-    """Check the file from the first marker to the end marker; return the EXIF orientation."""
+def check_segments(data: bytes) -> int:
+    """Check the file from the first marker to the end marker; return the EXIF orientation.
+
+    Raises DecodeError for damage.
+    """
     orientation = 1
     progress: dict[int, list[int]] | None = None
     zeros_are_flat = True
     scans = []
-    for marker, content, position in _segments(data):
+    for marker, content, position in jpeg_segments(data):
         if marker == APP1 and content.startswith(b"Exif\0\0"):
             orientation = exif_orientation(content)
         elif marker == HUFFMAN_TABLES:
@@ -101,8 +104,10 @@ def _zeros_are_flat(tables: bytes) -> bool:
     return True
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Yield marker, content and position of every segment up to the end marker.
+
+    Raises DecodeError where there is no marker, and where the end marker is missing.
 
     Cameras embed thumbnails in segments. These are whole JPEG files with markers of their own, so
     segments are skipped by their length and not searched.

@@ -1,19 +1,32 @@
 """What libjpeg reports while OpenCV decodes a JPEG.
 
-libjpeg replaces damaged data by grey pixels, and reports it only as a line on the standard error
-stream of the C library. OpenCV passes on neither the line nor a return value. For the time of one
-decoding, that stream is therefore replaced by one in memory. The file descriptor 2 and Python's
-sys.stderr stay as they are, and lines of other libraries are printed afterwards.
+libjpeg replaces damaged data by grey pixels, and reports it only as a line on `stderr`, the
+standard error stream of the C library. OpenCV passes on neither the line nor a return value. While
+an image is decoded, the variable `stderr` of the C library therefore points to a stream of ours.
+The file descriptor 2 and Python's sys.stderr stay as they are.
+
+The variable is shared by all threads, so these rules keep it safe:
+
+- A lock lets one thread decode at a time. It is held across a fork, so that a child process never
+  starts with the exchanged stream or with a lock that nothing releases.
+- The stream is unbuffered, writes to a file in memory and is never closed. A thread that has read
+  the variable just before it is restored still writes to a valid stream.
+- What is not a report of libjpeg is written to the former stream, unchanged. What arrives after the
+  decoding is written with the next one, or when the process ends.
+- libjpeg in another thread, for example of a USB camera that sends MJPEG, may report into the
+  stream. Then an image is rejected that is not damaged. The reverse cannot happen.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import platform
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 
 import cv2
@@ -21,72 +34,132 @@ import numpy as np
 
 # jerror.h of libjpeg: the start of every warning that concerns the pixels.
 REPORTS = (
-    "Corrupt JPEG data",
-    "Premature end of JPEG file",
-    "Inconsistent progression sequence",
-    "Invalid SOS parameters",
-    "Application transferred too many scanlines",
+    b"Corrupt JPEG data",
+    b"Premature end of JPEG file",
+    b"Inconsistent progression sequence",
+    b"Invalid SOS parameters",
+    b"Application transferred too many scanlines",
+    b"Unknown Adobe color transform code",
 )
-STDERR = 2
+LOST_REPORT = "the report of the decoder could not be stored"
 # The variable that holds the stream: a constant in C libraries other than these two.
 VARIABLES = {"glibc": "stderr", "Darwin": "__stderrp"}
+UNBUFFERED = 2  # _IONBF of stdio.h, in both
 
 
 class _Recorder:
-    """A C stream in memory that takes the place of the C library's `stderr`.
-
-    It is created once and never closed, since another thread may still be writing to it when the
-    former stream is back in place.
-    """
+    """A C stream that takes the place of the C library's `stderr`."""
 
     def __init__(self, variable: str) -> None:
-        self._library = ctypes.CDLL(None)
+        self._library = _c_library()
         self._variable = ctypes.c_void_p.in_dll(self._library, variable)
-        self._text = ctypes.c_void_p()
-        self._size = ctypes.c_size_t()
-        self._taken = 0
+        self._former = self._variable.value
         self._lock = threading.Lock()
-        create = self._library.open_memstream
-        create.restype = ctypes.c_void_p
-        create.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        self._stream = create(ctypes.byref(self._text), ctypes.byref(self._size))
+        self._create_stream()
+
+    def _create_stream(self) -> None:
+        self._taken = 0
+        self._file = _file_in_memory()
+        self._stream = self._library.fdopen(self._file, b"a")
         if not self._stream:
-            raise OSError("the C library cannot create a stream in memory")
-        self._flush = self._library.fflush
-        self._flush.argtypes = [ctypes.c_void_p]
+            raise OSError("the C library cannot create a stream")
+        self._library.setvbuf(self._stream, None, UNBUFFERED, 0)
 
     @contextmanager
     def recording(self) -> Iterator[list[str]]:
-        lines: list[str] = []
+        reports: list[str] = []
         with self._lock:
-            former = self._variable.value
-            self._variable.value = self._stream
+            current = self._variable.value
+            # Equal where the exception of a signal handler came between two of these lines.
+            if current != self._stream:
+                self._former = current
             try:
-                yield lines
+                self._variable.value = self._stream
+                yield reports
             finally:
-                self._variable.value = former
-                lines += self._take()
+                self._variable.value = self._former
+                reports += self._take()
 
     def _take(self) -> list[str]:
-        """Return the lines that were written since the last call."""
-        self._flush(self._stream)
-        size = self._size.value
-        if size == self._taken or self._text.value is None:
-            return []
-        text = ctypes.string_at(self._text.value + self._taken, size - self._taken)
-        self._taken = size
-        return text.decode(errors="replace").splitlines()
+        """Return libjpeg's reports since the last call, and pass on what others wrote."""
+        reports = []
+        for line in self._new_text().splitlines(keepends=True):
+            if line.startswith(REPORTS):
+                reports.append(line.decode(errors="replace").strip())
+            elif self._former:
+                self._library.fwrite(line, 1, len(line), self._former)
+                self._library.fflush(self._former)
+        if self._library.ferror(self._stream):
+            reports.append(LOST_REPORT)
+        return reports
+
+    def _new_text(self) -> bytes:
+        size = os.fstat(self._file).st_size
+        if size == self._taken:
+            return b""
+        text = os.pread(self._file, size - self._taken, self._taken)
+        self._taken += len(text)
+        return text
+
+    def finish(self) -> None:
+        """Pass on what arrived after the last recording."""
+        with self._lock:
+            self._take()
+
+    def before_fork(self) -> None:
+        """Wait until no thread is recording, and let none start."""
+        self._lock.acquire()
+
+    def after_fork(self) -> None:
+        """Let threads record again."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Continue with a file that is not shared with the parent process."""
+        self._create_stream()
+        self._lock.release()
 
 
-@cache
-def _recorder() -> _Recorder | None:
+def _c_library() -> ctypes.CDLL:
+    library = ctypes.CDLL(None)
+    stream = ctypes.c_void_p
+    library.fdopen.restype = stream
+    library.fdopen.argtypes = [ctypes.c_int, ctypes.c_char_p]
+    library.setvbuf.argtypes = [stream, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t]
+    library.fwrite.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, stream]
+    library.fflush.argtypes = [stream]
+    library.ferror.argtypes = [stream]
+    return library
+
+
+def _file_in_memory() -> int:
+    """Create an empty file without a name; return its descriptor, which is never closed."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("reports of libjpeg")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _create_recorder() -> _Recorder | None:
+    """Create the recorder of this process; None where the C library does not allow it."""
     variable = VARIABLES.get(platform.libc_ver()[0]) or VARIABLES.get(platform.system())
     if variable is None:
         return None
     try:
-        return _Recorder(variable)
+        recorder = _Recorder(variable)
     except (OSError, ValueError, AttributeError):
         return None
+    atexit.register(recorder.finish)
+    os.register_at_fork(
+        before=recorder.before_fork,
+        after_in_parent=recorder.after_fork,
+        after_in_child=recorder.after_fork_in_child,
+    )
+    return recorder
+
+
+# Created with the module, because two of them in two threads would replace each other's stream.
+_RECORDER = _create_recorder()
 
 
 @contextmanager
@@ -95,24 +168,11 @@ def recorded_reports() -> Iterator[list[str]]:
 
     Other threads that decode a JPEG wait meanwhile.
     """
-    reports: list[str] = []
-    recorder = _recorder()
-    if recorder is None:
-        yield reports
+    if _RECORDER is None:
+        yield []
         return
-    with recorder.recording() as lines:
+    with _RECORDER.recording() as reports:
         yield reports
-    for line in lines:
-        if line.startswith(REPORTS):
-            reports.append(line)
-        else:
-            _print_to_stderr(line)
-
-
-def _print_to_stderr(line: str) -> None:
-    # A closed stream is no reason to fail.
-    with suppress(OSError):
-        os.write(STDERR, f"{line}\n".encode())
 
 
 @cache

@@ -17,7 +17,7 @@ import numpy as np
 from flawline import FlawlineError
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.console import path_argument
+from flawline.runtime.command_parser import path_argument
 from flawline.runtime.cores import MAX_THREADS_PER_CORE, allowed_cores, max_threads
 from flawline.runtime.image import Image, Map
 from flawline.runtime.manifest import Manifest

@@ -16,7 +16,8 @@ from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
 
 PROVIDER = "CPUExecutionProvider"
-ERRORS_ONLY = 3  # log_severity_level: warnings would hide Flawline's messages
+# log_severity_level: its own lines would hide Flawline's message, which quotes the reason.
+FATAL_ONLY = 4
 
 
 def open_session(model: bytes | Path, threads: int | None = None, options: Any = None) -> Any:
@@ -30,7 +31,7 @@ def open_session(model: bytes | Path, threads: int | None = None, options: Any =
     import onnxruntime as ort
 
     options = options or ort.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = FATAL_ONLY
     if threads is None:
         threads = default_threads()
     if threads is not None:
@@ -44,7 +45,8 @@ def open_session(model: bytes | Path, threads: int | None = None, options: Any =
         source = model
     try:
         # Without a named provider, ONNX Runtime warns about absent ones and chooses by itself.
-        return ort.InferenceSession(source, options, [PROVIDER])
+        # Its fallback would load the model again after a failure, and print to stdout.
+        return ort.InferenceSession(source, options, [PROVIDER], enable_fallback=0)
     except Exception as error:
         # The exceptions of ONNX Runtime share no public base class.
         raise EngineError(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from flawline.extras import install_command
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import last_line
 from flawline.runtime.cores import default_threads
@@ -84,7 +85,7 @@ class OpenVino(Engine):
         try:
             version("openvino")
         except PackageNotFoundError:
-            return "pip install 'flawline[openvino]'"
+            return install_command("openvino")
         return None
 
     def __call__(self, image: Image) -> tuple[Map, Map]:

@@ -34,11 +34,15 @@ class OutputError(FlawlineError):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A frame, the verdict on it, and the frames per second at that moment."""
+    """A frame, the verdict on it, and the frames per second at that moment.
+
+    `live` is true if the camera does not wait for the stream, which must then not be delayed.
+    """
 
     frame: Frame
     verdict: Verdict
     fps: float
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,20 @@ class Output(ABC):
 
     @abstractmethod
     def write(self, judgement: Judgement) -> None:
-        """Deliver a judgement before returning. Raises OutputError."""
+        """Deliver a judgement, or take it over to deliver it later. Raises OutputError.
 
-    # The two methods below are optional, so they are not abstract.
+        The detector overwrites the map of the verdict after that. An error that occurs later is
+        raised by the next call of `write`, `finish` or `close`.
+        """
+
+    # The methods below are optional, so they are not abstract.
+
+    def totals(self) -> Mapping[str, int]:
+        """Deliver what was taken over, and return counts that are added to the summary.
+
+        Called after the last judgement and before `finish`. Does not raise OutputError.
+        """
+        return {}
 
     def finish(self, summary: Mapping[str, Any]) -> None:  # noqa: B027
         """Deliver the summary of the run after its last judgement. Raises OutputError."""

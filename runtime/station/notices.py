@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from flawline.cameras import Frame
-from flawline.runtime.console import log
+from flawline.runtime.console import warn
 from flawline.runtime.detector import Verdict
 
 INTERVAL = 10.0  # seconds between two messages
@@ -35,7 +35,7 @@ class UnjudgedNotices:
         more = ""
         if self._left_out:
             more = f", and {self._left_out} more frames since the last such message"
-        log(
+        warn(
             f"frame {frame.index} of {frame.source} was not judged, and its part rejected: "
             f"{verdict.reason}{more}"
         )

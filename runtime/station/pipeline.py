@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flawline.cameras import Camera, Frame
-from flawline.runtime.console import log
+from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output, OutputError
 from flawline.runtime.station.notices import UnjudgedNotices
@@ -36,12 +36,12 @@ def run_stream(
             fps = tally.add(verdict)
             _note_size(frame, detector, sizes)
             notices.note(frame, verdict)
-            _deliver(Judgement(frame, verdict, fps), outputs)
+            _deliver(Judgement(frame, verdict, fps, camera.live), outputs)
     except BaseException:
         # A station that ends with an error still reports what it judged until then.
         failure = _finish(outputs, tally.summary(camera))
         if failure is not None:
-            log(str(failure))
+            warn(str(failure))
         raise
     failure = _finish(outputs, tally.summary(camera))
     if failure is not None:
@@ -79,11 +79,17 @@ def _deliver(judgement: Judgement, outputs: Sequence[Output]) -> None:
         except OutputError as error:
             if output.required:
                 raise
-            log(f"{error}; inspection continues")
+            warn(f"{error}; inspection continues")
 
 
-def _finish(outputs: Sequence[Output], summary: Mapping[str, Any]) -> Exception | None:
-    """Deliver the summary to every output; return the first failure of a required one."""
+def _finish(outputs: Sequence[Output], summary: dict[str, Any]) -> Exception | None:
+    """Deliver the summary to every output; return the first failure of a required one.
+
+    The counts of the outputs are added to the summary.
+    """
+    for output in outputs:
+        for name, count in output.totals().items():
+            summary[name] = summary.get(name, 0) + count
     first: Exception | None = None
     for output in outputs:
         try:
@@ -92,7 +98,7 @@ def _finish(outputs: Sequence[Output], summary: Mapping[str, Any]) -> Exception 
             # Only an output that raises what it may raise is excused.
             optional = not output.required and isinstance(error, OutputError)
             if optional:
-                log(str(error))
+                warn(str(error))
             elif first is None:
                 first = error
     return first

@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from flawline import FlawlineError
+from flawline.suggestions import did_you_mean
 
 
 def resolve(entries: Mapping[str, str], name: str, kind: str, error: type[FlawlineError]) -> Any:
@@ -19,5 +20,6 @@ def resolve(entries: Mapping[str, str], name: str, kind: str, error: type[Flawli
     the message.
     """
     if name not in entries:
-        raise error(f"{kind} {name!r} is unknown; known: {', '.join(entries)}")
+        suggestion = did_you_mean(name, entries)
+        raise error(f"{kind} {name!r} is unknown{suggestion}; known: {', '.join(entries)}")
     return resolve_name(entries[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.engines import ENGINES, engine_class, missing
 from flawline.runtime.training_length import TrainingLength
+from flawline.train.data import DataError
 
 pytestmark = pytest.mark.torch
 HERE = [name for name in ("onnxruntime", "openvino") if missing(name) is None]
@@ -55,7 +57,10 @@ def benchmark(
     paths = ["--bundles", str(bundle.path), "--data", str(data), "--out", str(out)]
     code = run.main([*paths, "--threads", "1", "--repeats", "1", *flags])
     output = capsys.readouterr()
-    return code, json.loads(output.out) if output.out else [], output.err
+    if code:
+        return code, [], output.err
+    assert output.out == (out / "run.md").read_text(encoding="utf-8")
+    return code, json.loads((out / "run.json").read_text()), output.err
 
 
 def test_all_is_every_engine_here_in_every_precision_it_runs(
@@ -82,7 +87,7 @@ def test_all_is_every_engine_here_in_every_precision_it_runs(
     ] == [1]
     table = (data.parent / "results" / "run.md").read_text()
     assert "| flips (clear) | x onnxruntime fp32 |" in table
-    assert table.count("| 0 (0) |") == len(rows)
+    assert len(re.findall(r"\| 0 \(0\) +\|", table)) == len(rows)
 
 
 def test_a_graph_that_the_bundle_lacks_is_reported_and_left_out(
@@ -106,7 +111,8 @@ def test_named_engines_run_their_default_and_nothing_is_compared_without_the_ref
     assert [(row["precision"], row["speedup"], row["flips"]) for row in rows] == [
         ("int8", None, None)
     ]
-    assert "| – | – |" in (data.parent / "results" / "run.md").read_text()
+    table = (data.parent / "results" / "run.md").read_text(encoding="utf-8")
+    assert re.search(r"\| – +\| – +\|", table)
 
 
 def test_a_named_engine_that_cannot_run_is_an_error(
@@ -132,7 +138,7 @@ def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_measured
     code, _, messages = benchmark(bundle, data, capsys, "--out", "/proc/results")
     assert code == 2
     (line,) = messages.splitlines()
-    assert line.startswith("flawline-bench: /proc/results: No such file or directory; ")
+    assert line.startswith("flawline bench: /proc/results: No such file or directory; ")
 
 
 def test_a_measurement_is_printed_although_its_report_cannot_be_written(
@@ -147,11 +153,59 @@ def test_a_measurement_is_printed_although_its_report_cannot_be_written(
         raise OSError(28, "No space left on device", "results/run.json")
 
     monkeypatch.setattr(figure, "write_report", full_disk)
-    code, rows, messages = benchmark(bundle, data, capsys)
-    assert code == 2
-    assert len(rows) == 1
+    paths = ["--bundles", str(bundle.path), "--data", str(data), "--out", str(data.parent / "out")]
+    assert run.main([*paths, "--threads", "1", "--repeats", "1"]) == 2
+    output = capsys.readouterr()
+    assert "I-AUROC" in output.out
+    assert f"| {bundle.path.name} " in output.out
+    last = output.err.splitlines()[-1]
+    assert last == "flawline bench: results/run.json: No space left on device; free disk space"
+
+
+@pytest.mark.parametrize("error", [DataError("data x: is damaged; copy it"), KeyboardInterrupt()])
+def test_bundles_that_were_measured_before_an_error_are_reported(
+    error: BaseException,
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measure = evaluate.evaluate_engines
+
+    def fail_at_the_second(path: Path, *rest: Any) -> list[evaluate.Row]:
+        if path.name == "second":
+            raise error
+        return measure(path, *rest)
+
+    monkeypatch.setattr(evaluate, "evaluate_engines", fail_at_the_second)
+    shutil.copytree(bundle.path, bundle.path.with_name("second"))
+    paths = ["--bundles", str(bundle.path), str(bundle.path.with_name("second"))]
+    code, _, messages = benchmark(bundle, data, capsys, *paths)
+    assert code in (2, 130)
+    (row,) = json.loads((data.parent / "results" / "run.json").read_text())
+    assert (row["bundle"], row["images"]) == (bundle.path.name, 10)
     last = messages.splitlines()[-1]
-    assert last == "flawline-bench: results/run.json: No space left on device; free disk space"
+    assert last in ("flawline bench: data x: is damaged; copy it", "interrupted")
+
+
+def test_the_results_of_an_earlier_run_stay_on_a_full_disk(
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    benchmark(bundle, data, capsys)
+    folder = data.parent / "results"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device", "run.json")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    paths = ["--bundles", str(bundle.path), "--data", str(data), "--out", str(folder)]
+    assert run.main([*paths, "--threads", "1", "--repeats", "1"]) == 2
+    assert "I-AUROC" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_score_that_is_not_finite_is_an_error(
@@ -228,6 +282,11 @@ def test_the_rows_keep_their_keys(
         "images",
         "image_auroc",
         "image_ap",
+        "threshold",
+        "good_images",
+        "false_alarms",
+        "defective_images",
+        "missed",
         "pixel_auroc",
         "pixel_ap",
         "aupro",
@@ -235,6 +294,9 @@ def test_the_rows_keep_their_keys(
         "p95_ms",
         "p99_ms",
         "fps",
+        "fps_slowest",
+        "fps_fastest",
+        "other_processes",
         "model_sha256",
         "versions",
         "speedup",
@@ -250,7 +312,7 @@ def test_a_training_that_was_cut_short_is_marked(
     _, (row,), _ = benchmark(bundle, data, capsys)
     assert row["unfinished"] == "17 of 100 steps"
     table = (data.parent / "results" / "run.md").read_text(encoding="utf-8")
-    assert "| early † |" in table
+    assert re.search(r"\| early † +\|", table)
     assert "† The training was cut short: early after 17 of 100 steps." in table
     finished = write_tiny_bundle(tmp_path / "whole", training=TrainingLength(100, 100))
     _, (row,), _ = benchmark(finished, data, capsys)

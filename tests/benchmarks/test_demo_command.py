@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import cv2
 import pytest
+from conftest import write_tiny_bundle
 from score_bundles import write_score_bundle
 
 from flawline.benchmarks import demo
@@ -40,9 +42,11 @@ def test_every_step_runs_and_leaves_its_files(
     flags = ["--products", "bearing", "--steps", "2", "--weights", "random"]
     assert demo.main(["--out", str(tmp_path), *flags]) == 0
     output = capsys.readouterr()
-    for step in ("export.build --method simplenet", "runtime.infer_stream --bundle"):
-        assert f"$ python -m {step}" in output.err
-    assert "bearing    image AUROC " in output.err
+    for step in ("flawline build --method simplenet", "flawline stream --bundle"):
+        assert step in output.err
+    kinds = len(demo_data.PRODUCTS["bearing"].defects)
+    summary = rf"bearing    image AUROC .*  false alarms \d of 2  missed defects \d of {kinds}  "
+    assert re.search(summary, output.err)
     assert "random weights do not find the defects" in output.err
     *_, summary = output.out.splitlines()
     images = 2 + len(demo_data.PRODUCTS["bearing"].defects)
@@ -72,7 +76,7 @@ def test_a_folder_with_other_demo_data_is_one_line(
     (tmp_path / "data" / "demo.json").write_text("{}")
     assert demo.main(["--out", str(tmp_path)]) == 2
     message = last_line(capsys)
-    assert message.startswith("demo: ")
+    assert message.startswith("flawline demo: ")
     assert "holds another demo set" in message
 
 
@@ -84,7 +88,7 @@ def test_a_failed_step_ends_the_demo_with_its_exit_code(
     small_demo(monkeypatch)
     flags = ["--products", "bearing", "--weights", str(tmp_path / "missing.pth")]
     assert demo.main(["--out", str(tmp_path), *flags]) == 2
-    assert last_line(capsys) == "demo: export.build failed; see the message above"
+    assert last_line(capsys) == "flawline demo: flawline build failed; see the message above"
 
 
 @pytest.mark.torch
@@ -105,8 +109,9 @@ def test_an_error_between_the_steps_is_one_line(
     monkeypatch.setattr(infer_stream, "main", lambda words: 0)
     if broken == "data":
         monkeypatch.setattr(demo_data, "write_demo", lambda folder, progress: folder)
+        write_tiny_bundle(tmp_path / "bundles" / "bearing")
     assert demo.main(["--out", str(tmp_path), "--products", "bearing"]) == 2
     folder = tmp_path / ("data" if broken == "data" else "bundles") / "bearing"
     message = last_line(capsys)
-    assert message.startswith("demo: ")
+    assert message.startswith("flawline demo: ")
     assert str(folder) in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from flawline.benchmarks.studies.threshold_coverage.__main__ import main
 from flawline.benchmarks.studies.threshold_coverage.measure import realised_rates
+from flawline.benchmarks.studies.threshold_coverage.report import describe, read_rows
 from flawline.runtime.bundle import Bundle
 
 
@@ -57,3 +59,68 @@ def test_too_few_images_are_one_line(
     assert main(["--bundle", str(bundle.path), "--images", str(good_parts)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "30 images leave none to test on" in line
+
+
+# ---------------------------------------------------------------- out-of-fold scores
+
+
+def row(number: int, realised: float) -> dict[str, Any]:
+    split = {"stated": 1 / 13, "low": 0.002, "high": 0.265, "realised": 0.3}
+    folds = {"stated": 1 / 61, "low": 0.0, "high": 0.049, "realised": realised}
+    facts = {"method": "m", "set": "s", "weights": "w", "size": 64, "steps": None, "count": 60}
+    outcomes = {"out_of_fold": folds, "equal_rate": folds, "hold_out": split}
+    return {**facts, "draw": number, "tested": 120, **outcomes}
+
+
+def test_the_page_compares_stated_and_realised_rates() -> None:
+    page = describe([row(0, 0.01), row(1, 0.02), row(2, 0.06), row(3, 0.0)])
+    out_of_fold, _, hold_out = [line for line in page.splitlines() if line.startswith("| m |")]
+    assert "| 4 | out of fold, 60 scores | 1.6% | 2.25% ± 1.14% |" in out_of_fold
+    assert "| 0.00% to 4.9% | 75.0% | 9" in out_of_fold
+    assert "hold-out, 12 scores | 7.7% | 30.00% ± 0.00% |" in hold_out
+    # Never inside. 95 % are expected, less the sampling noise of 120 images.
+    assert "| 0.20% to 26.5% | 0.0% | 87.6% |" in hold_out
+    assert "5.4 times narrower than that of the hold-out, each at its own rate" in page
+
+
+def test_draws_train_and_are_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    from builders import write_squares
+
+    data = write_squares(tmp_path / "squares", {"train/good": 16, "test/good": 4})
+    out = tmp_path / "results" / "t"
+    command = ["--data", str(data), "--method", "padim", "--weights", "random", "--size", "64"]
+    command += ["--count", "10", "--out", str(out)]
+    assert main([*command, "--draws", "1"]) == 0
+    (first,) = read_rows(out)
+    assert first["tested"] == 10
+    assert first["out_of_fold"]["stated"] == pytest.approx(1 / 11)
+    assert first["out_of_fold"]["low"] == 0
+    assert first["hold_out"]["stated"] == first["equal_rate"]["stated"] == pytest.approx(1 / 3)
+    for kind in ("out_of_fold", "hold_out"):
+        assert 0 <= first[kind]["realised"] <= 1
+    assert main([*command, "--draws", "2"]) == 0
+    rows = read_rows(out)
+    assert [entry["draw"] for entry in rows] == [0, 1]
+    assert rows[0] == first
+    assert "| padim | squares | 2 | out of fold, 10 scores |" in capsys.readouterr().out
+    assert main([*command, "--count", "20"]) == 2
+    assert "20 good images leave none to test on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give --bundle and --images, or --data"),
+        (["--data", "d", "--bundle", "b"], "--data trains, and takes neither --bundle nor"),
+        (["--data", "d", "--draws", "0"], "--draws and --tested must be at least 1"),
+    ],
+)
+def test_flags_of_both_forms_do_not_mix(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(flags)
+    assert message in capsys.readouterr().err

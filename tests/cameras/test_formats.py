@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from flawline.cameras import CameraError, open_camera
-from flawline.cameras.decode import decode_image, describe_unread
+from flawline.cameras.decode import decode_image
 from flawline.cameras.formats import DECODERS, DecodeError, jpeg, libjpeg, webp
 from flawline.cameras.formats.lzw import decode_lzw
 
@@ -243,11 +244,13 @@ def test_images_that_are_not_read_are_frames_with_a_fault(
         "h.AVIF",
     ]
     assert len(frames) == 7
-    unread = describe_unread(tmp_path)
-    assert unread is not None
-    assert unread.startswith("not read: 2 .avif, 1 .jp2 (")
-    assert unread.endswith("save them as PNG")
-    assert describe_unread(tmp_path / "b.pgm") is None
+    (note,) = open_camera(str(tmp_path)).notes()
+    assert note == (
+        f"camera {tmp_path}: 4 images; left out: 3 images of formats that are not read "
+        f"(2 .avif, 1 .jp2; save them as PNG), 1 other file (1 .txt); "
+        f"each image that is not read is a frame that rejects its part"
+    )
+    assert open_camera(str(tmp_path / "b.pgm")).notes() == []
 
 
 def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.ndarray) -> None:
@@ -260,11 +263,34 @@ def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.n
 
 @pytest.mark.parametrize(
     ("uri", "message"),
-    [("", "the camera is empty"), ("0", r"usb://0"), ("/dev/null", r"usb:///dev/null")],
+    [
+        ("", "the camera is empty"),
+        ("0", "for a USB camera give usb://0$"),
+        ("usb:2", "for a USB camera give usb://2$"),
+        ("/dev/null", "usb:///dev/null$"),
+        ("/dev/video77", "connect the camera and give usb:///dev/video77$"),
+        (
+            "rtsp://10.0.0.1/line",
+            "is unknown; known: folder.*; network streams are not read; record",
+        ),
+        (
+            "http://10.0.0.1/line.mjpg",
+            "is unknown; known: folder.*; network streams are not read; record",
+        ),
+        ("v4l2:///dev/video0", "give usb://0"),
+        ("gige://1", "a class of your own"),
+        ("nothing://1", "'nothing' is unknown; known: folder, video, usb, synthetic"),
+    ],
 )
 def test_what_is_no_file_is_explained(uri: str, message: str) -> None:
     with pytest.raises(CameraError, match=message):
         open_camera(uri)
+
+
+def test_a_pipe_is_refused_without_opening_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CameraError, match="is a pipe, which is not read; write the images"):
+        open_camera(str(tmp_path / "pipe"))
 
 
 def test_webp_is_refused_where_opencv_hides_its_damage(

@@ -89,8 +89,9 @@ def test_what_is_left_out_is_counted_per_kind(tmp_path: Path) -> None:
     left_out = LeftOut()
     assert names(root, left_out) == ["0.png"]
     assert left_out.describe() == [
+        "1 image of formats that are not read (1 .heic; save them as PNG)",
         "2 hidden files",
-        "4 other files (2 .txt, 1 .heic, 1 without an ending)",
+        "3 other files (2 .txt, 1 without an ending)",
     ]
 
 
@@ -149,3 +150,16 @@ def test_any_tree_of_links_lists_each_real_file_once(
         (root / folder / "0.png").resolve() for folder in files
     }
     assert not [path for path in listed if "link" in path.as_posix()]
+
+
+def test_all_endings_of_images_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("a.gif", "b.GIF", "c.jp2", "d.avif", "e.exr", "f.psd", ".g.gif", "h.txt"):
+        (tmp_path / name).touch()
+    left_out = LeftOut()
+    assert list_images(tmp_path, left_out) == []
+    assert left_out.describe() == [
+        "6 images of formats that are not read "
+        "(2 .gif, 1 .avif, 1 .exr, 1 .jp2, 1 .psd; save them as PNG)",
+        "1 hidden file",
+        "1 other file (1 .txt)",
+    ]

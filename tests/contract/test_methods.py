@@ -30,7 +30,10 @@ from flawline.train.backbones import BACKBONES
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.fit import add_method_arguments, add_training_arguments
-from flawline.train.method import Fit, Method, Phase, flag_fields, resolve_method
+from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
+from flawline.train.method import Fit, Method, Phase, evaluate, flag_fields, resolve_method
+from flawline.train.out_of_fold import OutOfFold
+from flawline.train.recipe import Recipe
 
 pytestmark = pytest.mark.torch
 SMALLEST_SIZE = 64
@@ -287,6 +290,36 @@ def test_a_deadline_ends_training_or_is_an_error(unfitted: Method, good: list[An
         assert not method.training
     else:
         assert done == record.steps
+
+
+def test_folds_score_every_image_as_a_training_of_its_own_would(
+    kind: type[Method], unfitted: Method, good: list[Any], tmp_path: Path
+) -> None:
+    """The trainings of the folds share the features of the images, which must change nothing."""
+    steps = None
+    if kind.steps(small_settings(kind), IMAGES, None) is not None:
+        steps = 1
+    recipe = Recipe(kind.name, tmp_path, small_settings(kind), steps=steps, seed=3, device="cpu")
+    paths = [Path(f"{index}.png") for index in range(IMAGES)]
+    training = FoldTraining(
+        recipe=recipe,
+        model=unfitted,
+        device=torch.device("cpu"),
+        images=good,
+        features=SharedFeatures(),
+        unfinished=tmp_path / "fold.pt",
+        provenance={},
+    )
+    records: list[OutOfFold] = []
+    parts = plan_parts(recipe, paths, 2)
+    record = OutOfFold(tuple(str(path) for path in paths), 2)
+    assert training.run(parts, record, records.append) == 0
+    assert records[-1].complete
+    assert np.isfinite(records[-1].scores()).all()
+    alone = copy.deepcopy(unfitted)
+    alone.fit(Fit(good[5:], steps or 1, 3))
+    scores, _ = evaluate(alone.eval(), good[:5])
+    np.testing.assert_array_equal(records[-1].scores()[:5], scores)
 
 
 def test_progress_counts_up_to_the_total(

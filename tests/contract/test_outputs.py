@@ -114,8 +114,28 @@ def test_a_judgement_is_not_changed(name: str, output: Output) -> None:
     anomaly_map = anomalous.verdict.anomaly_map.copy()
     image = IMAGE.copy()
     output.write(anomalous)
+    output.totals()
     np.testing.assert_array_equal(anomalous.verdict.anomaly_map, anomaly_map)
     np.testing.assert_array_equal(IMAGE, image)
+
+
+def test_the_map_may_be_overwritten_after_the_call(name: str, output: Output, folder: Path) -> None:
+    """The engine does so for the next frame."""
+    anomalous = judgement("anomalous")
+    assert anomalous.verdict.anomaly_map is not None
+    output.write(anomalous)
+    anomalous.verdict.anomaly_map[:] = 0
+    output.write(judgement("anomalous"))
+    output.close()
+    images = [path.read_bytes() for path in folder.rglob("*.png")]
+    assert len(set(images)) <= 1
+
+
+def test_totals_are_counts(name: str, output: Output) -> None:
+    output.write(judgement("good"))
+    totals = output.totals()
+    assert all(isinstance(count, int) and count >= 0 for count in totals.values())
+    assert output.totals() == totals
 
 
 def test_closing_twice_is_allowed(name: str, output: Output) -> None:
@@ -134,6 +154,9 @@ def test_a_full_disk_is_one_clear_error(name: str, output: Output, folder: Path)
     with full_disk():
         try:
             output.write(judgement("anomalous"))
+            # An output that delivers later does so now.
+            output.totals()
+            output.finish(SUMMARY)
         except OutputError as caught:
             error = caught
     if error is not None:

@@ -17,12 +17,15 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from torch import Tensor, nn
 
-from flawline.export import ExportError, assemble
+from flawline.export import ExportError, assemble, selection
 from flawline.export.assemble import ExportOptions, build_bundle
+from flawline.export.good_scores import GoodScores
 from flawline.export.parity import ScoresAndMaps
 from flawline.export.provenance import without_folders
+from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.image import Geometry
+from flawline.runtime.manifest import Spread
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.threshold import CalibrationError, set_threshold
 from flawline.runtime.training_length import TrainingLength
@@ -31,6 +34,7 @@ from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, hold_out, open_data
 from flawline.train.data.split import content_hashes, list_hash
 from flawline.train.method import Fit, Method, MethodSettings
+from flawline.train.out_of_fold import OutOfFold, PartScores
 
 pytestmark = pytest.mark.torch
 SIZE = 32
@@ -172,7 +176,8 @@ def test_a_flip_of_the_fp32_graph_within_tolerance_is_listed(
     def judge_with_a_near_flip(*arguments: Any) -> tuple[ScoresAndMaps, ScoresAndMaps]:
         reference, results = judge(*arguments)
         held_out = len(results.scores) - 6
-        threshold = set_threshold(results.scores[:held_out]).threshold
+        good = results.scores[:held_out]
+        threshold = set_threshold(good, margin=0.05 * float(np.std(good))).threshold
         # A fifth of the tolerance on either side of the threshold.
         step = 0.01 * float(np.std(results.scores[:held_out]))
         expected = reference.scores.copy()
@@ -313,3 +318,141 @@ def test_the_manifest_holds_the_sizes_of_trained_and_held_out_images(data: Path)
     bundle = build(data, facts={"source_sizes": SourceSizes.of([(30, 40)])})
     assert bundle.manifest.source_sizes == SourceSizes.of([(30, 40), (SIZE, SIZE)])
     assert build(data).manifest.source_sizes is None
+
+
+# ---------------------------------------------------------------- out-of-fold scores
+
+
+def record_of(data: Path, step: float = 1.0, count: int = 2) -> OutOfFold:
+    """Out-of-fold scores 200, 200 + step and so on, in two blocks; peaks are 1 higher."""
+    images = content_hashes(open_data(data).train_good)
+    folds = []
+    for block in np.array_split(np.arange(len(images)), 2)[:count]:
+        scores = tuple((200 + step * block).tolist())
+        folds.append(PartScores(tuple(block.tolist()), scores, tuple(x + 1 for x in scores)))
+    random = folds[0] if count == 2 else None
+    return OutOfFold(tuple(images), 2, tuple(folds), random)
+
+
+def test_out_of_fold_scores_set_the_threshold(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = build(data, facts={"out_of_fold": record_of(data)})
+    scores = np.arange(200.0, 220)
+    manifest = bundle.manifest
+    assert manifest.score == Spread.of(scores)
+    assert manifest.map_peak == Spread.of(scores + 1)
+    assert manifest.folds == 2
+    calibration = bundle.calibration
+    expected = set_threshold(scores, margin=manifest.score_tolerance, folds=2)
+    assert calibration == expected
+    assert calibration.threshold == pytest.approx(219 + 0.05 * scores.std())
+    assert (calibration.good_images, calibration.folds) == (20, 2)
+    assert calibration.interval[0] == 0
+    text = capsys.readouterr().err
+    assert "note: 20 good images support a false-alarm rate of 4.8% at best" in text
+    assert "(at most 13.9% with 95% confidence), from 20 good images, each scored by one of" in text
+    assert f"highest-scoring of them: 219 {data / 'train' / 'good' / '019.png'}" in text
+    assert "parity on 26 images" in text
+
+
+def test_parity_uses_a_part_of_many_good_images(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(selection, "PARITY_IMAGES", 7)
+    build(data, facts={"out_of_fold": record_of(data)})
+    assert "parity on 13 images" in capsys.readouterr().err
+
+
+def test_images_keep_their_scores_under_other_names(data: Path) -> None:
+    record = record_of(data)
+    good = data / "train" / "good"
+    for index in range(20):
+        (good / f"{index:03d}.png").rename(good / f"renamed {19 - index:03d}.png")
+    assert build(data, facts={"out_of_fold": record}).manifest.score.max == 219
+
+
+def test_copies_in_another_fold_are_noted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = data / "train" / "good"
+    (good / "019.png").write_bytes((good / "000.png").read_bytes())
+    build(data, facts={"out_of_fold": record_of(data)})
+    text = capsys.readouterr().err
+    assert "note: 2 of 20 good images have a copy in another fold, so that the threshold" in text
+
+
+def test_out_of_fold_scores_of_other_images_set_no_threshold(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = record_of(data)
+    monkeypatch.setattr(Brightness, "fused", lambda self: pytest.fail("the work began"))
+    good = data / "train" / "good"
+    (good / "003.png").write_bytes((data / "test" / "good" / "000.png").read_bytes())
+    (good / "004.png").unlink()
+    message = (
+        r"the good images are not the 20 that the detector was trained on \(1 are new, such as "
+        r".*003.png; 2 are missing\), .*; train again on this data set, or give the one"
+    )
+    with pytest.raises(DataError, match=message):
+        build(data, facts={"out_of_fold": record})
+    assert not (data.parents[1] / "bundle").exists()
+
+
+def test_missing_folds_are_refused_even_on_request(data: Path) -> None:
+    facts = {
+        "length": TrainingLength(2, 4),
+        "missing_phases": ("fold 2 of 2",),
+        "out_of_fold": record_of(data, count=1),
+    }
+    with pytest.raises(ExportError, match=r"before its part fold 2 of 2; .* --folds 0"):
+        build(data, ExportOptions(allow_unfinished=True), facts=facts)
+
+
+def test_a_rate_that_the_folds_do_not_support_is_refused(data: Path) -> None:
+    with pytest.raises(CalibrationError, match="needs 99 good images, there are 20"):
+        build(data, ExportOptions(false_alarm_rate=0.01), facts={"out_of_fold": record_of(data)})
+
+
+def test_a_new_graph_is_compared_on_good_images_of_the_training(data: Path) -> None:
+    build(data, facts={"out_of_fold": record_of(data)})
+    chosen = select_images(data, Geometry("stretch", SIZE, SIZE), None, folds=2)
+    assert chosen.good == chosen.train.paths == list(open_data(data).train_good)
+
+
+# ---------------------------------------------------------------- equal images
+
+
+def test_equal_scores_promise_nothing(data: Path) -> None:
+    for record in (record_of(data, step=0.0), record_of(data, step=1e-6)):
+        with pytest.raises(CalibrationError, match="scores of the 20 good images are all equal"):
+            build(data, facts={"out_of_fold": record})
+    assert not (data.parents[1] / "bundle").exists()
+
+
+def test_equal_held_out_images_promise_nothing(data: Path) -> None:
+    """The files differ in their bytes, and not in their pixels."""
+    image = np.full((SIZE, SIZE, 3), 90, np.uint8)
+    for index, path in enumerate(sorted((data / "train" / "good").iterdir())):
+        level = [cv2.IMWRITE_PNG_COMPRESSION, index % 10]
+        path.write_bytes(cv2.imencode(".png", image, level)[1].tobytes())
+    with pytest.raises(CalibrationError, match="scores of the 4 held-out good images are all equa"):
+        build(data)
+    assert not (data.parents[1] / "bundle").exists()
+
+
+def test_the_threshold_keeps_the_tolerance_of_engines_as_margin(data: Path) -> None:
+    bundle = build(data)
+    highest = bundle.manifest.score.max
+    margin = bundle.manifest.score_tolerance
+    assert bundle.calibration.threshold == pytest.approx(highest + margin)
+
+
+def test_similar_neighbours_are_noted_with_the_threshold(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [Path(f"{index}.png") for index in range(40)]
+    waves = np.sin(np.arange(40) / 6)
+    GoodScores(paths, waves, waves).calibrate(0.1, 0.01)
+    assert "warning: neighbouring images of the sequence are similar" in capsys.readouterr().err
+    independent = np.random.default_rng(0).permutation(waves)
+    GoodScores(paths, independent, independent).calibrate(0.1, 0.01)
+    assert "warning" not in capsys.readouterr().err

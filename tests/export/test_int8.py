@@ -19,7 +19,7 @@ from flawline.export import ExportError
 from flawline.export.graphs import GraphContext
 from flawline.export.graphs import to_int8 as module
 from flawline.export.graphs.to_int8 import describe_int8, to_int8, write
-from flawline.runtime.bundle import Bundle, add_model
+from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.engines import EngineOptions
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.engines.tensorrt.library import logger
@@ -174,7 +174,9 @@ def test_openvino_computes_what_onnx_runtime_does(
     written = to_int8(network(), random_images(), (), WIDE)
     expected, _ = run(written, tmp_path, images)
     sized = replace(bundle.manifest, geometry=Geometry("stretch", SIZE, SIZE))
-    added = replace(add_model(bundle, "int8", written), manifest=sized)
+    models = {"fp32": network(), "int8": written}
+    golden = bundle.golden()
+    added = write_bundle(tmp_path / "sized", sized, bundle.calibration, models, golden)
     score, anomaly_map = OpenVino.open(added, EngineOptions(threads=1, precision="int8"))(
         np.stack(images)
     )

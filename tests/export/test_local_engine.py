@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,10 +60,16 @@ class Elsewhere(Compiling):
 
 
 @pytest.fixture(autouse=True)
-def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    listed = dict(ENGINES)
     monkeypatch.setitem(ENGINES, "compiling", f"{__name__}:Compiling")
     monkeypatch.setitem(ENGINES, "elsewhere", f"{__name__}:Elsewhere")
     monkeypatch.setattr(Compiling, "builds", [])
+    yield
+    monkeypatch.undo()
+    # An engine that was taken out comes back at the end, and the order decides which one is chosen.
+    ENGINES.clear()
+    ENGINES.update(listed)
 
 
 def test_a_compiling_engine_is_built_then_tested_and_timed(
@@ -125,7 +132,7 @@ def test_the_engines_that_compile_are_suggested_where_none_does(
         monkeypatch.delitem(ENGINES, name)
     prepare_local_engine(bundle, "auto", DEFAULTS, None)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("on a machine for compiling or elsewhere, run: python -m export.build")
+    assert last.startswith("on a machine for compiling or elsewhere, run: flawline build --bundle ")
     assert last.endswith("--engine compiling")
 
 

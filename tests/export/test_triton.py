@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
@@ -163,11 +164,22 @@ def write_plan(
     folder: Path, bundle: Bundle, engine: str = "tensorrt", source: str | None = None
 ) -> Path:
     """Write an FP16 plan with the record of its build, as TensorRT 8 builds it."""
-    identity = Identity(
-        engine, "8.6", "fp16", source or f"{bundle.model_sha256()} /tail", "Orin", (87,)
-    )
+    if source is None:
+        source = " ".join((bundle.model_sha256(), *bundle.manifest.fp32_islands))
+    identity = Identity(engine, "8.6", "fp16", source, "Orin", (87,))
     folder.mkdir()
     return store_plan(folder, identity, BuildOptions(max_batch=4), b"a plan").path
+
+
+RECORD_CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "schema": lambda record: record.update(schema=2),
+    "batch": lambda record: record["options"].update(max_batch=0),
+    "dla": lambda record: record["options"].update(dla=0, max_batch=1),
+    "islands": lambda record: record["identity"].update(
+        source=f"{record['identity']['source']} /other"
+    ),
+    "precision": lambda record: record["identity"].update(precision="fp8"),
+}
 
 
 @pytest.mark.parametrize(
@@ -178,8 +190,14 @@ def write_plan(
         ("alone", "there is no engine.json next to it"),
         ("torn", "is not the plan that its engine.json describes"),
         ("text", "its engine.json cannot be read"),
-        ("list", "its engine.json is not a record of a plan"),
-        ("fields", "its engine.json is not a record of a plan"),
+        ("list", "its engine.json cannot be read"),
+        ("fields", "its engine.json cannot be read"),
+        ("schema", "its engine.json has schema 2, this version reads 1"),
+        ("batch", "its engine.json cannot be read"),
+        ("dla", "was built for a DLA, which this configuration does not select"),
+        ("islands", "was not built from a graph of"),
+        ("precision", "was not built from a graph of"),
+        ("pipe", "its engine.json cannot be read .not a regular file"),
         ("absent", "there is no such file"),
         ("folder", "there is no such file"),
     ],
@@ -200,6 +218,13 @@ def test_a_plan_that_triton_would_not_load_is_refused(
     contents = {"text": "{", "list": "[]", "fields": '{"identity": {"engine": "tensorrt"}}'}
     if damage in contents:
         record.write_text(contents[damage])
+    if damage in RECORD_CHANGES:
+        content = json.loads(record.read_text())
+        RECORD_CHANGES[damage](content)
+        record.write_text(json.dumps(content))
+    if damage == "pipe":
+        record.unlink()
+        os.mkfifo(record)
     if damage == "torn":
         plan.write_bytes(b"a pla")
     if damage == "absent":

@@ -33,7 +33,7 @@ from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import hold_out, open_data
 
 pytestmark = pytest.mark.torch
-LIGHT = ["--weights", "random", "--size", "64", "--steps", "3"]
+LIGHT = ["--weights", "random", "--size", "64", "--steps", "3", "--folds", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,8 @@ def test_an_interrupted_run_goes_on_and_refuses_other_flags(
         "64",
         "--steps",
         "6",
+        "--folds",
+        "0",
     ]
     assert fit.main([*flags, "--max-minutes", "1e-9"]) == 0
     assert "stopped by --max-minutes after 1 of 6 steps" in capsys.readouterr().err
@@ -207,7 +209,7 @@ def test_bad_images_are_one_clear_line(
     folder = tmp_path / "nowhere" if kind == "absent" else bad_folder(tmp_path, kind)
     assert fit.main(["--data", str(folder), "--out", str(tmp_path / "c.pt"), *LIGHT]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("flawline-train: ")
+    assert last.startswith("flawline train: ")
     assert message in last
     assert not (tmp_path / "c.pt").exists()
 
@@ -226,7 +228,10 @@ def test_mixed_sizes_are_noted_and_accepted(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "complexnet"], "method 'complexnet' is unknown; known: simplenet"),
+        (
+            ["--method", "complexnet"],
+            "method 'complexnet' is unknown (did you mean simplenet?); known: simplenet",
+        ),
         (["--backbone", "vgg"], "backbone 'vgg' is unknown; known: resnet18"),
         (["--size", "8"], "input size 8x8 is below 32"),
         (["--steps", "3", "--epochs", "3"], "give one of them"),
@@ -251,12 +256,12 @@ def test_wrong_flags_are_one_clear_line(
     monkeypatch.chdir(tmp_path)
     words = ["--data", str(data), "--out", str(tmp_path / "bundle")]
     if "--checkpoint" not in arguments:
-        words += ["--weights", "random", "--size", "64"]
+        words += ["--weights", "random", "--size", "64", "--folds", "0"]
         words += [] if "--epochs" in arguments else ["--steps", "1"]
     words += arguments
     assert build.main(words) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("flawline-build: ")
+    assert last.startswith("flawline build: ")
     assert message in last
     assert not (tmp_path / "bundle").exists()
 
@@ -326,7 +331,7 @@ def test_a_score_only_bundle_gets_its_fp16_graph_and_no_overlays(
     monkeypatch.setitem(PRECISIONS, "fp16", loose)
     write_demo(tmp_path, products=["weave"], train_good=12, test_good=3, per_defect=1)
     data, out = tmp_path / "weave", tmp_path / "bundle"
-    flags = ["--weights", "random", "--size", "64", "--steps", "20"]
+    flags = ["--weights", "random", "--size", "64", "--steps", "20", "--folds", "0"]
     flags += ["--outputs", "score", "--static-batch", "--save-checkpoint", str(tmp_path / "c.pt")]
     flags += ["--precision", "fp16", "--engine", "onnxruntime"]
     # ONNX Runtime is asked for FP16, which it does not run.

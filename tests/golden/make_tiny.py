@@ -1,4 +1,7 @@
-"""Writes tiny.onnx: map = mean of the three colours, score = the maximum of the map. Needs onnx."""
+"""Writes tiny.onnx: map = mean of the three colours, score = the maximum of the map. Needs onnx.
+
+tiny-score.onnx is the same graph with the score alone.
+"""
 
 from pathlib import Path
 
@@ -21,3 +24,6 @@ graph = helper.make_graph(
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 checker.check_model(model, full_check=True)
 Path(__file__).with_name("tiny.onnx").write_bytes(model.SerializeToString())
+del model.graph.output[1]
+checker.check_model(model, full_check=True)
+Path(__file__).with_name("tiny-score.onnx").write_bytes(model.SerializeToString())

@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_tiny_bundle
+from conftest import tiny_model, write_tiny_bundle
 
-from flawline.runtime.bundle import Bundle, BundleError, add_model, read_bundle, write_calibration
+from flawline.runtime.bundle import (
+    Bundle,
+    BundleError,
+    add_model,
+    read_bundle,
+    write_bundle,
+    write_calibration,
+)
 from flawline.runtime.files import write_atomically
+from flawline.runtime.golden import Golden
+from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Spread
 from flawline.runtime.precisions import islands_of
 
@@ -31,11 +40,43 @@ def test_what_was_written_is_read(bundle: Bundle) -> None:
     ]
 
 
+def test_folds_are_optional_and_survive(bundle: Bundle) -> None:
+    """Bundles of older versions have no such key."""
+    for name in ("manifest.json", "calibration.json"):
+        assert "folds" not in json.loads((bundle.path / name).read_text())
+    assert (bundle.manifest.folds, bundle.calibration.folds) == (0, 0)
+    folded = write_bundle(
+        bundle.path,
+        replace(bundle.manifest, folds=5),
+        replace(bundle.calibration, folds=5),
+        {"fp32": bundle.model().read_bytes()},
+        bundle.golden(),
+    )
+    again = read_bundle(bundle.path)
+    assert again == folded
+    assert (again.manifest.folds, again.calibration.folds) == (5, 5)
+    # A threshold that is set on the box comes from images that no fold has seen.
+    write_calibration(again, replace(again.calibration, folds=0))
+    read = read_bundle(bundle.path)
+    assert (read.manifest.folds, read.calibration.folds) == (5, 0)
+
+
+@pytest.mark.parametrize("folds", [-1, 2.5, "5", None])
+def test_a_wrong_number_of_folds_is_refused(bundle: Bundle, folds: object) -> None:
+    path = bundle.path / "calibration.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "folds": folds}))
+    with pytest.raises(BundleError, match="folds is"):
+        read_bundle(bundle.path)
+
+
 def test_a_graph_of_another_precision_is_added_and_hashed(bundle: Bundle) -> None:
     assert bundle.precisions == ("fp32",)
-    richer = add_model(bundle, "fp16", b"another graph")
+    # A protobuf message may be continued: this adds a doc string.
+    another = tiny_model() + b"\x32\x01x"
+    richer = add_model(bundle, "fp16", another)
     assert richer.precisions == ("fp32", "fp16")
-    assert richer.model("fp16").read_bytes() == b"another graph"
+    assert richer.model("fp16").read_bytes() == another
     assert richer.model_sha256() == bundle.model_sha256() != richer.model_sha256("fp16")
     assert richer.manifest == bundle.manifest
     with pytest.raises(BundleError, match=r"holds no int8 graph; .* --precision int8"):
@@ -48,6 +89,8 @@ def test_a_graph_of_another_precision_is_added_and_hashed(bundle: Bundle) -> Non
 def _edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def apply(path: Path) -> None:
         content = json.loads((path / name).read_text())
+        # As in a manifest of an older version: the change itself is found.
+        content.pop("checksum", None)
         change(content)
         (path / name).write_text(json.dumps(content))
 
@@ -74,7 +117,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "huge number": (
         _edit("calibration.json", lambda c: c.update(threshold=10**400)),
-        "threshold is not between -1e+300 and 1e+300",
+        "threshold is not between -1e+38 and 1e+38",
     ),
     "deep nesting": (
         lambda p: (p / "calibration.json").write_text("[" * 100_000),
@@ -161,15 +204,21 @@ def test_damage_is_refused_in_one_line_with_its_remedy(bundle: Bundle, name: str
     text = str(caught.value)
     assert message in text
     assert "\n" not in text
-    assert "python -m export.build --checkpoint CHECKPOINT --out" in text
+    assert "flawline build --checkpoint CHECKPOINT --out" in text
 
 
-def test_golden_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    from flawline.runtime.image import Geometry
-
-    odd = write_tiny_bundle(tmp_path / "odd", geometry=Geometry("stretch", 96, 96))
+def test_golden_data_that_does_not_fit_is_refused(bundle: Bundle) -> None:
+    golden = bundle.golden()
+    larger = Golden(np.zeros((2, 96, 96, 3), np.uint8), golden.scores, golden.maps)
+    model = {"fp32": bundle.model().read_bytes()}
+    odd = write_bundle(bundle.path, bundle.manifest, bundle.calibration, model, larger)
     with pytest.raises(BundleError, match="does not fit"):
         odd.golden()
+
+
+def test_a_graph_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"model\.onnx image has the shape"):
+        write_tiny_bundle(tmp_path / "odd", geometry=Geometry("stretch", 96, 96))
 
 
 def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
@@ -247,9 +296,9 @@ def test_a_node_is_in_the_islands_whose_path_contains_it() -> None:
 def test_a_file_that_may_not_be_read_has_the_remedy_of_its_cause(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(self: Path) -> bytes:
+    def denied(self: Path, mode: str) -> object:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(BundleError, match=r"\(Permission denied\); check the permissions$"):
         read_bundle(bundle.path)

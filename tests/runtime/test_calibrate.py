@@ -125,6 +125,28 @@ def test_a_bundle_that_cannot_be_written_is_one_line(
     assert last.endswith("cannot be written (Permission denied); check the permissions")
 
 
+def test_a_bundle_that_cannot_be_written_is_found_before_parts_are_scored(
+    bundle: Bundle,
+    good_parts: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def denied(_: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    def unexpected(*_: object) -> None:
+        raise AssertionError("the parts would pass the camera in vain")
+
+    monkeypatch.setattr("flawline.runtime.calibrate.make_writable", denied)
+    monkeypatch.setattr("flawline.runtime.calibrate.score_frames", unexpected)
+    assert main(command(bundle, good_parts)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"flawline calibrate: {bundle.path} cannot be written (Read-only file system); check the "
+        f"permissions, or use --dry-run"
+    )
+
+
 def test_a_live_camera_calibrates(
     bundle: Bundle, good_parts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from flawline import FlawlineError
+from flawline.extras import install_command
+from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import (
     LONGEST_QUOTE,
-    Parser,
     first_line,
     last_line,
-    path_argument,
+    log,
     printable,
     run_command,
 )
@@ -47,12 +48,12 @@ def raiser(error: BaseException) -> Callable[[], int]:
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             2,
-            "x: needs torch; run: pip install 'flawline[train]'",
+            f"x: needs torch; run: {install_command('train')}",
         ),
         (
             ModuleNotFoundError("No module named 'onnx.helper'", name="onnx.helper"),
             2,
-            "x: needs onnx; run: pip install 'flawline[train]'",
+            f"x: needs onnx; run: {install_command('train')}",
         ),
         (
             OSError(28, "No space left on device", "out.json"),
@@ -102,6 +103,19 @@ def test_failures_become_one_line_and_an_exit_status(
 ) -> None:
     assert run_command("x", raiser(error), interrupted="stopped by you") == code
     assert capfd.readouterr().err.splitlines() == [line]
+
+
+def test_an_import_that_ctrl_c_ended_is_interrupted(capfd: pytest.CaptureFixture[str]) -> None:
+    # As pybind11 raises it from the initialisation of a module.
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    assert run_command("x", raiser(error), interrupted="stopped by you") == 130
+    assert capfd.readouterr().err == "stopped by you\n"
+
+
+def test_a_name_with_line_breaks_stays_in_its_line(capfd: pytest.CaptureFixture[str]) -> None:
+    log("wrote a\nb\rc.pt")
+    assert capfd.readouterr().err == "wrote a\\nb\\rc.pt\n"
 
 
 def test_the_result_of_the_work_is_the_exit_status() -> None:
@@ -257,7 +271,9 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
 
 def shell(code: str, streams: str) -> subprocess.CompletedProcess[str]:
     """Run code with `run_command` imported in a shell, its streams redirected."""
-    text = f"from flawline.runtime.console import *; import sys, os; {code}"
+    imports = "from flawline.runtime.console import *; import sys, os"
+    imports += "; from flawline.runtime.command_parser import Parser"
+    text = f"{imports}; {code}"
     return subprocess.run(
         [
             "bash",

@@ -268,3 +268,8 @@ def test_an_image_that_opencv_cannot_resize_rejects_the_part(detector: Detector)
 def test_a_frame_with_a_fault_gives_no_image(bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="torn"):
         image_of(Frame("test://", 0, None, fault="torn"), bundle.manifest)
+
+
+def test_a_threshold_that_is_not_a_number_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="the threshold is not a number"):
+        Detector(bundle, "onnxruntime", threshold=float("nan"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import shared
 
-from flawline.runtime.image import Geometry, overlay, prepare, prepare_mask, to_source
+from flawline.runtime.image import Geometry, prepare, prepare_mask, to_source
 
 STRETCH = Geometry("stretch", 256, 256)
 
@@ -125,16 +125,6 @@ def test_masks_follow_the_image() -> None:
         image &= prepare_mask(np.ones_like(mask), geometry)  # the bars are grey, not defects
         assert prepared.dtype == bool
         assert (prepared ^ image).mean() < 0.01
-
-
-def test_overlay_paints_the_map_and_leaves_the_rest(photo: np.ndarray) -> None:
-    anomaly_map = np.zeros(photo.shape[:2], np.float32)
-    anomaly_map[:, :60] = 1
-    anomaly_map[0] = np.nan
-    painted = overlay(photo, anomaly_map)
-    assert (painted[1:, 60:] == photo[1:, 60:]).all()
-    assert (painted[0, 60:] == photo[0, 60:]).all()
-    assert np.abs(painted[1:, :60].astype(int) - photo[1:, :60]).mean() > 20
 
 
 def test_golden_numbers() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flawline.extras import install_command
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.engines import EngineError, EngineOptions, open_engine
 
@@ -152,5 +153,5 @@ def test_without_the_extra_it_says_what_to_install(bundle: Bundle) -> None:
     )
     assert done.returncode == 0, done.stderr
     printed = done.stdout.splitlines()
-    assert printed[0] == "pip install 'flawline[openvino]'"
+    assert printed[0] == install_command("openvino")
     assert printed[1].startswith("onnxruntime")

@@ -87,7 +87,7 @@ def test_another_version_or_model_builds_again_with_the_same_options(
         "was built by version 10.3.0, the installed version is 10.13.0" in capsys.readouterr().err
     )
     assert control.builds[-1]["batches"] == [1, 1, 16]
-    open_and_run(add_model(fp16_bundle, "fp16", tiny_model() + b"\0"), "10.13")
+    open_and_run(add_model(fp16_bundle, "fp16", tiny_model() + b"\x32\x01x"), "10.13")
     assert "belongs to another model: the bundle was built again" in capsys.readouterr().err
     assert len(control.builds) == 2
 

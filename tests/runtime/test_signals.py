@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from flawline.interrupts import end_quietly
 from flawline.runtime.console import run_command
 from flawline.runtime.signals import DelayedSignals, Terminated, termination_interrupts
 
@@ -36,6 +37,26 @@ def test_sigterm_ends_a_command_in_one_line(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "interrupted; repeat it\n"
     assert cleaned == ["temporary files"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_ctrl_c_interrupts_a_command_whose_start_it_would_have_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work() -> int:
+        send(signal.SIGINT)
+        return 0
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        end_quietly()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        assert run_command("flawline-x", work, "interrupted; repeat it") == 130
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_quietly()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "interrupted; repeat it\n"
 
 
 def test_another_handler_of_sigterm_stays() -> None:

@@ -107,6 +107,9 @@ def test_a_line_per_frame_and_a_summary(
         "reconnects",
         "anomalous",
         "unjudged",
+        "saved",
+        "not_saved",
+        "over_limit",
         "bundle",
     ]
     assert run.summary["frames"] == 3
@@ -175,7 +178,11 @@ def test_a_16_bit_image_among_others_is_rejected_and_the_stream_continues(
     assert run.lines[1]["score"] is None
     assert run.lines[1]["milliseconds"] == {}
     assert "its bit depth is unknown" in run.lines[1]["reason"]
-    assert len(list(saved.iterdir())) == 2
+    # What could not be judged is saved as it came.
+    assert len(list(saved.iterdir())) == 3
+    (deep,) = saved.glob("*-unjudged.png")
+    assert deep.read_bytes()
+    assert (cv2.imread(str(deep), cv2.IMREAD_UNCHANGED) == 30 << 4).all()
 
 
 def test_the_bit_depth_of_the_bundle_is_used_and_another_refused(
@@ -215,7 +222,45 @@ def test_a_full_disk_is_reported_and_inspection_continues(
     assert not list((tmp_path / "s").iterdir())
     assert run.code == 0
     assert run.summary["frames"] == 3
-    assert run.err.count("; free disk space, or choose another folder; inspection continues") == 3
+    assert run.summary["saved"] == 0
+    assert run.summary["not_saved"] == 3
+    # Each failure is reported with the next frame, or at the end.
+    messages = [line for line in run.err.splitlines() if "cannot be written" in line]
+    assert 1 <= len(messages) <= 3
+    for message in messages:
+        assert "(No space left on device); free disk space, or choose another folder" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--save", "{saved}"], ["0-good", "1-anomalous", "2-good", "3-unjudged"]),
+        (["--save-rejected", "{saved}"], ["1-anomalous", "3-unjudged"]),
+        (
+            ["--output", "jsonl", "--output", "overlays:{saved}?frames=rejected&limit=1"],
+            ["1-anomalous"],
+        ),
+    ],
+)
+def test_only_rejected_frames_are_saved_on_request(
+    flags: list[str],
+    names: list[str],
+    bundle: Bundle,
+    parts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_image(parts / "3.png", np.full((40, 50), 30 << 4, np.uint16))
+    # A file without an image cannot be saved.
+    (parts / "4.png").write_bytes(b"")
+    saved = tmp_path / "saved"
+    flags = [flag.format(saved=saved) for flag in flags]
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts, *flags)
+    assert run.verdicts == ["good", "anomalous", "good", "unjudged", "unjudged"]
+    assert sorted(path.stem[32:] for path in saved.iterdir()) == names
+    assert run.summary["saved"] == len(names)
+    assert run.summary["not_saved"] == 0
+    assert run.summary["over_limit"] == ("limit=1" in flags[-1])
 
 
 def test_an_uninspected_margin_is_reported_once(
@@ -223,14 +268,14 @@ def test_an_uninspected_margin_is_reported_once(
 ) -> None:
     cropping = write_tiny_bundle(tmp_path / "crop", geometry=Geometry("shorter-crop", 64, 64, 80))
     run = stream(capsys, "--bundle", cropping.path, "--camera", parts)
-    assert run.err.count("uninspected") == 1
+    assert run.err.count("image uninspected") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--bundle", "{bundle}", "--camera", "/nowhere"], "no such file or folder"),
-        (["--bundle", "/nowhere", "--camera", "{parts}"], "python -m export.build"),
+        (["--bundle", "/nowhere", "--camera", "{parts}"], "flawline build --checkpoint"),
         (
             ["--bundle", "{bundle}", "--camera", "{parts}", "--engine", "abacus"],
             "known: tensorrt, ",
@@ -263,7 +308,7 @@ def test_a_users_error_is_one_line_and_exit_status_2(
     assert run.code == 2
     assert not run.lines
     assert message in run.err.splitlines()[-1]
-    assert run.err.splitlines()[-1].startswith("flawline-stream: ")
+    assert run.err.splitlines()[-1].startswith("flawline stream: ")
     assert "Traceback" not in run.err
 
 
@@ -286,7 +331,7 @@ def test_a_wrong_command_line_is_one_line(
         infer_stream.main(arguments)
     assert caught.value.code == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("flawline-stream: ")
+    assert captured.err.startswith("flawline stream: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
 
@@ -389,7 +434,7 @@ def test_help_shows_an_example_of_every_camera_and_output(
         infer_stream.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "for example /data/images, /data/line.mp4, usb://0, synthetic://?fps=25" in text
-    assert "jsonl for stdout, jsonl:FILE, overlays:DIR; repeat for several; default jsonl" in text
+    assert "jsonl for stdout, jsonl:FILE, overlays:DIR[?frames=rejected&limit=1000]; repeat" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -413,3 +458,13 @@ def test_a_signal_ends_the_stream_with_its_summary_from_any_folder(
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["summary"]["frames"] >= 1
     assert "Traceback" not in err
+
+
+def test_what_a_folder_holds_and_what_is_not_read_is_one_line(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, parts: Path
+) -> None:
+    (parts / "x.gif").touch()
+    run = stream(capsys, "--bundle", bundle.path, "--camera", parts)
+    (line,) = [line for line in run.err.splitlines() if line.startswith("camera ")]
+    assert "1 image of formats that are not read (1 .gif; save them as PNG)" in line
+    assert run.summary["frames"] == len(list(parts.iterdir()))

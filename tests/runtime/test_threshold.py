@@ -154,3 +154,26 @@ def test_the_tolerance_grows_with_the_distance_from_the_threshold() -> None:
     factors = tolerance_factor(np.array([5.0, 15.0, 1005.0, -1995.0, np.inf, np.nan]), 5.0, 0.1)
     np.testing.assert_allclose(factors, [1, 1, 10, 20, np.inf, np.nan])
     assert tolerance_factor(5.0, 5.0, 0.1) == 1
+
+
+def test_out_of_fold_scores_have_an_upper_bound_alone() -> None:
+    split = set_threshold(np.arange(60.0))
+    folds = set_threshold(np.arange(60.0), folds=5)
+    assert (folds.threshold, folds.false_alarm_rate) == (split.threshold, split.false_alarm_rate)
+    assert folds.folds == 5
+    low, high = folds.interval
+    assert low == 0
+    # The largest of 60 scores: the rate is above p with probability (1 - p)^60.
+    assert (1 - high) ** 60 == pytest.approx(0.05)
+    line = describe(folds, 0.02, "good images")[0]
+    assert (
+        "(at most 4.9% with 95% confidence), from 60 good images, each scored by one of 5" in line
+    )
+
+
+def test_a_narrower_interval_than_that_of_a_fifth_of_the_images() -> None:
+    """By 1.8 times at least, also at the rate of the hold-out."""
+    low, high = set_threshold(np.arange(12.0)).interval
+    for rate in (None, 1 / 13):
+        ends = set_threshold(np.arange(60.0), rate, folds=5).interval
+        assert high - low > 1.8 * (ends[1] - ends[0])

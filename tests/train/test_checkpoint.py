@@ -89,5 +89,5 @@ def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(TrainError, match=r"method 'complexnet' is unknown; known: .*simplenet"):
+    with pytest.raises(TrainError, match=r"method 'complexnet' is unknown.*; known: .*simplenet"):
         resolve_method("complexnet")

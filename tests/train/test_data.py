@@ -335,7 +335,12 @@ def test_for_an_unknown_layout_the_message_lists_the_known_ones(kind: str, tmp_p
         (root / "monday").mkdir(parents=True)
     message = refusal(root)
     assert str(root) in message
-    assert ("no good images" if kind == "empty" else "there is no such folder") in message
+    reasons = {
+        "absent": "there is no such folder",
+        "file": "is a file and no folder",
+        "empty": "no good images",
+    }
+    assert reasons[kind] in message
     for known in ("MVTec AD", "VisA", "BTAD", "DAGM 2007", "plain folder of good images"):
         assert known in message
 

@@ -26,10 +26,12 @@ from flawline.train.data import CachedImages, PreparedImages, hold_out, open_dat
 from flawline.train.data.split import content_hashes
 from flawline.train.fit import main
 from flawline.train.method import Fit, Method, MethodSettings
+from flawline.train.methods.padim import PaDiM
 from flawline.train.recipe import plan
 
 pytestmark = pytest.mark.torch
-LIGHT = ("--weights", "random", "--size", "64")
+# One training; those of the folds have tests of their own.
+LIGHT = ("--weights", "random", "--size", "64", "--folds", "0")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,7 @@ def test_help_lists_methods_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in METHODS)
-    assert "add --method METHOD to --help" in done.stdout
+    assert "The options of the methods are listed where torch is installed." in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_a_wrong_command_line_is_one_line(
         status = int(str(error))
     assert status == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith(f"flawline-train: {message}")
+    assert lines[-1].startswith(f"flawline train: {message}")
     assert "usage:" not in lines[0]
     assert not (tmp_path / "c.pt").exists()
 
@@ -304,7 +306,8 @@ def test_a_method_that_trains_on_pixels_gets_cached_images(
     """Unless it uses only some of them: then decoding all would take longer than it saves."""
     monkeypatch.setitem(METHODS, "pixels", f"{__name__}:Pixels")
     monkeypatch.setattr(Pixels, "used", used)
-    assert main(["--method", "pixels", "--data", str(data), "--out", str(tmp_path / "c.pt")]) == 0
+    words = ["--method", "pixels", "--data", str(data), "--out", str(tmp_path / "c.pt")]
+    assert main([*words, "--folds", "0"]) == 0
     expected = CachedImages if used is None else PreparedImages
     assert isinstance(Pixels.images, expected)
     good, _ = hold_out(open_data(data).train_good)
@@ -318,7 +321,7 @@ def test_a_path_that_cannot_be_written_is_found_before_training(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(data, tmp_path) == 2
-    message = f"flawline-train: --out {tmp_path}: cannot be written; choose another"
+    message = f"flawline train: --out {tmp_path}: cannot be written; choose another"
     assert capsys.readouterr().err.splitlines()[-1] == message
 
 
@@ -336,10 +339,23 @@ def test_a_signal_finishes_the_step_and_saves(
             if line.startswith("training:"):
                 break
         process.send_signal(number)
-        last = process.stderr.read().splitlines()[-1]
+        lines = process.stderr.read().splitlines()
         assert process.wait(60) == status
-    assert last.endswith("the same command continues from the last saved step")
+    unfinished = tmp_path / "c.unfinished.pt"
+    assert lines[-2:] == [f"the same command continues from {unfinished}", "interrupted"]
     assert not out.exists()
     saved = load_checkpoint(tmp_path / "c.unfinished.pt")
     assert saved.training is not None
     assert saved.training["state"]["step"] > 0
+
+
+def test_an_interrupted_training_without_a_saved_step_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: PaDiM, fit: Fit) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PaDiM, "fit", interrupted)
+    assert train(data, tmp_path / "c.pt", "--method", "padim") == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == ["no step was saved; the same command begins again", "interrupted"]

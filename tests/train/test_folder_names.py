@@ -133,10 +133,61 @@ def test_a_good_folder_must_hold_good_parts_only(inner: str, tmp_path: Path) -> 
         open_data(root)
 
 
-@pytest.mark.parametrize("ending", ["_mask", "_LABEL", "_GT"])
-def test_masks_next_to_their_images_are_not_learnt(ending: str, tmp_path: Path) -> None:
-    root = write_all(tmp_path, "kos01/Part0.png", f"kos01/Part0{ending}.png")
-    with pytest.raises(DataError, match="is named as the mask of the image next to it"):
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "Part0_mask.png",
+        "Part0_LABEL.png",
+        "Part0_GT.png",
+        "Part0.mask.png",
+        "Part0-mask.bmp",
+        "mask_Part0.png",
+        "Part7_mask.png",
+        # A photograph as JPEG with its mask as PNG, as in the set of magnetic tiles.
+        "Part0.jpg",
+    ],
+)
+def test_masks_next_to_their_images_are_not_learnt(mask: str, tmp_path: Path) -> None:
+    root = write_all(tmp_path, "kos01/Part0.png", f"kos01/{mask}")
+    with pytest.raises(DataError, match="is named as the mask of an image, or as a second file"):
+        open_data(root)
+
+
+def test_images_whose_names_hold_the_word_are_learnt(tmp_path: Path) -> None:
+    names = ["maskbox/label_1.png", "maskbox/label_2.png", "maskbox/unmasked.png"]
+    assert good(open_data(write_all(tmp_path, *names))) == names
+
+
+@pytest.mark.parametrize("name", ["ground_truth", "Masks"])
+def test_a_folder_of_masks_is_not_learnt(name: str, tmp_path: Path) -> None:
+    root = write_all(tmp_path / name, "0.png", "1.png")
+    with pytest.raises(DataError, match="is named as a folder of masks; give the folder of good"):
+        open_data(root)
+
+
+def test_a_file_is_no_data_set(tmp_path: Path) -> None:
+    root = write_all(tmp_path, "0.png")
+    with pytest.raises(DataError, match="is a file and no folder; give the folder"):
+        open_data(root / "0.png")
+
+
+@pytest.mark.parametrize("folder", [".", "train/good"])
+def test_a_folder_without_permission_is_not_called_empty(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_all(tmp_path, "train/good/0.png")
+    if folder == ".":
+        root = root / "train" / "good"
+    list_folder = os.listdir
+
+    def forbidden(path: Path) -> list[str]:
+        # Permissions do not stop root, as which containers run tests.
+        if Path(path) == tmp_path / "train" / "good":
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "listdir", forbidden)
+    with pytest.raises(DataError, match="1 folder without permission to read; check the perm"):
         open_data(root)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from flawline.runtime.image import Geometry
 from flawline.train.data import DataError, Sample, read_mask
@@ -110,6 +111,20 @@ def test_a_hole_in_a_png_mask_is_an_error(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / "m.png", KINDS[kind][1])
     path.write_bytes(with_hole(path.read_bytes()))
     with pytest.raises(DataError):
+        decode_mask(path)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int32, np.uint32])
+@pytest.mark.parametrize("rows", [256, 100])
+def test_a_hole_in_a_compressed_tiff_mask_is_an_error(
+    kind: type[np.generic], rows: int, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0).integers(0, 2, (256, 256)).astype(kind)
+    path = tmp_path / "m.tif"
+    tifffile.imwrite(path, random, compression="zlib", rowsperstrip=rows)
+    assert np.array_equal(decode_mask(path), random > 0)
+    path.write_bytes(with_hole(path.read_bytes()))
+    with pytest.raises(DataError, match="the TIFF is damaged"):
         decode_mask(path)
 
 

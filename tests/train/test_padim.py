@@ -180,7 +180,7 @@ def test_a_model_too_large_for_a_file_is_refused_before_training() -> None:
 
 
 def test_an_unfitted_one_is_not_exported() -> None:
-    message = r"no Gaussians yet; train it first with python -m train\.fit"
+    message = r"no Gaussians yet; train it first: .*flawline train --data DATA"
     with pytest.raises(TrainError, match=message):
         unfitted().fused()
 

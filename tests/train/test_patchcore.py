@@ -273,7 +273,7 @@ def test_images_to_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     checkpoint = ["--save-checkpoint", str(tmp_path / "c.pt")]
     assert build.main(["--method", "patchcore", *folders, *checkpoint, *flags]) == 0
     log = capsys.readouterr().err
-    assert "bank: 100 of 1024 patches (coreset 100), 0.1 MB" in log
+    assert "bank: 100 of 1280 patches (coreset 100), 0.1 MB" in log
     assert "0 flipped decisions" in log
     bundle = read_bundle(tmp_path / "b")
     assert bundle.manifest.method == "patchcore"

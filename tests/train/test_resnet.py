@@ -62,9 +62,12 @@ def test_a_download_that_fails_says_how_to_pass_the_file(
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    message = r"resnet18-f37072fd\.pth cannot be downloaded.*--weights resnet18-f37072fd"
-    with pytest.raises(TrainError, match=message):
+    message = r"resnet18-f37072fd\.pth cannot be downloaded .*; use --weights texture, .*"
+    with pytest.raises(TrainError, match=message + "--weights resnet18-f37072fd"):
         ResNet("resnet18").load("imagenet")
+    message = r"cannot be downloaded .*; use --backbone resnet18 --weights texture, .*"
+    with pytest.raises(TrainError, match=message + "--weights resnet50-0676ba61"):
+        ResNet("resnet50").load("imagenet")
 
 
 def test_normalise_is_rgb_with_imagenet_statistics() -> None:

@@ -20,6 +20,7 @@ from flawline.train.backbones.facts import (
     TEXTURE,
     BackboneFacts,
 )
+from flawline.train.backbones.memory import FeatureMemory
 
 # Batch size and number of images with which random weights get their BatchNorm statistics.
 STATISTICS_BATCH = 8
@@ -40,6 +41,8 @@ class Backbone(nn.Module, abc.ABC):
     # ImageNet statistics of RGB in 0..1, with which published weight files were trained.
     mean_rgb: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)
     std_rgb: ClassVar[tuple[float, float, float]] = (0.229, 0.224, 0.225)
+    # Set where several trainings read the same images. The weights must not change after that.
+    memory: FeatureMemory | None = None
 
     def __init__(self, name: str, levels: tuple[int, ...]) -> None:
         super().__init__()
@@ -110,16 +113,14 @@ class Backbone(nn.Module, abc.ABC):
         path = TEXTURE_FOLDER / f"{self.name}{TEXTURE_SUFFIX}"
         if path.exists():
             return path
-        names = []
-        for file in sorted(TEXTURE_FOLDER.glob(f"*{TEXTURE_SUFFIX}")):
-            names.append(file.name.removesuffix(TEXTURE_SUFFIX))
-        existing = ", ".join(names) or "no backbone"
+        existing = ", ".join(_with_texture_weights())
         problem = f"weights {TEXTURE}: there are none of {self.name}"
         if not set(PRETRAINED_LEVELS) <= set(self.facts(self.name).levels):
             raise TrainError(f"{problem}; choose --backbone {existing}")
         raise TrainError(
             f"{problem}, only of {existing}; choose that --backbone, or train them with "
-            f"python -m train.pretrain --backbone {self.name} and pass the file with --weights"
+            f"python -m flawline.train.pretrain --backbone {self.name} and pass the file with "
+            f"--weights"
         )
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -138,7 +139,15 @@ class Backbone(nn.Module, abc.ABC):
         return (rgb / 255 - mean) / std
 
     def extract(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Compute the maps of `levels` from uint8 BGR [N, H, W, 3]."""
+        """Compute the maps of `levels` from uint8 BGR [N, H, W, 3].
+
+        With a `memory`, those of a single image are computed once.
+        """
+        if self.memory is None:
+            return self._levels_of(image)
+        return self.memory.get(image, lambda: self._levels_of(image))
+
+    def _levels_of(self, image: Tensor) -> tuple[Tensor, ...]:
         levels: tuple[Tensor, ...] = self(self.normalise(image))
         return levels
 
@@ -167,3 +176,19 @@ class Backbone(nn.Module, abc.ABC):
                 batch.append(np.asarray(images[index]))
             self.extract(torch.from_numpy(np.stack(batch)).to(self.first_convolution.weight.device))
         self.eval()
+
+
+def flags_without_download(name: str) -> str:
+    """Return the flags of a training that needs no download, if possible of this backbone."""
+    existing = _with_texture_weights()
+    if name in existing:
+        return f"--weights {TEXTURE}"
+    return f"--backbone {existing[0]} --weights {TEXTURE}"
+
+
+def _with_texture_weights() -> list[str]:
+    """Return the names of the backbones whose texture weights are in this package."""
+    names = []
+    for file in sorted(TEXTURE_FOLDER.glob(f"*{TEXTURE_SUFFIX}")):
+        names.append(file.name.removesuffix(TEXTURE_SUFFIX))
+    return names

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flawline.extras import install_command, missing_package
 from flawline.train import TrainError
-from flawline.train.backbones.base import Backbone
+from flawline.train.backbones.base import Backbone, flags_without_download
 from flawline.train.backbones.facts import BackboneFacts, Level
 
 STRIDE = 16
@@ -50,7 +51,7 @@ class CaiT(Backbone):
             # Not only ImportError: timm also fails if its torchvision does not fit the torch.
             raise TrainError(
                 f"backbone {name} needs timm, which cannot be imported ({error}); "
-                "pip install 'flawline[cait]', and torchvision from where torch is from"
+                f"{install_command('cait')}, and torchvision from where torch is from"
             ) from error
 
         shape = ARCHITECTURES[name]
@@ -69,7 +70,7 @@ class CaiT(Backbone):
     @classmethod
     def missing(cls) -> str | None:
         if find_spec("timm") is None:
-            return "needs timm; pip install 'flawline[cait]'"
+            return missing_package("timm")
         return None
 
     @property
@@ -132,8 +133,9 @@ def _download(name: str) -> dict[str, Tensor]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrainError(
-            f"weights imagenet: {name} cannot be downloaded ({lines[0][:160]}); fetch it elsewhere "
-            "and pass the file with --weights, or use --weights random"
+            f"weights imagenet: {name} cannot be downloaded ({lines[0][:160]}); use "
+            f"{flags_without_download(name)}, which is in this package, or fetch the file "
+            "elsewhere and pass it with --weights"
         ) from error
     return state
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flawline.train import TrainError
-from flawline.train.backbones.base import Backbone
+from flawline.train.backbones.base import Backbone, flags_without_download
 from flawline.train.backbones.facts import BackboneFacts, Level
 
 URL = "https://download.pytorch.org/models/"
@@ -225,7 +225,8 @@ def _download(name: str) -> Path:
         torch.hub.download_url_to_file(URL + file, str(path), hash_prefix=digest)
     except Exception as error:
         raise TrainError(
-            f"weights imagenet: {URL}{file} cannot be downloaded ({error}); "
-            f"fetch it elsewhere and pass it with --weights {file}, or use --weights random"
+            f"weights imagenet: {URL}{file} cannot be downloaded ({error}); use "
+            f"{flags_without_download(name)}, which is in this package, or fetch the file "
+            f"elsewhere and pass it with --weights {file}"
         ) from error
     return path

@@ -99,6 +99,6 @@ def choose_score(
     if empty:
         fit.notes.append(
             f"note: {empty} of {draws} synthetic anomalies are empty; see them, and try other "
-            "settings, with python -m train.anomalies"
+            "settings, with python -m flawline.train.anomalies"
         )
     return energy > density

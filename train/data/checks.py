@@ -12,8 +12,9 @@ from flawline.cameras.listing import FileKey, LeftOut, count_of, file_key
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
 from flawline.train.data.names import folder_kind
 
-# An image with such an ending next to an image of the same name is its mask.
-MASK_ENDINGS = ("_mask", "_label", "_gt")
+# An image whose name adds such a word to that of an image next to it is its mask.
+MASK_WORDS = ("mask", "label", "gt")
+SEPARATORS = "_-. "
 FOLDERS_SHOWN = 3
 
 
@@ -31,8 +32,9 @@ def require_only_good(root: Path, images: Sequence[Path], remedy: str) -> None:
     mask = _mask_next_to_image(images)
     if mask is not None:
         raise DataError(
-            f"data {root}: {mask} is named as the mask of the image next to it, so that not every "
-            f"image here is a good part; move the masks to another folder"
+            f"data {root}: {mask} is named as the mask of an image, or as a second file of the "
+            f"image next to it, so that not every image here is a good part; move such files to "
+            f"another folder"
         )
 
 
@@ -75,14 +77,36 @@ def _shows_bad_parts(root: Path, folder: Path, siblings: set[str]) -> bool:
 
 
 def _mask_next_to_image(images: Iterable[Path]) -> Path | None:
+    """Return an image whose name shows that it is a mask, and not an image of a part.
+
+    It is named as the mask of an image next to it, or it has the name of an image of another
+    format, or it ends with `_mask`.
+    """
+    stems: dict[tuple[Path, str], Path] = {}
     names = set()
     for path in images:
-        names.add((path.parent, path.stem.casefold()))
-    for folder, stem in sorted(names):
-        for ending in MASK_ENDINGS:
-            if (folder, stem + ending) in names:
-                return folder / (stem + ending)
+        # Where case counts, A.png and a.png are two images.
+        if (path.parent, path.stem) in names:
+            return path
+        names.add((path.parent, path.stem))
+        stems[path.parent, path.stem.casefold()] = path
+    for (folder, stem), path in stems.items():
+        if stem.endswith("_mask"):
+            return path
+        for name in _names_without_mask_word(stem):
+            if (folder, name) in stems:
+                return path
     return None
+
+
+def _names_without_mask_word(stem: str) -> list[str]:
+    """Return the names that an image may have whose mask is called `stem`."""
+    names = []
+    for word in MASK_WORDS:
+        for separator in SEPARATORS:
+            names.append(stem.removesuffix(separator + word))
+            names.append(stem.removeprefix(word + separator))
+    return [name for name in names if name != stem]
 
 
 def without_repeats(data: DataSet) -> DataSet:

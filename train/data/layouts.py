@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flawline.cameras.decode import list_images
-from flawline.cameras.listing import subfolders
+from flawline.cameras.listing import LeftOut, subfolders
 from flawline.train.data.checks import describe_left_out, require_only_good, without_repeats
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
 from flawline.train.data.names import folder_kind, named_subfolders, subfolders_of_kind
@@ -26,7 +26,8 @@ def open_data(root: str | Path) -> DataSet:
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"data {root}: there is no such folder; {KNOWN_LAYOUTS}")
+        reason = "is a file and no folder" if root.exists() else "there is no such folder"
+        raise DataError(f"data {root}: {reason}; {KNOWN_LAYOUTS}")
     read = _choose_layout(root)
     data = without_repeats(read(root))
     return replace(data, left_out=describe_left_out(data))
@@ -160,8 +161,16 @@ def _require_only_bad(root: Path, folder: Path) -> None:
 
 
 def _read_plain(root: Path) -> DataSet:
-    images = list_images(root)
+    left_out = LeftOut()
+    images = list_images(root, left_out)
     if not images:
+        if left_out.unreadable:
+            require_good(images, root)
         raise DataError(f"data {root}: no good images; {KNOWN_LAYOUTS}")
+    if folder_kind(root.resolve().name) == "mask":
+        raise DataError(
+            f"data {root}: is named as a folder of masks; give the folder of good images, or "
+            f"rename it if these are images of good parts"
+        )
     require_only_good(root, images, KNOWN_LAYOUTS)
     return DataSet(root, GoodImages(images, [root]), ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy.typing as npt
 
 from flawline.cameras import CameraError
 from flawline.cameras.decode import decode_image
+from flawline.cameras.formats.segments import CHUNKY, DECOMPRESSORS
 from flawline.runtime.image import Geometry, prepare_mask
 from flawline.train.data.dataset import DataError, Sample
 
 Mask = npt.NDArray[np.bool_]
 
+TIFF_STARTS = (b"II", b"MM")
 JPEG_START = b"\xff\xd8"
 # Parts of the messages with which `decode_image` refuses what a mask may be: transparency, and
 # pixels of other types.
@@ -104,11 +107,54 @@ def _decode(path: Path) -> npt.NDArray[Any]:
 
 def _decode_unlike_image(path: Path) -> npt.NDArray[Any] | None:
     """Decode a mask with transparency, or with pixels of other types; None where it fails."""
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+    data = path.read_bytes()
+    if data.startswith(TIFF_STARTS) and not _is_whole_tiff(data):
+        raise DataError(f"mask {path}: the TIFF is damaged; remove the file or copy it again")
     try:
-        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
+
+
+def _is_whole_tiff(data: bytes) -> bool:
+    """Whether every strip and tile decompresses to its size: OpenCV fills lost ones with zeros."""
+    # Imported here because few masks need it.
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            for page in file.pages:
+                _decompress_all(page, data)
+    except Exception:
+        # tifffile and the decompressors raise many kinds of errors for a damaged file.
+        return False
+    return True
+
+
+def _decompress_all(page: Any, data: bytes) -> None:
+    """Decompress every strip or tile of a page. Raises an exception of any kind for damage.
+
+    Compressions that are not known here are left to OpenCV.
+    """
+    decompress = DECOMPRESSORS.get(int(page.compression))
+    if decompress is None:
+        return
+    rows = min(page.rowsperstrip, page.imagelength)
+    columns = page.imagewidth
+    if page.is_tiled:
+        rows = page.tilelength
+        columns = page.tilewidth
+    samples = page.samplesperpixel if page.planarconfig == CHUNKY else 1
+    row_size = (columns * samples * page.bitspersample + 7) // 8
+    down = -(-page.imagelength // rows)
+    for number, offset in enumerate(page.dataoffsets):
+        height = rows
+        if not page.is_tiled:
+            height = min(rows, page.imagelength - number % down * rows)
+        content = data[offset : offset + page.databytecounts[number]]
+        raw = decompress(content, height * row_size)
+        if len(raw) != height * row_size:
+            raise ValueError(f"strip {number} has another size")
 
 
 def _is_lossy(path: Path) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flawline.cameras.decode import list_images
+from flawline.cameras.listing import LeftOut, count_of
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
 from flawline.train.data.names import named_subfolders
 from flawline.train.data.pairing import MaskFolder
@@ -22,11 +23,18 @@ VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
 def require_good(good: Sequence[Path], folder: Path) -> None:
     """Raise DataError if there are no good images; `folder` is where they belong."""
-    if not good:
+    if good:
+        return
+    left_out = LeftOut()
+    list_images(folder, left_out)
+    if left_out.unreadable:
         raise DataError(
-            f"data {folder}: no good images; "
-            "put images of good parts there (.png, .jpg, .bmp, .tif)"
+            f"data {folder}: no good images, and {count_of(left_out.unreadable, 'folder')} without "
+            f"permission to read; check the permissions"
         )
+    raise DataError(
+        f"data {folder}: no good images; put images of good parts there (.png, .jpg, .bmp, .tif)"
+    )
 
 
 # DAGM 2007.

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from flawline.cameras.listing import count_of
 from flawline.train.data.dataset import DataError, GoodImages
 
 # Fewer good images leave too little to train on once some are held out.
@@ -30,11 +31,7 @@ def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
     Raises DataError for fewer than 5 images.
     """
-    if len(paths) < MIN_GOOD_IMAGES:
-        raise DataError(
-            f"only {len(paths)} good images; "
-            f"at least {MIN_GOOD_IMAGES} are needed, 100 or more are better"
-        )
+    require_enough(len(paths))
     count = int(HELD_OUT_SHARE * len(paths) + 0.5)
     count = min(max(count, 1), len(paths) - 1)
     ranked = _ranked(paths)
@@ -51,6 +48,15 @@ def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         else:
             training_images.append(path)
     return training_images, held_out_images
+
+
+def require_enough(images: int) -> None:
+    """Raise DataError for fewer good images than a training and a threshold need."""
+    if images < MIN_GOOD_IMAGES:
+        raise DataError(
+            f"only {count_of(images, 'good image')}; "
+            f"at least {MIN_GOOD_IMAGES} are needed, 100 or more are better"
+        )
 
 
 def _ranked(paths: Sequence[Path]) -> list[Path]:
@@ -103,6 +109,15 @@ def content_hashes(paths: Sequence[Path]) -> list[str]:
             ) from error
         hashes.append(digest.hexdigest()[:16])
     return hashes
+
+
+def require_different_images(hashes: Sequence[str]) -> None:
+    """Raise DataError if all images, given by their content hashes, are copies of one image."""
+    if len(set(hashes)) == 1:
+        raise DataError(
+            f"the {len(hashes)} good images are copies of one image, from which nothing follows "
+            f"about other parts; give images of different parts"
+        )
 
 
 def list_hash(paths: Sequence[Path]) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flawline.commands import command_line
 from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
@@ -136,7 +137,10 @@ class PaDiM(Method):
 
     def fused(self) -> nn.Module:
         if not self.inverse_covariance.any():
-            raise TrainError("padim has no Gaussians yet; train it first with python -m train.fit")
+            raise TrainError(
+                f"padim has no Gaussians yet; train it first: "
+                f"{command_line('train', '--data', 'DATA')}"
+            )
         return build_fused(self, FusedPaDiM)
 
 

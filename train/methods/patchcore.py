@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from flawline.commands import command_line
 from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
@@ -160,7 +161,10 @@ class PatchCore(Method):
 
     def fused(self) -> nn.Module:
         if not len(self.bank.vectors):
-            raise TrainError("patchcore has no bank yet; train it first with python -m train.fit")
+            raise TrainError(
+                f"patchcore has no bank yet; train it first: "
+                f"{command_line('train', '--data', 'DATA')}"
+            )
         return build_fused(self, FusedPatchCore)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawline.options import field_parser
-from flawline.runtime.console import Parser, log, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log, run_command
 from flawline.train.pretrain.schedule import PretrainingSettings
 
 INTERRUPTED = "interrupted; the same command continues from the last saved step"
@@ -45,10 +46,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--threads", type=int, help="of the CPU; 1 is best while other work runs")
     parser.add_argument(
-        "--out", type=Path, help="weights to write; default runs/BACKBONE-texture.pth"
+        "--out", type=path_argument, help="weights to write; default runs/BACKBONE-texture.pth"
     )
     parser.add_argument(
-        "--picture", type=Path, help="only draw the images that are trained on, as one PNG"
+        "--picture", type=path_argument, help="only draw the images that are trained on, as one PNG"
     )
     return parser
 

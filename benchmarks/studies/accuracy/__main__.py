@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
 from flawline.benchmarks.studies.results import write_results, write_rows
+from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import log, run_command
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = study_parser("accuracy", __doc__)
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--data", type=path_argument, nargs="+", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add_out_argument(parser, "accuracy")
     return parser

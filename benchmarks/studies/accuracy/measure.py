@@ -24,7 +24,8 @@ def train_and_measure(data: Path, seed: int, flags: Sequence[str], folder: Path)
     start = time.monotonic()
     checkpoint = folder / f"{data.name}-{seed}.pt"
     bundle = folder / f"{data.name}-{seed}"
-    command = ["--data", str(data), "--out", str(bundle), "--seed", str(seed), *flags]
+    command = ["--data", str(data), "--out", str(bundle), "--seed", str(seed), "--folds", "0"]
+    command += flags
     if build.main([*command, "--save-checkpoint", str(checkpoint)]) != 0:
         raise TrainError(f"{data.name} seed {seed}: no bundle was built; see the message above")
     minutes = (time.monotonic() - start) / 60

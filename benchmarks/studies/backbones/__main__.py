@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from flawline.benchmarks.studies.backbones import NEAREST
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
 from flawline.benchmarks.studies.results import write_results
+from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import run_command
 from flawline.train import METHODS
 from flawline.train.backbones import DEFAULT_BACKBONE
@@ -41,9 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = study_parser("backbones", __doc__)
     parser.add_argument(
-        "--data", type=Path, nargs="+", default=[], help="data sets, as for train.fit"
+        "--data", type=path_argument, nargs="+", default=[], help="data sets, as for train.fit"
     )
-    parser.add_argument("--demo", type=Path, help="also the demo data, rendered into this folder")
+    parser.add_argument(
+        "--demo", type=path_argument, help="also the demo data, rendered into this folder"
+    )
     parser.add_argument("--weights", nargs="+", default=[RANDOM, TEXTURE], help="as for train.fit")
     parser.add_argument(
         "--methods",

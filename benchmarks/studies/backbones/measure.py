@@ -181,6 +181,7 @@ def _trained_auroc(trial: _Trial, comparison: Comparison, progress: Progress) ->
             steps=comparison.steps,
             seed=trial.row["seed"],
             device="cpu",
+            folds=0,
         )
         checkpoint = load_checkpoint(train(recipe, Path(folder) / "checkpoint.pt"))
     model = checkpoint.method

@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
+from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import run_command
 from flawline.train.fit import add_training_arguments
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = study_parser("bank_size", __doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=path_argument, required=True)
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=list(SIZES), help="rows; default %(default)s"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flawline.benchmarks.labels import labelled_test_images
@@ -32,7 +33,7 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
     geometry = recipe.settings.geometry
     test, labels = labelled_test_images(data_set, geometry, recipe.bit_depth)
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-        checkpoint = load_checkpoint(train(recipe, Path(folder) / "bank.pt"))
+        checkpoint = load_checkpoint(train(replace(recipe, folds=0), Path(folder) / "bank.pt"))
     model = checkpoint.method
     provenance = checkpoint.provenance
     # For the type checker: the recipe is PatchCore's.

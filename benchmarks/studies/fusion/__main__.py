@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from flawline.benchmarks.studies.options import (
     add_network_arguments,
@@ -32,6 +31,7 @@ from flawline.benchmarks.studies.options import (
     study_parser,
 )
 from flawline.benchmarks.studies.results import write_results
+from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import log, run_command
 from flawline.runtime.environment import cpu_name, versions
 
@@ -61,13 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="CPU threads; default all")
     parser.add_argument(
         "--against",
-        type=Path,
+        type=path_argument,
         metavar="OTHER.onnx",
         help="another program's model, timed in ONNX Runtime in turns",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="also write fusion-METHOD-BACKBONE-SIZE.{json,md} there",
     )

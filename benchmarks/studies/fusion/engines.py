@@ -10,7 +10,6 @@ import numpy as np
 
 from flawline.benchmarks.measure.sessions import InferenceCall, inference_call
 from flawline.benchmarks.studies.network import bundle_of_network
-from flawline.runtime.bundle import Golden
 from flawline.runtime.console import log
 from flawline.runtime.engines import (
     ENGINES,
@@ -20,6 +19,7 @@ from flawline.runtime.engines import (
     engine_class,
     missing,
 )
+from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
 from flawline.runtime.precisions import FP32
 from flawline.train.method import Method

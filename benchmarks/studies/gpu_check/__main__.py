@@ -15,7 +15,6 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from flawline.benchmarks.studies.options import (
     add_network_arguments,
@@ -23,6 +22,7 @@ from flawline.benchmarks.studies.options import (
     study_parser,
 )
 from flawline.benchmarks.studies.results import write_results
+from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import run_command
 from flawline.runtime.environment import versions
 
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="write DIR/DEVICE/gpu-METHOD-BACKBONE-SIZE.{json,md}",
     )

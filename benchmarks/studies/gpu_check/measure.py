@@ -20,8 +20,9 @@ from flawline.benchmarks.studies.gpu_check.calls import engine_calls, torch_call
 from flawline.benchmarks.studies.network import bundle_of_network
 from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import onnx_from_module
-from flawline.runtime.bundle import Bundle, Golden
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
+from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
 from flawline.runtime.timing import time_calls
 from flawline.train.blocks.fused import fp32_islands

@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from flawline.extras import install_command
 from flawline.runtime.console import first_line
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.tensorrt.api import Module
@@ -57,7 +58,7 @@ TENSORRT = Library(
 TENSORRT_RTX = Library(
     engine="tensorrt-rtx",
     module="tensorrt_rtx",
-    install="pip install 'flawline[rtx]'",
+    install=install_command("rtx"),
     portable=True,
 )
 

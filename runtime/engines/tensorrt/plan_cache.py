@@ -21,11 +21,13 @@ from typing import Any
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import ENGINE_CACHE, Bundle
 from flawline.runtime.engines import EngineError
-from flawline.runtime.files import make_writable, write_atomically
+from flawline.runtime.files import make_writable, read_small, sha256_of, write_atomically
+from flawline.runtime.strict_json import one_line
 
 SCHEMA = 1
 PLAN = "model.plan"
 RECORD = "engine.json"
+LARGEST_RECORD = 1 << 20  # bytes
 
 # Options of earlier versions, which a record may still have. A value other than None means that the
 # plan was built differently from what can be requested now.
@@ -127,6 +129,34 @@ def cache_folder(bundle: Bundle, cache: Path | None) -> Path:
     return cache / f"{path.name}-{digest[:8]}"
 
 
+@dataclass(frozen=True)
+class Record:
+    """The content of engine.json: how a plan was built, and its SHA-256.
+
+    `stated_options` may have options that this version no longer has.
+    """
+
+    identity: Identity
+    options: BuildOptions
+    stated_options: Mapping[str, Any]
+    sha256: str
+
+
+def read_record(path: Path) -> Record:
+    """Read engine.json. Raises PlanUnusable with what is wrong with it, and OSError."""
+    try:
+        record = json.loads(read_small(path, LARGEST_RECORD))
+        if record["schema"] != SCHEMA:
+            schema = one_line(repr(record["schema"]))
+            raise PlanUnusable(f"has schema {schema}, this version reads {SCHEMA}")
+        identity = _identity_from_json(record["identity"])
+        options = _options_from_json(record["options"])
+        return Record(identity, options, record["options"], str(record["plan"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EngineError) as error:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise PlanUnusable(f"cannot be read ({reason})") from error
+
+
 def find_plan(cache: Path, wanted: Identity, own: Path, options: BuildOptions | None) -> Plan:
     """Return a plan in `cache` that can run as `wanted`.
 
@@ -153,9 +183,8 @@ def find_plan(cache: Path, wanted: Identity, own: Path, options: BuildOptions | 
 def recorded_options(folder: Path) -> BuildOptions | None:
     """Read the options of the plan in a folder, so that an outdated plan is rebuilt with them."""
     try:
-        record = json.loads((folder / RECORD).read_bytes())
-        return _options_from_json(record["options"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, EngineError):
+        return read_record(folder / RECORD).options
+    except (OSError, PlanUnusable):
         return None
 
 
@@ -191,19 +220,16 @@ def create_folder(folder: Path) -> None:
 def _read_plan(folder: Path, wanted: Identity, options: BuildOptions | None) -> Plan:
     """Read the plan of a folder. Raises PlanUnusable with what is wrong with it."""
     try:
-        record = json.loads((folder / RECORD).read_bytes())
-        if record["schema"] != SCHEMA:
-            raise PlanUnusable(f"has schema {record['schema']!r}, this version reads {SCHEMA}")
-        built = _options_from_json(record["options"])
-        _require_same_machine(_identity_from_json(record["identity"]), wanted)
-        if options is not None:
-            _require_same_options(record["options"], options)
-        digest = hashlib.sha256((folder / PLAN).read_bytes()).hexdigest()
-        if digest != record["plan"]:
-            raise PlanUnusable(f"is damaged: its sha256 is not that of {RECORD}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, EngineError) as error:
-        raise PlanUnusable(f"cannot be read ({type(error).__name__}: {error})") from error
-    return Plan(folder / PLAN, built)
+        record = read_record(folder / RECORD)
+        digest = sha256_of(folder / PLAN)
+    except OSError as error:
+        raise PlanUnusable(f"cannot be read ({reason_of(error)})") from error
+    _require_same_machine(record.identity, wanted)
+    if options is not None:
+        _require_same_options(record.stated_options, options)
+    if digest != record.sha256:
+        raise PlanUnusable(f"is damaged: its sha256 is not that of {RECORD}")
+    return Plan(folder / PLAN, record.options)
 
 
 def _require_same_machine(built: Identity, wanted: Identity) -> None:
@@ -234,7 +260,11 @@ def _require_same_options(recorded: Mapping[str, Any], requested: BuildOptions) 
 def _identity_from_json(content: Mapping[str, Any]) -> Identity:
     fields = dict(content)
     fields["capabilities"] = tuple(fields["capabilities"])
-    return Identity(**fields)
+    identity = Identity(**fields)
+    for text in (identity.engine, identity.version, identity.precision, identity.source):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is not a text")
+    return identity
 
 
 def _options_from_json(content: Mapping[str, Any]) -> BuildOptions:

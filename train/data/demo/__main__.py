@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from flawline.runtime.console import Parser, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import run_command
 from flawline.train.data.demo.dataset import write_demo
 from flawline.train.data.demo.products import PRODUCTS
 
@@ -22,7 +22,9 @@ def _parser() -> Parser:
     parser = Parser(
         prog="train.data.demo", description="Write the procedural demo data in MVTec AD layout."
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--out", type=path_argument, required=True, metavar="DIR", help="folder to write to"
+    )
     parser.add_argument(
         "--products",
         nargs="+",

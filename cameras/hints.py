@@ -1,0 +1,54 @@
+"""What to give instead of a camera that cannot be opened."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+NETWORK = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
+USB = ("v4l2", "v4l", "uvc", "webcam", "dshow", "camera", "device")
+MACHINE_VISION = ("gige", "gigev", "gev", "genicam", "u3v", "usb3vision", "aravis", "pylon")
+DEVICE = re.compile(r"/dev/video\d+")
+NUMBER = re.compile(r"(?:usb:|cam:?)?(\d+)")
+
+
+def hint_for_scheme(scheme: str) -> str | None:
+    """Return a hint for a scheme that no camera has; None where the list of schemes says enough."""
+    if scheme in NETWORK:
+        return (
+            "network streams are not read; record them as video files, or give a USB camera "
+            "such as usb://0"
+        )
+    if scheme in USB:
+        return "for a USB camera give usb://0 or usb:///dev/video0"
+    if scheme in MACHINE_VISION:
+        return (
+            "machine-vision cameras are read by a class of your own, as docs/architecture.md says; "
+            "or let the camera's program save images into a folder"
+        )
+    return None
+
+
+def hint_for_missing_path(path: str) -> str:
+    """Return a hint for a path that does not exist."""
+    number = NUMBER.fullmatch(path)
+    if number is not None:
+        return f"for a USB camera give usb://{number[1]}"
+    if DEVICE.fullmatch(path):
+        return f"connect the camera and give usb://{path}"
+    return "check the path"
+
+
+def hint_for_special_file(path: Path) -> str:
+    """Return what a path is that is neither a file nor a folder, with a hint."""
+    if stat.S_ISFIFO(path.stat().st_mode):
+        return "is a pipe, which is not read; write the images or the video to a file"
+    if stat.S_ISSOCK(path.stat().st_mode):
+        return "is a socket, which is not read; write the images or the video to a file"
+    if DEVICE.fullmatch(str(path)):
+        return f"is a device; for a USB camera give usb://{path}"
+    return (
+        f"is a device and neither a file nor a folder; for a USB camera give usb://0 or "
+        f"usb://{path}"
+    )

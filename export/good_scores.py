@@ -1,0 +1,143 @@
+"""The scores of good images that set the threshold of a bundle, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flawline.export.parity import ScoresAndMaps
+from flawline.runtime.console import log
+from flawline.runtime.manifest import Calibration
+from flawline.runtime.threshold import (
+    HELD_OUT,
+    check_false_alarm_rate,
+    describe,
+    require_different_scores,
+    set_threshold,
+)
+from flawline.train.data import DataError
+from flawline.train.data.split import content_hashes
+from flawline.train.neighbours import describe_held_out, describe_neighbours
+from flawline.train.out_of_fold import OutOfFold, count_copies, match_images
+
+GOOD = "good images"
+
+
+@dataclass(frozen=True)
+class GoodScores:
+    """Scores of good images from detectors that were not trained on them.
+
+    Attributes:
+        paths: the n images.
+        scores: float [n].
+        peaks: the largest values of their maps, float [n].
+        out_of_fold: the record that the scores are from; None if the images were held out, and the
+            exported graph scored them.
+    """
+
+    paths: Sequence[Path]
+    scores: npt.NDArray[Any]
+    peaks: npt.NDArray[Any]
+    out_of_fold: OutOfFold | None = None
+
+    @property
+    def folds(self) -> int:
+        """The number of detectors that gave the scores; 0 for the exported one."""
+        if self.out_of_fold is None:
+            return 0
+        return self.out_of_fold.count
+
+    @property
+    def called(self) -> str:
+        """How messages call the images."""
+        if self.out_of_fold is None:
+            return HELD_OUT
+        return GOOD
+
+    def calibrate(self, false_alarm_rate: float | None, tolerance: float) -> Calibration:
+        """Set the threshold, with the tolerance of a score as its margin, and log what supports it.
+
+        Raises CalibrationError if the images are too few, or if their scores are all equal within
+        the tolerance.
+        """
+        require_different_scores(self.scores, tolerance, self.called)
+        calibration = set_threshold(
+            self.scores, false_alarm_rate, tolerance, self.called, self.folds
+        )
+        for line in describe(calibration, false_alarm_rate, self.called):
+            log(line)
+        # A defective part among the good ones would raise the threshold: show where to look.
+        suspect = int(np.argmax(self.scores))
+        log(
+            f"highest-scoring of them: {self.scores[suspect]:.6g} {self.paths[suspect]}; a "
+            f"defective part among the good ones would have the highest score"
+        )
+        for line in self._describe_doubts():
+            log(line)
+        return calibration
+
+    def _describe_doubts(self) -> list[str]:
+        if self.out_of_fold is None:
+            return describe_held_out(self.paths, self.scores)
+        lines = describe_neighbours(self.out_of_fold)
+        copies = count_copies(self.out_of_fold)
+        if copies:
+            lines.append(
+                f"note: {copies} of {len(self.paths)} good images have a copy in another fold, so "
+                f"that the threshold promises less than it states; remove copies"
+            )
+        return lines
+
+
+def held_out_scores(
+    paths: Sequence[Path], results: ScoresAndMaps, reference: ScoresAndMaps
+) -> GoodScores:
+    """Return the scores of the held-out images, which come first in the results of the graph.
+
+    The scores are those of the graph, because that is what runs. It may give no maps, so that these
+    are the torch reference's.
+    """
+    count = len(paths)
+    return GoodScores(paths, results.scores[:count], reference.maps[:count].max((1, 2)))
+
+
+def out_of_fold_scores(record: OutOfFold, paths: Sequence[Path]) -> GoodScores:
+    """Return the out-of-fold scores of a training for the good images of a data set.
+
+    Raises DataError if these are not the images of the training.
+    """
+    found = content_hashes(paths)
+    places = match_images(record.images, found)
+    if places is None:
+        known = set(record.images)
+        new = []
+        for path, content in zip(paths, found, strict=True):
+            if content not in known:
+                new.append(path)
+        missing = len(known - set(found))
+        example = f", such as {new[0]}" if new else ""
+        raise DataError(
+            f"the good images are not the {len(record.images)} that the detector was trained on "
+            f"({len(new)} are new{example}; {missing} are missing), so that its scores of them set "
+            f"no threshold; train again on this data set, or give the one of the training with "
+            f"--data"
+        )
+    return GoodScores(paths, record.scores()[places], record.peaks()[places], record)
+
+
+def require_rate(
+    false_alarm_rate: float | None, selected: Sequence[Path], known: GoodScores | None
+) -> None:
+    """Check, before the work begins, that there are enough images for the rate.
+
+    known: scores that exist before the export; without them, those of `selected` will be used.
+    """
+    if known is None:
+        check_false_alarm_rate(false_alarm_rate, len(selected))
+    else:
+        check_false_alarm_rate(false_alarm_rate, len(known.paths), known.called)

@@ -1,0 +1,57 @@
+"""The pip command that adds an extra, for every kind of installation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomllib
+
+from flawline import extras
+from flawline.extras import EXTRA_OF_PACKAGE, install_command
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("origin", "arguments"),
+    [
+        ({}, "'flawline[train]'"),
+        (
+            {"url": "file:///a%20b/flawline", "dir_info": {"editable": True}},
+            "-e '/a b/flawline[train]'",
+        ),
+        ({"url": "file:///src/flawline", "dir_info": {}}, "'/src/flawline[train]'"),
+        (
+            {"url": "file:///w/flawline-0.1.0-py3-none-any.whl", "archive_info": {}},
+            "'flawline[train] @ file:///w/flawline-0.1.0-py3-none-any.whl'",
+        ),
+        (
+            {"url": "https://host/flawline.git", "vcs_info": {"vcs": "git", "commit_id": "0"}},
+            "'flawline[train] @ git+https://host/flawline.git'",
+        ),
+    ],
+)
+def test_an_extra_comes_from_where_the_installation_came_from(
+    origin: dict[str, Any], arguments: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "_origin", lambda: origin)
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    assert install_command("train") == f"pip install {arguments}"
+
+
+def test_pip_is_that_of_this_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "_origin", dict)
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    assert install_command("train") == f"{sys.executable} -m pip install 'flawline[train]'"
+
+
+def test_the_extras_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    for package, extra in EXTRA_OF_PACKAGE.items():
+        names = json.dumps(optional[extra]).replace("-", "_").casefold()
+        assert f'"{package.casefold()}' in names

@@ -1,0 +1,83 @@
+"""The folds of good images: blocks of the sequence in which they were taken.
+
+Each block in turn is left out of a training, and the detector of that training scores it. The
+images of a block are neighbours in the sequence. Neighbours are often similar: two images of one
+part, or parts of one hour. Random folds would leave such neighbours in the training, and their
+scores would be lower than those of new parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flawline.train.data.dataset import DataError
+from flawline.train.data.split import hold_out, require_enough
+
+DEFAULT_FOLDS = 5
+# From so many good images on, a fifth of them is enough to set a threshold of 1 %.
+HOLD_OUT_FROM = 500
+DIGITS = re.compile(r"(\d+)", re.ASCII)
+
+
+def choose_folds(requested: int | None, images: int) -> int:
+    """Return the number of folds for so many good images; 0 means a hold-out.
+
+    requested: the number that the user gave; None for 5 folds below 500 images and a hold-out from
+    there on. Raises DataError where there are too few images.
+    """
+    require_enough(images)
+    if requested is None:
+        if images < HOLD_OUT_FROM:
+            return DEFAULT_FOLDS
+        return 0
+    if requested > images:
+        raise DataError(
+            f"--folds {requested} needs {requested} good images, there are {images}; give a "
+            f"smaller number, or --folds 0 to hold out a fifth"
+        )
+    return requested
+
+
+def sequence_order(paths: Sequence[Path]) -> list[int]:
+    """Return the indices of images in the order of their folders, and of their names in each.
+
+    Numbers within names are compared by their value, so that part9 comes before part10.
+    """
+    keys = []
+    for path in paths:
+        keys.append((_natural(str(path.parent)), _natural(path.name), str(path)))
+    return sorted(range(len(paths)), key=keys.__getitem__)
+
+
+def _natural(text: str) -> list[tuple[str, int, str]]:
+    """Return a key that sorts texts with numbers by the values of these."""
+    parts = DIGITS.split(text)
+    key = []
+    # Texts and digits alternate, and a text comes first.
+    for index in range(0, len(parts), 2):
+        digits = ""
+        if index + 1 < len(parts):
+            digits = parts[index + 1]
+        key.append((parts[index].casefold(), int(digits or 0), digits))
+    return key
+
+
+def blocks(paths: Sequence[Path], folds: int) -> list[list[int]]:
+    """Divide images into blocks that are contiguous in their sequence.
+
+    Returns the indices of `paths` in each block, in the order of the sequence. The sizes of the
+    blocks differ by one at most. The division depends on the names alone.
+    """
+    order = np.array(sequence_order(paths))
+    return [block.tolist() for block in np.array_split(order, folds)]
+
+
+def random_fifth(paths: Sequence[Path]) -> list[int]:
+    """Return the indices of the images that `hold_out` would hold out."""
+    _, held_out = hold_out(paths)
+    chosen = set(held_out)
+    return [index for index, path in enumerate(paths) if path in chosen]

@@ -1,0 +1,196 @@
+"""Trains the detectors that give the out-of-fold scores; finished ones are never trained twice."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from flawline.runtime.console import log
+from flawline.runtime.image import Image
+from flawline.train.backbones.memory import FeatureMemory
+from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.data.folds import blocks, random_fifth
+from flawline.train.method import Fit, Method, evaluate
+from flawline.train.out_of_fold import OutOfFold, PartScores
+from flawline.train.progress import Progress, no_progress
+from flawline.train.recipe import Recipe
+
+# Images at most on which the scales of two detectors are compared.
+IMAGES_SEEN = 50
+PART = "part"  # in the provenance of the unfinished training of a fold
+
+
+class ChosenImages(Sequence[Image]):
+    """Some of a sequence of images, uint8 [H, W, 3], by their indices."""
+
+    def __init__(self, images: Sequence[Image], chosen: Sequence[int]) -> None:
+        self._images = images
+        self._chosen = list(chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> ChosenImages: ...
+
+    def __getitem__(self, index: int | slice) -> Image | ChosenImages:
+        if isinstance(index, slice):
+            return ChosenImages(self._images, self._chosen[index])
+        return self._images[self._chosen[index]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One further training: its name, the images that it leaves out and scores, and its steps.
+
+    `seen` are images that it is trained on and scores, too; see `PartScores`.
+    """
+
+    name: str
+    left_out: tuple[int, ...]
+    seen: tuple[int, ...]
+    steps: int
+
+
+def plan_parts(recipe: Recipe, paths: Sequence[Path], folds: int) -> list[Part]:
+    """Return the trainings without each block of the images, then the one for comparison.
+
+    The list is empty if `folds` is 0.
+    """
+    if folds == 0:
+        return []
+    divisions = []
+    for number, block in enumerate(blocks(paths, folds), 1):
+        divisions.append((f"fold {number} of {folds}", block))
+    chosen = random_fifth(paths)
+    divisions.append(("comparison with a random fifth", chosen))
+    others = [index for index in range(len(paths)) if index not in set(chosen)]
+    common = others[:: math.ceil(len(others) / IMAGES_SEEN)]
+    parts = []
+    for name, left_out in divisions:
+        used = recipe.method_class.images_used(recipe.settings, len(paths) - len(left_out))
+        seen = [index for index in common if index not in left_out]
+        parts.append(Part(name, tuple(left_out), tuple(seen), recipe.length(used) or 1))
+    return parts
+
+
+@dataclass
+class SharedFeatures:
+    """The features of frozen backbones, which are the same in every training of one recipe."""
+
+    memories: dict[str, FeatureMemory] = field(default_factory=dict)
+
+    def attach(self, model: Method) -> None:
+        """Let the backbones of a model read and fill the memories."""
+        for name, backbone in model.backbones().items():
+            backbone.memory = self.memories.setdefault(name, FeatureMemory())
+
+
+@dataclass
+class FoldTraining:
+    """Trains the parts of a recipe, one after the other.
+
+    recipe, model: the recipe, and the detector on all images, whose backbones the others copy.
+    device: what to train on.
+    images: all good images, uint8 [H, W, 3] each.
+    features: shared by all models.
+    unfinished: where the part is saved that is being trained.
+    provenance: of the whole training; an unfinished part of another one is not continued.
+    deadline: as in `Fit`. A part without steps is never divided by it.
+    progress: is called with the name of the part in front of the kind of work.
+    report: is called with a line at the begin of each part.
+    """
+
+    recipe: Recipe
+    model: Method
+    device: torch.device
+    images: Sequence[Image]
+    features: SharedFeatures
+    unfinished: Path
+    provenance: dict[str, str]
+    deadline: float = math.inf
+    progress: Progress = no_progress
+    report: Callable[[str], None] = log
+
+    def run(
+        self, parts: Sequence[Part], record: OutOfFold, save: Callable[[OutOfFold], None]
+    ) -> int:
+        """Train the parts that `record` lacks; return the steps of one that was not finished.
+
+        `save` is called with the new record after every part. The steps are 0 if all parts were
+        trained, or if time ran out between two of them.
+        """
+        finished = record.parts_done
+        for number in range(finished, len(parts)):
+            if number > finished and time.monotonic() > self.deadline:
+                return 0
+            scores, done = self._train(parts[number])
+            if scores is None:
+                return done
+            if number < record.count:
+                record = replace(record, folds=(*record.folds, scores))
+            else:
+                record = replace(record, random=scores)
+            save(record)
+            self.unfinished.unlink(missing_ok=True)
+        return 0
+
+    def _train(self, part: Part) -> tuple[PartScores | None, int]:
+        """Return the scores of a part, or None if time ran out, and the steps done."""
+        left_out = set(part.left_out)
+        kept = [index for index in range(len(self.images)) if index not in left_out]
+        self.report(
+            f"{part.name}: training on {len(kept)} good images, to score the other {len(left_out)}"
+        )
+        provenance = {**self.provenance, PART: part.name}
+        model, state = self._begin(provenance)
+        self.features.attach(model)
+        deadline = self.deadline
+        if self.recipe.length(1) is None:
+            deadline = math.inf
+
+        def save(state: dict[str, Any]) -> None:
+            save_checkpoint(self.unfinished, model, provenance, state)
+
+        def progress(label: str, done: int, total: int) -> None:
+            self.progress(f"{part.name}: {label}", done, total)
+
+        images = ChosenImages(self.images, kept)
+        fit = Fit(images, part.steps, self.recipe.seed, deadline, progress, save, state)
+        done = model.fit(fit)
+        if done < part.steps or fit.missing(model.phases):
+            return None, done
+        return self._score(model.eval(), part, progress), done
+
+    def _score(self, model: Method, part: Part, progress: Progress) -> PartScores:
+        chosen = (*part.left_out, *part.seen)
+        scores, maps = evaluate(model, ChosenImages(self.images, chosen), progress, "scores")
+        count = len(part.left_out)
+        return PartScores(
+            images=part.left_out,
+            scores=tuple(scores[:count].tolist()),
+            peaks=tuple(maps[:count].max((1, 2)).tolist()),
+            seen=part.seen,
+            seen_scores=tuple(scores[count:].tolist()),
+        )
+
+    def _begin(self, provenance: dict[str, str]) -> tuple[Method, dict[str, Any] | None]:
+        """Return a new model, or that of the unfinished part, with its training state."""
+        if self.unfinished.exists():
+            saved = load_checkpoint(self.unfinished)
+            same = saved.method.settings == self.recipe.settings
+            if same and saved.provenance == provenance:
+                return saved.method.to(self.device), saved.training
+        model = self.recipe.method_class(self.recipe.settings)
+        for name, backbone in model.backbones().items():
+            backbone.load_state_dict(self.model.backbones()[name].state_dict())
+        return model.to(self.device), None
