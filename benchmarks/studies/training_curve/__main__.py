@@ -79,13 +79,13 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
                 )
                 rows.append({**row, "setting": setting, "weights": features.weights})
                 # A long run keeps what it has measured when it is cut short.
-                write_rows(args.out, {"rows": rows, "patchcore": nearest})
+                write_rows(args.out, {"rows": rows, "nearest": nearest})
                 log(f"{features.name}, {setting}, seed {seed}: {row['points'][-1]}")
     words = ["--data", *args.data, "--seeds", *args.seeds, "--weights", args.weights]
     if args.rotating:
         words.append("--rotating")
     report = curve_report(rows, nearest, public_command("benchmarks.studies.training_curve", words))
-    write_results(args.out, {"rows": rows, "patchcore": nearest}, report)
+    write_results(args.out, {"rows": rows, "nearest": nearest}, report)
     draw_curves(rows, nearest, args.out)
     print(report)
 
