@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import CameraError
 from flawline.cameras.bit_depth import UndeclaredBitDepthError
-from flawline.cameras.formats import COPY_AGAIN, LONGEST_START, DecodeError, find_decoder
+from flawline.cameras.formats import (
+    COPY_AGAIN,
+    LONGEST_START,
+    DecodeError,
+    FileReader,
+    ImageReader,
+    find_decoder,
+    find_file_reader,
+)
 from flawline.cameras.listing import LeftOut, is_unread, list_files
 from flawline.cameras.pixels import to_8_bit
 from flawline.os_errors import reason_of, remedy_of
@@ -31,6 +43,17 @@ IMAGE_SUFFIXES = (
     ".pnm",
 )
 FORMATS = "PNG, JPEG, BMP, TIFF, WebP, PGM, PPM"
+# Larger files with several images are read image by image, and not loaded.
+LARGEST_LOADED = 256 << 20
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """One image of a file: its name, and its pixels as `decode_image` gives them, or a fault."""
+
+    source: str
+    image: npt.NDArray[Any] | None
+    fault: str | None = None
 
 
 def is_image(path: Path) -> bool:
@@ -101,9 +124,83 @@ def decode_image(path: Path) -> npt.NDArray[Any]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CameraError(
-            f"{path}: cannot be read ({reason_of(error)}); {remedy_of(error)}"
-        ) from error
+        raise _unreadable(path, error) from error
+    return _decode(path, data)
+
+
+def decode_images(path: Path) -> Iterator[FileImage]:
+    """Decode every image of a file, one after the other, each as `decode_image` does.
+
+    The images of a file that holds several are named "PATH page 1", "PATH page 2" and so on. An
+    image that cannot be decoded has a fault. Where damage hides how many images follow, one fault
+    stands for them. Formats of which only one image is read give a fault for the whole file.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            start = file.read(LONGEST_START)
+            file.seek(0)
+            read_file = find_file_reader(start)
+            if read_file is None:
+                yield _decoded(path, file.readall())
+                return
+            if os.fstat(file.fileno()).st_size > LARGEST_LOADED:
+                yield from _pages(path, read_file, io.BufferedReader(file))
+            else:
+                yield from _pages(path, read_file, io.BytesIO(file.readall()))
+    except OSError as error:
+        yield FileImage(str(path), None, str(_unreadable(path, error)))
+
+
+def _decoded(path: Path, data: bytes) -> FileImage:
+    try:
+        return FileImage(str(path), _decode(path, data))
+    except CameraError as error:
+        return FileImage(str(path), None, str(error))
+
+
+def _pages(path: Path, read_file: FileReader, stream: BinaryIO) -> Iterator[FileImage]:
+    images = _readers_and_last_error(read_file, stream)
+    current = next(images)
+    number = 1
+    # A file is known to hold several images as soon as there is a second one.
+    for following in images:
+        yield _page(f"{path} page {number}", current)
+        current = following
+        number += 1
+    yield _page(str(path) if number == 1 else f"{path} page {number}", current)
+
+
+def _readers_and_last_error(read_file: FileReader, stream: BinaryIO) -> Iterator[ImageReader]:
+    """Yield the readers of the images; the error that ends them becomes a last one."""
+    try:
+        yield from read_file(stream)
+    except DecodeError as error:
+        failure = error
+    except OSError as error:
+        failure = DecodeError(f"cannot be read ({reason_of(error)}); {remedy_of(error)}")
+    else:
+        return
+
+    def fail() -> npt.NDArray[Any]:
+        raise failure
+
+    yield fail
+
+
+def _page(source: str, read: ImageReader) -> FileImage:
+    try:
+        return FileImage(source, _checked(source, read()))
+    except DecodeError as error:
+        return FileImage(source, None, f"{source}: {error}")
+    except CameraError as error:
+        return FileImage(source, None, str(error))
+
+
+def _unreadable(path: Path, error: OSError) -> CameraError:
+    return CameraError(f"{path}: cannot be read ({reason_of(error)}); {remedy_of(error)}")
+
+
+def _decode(path: Path, data: bytes) -> npt.NDArray[Any]:
     if not data:
         raise CameraError(f"{path}: the file is empty; {COPY_AGAIN}")
     decoder = find_decoder(data)
@@ -116,17 +213,18 @@ def decode_image(path: Path) -> npt.NDArray[Any]:
         image = decoder(data)
     except DecodeError as error:
         raise CameraError(f"{path}: {error}") from error
+    return _checked(str(path), image)
+
+
+def _checked(source: str, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the image without an opaque alpha channel. Raises CameraError for what is no image."""
     if image.dtype not in (np.uint8, np.uint16):
         raise CameraError(
-            f"{path}: pixels are {image.dtype}; save the image with 8 or 16 bits per pixel"
+            f"{source}: pixels are {image.dtype}; save the image with 8 or 16 bits per pixel"
         )
-    return _without_alpha(path, image)
-
-
-def _without_alpha(path: Path, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if image.ndim == 3 and image.shape[2] == 4:
         opaque = np.iinfo(image.dtype).max
         if image[..., 3].min() != opaque:
-            raise CameraError(f"{path}: has transparent pixels; save it without an alpha channel")
+            raise CameraError(f"{source}: has transparent pixels; save it without an alpha channel")
         image = image[..., :3]
     return np.ascontiguousarray(image)

@@ -16,7 +16,8 @@ import numpy as np
 from flawline.cameras import Camera, CameraError, CameraOptions, Frame
 from flawline.cameras.decode import (
     IMAGE_SUFFIXES,
-    decode_image,
+    FileImage,
+    decode_images,
     has_image_content,
     is_image,
     list_images_and_unread,
@@ -39,8 +40,8 @@ class FolderOptions(CameraOptions):
 class Folder(Camera):
     """The images of a folder and its subfolders, in the order of their paths, or a single image.
 
-    No image is dropped. A file that cannot be decoded, holds several images or has a format that is
-    not read is a frame with a fault.
+    No image is dropped. Each page of a TIFF file is a frame. A file or page that cannot be decoded,
+    another file with several images, and one of a format that is not read are frames with a fault.
     """
 
     Options: ClassVar[type[FolderOptions]] = FolderOptions
@@ -92,7 +93,7 @@ class Folder(Camera):
         if not self._is_folder:
             return []
         unread = self._left_out.unread.total()
-        read = count_of(len(self._paths) - unread, "image")
+        read = count_of(len(self._paths) - unread, "image file")
         left_out = ", ".join(self._left_out.describe()) or "nothing"
         note = f"camera {self._root}: {read}; left out: {left_out}"
         if unread:
@@ -100,17 +101,19 @@ class Folder(Camera):
         return [note]
 
     def __iter__(self) -> Iterator[Frame]:
-        for index, path in enumerate(self._paths):
+        index = 0
+        for path in self._paths:
             if self._stopped:
                 return
-            yield self._read(index, path)
+            for image in decode_images(path):
+                yield self._frame(index, image)
+                index += 1
+                if self._stopped:
+                    return
 
-    def _read(self, index: int, path: Path) -> Frame:
-        try:
-            image = decode_image(path)
-        except CameraError as error:
-            return Frame(str(path), index, None, fault=str(error))
+    def _frame(self, index: int, read: FileImage) -> Frame:
+        bit_depth = None
         # 8-bit files in the same folder keep their own bit depth.
-        if image.dtype == np.uint16:
-            return Frame(str(path), index, image, bit_depth=self._bits)
-        return Frame(str(path), index, image)
+        if read.image is not None and read.image.dtype == np.uint16:
+            bit_depth = self._bits
+        return Frame(read.source, index, read.image, fault=read.fault, bit_depth=bit_depth)

@@ -232,7 +232,10 @@ class _Walk:
         return inner
 
     def _add_file(self, path: Path) -> None:
-        if self._wanted(path):
+        if path.exists() and not path.is_file():
+            # To open a pipe waits until another process writes to it.
+            self._left_out.other["pipe or device"] += 1
+        elif self._wanted(path):
             files = self._file_links if path.is_symlink() else self._files
             files.append(path)
         elif path.name.startswith("."):

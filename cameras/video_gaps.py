@@ -1,4 +1,4 @@
-"""Places in a Matroska or FLV file where frames were lost because the structure is broken.
+"""Places in a Matroska, FLV or AVI file where frames were lost because the structure is broken.
 
 FFmpeg skips such a place and continues with the next frame that it recognises, without a report.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Iterator
 
 EBML = 0x1A45DFA3
@@ -31,6 +32,14 @@ FLV_HEADER = 9
 FLV_TAG = 11
 FLV_TYPES = (8, 9, 18)
 
+# The header of a chunk or a list of RIFF, and of a list with its type.
+RIFF_HEADER = 8
+RIFF_LIST = 12
+# Lists that hold the chunks of the streams; the others are skipped as a whole.
+AVI_OPENED = (b"AVI ", b"AVIX", b"movi", b"rec ")
+AVI_CHUNK = re.compile(rb"\d\d(dc|db|wb|pc|tx)|ix\d\d|JUNK|idx1|LIST|RIFF", re.DOTALL)
+AVI_FRAME = re.compile(rb"\d\d(dc|db|wb)", re.DOTALL)
+
 Data = mmap.mmap
 
 
@@ -43,6 +52,8 @@ def find_gaps(path: str) -> list[int]:
             return list(_matroska_gaps(data))
         if data[:4] == b"FLV\x01":
             return list(_flv_gaps(data))
+        if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
+            return list(_avi_gaps(data))
     return []
 
 
@@ -119,3 +130,43 @@ def _end_of_tag(data: Data, position: int) -> int | None:
     if int.from_bytes(data[end : end + 4], "big") != size:
         return None
     return end + 4
+
+
+def _avi_gaps(data: Data) -> Iterator[int]:
+    position = 0
+    while position + RIFF_HEADER <= len(data):
+        end = _end_of_chunk(data, position)
+        if end is not None and end <= len(data):
+            position = end
+            continue
+        found = _next_frame(data, position + 1)
+        if end is not None and found is None:
+            # The last chunk of a file that was cut off.
+            return
+        yield position
+        if found is None:
+            return
+        position = found
+
+
+def _end_of_chunk(data: Data, position: int) -> int | None:
+    """Return where the next chunk starts, or None where there is no chunk at `position`."""
+    if AVI_CHUNK.match(data, position) is None:
+        return None
+    name = data[position : position + 4]
+    if name in (b"LIST", b"RIFF") and data[position + 8 : position + 12] in AVI_OPENED:
+        return position + RIFF_LIST
+    size = int.from_bytes(data[position + 4 : position + 8], "little")
+    # Chunks start at even positions.
+    return position + RIFF_HEADER + size + size % 2
+
+
+def _next_frame(data: Data, position: int) -> int | None:
+    """Return the position of the next chunk that another chunk, or the end, follows."""
+    for match in AVI_FRAME.finditer(data, position):
+        end = _end_of_chunk(data, match.start())
+        if end is None:
+            continue
+        if end >= len(data) or _end_of_chunk(data, end) is not None:
+            return match.start()
+    return None

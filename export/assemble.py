@@ -30,7 +30,7 @@ from flawline.runtime.source_images import SourceSizes
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, describe_images
-from flawline.train.data.split import list_hash, require_not_trained_on
+from flawline.train.data.split import content_hashes, list_hash, require_not_trained_on
 from flawline.train.method import Method, evaluate
 from flawline.train.progress import Bars
 
@@ -138,9 +138,24 @@ def _select_images(
     else:
         good = out_of_fold_scores(record, selection.train.paths)
     require_rate(options.false_alarm_rate, selection.good, good)
+    _note_trained_tests(selection, checkpoint)
     for line in describe_images(selection.good, method.geometry, selection.bit_depth):
         log(f"note: {line}")
     return selection, good
+
+
+def _note_trained_tests(selection: ImageSelection, checkpoint: Checkpoint) -> None:
+    """Log how many of the selected test images were trained on, under another name."""
+    tests = selection.paths[len(selection.good) :]
+    trained = []
+    for path, content in zip(tests, content_hashes(tests), strict=True):
+        if content in checkpoint.trained_on:
+            trained.append(path)
+    if trained:
+        warn(
+            f"warning: {len(trained)} of {len(tests)} test images are copies of images that the "
+            f"detector was trained on, such as {trained[0]}; results on them are too good"
+        )
 
 
 def _require_finished(checkpoint: Checkpoint, options: ExportOptions) -> None:
@@ -187,12 +202,15 @@ def _bit_depth(checkpoint: Checkpoint) -> int:
 
 def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
     """Check that the method was not trained on the images that set its threshold."""
-    training = selection.train.paths
+    if selection.copies:
+        log(
+            f"note: {selection.copies} held-out images are copies of others and set no threshold; "
+            f"{len(selection.good)} remain"
+        )
     if checkpoint.trained_on:
-        note = require_not_trained_on(selection.good, training, checkpoint.trained_on)
-        if note is not None:
-            log(f"note: {note}")
+        require_not_trained_on(selection.good, checkpoint.trained_on)
         return
+    training = selection.train.paths
     # Checkpoints of older versions know the names and sizes of their training images only.
     if checkpoint.provenance.get(TRAINING_IMAGES, "") not in ("", list_hash(training)):
         raise DataError(

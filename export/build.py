@@ -116,7 +116,9 @@ def _parse_rest(parser: Parser, words: Sequence[str], reason: str) -> argparse.N
 def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("bundle")
     group.add_argument(
-        "--checkpoint", type=path_argument, help="from train.fit; without it, one is trained first"
+        "--checkpoint",
+        type=path_argument,
+        help="from flawline train; without it, one is trained first",
     )
     group.add_argument(
         "--out", type=path_argument, help="the bundle to write; default bundles/METHOD-DATA"
@@ -208,7 +210,7 @@ def _train(args: argparse.Namespace) -> tuple[Path, Path]:
     checkpoint = args.save_checkpoint
     if checkpoint is None:
         checkpoint = Path("runs") / f"{args.method}-{data.name}.pt"
-    return train(recipe, checkpoint), data
+    return train(recipe, checkpoint, args.again), data
 
 
 def _write_demo() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from flawline.runtime.threshold import (
 from flawline.train.data import DataError
 from flawline.train.data.split import content_hashes
 from flawline.train.neighbours import describe_held_out, describe_neighbours
-from flawline.train.out_of_fold import OutOfFold, count_copies, match_images
+from flawline.train.out_of_fold import OutOfFold, independent_images, match_images
 
 GOOD = "good images"
 
@@ -84,14 +85,7 @@ class GoodScores:
     def _describe_doubts(self) -> list[str]:
         if self.out_of_fold is None:
             return describe_held_out(self.paths, self.scores)
-        lines = describe_neighbours(self.out_of_fold)
-        copies = count_copies(self.out_of_fold)
-        if copies:
-            lines.append(
-                f"note: {copies} of {len(self.paths)} good images have a copy in another fold, so "
-                f"that the threshold promises less than it states; remove copies"
-            )
-        return lines
+        return describe_neighbours(self.out_of_fold)
 
 
 def held_out_scores(
@@ -109,25 +103,58 @@ def held_out_scores(
 def out_of_fold_scores(record: OutOfFold, paths: Sequence[Path]) -> GoodScores:
     """Return the out-of-fold scores of a training for the good images of a data set.
 
-    Raises DataError if these are not the images of the training.
+    Copies are left out as `independent_images` says, which is logged. Raises DataError if these are
+    not the images of the training, or if all have copies in other folds.
     """
     found = content_hashes(paths)
     places = match_images(record.images, found)
     if places is None:
-        known = set(record.images)
-        new = []
-        for path, content in zip(paths, found, strict=True):
-            if content not in known:
-                new.append(path)
-        missing = len(known - set(found))
-        example = f", such as {new[0]}" if new else ""
+        raise _other_images(record, paths, found)
+    independent = set(independent_images(record))
+    chosen = [number for number, place in enumerate(places) if place in independent]
+    _note_copies(len(paths), len(chosen))
+    indices = [places[number] for number in chosen]
+    return GoodScores(
+        paths=[paths[number] for number in chosen],
+        scores=record.scores()[indices],
+        peaks=record.peaks()[indices],
+        out_of_fold=record,
+    )
+
+
+def _other_images(record: OutOfFold, paths: Sequence[Path], found: Sequence[str]) -> DataError:
+    """Return the error about images that are not those of the training.
+
+    found: content hashes of the images in `paths`. A content counts as often as it occurs.
+    """
+    missing = Counter(record.images)
+    new = []
+    for path, content in zip(paths, found, strict=True):
+        if missing[content]:
+            missing[content] -= 1
+        else:
+            new.append(path)
+    example = f", such as {new[0]}" if new else ""
+    return DataError(
+        f"the good images are not the {len(record.images)} that the detector was trained on "
+        f"({len(new)} are new, or copies{example}; {missing.total()} are missing), so that its "
+        f"scores of them set no threshold; train again on this data set, or give the one of the "
+        f"training with --data"
+    )
+
+
+def _note_copies(images: int, used: int) -> None:
+    """Log how many images are copies; raise DataError if no image is left."""
+    if used == 0:
         raise DataError(
-            f"the good images are not the {len(record.images)} that the detector was trained on "
-            f"({len(new)} are new{example}; {missing} are missing), so that its scores of them set "
-            f"no threshold; train again on this data set, or give the one of the training with "
-            f"--data"
+            f"each of the {images} good images has a copy in another fold, so that its score sets "
+            f"no threshold; remove the copies and train again"
         )
-    return GoodScores(paths, record.scores()[places], record.peaks()[places], record)
+    if used < images:
+        log(
+            f"note: {images - used} of {images} good images are copies of others and set no "
+            f"threshold; {used} remain"
+        )
 
 
 def require_rate(

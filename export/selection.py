@@ -8,6 +8,7 @@ from pathlib import Path
 from flawline.export.graphs import evenly_spaced
 from flawline.runtime.image import Geometry
 from flawline.train.data import DataSet, PreparedImages, hold_out, open_data
+from flawline.train.data.split import without_copies
 
 # How many test images graphs are compared on by default.
 PARITY_IMAGES = 200
@@ -25,6 +26,7 @@ class ImageSelection:
         paths: files of the images to compare graphs on: all of `good`, then test images.
         images: the prepared images of `paths`, uint8 [H, W, 3], decoded at every access.
         bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
+        copies: how many held-out images are left out of `good`, as copies of others.
     """
 
     data_set: DataSet
@@ -33,6 +35,7 @@ class ImageSelection:
     paths: list[Path]
     images: PreparedImages
     bit_depth: int | None
+    copies: int = 0
 
 
 def select_images(
@@ -54,8 +57,11 @@ def select_images(
     """
     data_set = open_data(data)
     train, good = list(data_set.train_good), evenly_spaced(data_set.train_good, PARITY_IMAGES)
+    copies = 0
     if folds == 0:
-        train, good = hold_out(data_set.train_good)
+        train, held_out = hold_out(data_set.train_good)
+        good = without_copies(held_out, train)
+        copies = len(held_out) - len(good)
     paths = list(good)
     for sample in evenly_spaced(data_set.test, test_images):
         paths.append(sample.path)
@@ -66,4 +72,5 @@ def select_images(
         paths=paths,
         images=PreparedImages(paths, geometry, bit_depth),
         bit_depth=bit_depth,
+        copies=copies,
     )

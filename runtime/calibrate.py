@@ -14,6 +14,7 @@ if __name__ == "__main__":
     import_module("flawline.interrupts").end_quietly()
 
 import argparse
+import hashlib
 import math
 import sys
 from collections import Counter
@@ -66,17 +67,41 @@ def score_frames(
     """Score the frames of a camera; return their names and scores.
 
     A frame without an image or without a finite score is an error, because a threshold from a part
-    of the images would not have the false-alarm rate that it states. Raises CameraError and
-    EngineError.
+    of the images would not have the false-alarm rate that it states. An image with the pixels of
+    an earlier one says nothing about a further part, and is left out. Raises CameraError,
+    EngineError, and CalibrationError if all images are equal.
     """
     frames: list[tuple[str, int]] = []
     scores: list[float] = []
+    seen: set[bytes] = set()
+    copies = 0
     for frame in islice(camera, max_frames):
-        scores.append(_score(detector, frame))
+        score = _score(detector, frame)
+        content = _content(frame)
+        if content in seen:
+            copies += 1
+            continue
+        seen.add(content)
+        scores.append(score)
         frames.append((frame.source, frame.index))
         if len(scores) % PROGRESS_EVERY == 0:
             log(f"{len(scores)} frames scored")
+    if copies and len(scores) == 1:
+        raise CalibrationError(
+            f"the {copies + 1} {GOOD} are all equal, one image many times; give images of "
+            f"different parts"
+        )
+    if copies:
+        log(f"note: {copies} of {copies + len(scores)} images are copies of others; not counted")
     return _names(frames), scores
+
+
+def _content(frame: Frame) -> bytes:
+    """Return a hash of the pixels and the size of a frame that was judged."""
+    assert frame.image is not None
+    digest = hashlib.sha256(str(frame.image.shape).encode())
+    digest.update(frame.image.tobytes())
+    return digest.digest()
 
 
 def _score(detector: Detector, frame: Frame) -> float:

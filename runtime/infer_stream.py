@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Judge every frame of a camera: one JSON line per frame, and a summary.",
         examples=EXAMPLES,
     )
-    parser.add_argument("--bundle", type=path_argument, help="the folder that export.build wrote")
+    parser.add_argument("--bundle", type=path_argument, help="the folder that flawline build wrote")
     parser.add_argument(
         "--camera", type=text_argument, help=f"for example {usages()}".replace("%", "%%")
     )

@@ -6,10 +6,11 @@ Tests marked `torch` need the train extra; everything else must run on an edge i
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -128,3 +129,14 @@ def torchvision_models(torchvision_operators: Any) -> Any:
     if torchvision_operators is None:
         pytest.skip("needs torchvision")
     return torchvision_operators
+
+
+def write_levels(root: Path, levels: Mapping[str, Iterable[int]], size: int) -> Path:
+    """Write uniform images of the grey levels of each folder, each named by its level."""
+    for folder, values in levels.items():
+        (root / folder).mkdir(parents=True)
+        for value in values:
+            image = np.full((size, size, 3), value, np.uint8)
+            path = root / folder / f"{value}.png"
+            path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    return root

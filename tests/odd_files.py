@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,6 +162,42 @@ def make_unusual_tiff(rng: random.Random) -> bytes:
     return file.getvalue()
 
 
+def make_pages(rng: random.Random) -> bytes:
+    """A TIFF of two to five pages of their own sizes and compressions, maybe with thumbnails."""
+    file = io.BytesIO()
+    bigtiff = rng.random() < 0.2
+    with tifffile.TiffWriter(file, byteorder=rng.choice("<>"), bigtiff=bigtiff) as writer:
+        for _ in range(rng.randint(2, 5)):
+            channels = rng.choice([1, 3])
+            image = random_image(rng, channels, rng.choice([8, 16]))
+            writer.write(
+                image,
+                photometric="rgb" if channels == 3 else "minisblack",
+                compression=rng.choice([None, "zlib", "lzw", "packbits"]),
+                rowsperstrip=rng.choice([5, 200]),
+                contiguous=False,
+                metadata=None,
+            )
+            if rng.random() < 0.2 and image.shape[0] > 1:
+                writer.write(image[::2, ::2].copy(), subfiletype=1, contiguous=False, metadata=None)
+    return file.getvalue()
+
+
+def make_volume(rng: random.Random) -> bytes:
+    """A TIFF of two to four slices with the metadata of ImageJ, OME or tifffile."""
+    first = random_image(rng, 1, rng.choice([8, 16]))
+    slices = np.stack([np.roll(first, number, 0) for number in range(rng.randint(2, 4))])
+    options: dict[str, object] = {"photometric": "minisblack"}
+    metadata = rng.choice(["imagej", "ome", "shaped"])
+    if metadata != "shaped":
+        options[metadata] = True
+    if metadata != "ome":
+        options["truncate"] = rng.random() < 0.5
+    file = io.BytesIO()
+    tifffile.imwrite(file, slices, **options)
+    return file.getvalue()
+
+
 def make_animation(rng: random.Random) -> bytes:
     """An animated PNG, WebP or GIF of two to four frames, each of another image."""
     kind = rng.choice(["PNG", "WEBP", "GIF"])
@@ -179,10 +216,12 @@ KINDS: dict[str, tuple[Callable[[random.Random], bytes], str]] = {
     "PNM": (make_pnm, ".ppm"),
     "TIFF": (make_tiff, ".tif"),
     "unusual TIFF": (make_unusual_tiff, ".tiff"),
+    "pages": (make_pages, ".tif"),
+    "volume": (make_volume, ".tif"),
     "animation": (make_animation, ".png"),
 }
 # These must be read where they are not damaged.
-COMMON = ("JPEG", "PNG", "WebP", "BMP", "PNM", "TIFF")
+COMMON = ("JPEG", "PNG", "WebP", "BMP", "PNM", "TIFF", "pages", "volume")
 
 
 def _cut(rng: random.Random, data: bytes) -> bytes:
@@ -277,18 +316,91 @@ def _as_bgr(image: Image.Image) -> Array:
     return rgba[..., 2::-1]
 
 
+def independent_images(data: bytes, wanted: Iterable[int]) -> tuple[int, dict[int, Array]]:
+    """Count the images of a file by another library, and decode those of the given numbers.
+
+    The count may be too low where the chain of pages, or a volume, is damaged.
+    """
+    if data[:2] not in (b"II", b"MM"):
+        return 1, {number: independent_pixels(data) for number in wanted}
+    pages = _pages(data)
+    images = {}
+    for number in wanted:
+        if number < len(pages):
+            page = pages[number]
+            assert page is not None, "a page that tifffile does not read"
+            images[number] = page_pixels(page)
+        else:
+            images[number] = _slice(data, pages[0], number)
+    readable = [page for page in pages if page is not None]
+    return len(readable), images
+
+
+def _slice(data: bytes, page: tifffile.TiffPage, number: int) -> Array:
+    """A slice of a volume that has one page, which is not compressed."""
+    start = page.dataoffsets[0] + number * page.nbytes
+    samples = data[start : start + page.nbytes]
+    pixel_type = page.dtype.newbyteorder(page.parent.byteorder)
+    return np.frombuffer(samples, pixel_type).reshape(page.shape)
+
+
+def _pages(data: bytes) -> list[tifffile.TiffPage | None]:
+    """Each page as the first one of a file of its own, because tifffile stops at a damaged one.
+
+    Smaller versions of a page are left out. A page that tifffile does not read is None.
+    """
+    pages: list[tifffile.TiffPage | None] = []
+    headers = set()
+    # A damaged chain of pages may have no end.
+    while data[:16] not in headers:
+        headers.add(data[:16])
+        try:
+            page = tifffile.TiffFile(io.BytesIO(data)).pages[0]
+            has_pixels_of_mask = page.bitspersample == 1 or page.photometric == 4
+            is_mask = page.subfiletype & 4 and has_pixels_of_mask
+            if not page.subfiletype & 1 and not is_mask:
+                pages.append(page)
+        except Exception:
+            # tifffile raises many kinds of errors for a damaged page.
+            pages.append(None)
+        try:
+            data = _without_first_page(data)
+        except (struct.error, ValueError, OverflowError):
+            break
+    return pages
+
+
+def _without_first_page(data: bytes) -> bytes:
+    """Make the header of a TIFF file refer to its second page."""
+    order = "<" if data[:2] == b"II" else ">"
+    is_big = 43 in data[2:4]
+    size, entry, number, place = (8, 20, "Q", "Q") if is_big else (4, 12, "H", "I")
+    (offset,) = struct.unpack_from(order + place, data, size)
+    (entries,) = struct.unpack_from(order + number, data, offset)
+    start = offset + struct.calcsize(number) + entries * entry
+    following = data[start : start + size]
+    # As in tifffile: more entries are damage, and so the place of the next page is unknown.
+    if not 0 < entries <= 4096 or len(following) < size or not any(following):
+        raise ValueError("there is no second page")
+    return data[:size] + following + data[2 * size :]
+
+
 def _tiff_pixels(data: bytes) -> Array:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         if len(file.pages) > 1:
             raise ValueError("several images")
-        page = file.pages[0]
-        pixels = page.asarray()
-        tag = page.tags.get(274)
-        photometric = int(page.photometric)
-        if photometric == 3:
-            pixels = np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)[pixels]
-        elif page.planarconfig == 2 and pixels.ndim == 3:
-            pixels = np.moveaxis(pixels, 0, -1)
+        return page_pixels(file.pages[0])
+
+
+def page_pixels(page: tifffile.TiffPage) -> Array:
+    """Decode a page by tifffile: BGR or mono, upright."""
+    pixels = page.asarray()
+    tag = page.tags.get(274)
+    photometric = int(page.photometric)
+    if photometric == 3:
+        pixels = np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)[pixels]
+    elif page.planarconfig == 2 and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, -1)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     if photometric == 0:

@@ -49,6 +49,23 @@ def test_pip_is_that_of_this_interpreter(monkeypatch: pytest.MonkeyPatch) -> Non
     assert install_command("train") == f"{sys.executable} -m pip install 'flawline[train]'"
 
 
+def test_metadata_of_a_checkout_does_not_hide_the_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "src"), str(tmp_path / "site")])
+    for folder in ("src/flawline.egg-info", "site/flawline-0.1.0.dist-info"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("PKG-INFO", "METADATA"):
+            (tmp_path / folder / name).write_text("Name: flawline\nVersion: 0.1.0\n")
+    origin = {"url": "file:///src/flawline", "dir_info": {"editable": True}}
+    (tmp_path / "site/flawline-0.1.0.dist-info/direct_url.json").write_text(json.dumps(origin))
+    extras._origin.cache_clear()
+    try:
+        assert extras._origin() == origin
+    finally:
+        extras._origin.cache_clear()
+
+
 def test_the_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]

@@ -11,10 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-from conftest import SIZE, tiny_model, write_tiny_bundle
+from conftest import SIZE, tiny_model, write_levels, write_tiny_bundle
 from test_commands import commands, run
 
 from flawline.__main__ import main
@@ -139,15 +137,8 @@ def command(module: str, *words: object) -> int:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Uniform images, whose score is their grey level; two are above the threshold."""
-    root = tmp_path / "levels"
     levels = {"train/good": range(80, 92), "test/good": [90], "test/bright": [108, 140]}
-    for folder, values in levels.items():
-        (root / folder).mkdir(parents=True)
-        for value in values:
-            image = np.full((SIZE, SIZE, 3), value, np.uint8)
-            path = root / folder / f"{value}.png"
-            path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-    return root
+    return write_levels(tmp_path / "levels", levels, SIZE)
 
 
 @pytest.fixture

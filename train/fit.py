@@ -39,6 +39,13 @@ EXAMPLES = (
 DEFAULT_METHOD = "simplenet"
 
 
+def _weight_kinds() -> str:
+    kinds = []
+    for kind, origin in WEIGHT_KINDS.items():
+        kinds.append(f"{kind} ({origin})")
+    return ", ".join(kinds)
+
+
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how to train, without --method and the flags of single methods."""
     group = parser.add_argument_group("training")
@@ -46,12 +53,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone",
         help=f"one of {', '.join(BACKBONES)}; default is the method's, usually {DEFAULT_BACKBONE}",
     )
-    kinds = []
-    for kind, origin in WEIGHT_KINDS.items():
-        kinds.append(f"{kind} ({origin})")
     group.add_argument(
         "--weights",
-        help=f"{', '.join(kinds)}, or a FILE of weights; default {IMAGENET} "
+        help=f"{_weight_kinds()}, or a FILE of weights; default {IMAGENET} "
         f"(demo data: {DEMO_WEIGHTS})",
     )
     group.add_argument(
@@ -68,6 +72,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-minutes",
         type=float,
         help="stop after so many minutes; the same command continues from there",
+    )
+    group.add_argument(
+        "--again", action="store_true", help="train also if the checkpoint is of this training"
     )
     group.add_argument("--seed", type=int, default=0, help="of all random choices; default 0")
     group.add_argument(
@@ -229,7 +236,7 @@ def _parser() -> Parser:
         "--out",
         type=path_argument,
         default=Path("runs/checkpoint.pt"),
-        help="the checkpoint to write",
+        help="the checkpoint to write; default %(default)s",
     )
     parser.add_argument(
         "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
@@ -242,7 +249,7 @@ def _run(argv: Sequence[str] | None) -> None:
     args = parse_arguments(_parser(), argv)
     from flawline.train.training import train
 
-    train(recipe_from_arguments(args, args.method, args.data), args.out)
+    train(recipe_from_arguments(args, args.method, args.data), args.out, args.again)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -115,13 +115,23 @@ def _offset(part: PartScores, other: PartScores) -> float:
     return float(np.median(differences))
 
 
-def count_copies(record: OutOfFold) -> int:
-    """Return how many images have a copy in another fold, so that their detector has seen them."""
+def independent_images(record: OutOfFold) -> list[int]:
+    """Return the indices of images that were not seen in training, each content once.
+
+    An image with a copy in another fold was seen by the detector that scored it, and copies within
+    a fold say no more than one of them.
+    """
     folds_of: dict[str, set[int]] = {}
     for number, part in enumerate(record.folds):
         for image in part.images:
             folds_of.setdefault(record.images[image], set()).add(number)
-    return sum(len(folds_of[image]) > 1 for image in record.images)
+    chosen = []
+    counted: set[str] = set()
+    for index, content in enumerate(record.images):
+        if len(folds_of[content]) == 1 and content not in counted:
+            counted.add(content)
+            chosen.append(index)
+    return chosen
 
 
 def match_images(known: Sequence[str], found: Sequence[str]) -> list[int] | None:

@@ -15,7 +15,7 @@ from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
-from flawline.train.checkpoint import load_checkpoint, save_checkpoint
+from flawline.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flawline.train.data import (
     CachedImages,
     PreparedImages,
@@ -38,20 +38,25 @@ from flawline.train.recipe import Recipe
 WEIGHTS_FLAG = "weights_flag"
 WEIGHTS = "weights"
 FOLDS = "folds"  # left out with a hold-out
+IMAGES = {"data", "good_images", "data_sha256"}  # in the provenance
 # Instead of a number of steps, in the log and the provenance of a method with a closed form.
 ONE_PASS = "in one pass"
 
 
-def train(recipe: Recipe, out: Path) -> Path:
+def train(recipe: Recipe, out: Path, again: bool = False) -> Path:
     """Train as the recipe says, write the checkpoint `out` and return its path.
 
     With folds, the detector on all good images comes first, then those without each fold. An
     unfinished run of the same recipe is continued from NAME.unfinished.pt next to `out`, and an
-    unfinished fold from NAME.unfinished-fold.pt; both are removed at the end. Raises TrainError and
-    DataError.
+    unfinished fold from NAME.unfinished-fold.pt; both are removed at the end. If `out` is that of
+    the same recipe and images already, nothing is trained, unless `again` is true. Raises
+    TrainError and DataError.
     """
     model = recipe.method_class(recipe.settings)
     job = _prepare(recipe, model, out)
+    if not again and _is_trained(job):
+        log(f"checkpoint {out} is of this training already; --again trains it once more")
+        return out
     run = _begin(job, model)
     device = choose_device(recipe.device)
     run.model.to(device)
@@ -191,7 +196,7 @@ def _fit_all(
     """Train on all images; return the steps done, and the phases that were not begun."""
 
     def save(state: dict[str, Any]) -> None:
-        save_checkpoint(job.unfinished, run.model, run.provenance, state)
+        save_checkpoint(job.unfinished, run.model, run.provenance, state, trained_on=job.trained_on)
 
     fit = Fit(pixels, job.steps, job.recipe.seed, deadline, progress, save, run.state)
     done = run.model.fit(fit)
@@ -245,7 +250,7 @@ def _begin(job: Job, model: Method) -> Run:
     recipe = job.recipe
     provenance = dict(job.provenance)
     if job.unfinished.exists():
-        return _continue(job, provenance)
+        return _continue(job)
     provenance[WEIGHTS_FLAG] = recipe.weights
     provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, job.images)
     if recipe.weights == RANDOM and model.backbones():
@@ -253,17 +258,37 @@ def _begin(job: Job, model: Method) -> Run:
     return Run(model, provenance, out_of_fold=job.new_record())
 
 
-def _continue(job: Job, provenance: dict[str, str]) -> Run:
+def _is_trained(job: Job) -> bool:
+    """Whether the checkpoint of the job exists, is finished, and is of the same images."""
+    if not job.out.is_file():
+        return False
+    try:
+        saved = load_checkpoint(job.out)
+    except TrainError:
+        # A file of another kind is replaced.
+        return False
+    return saved.finished and _is_of(job, saved) and _has_same_images(job, saved)
+
+
+def _is_of(job: Job, saved: Checkpoint) -> bool:
+    """Whether a checkpoint was trained, maybe in part, with the recipe of the job."""
+    expected = {**job.provenance, WEIGHTS_FLAG: job.recipe.weights}
+    same = saved.method.settings == job.recipe.settings
+    for name in {*expected, FOLDS} - IMAGES:
+        same = same and saved.provenance.get(name) == expected.get(name)
+    return same
+
+
+def _continue(job: Job) -> Run:
     unfinished = job.unfinished
     saved = load_checkpoint(unfinished)
-    expected = {**provenance, WEIGHTS_FLAG: job.recipe.weights}
-    same = saved.method.settings == job.recipe.settings
-    for name in {*expected, FOLDS}:
-        same = same and saved.provenance.get(name) == expected.get(name)
-    if not same:
+    if not _is_of(job, saved):
         raise TrainError(
-            f"{unfinished} is from a run with other flags; repeat those, or delete it to start "
-            "again"
+            f"{unfinished} is from a run with other flags; repeat those or delete it to start again"
+        )
+    if not _has_same_images(job, saved):
+        raise TrainError(
+            f"{unfinished} was trained on other images; give those, or delete it to start again"
         )
     if saved.training is None and saved.out_of_fold is not None:
         done = saved.out_of_fold.parts_done
@@ -279,6 +304,13 @@ def _continue(job: Job, provenance: dict[str, str]) -> Run:
     step = (state.get("state") or {}).get("step", 0)
     log(f"continuing {unfinished} at step {step}")
     return Run(saved.method, saved.provenance, saved.training, out_of_fold=job.new_record())
+
+
+def _has_same_images(job: Job, saved: Checkpoint) -> bool:
+    """Whether a checkpoint has the images of the job: their folder, names, order and content."""
+    same = all(saved.provenance.get(name) == job.provenance.get(name) for name in IMAGES)
+    # An unfinished checkpoint of an older version has no content hashes.
+    return same and list(saved.trained_on) in ([], job.trained_on)
 
 
 def _writable(folder: Path) -> bool:

@@ -1,18 +1,21 @@
 """Image file formats, one module each, recognised by their first bytes and never by their names.
 
 A decoder gives exact pixels or raises DecodeError. It never gives part of an image, and never one
-image of several.
+image of several. A format whose files may hold several images that are read has a reader as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy.typing as npt
 
 Decoder = Callable[[bytes], npt.NDArray[Any]]
+# Decodes one image of a file, or raises DecodeError.
+ImageReader = Callable[[], npt.NDArray[Any]]
+FileReader = Callable[[BinaryIO], Iterator[ImageReader]]
 
 # First bytes -> "module:function", resolved when it is used.
 DECODERS = {
@@ -27,6 +30,13 @@ DECODERS = {
     b"GIF8": "flawline.cameras.formats.gif:decode_gif",
     b"P5": "flawline.cameras.formats.pnm:decode_pnm",
     b"P6": "flawline.cameras.formats.pnm:decode_pnm",
+}
+# The formats of which each image of a file is read. Other files with several images are refused.
+FILE_READERS = {
+    b"II*\0": "flawline.cameras.formats.tiff:read_tiff",
+    b"MM\0*": "flawline.cameras.formats.tiff:read_tiff",
+    b"II+\0": "flawline.cameras.formats.tiff:read_tiff",
+    b"MM\0+": "flawline.cameras.formats.tiff:read_tiff",
 }
 LONGEST_START = max(map(len, DECODERS))
 
@@ -49,6 +59,15 @@ def find_decoder(data: bytes) -> Decoder | None:
             continue
         decoder: Decoder = resolve_name(target)
         return decoder
+    return None
+
+
+def find_file_reader(data: bytes) -> FileReader | None:
+    """Return the reader of the images of a file that starts with `data`, or None for one image."""
+    for start, target in FILE_READERS.items():
+        if data.startswith(start):
+            reader: FileReader = resolve_name(target)
+            return reader
     return None
 
 

@@ -18,11 +18,11 @@ HORIZONTAL = 2
 FIRST_BIT_IS_HIGHEST = 1
 
 
-def decode_segments(page: Any, data: bytes, order: str) -> npt.NDArray[Any]:
+def decode_segments(page: Any, shift: int = 0) -> npt.NDArray[Any]:
     """Return the samples of a page, uint8 or uint16 [h, w, samples], with 1 bit as 0 and 255.
 
-    `page` is a tifffile.TiffPage and `order` the byte order of the file. Raises DecodeError, and
-    ValueError for a damaged stream.
+    `page` is a tifffile.TiffPage; its pixels are read `shift` bytes behind their place. Raises
+    DecodeError, and ValueError for a damaged stream.
     """
     decompress = _decompressor(page)
     height = page.imagelength
@@ -52,11 +52,11 @@ def decode_segments(page: Any, data: bytes, order: str) -> npt.NDArray[Any]:
         if not page.is_tiled:
             height_here = min(rows, height - top)
         size = height_here * _row_size(page, columns * samples)
-        content = _content(page, data, number)
+        content = _content(page, number, shift)
         raw = decompress(content, size)
         if len(raw) != size:
             raise damaged("TIFF", f"strip {number} does not have {size} bytes")
-        block = _samples(page, raw, order, height_here)
+        block = _samples(page, raw, height_here)
         block = block[:, : columns * samples].reshape(height_here, columns, samples)
         if page.predictor == HORIZONTAL:
             block = np.cumsum(block, axis=1, dtype=block.dtype)
@@ -65,14 +65,19 @@ def decode_segments(page: Any, data: bytes, order: str) -> npt.NDArray[Any]:
     return image
 
 
-def _content(page: Any, data: bytes, number: int) -> bytes:
+def _content(page: Any, number: int, shift: int) -> bytes:
     offset = page.dataoffsets[number]
     size = page.databytecounts[number]
     if offset == 0 or size == 0:
         raise damaged("TIFF", f"strip {number} is absent")
-    if offset + size > len(data):
+    file = page.parent.filehandle
+    if shift + offset + size > file.size:
         raise truncated("TIFF")
-    return data[offset : offset + size]
+    file.seek(shift + offset)
+    content: bytes = file.read(size)
+    if len(content) < size:
+        raise truncated("TIFF")
+    return content
 
 
 def _row_size(page: Any, samples: int) -> int:
@@ -80,14 +85,14 @@ def _row_size(page: Any, samples: int) -> int:
     return int(samples * page.bitspersample + 7) // 8
 
 
-def _samples(page: Any, raw: bytes, order: str, rows: int) -> npt.NDArray[Any]:
+def _samples(page: Any, raw: bytes, rows: int) -> npt.NDArray[Any]:
     """Return the samples of a segment, [rows, samples of a row], maybe with padding at the end."""
     table = np.frombuffer(raw, np.uint8).reshape(rows, -1)
     bits = page.bitspersample
     if bits == 8:
         return table
     if bits == 16:
-        return table.view(f"{order}u2").astype(np.uint16)
+        return table.view(f"{page.parent.byteorder}u2").astype(np.uint16)
     if bits == 1:
         black_and_white: npt.NDArray[np.uint8] = np.unpackbits(table, axis=1) * np.uint8(255)
         return black_and_white

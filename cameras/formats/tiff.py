@@ -8,15 +8,17 @@ not decoded to the bit are refused.
 from __future__ import annotations
 
 import io
-import logging
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from flawline.cameras.formats import MAX_PIXELS, DecodeError, damaged, several
+from flawline.cameras.formats import MAX_PIXELS, DecodeError, ImageReader, damaged, several
 from flawline.cameras.formats.orientation import orient
 from flawline.cameras.formats.segments import decode_segments
+from flawline.cameras.formats.tiff_pages import find_images, open_tiff
 
 SAVE_AS = "save it uncompressed, with LZW or with ZIP, and 8 or 16 bits per pixel"
 MIN_IS_WHITE = 0
@@ -25,68 +27,57 @@ RGB = 2
 PALETTE = 3
 UNSIGNED = 1
 ORIENTATION_TAG = 274
-# Bits of the subfile type: a smaller version of another page, and a transparency mask.
-REDUCED = 1
-MASK = 4
-
-# More pages than this are not counted.
-MOST_PAGES = 10_000
-
-# tifffile logs what it repairs; this keeps Python from printing it where no log is set up.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def decode_tiff(data: bytes) -> npt.NDArray[Any]:
-    """Decode a TIFF file. Raises DecodeError for a kind that is not read, damage or several pages.
+    """Decode a TIFF file. Raises DecodeError for a kind that is not read, damage or several images.
 
     12-bit pixels are stored in uint16 unscaled. Palette images become BGR.
     """
-    # Imported here because no other format needs it.
-    import tifffile
+    images = read_tiff(io.BytesIO(data))
+    first = next(images)
+    count = 1
+    for _ in images:
+        count += 1
+    if count > 1:
+        raise several("TIFF", count)
+    return first()
 
+
+def read_tiff(stream: BinaryIO) -> Iterator[ImageReader]:
+    """Yield a function for each image of a TIFF file, which decodes it as `decode_tiff` does.
+
+    The function raises DecodeError for an image that is damaged or of a kind that is not read. The
+    iterator raises it where damage hides further images, and OSError where the file cannot be read.
+    `stream` must stay open meanwhile.
+    """
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            page = _only_page(file)
-            return _decode_page(page, data, file.byteorder)
-    except DecodeError:
+        for image in find_images(open_tiff(stream)):
+            yield partial(_decode_image, image)
+    except (DecodeError, OSError):
         raise
     except Exception as error:
         # tifffile raises many kinds of errors for a damaged file, as it expects none.
         raise damaged("TIFF", str(error) or type(error).__name__) from error
 
 
-def _only_page(file: Any) -> Any:
-    """Return the page that holds the image; smaller versions of it are not counted."""
-    images = []
-    offsets: set[int] = set()
-    for page in file.pages:
-        # A damaged chain of pages may lead back to its start.
-        if page.offset in offsets or len(offsets) == MOST_PAGES:
-            raise damaged("TIFF", "its chain of pages does not end")
-        offsets.add(page.offset)
-        kind = page.subfiletype
-        if not kind & (REDUCED | MASK):
-            images.append(page)
-    count = len(images)
-    if count == 1:
-        # A volume, and an ImageJ stack above 4 GB, hold several images in one page.
-        page = images[0]
-        layers = page.imagedepth
-        if file.is_imagej and file.imagej_metadata:
-            layers = max(layers, int(file.imagej_metadata.get("images", 1)))
-        count = layers
-    if count == 0:
-        raise damaged("TIFF", "it holds no image")
-    if count > 1:
-        raise several("TIFF", count)
-    return images[0]
+def _decode_image(image: tuple[Any, int] | DecodeError) -> npt.NDArray[Any]:
+    if isinstance(image, DecodeError):
+        raise image
+    page, shift = image
+    try:
+        return _decode_page(page, shift)
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise damaged("TIFF", str(error) or type(error).__name__) from error
 
 
-def _decode_page(page: Any, data: bytes, order: str) -> npt.NDArray[Any]:
+def _decode_page(page: Any, shift: int) -> npt.NDArray[Any]:
     _require_pixels(page)
     if not 0 < page.imagewidth * page.imagelength <= MAX_PIXELS:
         raise damaged("TIFF", f"its size is {page.imagewidth}x{page.imagelength}")
-    image = decode_segments(page, data, order)
+    image = decode_segments(page, shift)
     if page.photometric == MIN_IS_WHITE:
         image = _largest(page, image) - image
     elif page.photometric == PALETTE:

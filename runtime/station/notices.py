@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from flawline.cameras import Frame
 from flawline.runtime.console import warn
 from flawline.runtime.detector import Verdict
 
-INTERVAL = 10.0  # seconds between two messages
+INTERVAL = 10.0  # seconds between two messages of a kind
+UNJUDGED = "unjudged"
 
 
-class UnjudgedNotices:
-    """Logs frames that could not be judged: the first one, and then one every 10 seconds.
+class FrameNotices:
+    """Prints warnings about frames: the first of each kind, and then one every 10 seconds.
 
-    A message says how many frames since the last one it does not name. `clock` returns seconds that
-    never go backwards.
+    A warning says for how many frames since the last one of its kind there was none. `clock`
+    returns seconds that never go backwards.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: float | None = None
-        self._left_out = 0
+        self._last: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
 
-    def note(self, frame: Frame, verdict: Verdict) -> None:
-        """Log a frame if its verdict says that it could not be judged, and a message is due."""
+    def unjudged(self, frame: Frame, verdict: Verdict) -> None:
+        """Warn if the verdict on a frame says that it could not be judged."""
         if verdict.judged:
             return
-        now = self._clock()
-        if self._last is not None and now - self._last < INTERVAL:
-            self._left_out += 1
-            return
-        more = ""
-        if self._left_out:
-            more = f", and {self._left_out} more frames since the last such message"
-        warn(
+        self.warn(
+            UNJUDGED,
             f"frame {frame.index} of {frame.source} was not judged, and its part rejected: "
-            f"{verdict.reason}{more}"
+            f"{verdict.reason}",
         )
-        self._last = now
-        self._left_out = 0
+
+    def warn(self, kind: str, text: str) -> None:
+        """Print a warning, if one of this kind is due."""
+        now = self._clock()
+        last = self._last.get(kind)
+        if last is not None and now - last < INTERVAL:
+            self._left_out[kind] += 1
+            return
+        if self._left_out[kind]:
+            text += f", and {self._left_out[kind]} more frames since the last such message"
+        warn(text)
+        self._last[kind] = now
+        self._left_out[kind] = 0

@@ -10,7 +10,7 @@ from flawline.cameras import Camera, Frame
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output, OutputError
-from flawline.runtime.station.notices import UnjudgedNotices
+from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.tally import Tally
 
 
@@ -29,14 +29,14 @@ def run_stream(
     cannot deliver.
     """
     sizes: set[tuple[int, ...]] = set()
-    notices = UnjudgedNotices()
+    notices = FrameNotices()
     try:
         for frame in _frames(camera, stop, max_frames):
             verdict = detector.judge(frame)
             fps = tally.add(verdict)
             _note_size(frame, detector, sizes)
-            notices.note(frame, verdict)
-            _deliver(Judgement(frame, verdict, fps, camera.live), outputs)
+            notices.unjudged(frame, verdict)
+            _deliver(Judgement(frame, verdict, fps, camera.live), outputs, notices)
     except BaseException:
         # A station that ends with an error still reports what it judged until then.
         failure = _finish(outputs, tally.summary(camera))
@@ -72,14 +72,15 @@ def _note_size(frame: Frame, detector: Detector, sizes: set[tuple[int, ...]]) ->
         log(f"note: {lost}")
 
 
-def _deliver(judgement: Judgement, outputs: Sequence[Output]) -> None:
-    for output in outputs:
+def _deliver(judgement: Judgement, outputs: Sequence[Output], notices: FrameNotices) -> None:
+    for number, output in enumerate(outputs):
         try:
             output.write(judgement)
         except OutputError as error:
             if output.required:
                 raise
-            warn(f"{error}; inspection continues")
+            # A disk that is full would give a message for every frame.
+            notices.warn(f"output {number}", f"{error}; inspection continues")
 
 
 def _finish(outputs: Sequence[Output], summary: dict[str, Any]) -> Exception | None:

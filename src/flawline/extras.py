@@ -46,14 +46,15 @@ def missing_package(package: str) -> str:
 def _origin() -> dict[str, Any]:
     """Return where this installation came from, as pip has recorded it; empty for an index."""
     # Imported here, because every command imports this file, and few print such a line.
-    from importlib.metadata import PackageNotFoundError, distribution
+    from importlib.metadata import distributions
 
-    try:
-        text = distribution(DISTRIBUTION).read_text("direct_url.json")
-    except PackageNotFoundError:
-        return {}
-    origin: dict[str, Any] = json.loads(text or "{}")
-    return origin
+    # The folder of a checkout may hold metadata of its own, without an origin.
+    for installation in distributions(name=DISTRIBUTION):
+        text = installation.read_text("direct_url.json")
+        if text:
+            origin: dict[str, Any] = json.loads(text)
+            return origin
+    return {}
 
 
 def _requirement(extra: str, origin: dict[str, Any]) -> list[str]:

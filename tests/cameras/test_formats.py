@@ -246,7 +246,7 @@ def test_images_that_are_not_read_are_frames_with_a_fault(
     assert len(frames) == 7
     (note,) = open_camera(str(tmp_path)).notes()
     assert note == (
-        f"camera {tmp_path}: 4 images; left out: 3 images of formats that are not read "
+        f"camera {tmp_path}: 4 image files; left out: 3 images of formats that are not read "
         f"(2 .avif, 1 .jp2; save them as PNG), 1 other file (1 .txt); "
         f"each image that is not read is a frame that rejects its part"
     )

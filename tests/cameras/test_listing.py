@@ -70,6 +70,16 @@ def test_broken_links_are_listed_so_that_they_are_reported(tmp_path: Path) -> No
     assert names(tmp_path) == ["a.png", "self.png"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_left_out_and_counted(tmp_path: Path) -> None:
+    root = touch(tmp_path, "0.png")
+    os.mkfifo(root / "1.png")
+    (root / "2.png").symlink_to("1.png")
+    left_out = LeftOut()
+    assert names(root, left_out) == ["0.png"]
+    assert left_out.describe() == ["2 other files (2 pipe or device)"]
+
+
 @pytest.mark.parametrize("name", [*SYSTEM_FOLDERS, ".Trash-1000", ".ipynb_checkpoints", "@eaDir"])
 def test_system_folders_are_left_out_and_counted(name: str, tmp_path: Path) -> None:
     root = touch(tmp_path, "0.png", f"{name}/files/1.png", f"a/{name.upper()}/2.png")

@@ -208,6 +208,8 @@ def nearest_scene(image: np.ndarray) -> int:
         ("x.mkv", "libx264", COUNT - 3),
         ("x.webm", "libvpx", 24),
         ("x.flv", "libx264", 24),
+        ("x.avi", "mjpeg", 30),
+        ("x.avi", "mpeg4", 24),
         ("x.ts", "libx264", 24),
         ("x.ts", "libx264", 29),
         ("x.ts", "libx264", 30),
@@ -232,6 +234,23 @@ def test_a_frame_that_the_container_lost_leaves_a_fault(
             shown.append(nearest_scene(frame.image))
     assert shown == sorted(set(shown))
     assert len(shown) >= COUNT // 2
+
+
+@pytest.mark.parametrize(("shift", "value"), [(-8, 0), (-8, 7), (-4, 0), (-4, 7), (-300, 0)])
+def test_a_broken_chunk_of_an_avi_leaves_a_fault_in_its_place(
+    tmp_path: Path, shift: int, value: int
+) -> None:
+    path = write(tmp_path / "x.avi", "mjpeg", **FINE)
+    data = bytearray(path.read_bytes())
+    # The header of a chunk is 8 bytes: its name and its size.
+    start = packet_places(path)[30][0] + shift
+    data[start : start + 300] = bytes([value]) * 300
+    path.write_bytes(data)
+    frames = frames_of(path)
+    assert len(frames) == COUNT
+    assert 30 in faults(frames)
+    assert len(faults(frames)) <= 2
+    assert wrong(frames) == []
 
 
 @pytest.mark.parametrize("name", ["x.mkv", "x.avi"])

@@ -6,14 +6,13 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="needs the train extra")
 pytest.importorskip("tqdm", reason="needs the train extra")
 
-from conftest import SIZE
+from conftest import SIZE, write_levels
 
 from flawline.export import ExportError
 from flawline.export.add_precision import add_graph, write_graph
@@ -32,15 +31,8 @@ def constant_writer(fp32: bytes, context: GraphContext) -> bytes:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Uniform images, whose score is their grey level; one is just above the threshold."""
-    root = tmp_path / "levels"
     levels = {"train/good": range(80, 92), "test/good": [90], "test/bright": [101, 140]}
-    for folder, values in levels.items():
-        (root / folder).mkdir(parents=True)
-        for value in values:
-            image = np.full((SIZE, SIZE, 3), value, np.uint8)
-            path = root / folder / f"{value}.png"
-            path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-    return root
+    return write_levels(tmp_path / "levels", levels, SIZE)
 
 
 def test_every_graph_of_a_bundle_has_a_writer() -> None:

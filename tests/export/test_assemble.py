@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -372,12 +374,26 @@ def test_images_keep_their_scores_under_other_names(data: Path) -> None:
     assert build(data, facts={"out_of_fold": record}).manifest.score.max == 219
 
 
-def test_copies_in_another_fold_are_noted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_in_another_fold_set_no_threshold(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = data / "train" / "good"
     (good / "019.png").write_bytes((good / "000.png").read_bytes())
-    build(data, facts={"out_of_fold": record_of(data)})
+    bundle = build(data, facts={"out_of_fold": record_of(data)})
     text = capsys.readouterr().err
-    assert "note: 2 of 20 good images have a copy in another fold, so that the threshold" in text
+    assert "note: 2 of 20 good images are copies of others and set no threshold; 18 remain" in text
+    assert bundle.calibration.good_images == 18
+
+
+def test_held_out_copies_set_no_threshold(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training, held_out = hold_out(open_data(data).train_good)
+    held_out[0].write_bytes(training[0].read_bytes())
+    bundle = build(data)
+    text = capsys.readouterr().err
+    assert (
+        f"1 held-out images are copies of others and set no threshold; {len(held_out) - 1}" in text
+    )
+    assert bundle.calibration.good_images == len(held_out) - 1
 
 
 def test_out_of_fold_scores_of_other_images_set_no_threshold(
@@ -389,8 +405,9 @@ def test_out_of_fold_scores_of_other_images_set_no_threshold(
     (good / "003.png").write_bytes((data / "test" / "good" / "000.png").read_bytes())
     (good / "004.png").unlink()
     message = (
-        r"the good images are not the 20 that the detector was trained on \(1 are new, such as "
-        r".*003.png; 2 are missing\), .*; train again on this data set, or give the one"
+        r"the good images are not the 20 that the detector was trained on "
+        r"\(1 are new, or copies, such as .*003.png; 2 are missing\), .*; train again on "
+        r"this data set, or give the one"
     )
     with pytest.raises(DataError, match=message):
         build(data, facts={"out_of_fold": record})
@@ -432,8 +449,12 @@ def test_equal_held_out_images_promise_nothing(data: Path) -> None:
     """The files differ in their bytes, and not in their pixels."""
     image = np.full((SIZE, SIZE, 3), 90, np.uint8)
     for index, path in enumerate(sorted((data / "train" / "good").iterdir())):
-        level = [cv2.IMWRITE_PNG_COMPRESSION, index % 10]
-        path.write_bytes(cv2.imencode(".png", image, level)[1].tobytes())
+        data_of_file = cv2.imencode(".png", image)[1].tobytes()
+        # A comment after the header of 33 bytes.
+        comment = b"tEXtComment\0" + str(index).encode()
+        chunk = struct.pack(">I", len(comment) - 4) + comment
+        chunk += struct.pack(">I", zlib.crc32(comment))
+        path.write_bytes(data_of_file[:33] + chunk + data_of_file[33:])
     with pytest.raises(CalibrationError, match="scores of the 4 held-out good images are all equa"):
         build(data)
     assert not (data.parents[1] / "bundle").exists()
@@ -456,3 +477,16 @@ def test_similar_neighbours_are_noted_with_the_threshold(
     independent = np.random.default_rng(0).permutation(waves)
     GoodScores(paths, independent, independent).calibrate(0.1, 0.01)
     assert "warning" not in capsys.readouterr().err
+
+
+def test_test_images_that_were_trained_on_are_named(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = data / "train" / "good"
+    copy = data / "test" / "good" / "copy.png"
+    copy.write_bytes((good / "000.png").read_bytes())
+    trained_on = content_hashes(list(good.iterdir()))
+    build(data, facts={"out_of_fold": record_of(data)}, trained_on=trained_on)
+    text = capsys.readouterr().err
+    assert "warning: 1 of 7 test images are copies" in text
+    assert str(copy) in text

@@ -63,6 +63,19 @@ def test_the_threshold_follows_the_good_parts(
     assert "29.png\n" in printed
 
 
+def test_the_pages_of_one_file_are_good_parts_of_their_own(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = [np.full((32, 32), 20 + i, np.uint8) for i in range(30)]
+    path = tmp_path / "good.tif"
+    cv2.imwritemulti(str(path), pages)
+    assert main(command(bundle, path)) == 0
+    calibration = read_bundle(bundle.path).calibration
+    assert 47 < calibration.threshold < 48
+    assert calibration.good_images == 30
+    assert f"{path} page 30\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -232,7 +245,7 @@ def test_equal_images_are_refused_however_many_they_are(
         (tmp_path / f"{i:02d}.png").write_bytes(data)
     assert main(["--bundle", str(bundle.path), "--camera", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert "the scores of the 100 good images are all equal" in line
+    assert "the 100 good images are all equal" in line
     assert read_bundle(bundle.path).calibration == bundle.calibration
 
 
@@ -321,3 +334,17 @@ def test_a_signal_after_the_write_does_not_deny_it(bundle: Bundle, good_parts: P
     assert done.returncode == 0, done.stderr
     assert "not changed" not in done.stderr
     assert "wrote" in done.stdout
+
+
+def test_copies_of_an_image_count_once(
+    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in sorted(good_parts.iterdir()):
+        for copy in range(3):
+            path.with_stem(f"{path.stem}-{copy}").write_bytes(path.read_bytes())
+    assert main(["--bundle", str(bundle.path), "--camera", str(good_parts)]) == 2
+    text = capsys.readouterr().err
+    assert "note: 90 of 120 images are copies of others; not counted" in text
+    assert "needs 99 good images, there are 30" in text
+    assert main(command(bundle, good_parts)) == 0
+    assert read_bundle(bundle.path).calibration.good_images == 30

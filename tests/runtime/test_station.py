@@ -16,7 +16,7 @@ from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
-from flawline.runtime.station.notices import UnjudgedNotices
+from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import LATENCY_WINDOW, Tally
 from flawline.uris import quote_path
@@ -105,7 +105,7 @@ def test_an_optional_output_that_fails_is_logged_and_a_required_one_ends_the_str
     after = Recorded()
     run(camera, detector, Optional(fails=True), after)
     assert after.scores == [1, 2]
-    assert capsys.readouterr().err.splitlines() == ["the line is down; inspection continues"] * 2
+    assert capsys.readouterr().err.splitlines() == ["the line is down; inspection continues"]
     required = Recorded(fails=True)
     with pytest.raises(OutputError, match="the line is down"):
         run(camera, detector, required)
@@ -210,12 +210,12 @@ def test_messages_about_unjudged_frames_are_limited(capsys: pytest.CaptureFixtur
     def clock() -> float:
         return now
 
-    notices = UnjudgedNotices(clock)
+    notices = FrameNotices(clock)
     unjudged = Verdict(math.nan, 2.0, True, None, {}, "no image")
     good = Verdict(1.0, 2.0, False, np.zeros((1, 1), np.float32))
-    notices.note(Frame("line", 0, grey(1)), good)
+    notices.unjudged(Frame("line", 0, grey(1)), good)
     for index in range(1, 30):
-        notices.note(Frame("line", index, None, "no image"), unjudged)
+        notices.unjudged(Frame("line", index, None, "no image"), unjudged)
         now += 1.0
     assert capsys.readouterr().err.splitlines() == [
         "frame 1 of line was not judged, and its part rejected: no image",

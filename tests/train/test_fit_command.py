@@ -325,6 +325,25 @@ def test_a_path_that_cannot_be_written_is_found_before_training(
     assert capsys.readouterr().err.splitlines()[-1] == message
 
 
+def test_a_finished_training_is_not_repeated_unless_asked_for(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "c.pt"
+    words = ["--data", str(data), "--out", str(out), "--folds", "0", *LIGHT, "--steps", "2"]
+    assert fit.main(words) == 0
+    written = out.stat().st_mtime_ns
+    capsys.readouterr()
+    assert fit.main(words) == 0
+    assert "is of this training already; --again trains it once more" in capsys.readouterr().err
+    assert out.stat().st_mtime_ns == written
+    for more in (["--again"], ["--seed", "1"]):
+        assert fit.main([*words, *more]) == 0
+        assert "training simplenet" in capsys.readouterr().err
+    out.write_bytes(b"of another program")
+    assert fit.main(words) == 0
+    assert load_checkpoint(out).finished
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_and_saves(
     number: int, status: int, data: Path, tmp_path: Path

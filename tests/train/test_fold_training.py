@@ -207,6 +207,34 @@ def test_a_finished_fold_is_not_trained_again(
     assert not list(tmp_path.glob("*.unfinished*"))
 
 
+@pytest.mark.parametrize("trainings", [1, 3])
+def test_an_unfinished_training_is_not_continued_with_other_images(
+    trainings: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SEEN.clear()
+    fit = Novelty.fit
+
+    def interrupted(self: Novelty, given: Fit) -> int:
+        if len(SEEN) == trainings:
+            raise KeyboardInterrupt
+        return fit(self, given)
+
+    out = tmp_path / "c.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(Novelty, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(data), out)
+    image = sorted(data.rglob("*.png"))[0]
+    content = cv2.imencode(".png", np.full((SIZE, SIZE, 3), 90, np.uint8))[1].tobytes()
+    assert len(content) == image.stat().st_size
+    image.write_bytes(content)
+    with pytest.raises(TrainError, match="was trained on other images"):
+        train(recipe(data), out)
+    image.unlink()
+    with pytest.raises(TrainError, match="was trained on other images"):
+        train(recipe(data), out)
+
+
 def test_a_deadline_cuts_a_training_with_steps_at_any_of_them(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

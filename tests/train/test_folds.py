@@ -19,7 +19,7 @@ from flawline.train.neighbours import (
 from flawline.train.out_of_fold import (
     OutOfFold,
     PartScores,
-    count_copies,
+    independent_images,
     match_images,
     out_of_fold_from_json,
     out_of_fold_to_json,
@@ -122,10 +122,12 @@ def test_images_are_matched_by_content() -> None:
         assert match_images(["a", "b", "c"], found) is None
 
 
-def test_copies_in_another_fold_are_counted() -> None:
+def test_copies_count_once_and_not_at_all_in_another_fold() -> None:
     parts = (PartScores((0, 1), (), ()), PartScores((2, 3, 4), (), ()))
-    assert count_copies(OutOfFold(("a", "a", "b", "b", "c"), 2, parts)) == 0
-    assert count_copies(OutOfFold(("a", "b", "b", "c", "a"), 2, parts)) == 4
+    assert independent_images(OutOfFold(("a", "b", "c", "d", "e"), 2, parts)) == [0, 1, 2, 3, 4]
+    assert independent_images(OutOfFold(("a", "a", "b", "b", "c"), 2, parts)) == [0, 2, 4]
+    assert independent_images(OutOfFold(("a", "b", "b", "c", "a"), 2, parts)) == [3]
+    assert independent_images(OutOfFold(("a", "b", "a", "b", "a"), 2, parts)) == []
 
 
 # ---------------------------------------------------------------- neighbours

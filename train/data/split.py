@@ -129,31 +129,35 @@ def list_hash(paths: Sequence[Path]) -> str:
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
 
 
-def require_not_trained_on(
-    held_out: Sequence[Path], training: Sequence[Path], trained_on: Collection[str]
-) -> str | None:
+def without_copies(held_out: Sequence[Path], training: Sequence[Path]) -> list[Path]:
+    """Return the held-out images without copies of training images, and each content once.
+
+    The method has seen what a copy shows, and a second copy says no more than the first. Raises
+    DataError for a file that cannot be read.
+    """
+    seen = set(content_hashes(training))
+    chosen = []
+    for path, content in zip(held_out, content_hashes(held_out), strict=True):
+        if content not in seen:
+            seen.add(content)
+            chosen.append(path)
+    return chosen
+
+
+def require_not_trained_on(held_out: Sequence[Path], trained_on: Collection[str]) -> None:
     """Raise DataError if held-out images are among those that a checkpoint was trained on.
 
     Their scores are lower than those of other good parts, so that a threshold from them would be
-    too low. Held-out images that are copies of images in `training`, the other side of the same
-    split, are no reason to refuse; returns a sentence about them, or None.
+    too low. `trained_on` are content hashes.
     """
     known = set(trained_on)
-    trained = {}
+    trained = []
     for path, content in zip(held_out, content_hashes(held_out), strict=True):
         if content in known:
-            trained[path] = content
-    if not trained:
-        return None
-    copies = set(content_hashes(training))
-    moved = [path for path, content in trained.items() if content not in copies]
-    if moved:
+            trained.append(path)
+    if trained:
         raise DataError(
-            f"{len(moved)} of {len(held_out)} held-out images were trained on, such as {moved[0]}, "
-            f"so that they cannot set the threshold; train again on this data set, or give the one "
-            f"of the training with --data"
+            f"{len(trained)} of {len(held_out)} held-out images were trained on, such as "
+            f"{trained[0]}, so that they cannot set the threshold; train again on this data set, "
+            f"or give the one of the training with --data"
         )
-    return (
-        f"{len(trained)} of {len(held_out)} held-out images are copies of training images, such as "
-        f"{next(iter(trained))}, so that the threshold promises less than it states; remove copies"
-    )
