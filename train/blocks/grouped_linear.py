@@ -1,0 +1,44 @@
+"""Several linear maps of equal size side by side, each on its own part of the input."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GroupedLinear(nn.Module):
+    """Map vectors [n, groups * inputs] to [n, outputs] by a block-diagonal matrix.
+
+    `weight` [outputs, inputs] has the rows of the first group first. With one group it is the
+    weight of an nn.Linear, and so is the result. `outputs` is a multiple of `groups`; ValueError
+    otherwise.
+    """
+
+    def __init__(self, inputs: int, outputs: int, groups: int = 1, bias: bool = True) -> None:
+        super().__init__()
+        if outputs % groups != 0:
+            raise ValueError(f"{outputs} outputs do not divide into {groups} groups")
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        # As in nn.Linear.
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(inputs)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.groups == 1:
+            return F.linear(x, self.weight, self.bias)
+        parts = x.unflatten(1, (self.groups, -1)).transpose(0, 1)
+        outputs = torch.matmul(parts, self.blocks().transpose(1, 2)).transpose(0, 1).flatten(1)
+        if self.bias is None:
+            return outputs
+        return outputs + self.bias
+
+    def blocks(self) -> Tensor:
+        """Return the matrices of the groups, [groups, outputs / groups, inputs]."""
+        return self.weight.unflatten(0, (self.groups, -1))
