@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from flawline.benchmarks.studies.training_curve.figure import draw_curves
 from flawline.benchmarks.studies.training_curve.measure import (
     MEASURED_AT,
     Features,
+    image_score,
     measure_curve,
     nearest_auroc,
     spread,
+    standard_error,
 )
 from flawline.benchmarks.studies.training_curve.report import curve_report
 from flawline.benchmarks.studies.training_curve.rotating import FIRST_SEED, render_rotating
 from flawline.runtime.image import Geometry
-from flawline.train.methods.simplenet import SimpleNetSettings
+from flawline.train.methods.simplenet import SimpleNet, SimpleNetSettings
+from flawline.train.metrics import auroc
 
 pytestmark = pytest.mark.torch
 SETTINGS = SimpleNetSettings(
@@ -51,6 +55,8 @@ def curve(setting: str, seed: int, averaged: list[float], last: float) -> dict[s
         points.append({"step": step, "last": last, "averaged": value})
     return {
         "data": "set",
+        "defective": 80,
+        "good": 50,
         "setting": setting,
         "seed": seed,
         "steps": 100,
@@ -74,6 +80,20 @@ def test_a_bearing_turns_and_moves_and_keeps_its_bytes() -> None:
     other = render_rotating("missing_part", FIRST_SEED)
     changed = np.abs(image.astype(int) - other).max(2) > 20
     assert 0 < changed.mean() < 0.02
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_head_that_is_measured_scores_as_the_method_does(heads: int) -> None:
+    """The mean of several heads, whose logits a curve gets one by one."""
+    settings = dataclasses.replace(SETTINGS, heads=heads)
+    model = SimpleNet(settings)
+    model._initialise(0)
+    model.eval()
+    vectors = torch.from_numpy(features().test[0])
+    head = torch.nn.Sequential(model.adapter, model.discriminator)
+    with torch.inference_mode():
+        score = float(model.judge(vectors.view(1, 8, 8, 24))[0])
+        assert image_score(head, vectors) == pytest.approx(score, rel=0.02)
 
 
 @pytest.mark.parametrize("fixed_decay", [False, True])
@@ -104,10 +124,21 @@ def test_the_range_covers_seeds_and_the_last_half_alone() -> None:
     assert spread(ROWS[:2], "last") == pytest.approx(0.1)
 
 
+def test_the_error_of_a_test_set_agrees_with_drawn_sets() -> None:
+    """Normal scores, one unit apart, of 30 defective and 40 good images."""
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(2000):
+        labels = np.arange(70) < 30
+        drawn.append(auroc(labels, rng.normal(labels, 1)))
+    expected = standard_error(float(np.mean(drawn)), 30, 40)
+    assert float(np.std(drawn)) == pytest.approx(expected, rel=0.06)
+
+
 def test_the_table_has_a_line_per_setting_and_the_figure_its_lines(tmp_path: Path) -> None:
     page = curve_report(ROWS, {"set": 0.9123}, "command")
     lines = page.splitlines()
-    assert "| set | first | 2 | 100 | 0.9600 ± 0.0141 | 0.0700 | 0.1000 |" in lines[2]
+    assert "| set | first | 2 | 100 | 0.9600 ± 0.0141 | 0.016 | 0.0700 | 0.1000 |" in lines[2]
     assert "0.9123" in lines[3]
     for path in draw_curves(ROWS, {"set": 0.9123}, tmp_path / "curve"):
         assert path.stat().st_size > 1000

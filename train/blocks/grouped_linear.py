@@ -1,4 +1,7 @@
-"""Several linear maps of equal size side by side, each on its own part of the input."""
+"""Several linear maps of equal size side by side, each on its own part of the input.
+
+Their first weights are drawn here too.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,25 @@ class GroupedLinear(nn.Module):
     def blocks(self) -> Tensor:
         """Return the matrices of the groups, [groups, outputs / groups, inputs]."""
         return self.weight.unflatten(0, (self.groups, -1))
+
+
+def draw_weights(
+    linear: nn.Linear | GroupedLinear, groups: int, generator: torch.Generator, orthogonal: bool
+) -> None:
+    """Draw the first weights of each group of rows, by Xavier or as orthogonal matrices.
+
+    Biases are those of an nn.Linear. All are drawn on the CPU, where `generator` is, so that every
+    device gets the same values.
+    """
+    weight = torch.empty_like(linear.weight, device="cpu")
+    for block in weight.chunk(groups):
+        if orthogonal:
+            nn.init.orthogonal_(block, generator=generator)
+        else:
+            nn.init.xavier_normal_(block, generator=generator)
+    linear.weight.data.copy_(weight)
+    if linear.bias is not None:
+        bound = 1 / math.sqrt(weight.shape[1])
+        bias = torch.empty_like(linear.bias, device="cpu")
+        nn.init.uniform_(bias, -bound, bound, generator=generator)
+        linear.bias.data.copy_(bias)

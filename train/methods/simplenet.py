@@ -27,7 +27,7 @@ from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.averaging import average_of_share
 from flawline.train.blocks.feature_vectors import draw_vectors, mean_deviation
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
-from flawline.train.blocks.grouped_linear import GroupedLinear
+from flawline.train.blocks.grouped_linear import GroupedLinear, draw_weights
 from flawline.train.blocks.patches import aggregate, collect_features, smoothed_map
 from flawline.train.loop import Steps, batch_indices, half_precision
 from flawline.train.method import Fit, Method, MethodSettings
@@ -242,19 +242,8 @@ class SimpleNet(Method):
         generator = torch.Generator().manual_seed(seed)
         linears: list[Any] = [self.adapter, self.discriminator[0], self.discriminator[3]]
         for linear in linears:
-            # Drawn on the CPU, where the generator is, so that every device gets the same values.
-            weight = torch.empty_like(linear.weight, device="cpu")
-            for block in weight.chunk(self.settings.heads):
-                if linear is self.adapter and self.settings.orthogonal:
-                    nn.init.orthogonal_(block, generator=generator)
-                else:
-                    nn.init.xavier_normal_(block, generator=generator)
-            linear.weight.data.copy_(weight)
-            if linear.bias is not None:
-                bound = 1 / math.sqrt(weight.shape[1])
-                bias = torch.empty_like(linear.bias, device="cpu")
-                nn.init.uniform_(bias, -bound, bound, generator=generator)
-                linear.bias.data.copy_(bias)
+            orthogonal = linear is self.adapter and self.settings.orthogonal
+            draw_weights(linear, self.settings.heads, generator, orthogonal)
 
     # ------------------------------------------------------------ the exported form
 

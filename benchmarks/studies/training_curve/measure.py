@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def measure_curve(
     `last` are those of the weights after the step, `averaged` those of their running average: the
     one that the method keeps or, with `fixed_decay`, one with the same decay from the first step
     on, over FIXED_SHARE of the training. `seconds` is the CPU time of the training without the
-    measurements.
+    measurements. `defective` and `good` are the numbers of test images.
     """
     model = SimpleNet(settings)
     measured = {max(1, round(share * steps)) for share in MEASURED_AT}
@@ -128,6 +129,8 @@ def measure_curve(
     seconds = time.process_time() - start - spent
     return {
         "data": features.name,
+        "defective": int(features.labels.sum()),
+        "good": int((~features.labels).sum()),
         "seed": seed,
         "steps": steps,
         "points": points,
@@ -157,20 +160,35 @@ def _auroc(head: nn.Module, features: Features) -> float:
     head.eval()
     scores = []
     for image in features.test:
-        scores.append(_image_score(head, torch.from_numpy(image)))
+        scores.append(image_score(head, torch.from_numpy(image)))
     head.train()
     return auroc(features.labels, np.array(scores))
 
 
-def _image_score(head: nn.Module, vectors: Tensor) -> float:
+def image_score(head: nn.Module, vectors: Tensor) -> float:
+    """Return the score of an image's vectors [positions, D2]: its highest mean over the heads."""
     with half_precision(vectors.device):
-        return -float(head(vectors).float().min())
+        return -float(head(vectors).float().mean(1).min())
 
 
 def spread(rows: Sequence[Row], key: str = "averaged") -> float:
     """Return the largest difference of AUROC over the last half of the training and all seeds."""
     values = last_half(rows, key)
     return max(values) - min(values)
+
+
+def standard_error(auroc: float, defective: int, good: int) -> float:
+    """Return the standard error of an AUROC because these numbers of test images are finite.
+
+    Hanley and McNeil, "The meaning and use of the area under a receiver operating characteristic
+    (ROC) curve", Radiology 143, 1982, with the two probabilities of their table II.
+    """
+    two_defective = auroc / (2 - auroc)
+    two_good = 2 * auroc**2 / (1 + auroc)
+    variance = auroc * (1 - auroc)
+    variance += (defective - 1) * (two_defective - auroc**2)
+    variance += (good - 1) * (two_good - auroc**2)
+    return math.sqrt(variance / (defective * good))
 
 
 def last_half(rows: Sequence[Row], key: str) -> list[float]:

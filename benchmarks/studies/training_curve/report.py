@@ -6,7 +6,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from flawline.benchmarks.studies.results import column, rows_with
-from flawline.benchmarks.studies.training_curve.measure import Row, last_half, spread
+from flawline.benchmarks.studies.training_curve.measure import (
+    Row,
+    last_half,
+    spread,
+    standard_error,
+)
 from flawline.benchmarks.tables import markdown_table, mean_and_deviation
 
 HEADER = [
@@ -15,6 +20,7 @@ HEADER = [
     "seeds",
     "steps",
     "I-AUROC at the end",
+    "error of the test set",
     "range, last half",
     "range, last half, one step's weights",
     "CPU s",
@@ -41,6 +47,7 @@ def curve_report(rows: Sequence[Row], nearest: Mapping[str, float], command: str
                     len(group),
                     group[0]["steps"],
                     mean_and_deviation(final),
+                    f"{_test_error(group, statistics.mean(final)):.3f}",
                     f"{spread(group):.4f}",
                     f"{spread(group, 'last'):.4f}",
                     f"{statistics.mean(column(group, 'seconds')):.0f}",
@@ -49,10 +56,17 @@ def curve_report(rows: Sequence[Row], nearest: Mapping[str, float], command: str
             )
     points = sum(len(last_half([row], "last")) for row in rows[:1])
     note = (
-        "Image AUROC of the averaged weights, mean ± standard deviation over seeds; a range is the "
+        "Image AUROC of the averaged weights, mean ± standard deviation over seeds. The error of "
+        "the test set is the standard error of that AUROC by the number of its images (Hanley and "
+        "McNeil): what another set of as many images would change, which seeds do not show. A "
+        "range is the "
         f"largest minus the smallest value over the seeds and {points} points of the last half of "
         "the training. Nothing is selected on these images. CPU s: CPU time of the training "
         "without features and measurements. PatchCore: its bank (1 % coreset) on the same "
         f"features. Weights {rows[0]['weights']}. `{command}`"
     )
     return f"{markdown_table(HEADER, lines)}\n\n{note}"
+
+
+def _test_error(rows: Sequence[Row], auroc: float) -> float:
+    return standard_error(auroc, rows[0]["defective"], rows[0]["good"])
