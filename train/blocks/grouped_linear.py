@@ -6,6 +6,7 @@ Their first weights are drawn here too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +37,14 @@ class GroupedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.groups == 1:
             return F.linear(x, self.weight, self.bias)
-        parts = x.unflatten(1, (self.groups, -1)).transpose(0, 1)
-        outputs = torch.matmul(parts, self.blocks().transpose(1, 2)).transpose(0, 1).flatten(1)
-        if self.bias is None:
-            return outputs
-        return outputs + self.bias
+        biases: Sequence[Tensor | None] = [None] * self.groups
+        if self.bias is not None:
+            biases = self.bias.chunk(self.groups)
+        # One product after another is faster on a CPU than a batched one, which copies its input.
+        outputs = []
+        for part, block, bias in zip(x.chunk(self.groups, 1), self.blocks(), biases, strict=True):
+            outputs.append(F.linear(part, block, bias))
+        return torch.cat(outputs, 1)
 
     def blocks(self) -> Tensor:
         """Return the matrices of the groups, [groups, outputs / groups, inputs]."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from flawline.train.methods.simplenet import LIGHT_STEPS, SimpleNet, SimpleNetSettings
+from flawline.train.methods.simplenet import (
+    LIGHT_STEPS,
+    RELATIVE_NOISE,
+    SimpleNet,
+    SimpleNetSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,14 @@ def compared_settings(backbone: str) -> dict[str, Compared]:
     """Return the light setting and the one that it replaced, by name."""
     light = SimpleNet.settings_for(backbone)
     constant = dataclasses.replace(
-        light, vectors=2048, first_rate=1.0, last_rate=1.0, averaged_share=0.1
+        light,
+        heads=1,
+        orthogonal=False,
+        relative_noise=RELATIVE_NOISE,
+        vectors=2048,
+        first_rate=1.0,
+        last_rate=1.0,
+        averaged_share=0.1,
     )
     return {
         "constant rates, fixed decay": Compared(constant, 900, True),
