@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from flawline.benchmarks.studies.results import column, rows_with
 
 Rows = Sequence[Mapping[str, Any]]
-COLOURS = ("#d95f02", "#7a9a3d", "#1b6ca8")
+COLOURS = ("#d95f02", "#1b6ca8", "#4d8b31")
 # Key of a point: line style, line width, and what the legend says.
 KINDS = {
     "averaged": ("-", 1.8, "averaged weights"),

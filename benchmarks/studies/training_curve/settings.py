@@ -5,12 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from flawline.train.methods.simplenet import (
-    LIGHT_STEPS,
-    RELATIVE_NOISE,
-    SimpleNet,
-    SimpleNetSettings,
-)
+from flawline.train.methods.simplenet import LIGHT_STEPS, SimpleNet, SimpleNetSettings
 
 
 @dataclass(frozen=True)
@@ -23,19 +18,16 @@ class Compared:
 
 
 def compared_settings(backbone: str) -> dict[str, Compared]:
-    """Return the light setting and the one that it replaced, by name."""
+    """Return the light setting, the one that it replaced, and one of four heads, by name."""
     light = SimpleNet.settings_for(backbone)
     constant = dataclasses.replace(
-        light,
-        heads=1,
-        orthogonal=False,
-        relative_noise=RELATIVE_NOISE,
-        vectors=2048,
-        first_rate=1.0,
-        last_rate=1.0,
-        averaged_share=0.1,
+        light, vectors=2048, first_rate=1.0, last_rate=1.0, averaged_share=0.1
+    )
+    four_heads = dataclasses.replace(
+        light, heads=4, orthogonal=True, relative_noise=0.5, vectors=512
     )
     return {
         "constant rates, fixed decay": Compared(constant, 900, True),
         "light": Compared(light, LIGHT_STEPS, False),
+        "four heads": Compared(four_heads, LIGHT_STEPS, False),
     }
