@@ -48,7 +48,7 @@ class GroupedLinear(nn.Module):
 
     def blocks(self) -> Tensor:
         """Return the matrices of the groups, [groups, outputs / groups, inputs]."""
-        return self.weight.unflatten(0, (self.groups, -1))
+        return self.weight.view(self.groups, -1, self.weight.shape[1])
 
 
 def draw_weights(

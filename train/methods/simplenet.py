@@ -302,8 +302,8 @@ def _folded_head(method: SimpleNet) -> tuple[Tensor, Tensor, Tensor]:
     last = layers[3].weight.data.flatten() / method.settings.heads
     scale = last.abs() * norm.weight / torch.sqrt(norm.running_var + norm.eps)
     blocks = first.blocks()
-    adapters = method.adapter.weight.unflatten(0, (first.groups, -1))
-    adapter_biases = method.adapter.bias.unflatten(0, (first.groups, -1, 1))
+    adapters = torch.stack(method.adapter.weight.chunk(first.groups))
+    adapter_biases = torch.stack(method.adapter.bias.chunk(first.groups))[..., None]
     weight = scale[:, None] * (blocks @ adapters).flatten(0, 1)
     offset = (blocks @ adapter_biases).flatten() + first.bias - norm.running_mean
     bias = scale * offset + last.abs() * norm.bias
