@@ -82,11 +82,8 @@ def test_a_bearing_turns_and_moves_and_keeps_its_bytes() -> None:
     assert 0 < changed.mean() < 0.02
 
 
-@pytest.mark.parametrize("heads", [1, 4])
-def test_a_head_that_is_measured_scores_as_the_method_does(heads: int) -> None:
-    """The mean of several heads, whose logits a curve gets one by one."""
-    settings = dataclasses.replace(SETTINGS, heads=heads)
-    model = SimpleNet(settings)
+def test_a_head_that_is_measured_scores_as_the_method_does() -> None:
+    model = SimpleNet(SETTINGS)
     model._initialise(0)
     model.eval()
     vectors = torch.from_numpy(features().test[0])

@@ -104,34 +104,6 @@ def test_fused_equals_literal(backbone: str, size: int, level: int, target: int)
     assert_fused_equals_literal(model, random_images(size))
 
 
-@pytest.mark.parametrize("heads", [1, 2, 4])
-def test_heads_are_one_pair_of_products_in_the_fused_form(heads: int) -> None:
-    """The mean of the heads' scores, exactly, with as many nodes and weights as one head."""
-    model = small_simplenet(heads=heads)
-    assert_fused_equals_literal(model, random_images())
-    one = small_simplenet().fused()
-    fused = model.fused()
-    assert [type(m) for m in fused.modules()] == [type(m) for m in one.modules()]
-    assert [p.shape for p in fused.parameters()] == [p.shape for p in one.parameters()]
-
-
-def test_the_score_is_the_mean_of_separate_heads() -> None:
-    """Each head as a published network of its own, with its part of all weights."""
-    model = small_simplenet(heads=4)
-    vectors = torch.randn(30, 48, generator=torch.Generator().manual_seed(0))
-    together = model.discriminator(model.adapter(vectors))
-    for index in range(4):
-        alone = small_simplenet(hidden=8)
-        for name, value in alone.state_dict().items():
-            if not name.startswith("backbone") and value.ndim > 0:
-                part = dict(model.state_dict())[name].chunk(4)[index]
-                value.copy_(part)
-        single = alone.discriminator(alone.adapter(vectors))
-        torch.testing.assert_close(together[:, index : index + 1], single)
-    score, _ = model.judge(vectors.view(1, 5, 6, 48))
-    torch.testing.assert_close(score[0], -together.mean(1).min())
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -228,31 +200,6 @@ def test_the_published_setting_trains_as_published() -> None:
     settings = SimpleNet.settings_for("wide_resnet50_2")
     assert (settings.first_rate, settings.last_rate, settings.averaged_share) == (1, 1, 0)
     assert (settings.noise, settings.vectors) == (0.015, None)
-    assert (settings.heads, settings.orthogonal) == (1, False)
-
-
-def test_orthogonal_adapters_stretch_no_direction() -> None:
-    """So that noise behind the adapter is as large in every direction of the features."""
-    model = small_simplenet(heads=2)
-    model._initialise(SEED)
-    assert float(torch.linalg.cond(model.adapter.weight.detach()[:48])) > 10
-    model.settings = dataclasses.replace(model.settings, orthogonal=True)
-    model._initialise(SEED)
-    first, second = model.adapter.weight.detach().chunk(2)
-    torch.testing.assert_close(first @ first.T, torch.eye(48), atol=1e-5, rtol=0)
-    torch.testing.assert_close(second @ second.T, torch.eye(48), atol=1e-5, rtol=0)
-    assert not torch.allclose(first, second)
-
-
-def test_heads_are_trained_independently() -> None:
-    """The loss of a head has no gradient with respect to another head's weights."""
-    model = small_simplenet(heads=2).train()
-    vectors = torch.randn(40, 48, generator=torch.Generator().manual_seed(0))
-    logits = model.discriminator(model.adapter(vectors))
-    logits[:, 0].square().sum().backward()
-    of_first, of_second = model.adapter.weight.grad.chunk(2)
-    assert float(of_first.abs().max()) > 0
-    assert float(of_second.abs().max()) == 0
 
 
 def test_the_light_setting_resumes_exactly(tmp_path: Path) -> None:

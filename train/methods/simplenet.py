@@ -27,7 +27,6 @@ from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.averaging import average_of_share
 from flawline.train.blocks.feature_vectors import draw_vectors, mean_deviation
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
-from flawline.train.blocks.grouped_linear import GroupedLinear, draw_weights
 from flawline.train.blocks.patches import aggregate, collect_features, smoothed_map
 from flawline.train.loop import Steps, batch_indices, half_precision
 from flawline.train.method import Fit, Method, MethodSettings
@@ -56,13 +55,7 @@ class SimpleNetSettings(MethodSettings):
 
     level_dim: int = option(1536, "values per patch and level after pooling")
     target_dim: int = option(1536, "feature dimensions of a patch")
-    hidden: int = option(1024, "hidden units of the discriminator, of all heads together")
-    heads: int = option(
-        1, "pairs of adapter and discriminator that share the hidden units; their mean counts"
-    )
-    orthogonal: bool = option(
-        False, "start from adapters that stretch no direction of the features"
-    )
+    hidden: int = option(1024, "hidden units of the discriminator")
     noise: float | None = option(
         0.015, "standard deviation of the negatives' noise; None to take `relative_noise`"
     )
@@ -89,13 +82,12 @@ class SimpleNet(Method):
     def __init__(self, settings: SimpleNetSettings) -> None:
         super().__init__(settings)
         self.backbone = create_backbone(settings.backbone, (2, 3))
-        dim, hidden, heads = settings.target_dim, settings.hidden, settings.heads
-        self.adapter = nn.Linear(dim, heads * dim)
+        self.adapter = nn.Linear(settings.target_dim, settings.target_dim)
         self.discriminator = nn.Sequential(
-            GroupedLinear(dim, hidden, heads),
-            nn.BatchNorm1d(hidden),
+            nn.Linear(settings.target_dim, settings.hidden),
+            nn.BatchNorm1d(settings.hidden),
             nn.LeakyReLU(NEGATIVE_SLOPE),
-            GroupedLinear(hidden // heads, heads, heads, bias=False),
+            nn.Linear(settings.hidden, 1, bias=False),
         )
 
     @classmethod
@@ -140,7 +132,7 @@ class SimpleNet(Method):
     def judge(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from patch features [N, h, w, D2]."""
         n, h, w, d = features.shape
-        logits = self.discriminator(self.adapter(features.view(-1, d))).mean(1)
+        logits = self.discriminator(self.adapter(features.view(-1, d)))
         patch_score = -logits.view(n, h, w)
         anomaly_map = smoothed_map(patch_score, self.settings.size, SIGMA)
         return patch_score.amax((1, 2)), anomaly_map
@@ -162,7 +154,7 @@ class SimpleNet(Method):
         """Train adapter and discriminator on features [n, positions, D2]; `fit` without images.
 
         watch: is called after each step with the number of steps done, the head and the average of
-        its weights, which are modules that map vectors [n, D2] to logits [n, heads].
+        its weights, which are modules that map vectors [n, D2] to logits [n, 1].
         """
         phase = fit.phase("training")
         if phase.state is None:
@@ -224,16 +216,15 @@ class SimpleNet(Method):
     def loss(self, features: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
         """Compute the truncated L1 loss of clean and noisy vectors [n, D2] (section 3.5).
 
-        BatchNorm sees both together, as in the authors' code. Each head is trained on its own
-        logits, and all heads get the same noise.
+        BatchNorm sees both together, as in the authors' code.
         """
         with half_precision(features.device):
             clean = self.adapter(features)
             noise = torch.randn(
-                features.shape, generator=generator, device=clean.device, dtype=torch.float32
+                clean.shape, generator=generator, device=clean.device, dtype=torch.float32
             )
-            noisy = clean + (sigma * noise).repeat(1, self.settings.heads)
-            logits = self.discriminator(torch.cat([clean, noisy])).float()
+            both = torch.cat([clean, clean + sigma * noise])
+            logits = self.discriminator(both)[:, 0].float()
         good, bad = logits.chunk(2)
         margin = self.settings.margin
         return F.relu(margin - good).mean() + F.relu(margin + bad).mean()
@@ -242,8 +233,14 @@ class SimpleNet(Method):
         generator = torch.Generator().manual_seed(seed)
         linears: list[Any] = [self.adapter, self.discriminator[0], self.discriminator[3]]
         for linear in linears:
-            orthogonal = linear is self.adapter and self.settings.orthogonal
-            draw_weights(linear, self.settings.heads, generator, orthogonal)
+            # Drawn on the CPU, where the generator is, so that every device gets the same values.
+            weight = torch.empty_like(linear.weight, device="cpu")
+            linear.weight.data.copy_(nn.init.xavier_normal_(weight, generator=generator))
+            if linear.bias is not None:
+                bound = 1 / math.sqrt(linear.in_features)
+                bias = torch.empty_like(linear.bias, device="cpu")
+                nn.init.uniform_(bias, -bound, bound, generator=generator)
+                linear.bias.data.copy_(bias)
 
     # ------------------------------------------------------------ the exported form
 
@@ -298,14 +295,10 @@ def _folded_head(method: SimpleNet) -> tuple[Tensor, Tensor, Tensor]:
     layers: Any = method.discriminator
     first = layers[0]
     norm = layers[1]
-    # The score is the mean of the heads' logits.
-    last = layers[3].weight.data.flatten() / method.settings.heads
+    last = layers[3].weight.data[0]
     scale = last.abs() * norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    blocks = first.blocks()
-    adapters = torch.stack(method.adapter.weight.chunk(first.groups))
-    adapter_biases = torch.stack(method.adapter.bias.chunk(first.groups))[..., None]
-    weight = scale[:, None] * (blocks @ adapters).flatten(0, 1)
-    offset = (blocks @ adapter_biases).flatten() + first.bias - norm.running_mean
+    weight = scale[:, None] * (first.weight @ method.adapter.weight)
+    offset = first.weight @ method.adapter.bias + first.bias - norm.running_mean
     bias = scale * offset + last.abs() * norm.bias
     sign = last.sign()
     order = sign.argsort(stable=True)

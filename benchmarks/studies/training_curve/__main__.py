@@ -2,11 +2,11 @@
 
     python -m benchmarks.studies.training_curve --data A B --rotating --weights FILE
 
-Trains the light setting, the one that it replaced, and one of four heads with orthogonal adapters,
-with several seeds on the same features. The replaced one has constant learning rates and an average
-of weights whose decay is fixed. Image AUROC is measured along the training, with the weights of the
-step and with their running average; nothing is chosen by it. --rotating adds bearings that lie
-anywhere, in any orientation. Features are kept in --cache.
+Trains the light setting, and the one that it replaced, with several seeds on the same features. The
+latter has constant learning rates and an average of weights whose decay is fixed. Image AUROC is
+measured along the training, with the weights of the step and with their running average; nothing is
+chosen by it. --rotating adds bearings that lie anywhere, in any orientation. Features are kept in
+--cache.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from flawline.benchmarks.studies.results import column, rows_with
 
 Rows = Sequence[Mapping[str, Any]]
-COLOURS = ("#d95f02", "#1b6ca8", "#4d8b31")
+COLOURS = ("#d95f02", "#1b6ca8")
 # Key of a point: line style, line width, and what the legend says.
 KINDS = {
     "averaged": ("-", 1.8, "averaged weights"),

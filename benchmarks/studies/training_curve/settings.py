@@ -18,16 +18,12 @@ class Compared:
 
 
 def compared_settings(backbone: str) -> dict[str, Compared]:
-    """Return the light setting, the one that it replaced, and one of four heads, by name."""
+    """Return the light setting and the one that it replaced, by name."""
     light = SimpleNet.settings_for(backbone)
     constant = dataclasses.replace(
         light, vectors=2048, first_rate=1.0, last_rate=1.0, averaged_share=0.1
     )
-    four_heads = dataclasses.replace(
-        light, heads=4, orthogonal=True, relative_noise=0.5, vectors=512
-    )
     return {
         "constant rates, fixed decay": Compared(constant, 900, True),
         "light": Compared(light, LIGHT_STEPS, False),
-        "four heads": Compared(four_heads, LIGHT_STEPS, False),
     }
