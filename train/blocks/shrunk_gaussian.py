@@ -32,8 +32,8 @@ def shrunk_covariance(rows: Tensor) -> tuple[Tensor, float]:
 def shrunk_gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean [d] of rows [n, d], float64, and a matrix [d, d] that whitens them.
 
-    The length of an offset from the mean times the matrix is its Mahalanobis distance. A little of the mean
-    variance is added to every direction, so that constant rows have finite distances, too.
+    The length of an offset from the mean times the matrix is its Mahalanobis distance. A little of
+    the mean variance is added to every direction, so that constant rows have finite distances, too.
     """
     mean = rows.mean(0)
     covariance, _ = shrunk_covariance(rows - mean)

@@ -51,6 +51,10 @@ class CutPasteSettings(TunedSettings):
         super().__post_init__()
         if self.density not in DENSITIES:
             raise TrainError(f"--density {self.density} is unknown; known: {', '.join(DENSITIES)}")
+        if self.density == "gaussian" and self.reweight:
+            raise TrainError(
+                "--density gaussian: its score is not re-weighted; leave out --reweight"
+            )
 
 
 class CutPaste(TunedPatchCore):
@@ -130,14 +134,15 @@ class FusedGaussianScore(FusedPatchCore):
 
     def __init__(self, method: CutPaste) -> None:
         super().__init__(method)
+        # PatchCore's score is not a part of this graph.
         self.score = nn.Identity()
         assert method.stage is not None
         self.stage = fold_batchnorm(method.stage)
         self.density = fp32(_GaussianDistance(method.embedding_mean, method.whitening))
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
-        _, anomaly_map = super().head(*levels)
-        return self.density(self.stage(levels[-1])), anomaly_map
+        _, distance, _ = self.search(*levels)
+        return self.density(self.stage(levels[-1])), self.smooth(distance)
 
 
 class _GaussianDistance(nn.Module):

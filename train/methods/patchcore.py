@@ -220,6 +220,11 @@ class FusedPatchCore(FusedMethod):
             self.stencils.append(stencil)
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
+        features, distance, winner = self.search(*levels)
+        return self.score(features, distance, winner), self.smooth(distance)
+
+    def search(self, *levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute features [N, D, h, w], their distance to the bank and its row, [N, h, w] each."""
         level2, level3 = levels
         fine = self.stencils[0](level2)
         # The weights of the upsampling sum to 1, so layer3's share of the mean may be subtracted
@@ -227,7 +232,7 @@ class FusedPatchCore(FusedMethod):
         coarse = self.upsample(self.stencils[1](level3))
         features = fine + coarse if self.added else torch.cat([fine, coarse], 1)
         distance, winner = self.nearest(features)
-        return self.score(features, distance, winner), self.smooth(distance)
+        return features, distance, winner
 
 
 class _LargestDistance(nn.Module):
