@@ -43,7 +43,7 @@ class CutPasteSettings(TunedSettings):
     density: Literal["patchcore", "gaussian"] = option(
         "patchcore",
         "score of an image: patchcore, or gaussian (the paper's distance of the embedding of the "
-        "whole image; the map stays PatchCore's)",
+        "whole image; the map stays PatchCore's); default patchcore",
         flag=True,
     )
 

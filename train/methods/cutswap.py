@@ -44,17 +44,20 @@ class CutSwapSettings(TunedSettings):
         SELF,
         "network whose gradients choose the patches: vgg16 (the paper's), lite0 "
         "(EfficientNet-Lite0), self (this training's own classifier after a warm-up), or a FILE of "
-        "weights of vgg16 or lite0",
+        "weights of vgg16 or lite0; default self",
         flag=True,
         anomaly_flag=True,
     )
-    clusters: int = option(4, "clusters of a saliency map", flag=True, anomaly_flag=True)
+    clusters: int = option(4, "clusters of a saliency map; default 4", flag=True, anomaly_flag=True)
     cluster: Literal["highest", "lowest", "random"] = option(
-        "highest", "cluster that patches are taken from", flag=True, anomaly_flag=True
+        "highest",
+        "cluster that patches are taken from: highest, lowest or random; default highest",
+        flag=True,
+        anomaly_flag=True,
     )
     maps: str = option(
         ALL,
-        "saliency maps that are used, from 1 (the finest) on, such as 1,3,5; or all",
+        "saliency maps that are used, from 1 (the finest) on, such as 1,3,5; default all",
         flag=True,
         anomaly_flag=True,
     )
