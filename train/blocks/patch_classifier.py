@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,8 +29,8 @@ CLASSES = 3
 HIDDEN = (512, 128)
 MOMENTUM = 0.9
 WEIGHT_DECAY = 3e-5
-# Learning rate of pretrained weights, relative to that of new ones. Their BatchNorms do not adapt to
-# new weights: at a tenth, the classifier learns less, and little is left of the features.
+# Learning rate of pretrained weights, relative to that of new ones. Their BatchNorms do not adapt
+# to new weights: at a tenth, the classifier learns less, and little is left of the features.
 PRETRAINED_RATE = 0.03
 
 
@@ -145,7 +144,7 @@ def train_classifier(
     device = next(classifier.parameters()).device
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for step in count(steps.start):
+        for step in range(steps.start, fit.steps):
             draws = range(step * training.batch, (step + 1) * training.batch)
             classifier.eval()  # a series may read the classifier
             images, labels = series_at(step).labelled(draws)
