@@ -142,6 +142,11 @@ def test_variants_are_measured_once_with_two_banks(
     assert "| cutswap-vgg16 | 0.001 | not measured | 0.955 |" in page
     assert "squares 10/8" in page
     assert str(data.parent) not in page
+    # Rows of another length of training stay in the file, but are not averaged with these.
+    assert cutswap([*command, "--seeds", "0", "--steps", "1"]) == 0
+    assert len(json.loads((tmp_path / "r.json").read_text())) == 6
+    assert "(2 seeds)" not in (tmp_path / "r.md").read_text()
+    rows = json.loads((tmp_path / "r.json").read_text())
     monkeypatch.setattr("flawline.benchmarks.studies.cutswap.measure.train", None)
     assert cutswap([*command, "--seeds", "0"]) == 0
     assert json.loads((tmp_path / "r.json").read_text()) == rows

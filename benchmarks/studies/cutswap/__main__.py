@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flawline.benchmarks.studies.cutswap.variants import DEFAULT_VARIANTS, VARIANTS
+from flawline.benchmarks.studies.cutswap.variants import DEFAULT_VARIANTS, VARIANTS, Conditions
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
 from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import log, run_command
@@ -47,17 +47,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from flawline.benchmarks.studies.cutswap.measure import (
-        Conditions,
-        measure_variant,
-        recipe_of,
+    from flawline.benchmarks.studies.cutswap.measure import measure_variant, recipe_of
+    from flawline.benchmarks.studies.cutswap.report import (
+        comparable,
+        cutswap_report,
+        has_row,
+        read_rows,
     )
-    from flawline.benchmarks.studies.cutswap.report import cutswap_report, has_row, read_rows
     from flawline.benchmarks.studies.results import write_results, write_rows
     from flawline.export.provenance import public_command
+    from flawline.train.blocks.tuned_patchcore import LIGHT_STEPS
     from flawline.train.progress import Bars
 
-    conditions = Conditions(args.weights, args.size, args.steps, args.device)
+    steps = args.steps or LIGHT_STEPS
+    conditions = Conditions(args.weights, args.size, steps, args.device)
     rows = read_rows(args.out)
     folder = args.out.with_name(f"{args.out.name}-trainings")
     # A seed of everything first, so that a run that is stopped has compared what it could.
@@ -79,8 +82,10 @@ def _run(args: argparse.Namespace) -> None:
                     rows += measure_variant(recipe, facts, folder, bars)
                 write_rows(args.out, rows)
                 log(f"{data.name} {name} seed {seed}: {rows[-2]['image_auroc']}")
-    words = ["--data", *args.data, "--seeds", *args.seeds, "--weights", args.weights]
-    report = cutswap_report(rows, public_command("benchmarks.studies.cutswap", words))
+    words: list[object] = ["--data", *args.data, "--seeds", *args.seeds, "--size", args.size]
+    words += ["--weights", args.weights]
+    command = public_command("benchmarks.studies.cutswap", words)
+    report = cutswap_report(comparable(rows, conditions), command)
     write_results(args.out, rows, report)
     print(report)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from flawline.benchmarks.labels import labelled_test_images
-from flawline.benchmarks.studies.cutswap.variants import CORESETS, Variant
+from flawline.benchmarks.studies.cutswap.variants import CORESETS, Conditions, Variant
 from flawline.runtime.environment import cpu_name
 from flawline.train.backbones.memory import FeatureMemory
 from flawline.train.checkpoint import load_checkpoint
@@ -21,16 +21,6 @@ from flawline.train.metrics import auroc
 from flawline.train.progress import Progress
 from flawline.train.recipe import Recipe, plan
 from flawline.train.training import train
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What all variants have in common; None for the default of the method."""
-
-    weights: str
-    size: int | None
-    steps: int | None
-    device: str
 
 
 def recipe_of(variant: Variant, data: Path, seed: int, conditions: Conditions) -> Recipe:

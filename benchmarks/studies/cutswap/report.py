@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flawline.benchmarks.studies.cutswap.variants import CORESETS, VARIANTS
+from flawline.benchmarks.studies.cutswap.variants import CORESETS, VARIANTS, Conditions
 from flawline.benchmarks.studies.results import column, rows_with
 from flawline.benchmarks.tables import UNKNOWN, markdown_table, mean_and_deviation
 from flawline.train import TrainError
@@ -35,6 +35,17 @@ def read_rows(out: Path) -> list[Row]:
 def has_row(rows: Sequence[Row], facts: Row) -> bool:
     """Whether one of the rows has all these facts."""
     return any(all(row.get(key) == facts[key] for key in facts) for row in rows)
+
+
+def comparable(rows: Sequence[Row], conditions: Conditions) -> list[Row]:
+    """Return the rows that were measured under these conditions."""
+    chosen = []
+    for row in rows:
+        same = row["input"] == conditions.size
+        same = same and row["weights_file"] == Path(conditions.weights).name
+        if same and row["steps"] in (None, conditions.steps):  # None: not fine-tuned
+            chosen.append(row)
+    return chosen
 
 
 def cutswap_report(rows: Sequence[Mapping[str, Any]], command: str) -> str:

@@ -10,6 +10,16 @@ CORESETS = (0.01, 0.001)
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What all variants have in common; the steps are those of the fine-tuning."""
+
+    weights: str
+    size: int
+    steps: int
+    device: str
+
+
+@dataclass(frozen=True)
 class Variant:
     """A method with its settings, and image AUROC in percent as published for MVTec AD.
 
