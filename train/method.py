@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -61,9 +61,7 @@ def require_positive(flag: str, value: float | None) -> None:
         raise TrainError(f"--{flag} {text} is not above 0")
 
 
-def flag_fields(
-    settings: type[MethodSettings], marker: str = "flag"
-) -> list[dataclasses.Field[Any]]:
+def flag_fields(settings: type[MethodSettings], marker: str = "flag") -> list[Field[Any]]:
     """Return the fields of a settings class that are command-line flags.
 
     `marker` is the keyword by which `option` declares them: `flag` for all flags of the method, and
@@ -294,9 +292,8 @@ def _check_size(settings: MethodSettings, smallest: int) -> None:
         return
     size = backbone_facts(settings.backbone).fixed_size
     if size is not None and settings.size != (size, size):
-        raise TrainError(
-            f"{settings.backbone} takes images of {size} x {size} only; leave --size out"
-        )
+        name = settings.backbone
+        raise TrainError(f"{name} takes images of {size} x {size} only; leave --size out")
 
 
 def resolve_method(name: str) -> type[Method]:
