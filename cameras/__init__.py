@@ -50,7 +50,9 @@ class Frame:
     `image` is uint8 or uint16, [h, w] mono or [h, w, 3] BGR. `pixel_format` is "mono" or "bgr"; it
     is derived from the shape where the source does not declare it. `bit_depth` is the number of
     significant bits: 8 for uint8; None for uint16 means that the source does not declare it.
-    `captured_at` is the wall clock in Unix seconds, and only a label.
+    `captured_at` is the wall clock in Unix seconds, and only a label. `part` identifies the part
+    where the source knows it: the number of its trigger pulse or a name from outside, such as a
+    serial number. It is in the JSON line and in the names of saved files.
 
     Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so
     that the part can be rejected. An image of another type or shape, an empty image, and values
@@ -65,6 +67,7 @@ class Frame:
     pixel_format: str = ""
     bit_depth: int | None = None
     captured_at: float = field(default_factory=time.time)
+    part: str | None = None
 
     def __post_init__(self) -> None:
         fault = self.fault

@@ -93,7 +93,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
     """Return the content of the JSON line of a judgement.
 
     "verdict" is "good", "anomalous" or "unjudged", and only a good part is not "rejected". If the
-    part was not judged, "score" is null and "reason" says why.
+    part was not judged, "score" is null and "reason" says why. "part" is there if the camera knows
+    the part.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -111,6 +112,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "milliseconds": milliseconds,
         "fps": round(judgement.fps, 2),
     }
+    if frame.part is not None:
+        line["part"] = printable(frame.part)
     if verdict.reason is not None:
         line["reason"] = printable(verdict.reason)
     return line

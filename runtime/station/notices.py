@@ -30,11 +30,10 @@ class FrameNotices:
         """Warn if the verdict on a frame says that it could not be judged."""
         if verdict.judged:
             return
-        self.warn(
-            UNJUDGED,
-            f"frame {frame.index} of {frame.source} was not judged, and its part rejected: "
-            f"{verdict.reason}",
-        )
+        name = f"frame {frame.index} of {frame.source}"
+        if frame.part is not None:
+            name += f", part {frame.part},"
+        self.warn(UNJUDGED, f"{name} was not judged, and its part rejected: {verdict.reason}")
 
     def warn(self, kind: str, text: str) -> None:
         """Print a warning, if one of this kind is due."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from flawline.uris import quote_path
 
 
 class Listed(Camera):
-    """Gives the images of a list; an exception in it is raised."""
+    """Gives the images or frames of a list; an exception in it is raised."""
 
     def __init__(self, *items: Any) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Listed(Camera):
         for index, item in enumerate(self.items):
             if isinstance(item, Exception):
                 raise item
-            yield Frame("list", index, item)
+            yield item if isinstance(item, Frame) else Frame("list", index, item)
 
 
 class Recorded(Output):
@@ -224,6 +225,30 @@ def test_messages_about_unjudged_frames_are_limited(capsys: pytest.CaptureFixtur
         "frame 21 of line was not judged, and its part rejected: no image, "
         "and 9 more frames since the last such message",
     ]
+
+
+def test_the_part_is_in_the_line_the_file_name_and_the_message(
+    bundle: Bundle, detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camera = Listed(
+        Frame("line", 0, grey(1), part="SN 4/7"),
+        Frame("line", 1, None, "no image", part="8"),
+        Frame("line", 2, grey(1)),
+    )
+    lines = tmp_path / "lines.jsonl"
+    saved = tmp_path / "saved"
+    with (
+        open_output(f"jsonl:{lines}", bundle) as first,
+        open_output(f"overlays:{saved}", bundle) as second,
+    ):
+        run(camera, detector, first, second)
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [record.get("part") for record in records] == ["SN 4/7", "8", None, None]
+    assert "part" not in records[2]
+    names = sorted(path.name[24:] for path in saved.iterdir())
+    assert names == ["-000000-line-SN 4_7-good.png", "-000002-line-good.png"]
+    message = "frame 1 of line, part 8, was not judged, and its part rejected: no image"
+    assert message in capsys.readouterr().err
 
 
 def test_an_empty_run_has_a_summary_without_percentiles() -> None:
