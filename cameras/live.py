@@ -89,10 +89,11 @@ class LiveCamera(Camera):
         """Open the source and return a handle. Raises CameraError."""
 
     @abstractmethod
-    def _grab(self, handle: Any) -> npt.NDArray[Any] | Frame:
+    def _grab(self, handle: Any) -> Any:
         """Block for the next image and return it as a new array, or as a frame with its facts.
 
-        A frame's index is set by the caller. Raises CameraError, or EndOfStream.
+        A frame's index is set by the caller. None means that there is no image yet: it is called
+        again if the capture is still wanted. Raises CameraError, or EndOfStream.
         """
 
     @abstractmethod
@@ -150,8 +151,8 @@ class LiveCamera(Camera):
                 thread.join(max(0.0, deadline - self.clock.monotonic()))
 
     def _restart(self, cause: Exception) -> None:
-        if self.captured == 0 and isinstance(self._ended, CameraError):
-            # If no frame was ever captured, the error is raised without a restart.
+        if not self._has_worked() and isinstance(self._ended, CameraError):
+            # A camera that never worked is not tried again.
             raise cause
         # A thread that hangs in the driver cannot be stopped: it is abandoned, and its frames are
         # ignored.
@@ -168,6 +169,10 @@ class LiveCamera(Camera):
                 return
         self.reconnects += 1
         self._start()
+
+    def _has_worked(self) -> bool:
+        """Tell whether the camera was ever usable."""
+        return self.captured > 0
 
     def _start(self) -> None:
         with self._changed:
@@ -211,17 +216,23 @@ class LiveCamera(Camera):
                 self._ended = ended
                 self._changed.notify_all()
 
-    def _put(self, generation: int, grabbed: npt.NDArray[Any] | Frame) -> bool:
-        """Put an image into the slot; return False if this capture is over."""
+    def _put(self, generation: int, grabbed: Any) -> bool:
+        """Store what `_grab` returned; return False if this capture is over."""
         with self._changed:
             if generation != self._generation:
                 return False
-            if self._slot is not None:
-                self.dropped += 1
-            self._slot = self._frame(grabbed)
-            self.captured += 1
-            self._changed.notify_all()
+            self._store(grabbed)
             return True
+
+    def _store(self, grabbed: npt.NDArray[Any] | Frame | None) -> None:
+        """Put an image into the slot. The caller holds the condition."""
+        if grabbed is None:
+            return
+        if self._slot is not None:
+            self.dropped += 1
+        self._slot = self._frame(grabbed)
+        self.captured += 1
+        self._changed.notify_all()
 
     def _frame(self, grabbed: npt.NDArray[Any] | Frame) -> Frame:
         if isinstance(grabbed, Frame):

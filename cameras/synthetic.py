@@ -1,11 +1,13 @@
 """A camera without hardware: a moving test pattern.
 
 synthetic://?width=640&height=480&fps=25&frames=100
+synthetic://?trigger=line1&frames=20&faults=3:incomplete,5:lost,8:gone
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import queue
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +15,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flawline.cameras import CameraOptions
+from flawline.cameras import CameraError
 from flawline.cameras.clock import Clock
-from flawline.cameras.live import EndOfStream, LiveCamera
+from flawline.cameras.live import EndOfStream
+from flawline.cameras.parts import Block
+from flawline.cameras.triggered import POLL_S, TriggeredCamera, TriggerOptions
 from flawline.options import option
 
 SMALLEST_SIDE = 16  # pixels: the square and the number need some room
@@ -23,10 +27,15 @@ LARGEST_SIDE = 8192
 LARGEST_FPS = 1000
 SQUARE_BGR = (60, 160, 240)
 TEXT_BGR = (255, 255, 255)
+STALL_S = 3.0
+INCOMPLETE = "incomplete"
+LOST = "lost"
+GONE = "gone"
+FAULTS = (INCOMPLETE, LOST, GONE)
 
 
 @dataclass(frozen=True)
-class SyntheticOptions(CameraOptions):
+class SyntheticOptions(TriggerOptions):
     """Options of the `synthetic` scheme."""
 
     width: int = option(640, f"pixels per row, from {SMALLEST_SIDE} to {LARGEST_SIDE}")
@@ -35,8 +44,14 @@ class SyntheticOptions(CameraOptions):
     frames: int | None = option(
         None, "frames until the source ends; without it, it runs until closed"
     )
+    faults: str = option(
+        "",
+        f"exposures that fail, as NUMBER:KIND,NUMBER:KIND, counted from 1; kinds are "
+        f"{', '.join(FAULTS)}",
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for side in (self.width, self.height):
             if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
                 limits = f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
@@ -46,20 +61,38 @@ class SyntheticOptions(CameraOptions):
             raise ValueError(f"fps must be from 1 to {LARGEST_FPS}")
         if self.frames is not None and self.frames < 1:
             raise ValueError("frames must be at least 1")
+        _parse_faults(self.faults)
+
+
+def _parse_faults(text: str) -> dict[int, str]:
+    """Return number -> kind of the exposures that fail. Raises ValueError."""
+    faults = {}
+    for entry in text.split(","):
+        if not entry:
+            continue
+        number, _, kind = entry.partition(":")
+        if not number.isdecimal() or kind not in FAULTS:
+            raise ValueError(f"faults has {entry!r}, not NUMBER:KIND with {', '.join(FAULTS)}")
+        faults[int(number)] = kind
+    return faults
 
 
 @dataclass
 class _Pattern:
-    """An open source: when it was started, and how many frames it gave."""
+    """An open source: when it was started, how many blocks it gave, and the pulses it received."""
 
     start: float
-    shown: int = 0
+    blocks: int = 0
+    pulses: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
 
 
-class Synthetic(LiveCamera):
+class Synthetic(TriggeredCamera):
     """A bright square that moves over a grey ramp.
 
-    It is paced like a real camera, so that a slow consumer drops frames.
+    It is paced like a real camera, so that a slow consumer drops frames. With `trigger=line1`, a
+    sensor on the line sends `fps` pulses per second; with `trigger=software`, it waits for them.
+    Exposures fail as scripted: an incomplete buffer, a lost block, or a camera that is gone until
+    it is opened again.
     """
 
     Options: ClassVar[type[SyntheticOptions]] = SyntheticOptions
@@ -68,8 +101,10 @@ class Synthetic(LiveCamera):
     def __init__(
         self, path: str = "", options: SyntheticOptions | None = None, clock: Clock | None = None
     ) -> None:
-        super().__init__("synthetic://", clock=clock)
         self._options = options or SyntheticOptions()
+        super().__init__("synthetic://", self._options, stall_s=STALL_S, clock=clock)
+        self._faults = _parse_faults(self._options.faults)
+        self._exposures = 0
         columns = np.linspace(40, 200, self._options.width, dtype=np.float32)
         rows = np.linspace(0, 50, self._options.height, dtype=np.float32)
         ramp = (columns[None] + rows[:, None]).astype(np.uint8)
@@ -83,15 +118,41 @@ class Synthetic(LiveCamera):
     def _open(self) -> _Pattern:
         return _Pattern(self.clock.monotonic())
 
-    def _grab(self, handle: _Pattern) -> npt.NDArray[Any]:
-        if handle.shown == self._options.frames:
+    def _take(self, handle: _Pattern) -> Block | None:
+        if self._exposures == self._options.frames:
             raise EndOfStream
+        if not self._wait_for_exposure(handle):
+            return None
+        handle.blocks += 1
+        self._exposures += 1
+        fault = self._faults.get(self._exposures)
+        if fault == GONE:
+            raise CameraError(f"camera {self.source}: gone, as scripted")
+        if fault == LOST:
+            return None
+        if fault == INCOMPLETE:
+            return Block(None, handle.blocks, "the buffer is incomplete, as scripted")
+        return Block(self._draw(self._exposures - 1), handle.blocks)
+
+    def _wait_for_exposure(self, handle: _Pattern) -> bool:
+        """Wait for the next exposure at most POLL_S seconds; return whether it is there."""
+        if self.trigger == "software":
+            try:
+                handle.pulses.get(timeout=POLL_S)
+            except queue.Empty:
+                return False
+            return True
         # Due times count from the start, so that delays do not add up.
-        due = handle.start + handle.shown / self._options.fps
-        self.clock.sleep(max(0.0, due - self.clock.monotonic()))
-        image = self._draw(handle.shown)
-        handle.shown += 1
-        return image
+        due = handle.start + handle.blocks / self._options.fps
+        pause = max(0.0, due - self.clock.monotonic())
+        self.clock.sleep(min(pause, POLL_S))
+        return pause <= POLL_S
+
+    def _fire(self, handle: _Pattern) -> None:
+        handle.pulses.put(None)
+
+    def _first_block(self, handle: _Pattern) -> int:
+        return 1
 
     def _draw(self, index: int) -> npt.NDArray[Any]:
         width = self._options.width

@@ -54,10 +54,10 @@ class Overlays(Output):
     """Saves one PNG file per frame, as a whole or not at all. No file is replaced or deleted.
 
     `target` is a folder, which is created. A file is named by the start of the run, random digits,
-    and index, source, part and verdict of its frame, so that several streams may share the folder. A
-    judged frame is saved with its map, outlined where it is anomalous, and with score and threshold
-    below it; a small image is magnified. A frame that could not be judged is saved as it came,
-    unless it has no image.
+    and index, source, part and verdict of its frame, so that several streams may share the folder.
+    A judged frame is saved with its map, outlined where it is anomalous, and with score and
+    threshold below it; a small image is magnified. A frame that could not be judged is saved as it
+    came, unless it has no image.
 
     A thread paints and writes. A live camera never waits for it: frames for which there is no
     memory are left out and counted. Other cameras wait.
@@ -197,12 +197,12 @@ class Overlays(Output):
 
 
 def _label(frame: Frame) -> str:
-    """Return source and part of a frame for a file name; the part is cut last."""
+    """Return source and part of a frame for a file name; the source is cut before the part."""
     source = Path(frame.source).stem
     if frame.part is None:
         return portable_name(source)
     part = portable_name(frame.part, LONGEST_PART)
-    return f"{portable_name(source, LONGEST_SOURCE - LONGEST_PART - 1)}-{part}"
+    return f"{portable_name(source, LONGEST_SOURCE - len(part.encode()) - 1)}-{part}"
 
 
 def portable_name(name: str, longest: int = LONGEST_SOURCE) -> str:

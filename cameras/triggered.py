@@ -1,0 +1,301 @@
+"""Triggered cameras: one pulse is one part, and no part is dropped silently.
+
+A live camera hands out its newest frame. That is wrong where a sensor or a program triggers the
+camera once for each part: every part needs a verdict. Here the frames wait in a bounded queue. A
+part that has no image, because a buffer was incomplete, a block was lost or the queue was full, is
+a frame with a fault in its place, which rejects the part. While there is no pulse, there is no
+frame, and that is no fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flawline.cameras import CameraError, CameraOptions, Frame
+from flawline.cameras.clock import Clock
+from flawline.cameras.live import EndOfStream, LiveCamera
+from flawline.cameras.part_queue import PartQueue
+from flawline.cameras.parts import LOST, Block, BlockNumbers, Pulse, Pulses
+from flawline.options import option
+
+POLL_S = 0.2  # seconds that `_take` waits at most
+READY_S = 0.2  # seconds after which a pulse that the camera cannot take is late
+REOPENED = (
+    "the camera was opened again; the parts that passed meanwhile have no image, and their number "
+    "is unknown"
+)
+NOT_OPEN = "the camera was not open when the pulse was sent"
+BUSY = "the camera was still busy with an earlier part when the pulse was sent"
+
+
+@dataclass(frozen=True)
+class TriggerOptions(CameraOptions):
+    """Options of every camera that can be triggered."""
+
+    trigger: Literal["off", "software", "line1"] = option(
+        "off", "what starts an exposure: off for a running camera, a pulse otherwise"
+    )
+    queue: int = option(16, "images of triggered parts that may wait, 1 to 1000")
+    answer_s: float = option(
+        2.0, "seconds from a software pulse to its image after which the camera is opened again"
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.queue <= 1000:
+            raise ValueError("queue must be from 1 to 1000")
+        if not 0 < self.answer_s < float("inf"):
+            raise ValueError("answer_s must be above 0")
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What `_take` returned, and for which handle."""
+
+    handle: Any
+    block: Block | None
+
+
+class TriggeredCamera(LiveCamera):
+    """Base class of cameras that run freely or wait for pulses, as the option `trigger` says.
+
+    A subclass implements `_open`, `_take` and `_release`, which run on the capture thread, and
+    `_fire` for software pulses. A camera without a trigger is a `LiveCamera`: incomplete buffers
+    are counted in `corrupt` and never handed out, missing blocks are counted in `dropped`.
+    """
+
+    # Software pulses that may wait for their images at the same time. More than one is right where
+    # `_fire` waits until the camera is ready, because a camera ignores a pulse during an exposure.
+    most_in_flight = 1
+
+    def __init__(
+        self,
+        source: str,
+        options: TriggerOptions,
+        stall_s: float = 5.0,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(source, stall_s=stall_s, clock=clock)
+        self.trigger = options.trigger
+        self.corrupt = 0
+        self._answer_s = options.answer_s
+        self._pulses = Pulses(by_software=options.trigger == "software")
+        self._blocks = BlockNumbers()
+        self._queue = PartQueue(source, options.queue, self.clock)
+        self._no_more_pulses = False
+        # The handle of the running capture; set when it was opened, for the thread of the pulses.
+        self._handle: Any = None
+        self._was_open = False
+        self._alive_at = 0.0
+        # Software pulses are sent one after the other.
+        self._firing = threading.Lock()
+
+    @property
+    def triggered(self) -> bool:
+        """True if the camera waits for pulses."""
+        return self.trigger != "off"
+
+    @abstractmethod
+    def _take(self, handle: Any) -> Block | None:
+        """Wait for the next block at most POLL_S seconds; return None if there was none.
+
+        The image must be a new array. Raises CameraError if the camera is lost, also while there is
+        no pulse, and EndOfStream.
+        """
+
+    def _fire(self, handle: Any) -> None:
+        """Send a software pulse. Raises CameraError, saying why, if the camera does not take it."""
+        raise CameraError(f"camera {self.source}: has no software trigger")
+
+    def _first_block(self, handle: Any) -> int | None:
+        """Return the number that the camera gives to its first block; None if it is unknown."""
+        return None
+
+    # What other threads call.
+
+    def pulse(self, part: str | None = None) -> None:
+        """Send a software pulse for the part that is in front of the camera.
+
+        `part` names it; without a name, the parts are numbered from 1. Every call is one part: if
+        the camera does not take the pulse, the part is a frame with a fault. Any thread may call
+        it, and it waits at most a fraction of a second. Raises CameraError without
+        `trigger=software`.
+        """
+        if self.trigger != "software":
+            raise CameraError(f"camera {self.source}: is not open with trigger=software")
+        with self._firing:
+            with self._changed:
+                if self._stopped:
+                    return
+                pulse = self._pulses.send(part, self.clock.monotonic())
+            reason = self._try_to_fire()
+            with self._changed:
+                if reason is not None:
+                    pulse.fault = pulse.fault or reason
+                self._report(self._pulses.settled())
+
+    def announce(self, part: str) -> None:
+        """Name the next pulse of the line that has no name yet. Any thread may call it.
+
+        Raises CameraError without a trigger.
+        """
+        if not self.triggered:
+            raise CameraError(f"camera {self.source}: is not open with a trigger, such as line1")
+        with self._changed:
+            self._pulses.announce(part)
+
+    def end_of_pulses(self) -> None:
+        """End the iteration when every software pulse that was sent has its frame."""
+        with self._changed:
+            self._no_more_pulses = True
+
+    def wait_until_open(self) -> bool:
+        """Wait until the camera takes pulses; return False if it was stopped or failed instead."""
+
+        def decided() -> bool:
+            return self._handle is not None or self._ended is not None
+
+        with self._changed:
+            while not self.clock.wait_for(self._changed, decided, self.stall_s):
+                continue
+            return self._handle is not None and not self._stopped
+
+    def stop(self) -> None:
+        """End the iteration now. Frames that wait are discarded and counted in `dropped`."""
+        with self._changed:
+            super().stop()
+            self._handle = None
+            self.dropped += self._queue.clear()
+
+    def _try_to_fire(self) -> str | None:
+        """Send a pulse that is counted already; return why the camera did not take it."""
+
+        def is_free() -> bool:
+            return self._pulses.in_flight <= self.most_in_flight or self._handle is None
+
+        with self._changed:
+            free = self.clock.wait_for(self._changed, is_free, READY_S)
+            handle = self._handle
+            if handle is None or self._ended is not None:
+                return NOT_OPEN
+            if not free:
+                return BUSY
+        try:
+            self._fire(handle)
+        except CameraError as error:
+            return str(error)
+        except Exception as error:
+            # Every exception of a driver is a part without an image, and not the end of the pulses.
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    # What the capture thread calls.
+
+    def _grab(self, handle: Any) -> _Taken:
+        if handle is not self._handle:
+            # The opened camera is reported before the first wait for a block.
+            return _Taken(handle, None)
+        return _Taken(handle, self._take(handle))
+
+    def _store(self, grabbed: Any) -> None:
+        """Put the frames of a block where the consumer takes them. Called with the condition."""
+        taken: _Taken = grabbed
+        if taken.handle is not self._handle:
+            self._begin(taken.handle)
+        self._alive_at = self.clock.monotonic()
+        if not self.triggered:
+            self._store_newest(taken.block)
+        elif taken.block is None:
+            self._check_pulses()
+        else:
+            self._store_part(taken.block)
+
+    def _begin(self, handle: Any) -> None:
+        """Note that the camera was opened, for the first time or again."""
+        self._handle = handle
+        first = self._first_block(handle)
+        self._blocks = BlockNumbers(first)
+        self._pulses.begin(first)
+        if self._was_open and self.triggered:
+            self._report(self._pulses.fail_all(REOPENED))
+            if self.trigger != "software":
+                self._report([Pulse(None, REOPENED)])
+        self._was_open = True
+        self._changed.notify_all()
+
+    def _store_newest(self, block: Block | None) -> None:
+        if block is None:
+            return
+        # A running camera may begin to count again without harm.
+        with contextlib.suppress(CameraError):
+            self.dropped += self._blocks.lost_before(block.number)
+        if block.fault is not None:
+            self.corrupt += 1
+            return
+        super()._store(block.frame(self.source, 0, self.clock.time()))
+
+    def _check_pulses(self) -> None:
+        """Raise CameraError for a pulse without an answer, or EndOfStream after the last one."""
+        oldest = self._pulses.oldest_sent()
+        if oldest is None:
+            if self._no_more_pulses:
+                raise EndOfStream
+            return
+        if self.clock.monotonic() - oldest > self._answer_s:
+            raise CameraError(
+                f"camera {self.source}: no image within {self._answer_s:g} s after a software pulse"
+            )
+
+    def _store_part(self, block: Block) -> None:
+        pulses = self._pulses.arrive(block.number)
+        own = pulses.pop()
+        self.dropped += sum(pulse.fault == LOST for pulse in pulses)
+        self._report(pulses)
+        if block.fault is not None:
+            self.corrupt += 1
+        else:
+            self.captured += 1
+        if not self._queue.put(own, block):
+            self.dropped += 1
+        self._report(self._pulses.settled())
+
+    def _report(self, pulses: Iterable[Pulse]) -> None:
+        """Queue parts without an image. Called with the condition, by any thread."""
+        self._queue.put_missing(pulses)
+        self._changed.notify_all()
+
+    # What the consumer calls.
+
+    def _has_worked(self) -> bool:
+        # There may have been no pulse yet.
+        return self._was_open if self.triggered else super()._has_worked()
+
+    def _start(self) -> None:
+        self._alive_at = self.clock.monotonic()
+        super()._start()
+
+    def _next(self) -> tuple[Frame | None, Exception | None, bool]:
+        """Wait for a part, for the end of the capture, or until the driver hangs."""
+        if not self.triggered:
+            return super()._next()
+
+        def changed() -> bool:
+            return bool(self._queue) or self._ended is not None
+
+        with self._changed:
+            self.clock.wait_for(self._changed, changed, self.stall_s)
+            alive = self.clock.monotonic() - self._alive_at < self.stall_s
+            if not self._queue and (self._ended is not None or not alive):
+                self._handle = None
+                if not isinstance(self._ended, EndOfStream):
+                    # Reported before the camera is opened again or given up.
+                    reason = str(self._ended or "the camera's driver hangs")
+                    self._report(self._pulses.fail_all(reason))
+            frame = self._queue.take()
+            if frame is not None:
+                return frame, None, True
+            return None, self._ended, alive
