@@ -99,6 +99,15 @@ class TriggeredCamera(LiveCamera):
         """True if the camera waits for pulses."""
         return self.trigger != "off"
 
+    def notes(self) -> list[str]:
+        if self.trigger == "software":
+            return [
+                f"camera {self.source}: waits for software pulses, such as the lines of --parts"
+            ]
+        if self.triggered:
+            return [f"camera {self.source}: waits for the pulses of {self.trigger}"]
+        return []
+
     @abstractmethod
     def _take(self, handle: Any) -> Block | None:
         """Wait for the next block at most POLL_S seconds; return None if there was none.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flawline import FlawlineError
-from flawline.cameras import Frame
+from flawline.cameras import Camera, Frame
 from flawline.options import OptionError, parse_options
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
@@ -97,6 +97,13 @@ class Output(ABC):
         """
 
     # The methods below are optional, so they are not abstract.
+
+    def attach(self, camera: Camera) -> None:  # noqa: B027
+        """Take note of the camera, before its first frame.
+
+        An output that also receives, as from a PLC, sends the pulses of a triggered camera or names
+        its parts; see `flawline.cameras.triggered`.
+        """
 
     def totals(self) -> Mapping[str, int]:
         """Deliver what was taken over, and return counts that are added to the summary.

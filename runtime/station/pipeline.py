@@ -30,6 +30,8 @@ def run_stream(
     """
     sizes: set[tuple[int, ...]] = set()
     notices = FrameNotices()
+    for output in outputs:
+        output.attach(camera)
     try:
         for frame in _frames(camera, stop, max_frames):
             verdict = detector.judge(frame)
