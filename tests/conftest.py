@@ -5,6 +5,7 @@ Tests marked `torch` need the train extra; everything else must run on an edge i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from flawline.runtime.manifest import Calibration, Manifest, Spread
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 64
+# pylon reads it once: two emulated Basler cameras.
+os.environ.setdefault("PYLON_CAMEMU", "2")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

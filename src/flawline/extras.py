@@ -24,6 +24,7 @@ EXTRA_OF_PACKAGE = {
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
     "av": "video",
+    "pypylon": "basler",
 }
 
 
