@@ -1,7 +1,8 @@
 """Cameras: where frames come from. Files, folders and devices are opened by a URI.
 
     /data/images   /data/part.png   /data/line.mp4
-    usb://0   usb:///dev/video2   basler://SERIAL   synthetic://?fps=25&frames=100
+    usb://0   usb:///dev/video2   synthetic://?fps=25&frames=100
+    basler://SERIAL   gige://SERIAL?cti=FILE
 
 File sources never drop a frame. Live sources hand out the newest frame and count the frames that
 they dropped. A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one
@@ -36,6 +37,7 @@ CAMERAS = {
     "video": "flawline.cameras.video:Video",
     "usb": "flawline.cameras.usb:Usb",
     "basler": "flawline.cameras.basler:Basler",
+    "gige": "flawline.cameras.gige:Gige",
     "synthetic": "flawline.cameras.synthetic:Synthetic",
 }
 

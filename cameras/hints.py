@@ -8,7 +8,8 @@ from pathlib import Path
 
 NETWORK = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
 USB = ("v4l2", "v4l", "uvc", "webcam", "dshow", "camera", "device")
-MACHINE_VISION = ("gige", "gigev", "gev", "genicam", "u3v", "usb3vision", "aravis", "pylon")
+MACHINE_VISION = ("gigev", "gev", "genicam", "gentl", "u3v", "usb3vision", "aravis", "harvesters")
+PYLON = ("pylon", "pypylon")
 DEVICE = re.compile(r"/dev/video\d+")
 NUMBER = re.compile(r"(?:usb:|cam:?)?(\d+)")
 
@@ -23,10 +24,9 @@ def hint_for_scheme(scheme: str) -> str | None:
     if scheme in USB:
         return "for a USB camera give usb://0 or usb:///dev/video0"
     if scheme in MACHINE_VISION:
-        return (
-            "machine-vision cameras are read by a class of your own, as docs/architecture.md says; "
-            "or let the camera's program save images into a folder"
-        )
+        return "for a machine-vision camera give gige://SERIAL?cti=FILE, or basler://SERIAL"
+    if scheme in PYLON:
+        return "for a Basler camera give basler://SERIAL"
     return None
 
 

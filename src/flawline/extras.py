@@ -25,6 +25,7 @@ EXTRA_OF_PACKAGE = {
     "tensorrt_rtx": "rtx",
     "av": "video",
     "pypylon": "basler",
+    "harvesters": "genicam",
 }
 
 

@@ -278,7 +278,8 @@ def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.n
             "is unknown; known: folder.*; network streams are not read; record",
         ),
         ("v4l2:///dev/video0", "give usb://0"),
-        ("gige://1", "a class of your own"),
+        ("genicam://1", "give gige://SERIAL?cti=FILE, or basler://SERIAL"),
+        ("pylon://1", "give basler://SERIAL"),
         ("nothing://1", "'nothing' is unknown; known: folder, video, usb, synthetic"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -157,3 +159,17 @@ def test_a_short_buffer_is_an_error(name: str) -> None:
     assert parsed.image(np.zeros(size, np.uint8), WIDTH, HEIGHT).shape[:2] == (HEIGHT, WIDTH)
     with pytest.raises(ValueError, match=f"holds {size - 1} bytes, not the {size} of 8x6 pixels"):
         parsed.image(np.zeros(size - 1, np.uint8), WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("name", ["Mono8", "Mono12", "BayerRG8", "RGB8"])
+def test_a_frame_is_written_once(name: str) -> None:
+    parsed = format_of(name)
+    buffer = np.zeros(parsed.row_bytes(1000) * 1000, np.uint8)
+    parsed.image(buffer, 1000, 1000)
+    tracemalloc.start()
+    try:
+        image = parsed.image(buffer, 1000, 1000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert image.nbytes <= peak < 1.1 * image.nbytes
