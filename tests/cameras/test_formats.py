@@ -278,9 +278,9 @@ def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.n
             "is unknown; known: folder.*; network streams are not read; record",
         ),
         ("v4l2:///dev/video0", "give usb://0"),
-        ("genicam://1", "give gige://SERIAL?cti=FILE, or basler://SERIAL"),
+        ("genicam://1", r"give gige://SERIAL\?cti=FILE, or basler://SERIAL"),
         ("pylon://1", "give basler://SERIAL"),
-        ("nothing://1", "'nothing' is unknown; known: folder, video, usb, synthetic"),
+        ("nothing://1", "'nothing' is unknown; known: folder, video, usb, .*synthetic"),
     ],
 )
 def test_what_is_no_file_is_explained(uri: str, message: str) -> None:
