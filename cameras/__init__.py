@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 
 from flawline import FlawlineError
+from flawline.cameras.clock import Clock, SystemClock
+from flawline.cameras.events import CameraEvent
 from flawline.cameras.hints import (
     hint_for_missing_path,
     hint_for_scheme,
@@ -50,7 +52,8 @@ class Frame:
     `image` is uint8 or uint16, [h, w] mono or [h, w, 3] BGR. `pixel_format` is "mono" or "bgr"; it
     is derived from the shape where the source does not declare it. `bit_depth` is the number of
     significant bits: 8 for uint8; None for uint16 means that the source does not declare it.
-    `captured_at` is the wall clock in Unix seconds, and only a label.
+    `captured_at` is the wall clock in Unix seconds, and only a label. `captured_mono` is the time
+    of capture on the clock of its camera, in seconds that never go backwards; None for a file.
 
     Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so
     that the part can be rejected. An image of another type or shape, an empty image, and values
@@ -65,6 +68,16 @@ class Frame:
     pixel_format: str = ""
     bit_depth: int | None = None
     captured_at: float = field(default_factory=time.time)
+    captured_mono: float | None = None
+
+    def age(self, now: float) -> float | None:
+        """Return the seconds since its capture at the time `now`, or None for a frame of a file.
+
+        `now` is `camera.clock.monotonic()`, which a change of the wall clock does not affect.
+        """
+        if self.captured_mono is None:
+            return None
+        return max(0.0, now - self.captured_mono)
 
     def __post_init__(self) -> None:
         fault = self.fault
@@ -114,6 +127,9 @@ class Camera(ABC):
         self.dropped = 0
         # How often the source failed and was opened again.
         self.reconnects = 0
+        self.clock: Clock = SystemClock()
+        # Called by the iterating thread for what happens between two frames.
+        self.on_event: Callable[[CameraEvent], None] = _ignore
         self._stopped = False
 
     @classmethod
@@ -143,6 +159,10 @@ class Camera(ABC):
         """
         return None
 
+    def counts(self) -> dict[str, int]:
+        """Return the counters of the source by name, for the summary of a run."""
+        return {"dropped": self.dropped, "reconnects": self.reconnects}
+
     def notes(self) -> list[str]:
         """Return log lines about the source for commands to print: what it gives and leaves out."""
         return []
@@ -167,6 +187,10 @@ class Camera(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _ignore(_event: CameraEvent) -> None:
+    """Do nothing with an event."""
 
 
 def camera_class(scheme: str) -> type[Camera]:

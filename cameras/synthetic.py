@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flawline.cameras import CameraOptions
 from flawline.cameras.clock import Clock
-from flawline.cameras.live import EndOfStream, LiveCamera
+from flawline.cameras.grabbed import EndOfStream
+from flawline.cameras.live import LiveCamera
+from flawline.cameras.live_options import LiveOptions
 from flawline.options import option
 
 SMALLEST_SIDE = 16  # pixels: the square and the number need some room
@@ -26,7 +27,7 @@ TEXT_BGR = (255, 255, 255)
 
 
 @dataclass(frozen=True)
-class SyntheticOptions(CameraOptions):
+class SyntheticOptions(LiveOptions):
     """Options of the `synthetic` scheme."""
 
     width: int = option(640, f"pixels per row, from {SMALLEST_SIDE} to {LARGEST_SIDE}")
@@ -37,6 +38,7 @@ class SyntheticOptions(CameraOptions):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for side in (self.width, self.height):
             if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
                 limits = f"from {SMALLEST_SIDE} to {LARGEST_SIDE}"
@@ -68,8 +70,8 @@ class Synthetic(LiveCamera):
     def __init__(
         self, path: str = "", options: SyntheticOptions | None = None, clock: Clock | None = None
     ) -> None:
-        super().__init__("synthetic://", clock=clock)
         self._options = options or SyntheticOptions()
+        super().__init__("synthetic://", self._options, clock)
         columns = np.linspace(40, 200, self._options.width, dtype=np.float32)
         rows = np.linspace(0, 50, self._options.height, dtype=np.float32)
         ramp = (columns[None] + rows[:, None]).astype(np.uint8)

@@ -93,7 +93,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
     """Return the content of the JSON line of a judgement.
 
     "verdict" is "good", "anomalous" or "unjudged", and only a good part is not "rejected". If the
-    part was not judged, "score" is null and "reason" says why.
+    part was not judged, "score" is null and "reason" says why. Live cameras add "age_ms", the time
+    from capture to verdict, and "dropped", the number of frames dropped so far.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -111,6 +112,11 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "milliseconds": milliseconds,
         "fps": round(judgement.fps, 2),
     }
+    if judgement.live:
+        line["age_ms"] = None
+        if judgement.age is not None:
+            line["age_ms"] = round(1e3 * judgement.age, 3)
+        line["dropped"] = judgement.dropped
     if verdict.reason is not None:
         line["reason"] = printable(verdict.reason)
     return line
