@@ -1,7 +1,7 @@
 """Cameras: where frames come from. Files, folders and devices are opened by a URI.
 
     /data/images   /data/part.png   /data/line.mp4
-    usb://0   usb:///dev/video2   synthetic://?fps=25&frames=100
+    usb://0   usb:///dev/video2   rtsp://HOST/PATH   synthetic://?fps=25&frames=100
 
 File sources never drop a frame. Live sources hand out the newest frame and count the frames that
 they dropped. A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one
@@ -30,13 +30,15 @@ from flawline.cameras.hints import (
 from flawline.cameras.pixels import format_of, image_fault
 from flawline.options import OptionError, parse_options
 from flawline.registry import resolve
-from flawline.uris import parse_query, split_options
+from flawline.uris import parse_query, split_address, split_options, without_secrets
 
 # Scheme of the URI -> "module:Class", resolved when it is used.
 CAMERAS = {
     "folder": "flawline.cameras.folder:Folder",
     "video": "flawline.cameras.video:Video",
     "usb": "flawline.cameras.usb:Usb",
+    "rtsp": "flawline.cameras.rtsp:Rtsp",
+    "rtsps": "flawline.cameras.rtsp:Rtsps",
     "synthetic": "flawline.cameras.synthetic:Synthetic",
 }
 
@@ -118,6 +120,8 @@ class Camera(ABC):
     live: ClassVar[bool] = False
     # The part that no test covers, for example "on a real camera"; None if there is none.
     untested: ClassVar[str | None] = None
+    # True if the part after the scheme is the address of a server, which is not decoded as a path.
+    is_address: ClassVar[bool] = False
     # One URI or path as an example, for the help texts of commands.
     usage: ClassVar[str] = ""
     Options: ClassVar[type[CameraOptions]] = CameraOptions
@@ -235,11 +239,11 @@ def open_camera(uri: str) -> Camera:
         scheme, path, values = _parse(uri)
         reason = missing(scheme)
         if reason is not None:
-            raise CameraError(f"camera {uri}: {reason}")
+            raise CameraError(f"camera {without_secrets(uri)}: {reason}")
         target = camera_class(scheme)
         options = parse_options(target.Options, values)
     except OptionError as error:
-        raise CameraError(f"camera {uri}: {error}") from error
+        raise CameraError(f"camera {without_secrets(uri)}: {error}") from error
     create: Callable[[str, CameraOptions], Camera] = target
     return create(path, options)
 
@@ -249,14 +253,24 @@ def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return _parse_path(uri)
-    path, options = split_options(rest)
     scheme = scheme.lower()
+    if _is_address(scheme):
+        return scheme, *split_address(rest)
+    path, options = split_options(rest)
     if scheme == "file":
         return _scheme_of_path(uri, path), path, options
     hint = hint_for_scheme(scheme)
     if scheme not in CAMERAS and hint is not None:
         raise CameraError(f"camera {scheme!r} is unknown; known: {', '.join(CAMERAS)}; {hint}")
     return scheme, path, options
+
+
+def _is_address(scheme: str) -> bool:
+    try:
+        return scheme in CAMERAS and camera_class(scheme).is_address
+    except ImportError:
+        # `missing` says what is not there.
+        return False
 
 
 def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
@@ -273,7 +287,7 @@ def _scheme_of_path(uri: str, path: str) -> str:
     file = Path(path)
     if not file.exists():
         hint = hint_for_missing_path(path)
-        raise CameraError(f"camera {uri}: there is no such file or folder; {hint}")
+        raise CameraError(f"camera {without_secrets(uri)}: there is no such file or folder; {hint}")
     if not file.is_file() and not file.is_dir():
         raise CameraError(f"camera {uri}: {hint_for_special_file(file)}")
     for scheme in CAMERAS:

@@ -6,7 +6,7 @@ import re
 import stat
 from pathlib import Path
 
-NETWORK = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
+NETWORK = ("rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
 USB = ("v4l2", "v4l", "uvc", "webcam", "dshow", "camera", "device")
 MACHINE_VISION = ("gige", "gigev", "gev", "genicam", "u3v", "usb3vision", "aravis", "pylon")
 DEVICE = re.compile(r"/dev/video\d+")
@@ -17,8 +17,8 @@ def hint_for_scheme(scheme: str) -> str | None:
     """Return a hint for a scheme that no camera has; None where the list of schemes says enough."""
     if scheme in NETWORK:
         return (
-            "network streams are not read; record them as video files, or give a USB camera "
-            "such as usb://0"
+            "of network streams, those of rtsp:// and rtsps:// are read; many cameras give one as "
+            "well, or record the stream as a video file"
         )
     if scheme in USB:
         return "for a USB camera give usb://0 or usb:///dev/video0"

@@ -23,6 +23,7 @@ ALLOWED = {
 CORE = {"numpy", "cv2", "tifffile"}
 # Files that are only imported where the library of an extra is installed.
 LIBRARY_OF_FILE = {
+    "flawline.cameras.rtsp_reader": {"av"},
     "flawline.cameras.video_convert": {"av"},
     "flawline.cameras.video_decoder": {"av"},
 }
