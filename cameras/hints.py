@@ -32,6 +32,8 @@ def hint_for_scheme(scheme: str) -> str | None:
 
 def hint_for_missing_path(path: str) -> str:
     """Return a hint for a path that does not exist."""
+    if path == "-":
+        return "for a video from stdin give video://-"
     number = NUMBER.fullmatch(path)
     if number is not None:
         return f"for a USB camera give usb://{number[1]}"
