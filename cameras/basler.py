@@ -101,7 +101,7 @@ class Basler(TriggeredCamera):
         self, path: str = "", options: GenicamOptions | None = None, clock: Clock | None = None
     ) -> None:
         self._options = options or GenicamOptions()
-        super().__init__(f"basler://{path}", self._options, clock=clock)
+        super().__init__(f"basler://{path}", self._options, clock)
         self._wanted = path
 
     @classmethod
@@ -142,10 +142,8 @@ class Basler(TriggeredCamera):
     def _start_grabbing(self, camera: Any, device: Device) -> _Open:
         pylon = load_pylon()
         pixel_format = Settings(_PylonFeatures(camera), self._options, self.source).apply()
-        strategy = pylon.GrabStrategy_LatestImageOnly
-        if self.triggered:
-            strategy = pylon.GrabStrategy_OneByOne
-        camera.StartGrabbing(strategy)
+        # pylon's strategy for the newest image would leave out failed buffers without a report.
+        camera.StartGrabbing(pylon.GrabStrategy_OneByOne)
         return _Open(camera, pixel_format, device.entry.GetDeviceClass() == GIGE)
 
     def _open_error(self, error: Exception) -> CameraError:
@@ -171,9 +169,20 @@ class Basler(TriggeredCamera):
                 raise CameraError(f"camera {self.source}: was disconnected; check cable and power")
             return None
         try:
+            if self._is_outdated(handle, result):
+                return None
             return self._block(handle, result)
         finally:
             result.Release()
+
+    def _is_outdated(self, handle: _Open, result: Any) -> bool:
+        """Tell whether a running camera has a newer image, so that this one is not converted.
+
+        The gap in the block numbers counts it as dropped.
+        """
+        if self.triggered or not result.GrabSucceeded():
+            return False
+        return bool(handle.camera.NumReadyBuffers.Value > 0)
 
     def _block(self, handle: _Open, result: Any) -> Block:
         number = self._number(handle, result)

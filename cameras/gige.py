@@ -99,7 +99,7 @@ class Gige(TriggeredCamera):
         self, path: str = "", options: GigeOptions | None = None, clock: Clock | None = None
     ) -> None:
         self._options = options or GigeOptions()
-        super().__init__(f"gige://{path}", self._options, clock=clock)
+        super().__init__(f"gige://{path}", self._options, clock)
         self._wanted = path
         self._producers = find_producers(self._options.cti, self.source)
 

@@ -6,7 +6,7 @@ import re
 import stat
 from pathlib import Path
 
-NETWORK = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
+NETWORK = ("rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
 USB = ("v4l2", "v4l", "uvc", "webcam", "dshow", "camera", "device")
 MACHINE_VISION = ("gigev", "gev", "genicam", "gentl", "u3v", "usb3vision", "aravis", "harvesters")
 PYLON = ("pylon", "pypylon")
@@ -18,8 +18,8 @@ def hint_for_scheme(scheme: str) -> str | None:
     """Return a hint for a scheme that no camera has; None where the list of schemes says enough."""
     if scheme in NETWORK:
         return (
-            "network streams are not read; record them as video files, or give a USB camera "
-            "such as usb://0"
+            "of network streams, those of rtsp:// and rtsps:// are read; many cameras give one as "
+            "well, or record the stream as a video file"
         )
     if scheme in USB:
         return "for a USB camera give usb://0 or usb:///dev/video0"
@@ -32,6 +32,8 @@ def hint_for_scheme(scheme: str) -> str | None:
 
 def hint_for_missing_path(path: str) -> str:
     """Return a hint for a path that does not exist."""
+    if path == "-":
+        return "for a video from stdin give video://-"
     number = NUMBER.fullmatch(path)
     if number is not None:
         return f"for a USB camera give usb://{number[1]}"

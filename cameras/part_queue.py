@@ -47,7 +47,7 @@ class PartQueue:
                 f"camera {self._source}: {MOST_WAITING} parts wait for their verdicts; check why "
                 f"the inspection hangs"
             )
-        frame = block.frame(self._source, self._index, self._clock.time(), pulse)
+        frame = block.frame(self._source, self._index, self._clock, pulse)
         self._index += 1
         if frame.image is not None:
             self._images += 1

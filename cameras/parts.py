@@ -13,6 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from flawline.cameras import CameraError, Frame
+from flawline.cameras.clock import Clock
 
 # GigE Vision 1 counts blocks from 1 to 65535, and then from 1 again.
 LARGEST_SHORT = 0xFFFF
@@ -47,10 +48,8 @@ class Block:
     fault: str | None = None
     bit_depth: int | None = None
 
-    def frame(
-        self, source: str, index: int, captured_at: float, pulse: Pulse | None = None
-    ) -> Frame:
-        """Return the frame of this block and of its pulse, if it had one."""
+    def frame(self, source: str, index: int, clock: Clock, pulse: Pulse | None = None) -> Frame:
+        """Return the frame of this block, captured now, and of its pulse, if it had one."""
         fault = self.fault
         part = None
         if pulse is not None:
@@ -62,7 +61,8 @@ class Block:
             self.image,
             fault=fault,
             bit_depth=self.bit_depth,
-            captured_at=captured_at,
+            captured_at=clock.time(),
+            captured_mono=clock.monotonic(),
             part=part,
         )
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flawline.cameras import CameraError
 from flawline.cameras.clock import Clock
-from flawline.cameras.live import EndOfStream
+from flawline.cameras.grabbed import EndOfStream
 from flawline.cameras.parts import Block
 from flawline.cameras.triggered import POLL_S, TriggeredCamera, TriggerOptions
 from flawline.options import option
@@ -27,7 +27,6 @@ LARGEST_SIDE = 8192
 LARGEST_FPS = 1000
 SQUARE_BGR = (60, 160, 240)
 TEXT_BGR = (255, 255, 255)
-STALL_S = 3.0
 INCOMPLETE = "incomplete"
 LOST = "lost"
 GONE = "gone"
@@ -102,7 +101,7 @@ class Synthetic(TriggeredCamera):
         self, path: str = "", options: SyntheticOptions | None = None, clock: Clock | None = None
     ) -> None:
         self._options = options or SyntheticOptions()
-        super().__init__("synthetic://", self._options, stall_s=STALL_S, clock=clock)
+        super().__init__("synthetic://", self._options, clock)
         self._faults = _parse_faults(self._options.faults)
         self._exposures = 0
         columns = np.linspace(40, 200, self._options.width, dtype=np.float32)

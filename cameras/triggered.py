@@ -10,15 +10,18 @@ frame, and that is no fault.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flawline.cameras import CameraError, CameraOptions, Frame
+from flawline.cameras import CameraError, Frame
 from flawline.cameras.clock import Clock
-from flawline.cameras.live import EndOfStream, LiveCamera
+from flawline.cameras.grabbed import CorruptFrame, EndOfStream, Waiting
+from flawline.cameras.live import LiveCamera
+from flawline.cameras.live_options import LiveOptions
 from flawline.cameras.part_queue import PartQueue
 from flawline.cameras.parts import LOST, Block, BlockNumbers, Pulse, Pulses
 from flawline.options import option
@@ -29,12 +32,13 @@ REOPENED = (
     "the camera was opened again; the parts that passed meanwhile have no image, and their number "
     "is unknown"
 )
+HANGS = "the camera's driver does not answer"
 NOT_OPEN = "the camera was not open when the pulse was sent"
 BUSY = "the camera was still busy with an earlier part when the pulse was sent"
 
 
 @dataclass(frozen=True)
-class TriggerOptions(CameraOptions):
+class TriggerOptions(LiveOptions):
     """Options of every camera that can be triggered."""
 
     trigger: Literal["off", "software", "line1"] = option(
@@ -46,18 +50,11 @@ class TriggerOptions(CameraOptions):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.queue <= 1000:
             raise ValueError("queue must be from 1 to 1000")
         if not 0 < self.answer_s < float("inf"):
             raise ValueError("answer_s must be above 0")
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """What `_take` returned, and for which handle."""
-
-    handle: Any
-    block: Block | None
 
 
 class TriggeredCamera(LiveCamera):
@@ -72,16 +69,9 @@ class TriggeredCamera(LiveCamera):
     # `_fire` waits until the camera is ready, because a camera ignores a pulse during an exposure.
     most_in_flight = 1
 
-    def __init__(
-        self,
-        source: str,
-        options: TriggerOptions,
-        stall_s: float = 5.0,
-        clock: Clock | None = None,
-    ) -> None:
-        super().__init__(source, stall_s=stall_s, clock=clock)
+    def __init__(self, source: str, options: TriggerOptions, clock: Clock | None = None) -> None:
+        super().__init__(source, options, clock)
         self.trigger = options.trigger
-        self.corrupt = 0
         self._answer_s = options.answer_s
         self._pulses = Pulses(by_software=options.trigger == "software")
         self._blocks = BlockNumbers()
@@ -90,7 +80,6 @@ class TriggeredCamera(LiveCamera):
         # The handle of the running capture; set when it was opened, for the thread of the pulses.
         self._handle: Any = None
         self._was_open = False
-        self._alive_at = 0.0
         # Software pulses are sent one after the other.
         self._firing = threading.Lock()
 
@@ -169,7 +158,7 @@ class TriggeredCamera(LiveCamera):
             return self._handle is not None or self._ended is not None
 
         with self._changed:
-            while not self.clock.wait_for(self._changed, decided, self.stall_s):
+            while not self.clock.wait_for(self._changed, decided, self.limits.stall):
                 continue
             return self._handle is not None and not self._stopped
 
@@ -204,24 +193,51 @@ class TriggeredCamera(LiveCamera):
 
     # What the capture thread calls.
 
-    def _grab(self, handle: Any) -> _Taken:
-        if handle is not self._handle:
-            # The opened camera is reported before the first wait for a block.
-            return _Taken(handle, None)
-        return _Taken(handle, self._take(handle))
+    def _put_next(self, generation: int, handle: Any) -> bool:
+        with self._changed:
+            if generation != self._generation:
+                return False
+            if handle is not self._handle:
+                self._begin(handle)
+        block = self._take(handle)
+        if block is not None and not self.triggered:
+            # The base class calls `_grab` with it.
+            return super()._put_next(generation, block)
+        with self._changed:
+            if generation != self._generation:
+                return False
+            if self.triggered:
+                self._is_running = True
+                self._deadline = self.clock.monotonic() + self.limits.stall
+                self._store(block)
+            return True
 
-    def _store(self, grabbed: Any) -> None:
-        """Put the frames of a block where the consumer takes them. Called with the condition."""
-        taken: _Taken = grabbed
-        if taken.handle is not self._handle:
-            self._begin(taken.handle)
-        self._alive_at = self.clock.monotonic()
-        if not self.triggered:
-            self._store_newest(taken.block)
-        elif taken.block is None:
+    def _grab(self, handle: Any) -> Frame:
+        """Return the frame of a block of a running camera."""
+        block: Block = handle
+        # A running camera may begin to count again without harm.
+        with contextlib.suppress(CameraError), self._changed:
+            self.dropped += self._blocks.lost_before(block.number)
+        if block.fault is not None:
+            raise CorruptFrame(block.fault)
+        return block.frame(self.source, 0, self.clock)
+
+    def _store(self, block: Block | None) -> None:
+        """Put a part into the queue. Called with the condition."""
+        if block is None:
             self._check_pulses()
+            return
+        pulses = self._pulses.arrive(block.number)
+        own = pulses.pop()
+        self.dropped += sum(pulse.fault == LOST for pulse in pulses)
+        self._report(pulses)
+        if block.fault is not None:
+            self.corrupt += 1
         else:
-            self._store_part(taken.block)
+            self.captured += 1
+        if not self._queue.put(own, block):
+            self.dropped += 1
+        self._report(self._pulses.settled())
 
     def _begin(self, handle: Any) -> None:
         """Note that the camera was opened, for the first time or again."""
@@ -236,17 +252,6 @@ class TriggeredCamera(LiveCamera):
         self._was_open = True
         self._changed.notify_all()
 
-    def _store_newest(self, block: Block | None) -> None:
-        if block is None:
-            return
-        # A running camera may begin to count again without harm.
-        with contextlib.suppress(CameraError):
-            self.dropped += self._blocks.lost_before(block.number)
-        if block.fault is not None:
-            self.corrupt += 1
-            return
-        super()._store(block.frame(self.source, 0, self.clock.time()))
-
     def _check_pulses(self) -> None:
         """Raise CameraError for a pulse without an answer, or EndOfStream after the last one."""
         oldest = self._pulses.oldest_sent()
@@ -259,19 +264,6 @@ class TriggeredCamera(LiveCamera):
                 f"camera {self.source}: no image within {self._answer_s:g} s after a software pulse"
             )
 
-    def _store_part(self, block: Block) -> None:
-        pulses = self._pulses.arrive(block.number)
-        own = pulses.pop()
-        self.dropped += sum(pulse.fault == LOST for pulse in pulses)
-        self._report(pulses)
-        if block.fault is not None:
-            self.corrupt += 1
-        else:
-            self.captured += 1
-        if not self._queue.put(own, block):
-            self.dropped += 1
-        self._report(self._pulses.settled())
-
     def _report(self, pulses: Iterable[Pulse]) -> None:
         """Queue parts without an image. Called with the condition, by any thread."""
         self._queue.put_missing(pulses)
@@ -283,28 +275,45 @@ class TriggeredCamera(LiveCamera):
         # There may have been no pulse yet.
         return self._was_open if self.triggered else super()._has_worked()
 
-    def _start(self) -> None:
-        self._alive_at = self.clock.monotonic()
-        super()._start()
+    def _stall(self) -> CameraError:
+        if self.triggered and self._is_running:
+            return CameraError(f"camera {self.source}: {HANGS} for {self.limits.stall:g} s")
+        return super()._stall()
 
-    def _next(self) -> tuple[Frame | None, Exception | None, bool]:
-        """Wait for a part, for the end of the capture, or until the driver hangs."""
+    def _next(self) -> tuple[Waiting | None, Exception | None, bool]:
+        """Wait for a part, an event, the end of the capture, or until the driver hangs."""
         if not self.triggered:
             return super()._next()
 
         def changed() -> bool:
-            return bool(self._queue) or self._ended is not None
+            return bool(self._queue or self._ended or self._events)
 
         with self._changed:
-            self.clock.wait_for(self._changed, changed, self.stall_s)
-            alive = self.clock.monotonic() - self._alive_at < self.stall_s
-            if not self._queue and (self._ended is not None or not alive):
+            timeout = max(0.0, self._deadline - self.clock.monotonic())
+            self.clock.wait_for(self._changed, changed, timeout)
+            is_late = self.clock.monotonic() >= self._deadline
+            if not self._queue and (self._ended is not None or is_late):
                 self._handle = None
                 if not isinstance(self._ended, EndOfStream):
                     # Reported before the camera is opened again or given up.
-                    reason = str(self._ended or "the camera's driver hangs")
-                    self._report(self._pulses.fail_all(reason))
+                    self._report(self._pulses.fail_all(str(self._ended or HANGS)))
             frame = self._queue.take()
             if frame is not None:
-                return frame, None, True
-            return None, self._ended, alive
+                at = frame.captured_mono or 0.0
+                return Waiting(frame.index, frame, frame.captured_at, at), None, False
+            return None, self._ended, is_late
+
+    def _frame(self, waiting: Waiting) -> Frame | None:
+        """Return a part. One that waited too long keeps its place, without its image."""
+        if not self.triggered:
+            return super()._frame(waiting)
+        frame: Frame = waiting.payload
+        age = self.clock.monotonic() - waiting.captured_mono
+        limit = self.limits.max_age
+        with self._changed:
+            if frame.image is not None and limit is not None and age > limit:
+                self.stale += 1
+                fault = f"its image was {age:.1f} s old; max_age is {limit:g} s"
+                frame = dataclasses.replace(frame, image=None, fault=fault)
+            self._note_frame(frame)
+        return frame

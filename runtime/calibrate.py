@@ -41,6 +41,7 @@ from flawline.runtime.engines import EngineError, add_engine_arguments, engine_o
 from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.signals import uninterrupted
+from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.threshold import (
     DEFAULT_RATE,
     CalibrationError,
@@ -50,6 +51,7 @@ from flawline.runtime.threshold import (
     require_different_scores,
     set_threshold,
 )
+from flawline.uris import without_secrets
 
 EXAMPLES = (
     "flawline calibrate --bundle B --camera usb://0 --max-frames 300",
@@ -170,7 +172,7 @@ def _score_good_parts(
     with open_camera(args.camera) as camera:
         if camera.live and args.max_frames is None:
             raise CameraError(
-                f"camera {args.camera}: is live and does not end; "
+                f"camera {without_secrets(args.camera)}: is live and does not end; "
                 f"give the number of frames with --max-frames 300"
             )
         if args.max_frames is not None:
@@ -181,6 +183,7 @@ def _score_good_parts(
         with Detector(bundle, args.engine, options, accept_size=args.accept_size) as detector:
             for note in camera.notes():
                 log(note)
+            camera.on_event = FrameNotices().event
             sources, scores = score_frames(detector, camera, args.max_frames)
     return sources, np.array(scores)
 

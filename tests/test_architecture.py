@@ -23,8 +23,10 @@ ALLOWED = {
 CORE = {"numpy", "cv2", "tifffile"}
 # Files that are only imported where the library of an extra is installed.
 LIBRARY_OF_FILE = {
+    "flawline.cameras.rtsp_reader": {"av"},
     "flawline.cameras.video_convert": {"av"},
     "flawline.cameras.video_decoder": {"av"},
+    "flawline.cameras.video_open": {"av"},
 }
 # Engines and cameras import the library of an extra where it is used, never at the top of a file.
 ENGINE_LIBRARIES = {

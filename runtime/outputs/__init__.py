@@ -36,13 +36,17 @@ class OutputError(FlawlineError):
 class Judgement:
     """A frame, the verdict on it, and the frames per second at that moment.
 
-    `live` is true if the camera does not wait for the stream, which must then not be delayed.
+    `live` is true if the camera does not wait for the stream, which must then not be delayed. `age`
+    is the time in seconds from the capture of the frame to its verdict, None for a file, and
+    `dropped` the number of frames that the camera has dropped so far.
     """
 
     frame: Frame
     verdict: Verdict
     fps: float
     live: bool = False
+    age: float | None = None
+    dropped: int = 0
 
 
 @dataclass(frozen=True)

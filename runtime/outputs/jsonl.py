@@ -93,8 +93,9 @@ def record(judgement: Judgement) -> dict[str, Any]:
     """Return the content of the JSON line of a judgement.
 
     "verdict" is "good", "anomalous" or "unjudged", and only a good part is not "rejected". If the
-    part was not judged, "score" is null and "reason" says why. "part" is there if the camera knows
-    the part.
+    part was not judged, "score" is null and "reason" says why. Live cameras add "age_ms", the time
+    from capture to verdict, and "dropped", the number of frames dropped so far. "part"
+    is there if the camera knows the part.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -112,6 +113,11 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "milliseconds": milliseconds,
         "fps": round(judgement.fps, 2),
     }
+    if judgement.live:
+        line["age_ms"] = None
+        if judgement.age is not None:
+            line["age_ms"] = round(1e3 * judgement.age, 3)
+        line["dropped"] = judgement.dropped
     if frame.part is not None:
         line["part"] = printable(frame.part)
     if verdict.reason is not None:

@@ -30,15 +30,18 @@ def run_stream(
     """
     sizes: set[tuple[int, ...]] = set()
     notices = FrameNotices()
+    camera.on_event = notices.event
     for output in outputs:
         output.attach(camera)
     try:
         for frame in _frames(camera, stop, max_frames):
             verdict = detector.judge(frame)
-            fps = tally.add(verdict)
+            age = frame.age(camera.clock.monotonic())
+            fps = tally.add(verdict, age)
             _note_size(frame, detector, sizes)
             notices.unjudged(frame, verdict)
-            _deliver(Judgement(frame, verdict, fps, camera.live), outputs, notices)
+            judgement = Judgement(frame, verdict, fps, camera.live, age, camera.dropped)
+            _deliver(judgement, outputs, notices)
     except BaseException:
         # A station that ends with an error still reports what it judged until then.
         failure = _finish(outputs, tally.summary(camera))

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flawline.cameras import CameraError, Frame, basler, missing, open_camera
+from flawline.cameras import CameraError, Frame, basler, missing, open_camera, triggered
 from flawline.cameras.basler import Basler
 from flawline.cameras.devices import Device
 from flawline.cameras.parts import LOST
@@ -41,6 +41,9 @@ def devices() -> list[Device]:
 def _found_once(devices: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
     """Search for cameras once: that takes longer than most of the tests."""
     monkeypatch.setattr(basler, "find_devices", lambda: devices)
+    # On a busy machine a pulse may wait for long.
+    monkeypatch.setattr(basler, "READY_S", WAIT_S)
+    monkeypatch.setattr(triggered, "READY_S", WAIT_S)
 
 
 @pytest.fixture
@@ -252,9 +255,9 @@ def test_a_camera_by_its_position_or_serial_number() -> None:
         assert frame.source == f"basler://{wanted}"
 
 
-def test_a_trigger_without_a_pulse_gives_no_frame_and_no_fault(pulsed: Pulsed) -> None:
-    # The camera was asked for buffers several times when it has passed the limit of a stall.
-    pulsed.camera.stall_s = 0.5
+def test_a_trigger_without_a_pulse_gives_no_frame_and_no_fault() -> None:
+    # The limit of a stall passes while the camera is asked for buffers.
+    pulsed = Pulsed(f"{SOFTWARE}&stall=0.5")
     polls = 0
     take = pulsed.camera._take
     polled = threading.Event()
@@ -271,6 +274,7 @@ def test_a_trigger_without_a_pulse_gives_no_frame_and_no_fault(pulsed: Pulsed) -
     assert pulsed.frames == []
     assert pulsed.camera.reconnects == 0
     assert pulsed.finish() == []
+    pulsed.camera.close()
 
 
 def test_every_pulse_is_one_part(pulsed: Pulsed) -> None:
@@ -344,7 +348,6 @@ def test_the_lines_of_a_file_are_numbered_verdicts(bundle: Bundle, tmp_path: Pat
         assert unjudged == (record["score"] is None)
         assert not unjudged or "4 images were waiting already" in record["reason"]
     assert end["summary"]["frames"] == 25
-    assert end["summary"]["dropped"] == end["summary"]["unjudged"]
 
 
 def test_a_lost_block_is_a_fault_with_its_number(pulsed: Pulsed) -> None:

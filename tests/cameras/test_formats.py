@@ -270,12 +270,8 @@ def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.n
         ("/dev/null", "usb:///dev/null$"),
         ("/dev/video77", "connect the camera and give usb:///dev/video77$"),
         (
-            "rtsp://10.0.0.1/line",
-            "is unknown; known: folder.*; network streams are not read; record",
-        ),
-        (
             "http://10.0.0.1/line.mjpg",
-            "is unknown; known: folder.*; network streams are not read; record",
+            "is unknown; known: folder.*; of network streams, those of rtsp://",
         ),
         ("v4l2:///dev/video0", "give usb://0"),
         ("genicam://1", r"give gige://SERIAL\?cti=FILE, or basler://SERIAL"),

@@ -78,7 +78,11 @@ def test_a_uri_may_hold_any_character_of_a_path(folder: Path, photo: np.ndarray)
 
 def test_an_example_of_every_camera_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cameras.CAMERAS, "gone", "flawline.cameras.gone:Gone")
-    expected = "/data/images, /data/line.mp4, usb://0, basler://SERIAL, gige://SERIAL?cti=FILE, synthetic://?fps=25&frames=100, gone://"
+    expected = (
+        "/data/images, /data/line.mp4, usb://0, rtsp://192.168.0.10/stream1, "
+        "rtsps://192.168.0.10/stream1?ca=camera.pem, basler://SERIAL, gige://SERIAL?cti=FILE, "
+        "synthetic://?fps=25&frames=100, gone://"
+    )
     assert cameras.usages() == expected
 
 
@@ -154,7 +158,7 @@ def test_a_broken_link_is_a_fault_and_a_linked_folder_is_read(folder: Path, tmp_
         ("synthetic://?fps=25#frames=3", "fps=25#frames=3: not a number"),
         ("synthetic://?fps=25&fps=30", "option 'fps' is given twice; leave one of them out"),
         ("{folder}?bits=12&bits=10", "option 'bits' is given twice"),
-        ("rtsp://[::1", "camera 'rtsp' is unknown; known: folder"),
+        ("http://[::1", "camera 'http' is unknown; known: folder"),
         ("usb://[::1?fps=x", "fps=x: not a whole number"),
         ("usb://0?width=-640", "width must be at least 1"),
         ("usb://0?fps=29.97", "fps=29.97: not a whole number"),

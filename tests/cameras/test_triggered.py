@@ -12,7 +12,7 @@ import pytest
 from fakes.clock import FakeClock
 
 from flawline.cameras import CameraError, Frame, open_camera, part_queue, triggered
-from flawline.cameras.live import EndOfStream
+from flawline.cameras.grabbed import EndOfStream
 from flawline.cameras.parts import LOST, Block, BlockNumbers, Pulses
 from flawline.cameras.synthetic import Synthetic, SyntheticOptions
 from flawline.cameras.triggered import REOPENED, TriggeredCamera, TriggerOptions
@@ -36,13 +36,12 @@ class Scripted(TriggeredCamera):
         self.answers: list[Any] = []
         self._given: queue.SimpleQueue[Any] = queue.SimpleQueue()
         record = TriggerOptions(trigger=trigger, **options)  # type: ignore[arg-type]
-        super().__init__("scripted://", record, clock=FakeClock(self._skip_pause))
+        super().__init__("scripted://", record, FakeClock())
 
-    def _skip_pause(self, timeout: float) -> None:
+    def _pause(self, seconds: float) -> bool:
         # The pauses before a camera is opened again pass at once.
-        is_pulse = self.trigger == "software" and timeout == triggered.READY_S
-        if timeout != self.stall_s and not is_pulse:
-            self.clock.sleep(timeout)
+        self.clock.sleep(seconds)
+        return super()._pause(0.0)
 
     def _open(self) -> list[Any]:
         if not self.opens:
@@ -249,7 +248,7 @@ def test_a_driver_that_hangs_is_abandoned_and_its_parts_are_reported() -> None:
     frames = list(camera)
     release.set()
     thread.join(WAIT_S)
-    assert facts(frames) == [("A", "the camera's driver hangs"), (None, REOPENED), ("2", 1)]
+    assert facts(frames) == [("A", triggered.HANGS), (None, REOPENED), ("2", 1)]
 
 
 def test_software_pulses_name_their_parts() -> None:
@@ -354,6 +353,32 @@ def test_a_consumer_that_hangs_is_reported_as_unknown_parts(
     assert [part for part, _ in found] == ["1", "2", "3", "4", "5", None, "7"]
     assert found[5] == (None, REOPENED)
     assert found[6] == ("7", 1)
+
+
+def test_a_part_that_waited_too_long_keeps_its_place_without_its_image() -> None:
+    done = threading.Event()
+    camera = Scripted(
+        [block(1), block(2), lambda: done.set() or EndOfStream()], max_age=1.0, stall=3.0
+    )
+    frames = iter(camera)
+    first = next(frames)
+    assert done.wait(WAIT_S)
+    camera.clock.sleep(1.5)
+    (second,) = frames
+    assert facts([first, second]) == [("1", 1), ("2", "its image was 1.5 s old; max_age is 1 s")]
+    assert camera.stale == 1
+
+
+def test_a_part_that_waited_without_a_limit_is_judged_and_has_its_age() -> None:
+    done = threading.Event()
+    camera = Scripted([block(1), block(2), lambda: done.set() or EndOfStream()])
+    frames = iter(camera)
+    next(frames)
+    assert done.wait(WAIT_S)
+    camera.clock.sleep(100.0)
+    (second,) = frames
+    assert second.image is not None
+    assert second.age(camera.clock.monotonic()) == 100.0
 
 
 def test_pulses_need_a_camera_that_waits_for_them() -> None:

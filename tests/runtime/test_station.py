@@ -6,17 +6,21 @@ import json
 import math
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from fakes.clock import FakeClock
 
 from flawline.cameras import Camera, CameraError, Frame
+from flawline.cameras.events import CameraEvent
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
+from flawline.runtime.outputs.jsonl import record
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import LATENCY_WINDOW, Tally
@@ -407,3 +411,48 @@ def test_the_name_of_an_overlay_is_valid_on_every_file_system(
     assert len(path.name.encode()) <= 143
     assert not set(path.name) & set('<>:"/\\\\|?*\n\x7f')
     assert path.name.endswith("-good.png")
+
+
+class LiveList(Listed):
+    """A live camera of which every frame is 20 ms old when its verdict is there."""
+
+    live: ClassVar[bool] = True
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.clock = FakeClock()
+        for frame in super().__iter__():
+            self.dropped += 3
+            self.on_event(CameraEvent("stale", f"a frame of {frame.index} was left out"))
+            yield replace(frame, captured_mono=self.clock.monotonic() - 0.02)
+
+    def counts(self) -> dict[str, int]:
+        return {"captured": 9, **super().counts(), "stale": 2}
+
+
+def test_age_drops_and_counters_of_a_live_camera_are_in_the_lines_and_the_summary(
+    detector: Detector, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_output(f"jsonl:{tmp_path}/lines", bundle) as output:
+        run(LiveList(grey(1), grey(2)), detector, output)
+        run(Listed(grey(1)), detector, output)
+    *lines, of_file, _ = map(json.loads, (tmp_path / "lines").read_text().splitlines())
+    first, second, end = lines
+    assert first["age_ms"] == second["age_ms"] == 20
+    assert first["dropped"] == 3
+    assert second["dropped"] == 6
+    assert "age_ms" not in of_file
+    summary = end["summary"]
+    assert summary["p95_age_ms"] == 20
+    assert {name: summary[name] for name in ("captured", "dropped", "stale", "reconnects")} == {
+        "captured": 9,
+        "dropped": 6,
+        "stale": 2,
+        "reconnects": 0,
+    }
+    # Messages of a kind are limited.
+    assert capsys.readouterr().err.splitlines() == ["a frame of 0 was left out"]
+
+
+def test_a_live_camera_that_states_no_time_has_no_age(detector: Detector, bundle: Bundle) -> None:
+    judgement = Judgement(Frame("line", 0, grey(1)), detector(grey(1)), 1.0, live=True)
+    assert record(judgement)["age_ms"] is None

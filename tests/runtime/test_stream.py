@@ -433,7 +433,7 @@ def test_help_shows_an_example_of_every_camera_and_output(
     with pytest.raises(SystemExit):
         infer_stream.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "for example /data/images, /data/line.mp4, usb://0, synthetic://?fps=25" in text
+    assert "for example /data/images, /data/line.mp4, usb://0, rtsp://192.168.0.10/" in text
     assert "jsonl for stdout, jsonl:FILE, overlays:DIR[?frames=rejected&limit=1000]; repeat" in text
 
 
