@@ -180,10 +180,12 @@ class LiveCamera(Camera):
         if self._lost_at is None:
             self._lost_at = now
         pause = self._budget.backoff()
-        if not self._budget.spend(now):
+        # An attempt may take so long that their number alone would never end it.
+        is_lost = now - self._lost_at >= self.limits.window
+        if is_lost or not self._budget.spend(now):
             raise CameraError(
-                f"{cause}; given up after {self._budget.limit} attempts: "
-                f"check cable, power and address"
+                f"{cause}; given up after {self._budget.spent} attempts in "
+                f"{now - self._lost_at:.0f} s: check cable, power and address"
             )
         attempt = f"attempt {self._budget.spent} of {self._budget.limit}"
         self.on_event(CameraEvent(name, f"{cause}; it is opened again ({attempt})"))

@@ -147,12 +147,24 @@ def test_the_first_frame_may_take_longer_than_the_others(hang: Hang) -> None:
     assert texts(camera, events.STALLED)[0].startswith("camera scripted://: no frame for 20 s;")
 
 
+def test_a_camera_that_never_gives_a_frame_is_given_up_after_the_window() -> None:
+    clock = FakeClock()
+    hangs = [Hang() for _ in range(9)]
+    camera = Scripted(*[[hang] for hang in hangs], clock=clock, first_frame=10.0, window=25.0)
+    # Each attempt waits for the whole time, which the clock passes over.
+    clock.on_wait = lambda timeout: setattr(clock, "now", clock.now + timeout)
+    with pytest.raises(CameraError, match=r"no frame for 10 s; given up after 3 attempts in 3\d s"):
+        list(camera)
+    for hang in hangs:
+        hang.release()
+
+
 def test_a_failure_and_the_return_of_the_camera_are_reported() -> None:
     camera = Scripted([1, CameraError("camera scripted://: torn")], [2])
     greys(camera)
     assert [event.name for event in camera.reported] == [events.FAILED, events.RECOVERED]
     failed, recovered = [event.text for event in camera.reported]
-    assert failed == "camera scripted://: torn; it is opened again (attempt 1 of 30)"
+    assert failed == "camera scripted://: torn; it is opened again (attempt 1 of 60)"
     assert recovered.startswith("camera scripted://: gives frames again after 0.")
 
 
