@@ -39,6 +39,8 @@ CAMERAS = {
     "usb": "flawline.cameras.usb:Usb",
     "rtsp": "flawline.cameras.rtsp:Rtsp",
     "rtsps": "flawline.cameras.rtsp:Rtsps",
+    "gst": "flawline.cameras.gstreamer:GStreamer",
+    "csi": "flawline.cameras.gstreamer:Csi",
     "synthetic": "flawline.cameras.synthetic:Synthetic",
 }
 

@@ -28,11 +28,13 @@ class Grabbed:
     """A frame of a source that knows more than its image.
 
     `payload` is what the image is made from, when the consumer takes the frame. `captured_mono` is
-    the time of capture on the clock of the camera, in monotonic seconds.
+    the time of capture on the clock of the camera, in monotonic seconds. `missed` is the number of
+    frames that the driver dropped since the one before.
     """
 
     payload: Any
     captured_mono: float
+    missed: int = 0
 
 
 @dataclass(frozen=True)

@@ -252,8 +252,9 @@ class LiveCamera(Camera):
         with self._changed:
             if generation != self._generation:
                 return False
-            index = self.captured
-            self.captured += 1
+            self.dropped += grabbed.missed
+            index = self.captured + grabbed.missed
+            self.captured = index + 1
             if age > self.limits.age_limit:
                 self._leave_out_stale(age)
                 return True

@@ -29,7 +29,16 @@ LIBRARY_OF_FILE = {
     "flawline.cameras.video_open": {"av"},
 }
 # Engines and cameras import the library of an extra where it is used, never at the top of a file.
-ENGINE_LIBRARIES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "av"}
+ENGINE_LIBRARIES = {
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
+    "pycuda",
+    "av",
+    "gi",
+}
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 
 

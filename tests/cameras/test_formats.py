@@ -274,7 +274,7 @@ def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.n
         ),
         ("v4l2:///dev/video0", "give usb://0"),
         ("gige://1", "a class of your own"),
-        ("nothing://1", "'nothing' is unknown; known: folder, video, usb, rtsp, rtsps, synthetic"),
+        ("nothing://1", "'nothing' is unknown; known: folder, video, usb, rtsp, rtsps, gst, csi, "),
     ],
 )
 def test_what_is_no_file_is_explained(uri: str, message: str) -> None:

@@ -79,7 +79,7 @@ def test_an_example_of_every_camera_is_listed(monkeypatch: pytest.MonkeyPatch) -
     expected = (
         "/data/images, folder:///data/images?watch=1, /data/line.mp4, usb://0, /dev/video0, "
         "rtsp://192.168.0.10/stream1, rtsps://192.168.0.10/stream1?ca=camera.pem, "
-        "synthetic://?fps=25&frames=100, gone://"
+        "gst://v4l2src ! image/jpeg ! jpegdec, csi://0, synthetic://?fps=25&frames=100, gone://"
     )
     assert cameras.usages() == expected
 
@@ -143,7 +143,7 @@ def test_a_broken_link_is_a_fault_and_a_linked_folder_is_read(folder: Path, tmp_
         ("/nope/nothing", "no such file or folder; check the path"),
         ("folder:///nope/nothing", "no such file or folder; check the path"),
         ("video:///nope/nothing", "no such file; check the path"),
-        ("webcam://0", "known: folder, video, usb, rtsp, rtsps, synthetic"),
+        ("webcam://0", "known: folder, video, usb, rtsp, rtsps, gst, csi, "),
         (
             "synthetic://?colour=red",
             r"option 'colour' is unknown; known options: width .*height .*fps .*frames",

@@ -105,6 +105,14 @@ def test_a_frame_that_waited_too_long_for_its_consumer_is_left_out(hang: Hang) -
     assert "0.6 s old; max_age is 0.5 s" in texts(camera, events.STALE)[0]
 
 
+def test_frames_that_the_driver_dropped_are_counted() -> None:
+    camera = Scripted([Grabbed(IMAGE, 100.0), Grabbed(IMAGE, 100.0, missed=4)])
+    indices = [frame.index for frame in camera]
+    assert indices[-1] == 5
+    assert camera.captured == 6
+    assert camera.dropped == 6 - len(indices)
+
+
 def test_a_stall_with_damaged_frames_says_so(hang: Hang) -> None:
     clock = FakeClock()
 
