@@ -36,6 +36,13 @@ class Grabbed:
     captured_mono: float
     missed: int = 0
 
+    @classmethod
+    def of(cls, image: npt.NDArray[Any] | Frame, now: float) -> Grabbed:
+        """Return an image or a frame with its time, which is `now` unless the frame states it."""
+        if isinstance(image, Frame) and image.captured_mono is not None:
+            return cls(image, image.captured_mono)
+        return cls(image, now)
+
 
 @dataclass(frozen=True)
 class Waiting:

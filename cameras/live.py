@@ -247,7 +247,7 @@ class LiveCamera(Camera):
             return self._leave_out_corrupt(generation, error)
         now = self.clock.monotonic()
         if not isinstance(grabbed, Grabbed):
-            grabbed = Grabbed(grabbed, now)
+            grabbed = Grabbed.of(grabbed, now)
         age = max(0.0, now - grabbed.captured_mono)
         with self._changed:
             if generation != self._generation:

@@ -105,6 +105,16 @@ def test_a_frame_that_waited_too_long_for_its_consumer_is_left_out(hang: Hang) -
     assert "0.6 s old; max_age is 0.5 s" in texts(camera, events.STALE)[0]
 
 
+def test_a_frame_of_the_source_may_state_its_time_and_miss_the_limit() -> None:
+    old = Frame("sensor 7", 0, IMAGE, captured_mono=97.0)
+    new = Frame("sensor 7", 0, IMAGE, captured_mono=99.0)
+    camera = Scripted([old, new])
+    (frame,) = camera
+    assert frame.captured_mono == 99.0
+    assert frame.source == "sensor 7"
+    assert camera.stale == 1
+
+
 def test_frames_that_the_driver_dropped_are_counted() -> None:
     camera = Scripted([Grabbed(IMAGE, 100.0), Grabbed(IMAGE, 100.0, missed=4)])
     indices = [frame.index for frame in camera]
