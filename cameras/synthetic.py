@@ -1,6 +1,6 @@
 """A camera without hardware: a moving test pattern.
 
-synthetic://?width=640&height=480&fps=25&frames=100
+synthetic://?width=640&height=480&fps=25&frames=100   synthetic://?faults=50:stall,80:damaged
 """
 
 from __future__ import annotations
@@ -13,10 +13,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flawline.cameras import CameraError
 from flawline.cameras.clock import Clock
-from flawline.cameras.grabbed import EndOfStream
+from flawline.cameras.grabbed import CorruptFrame, EndOfStream, Grabbed
 from flawline.cameras.live import LiveCamera
 from flawline.cameras.live_options import LiveOptions
+from flawline.cameras.scripted_faults import (
+    DAMAGED,
+    KINDS,
+    LOST,
+    MONO,
+    OLD,
+    SIZE,
+    STALL,
+    parse_faults,
+)
 from flawline.options import option
 
 SMALLEST_SIDE = 16  # pixels: the square and the number need some room
@@ -36,6 +47,9 @@ class SyntheticOptions(LiveOptions):
     frames: int | None = option(
         None, "frames until the source ends; without it, it runs until closed"
     )
+    faults: str | None = option(
+        None, f"faults at numbers of frames, as 10:damaged,20:stall; kinds: {', '.join(KINDS)}"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +62,8 @@ class SyntheticOptions(LiveOptions):
             raise ValueError(f"fps must be from 1 to {LARGEST_FPS}")
         if self.frames is not None and self.frames < 1:
             raise ValueError("frames must be at least 1")
+        if self.faults is not None:
+            parse_faults(self.faults)
 
 
 @dataclass
@@ -61,7 +77,8 @@ class _Pattern:
 class Synthetic(LiveCamera):
     """A bright square that moves over a grey ramp.
 
-    It is paced like a real camera, so that a slow consumer drops frames.
+    It is paced like a real camera, so that a slow consumer drops frames. Each scripted fault occurs
+    once, and the frames continue after it where they were.
     """
 
     Options: ClassVar[type[SyntheticOptions]] = SyntheticOptions
@@ -76,6 +93,12 @@ class Synthetic(LiveCamera):
         rows = np.linspace(0, 50, self._options.height, dtype=np.float32)
         ramp = (columns[None] + rows[:, None]).astype(np.uint8)
         self._background = cv2.cvtColor(ramp, cv2.COLOR_GRAY2BGR)
+        self._faults: dict[int, str] = {}
+        if self._options.faults is not None:
+            self._faults = parse_faults(self._options.faults)
+        # Frames of all openings together, and the faults that last.
+        self._shown = 0
+        self._lasting: set[str] = set()
 
     @classmethod
     def example(cls, folder: Path) -> str:
@@ -85,15 +108,37 @@ class Synthetic(LiveCamera):
     def _open(self) -> _Pattern:
         return _Pattern(self.clock.monotonic())
 
-    def _grab(self, handle: _Pattern) -> npt.NDArray[Any]:
-        if handle.shown == self._options.frames:
+    def _grab(self, handle: _Pattern) -> npt.NDArray[Any] | Grabbed:
+        if self._shown == self._options.frames:
             raise EndOfStream
         # Due times count from the start, so that delays do not add up.
         due = handle.start + handle.shown / self._options.fps
         self.clock.sleep(max(0.0, due - self.clock.monotonic()))
-        image = self._draw(handle.shown)
+        index = self._shown
+        self._shown += 1
         handle.shown += 1
+        image = self._draw(index)
+        fault = self._faults.pop(index, "")
+        if fault in (SIZE, MONO):
+            self._lasting.add(fault)
+        if SIZE in self._lasting:
+            image = np.ascontiguousarray(image[::2, ::2])
+        if MONO in self._lasting:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        if fault == OLD:
+            return Grabbed(image, self.clock.monotonic() - 2 * self.limits.age_limit)
+        self._fail(fault)
         return image
+
+    def _fail(self, fault: str) -> None:
+        """Raise what belongs to a fault, if it is one without a frame."""
+        if fault == DAMAGED:
+            raise CorruptFrame("as scripted")
+        if fault == LOST:
+            raise CameraError(f"camera {self.source}: failed, as scripted")
+        if fault == STALL:
+            self.clock.sleep(2 * self.limits.stall)
+            raise CameraError(f"camera {self.source}: was stalled, as scripted")
 
     def _draw(self, index: int) -> npt.NDArray[Any]:
         width = self._options.width
