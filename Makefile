@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 .venv/train: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -33,6 +33,9 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/check_style.py
 	$(BIN)/mypy
+
+docs: .venv/dev
+	$(BIN)/python .ci/commands_page.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

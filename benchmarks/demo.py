@@ -20,6 +20,11 @@ from flawline.train.backbones.facts import RANDOM
 from flawline.train.data.demo import DEMO_WEIGHTS, PRODUCTS
 from flawline.train.fit import DEFAULT_METHOD
 
+EXAMPLES = (
+    "flawline demo",
+    "flawline demo --products metal --steps 300 --out metal",
+)
+
 
 class StepFailed(FlawlineError):
     """A step of the demo failed; it has already reported the reason."""
@@ -36,18 +41,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog=program_of("demo"), description="Train, export and inspect on built-in data."
+        prog=program_of("demo"),
+        description="Train, export and inspect on built-in data.",
+        examples=EXAMPLES,
     )
     parser.add_argument(
-        "--out", type=path_argument, default=Path("demo"), help="default %(default)s"
+        "--out",
+        type=path_argument,
+        default=Path("demo"),
+        help="folder of data, bundles and pictures; default %(default)s",
     )
     parser.add_argument(
-        "--weights", default=DEMO_WEIGHTS, help="as for train.fit; default %(default)s: no download"
+        "--weights",
+        default=DEMO_WEIGHTS,
+        help="as for flawline train; default %(default)s: no download",
     )
     parser.add_argument(
         "--steps", type=int, help="optimiser steps per product; default is the method's"
     )
-    parser.add_argument("--products", nargs="+", choices=PRODUCTS, default=list(PRODUCTS))
+    parser.add_argument(
+        "--products",
+        nargs="+",
+        choices=PRODUCTS,
+        default=list(PRODUCTS),
+        help="the products to render and learn; default all",
+    )
     return parser
 
 

@@ -37,6 +37,11 @@ from flawline.runtime.signals import DelayedSignals
 if TYPE_CHECKING:
     from flawline.benchmarks.evaluate import EngineChoice, Row
 
+EXAMPLES = (
+    "flawline bench --bundles bundles/part --data /data/part",
+    "flawline bench --bundles bundles/* --data /data/part --engines all --out results",
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
@@ -44,8 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog=program_of("bench"), description="Speed and accuracy of bundles.")
-    parser.add_argument("--bundles", type=path_argument, nargs="+", required=True)
+    parser = Parser(
+        prog=program_of("bench"), description="Speed and accuracy of bundles.", examples=EXAMPLES
+    )
+    parser.add_argument(
+        "--bundles", type=path_argument, nargs="+", required=True, help="the bundles to measure"
+    )
     parser.add_argument(
         "--data",
         type=path_argument,
@@ -58,20 +67,28 @@ def _parser() -> argparse.ArgumentParser:
         "--engine",
         nargs="+",
         default=["auto"],
-        help=f"auto, {', '.join(ENGINES)}; all: every usable engine, in every precision",
+        help=f"auto, {', '.join(ENGINES)}; all: every usable engine, in every precision; "
+        "default auto",
     )
     parser.add_argument(
         "--precision",
         default="auto",
         choices=("auto", "all", *PRECISIONS),
-        help="default auto",
+        help="auto is the default of the engine; all: each that it runs; default %(default)s",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads of the engine; default all")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="threads of a CPU engine; default: the cores that this process may use",
+    )
     parser.add_argument(
         "--repeats", type=int, default=3, help="timed passes over each image; default %(default)s"
     )
     parser.add_argument(
-        "--out", type=path_argument, default=Path("results"), help="default %(default)s"
+        "--out",
+        type=path_argument,
+        default=Path("results"),
+        help="folder of run.md, run.json and the figure; default %(default)s",
     )
     return parser
 

@@ -1,7 +1,7 @@
 """Cameras: where frames come from. Files, folders and devices are opened by a URI.
 
-    /data/images   /data/part.png   /data/line.mp4
-    usb://0   usb:///dev/video2   rtsp://HOST/PATH   synthetic://?fps=25&frames=100
+    /data/images   /data/part.png   /data/line.mp4   folder:///data/images?watch=1
+    usb://0   /dev/video0   rtsp://HOST/PATH   synthetic://?fps=25&frames=100
     basler://SERIAL   gige://SERIAL?cti=FILE
 
 File sources never drop a frame. Live sources hand out the newest frame and count the frames that
@@ -40,6 +40,8 @@ CAMERAS = {
     "usb": "flawline.cameras.usb:Usb",
     "rtsp": "flawline.cameras.rtsp:Rtsp",
     "rtsps": "flawline.cameras.rtsp:Rtsps",
+    "gst": "flawline.cameras.gstreamer:GStreamer",
+    "csi": "flawline.cameras.gstreamer:Csi",
     "basler": "flawline.cameras.basler:Basler",
     "gige": "flawline.cameras.gige:Gige",
     "synthetic": "flawline.cameras.synthetic:Synthetic",
@@ -122,13 +124,13 @@ class Camera(ABC):
     from the constructor or while iterating, for a source that does not work.
     """
 
-    # True for a source that neither waits for its consumer nor ends by itself.
+    # True for a source that does not wait for its consumer.
     live: ClassVar[bool] = False
     # The part that no test covers, for example "on a real camera"; None if there is none.
     untested: ClassVar[str | None] = None
     # True if the part after the scheme is the address of a server, which is not decoded as a path.
     is_address: ClassVar[bool] = False
-    # One URI or path as an example, for the help texts of commands.
+    # URIs or paths as examples, separated by commas, for the help texts of commands.
     usage: ClassVar[str] = ""
     Options: ClassVar[type[CameraOptions]] = CameraOptions
 
@@ -142,6 +144,11 @@ class Camera(ABC):
         self.on_event: Callable[[CameraEvent], None] = _ignore
         self._stopped = False
 
+    @property
+    def endless(self) -> bool:
+        """Whether the source does not end by itself, so that its frames must be limited."""
+        return self.live
+
     @classmethod
     def missing(cls) -> str | None:
         """Say what must be installed before this camera can be used; None if it can be used."""
@@ -149,7 +156,10 @@ class Camera(ABC):
 
     @classmethod
     def accepts_path(cls, path: Path) -> bool:
-        """Tell whether this camera opens a path that exists and is given without a scheme."""
+        """Tell whether this camera opens a path that is given without a scheme.
+
+        The path need not exist: a camera may accept the name of a device that is not connected.
+        """
         return False
 
     @classmethod
@@ -231,7 +241,7 @@ def usages() -> str:
 
 
 def open_camera(uri: str) -> Camera:
-    """Open a camera by its URI, or by the plain path of a folder, an image or a video.
+    """Open a camera by its URI, or by the plain path of a folder, a file or a device.
 
     `flawline.uris` says how the options are split from the path. Raises CameraError for an unknown
     scheme or option, for a missing package, and for a source that is known not to work before the
@@ -291,12 +301,12 @@ def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
 def _scheme_of_path(uri: str, path: str) -> str:
     """Return the first scheme that opens a plain path. Raises CameraError if there is none."""
     file = Path(path)
+    for scheme in CAMERAS:
+        if camera_class(scheme).accepts_path(file):
+            return scheme
     if not file.exists():
         hint = hint_for_missing_path(path)
         raise CameraError(f"camera {without_secrets(uri)}: there is no such file or folder; {hint}")
     if not file.is_file() and not file.is_dir():
         raise CameraError(f"camera {uri}: {hint_for_special_file(file)}")
-    for scheme in CAMERAS:
-        if camera_class(scheme).accepts_path(file):
-            return scheme
     raise CameraError(f"camera {uri}: no camera opens this file; known: {', '.join(CAMERAS)}")

@@ -23,7 +23,7 @@ from flawline.cameras.formats import (
     find_decoder,
     find_file_reader,
 )
-from flawline.cameras.listing import LeftOut, is_unread, list_files
+from flawline.cameras.listing import UNREAD_SUFFIXES, LeftOut, is_unread, list_files
 from flawline.cameras.pixels import to_8_bit
 from flawline.os_errors import reason_of, remedy_of
 
@@ -42,6 +42,7 @@ IMAGE_SUFFIXES = (
     ".ppm",
     ".pnm",
 )
+LISTED_SUFFIXES = frozenset((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
 FORMATS = "PNG, JPEG, BMP, TIFF, WebP, PGM, PPM"
 # Larger files with several images are read image by image, and not loaded.
 LARGEST_LOADED = 256 << 20
@@ -61,6 +62,14 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def is_listed(name: str) -> bool:
+    """Tell by its name whether a camera's folder lists a file: an image, also of an unread format.
+
+    Temporary files, such as .part.png and part.png.tmp, are none.
+    """
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in LISTED_SUFFIXES
+
+
 def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
     """List every image in a folder and its subfolders, sorted by path; see `list_files`.
 
@@ -75,15 +84,11 @@ def list_images_and_unread(folder: Path, left_out: LeftOut) -> list[Path]:
 
     The latter are counted in `left_out.unread` as well.
     """
-    paths = list_files(folder, _is_image_of_any_format, left_out)
+    paths = list_files(folder, lambda path: is_listed(path.name), left_out)
     for path in paths:
         if is_unread(path):
             left_out.unread[path.suffix.lower()] += 1
     return paths
-
-
-def _is_image_of_any_format(path: Path) -> bool:
-    return is_image(path) or is_unread(path)
 
 
 def has_image_content(path: Path) -> bool:

@@ -1,6 +1,6 @@
-"""A folder of images, or a single image.
+"""A folder of images, or a single image; with `watch=1`, also images that are added later.
 
-/data/images   /data/part.png   folder:///data/images?bits=12
+/data/images   /data/part.png   folder:///data/images?bits=12   /data/images?watch=1&settle=2
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from flawline.cameras import Camera, CameraError, CameraOptions, Frame
+from flawline.cameras.clock import Clock
 from flawline.cameras.decode import (
     IMAGE_SUFFIXES,
     FileImage,
@@ -23,7 +24,10 @@ from flawline.cameras.decode import (
     list_images_and_unread,
 )
 from flawline.cameras.listing import LeftOut, count_of, is_unread
+from flawline.cameras.watch import DEFAULT_SETTLE_S, FolderWatch
 from flawline.options import option
+
+LONGEST_SETTLE_S = 3600
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,19 @@ class FolderOptions(CameraOptions):
     """Options of the `folder` scheme."""
 
     bits: int | None = option(None, "significant bits of 16-bit images, 8 to 16")
+    watch: bool = option(False, "wait for further images, after those that are present")
+    settle: float | None = option(
+        None,
+        f"with watch, seconds without a change after which a file is read, 0 to {LONGEST_SETTLE_S};"
+        f" {DEFAULT_SETTLE_S} if not given",
+    )
+    new: bool = option(False, "with watch, leave out the images that are present at the start")
 
     def __post_init__(self) -> None:
+        if not self.watch and (self.new or self.settle is not None):
+            raise ValueError("settle and new need watch=1")
+        if self.settle is not None and not 0 <= self.settle <= LONGEST_SETTLE_S:
+            raise ValueError(f"settle={self.settle:g} is not from 0 to {LONGEST_SETTLE_S}")
         if self.bits is not None and not 8 <= self.bits <= 16:
             raise ValueError(f"bits={self.bits} is not a whole number from 8 to 16")
 
@@ -42,38 +57,64 @@ class Folder(Camera):
 
     No image is dropped. Each page of a TIFF file is a frame. A file or page that cannot be decoded,
     another file with several images, and one of a format that is not read are frames with a fault.
+
+    With `watch`, the camera waits for more: see `flawline.cameras.watch`.
     """
 
     Options: ClassVar[type[FolderOptions]] = FolderOptions
-    usage: ClassVar[str] = "/data/images"
+    usage: ClassVar[str] = "/data/images, folder:///data/images?watch=1"
 
-    def __init__(self, path: str, options: FolderOptions | None = None) -> None:
+    def __init__(
+        self, path: str, options: FolderOptions | None = None, clock: Clock | None = None
+    ) -> None:
         super().__init__()
-        self._bits = (options or FolderOptions()).bits
-        # Listed once, so that files that are added while the stream runs do not change the order.
+        self._options = options or FolderOptions()
         root = Path(path)
         self._root = root
         self._left_out = LeftOut()
-        self._is_folder = False
+        self._watch: FolderWatch | None = None
+        self._paths: list[Path] = []
         if not root.exists():
             raise CameraError(f"camera {path}: there is no such file or folder; check the path")
-        if root.is_file():
-            self._paths = [root]
+        self._is_folder = not root.is_file()
+        if self._options.watch:
+            self._watch = self._open_watch(clock)
         else:
-            # A part whose image is not read must be rejected, and not left out.
-            self._paths = list_images_and_unread(root, self._left_out)
-            self._is_folder = True
-        if not self._paths:
+            self._paths = self._list()
+
+    def _list(self) -> list[Path]:
+        """List the images once, so that files that are added later do not change the order."""
+        if not self._is_folder:
+            return [self._root]
+        # A part whose image is not read must be rejected, and not left out.
+        paths = list_images_and_unread(self._root, self._left_out)
+        if not paths:
             raise CameraError(
-                f"camera {path}: there is no image in this folder; "
-                f"choose one with files named {' '.join(IMAGE_SUFFIXES)}"
+                f"camera {self._root}: there is no image in this folder; choose one with files "
+                f"named {' '.join(IMAGE_SUFFIXES)}, or wait for them with ?watch=1"
             )
+        return paths
+
+    def _open_watch(self, clock: Clock | None) -> FolderWatch:
+        if not self._root.is_dir():
+            raise CameraError(f"camera {self._root}: watch=1 needs a folder; give that of the file")
+        settle = DEFAULT_SETTLE_S
+        if self._options.settle is not None:
+            settle = self._options.settle
+        return FolderWatch(self._root, settle, self._options.new, self._returned, clock)
+
+    def _returned(self) -> None:
+        self.reconnects += 1
+
+    @property
+    def endless(self) -> bool:
+        return self._options.watch
 
     @classmethod
     def accepts_path(cls, path: Path) -> bool:
-        if path.is_dir() or is_image(path) or is_unread(path):
+        if path.is_dir():
             return True
-        return path.is_file() and has_image_content(path)
+        return path.is_file() and (is_image(path) or is_unread(path) or has_image_content(path))
 
     @classmethod
     def example(cls, folder: Path) -> str:
@@ -90,6 +131,8 @@ class Folder(Camera):
         return f"folder://{folder}"
 
     def notes(self) -> list[str]:
+        if self._watch is not None:
+            return [f"camera {self._root}: {self._watch.describe()}"]
         if not self._is_folder:
             return []
         unread = self._left_out.unread.total()
@@ -100,20 +143,31 @@ class Folder(Camera):
             note += "; each image that is not read is a frame that rejects its part"
         return [note]
 
+    def stop(self) -> None:
+        super().stop()
+        if self._watch is not None:
+            self._watch.stop()
+
     def __iter__(self) -> Iterator[Frame]:
-        index = 0
+        images = self._listed_images()
+        if self._watch is not None:
+            images = self._watch.images()
+        for index, image in enumerate(images):
+            if self._stopped:
+                return
+            yield self._frame(index, image)
+            if self._stopped:
+                return
+
+    def _listed_images(self) -> Iterator[FileImage]:
         for path in self._paths:
             if self._stopped:
                 return
-            for image in decode_images(path):
-                yield self._frame(index, image)
-                index += 1
-                if self._stopped:
-                    return
+            yield from decode_images(path)
 
     def _frame(self, index: int, read: FileImage) -> Frame:
         bit_depth = None
         # 8-bit files in the same folder keep their own bit depth.
         if read.image is not None and read.image.dtype == np.uint16:
-            bit_depth = self._bits
+            bit_depth = self._options.bits
         return Frame(read.source, index, read.image, fault=read.fault, bit_depth=bit_depth)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from flawline.cameras import CameraError
 from flawline.cameras.genicam_pixels import SUPPORTED, PixelFormat, parse_pixel_format
-from flawline.cameras.triggered import TriggerOptions
+from flawline.cameras.trigger_options import TriggerOptions
 from flawline.options import option
 
 # How the libraries end their messages.

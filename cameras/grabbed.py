@@ -28,11 +28,20 @@ class Grabbed:
     """A frame of a source that knows more than its image.
 
     `payload` is what the image is made from, when the consumer takes the frame. `captured_mono` is
-    the time of capture on the clock of the camera, in monotonic seconds.
+    the time of capture on the clock of the camera, in monotonic seconds. `missed` is the number of
+    frames that the driver dropped since the one before.
     """
 
     payload: Any
     captured_mono: float
+    missed: int = 0
+
+    @classmethod
+    def of(cls, image: npt.NDArray[Any] | Frame, now: float) -> Grabbed:
+        """Return an image or a frame with its time, which is `now` unless the frame states it."""
+        if isinstance(image, Frame) and image.captured_mono is not None:
+            return cls(image, image.captured_mono)
+        return cls(image, now)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ NETWORK = ("rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
 USB = ("v4l2", "v4l", "uvc", "webcam", "dshow", "camera", "device")
 MACHINE_VISION = ("gigev", "gev", "genicam", "gentl", "u3v", "usb3vision", "aravis", "harvesters")
 PYLON = ("pylon", "pypylon")
-DEVICE = re.compile(r"/dev/video\d+")
 NUMBER = re.compile(r"(?:usb:|cam:?)?(\d+)")
 
 
@@ -22,7 +21,7 @@ def hint_for_scheme(scheme: str) -> str | None:
             "well, or record the stream as a video file"
         )
     if scheme in USB:
-        return "for a USB camera give usb://0 or usb:///dev/video0"
+        return "for a USB camera give usb://0 or /dev/video0"
     if scheme in MACHINE_VISION:
         return "for a machine-vision camera give gige://SERIAL?cti=FILE, or basler://SERIAL"
     if scheme in PYLON:
@@ -37,8 +36,6 @@ def hint_for_missing_path(path: str) -> str:
     number = NUMBER.fullmatch(path)
     if number is not None:
         return f"for a USB camera give usb://{number[1]}"
-    if DEVICE.fullmatch(path):
-        return f"connect the camera and give usb://{path}"
     return "check the path"
 
 
@@ -48,9 +45,4 @@ def hint_for_special_file(path: Path) -> str:
         return "is a pipe, which is not read; write the images or the video to a file"
     if stat.S_ISSOCK(path.stat().st_mode):
         return "is a socket, which is not read; write the images or the video to a file"
-    if DEVICE.fullmatch(str(path)):
-        return f"is a device; for a USB camera give usb://{path}"
-    return (
-        f"is a device and neither a file nor a folder; for a USB camera give usb://0 or "
-        f"usb://{path}"
-    )
+    return "is a device, and no camera; for a USB camera give usb://0 or /dev/video0"

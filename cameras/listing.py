@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +53,7 @@ UNREAD_SUFFIXES = (
     ".arw",
     ".psd",
 )
+DIGITS = re.compile(r"(\d+)", re.ASCII)
 # Names in a message; the rest is only counted.
 NAMES_SHOWN = 3
 
@@ -150,6 +152,19 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(folders)
 
 
+def natural_key(text: str) -> list[tuple[str, int, str]]:
+    """Return a key that sorts texts with numbers by the values of these: part9 before part10."""
+    parts = DIGITS.split(text)
+    key = []
+    # Texts and digits alternate, and a text comes first.
+    for index in range(0, len(parts), 2):
+        digits = ""
+        if index + 1 < len(parts):
+            digits = parts[index + 1]
+        key.append((parts[index].casefold(), int(digits or 0), digits))
+    return key
+
+
 def file_key(path: Path) -> FileKey:
     """Identify the real file or folder behind a path: equal for all links to it."""
     try:
@@ -169,6 +184,48 @@ def list_files(
     """
     walk = _Walk(folder, wanted, LeftOut() if left_out is None else left_out)
     return walk.files()
+
+
+def walk_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder and its subfolders and is no folder, in no order.
+
+    Leaves out what `list_files` leaves out, except for links to files and repeated files, and asks
+    no file for its status, so that it is fast enough to be repeated. Raises OSError where a folder
+    cannot be listed, unless it is a subfolder that is gone or forbidden.
+    """
+    visited = {file_key(parent) for parent in folder.resolve().parents}
+    pending = [str(folder)]
+    links: list[str] = []
+    while pending or links:
+        if not pending:
+            # Links come last, so that a file is found under its own path rather than a link's.
+            pending.append(links.pop(0))
+        current = pending.pop()
+        key = file_key(Path(current))
+        if key in visited:
+            continue
+        visited.add(key)
+        try:
+            with os.scandir(current) as entries:
+                for entry in entries:
+                    if not _is_folder(entry):
+                        yield entry
+                    elif is_system_folder(entry.name):
+                        continue
+                    elif entry.is_symlink():
+                        links.append(entry.path)
+                    else:
+                        pending.append(entry.path)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            if current == str(folder):
+                raise
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    if entry.is_symlink():
+        # The method of the entry raises OSError for a link to itself.
+        return os.path.isdir(entry.path)
+    return entry.is_dir()
 
 
 class _Walk:

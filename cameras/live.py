@@ -58,6 +58,7 @@ class LiveCamera(Camera):
         # When the next usable frame must have come, and what came since the last start.
         self._deadline = 0.0
         self._is_running = False
+        self._has_worked = False
         self._unusable = 0
         self._lost_at: float | None = None
         self._events = EventQueue(source)
@@ -169,8 +170,7 @@ class LiveCamera(Camera):
     def _restart(self, name: str, cause: Exception) -> None:
         if isinstance(cause, PermanentError):
             raise cause
-        if not self._has_worked() and isinstance(self._ended, CameraError):
-            # A camera that never worked is not tried again.
+        if not self._has_worked and isinstance(self._ended, CameraError):
             raise cause
         # A thread that hangs in the driver cannot be stopped: it is abandoned, and its frames are
         # ignored.
@@ -180,10 +180,12 @@ class LiveCamera(Camera):
         if self._lost_at is None:
             self._lost_at = now
         pause = self._budget.backoff()
-        if not self._budget.spend(now):
+        # An attempt may take so long that their number alone would never end it.
+        is_lost = now - self._lost_at >= self.limits.window
+        if is_lost or not self._budget.spend(now):
             raise CameraError(
-                f"{cause}; given up after {self._budget.limit} attempts: "
-                f"check cable, power and address"
+                f"{cause}; given up after {self._budget.spent} attempts in "
+                f"{now - self._lost_at:.0f} s: check cable, power and address"
             )
         attempt = f"attempt {self._budget.spent} of {self._budget.limit}"
         self.on_event(CameraEvent(name, f"{cause}; it is opened again ({attempt})"))
@@ -191,10 +193,6 @@ class LiveCamera(Camera):
             return
         self.reconnects += 1
         self._start()
-
-    def _has_worked(self) -> bool:
-        """Tell whether the camera was ever usable."""
-        return self.captured > 0
 
     def _pause(self, seconds: float) -> bool:
         """Wait before a restart; return True if the camera was stopped meanwhile."""
@@ -249,13 +247,14 @@ class LiveCamera(Camera):
             return self._leave_out_corrupt(generation, error)
         now = self.clock.monotonic()
         if not isinstance(grabbed, Grabbed):
-            grabbed = Grabbed(grabbed, now)
+            grabbed = Grabbed.of(grabbed, now)
         age = max(0.0, now - grabbed.captured_mono)
         with self._changed:
             if generation != self._generation:
                 return False
-            index = self.captured
-            self.captured += 1
+            self.dropped += grabbed.missed
+            index = self.captured + grabbed.missed
+            self.captured = index + 1
             if age > self.limits.age_limit:
                 self._leave_out_stale(age)
                 return True
@@ -265,6 +264,7 @@ class LiveCamera(Camera):
             self._slot = Waiting(index, grabbed.payload, captured_at, grabbed.captured_mono)
             self._unusable = 0
             self._is_running = True
+            self._has_worked = True
             self._deadline = now + self.limits.stall
             self._changed.notify_all()
             return True

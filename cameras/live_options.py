@@ -23,8 +23,10 @@ class LiveOptions(CameraOptions):
     max_age: float | None = option(
         None, "seconds; an older frame is left out and counted as stale; without it, half of stall"
     )
-    restarts: int = option(30, "how often the camera is opened again within the time window")
-    window: float = option(120.0, "seconds in which restarts are counted")
+    restarts: int = option(60, "how often the camera is opened again within window; then it fails")
+    window: float = option(
+        120.0, "seconds in which restarts are counted, and without a usable frame until it fails"
+    )
 
     def __post_init__(self) -> None:
         times = {

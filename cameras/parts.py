@@ -41,15 +41,17 @@ class Block:
     """What a camera delivered for one exposure: an image, or the reason why there is none.
 
     `number` is the camera's block number, or None if it is unknown. `bit_depth` is that of `Frame`.
+    `age` is the time since the exposure in seconds, if the camera tells it.
     """
 
     image: npt.NDArray[Any] | None
     number: int | None = None
     fault: str | None = None
     bit_depth: int | None = None
+    age: float = 0.0
 
     def frame(self, source: str, index: int, clock: Clock, pulse: Pulse | None = None) -> Frame:
-        """Return the frame of this block, captured now, and of its pulse, if it had one."""
+        """Return the frame of this block, which came now, and of its pulse, if it had one."""
         fault = self.fault
         part = None
         if pulse is not None:
@@ -61,8 +63,8 @@ class Block:
             self.image,
             fault=fault,
             bit_depth=self.bit_depth,
-            captured_at=clock.time(),
-            captured_mono=clock.monotonic(),
+            captured_at=clock.time() - self.age,
+            captured_mono=clock.monotonic() - self.age,
             part=part,
         )
 

@@ -1,7 +1,7 @@
 """A camera without hardware: a moving test pattern.
 
-synthetic://?width=640&height=480&fps=25&frames=100
-synthetic://?trigger=line1&frames=20&faults=3:incomplete,5:lost,8:gone
+synthetic://?width=640&height=480&fps=25&frames=100   synthetic://?faults=50:stall,80:damaged
+synthetic://?trigger=line1&faults=3:damaged,5:missing,8:lost
 """
 
 from __future__ import annotations
@@ -19,7 +19,19 @@ from flawline.cameras import CameraError
 from flawline.cameras.clock import Clock
 from flawline.cameras.grabbed import EndOfStream
 from flawline.cameras.parts import Block
-from flawline.cameras.triggered import POLL_S, TriggeredCamera, TriggerOptions
+from flawline.cameras.scripted_faults import (
+    DAMAGED,
+    KINDS,
+    LOST,
+    MISSING,
+    MONO,
+    OLD,
+    SIZE,
+    STALL,
+    parse_faults,
+)
+from flawline.cameras.trigger_options import TriggerOptions
+from flawline.cameras.triggered import POLL_S, TriggeredCamera
 from flawline.options import option
 
 SMALLEST_SIDE = 16  # pixels: the square and the number need some room
@@ -27,10 +39,6 @@ LARGEST_SIDE = 8192
 LARGEST_FPS = 1000
 SQUARE_BGR = (60, 160, 240)
 TEXT_BGR = (255, 255, 255)
-INCOMPLETE = "incomplete"
-LOST = "lost"
-GONE = "gone"
-FAULTS = (INCOMPLETE, LOST, GONE)
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,8 @@ class SyntheticOptions(TriggerOptions):
     frames: int | None = option(
         None, "frames until the source ends; without it, it runs until closed"
     )
-    faults: str = option(
-        "",
-        f"exposures that fail, as NUMBER:KIND,NUMBER:KIND, counted from 1; kinds are "
-        f"{', '.join(FAULTS)}",
+    faults: str | None = option(
+        None, f"faults at numbers of frames, as 10:damaged,20:stall; kinds: {', '.join(KINDS)}"
     )
 
     def __post_init__(self) -> None:
@@ -60,20 +66,8 @@ class SyntheticOptions(TriggerOptions):
             raise ValueError(f"fps must be from 1 to {LARGEST_FPS}")
         if self.frames is not None and self.frames < 1:
             raise ValueError("frames must be at least 1")
-        _parse_faults(self.faults)
-
-
-def _parse_faults(text: str) -> dict[int, str]:
-    """Return number -> kind of the exposures that fail. Raises ValueError."""
-    faults = {}
-    for entry in text.split(","):
-        if not entry:
-            continue
-        number, _, kind = entry.partition(":")
-        if not number.isdecimal() or kind not in FAULTS:
-            raise ValueError(f"faults has {entry!r}, not NUMBER:KIND with {', '.join(FAULTS)}")
-        faults[int(number)] = kind
-    return faults
+        if self.faults is not None:
+            parse_faults(self.faults)
 
 
 @dataclass
@@ -90,8 +84,7 @@ class Synthetic(TriggeredCamera):
 
     It is paced like a real camera, so that a slow consumer drops frames. With `trigger=line1`, a
     sensor on the line sends `fps` pulses per second; with `trigger=software`, it waits for them.
-    Exposures fail as scripted: an incomplete buffer, a lost block, or a camera that is gone until
-    it is opened again.
+    Each scripted fault occurs once, and the frames continue after it where they were.
     """
 
     Options: ClassVar[type[SyntheticOptions]] = SyntheticOptions
@@ -102,12 +95,16 @@ class Synthetic(TriggeredCamera):
     ) -> None:
         self._options = options or SyntheticOptions()
         super().__init__("synthetic://", self._options, clock)
-        self._faults = _parse_faults(self._options.faults)
-        self._exposures = 0
         columns = np.linspace(40, 200, self._options.width, dtype=np.float32)
         rows = np.linspace(0, 50, self._options.height, dtype=np.float32)
         ramp = (columns[None] + rows[:, None]).astype(np.uint8)
         self._background = cv2.cvtColor(ramp, cv2.COLOR_GRAY2BGR)
+        self._faults: dict[int, str] = {}
+        if self._options.faults is not None:
+            self._faults = parse_faults(self._options.faults)
+        # Frames of all openings together, and the faults that last.
+        self._shown = 0
+        self._lasting: set[str] = set()
 
     @classmethod
     def example(cls, folder: Path) -> str:
@@ -118,20 +115,23 @@ class Synthetic(TriggeredCamera):
         return _Pattern(self.clock.monotonic())
 
     def _take(self, handle: _Pattern) -> Block | None:
-        if self._exposures == self._options.frames:
+        if self._shown == self._options.frames:
             raise EndOfStream
         if not self._wait_for_exposure(handle):
             return None
+        index = self._shown
+        self._shown += 1
         handle.blocks += 1
-        self._exposures += 1
-        fault = self._faults.get(self._exposures)
-        if fault == GONE:
-            raise CameraError(f"camera {self.source}: gone, as scripted")
-        if fault == LOST:
+        fault = self._faults.pop(index, "")
+        if fault in (SIZE, MONO):
+            self._lasting.add(fault)
+        self._fail(fault)
+        if fault == MISSING:
             return None
-        if fault == INCOMPLETE:
-            return Block(None, handle.blocks, "the buffer is incomplete, as scripted")
-        return Block(self._draw(self._exposures - 1), handle.blocks)
+        if fault == DAMAGED:
+            return Block(None, handle.blocks, "as scripted")
+        age = 2 * self.limits.age_limit if fault == OLD else 0.0
+        return Block(self._image(index), handle.blocks, age=age)
 
     def _wait_for_exposure(self, handle: _Pattern) -> bool:
         """Wait for the next exposure at most POLL_S seconds; return whether it is there."""
@@ -152,6 +152,22 @@ class Synthetic(TriggeredCamera):
 
     def _first_block(self, handle: _Pattern) -> int:
         return 1
+
+    def _fail(self, fault: str) -> None:
+        """Raise what belongs to a fault, if it is one of the camera."""
+        if fault == LOST:
+            raise CameraError(f"camera {self.source}: failed, as scripted")
+        if fault == STALL:
+            self.clock.sleep(2 * self.limits.stall)
+            raise CameraError(f"camera {self.source}: was stalled, as scripted")
+
+    def _image(self, index: int) -> npt.NDArray[Any]:
+        image = self._draw(index)
+        if SIZE in self._lasting:
+            image = np.ascontiguousarray(image[::2, ::2])
+        if MONO in self._lasting:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        return image
 
     def _draw(self, index: int) -> npt.NDArray[Any]:
         width = self._options.width

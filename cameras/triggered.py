@@ -14,17 +14,15 @@ import dataclasses
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from flawline.cameras import CameraError, Frame
+from flawline.cameras import CameraError, Frame, events
 from flawline.cameras.clock import Clock
-from flawline.cameras.grabbed import CorruptFrame, EndOfStream, Waiting
+from flawline.cameras.grabbed import CorruptFrame, EndOfStream, Grabbed, Waiting
 from flawline.cameras.live import LiveCamera
-from flawline.cameras.live_options import LiveOptions
 from flawline.cameras.part_queue import PartQueue
 from flawline.cameras.parts import LOST, Block, BlockNumbers, Pulse, Pulses
-from flawline.options import option
+from flawline.cameras.trigger_options import TriggerOptions
 
 POLL_S = 0.2  # seconds that `_take` waits at most
 READY_S = 0.2  # seconds after which a pulse that the camera cannot take is late
@@ -35,26 +33,6 @@ REOPENED = (
 HANGS = "the camera's driver does not answer"
 NOT_OPEN = "the camera was not open when the pulse was sent"
 BUSY = "the camera was still busy with an earlier part when the pulse was sent"
-
-
-@dataclass(frozen=True)
-class TriggerOptions(LiveOptions):
-    """Options of every camera that can be triggered."""
-
-    trigger: Literal["off", "software", "line1"] = option(
-        "off", "what starts an exposure: off for a running camera, a pulse otherwise"
-    )
-    queue: int = option(16, "images of triggered parts that may wait, 1 to 1000")
-    answer_s: float = option(
-        2.0, "seconds from a software pulse to its image after which the camera is opened again"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.queue <= 1000:
-            raise ValueError("queue must be from 1 to 1000")
-        if not 0 < self.answer_s < float("inf"):
-            raise ValueError("answer_s must be above 0")
 
 
 class TriggeredCamera(LiveCamera):
@@ -79,7 +57,6 @@ class TriggeredCamera(LiveCamera):
         self._no_more_pulses = False
         # The handle of the running capture; set when it was opened, for the thread of the pulses.
         self._handle: Any = None
-        self._was_open = False
         # Software pulses are sent one after the other.
         self._firing = threading.Lock()
 
@@ -212,15 +189,18 @@ class TriggeredCamera(LiveCamera):
                 self._store(block)
             return True
 
-    def _grab(self, handle: Any) -> Frame:
+    def _grab(self, handle: Any) -> Grabbed:
         """Return the frame of a block of a running camera."""
         block: Block = handle
+        missed = 0
         # A running camera may begin to count again without harm.
-        with contextlib.suppress(CameraError), self._changed:
-            self.dropped += self._blocks.lost_before(block.number)
+        with contextlib.suppress(CameraError):
+            missed = self._blocks.lost_before(block.number)
         if block.fault is not None:
+            self.dropped += missed
             raise CorruptFrame(block.fault)
-        return block.frame(self.source, 0, self.clock)
+        frame = block.frame(self.source, 0, self.clock)
+        return Grabbed(frame, self.clock.monotonic() - block.age, missed)
 
     def _store(self, block: Block | None) -> None:
         """Put a part into the queue. Called with the condition."""
@@ -229,7 +209,9 @@ class TriggeredCamera(LiveCamera):
             return
         pulses = self._pulses.arrive(block.number)
         own = pulses.pop()
-        self.dropped += sum(pulse.fault == LOST for pulse in pulses)
+        lost = sum(pulse.fault == LOST for pulse in pulses)
+        self.captured += lost
+        self.dropped += lost
         self._report(pulses)
         if block.fault is not None:
             self.corrupt += 1
@@ -245,11 +227,15 @@ class TriggeredCamera(LiveCamera):
         first = self._first_block(handle)
         self._blocks = BlockNumbers(first)
         self._pulses.begin(first)
-        if self._was_open and self.triggered:
+        if self.triggered and self._has_worked:
             self._report(self._pulses.fail_all(REOPENED))
             if self.trigger != "software":
                 self._report([Pulse(None, REOPENED)])
-        self._was_open = True
+            # There may be no pulse for hours.
+            self._lost_at = None
+            self._events.add(events.RECOVERED, "is open again")
+        if self.triggered:
+            self._has_worked = True
         self._changed.notify_all()
 
     def _check_pulses(self) -> None:
@@ -270,10 +256,6 @@ class TriggeredCamera(LiveCamera):
         self._changed.notify_all()
 
     # What the consumer calls.
-
-    def _has_worked(self) -> bool:
-        # There may have been no pulse yet.
-        return self._was_open if self.triggered else super()._has_worked()
 
     def _stall(self) -> CameraError:
         if self.triggered and self._is_running:

@@ -1,6 +1,6 @@
 """USB cameras through Video4Linux.
 
-usb://0   usb:///dev/video2   usb://0?width=1920&height=1080&fps=30
+usb://0   /dev/video2   /dev/v4l/by-id/NAME   usb://0?width=1920&height=1080&fps=30
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from flawline.cameras import CameraError
 from flawline.cameras.clock import Clock
 from flawline.cameras.live import LiveCamera
 from flawline.cameras.live_options import LiveOptions
+from flawline.cameras.v4l2 import LIST, is_camera, problem_of
 from flawline.options import option
 
 
@@ -36,7 +37,7 @@ class UsbOptions(LiveOptions):
 
 
 class Usb(LiveCamera):
-    """A camera by its number or device file.
+    """A camera by its number or device file, or by a link to that file.
 
     The driver may choose another size or rate than requested; the frames that it gives are judged
     as they are.
@@ -44,7 +45,7 @@ class Usb(LiveCamera):
 
     untested: ClassVar[str | None] = "on a real camera"
     Options: ClassVar[type[UsbOptions]] = UsbOptions
-    usage: ClassVar[str] = "usb://0"
+    usage: ClassVar[str] = "usb://0, /dev/video0"
 
     def __init__(
         self, path: str, options: UsbOptions | None = None, clock: Clock | None = None
@@ -52,20 +53,35 @@ class Usb(LiveCamera):
         self._options = options or UsbOptions()
         super().__init__(f"usb://{path}", self._options, clock)
         self._device: int | str = path
+        self._file = path
         if path.isdecimal():
             self._device = int(path)
+            self._file = f"/dev/video{self._device}"
+        self._check()
+
+    @classmethod
+    def accepts_path(cls, path: Path) -> bool:
+        return is_camera(path)
 
     @classmethod
     def broken_example(cls, folder: Path) -> str:
         """Return the URI of a device file that does not exist."""
         return f"usb://{folder}/video63"
 
+    def _check(self) -> None:
+        """Raise CameraError if a reason is known why the device cannot be used."""
+        problem = problem_of(self._file)
+        if problem is not None:
+            raise CameraError(f"camera {self.source}: {problem}")
+
     def _open(self) -> cv2.VideoCapture:
+        # OpenCV does not say why a device cannot be opened.
+        self._check()
         capture = cv2.VideoCapture(self._device, cv2.CAP_V4L2)
         if not capture.isOpened():
             capture.release()
             raise CameraError(
-                f"camera {self.source}: cannot be opened; list the cameras with ls /dev/video*, "
+                f"camera {self.source}: cannot be opened; {LIST}, "
                 f"and check that no other program uses this one"
             )
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)

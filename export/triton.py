@@ -52,6 +52,10 @@ MARK = "# flawline.export.triton"
 # Names that Triton and a file system accept.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DEFAULT_BATCH = 8
+EXAMPLES = (
+    "flawline triton --bundle bundles/part --out model_repository",
+    "flawline triton --bundle bundles/part --engine tensorrt --plan model.plan",
+)
 
 
 def write_repository(
@@ -200,14 +204,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=program_of("triton"),
         description="Write a bundle into a model repository of NVIDIA Triton Inference Server.",
+        examples=EXAMPLES,
     )
-    parser.add_argument("--bundle", type=path_argument, required=True)
+    parser.add_argument("--bundle", type=path_argument, required=True, help="the bundle to serve")
     parser.add_argument(
-        "--out", type=path_argument, default=Path("model_repository"), help="default %(default)s"
+        "--out",
+        type=path_argument,
+        default=Path("model_repository"),
+        help="the model repository; default %(default)s",
     )
     parser.add_argument("--name", help="of the model; default is the name of the bundle's folder")
     parser.add_argument(
-        "--engine", choices=BACKENDS, default=DEFAULT_BACKEND, help="default %(default)s"
+        "--engine",
+        choices=BACKENDS,
+        default=DEFAULT_BACKEND,
+        help="the library that runs the model in the server; default %(default)s",
     )
     parser.add_argument(
         "--precision",
@@ -220,7 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-batch",
         type=int,
-        help=f"0 for none; default {DEFAULT_BATCH}, or 0 if the graph takes one image",
+        help=f"largest batch size, 0 for no batches; default {DEFAULT_BATCH}, or 0 if the graph "
+        "takes one image",
     )
     return parser
 

@@ -11,7 +11,8 @@ from flawline.runtime import engines, outputs
 def list_available() -> str:
     """List every engine, camera and output, one a line.
 
-    A line says whether it is ready, what must be installed first, and what is untested.
+    A line says whether it is ready, with an example, what must be installed first, and what is
+    untested.
     """
     return "\n".join(
         [
@@ -36,6 +37,8 @@ def _lines(
         state = "ready"
         if reason is not None:
             state = f"missing: {reason}"
+        elif usage := getattr(class_of(name), "usage", ""):
+            state = f"ready: {usage}"
         lines.append(f"  {name:<16}{state}{_note(name, class_of)}")
     return lines
 

@@ -170,9 +170,9 @@ def _score_good_parts(
     """Return the sources and the scores [n] of the camera's frames."""
     # The camera comes first, because opening an engine may take minutes.
     with open_camera(args.camera) as camera:
-        if camera.live and args.max_frames is None:
+        if camera.endless and args.max_frames is None:
             raise CameraError(
-                f"camera {without_secrets(args.camera)}: is live and does not end; "
+                f"camera {without_secrets(args.camera)}: does not end by itself; "
                 f"give the number of frames with --max-frames 300"
             )
         if args.max_frames is not None:
@@ -245,7 +245,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Set the threshold from good parts.",
         examples=EXAMPLES,
     )
-    parser.add_argument("--bundle", type=path_argument, required=True)
+    parser.add_argument(
+        "--bundle", type=path_argument, required=True, help="the bundle whose threshold is set"
+    )
     parser.add_argument(
         "--camera",
         "--images",
@@ -259,7 +261,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"share of good parts rejected; default {DEFAULT_RATE}. Images that it takes: {needs}",
     )
     parser.add_argument(
-        "--max-frames", type=int, help="stop after so many frames; a live camera needs it"
+        "--max-frames",
+        type=int,
+        help="stop after so many frames; needed for a camera that does not end",
     )
     parser.add_argument(
         "--accept-size",

@@ -60,6 +60,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(
         self, examples: Sequence[str] = (), verbosity: bool = True, **options: Any
     ) -> None:
+        self.examples = tuple(examples)
         epilog = None
         if examples:
             epilog = "\n  ".join(["examples:", *examples])

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 
 from flawline import __version__
+from flawline.extras import pip_command
 
 OPENCV_WHEELS = (
     "opencv-python-headless",
@@ -71,7 +72,8 @@ def opencv_conflict() -> str | None:
     names = " ".join(wheels)
     return (
         f"{len(wheels)} OpenCV wheels are installed and overwrite each other ({names}); run: "
-        f"pip uninstall -y {names} && pip install opencv-python-headless"
+        f"{pip_command('uninstall', '-y', *wheels)} && "
+        f"{pip_command('install', 'opencv-python-headless')}"
     )
 
 

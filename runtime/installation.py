@@ -5,7 +5,9 @@ This file imports nothing of Flawline, because it is imported by the name of its
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 
 
 def require_installation() -> None:
@@ -13,5 +15,7 @@ def require_installation() -> None:
     try:
         import flawline  # noqa: F401
     except ModuleNotFoundError:
-        print("flawline is not installed in this Python; run: pip install -e .", file=sys.stderr)
+        checkout = str(Path(__file__).resolve().parents[1])
+        command = shlex.join([sys.executable, "-m", "pip", "install", "-e", checkout])
+        print(f"flawline is not installed in this Python; run: {command}", file=sys.stderr)
         raise SystemExit(2) from None

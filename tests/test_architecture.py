@@ -40,6 +40,7 @@ ENGINE_LIBRARIES = {
     "pypylon",
     "genicam",
     "harvesters",
+    "gi",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 

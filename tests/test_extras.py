@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import tomllib
 
 from flawline import extras
 from flawline.extras import EXTRA_OF_PACKAGE, install_command
+from flawline.runtime import environment
+from flawline.runtime.engines import onnxruntime_cpu
+from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +38,13 @@ ROOT = Path(__file__).resolve().parents[1]
             {"url": "https://host/flawline.git", "vcs_info": {"vcs": "git", "commit_id": "0"}},
             "'flawline[train] @ git+https://host/flawline.git'",
         ),
+        (
+            {
+                "url": "https://host/flawline.git",
+                "vcs_info": {"vcs": "git", "commit_id": "0", "requested_revision": "v1"},
+            },
+            "'flawline[train] @ git+https://host/flawline.git@v1'",
+        ),
     ],
 )
 def test_an_extra_comes_from_where_the_installation_came_from(
@@ -41,6 +53,29 @@ def test_an_extra_comes_from_where_the_installation_came_from(
     monkeypatch.setattr(extras, "_origin", lambda: origin)
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
     assert install_command("train") == f"pip install {arguments}"
+
+
+def test_pip_lines_of_single_packages_are_those_of_this_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.setattr(onnxruntime_cpu, "version", _not_installed)
+    line = f"{sys.executable} -m pip install"
+    assert OnnxRuntime.missing() == f"{line} onnxruntime"
+    monkeypatch.setattr(environment, "_version", lambda name: "1")
+    conflict = environment.opencv_conflict() or ""
+    assert f"run: {sys.executable} -m pip uninstall -y opencv-python-headless " in conflict
+    assert conflict.endswith(f" && {line} opencv-python-headless")
+
+
+def _not_installed(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+def test_no_message_has_a_pip_of_another_interpreter() -> None:
+    for package in ("cameras", "runtime", "train", "export", "benchmarks"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert not re.search(r"pip (un)?install", path.read_text(encoding="utf-8")), path
 
 
 def test_pip_is_that_of_this_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,11 @@ from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 
+EXAMPLES = (
+    "flawline report --bundle bundles/part --data /data/part",
+    "flawline report --bundle bundles/part --data /data/part --engine openvino --out part.html",
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
@@ -32,13 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog=program_of("report"), description="One HTML page about a bundle's verdicts."
+        prog=program_of("report"),
+        description="One HTML page about a bundle's verdicts.",
+        examples=EXAMPLES,
     )
-    parser.add_argument("--bundle", type=path_argument, required=True)
+    parser.add_argument(
+        "--bundle", type=path_argument, required=True, help="the bundle to judge with"
+    )
     parser.add_argument(
         "--data", type=path_argument, required=True, help="as for training, with test images"
     )
-    parser.add_argument("--out", type=path_argument, help="default BUNDLE/report.html")
+    parser.add_argument(
+        "--out", type=path_argument, help="the page to write; default BUNDLE/report.html"
+    )
     parser.add_argument(
         "--bits",
         type=int,

@@ -23,7 +23,7 @@ def rows_with(rows: Sequence[Row], key: str, value: object) -> list[Row]:
 def write_results(stem: Path, content: object, page: str) -> None:
     """Write STEM.json and STEM.md, and the folder they are in where it is missing."""
     write_rows(stem, content)
-    stem.with_name(f"{stem.name}.md").write_text(page.rstrip("\n") + "\n")
+    stem.with_name(f"{stem.name}.md").write_text(page.rstrip("\n") + "\n", encoding="utf-8")
 
 
 def write_rows(stem: Path, content: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from flawline.extras import pip_command
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import first_line
 from flawline.runtime.cores import default_threads
@@ -51,7 +52,7 @@ def open_session(model: bytes | Path, threads: int | None = None, options: Any =
         # The exceptions of ONNX Runtime share no public base class.
         raise EngineError(
             f"onnxruntime {ort.__version__} cannot load {name} ({first_line(error)}); "
-            f"pip install --upgrade onnxruntime, or build the bundle again"
+            f"{pip_command('install', '--upgrade', 'onnxruntime')}, or build the bundle again"
         ) from error
 
 
@@ -93,7 +94,7 @@ class OnnxRuntime(Engine):
         try:
             version("onnxruntime")
         except PackageNotFoundError:
-            return "pip install onnxruntime"
+            return pip_command("install", "onnxruntime")
         return None
 
     def __call__(self, image: Image) -> tuple[Map, Map]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from flawline.extras import install_command
+from flawline.extras import install_command, pip_command
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import last_line
 from flawline.runtime.cores import default_threads
@@ -58,7 +58,7 @@ class OpenVino(Engine):
             # The exceptions of OpenVINO share no public base class.
             raise EngineError(
                 f"{library} cannot load {path} ({last_line(error)}); "
-                f"pip install --upgrade openvino, or build the bundle again"
+                f"{pip_command('install', '--upgrade', 'openvino')}, or build the bundle again"
             ) from error
 
     def _float_precision(self) -> str:

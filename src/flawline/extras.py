@@ -33,10 +33,15 @@ def install_command(extra: str) -> str:
     """Return the pip command that adds an extra to this installation of Flawline.
 
     An installation from a folder, a file or a repository is extended from there, since a package
-    index may have another version or none. `pip` is that of the interpreter of this process.
+    index may have another version or none.
     """
+    return pip_command("install", *_requirement(extra, _origin()))
+
+
+def pip_command(*words: str) -> str:
+    """Return a command of the pip that belongs to the interpreter of this process."""
     pip = [] if _is_active() else [sys.executable, "-m"]
-    return shlex.join([*pip, "pip", "install", *_requirement(extra, _origin())])
+    return shlex.join([*pip, "pip", *words])
 
 
 def missing_package(package: str) -> str:
@@ -71,6 +76,10 @@ def _requirement(extra: str, origin: dict[str, Any]) -> list[str]:
         return [folder]
     if "vcs_info" in origin:
         url = f"{origin['vcs_info']['vcs']}+{url}"
+        # The branch or tag that was installed, where it is not the default one.
+        revision = origin["vcs_info"].get("requested_revision")
+        if revision is not None:
+            url += f"@{revision}"
     return [f"{DISTRIBUTION}[{extra}] @ {url}"]
 
 

@@ -267,8 +267,7 @@ def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.n
         ("", "the camera is empty"),
         ("0", "for a USB camera give usb://0$"),
         ("usb:2", "for a USB camera give usb://2$"),
-        ("/dev/null", "usb:///dev/null$"),
-        ("/dev/video77", "connect the camera and give usb:///dev/video77$"),
+        ("/dev/null", "is a device, and no camera; for a USB camera give usb://0 or /dev/video0$"),
         (
             "http://10.0.0.1/line.mjpg",
             "is unknown; known: folder.*; of network streams, those of rtsp://",

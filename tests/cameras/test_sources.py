@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
-from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 
 from flawline import cameras
 from flawline.cameras import CameraError, open_camera
-from flawline.cameras.usb import Usb, UsbOptions
+from flawline.cameras.usb import Usb
 from flawline.uris import quote_path
 
 
@@ -79,8 +77,9 @@ def test_a_uri_may_hold_any_character_of_a_path(folder: Path, photo: np.ndarray)
 def test_an_example_of_every_camera_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cameras.CAMERAS, "gone", "flawline.cameras.gone:Gone")
     expected = (
-        "/data/images, /data/line.mp4, usb://0, rtsp://192.168.0.10/stream1, "
-        "rtsps://192.168.0.10/stream1?ca=camera.pem, basler://SERIAL, gige://SERIAL?cti=FILE, "
+        "/data/images, folder:///data/images?watch=1, /data/line.mp4, usb://0, /dev/video0, "
+        "rtsp://192.168.0.10/stream1, rtsps://192.168.0.10/stream1?ca=camera.pem, "
+        "gst://v4l2src ! image/jpeg ! jpegdec, csi://0, basler://SERIAL, gige://SERIAL?cti=FILE, "
         "synthetic://?fps=25&frames=100, gone://"
     )
     assert cameras.usages() == expected
@@ -191,61 +190,3 @@ def test_a_camera_whose_package_is_absent_is_an_error_with_its_remedy(
     monkeypatch.setitem(cameras.CAMERAS, "gone", "flawline.cameras.gone:Gone")
     with pytest.raises(CameraError, match=r"No module named 'flawline\.cameras\.gone'"):
         open_camera("gone://0")
-
-
-def test_a_usb_camera_that_is_not_there_is_reported_at_once() -> None:
-    with pytest.raises(CameraError, match="ls /dev/video"):
-        next(iter(open_camera("usb:///dev/video63")))
-
-
-class FakeCapture:
-    """A stand-in for cv2.VideoCapture that records how it is used."""
-
-    settings: ClassVar[list[tuple[int, float]]]
-    released_by: ClassVar[list[str]]
-
-    def __init__(self, device: int | str, backend: int) -> None:
-        assert device == 2
-
-    def isOpened(self) -> bool:
-        return True
-
-    def set(self, setting: int, value: float) -> None:
-        self.settings.append((setting, value))
-
-    def read(self) -> tuple[bool, np.ndarray]:
-        return True, np.zeros((8, 8, 3), np.uint8)
-
-    def release(self) -> None:
-        self.released_by.append(threading.current_thread().name)
-
-
-@pytest.fixture
-def capture(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
-    FakeCapture.settings = []
-    FakeCapture.released_by = []
-    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
-    return FakeCapture
-
-
-def test_usb_options_reach_the_driver_as_numbers(capture: type[FakeCapture]) -> None:
-    camera = Usb("2", UsbOptions(width=1920, fps=30))
-    assert not capture.settings
-    assert next(iter(camera)).image is not None
-    camera.close()
-    assert capture.settings == [
-        (cv2.CAP_PROP_BUFFERSIZE, 1),
-        (cv2.CAP_PROP_FRAME_WIDTH, 1920),
-        (cv2.CAP_PROP_FPS, 30),
-    ]
-
-
-def test_a_usb_camera_is_released_once_and_by_its_own_thread(capture: type[FakeCapture]) -> None:
-    camera = Usb("2")
-    next(iter(camera))
-    threads = [threading.Thread(target=camera.close) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert capture.released_by == ["capture usb://2"]

@@ -105,6 +105,24 @@ def test_a_frame_that_waited_too_long_for_its_consumer_is_left_out(hang: Hang) -
     assert "0.6 s old; max_age is 0.5 s" in texts(camera, events.STALE)[0]
 
 
+def test_a_frame_of_the_source_may_state_its_time_and_miss_the_limit() -> None:
+    old = Frame("sensor 7", 0, IMAGE, captured_mono=97.0)
+    new = Frame("sensor 7", 0, IMAGE, captured_mono=99.0)
+    camera = Scripted([old, new])
+    (frame,) = camera
+    assert frame.captured_mono == 99.0
+    assert frame.source == "sensor 7"
+    assert camera.stale == 1
+
+
+def test_frames_that_the_driver_dropped_are_counted() -> None:
+    camera = Scripted([Grabbed(IMAGE, 100.0), Grabbed(IMAGE, 100.0, missed=4)])
+    indices = [frame.index for frame in camera]
+    assert indices[-1] == 5
+    assert camera.captured == 6
+    assert camera.dropped == 6 - len(indices)
+
+
 def test_a_stall_with_damaged_frames_says_so(hang: Hang) -> None:
     clock = FakeClock()
 
@@ -147,12 +165,24 @@ def test_the_first_frame_may_take_longer_than_the_others(hang: Hang) -> None:
     assert texts(camera, events.STALLED)[0].startswith("camera scripted://: no frame for 20 s;")
 
 
+def test_a_camera_that_never_gives_a_frame_is_given_up_after_the_window() -> None:
+    clock = FakeClock()
+    hangs = [Hang() for _ in range(9)]
+    camera = Scripted(*[[hang] for hang in hangs], clock=clock, first_frame=10.0, window=25.0)
+    # Each attempt waits for the whole time, which the clock passes over.
+    clock.on_wait = lambda timeout: setattr(clock, "now", clock.now + timeout)
+    with pytest.raises(CameraError, match=r"no frame for 10 s; given up after 3 attempts in 3\d s"):
+        list(camera)
+    for hang in hangs:
+        hang.release()
+
+
 def test_a_failure_and_the_return_of_the_camera_are_reported() -> None:
     camera = Scripted([1, CameraError("camera scripted://: torn")], [2])
     greys(camera)
     assert [event.name for event in camera.reported] == [events.FAILED, events.RECOVERED]
     failed, recovered = [event.text for event in camera.reported]
-    assert failed == "camera scripted://: torn; it is opened again (attempt 1 of 30)"
+    assert failed == "camera scripted://: torn; it is opened again (attempt 1 of 60)"
     assert recovered.startswith("camera scripted://: gives frames again after 0.")
 
 

@@ -116,11 +116,16 @@ def test_an_image_of_unknown_bit_depth_is_an_error_that_names_it(
     assert "07.png: the image has 16 bits per pixel" in capsys.readouterr().err
 
 
-def test_a_live_camera_needs_a_number_of_frames(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("camera", ["synthetic://", "{parts}?watch=1"])
+def test_a_camera_that_does_not_end_needs_a_number_of_frames(
+    camera: str, bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--bundle", str(bundle.path), "--camera", "synthetic://"]) == 2
-    assert "give the number of frames with --max-frames 300" in capsys.readouterr().err
+    uri = camera.format(parts=good_parts)
+    assert main(["--bundle", str(bundle.path), "--camera", uri]) == 2
+    assert (
+        "does not end by itself; give the number of frames with --max-frames 300"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_bundle_that_cannot_be_written_is_one_line(
@@ -158,6 +163,12 @@ def test_a_bundle_that_cannot_be_written_is_found_before_parts_are_scored(
         f"flawline calibrate: {bundle.path} cannot be written (Read-only file system); check the "
         f"permissions, or use --dry-run"
     )
+
+
+def test_a_watched_folder_calibrates(bundle: Bundle, good_parts: Path) -> None:
+    camera = f"{good_parts}?watch=1&settle=0"
+    assert main([*command(bundle, camera), "--max-frames", "12"]) == 0
+    assert read_bundle(bundle.path).calibration.good_images == 12
 
 
 def test_a_live_camera_calibrates(

@@ -64,14 +64,14 @@ def test_a_lost_block_is_an_unjudged_verdict_with_the_name_of_its_part(
 ) -> None:
     file = tmp_path / "parts.txt"
     file.write_text("A\nB\nC\n")
-    camera = f"{CAMERA}software&faults=2:incomplete"
+    camera = f"{CAMERA}software&faults=1:damaged"
     *lines, end = stream(bundle, camera, str(file), tmp_path)
     assert [(line["part"], line["verdict"] == "unjudged") for line in lines] == [
         ("A", False),
         ("B", True),
         ("C", False),
     ]
-    assert "incomplete" in lines[1]["reason"]
+    assert "as scripted" in lines[1]["reason"]
     assert end["summary"]["unjudged"] == 1
 
 

@@ -361,7 +361,7 @@ def test_save_takes_any_folder_name(
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--camera", "/nowhere"], ["--camera", "usb://0", "--engine", "abacus"]]
+    "wrong", [["--camera", "/nowhere"], ["--camera", "synthetic://", "--engine", "abacus"]]
 )
 def test_a_start_that_fails_keeps_the_results_of_the_last_run(
     wrong: list[str], bundle: Bundle, tmp_path: Path

@@ -137,7 +137,10 @@ def test_a_restart_replaces_no_overlay(
         assert len(list(saved.iterdir())) == files
 
 
-@pytest.mark.parametrize("form", ["{parts}", "{parts}?bits=12", "file://{parts}"])
+@pytest.mark.parametrize(
+    "form",
+    ["{parts}", "{parts}?bits=12", "file://{parts}", "folder://{parts}?watch=1", "{parts}?watch=1"],
+)
 @pytest.mark.parametrize("below", ["", "judged", "a/../judged"])
 def test_overlays_are_never_written_into_the_cameras_folder(
     form: str, below: str, bundle: Bundle, parts: Path, capsys: pytest.CaptureFixture[str]
@@ -342,9 +345,9 @@ def test_a_wrong_command_line_is_one_line(
 def test_list_names_every_engine_camera_and_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert infer_stream.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "  folder          ready" in lines
-    assert "  jsonl           ready" in lines
-    assert "  usb             ready (untested on a real camera)" in lines
+    assert "  folder          ready: /data/images, folder:///data/images?watch=1" in lines
+    assert "  jsonl           ready: jsonl for stdout, jsonl:FILE" in lines
+    assert "  usb             ready: usb://0, /dev/video0 (untested on a real camera)" in lines
     for kind in ("engines:", "cameras:", "outputs:"):
         assert kind in lines
     listed = [line.split()[0] for line in lines if line.startswith("  ")]
@@ -433,7 +436,10 @@ def test_help_shows_an_example_of_every_camera_and_output(
     with pytest.raises(SystemExit):
         infer_stream.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "for example /data/images, /data/line.mp4, usb://0, rtsp://192.168.0.10/" in text
+    assert (
+        "for example /data/images, folder:///data/images?watch=1, /data/line.mp4, usb://0," in text
+    )
+    assert "/dev/video0, rtsp://192.168.0.10/" in text
     assert "jsonl for stdout, jsonl:FILE, overlays:DIR[?frames=rejected&limit=1000]; repeat" in text
 
 
@@ -468,3 +474,47 @@ def test_what_a_folder_holds_and_what_is_not_read_is_one_line(
     (line,) = [line for line in run.err.splitlines() if line.startswith("camera ")]
     assert "1 image of formats that are not read (1 .gif; save them as PNG)" in line
     assert run.summary["frames"] == len(list(parts.iterdir()))
+
+
+def test_a_watched_folder_is_judged_until_a_signal_ends_the_stream(
+    bundle: Bundle, parts: Path, tmp_path: Path
+) -> None:
+    camera = f"folder://{parts}?watch=1&settle=0.1"
+    command = [sys.executable, str(SCRIPT), "--bundle", str(bundle.path), "--camera", camera]
+    command += ["--save", str(tmp_path / "saved")]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+        # New files while the stream waits: one renamed into place, one that is no image.
+        write_image(parts / "3.png.part", np.full((40, 50, 3), 210, np.uint8))
+        (parts / "3.png.part").rename(parts / "3.png")
+        lines.append(json.loads(process.stdout.readline()))
+        (parts / "4.png").write_bytes(b"rubbish")
+        lines.append(json.loads(process.stdout.readline()))
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert [line["source"] for line in lines] == [str(parts / f"{i}.png") for i in range(5)]
+    verdicts = [line["verdict"] for line in lines]
+    assert verdicts == ["good", "anomalous", "good", "anomalous", "unjudged"]
+    (last,) = out.splitlines()
+    summary = json.loads(last)["summary"]
+    assert [summary[name] for name in ("frames", "dropped", "reconnects")] == [5, 0, 0]
+    assert "is watched; the images that are present come first" in err
+    assert "Traceback" not in err
+
+
+def test_a_watched_folder_ends_with_its_number_of_frames(
+    bundle: Bundle, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camera = f"{parts}?watch=1&settle=0"
+    run = stream(capsys, "--bundle", bundle.path, "--camera", camera, "--max-frames", 3)
+    assert run.code == 0
+    assert run.verdicts == ["good", "anomalous", "good"]

@@ -8,19 +8,18 @@ scores would be lower than those of new parts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from flawline.cameras.listing import natural_key
 from flawline.train.data.dataset import DataError
 from flawline.train.data.split import hold_out, require_enough
 
 DEFAULT_FOLDS = 5
 # From so many good images on, a fifth of them is enough to set a threshold of 1 %.
 HOLD_OUT_FROM = 500
-DIGITS = re.compile(r"(\d+)", re.ASCII)
 
 
 def choose_folds(requested: int | None, images: int) -> int:
@@ -49,21 +48,8 @@ def sequence_order(paths: Sequence[Path]) -> list[int]:
     """
     keys = []
     for path in paths:
-        keys.append((_natural(str(path.parent)), _natural(path.name), str(path)))
+        keys.append((natural_key(str(path.parent)), natural_key(path.name), str(path)))
     return sorted(range(len(paths)), key=keys.__getitem__)
-
-
-def _natural(text: str) -> list[tuple[str, int, str]]:
-    """Return a key that sorts texts with numbers by the values of these."""
-    parts = DIGITS.split(text)
-    key = []
-    # Texts and digits alternate, and a text comes first.
-    for index in range(0, len(parts), 2):
-        digits = ""
-        if index + 1 < len(parts):
-            digits = parts[index + 1]
-        key.append((parts[index].casefold(), int(digits or 0), digits))
-    return key
 
 
 def blocks(paths: Sequence[Path], folds: int) -> list[list[int]]:

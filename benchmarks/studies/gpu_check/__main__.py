@@ -1,10 +1,14 @@
-"""python -m benchmarks.studies.gpu_check: one network on a GPU, from eager code to an FP16 plan.
+"""python -m benchmarks.studies.gpu_check: how fast this machine runs a bundle, or one network.
 
+    python -m benchmarks.studies.gpu_check --bundle bundles/part --out results
     python -m benchmarks.studies.gpu_check --backbone wide_resnet50_2 --out benchmarks/results
 
-One run of a few minutes with random weights, everything in alternating turns: the published
-pipeline and the fused form in torch eager, the fused form compiled in FP16, and every GPU engine in
-FP32 and FP16 with and without CUDA graph, at batch 1 and at growing batches. Each row holds the
+With --bundle, every usable engine runs every precision of the bundle on the images of its
+self-test, at batch 1 and at growing batches. This needs neither torch nor a data set. --checkpoint
+adds the published pipeline and the fused form in torch.
+
+Without --bundle, a network with random weights is built, and measured in torch and in every GPU
+engine. Everything is measured in alternating turns, in one run of a few minutes. Each row holds the
 drift from torch in FP32 and the time from the uint8 image on the host to score and map on the host.
 """
 
@@ -13,33 +17,61 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
+from flawline.benchmarks.measure.load import read_cpu, share_of_others
+from flawline.benchmarks.measure.machine import machine_facts
+from flawline.benchmarks.studies.gpu_check.measure import measure_calls
+from flawline.benchmarks.studies.gpu_check.report import gpu_report
+from flawline.benchmarks.studies.gpu_check.subject import (
+    Subject,
+    bundle_subject,
+    network_subject,
+)
 from flawline.benchmarks.studies.options import (
     add_network_arguments,
     network_options,
     study_parser,
 )
 from flawline.benchmarks.studies.results import write_results
-from flawline.runtime.command_parser import path_argument
-from flawline.runtime.console import run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import printable, run_command
 from flawline.runtime.environment import versions
+from flawline.runtime.files import make_writable
 
-# Number of images that drift is measured on.
-IMAGES = 8
+STUDY = "gpu_check"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    return run_command(parser.prog, lambda: _run(parser.parse_args(argv)))
+    words = sys.argv[1:] if argv is None else list(argv)
+    return run_command(study_parser(STUDY, None).prog, lambda: _run(_parse(words)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = study_parser("gpu_check", __doc__)
-    add_network_arguments(parser, backbone="wide_resnet50_2", size=288)
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; a network cannot be described next to a bundle, which holds one."""
+    first = Parser(add_help=False)
+    first.add_argument("--bundle")
+    given, _ = first.parse_known_args(words)
+    parser = study_parser(STUDY, __doc__)
+    parser.add_argument("--bundle", type=path_argument, help="measure this bundle")
     parser.add_argument(
-        "--device", default="cuda", help="default %(default)s; cpu tries the command out"
+        "--checkpoint",
+        type=path_argument,
+        help="the checkpoint of the bundle, to measure its forms in torch too",
+    )
+    parser.add_argument(
+        "--engine-cache",
+        type=path_argument,
+        metavar="DIR",
+        help="folder for compiled plans; default BUNDLE/engines",
+    )
+    parser.add_argument(
+        "--device", default="cuda", help="of torch; default %(default)s; cpu tries the command out"
     )
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="time limit; default %(default)s"
@@ -48,38 +80,62 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=path_argument,
         metavar="DIR",
-        help="write DIR/DEVICE/gpu-METHOD-BACKBONE-SIZE.{json,md}",
+        help="write DIR/DEVICE/gpu-NAME.{json,md}; NAME is that of the bundle, or "
+        "METHOD-BACKBONE-SIZE",
     )
-    return parser
+    if given.bundle is None:
+        add_network_arguments(parser, backbone="wide_resnet50_2", size=288)
+    args = parser.parse_args(words)
+    if args.bundle is None and args.checkpoint is not None:
+        parser.error("--checkpoint needs the --bundle that was built from it")
+    return args
 
 
 def _run(args: argparse.Namespace) -> None:
-    from flawline.benchmarks.studies.gpu_check.calls import device_name, open_device
-    from flawline.benchmarks.studies.gpu_check.measure import measure_device
-    from flawline.benchmarks.studies.gpu_check.report import gpu_report
-    from flawline.benchmarks.studies.network import build_network
-
     # The time limit includes building the network and the engines.
     deadline = time.monotonic() + 60 * args.minutes
-    device = open_device(args.device)
-    method, images = build_network(network_options(args), IMAGES)
-    rows = measure_device(method, images, device, deadline)
-    name = device_name(device)
-    height = method.geometry.height
-    about = {
-        "method": method.name,
-        "backbone": method.settings.backbone,
-        "input": f"{method.geometry.width}x{height}",
-        "weights": args.weights,
-        "device": name,
-        "versions": versions(),
-    }
-    report = gpu_report(about, rows)
+    if args.out is not None:
+        # Before minutes of measuring.
+        make_writable(args.out)
+    with tempfile.TemporaryDirectory(prefix="flawline-") as folder, ExitStack() as stack:
+        subject = _subject(args, Path(folder), stack)
+        bundle = subject.bundle
+        start = read_cpu()
+        spread = bundle.manifest.score.std
+        rows, absent = measure_calls(subject.calls, bundle.golden(), spread, deadline)
+        others = share_of_others(start, read_cpu())
+        # The clocks of the GPU are still those of the measurement.
+        about = {**_about(subject), "machine": machine_facts(), "other_processes": others}
+    absent = subject.absent + absent
+    report = printable(gpu_report(about, rows, absent))
     print(report)
     if args.out is not None:
-        folder = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        stem = f"gpu-{method.name}-{method.settings.backbone}-{height}"
-        write_results(args.out / folder / stem, {**about, "rows": rows}, report)
+        folder_name = re.sub(r"[^a-z0-9]+", "-", subject.device.lower()).strip("-")
+        missing = [entry._asdict() for entry in absent]
+        content = {**about, "rows": rows, "not_measured": missing}
+        write_results(args.out / folder_name / f"gpu-{subject.name}", content, report)
+
+
+def _subject(args: argparse.Namespace, folder: Path, stack: ExitStack) -> Subject:
+    cache = args.engine_cache
+    if args.bundle is not None:
+        return bundle_subject(args.bundle, args.checkpoint, args.device, cache, stack)
+    return network_subject(network_options(args), args.device, cache, folder / "bundle", stack)
+
+
+def _about(subject: Subject) -> dict[str, Any]:
+    manifest = subject.bundle.manifest
+    geometry = manifest.geometry
+    return {
+        "name": subject.name,
+        "method": manifest.method,
+        "backbone": manifest.backbone,
+        "input": f"{geometry.width}x{geometry.height}",
+        "weights": subject.weights,
+        "model": subject.bundle.short_id,
+        "device": subject.device,
+        "versions": versions(),
+    }
 
 
 if __name__ == "__main__":

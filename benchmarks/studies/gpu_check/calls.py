@@ -1,105 +1,122 @@
-"""Every way to run one network on a GPU, as calls from host to host."""
+"""Every engine of this machine and every precision of a bundle, as calls from host to host."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
 from numpy.typing import NDArray
 
 from flawline.benchmarks.measure.sessions import InferenceCall
-from flawline.benchmarks.published import find_published
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.console import log
 from flawline.runtime.engines import (
     ENGINES,
     EngineError,
     EngineOptions,
     engine_class,
     missing,
+    self_test,
 )
 from flawline.runtime.image import Image
-from flawline.train.method import Method
+from flawline.runtime.precisions import PRECISIONS
 
-PRECISIONS = ("fp32", "fp16")
 # The row that all others are compared with.
 PUBLISHED = "torch eager fp32, as published"
 
 
-def open_device(name: str) -> torch.device:
-    """Return the device. Raises EngineError for a GPU that torch does not find."""
-    if name != "cpu" and not torch.cuda.is_available():
-        raise EngineError(
-            "torch finds no GPU on this machine; use a machine that has one, or try --device cpu"
-        )
-    return torch.device(name)
+class Absent(NamedTuple):
+    """Something that was not measured, and why."""
+
+    name: str
+    reason: str
 
 
-def device_name(device: torch.device) -> str:
-    """Return the product name of a device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or "cpu"
+@dataclass
+class EngineCalls:
+    """The calls of engines by description, and why others are missing.
 
-
-def torch_calls(method: Method, device: torch.device) -> Iterator[tuple[str, InferenceCall]]:
-    """Yield name and call of each way to run a method in torch.
-
-    Every call uploads its images and downloads its results.
+    `on_gpu` is True if one of them runs on a GPU.
     """
-    published = find_published(method.name).as_published
-    if published is not None:
-        yield PUBLISHED, partial(_run_on, device, published(method).eval().to(device))
-    yield "torch eager fp32, fused", partial(_run_on, device, method.fused().to(device))
-    half = method.fused().half().to(device)
-    yield "torch eager fp16, fused", partial(_run_on, device, half)
-    if device.type == "cuda":
-        compiled = torch.compile(half, mode="max-autotune-no-cudagraphs", dynamic=False)
-        yield "torch.compile fp16, fused", partial(_run_on, device, compiled)
+
+    calls: dict[str, InferenceCall] = field(default_factory=dict)
+    absent: list[Absent] = field(default_factory=list)
+    on_gpu: bool = False
 
 
-@torch.inference_mode()
-def _run_on(
-    device: torch.device, module: Callable[[torch.Tensor], Any], images: Image
-) -> Sequence[NDArray[Any]]:
-    outputs = []
-    for output in module(torch.from_numpy(images).to(device)):
-        outputs.append(output.float().cpu().numpy())
-    return outputs
+def open_engines(
+    bundle: Bundle, names: Sequence[str], stack: ExitStack, cache: Path | None = None
+) -> EngineCalls:
+    """Open engines of ENGINES in each of their precisions that the bundle has a graph for.
 
-
-def engine_calls(bundle: Bundle, stack: ExitStack) -> Iterator[tuple[str, InferenceCall]]:
-    """Yield name and call of every engine that compiles for a GPU, as users run it.
-
-    Each is opened without and with a CUDA graph; `stack` closes it.
+    An engine that cannot be used, or fails the self-test of the bundle, is absent. `stack` closes
+    the others. `cache` is the folder for compiled plans; None uses that of the bundle.
     """
-    for name in ENGINES:
-        if not engine_class(name).compiles:
-            continue
+    opened = EngineCalls()
+    for name in names:
         reason = missing(name)
         if reason is not None:
-            log(f"note: no {name} ({reason})")
+            opened.absent.append(Absent(name, reason))
             continue
-        for precision in PRECISIONS:
-            engine = _open(name, bundle, precision, stack)
-            # Before the first call, which decides whether work is recorded.
-            engine.uses_graph = False
-            yield engine.description, engine
-            engine = _open(name, bundle, precision, stack)
-            if engine.graph_enabled:
-                label = f"{engine.description}, CUDA graph"
-                yield label, engine
-                yield f"{label}, score only", partial(_score_only, engine)
+        for precision in engine_class(name).precisions:
+            file = PRECISIONS[precision].file
+            if file is not None and precision not in bundle.precisions:
+                reason = f"the bundle has no {precision} graph"
+                opened.absent.append(Absent(f"{name} {precision}", reason))
+                continue
+            options = EngineOptions(precision=precision, cache=cache)
+            try:
+                opened.calls.update(_open_forms(name, bundle, options, stack))
+            except (EngineError, ImportError) as error:
+                # ImportError: the library is installed, but cannot be loaded.
+                reason = " ".join(str(error).split())
+                opened.absent.append(Absent(f"{name} {precision}", reason))
+                continue
+            opened.on_gpu = opened.on_gpu or engine_class(name).compiles
+    return opened
 
 
-def _open(name: str, bundle: Bundle, precision: str, stack: ExitStack) -> Any:
-    engine = engine_class(name).open(bundle, EngineOptions(precision=precision))
+def _open_forms(
+    name: str, bundle: Bundle, options: EngineOptions, stack: ExitStack
+) -> Iterator[tuple[str, InferenceCall]]:
+    """Yield description and call of every way in which an engine runs a precision."""
+    if not engine_class(name).compiles:
+        engine = _open(name, bundle, options, stack)
+        yield engine.description, engine
+        return
+    # It runs on a GPU, without and with a CUDA graph.
+    engine = _open(name, bundle, options, stack, without_graph=True)
+    yield engine.description, engine
+    engine = _open(name, bundle, options, stack)
+    if engine.graph_enabled:
+        label = f"{engine.description}, CUDA graph"
+        yield label, engine
+        if bundle.has_map:
+            yield f"{label}, score only", partial(_score_only, engine)
+
+
+def _open(
+    name: str,
+    bundle: Bundle,
+    options: EngineOptions,
+    stack: ExitStack,
+    without_graph: bool = False,
+) -> Any:
+    engine: Any = engine_class(name).open(bundle, options)
     stack.callback(engine.close)
+    if without_graph:
+        # Before the first call, which decides whether work is recorded.
+        engine.uses_graph = False
+    self_test(engine, bundle)
     return engine
+
+
+def gpu_engines() -> list[str]:
+    """Return the names of the engines that compile for a GPU."""
+    return [name for name in ENGINES if engine_class(name).compiles]
 
 
 def _score_only(engine: Any, images: Image) -> Sequence[NDArray[Any]]:

@@ -2,109 +2,110 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from flawline.benchmarks.measure.sessions import InferenceCall
 from flawline.benchmarks.measure.timing import percentiles
-from flawline.benchmarks.studies.gpu_check.calls import engine_calls, torch_calls
-from flawline.benchmarks.studies.network import bundle_of_network
-from flawline.export.graphs.to_fp16 import to_fp16
-from flawline.export.graphs.to_onnx import onnx_from_module
-from flawline.runtime.bundle import Bundle
-from flawline.runtime.console import log
+from flawline.benchmarks.studies.gpu_check.calls import Absent
+from flawline.runtime.console import describe_failure, log
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
 from flawline.runtime.timing import time_calls
-from flawline.train.blocks.fused import fp32_islands
-from flawline.train.method import Method
 
-# Images per call: one camera, a few, and what saturates the GPU.
+# Images per call: one camera, a few, and what saturates a GPU.
 BATCHES = (1, 8, 32)
 # Every row is timed in this many turns, for so many seconds in each of them.
 TURNS = 2
 SECONDS = 1.5
-# Untimed calls before each turn: kernels are compiled, graphs recorded and clocks raised.
+# Untimed calls before each turn: kernels are compiled, graphs recorded and clocks raised. A slow
+# call ends them after so many seconds, but not before the second, which records a CUDA graph.
 WARM_UP = 20
+WARM_UP_S = 2.0
+FEWEST_WARM_UP = 2
 
-
-def measure_device(
-    method: Method, images: Image, device: torch.device, deadline: float
-) -> list[dict[str, Any]]:
-    """Return one row for each call and batch. `images` is uint8 [n, H, W, 3]; see measure_calls."""
-    with tempfile.TemporaryDirectory(prefix="flawline-") as folder, ExitStack() as stack:
-        # The bundle comes first: torch_calls moves modules of the method to the device.
-        bundle = write_study_bundle(method, images, Path(folder) / "bundle")
-        reference = bundle.golden().scores
-        calls = dict(torch_calls(method, device))
-        if device.type == "cuda":
-            calls.update(engine_calls(bundle, stack))
-        return measure_calls(calls, images, reference, deadline)
-
-
-def write_study_bundle(method: Method, images: Image, folder: Path) -> Bundle:
-    """Write a bundle of FP32 and FP16 graphs with wide tolerances.
-
-    Drift is reported by this study, so no engine is refused for it.
-    """
-    with torch.inference_mode():
-        score, anomaly_map = method(torch.from_numpy(images))
-    golden = Golden(images, score.numpy(), anomaly_map.numpy())
-    tolerance = 10 * float(np.ptp(golden.maps)) + 1.0
-    fused = method.fused()
-    fp32 = onnx_from_module(fused, method.geometry)
-    islands = fp32_islands(fused)
-    models = {"fp32": fp32, "fp16": to_fp16(fp32, islands)}
-    return bundle_of_network(method, models, golden, folder, tolerance, islands)
+Key = tuple[str, int]
+Row = dict[str, Any]
 
 
 def measure_calls(
-    calls: Mapping[str, InferenceCall], images: Image, reference: NDArray[Any], deadline: float
-) -> list[dict[str, Any]]:
-    """Return one row for each call and batch, with times and drift, measured in alternating turns.
+    calls: Mapping[str, InferenceCall], golden: Golden, spread: float, deadline: float
+) -> tuple[list[Row], list[Absent]]:
+    """Return one row for each call and batch, measured in alternating turns, and what has none.
 
-    Drift is the largest difference of a score from `reference` [n], relative to the standard
-    deviation of the reference. What cannot begin before `deadline`, a value of time.monotonic(), is
-    left out with a note.
+    Drift is the largest difference of a score from that of `golden`, divided by `spread`. A batch
+    that a call does not take, or has too little memory for, has a reason instead of a row; so has
+    what cannot begin before `deadline`, a value of time.monotonic().
     """
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    times: dict[tuple[str, int], list[float]] = {}
-    for _ in range(TURNS):
+    rows: dict[Key, Row] = {}
+    times: dict[Key, list[float]] = {}
+    absent: dict[Key, str] = {}
+    for turn in range(TURNS):
         for batch in BATCHES:
-            # The images are repeated to fill the batch.
-            batch_of_images = np.resize(images, (batch, *images.shape[1:]))
             for name, call in calls.items():
-                if time.monotonic() > deadline:
-                    log(f"note: out of time before {name}, batch {batch}")
-                    continue
                 key = (name, batch)
-                if key not in rows:
-                    drift = _drift(call, images, reference)
-                    rows[key] = {"call": name, "batch": batch, "drift": drift}
-                    times[key] = []
-                times[key] += time_calls(
-                    partial(call, batch_of_images), warm_up=WARM_UP, seconds=SECONDS
-                )
+                if key in absent:
+                    continue
+                if time.monotonic() > deadline:
+                    if key not in rows:
+                        absent[key] = "out of time; give it more --minutes"
+                    continue
+                try:
+                    if turn == 0:
+                        rows[key] = _checked_row(name, call, batch, golden, spread)
+                    times.setdefault(key, []).extend(_times(call, batch, golden.images))
+                except Exception as error:
+                    absent[key] = _reason(error)
+                    rows.pop(key, None)
+                    times.pop(key, None)
     for key, milliseconds in times.items():
         rows[key].update(percentiles(milliseconds))
         images_per_second = 1e3 * key[1] / float(np.median(milliseconds))
         rows[key]["images_per_s"] = round(images_per_second, 1)
-    return list(rows.values())
+    reasons = []
+    for (name, batch), reason in absent.items():
+        reasons.append(Absent(f"{name}, batch {batch}", reason))
+    return list(rows.values()), reasons
 
 
-def _drift(call: InferenceCall, images: Image, reference: NDArray[Any]) -> float:
-    scores = []
-    for image in images:
-        # A copy, because an engine may write the next score into the same buffer.
-        scores.append(np.copy(call(image[None])[0]))
-    difference = np.abs(np.concatenate(scores) - reference)
-    return float(difference.max() / reference.std())
+def _checked_row(name: str, call: InferenceCall, batch: int, golden: Golden, spread: float) -> Row:
+    """Return the row of a call without its times: drift, and whether all values are finite."""
+    log(f"measuring {name}, batch {batch}")
+    drift = 0.0
+    finite = True
+    for start in range(0, len(golden.images), batch):
+        # The images are repeated to fill the last batch.
+        indices = np.arange(start, start + batch) % len(golden.images)
+        outputs = call(golden.images[indices])
+        for output in outputs:
+            finite = finite and bool(np.isfinite(output).all())
+        # np.max keeps a NaN, which Python's max would lose.
+        drift = float(np.max([drift, *np.abs(outputs[0] - golden.scores[indices])]))
+    return {"call": name, "batch": batch, "drift": drift / spread, "finite": finite}
+
+
+def _times(call: InferenceCall, batch: int, images: Image) -> list[float]:
+    """Return the milliseconds of the calls of one turn, after a warm-up."""
+    timed = partial(call, np.resize(images, (batch, *images.shape[1:])))
+    _warm_up(timed)
+    return time_calls(timed, warm_up=0, seconds=SECONDS)
+
+
+def _warm_up(call: Callable[[], object]) -> None:
+    end = time.monotonic() + WARM_UP_S
+    for number in range(WARM_UP):
+        if number >= FEWEST_WARM_UP and time.monotonic() > end:
+            return
+        call()
+
+
+def _reason(error: Exception) -> str:
+    """Return why a batch has no row. Raises the error again if it is a bug."""
+    reason = describe_failure(error)
+    if reason is None:
+        raise error
+    return reason

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from flawline.extras import install_command
+from flawline.extras import install_command, pip_command
 from flawline.runtime.console import first_line
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.tensorrt.api import Module
@@ -53,7 +53,7 @@ TENSORRT = Library(
     engine="tensorrt",
     module="tensorrt",
     install="it is part of JetPack (a virtual environment needs --system-site-packages); "
-    "elsewhere: pip install tensorrt",
+    f"elsewhere: {pip_command('install', 'tensorrt')}",
 )
 TENSORRT_RTX = Library(
     engine="tensorrt-rtx",

@@ -1,0 +1,112 @@
+"""The forms of a method in torch, as calls from host to host, and a bundle around a new network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flawline.benchmarks.measure.sessions import InferenceCall
+from flawline.benchmarks.published import find_published
+from flawline.benchmarks.studies.gpu_check.calls import PUBLISHED
+from flawline.benchmarks.studies.network import build_network, bundle_of_network
+from flawline.benchmarks.studies.options import NetworkOptions
+from flawline.export.graphs.to_fp16 import to_fp16
+from flawline.export.graphs.to_onnx import onnx_from_module
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.engines import EngineError
+from flawline.runtime.golden import Golden
+from flawline.runtime.image import Image
+from flawline.train import TrainError
+from flawline.train.blocks.fused import fp32_islands
+from flawline.train.checkpoint import load_checkpoint
+from flawline.train.method import Method
+
+# Number of images that drift is measured on.
+IMAGES = 8
+
+
+def open_device(name: str) -> torch.device:
+    """Return the device. Raises EngineError for a GPU that torch does not find."""
+    if name != "cpu" and not torch.cuda.is_available():
+        raise EngineError(
+            "torch finds no GPU on this machine; use a machine that has one, or try --device cpu"
+        )
+    return torch.device(name)
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """Return the product name of a GPU; None for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return None
+
+
+def method_of_bundle(checkpoint: Path, bundle: Bundle) -> Method:
+    """Return the method of the checkpoint that a bundle was built from.
+
+    Raises TrainError for a checkpoint that cannot be read or is of another kind of network.
+    """
+    method = load_checkpoint(checkpoint).method
+    manifest = bundle.manifest
+    network = (method.name, method.settings.backbone, method.geometry)
+    if network != (manifest.method, manifest.backbone, manifest.geometry):
+        raise TrainError(
+            f"{bundle.path} was not built from {checkpoint}, which has another method, backbone "
+            f"or input; give its own --checkpoint, or leave it out"
+        )
+    return method
+
+
+def torch_calls(method: Method, device: torch.device) -> Iterator[tuple[str, InferenceCall]]:
+    """Yield name and call of each way to run a method in torch.
+
+    Every call uploads its images and downloads its results.
+    """
+    published = find_published(method.name).as_published
+    if published is not None:
+        yield PUBLISHED, partial(_run_on, device, published(method).eval().to(device))
+    yield "torch eager fp32, fused", partial(_run_on, device, method.fused().to(device))
+    half = method.fused().half().to(device)
+    yield "torch eager fp16, fused", partial(_run_on, device, half)
+    if device.type == "cuda":
+        compiled = torch.compile(half, mode="max-autotune-no-cudagraphs", dynamic=False)
+        yield "torch.compile fp16, fused", partial(_run_on, device, compiled)
+
+
+@torch.inference_mode()
+def _run_on(
+    device: torch.device, module: Callable[[torch.Tensor], Any], images: Image
+) -> Sequence[NDArray[Any]]:
+    outputs = []
+    for output in module(torch.from_numpy(images).to(device)):
+        outputs.append(output.float().cpu().numpy())
+    return outputs
+
+
+def network_with_bundle(options: NetworkOptions, folder: Path) -> tuple[Method, Bundle]:
+    """Make a network with statistics of real features, and write a bundle around it."""
+    method, images = build_network(options, IMAGES)
+    return method, write_study_bundle(method, images, folder)
+
+
+def write_study_bundle(method: Method, images: Image, folder: Path) -> Bundle:
+    """Write a bundle of FP32 and FP16 graphs with wide tolerances.
+
+    Drift is reported by this study, so no engine is refused for it. `images` is uint8
+    [n, H, W, 3].
+    """
+    with torch.inference_mode():
+        score, anomaly_map = method(torch.from_numpy(images))
+    golden = Golden(images, score.numpy(), anomaly_map.numpy())
+    tolerance = 10 * float(np.ptp(golden.maps)) + 1.0
+    fused = method.fused()
+    fp32 = onnx_from_module(fused, method.geometry)
+    islands = fp32_islands(fused)
+    models = {"fp32": fp32, "fp16": to_fp16(fp32, islands)}
+    return bundle_of_network(method, models, golden, folder, tolerance, islands)

@@ -1,0 +1,29 @@
+"""The options that all cameras with a trigger share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flawline.cameras.live_options import LiveOptions
+from flawline.options import option
+
+
+@dataclass(frozen=True)
+class TriggerOptions(LiveOptions):
+    """Options of every camera that can be triggered."""
+
+    trigger: Literal["off", "software", "line1"] = option(
+        "off", "what starts an exposure: off for a running camera, a pulse otherwise"
+    )
+    queue: int = option(16, "images of triggered parts that may wait, 1 to 1000")
+    answer_s: float = option(
+        2.0, "seconds from a software pulse to its image after which the camera is opened again"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.queue <= 1000:
+            raise ValueError("queue must be from 1 to 1000")
+        if not 0 < self.answer_s < float("inf"):
+            raise ValueError("answer_s must be above 0")
