@@ -63,6 +63,7 @@ class Frame:
     of capture on the clock of its camera, in seconds that never go backwards; None for a file.
     `part` identifies the part where the source knows it: the number of its trigger pulse or a name
     from outside, such as a serial number. It is in the JSON line and in the names of saved files.
+    A part with several exposures has `views` frames, of which this is number `view`, from 0.
 
     Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so
     that the part can be rejected. An image of another type or shape, an empty image, and values
@@ -79,6 +80,8 @@ class Frame:
     captured_at: float = field(default_factory=time.time)
     captured_mono: float | None = None
     part: str | None = None
+    view: int = 0
+    views: int = 1
 
     def age(self, now: float) -> float | None:
         """Return the seconds since its capture at the time `now`, or None for a frame of a file.

@@ -28,12 +28,15 @@ class Pulse:
     """One pulse, and so one part: its name, and why it has no image, if that is known.
 
     `name` is None where it is unknown how many parts there were. `sent_at` is when a software pulse
-    was sent, in seconds of the camera's monotonic clock.
+    was sent, in seconds of the camera's monotonic clock. `view` is the number of the exposure, from
+    0, of the `views` that the part has.
     """
 
     name: str | None
     fault: str | None = None
     sent_at: float = 0.0
+    view: int = 0
+    views: int = 1
 
 
 @dataclass(frozen=True)
@@ -52,20 +55,18 @@ class Block:
 
     def frame(self, source: str, index: int, clock: Clock, pulse: Pulse | None = None) -> Frame:
         """Return the frame of this block, which came now, and of its pulse, if it had one."""
-        fault = self.fault
-        part = None
-        if pulse is not None:
-            fault = pulse.fault or fault
-            part = pulse.name
+        pulse = pulse or Pulse(None)
         return Frame(
             source,
             index,
             self.image,
-            fault=fault,
+            fault=pulse.fault or self.fault,
             bit_depth=self.bit_depth,
             captured_at=clock.time() - self.age,
             captured_mono=clock.monotonic() - self.age,
-            part=part,
+            part=pulse.name,
+            view=pulse.view,
+            views=pulse.views,
         )
 
 
@@ -110,12 +111,17 @@ class Pulses:
 
     The parts are numbered from 1, unless they were named from outside. With `by_software`, `send`
     counts every pulse; otherwise pulses come from the line, and `announce` gives the names of the
-    next ones. Calls of several threads must be serialised by the caller.
+    next parts. `views` pulses, one after the other, are the exposures of one part. Calls of several
+    threads must be serialised by the caller.
     """
 
-    def __init__(self, by_software: bool) -> None:
+    def __init__(self, by_software: bool, views: int = 1) -> None:
         self._by_software = by_software
+        self._views = views
+        # The part that is exposed, and how many of its pulses there were.
         self._count = 0
+        self._name = ""
+        self._view = views
         self._blocks = BlockNumbers()
         self._names: deque[str] = deque()
         self._sent: deque[Pulse] = deque()
@@ -128,14 +134,18 @@ class Pulses:
     def begin(self, first_block: int | None) -> None:
         """Expect block numbers from their start: the camera was opened."""
         self._blocks = BlockNumbers(first_block)
+        if not self._by_software:
+            # Pulses of the line may have been missed, so the next one is taken for a new part.
+            self._view = self._views
 
     def announce(self, name: str) -> None:
-        """Name the part of the next pulse on the line that has no name yet."""
+        """Name the next part of the line that has no name yet."""
         self._names.append(name)
 
     def send(self, name: str | None, now: float) -> Pulse:
         """Count a software pulse, whose image is still to come."""
-        pulse = Pulse(self._name(name), sent_at=now)
+        pulse = self._new(name)
+        pulse.sent_at = now
         self._sent.append(pulse)
         return pulse
 
@@ -176,7 +186,10 @@ class Pulses:
             pulse.fault = pulse.fault or reason
             pulses.append(pulse)
         while self._names:
-            pulses.append(Pulse(self._name(None), reason))
+            self._view = self._views
+            pulse = self._new(None)
+            pulse.fault = reason
+            pulses.append(pulse)
         return pulses
 
     def _take(self) -> Pulse:
@@ -184,14 +197,23 @@ class Pulses:
         if self._sent:
             return self._sent.popleft()
         if self._by_software:
-            return Pulse(self._name(None), UNEXPECTED)
-        return Pulse(self._name(None))
+            return Pulse(None, UNEXPECTED)
+        return self._new(None)
 
-    def _name(self, name: str | None) -> str:
-        """Count a part; return its name from outside, or else its number."""
-        self._count += 1
-        if name is not None:
-            return name
-        if self._names:
-            return self._names.popleft()
-        return str(self._count)
+    def _new(self, name: str | None) -> Pulse:
+        """Return the next pulse, of a new part or of the one that is exposed.
+
+        A new part has a name from outside, or else its number.
+        """
+        if self._view == self._views:
+            self._view = 0
+            self._count += 1
+            if name is not None:
+                self._name = name
+            elif self._names:
+                self._name = self._names.popleft()
+            else:
+                self._name = str(self._count)
+        view = self._view
+        self._view += 1
+        return Pulse(self._name, view=view, views=self._views)

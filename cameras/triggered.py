@@ -51,7 +51,8 @@ class TriggeredCamera(LiveCamera):
         super().__init__(source, options, clock)
         self.trigger = options.trigger
         self._answer_s = options.answer_s
-        self._pulses = Pulses(by_software=options.trigger == "software")
+        self.views = options.views
+        self._pulses = Pulses(options.trigger == "software", options.views)
         self._blocks = BlockNumbers()
         self._queue = PartQueue(source, options.queue, self.clock)
         self._no_more_pulses = False
@@ -95,10 +96,10 @@ class TriggeredCamera(LiveCamera):
     def pulse(self, part: str | None = None) -> None:
         """Send a software pulse for the part that is in front of the camera.
 
-        `part` names it; without a name, the parts are numbered from 1. Every call is one part: if
-        the camera does not take the pulse, the part is a frame with a fault. Any thread may call
-        it, and it waits at most a fraction of a second. Raises CameraError without
-        `trigger=software`.
+        `part` names it; without a name, the parts are numbered from 1. Every call is one exposure,
+        and `views` calls are one part, which the first of them names. If the camera does not take
+        the pulse, that is a frame with a fault. Any thread may call it, and it waits at most a
+        fraction of a second. Raises CameraError without `trigger=software`.
         """
         if self.trigger != "software":
             raise CameraError(f"camera {self.source}: is not open with trigger=software")
@@ -114,7 +115,7 @@ class TriggeredCamera(LiveCamera):
                 self._report(self._pulses.settled())
 
     def announce(self, part: str) -> None:
-        """Name the next pulse of the line that has no name yet. Any thread may call it.
+        """Name the next part of the line that has no name yet. Any thread may call it.
 
         Raises CameraError without a trigger.
         """

@@ -33,12 +33,28 @@ class OutputError(FlawlineError):
 
 
 @dataclass(frozen=True)
+class ViewVerdict:
+    """The verdict on one of several exposures of a part: its score, and its name as of `Verdict`.
+
+    `view` counts the exposures of the part from 0, `index` is that of the frame. `reason` says why
+    the view could not be judged.
+    """
+
+    view: int
+    index: int
+    score: float
+    name: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Judgement:
     """A frame, the verdict on it, and the frames per second at that moment.
 
     `live` is true if the camera does not wait for the stream, which must then not be delayed. `age`
     is the time in seconds from the capture of the frame to its verdict, None for a file, and
-    `dropped` the number of frames that the camera has dropped so far.
+    `dropped` the number of frames that the camera has dropped so far. For a part with several
+    exposures, frame and verdict are those of the worst one, and `views` holds all.
     """
 
     frame: Frame
@@ -47,6 +63,7 @@ class Judgement:
     live: bool = False
     age: float | None = None
     dropped: int = 0
+    views: tuple[ViewVerdict, ...] = ()
 
 
 @dataclass(frozen=True)

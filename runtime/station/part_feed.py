@@ -25,9 +25,10 @@ class PartFeedError(FlawlineError):
 class PartFeed:
     """Gives each line of a file to a triggered camera, in a thread.
 
-    With `trigger=software`, a line sends a pulse for the part of that name; an empty line sends one
-    for a part that is numbered. The camera ends when the file has ended and each part has its
-    frame. With another trigger, a line names the next pulse, and empty lines are left out.
+    With `trigger=software`, a line sends the pulse, or those of all views, for the part of that
+    name; an empty line does so for a part that is numbered. The camera ends when the file has ended
+    and each part has its frame. With another trigger, a line names the next part, and empty lines
+    are left out.
 
     `path` is a file, a named pipe or - for stdin. A named pipe never ends, so that one program
     after the other may write to it. Raises PartFeedError for a file that cannot be read, and for a
@@ -56,7 +57,8 @@ class PartFeed:
                 return
             for name in self._lines():
                 if by_software:
-                    self._camera.pulse(name or None)
+                    for _ in range(self._camera.views):
+                        self._camera.pulse(name or None)
                 elif name:
                     self._camera.announce(name)
         except CameraError as error:

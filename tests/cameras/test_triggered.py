@@ -141,6 +141,8 @@ def test_an_image_without_a_pulse_is_a_fault() -> None:
     pulses.begin(1)
     (pulse,) = pulses.arrive(1)
     assert "no pulse" in str(pulse.fault)
+    assert pulse.name is None
+    assert pulses.send(None, 0.0).name == "1"
 
 
 def test_every_pulse_of_the_line_is_a_part_also_without_an_image() -> None:
