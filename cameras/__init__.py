@@ -2,7 +2,7 @@
 
     /data/images   /data/part.png   /data/line.mp4   folder:///data/images?watch=1
     usb://0   /dev/video0   rtsp://HOST/PATH   synthetic://?fps=25&frames=100
-    basler://SERIAL   gige://SERIAL?cti=FILE
+    basler://SERIAL   gige://SERIAL?cti=FILE   aravis://SERIAL
 
 File sources never drop a frame. Live sources hand out the newest frame and count the frames that
 they dropped. A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one
@@ -44,6 +44,7 @@ CAMERAS = {
     "csi": "flawline.cameras.gstreamer:Csi",
     "basler": "flawline.cameras.basler:Basler",
     "gige": "flawline.cameras.gige:Gige",
+    "aravis": "flawline.cameras.aravis:Aravis",
     "synthetic": "flawline.cameras.synthetic:Synthetic",
 }
 

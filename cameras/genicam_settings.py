@@ -202,6 +202,7 @@ class Settings:
 
 def first_line(error: Exception) -> str:
     """Return the message of a camera library without its place in the source of the library."""
-    text = PLACE.sub("", str(error)).strip()
+    # GLib's errors put the name of their kind before their message.
+    text = PLACE.sub("", str(getattr(error, "message", error))).strip()
     lines = text.splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(". ")

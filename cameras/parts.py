@@ -97,7 +97,8 @@ class BlockNumbers:
             return 0
         lost = number - last - 1
         if lost < 0 and last <= LARGEST_SHORT:
-            lost += LARGEST_SHORT
+            # A camera that counts 0 as well is one ahead here.
+            lost = max(lost + LARGEST_SHORT, 0)
         if not 0 <= lost <= MOST_LOST:
             raise CameraError(
                 f"the camera's block number went from {last} to {number}, so that the number of "

@@ -80,7 +80,7 @@ def test_an_example_of_every_camera_is_listed(monkeypatch: pytest.MonkeyPatch) -
         "/data/images, folder:///data/images?watch=1, /data/line.mp4, usb://0, /dev/video0, "
         "rtsp://192.168.0.10/stream1, rtsps://192.168.0.10/stream1?ca=camera.pem, "
         "gst://v4l2src ! image/jpeg ! jpegdec, csi://0, basler://SERIAL, gige://SERIAL?cti=FILE, "
-        "synthetic://?fps=25&frames=100, gone://"
+        "aravis://SERIAL, synthetic://?fps=25&frames=100, gone://"
     )
     assert cameras.usages() == expected
 
