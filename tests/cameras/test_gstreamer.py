@@ -137,7 +137,7 @@ def test_a_network_camera_is_read_and_opened_again_after_its_server_was_killed(g
             while events.RECOVERED not in [event.name for event in reported]:
                 assert true_age(next(frames).image) < 1.0
             assert camera.source == "gst://rtspsrc ! rtph264depay ! avdec_h264"
-    assert reported[0].name == events.FAILED
+    assert events.FAILED in [event.name for event in reported]
 
 
 def test_the_camera_of_a_jetson_is_a_pipeline_of_its_elements() -> None:

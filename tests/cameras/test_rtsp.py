@@ -229,8 +229,9 @@ def test_a_server_that_is_killed_and_started_again_is_connected_again(
     recovered = watched.until(events.RECOVERED)
     restart.join(10)
     assert recovered.text.startswith(f"camera {own_server.address()}: gives frames again after")
-    assert watched.events[0].name == events.FAILED
-    assert "it is opened again (attempt 1 of 60)" in watched.events[0].text
+    # The server may be killed in the middle of a frame, which is then damaged.
+    failed = watched.until(events.FAILED)
+    assert "it is opened again (attempt 1 of 60)" in failed.text
     assert watched.camera.reconnects >= 1
     assert max(watched.ages) < OLDEST_S
 
