@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.benchmarks.labels import labels_of
-from flawline.benchmarks.measure.load import read_cpu, share_of_others
 from flawline.benchmarks.measure.timing import percentiles, slowest_and_fastest
 from flawline.cameras.decode import read_image
 from flawline.cameras.listing import count_of
@@ -24,9 +23,9 @@ from flawline.runtime.engines import (
     REFERENCE_ENGINE,
     EngineError,
     EngineOptions,
-    choose_engine,
 )
 from flawline.runtime.environment import cpu_name, versions
+from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.precisions import FP32
 from flawline.runtime.threshold import clear_flip, flipped
 from flawline.train import metrics
@@ -136,7 +135,7 @@ def _open_detectors(
             log(f"note: left out {name} {options.precision}: {error}")
             continue
         engine = detector.engine
-        run = EngineRun(choose_engine(name), engine.precision, engine.description, options.threads)
+        run = EngineRun(engine.name, engine.precision, engine.description, options.threads)
         opened.append((run, detector))
     if not opened:
         raise EngineError(f"no engine could be opened for {bundle.path}; see the notes above")

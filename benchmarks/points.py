@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flawline.benchmarks.measure.load import is_busy
+from flawline.runtime.load import is_busy
 
 Row = Mapping[str, Any]
 # What tells two detectors apart, beside their method, in the order in which names grow.

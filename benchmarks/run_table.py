@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flawline.benchmarks.measure.load import is_busy
 from flawline.benchmarks.tables import aligned, markdown_table
 from flawline.runtime.engines import REFERENCE_ENGINE
+from flawline.runtime.load import is_busy
 from flawline.runtime.precisions import FP32
 
 Row = Mapping[str, Any]

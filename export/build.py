@@ -14,16 +14,19 @@ if __name__ == "__main__":
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.commands import command_line, program_of
 from flawline.export import ExportError
-from flawline.export.graphs import WRITERS
+from flawline.export.graphs_of_bundle import add_default_graphs, add_missing_graph
 from flawline.export.local_engine import (
     NO_ENGINE,
     add_build_arguments,
+    log_threshold_remedy,
+    needs_own_threshold,
     prepare_local_engine,
     read_build_options,
 )
@@ -31,10 +34,10 @@ from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import log, run_command
-from flawline.runtime.engines import add_engine_arguments, engine_options
+from flawline.runtime.engines import ENGINES, add_engine_arguments, engine_options, missing
+from flawline.runtime.engines.auto import cache_and_threads
 from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import GRAPH_OUTPUTS
-from flawline.runtime.precisions import PRECISIONS
 from flawline.train import METHODS, TrainError
 from flawline.train.data.demo import DEMO_PRODUCT, DEMO_WEIGHTS
 from flawline.train.fit import (
@@ -43,6 +46,9 @@ from flawline.train.fit import (
     parse_arguments,
     recipe_from_arguments,
 )
+
+if TYPE_CHECKING:
+    from flawline.train.checkpoint import Checkpoint
 
 PROGRAM = program_of("build")
 EXAMPLES = (
@@ -144,8 +150,17 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path]:
-    """Build a bundle from a checkpoint, which is trained if none is given; also return its data."""
+@dataclass(frozen=True)
+class _Built:
+    """A new bundle, the checkpoint that it was built from, and its data set."""
+
+    bundle: Bundle
+    checkpoint: Checkpoint
+    data: Path
+
+
+def _build(args: argparse.Namespace, words: Sequence[str]) -> _Built:
+    """Build a bundle from a checkpoint, which is trained if none is given."""
     from flawline.export.assemble import ExportOptions, build_bundle
     from flawline.train.checkpoint import load_checkpoint
     from flawline.train.data.images import TRAIN_WITH_BITS
@@ -179,7 +194,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> tuple[Bundle, Path
         bundle = build_bundle(checkpoint, data, out, options, words)
     # What follows adds to the bundle, which is usable from here on.
     log(f"wrote bundle {bundle.path}")
-    return bundle, data
+    return _Built(bundle, checkpoint, data)
 
 
 def _require_writable(out: Path) -> None:
@@ -221,70 +236,65 @@ def _write_demo() -> None:
         write_demo(DEMO_FOLDER, progress=lambda done, total: bars("demo data", done, total))
 
 
-def _add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bundle:
-    """Add the graph of a precision, unless the bundle has it or engines need none.
-
-    Raises ExportError if it has to be written and there are no images, or if it loses parity.
-    """
-    if precision in bundle.precisions or precision not in WRITERS:
-        return bundle
-    if data is None:
-        raise ExportError(
-            f"adding the {precision} graph needs images; pass --data with the data set that the "
-            f"bundle was built on"
-        )
-    # Imported here because it needs onnx, which a machine that only inspects lacks.
-    from flawline.export.add_precision import add_graph
-    from flawline.train.data.images import TRAIN_WITH_BITS
-
-    with bit_depth_remedy(TRAIN_WITH_BITS):
-        return add_graph(bundle, precision, data)
-
-
-def _add_default_graphs(bundle: Bundle, data: Path) -> Bundle:
-    """Add the graphs that every new bundle gets, for machines that compile their engine.
-
-    One without parity is left out, which is logged.
-    """
-    for precision in PRECISIONS.values():
-        if not precision.by_default:
-            continue
-        try:
-            bundle = _add_missing_graph(bundle, precision.name, data)
-        except ExportError as error:
-            log(
-                f"note: the bundle gets no {precision.name} graph ({error}); "
-                f"on a GPU build its plan with --precision fp32"
-            )
-    return bundle
-
-
 def _run(words: Sequence[str]) -> None:
     args = _parse(words)
     options = engine_options(args)
     # Read before the work begins, so that a flag that the engine does not have is reported at once.
     build_options = read_build_options(args)
     data = args.data
+    built = None
     if args.bundle is not None:
         bundle = read_bundle(args.bundle)
     else:
         _require_writable(args.out or DEFAULT_OUT / "bundle")
-        bundle, data = _build(args, words)
+        built = _build(args, words)
+        bundle = built.bundle
+        data = built.data
     if options.precision != "auto":
-        bundle = _add_missing_graph(bundle, options.precision, data)
+        bundle = add_missing_graph(bundle, options.precision, data)
     elif args.bundle is None:
-        bundle = _add_default_graphs(bundle, data)
+        bundle = add_default_graphs(bundle, data)
     if args.engine != NO_ENGINE:
-        prepare_local_engine(bundle, args.engine, options, build_options)
-    _log_next_step(bundle, data)
+        prepare_local_engine(bundle, args.engine, options, build_options, data)
+    if needs_own_threshold(bundle, args.engine, options):
+        _set_own_threshold(bundle, args, built)
+    _log_next_step(bundle, data, args)
 
 
-def _log_next_step(bundle: Bundle, data: Path | None) -> None:
+def _set_own_threshold(bundle: Bundle, args: argparse.Namespace, built: _Built | None) -> None:
+    """Set the threshold with the scores of a lossy engine that was named, or log how to do it.
+
+    The images that set a threshold are known while a bundle is built from them.
+    """
+    if built is None or missing(args.engine) is not None:
+        log_threshold_remedy(bundle, args.engine, engine_options(args))
+        return
+    from flawline.export.own_threshold import set_own_threshold
+    from flawline.train.data.images import TRAIN_WITH_BITS
+
+    with bit_depth_remedy(TRAIN_WITH_BITS):
+        set_own_threshold(
+            bundle,
+            built.checkpoint,
+            built.data,
+            args.engine,
+            engine_options(args),
+            args.false_alarm_rate,
+        )
+
+
+def _log_next_step(bundle: Bundle, data: Path | None, args: argparse.Namespace) -> None:
     camera = "CAMERA"
     if data is not None:
         test = data / "test"
         camera = str(test if test.is_dir() else data)
-    command = command_line("stream", "--bundle", bundle.path, "--camera", camera)
+    words: list[str | Path] = ["--bundle", bundle.path, "--camera", camera]
+    # A plan for another machine cannot run here.
+    if args.engine in ENGINES and missing(args.engine) is None:
+        words += ["--engine", args.engine]
+        if args.precision != "auto":
+            words += ["--precision", args.precision]
+    command = command_line("stream", *words, *cache_and_threads(engine_options(args)))
     log(f"bundle {bundle.path}; run it: {command}")
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import replace
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flawline.commands import command_line, command_line_elsewhere
+from flawline.export.measured_choice import choose_by_measurement
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import (
@@ -18,11 +20,13 @@ from flawline.runtime.engines import (
     Engine,
     EngineError,
     EngineOptions,
-    choose_engine,
     engine_class,
+    engines_of_machine,
     missing,
     open_engine,
 )
+from flawline.runtime.engines.auto import calibrate_command
+from flawline.runtime.scored_by import scored_by
 from flawline.runtime.timing import time_calls
 
 TIMED_SECONDS = 1.0
@@ -38,25 +42,26 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
         engine_class(name).add_build_arguments(group)
 
 
-def read_build_options(args: argparse.Namespace) -> Any:
-    """Return the build options of the engine that --engine selects; None if it has none.
+def read_build_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the build options of the engine that --engine selects, by the name of the engine.
 
-    Raises EngineError for a flag that was given and that this engine does not have, because
+    With `auto` these are those of every engine that can be used. An engine without such flags has
+    None. Raises EngineError for a flag that was given and that none of these engines has, because
     ignoring it would build another engine than was asked for.
     """
+    selected: list[str] = []
+    if args.engine == "auto":
+        selected = list(engines_of_machine().usable)
+    elif args.engine != NO_ENGINE:
+        selected = [args.engine]
     flags: set[str] = set()
-    kind = None
-    if args.engine != NO_ENGINE:
-        name = choose_engine() if args.engine == "auto" else args.engine
-        kind = engine_class(name)
-        flags = _build_flags(kind)
+    for name in selected:
+        flags |= _build_flags(engine_class(name))
     for other in ENGINES:
         for flag in sorted(_build_flags(engine_class(other)) - flags):
             if getattr(args, flag) is not None:
                 raise EngineError(_unused_flag(args.engine, flag))
-    if kind is None:
-        return None
-    return kind.build_options(args)
+    return {name: engine_class(name).build_options(args) for name in selected}
 
 
 def _build_flags(kind: type[Engine]) -> set[str]:
@@ -79,7 +84,11 @@ def _unused_flag(engine: str, name: str) -> str:
 
 
 def prepare_local_engine(
-    bundle: Bundle, name: str, options: EngineOptions, build_options: Any
+    bundle: Bundle,
+    name: str,
+    options: EngineOptions,
+    build_options: Mapping[str, Any],
+    data: Path | None = None,
 ) -> None:
     """Compile an engine for this machine, run its self-test and time it.
 
@@ -88,38 +97,52 @@ def prepare_local_engine(
 
     Args:
         bundle: the bundle to run; plans are stored with it.
-        name: an engine of ENGINES, or "auto" for the first that can be used on this machine.
-        options: a precision that the automatic engine does not run is replaced by its default.
+        name: an engine of ENGINES, or "auto" for the fastest, which is measured and recorded.
+        options: how the engine is opened.
         build_options: what a compiled plan is built for, as `read_build_options` returns it.
+        data: the data set of the bundle, which `auto` compares lossy precisions on.
 
     Raises EngineError if it cannot be built or opened or fails its self-test, and BundleError if
     the bundle has no graph of this precision.
     """
-    # A named engine may be one that can only compile on this machine, so it need not run yet.
-    chosen = choose_engine() if name == "auto" else name
-    kind = engine_class(chosen)
-    if name == "auto" and options.precision not in ("auto", *kind.precisions):
-        log(
-            f"note: {chosen}, the engine of this machine, does not run {options.precision}; "
-            f"its default is used instead"
-        )
-        options = replace(options, precision="auto")
+    if name == "auto":
+        chosen = choose_by_measurement(bundle, options, build_options, data)
+        compiling = _compiling_engines()
+        if not engine_class(chosen.engine).compiles and compiling:
+            log(
+                f"on a machine for {' or '.join(compiling)}, run: "
+                f"{build_command(bundle, compiling[0], elsewhere=True)}"
+            )
+        return
+    # It may be one that can only compile on this machine, so it need not run yet.
+    kind = engine_class(name)
     if kind.compiles:
-        _compile(bundle, kind, options, build_options)
-        reason = missing(chosen)
+        _compile(bundle, kind, options, build_options.get(name))
+        reason = missing(name)
         if reason is not None:
             log(
                 f"the plan cannot run on this machine ({reason}); copy the bundle to the machine "
-                f"that inspects and stream there with --engine {chosen}"
+                f"that inspects and stream there with --engine {name}"
             )
             return
-    _test_and_time(bundle, chosen, options)
-    compiling = _compiling_engines()
-    if name == "auto" and not kind.compiles and compiling:
-        log(
-            f"on a machine for {' or '.join(compiling)}, run: "
-            f"{build_command(bundle, compiling[0], elsewhere=True)}"
-        )
+    _test_and_time(bundle, name, options)
+
+
+def needs_own_threshold(bundle: Bundle, name: str, options: EngineOptions) -> bool:
+    """Tell whether an engine of ENGINES was named in a lossy precision that the threshold lacks."""
+    if name not in ENGINES or options.precision == "auto":
+        return False
+    scored = scored_by(name, options.precision)
+    return scored is not None and scored != bundle.calibration.scored_by
+
+
+def log_threshold_remedy(bundle: Bundle, name: str, options: EngineOptions) -> None:
+    """Log how to set the threshold with the scores of an engine."""
+    command = calibrate_command(bundle, name, options.precision, options)
+    log(
+        f"the threshold was not set with the scores of {name} {options.precision}, which are "
+        f"different enough to need their own; set it where the engine runs: {command}"
+    )
 
 
 def build_command(bundle: Bundle, engine: str, elsewhere: bool = False) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.export import ExportError
-from flawline.runtime.engines import REFERENCE_ENGINE, open_reference
+from flawline.runtime.engines import Engine, open_reference
 from flawline.runtime.image import Image
 from flawline.runtime.threshold import clear_flip, flipped, tolerance_factor
 from flawline.train.progress import Progress
@@ -82,6 +82,13 @@ def score_images(
     `map_size` is (0, 0) if the graph gives no map. Raises EngineError.
     """
     engine = open_reference(model, map_size, precision)
+    results = score_with(engine, images, progress)
+    engine.close()
+    return results
+
+
+def score_with(engine: Engine, images: Sequence[Image], progress: Progress) -> ScoresAndMaps:
+    """Run an engine on prepared images, one at a time. Raises EngineError."""
     scores = []
     maps = []
     for done, image in enumerate(images, 1):
@@ -89,8 +96,7 @@ def score_images(
         scores.append(float(score[0]))
         # The engine overwrites its arrays with the next call.
         maps.append(anomaly_map[0].copy())
-        progress(f"{REFERENCE_ENGINE} {precision}", done, len(images))
-    engine.close()
+        progress(f"{engine.name} {engine.precision}", done, len(images))
     return ScoresAndMaps(np.array(scores, np.float32), np.array(maps))
 
 
@@ -144,25 +150,27 @@ def require_parity(
     score_tolerance: float,
     map_tolerance: float,
     remedy: str = "train again or report this checkpoint",
+    subject: str = "the exported graph",
 ) -> None:
-    """Refuse a graph with a clear flip, or with an error above its tolerance.
+    """Refuse a graph or an engine with a clear flip, or with an error above its tolerance.
 
     Tolerances are absolute, and are compared with the scaled errors. An error that is NaN is
-    refused as well. Raises ExportError, whose message ends with `remedy`.
+    refused as well. Raises ExportError, whose message is about the
+    `subject` and ends with `remedy`.
     """
     # The comparisons are written so that NaN is refused.
     if parity.clear_flips:
         raise ExportError(
-            f"the exported graph decides differently: {parity.clear_flips[0]} "
+            f"{subject} decides differently: {parity.clear_flips[0]} "
             f"({len(parity.clear_flips)} in all); {remedy}"
         )
     if not parity.scaled_score <= score_tolerance:
         raise ExportError(
-            f"the exported graph's scores are off by {parity.scaled_score:.3g}, "
+            f"{subject}'s scores are off by {parity.scaled_score:.3g}, "
             f"the tolerance is {score_tolerance:.3g}; {remedy}"
         )
     if not parity.scaled_map <= map_tolerance:
         raise ExportError(
-            f"the exported graph's maps are off by {parity.scaled_map:.3g}, "
+            f"{subject}'s maps are off by {parity.scaled_map:.3g}, "
             f"the tolerance is {map_tolerance:.3g}; {remedy}"
         )

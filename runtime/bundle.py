@@ -115,6 +115,10 @@ class Bundle:
                 names.append(precision.name)
         return tuple(names)
 
+    def has_graph(self, precision: str) -> bool:
+        """Tell whether this bundle holds the graph that is run for a precision."""
+        return _model_file(precision) in self.sha256
+
     def model(self, precision: str = "fp32") -> Path:
         """Return the ONNX file that is run for a precision.
 
@@ -122,7 +126,7 @@ class Bundle:
         if this bundle has no such graph.
         """
         name = _model_file(precision)
-        if name not in self.sha256:
+        if not self.has_graph(precision):
             words = ("--bundle", self.path, "--precision", precision, "--data", "DATA")
             raise BundleError(
                 f"bundle {self.path} holds no {precision} graph; add it where onnx is installed: "

@@ -19,6 +19,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -40,6 +41,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import Calibration
+from flawline.runtime.scored_by import ScoredBy, scored_by
 from flawline.runtime.signals import uninterrupted
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.threshold import (
@@ -135,11 +137,11 @@ def _recalibrate(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.bundle)
     if not args.dry_run:
         _require_writable(bundle)
-    sources, scores = _score_good_parts(bundle, args)
+    sources, scores, engine = _score_good_parts(bundle, args)
     tolerance = bundle.manifest.score_tolerance
     # The first check: equal images would support no rate, however many there are.
     require_different_scores(scores, tolerance, GOOD)
-    calibration = set_threshold(scores, _rate(args), tolerance, GOOD)
+    calibration = replace(set_threshold(scores, _rate(args), tolerance, GOOD), scored_by=engine)
     lines = _report(bundle.calibration, calibration, scores, sources)
     if args.dry_run:
         unchanged = "nothing was written (--dry-run)"
@@ -166,8 +168,8 @@ def _require_writable(bundle: Bundle) -> None:
 
 def _score_good_parts(
     bundle: Bundle, args: argparse.Namespace
-) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Return the sources and the scores [n] of the camera's frames."""
+) -> tuple[list[str], npt.NDArray[np.float64], ScoredBy | None]:
+    """Return the sources and the scores [n] of the camera's frames, and what gave the scores."""
     # The camera comes first, because opening an engine may take minutes.
     with open_camera(args.camera) as camera:
         if camera.endless and args.max_frames is None:
@@ -180,12 +182,16 @@ def _score_good_parts(
             check_false_alarm_rate(_rate(args), args.max_frames, GOOD)
         # On the engine that will run: its rounding is part of the scores.
         options = engine_options(args)
-        with Detector(bundle, args.engine, options, accept_size=args.accept_size) as detector:
+        # The threshold is given, although no verdict is used, because a warning about scores that
+        # the old one was set with would mislead.
+        old = bundle.calibration.threshold
+        with Detector(bundle, args.engine, options, old, args.accept_size) as detector:
             for note in camera.notes():
                 log(note)
             camera.on_event = FrameNotices().event
             sources, scores = score_frames(detector, camera, args.max_frames)
-    return sources, np.array(scores)
+            engine = detector.engine
+    return sources, np.array(scores), scored_by(engine.name, engine.precision)
 
 
 def _rate(args: argparse.Namespace) -> float:

@@ -19,7 +19,9 @@ from flawline.cameras.decode import read_image
 from flawline.cameras.pixels import to_8_bit
 from flawline.runtime import painting
 from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.console import warn
 from flawline.runtime.engines import EngineOptions, open_engine
+from flawline.runtime.engines.auto import other_scores
 from flawline.runtime.image import Image, Map, check_image, prepare
 from flawline.runtime.manifest import Manifest
 
@@ -88,6 +90,7 @@ class Detector:
         if not isinstance(bundle, Bundle):
             bundle = read_bundle(bundle)
         self.bundle = bundle
+        own_threshold = threshold is None
         if threshold is None:
             threshold = bundle.calibration.threshold
         # No score is above NaN, so that every part would be good.
@@ -96,6 +99,9 @@ class Detector:
         self.threshold = threshold
         self.accept_size = accept_size
         self.engine = open_engine(bundle, engine, options)
+        note = other_scores(bundle, self.engine, options or EngineOptions())
+        if own_threshold and note is not None:
+            warn(f"warning: {note}")
 
     def read_image(self, path: str | Path, bit_depth: int | None = None) -> Image:
         """Decode an image file as the detector needs it: uint8 [h, w, 3] BGR or [h, w] mono.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -95,6 +96,20 @@ def cpu_name() -> str:
             name = line.split(":", 1)[1].strip()
             break
     return f"{name}, {os.cpu_count()} threads"
+
+
+def cpu_identity() -> str:
+    """Return `cpu_name` and a hash of the instructions that the CPU has.
+
+    Virtual machines hide the model's name, and some hide instructions that an engine would use.
+    """
+    for line in _cpu_info():
+        key, _, features = line.partition(":")
+        # The name on x86, and the one on Arm.
+        if key.strip() in ("flags", "Features"):
+            digest = hashlib.sha256(" ".join(sorted(features.split())).encode()).hexdigest()
+            return f"{cpu_name()}, features {digest[:8]}"
+    return cpu_name()
 
 
 def _cpu_info() -> list[str]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import FP32, PRECISIONS
+from flawline.runtime.scored_by import ScoredBy, scored_by_from_json
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
 from flawline.runtime.strict_json import (
     SchemaError,
@@ -27,8 +28,8 @@ from flawline.runtime.strict_json import (
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
 # Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes` and
-# `folds`, and the `checksum`. calibration.json follows the same number; `folds` is optional there,
-# too.
+# `folds`, and the `checksum`. calibration.json follows the same number; `folds` and `scored_by` are
+# optional there.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -116,7 +117,8 @@ class Calibration:
     A part is anomalous if its score is above `threshold`. The true false-alarm rate lies in
     `interval` with probability `confidence`, given `good_images` good images. With `folds`, so many
     further detectors scored them, each those that it was not trained on; with 0, the detector
-    itself was not trained on them.
+    itself was not trained on them. `scored_by` is the engine whose scores set the threshold; None
+    if these were the reference's, or equal to them within the tolerance.
     """
 
     threshold: float
@@ -125,6 +127,7 @@ class Calibration:
     confidence: float
     good_images: int
     folds: int = 0
+    scored_by: ScoredBy | None = None
 
 
 def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
@@ -267,6 +270,9 @@ def calibration_to_json(calibration: Calibration) -> bytes:
     content = asdict(calibration)
     content["schema"] = SCHEMA
     _leave_out_no_folds(content)
+    # An older version refuses this key, and otherwise would run another engine.
+    if content["scored_by"] is None:
+        del content["scored_by"]
     return to_json(content)
 
 
@@ -288,6 +294,7 @@ def calibration_from_json(data: bytes) -> Calibration:
         confidence=reader.take("confidence", float),
         good_images=reader.take("good_images", int),
         folds=reader.take_count("folds"),
+        scored_by=scored_by_from_json(reader.take_object("scored_by")),
     )
     reader.finish()
     if not 0 < calibration.false_alarm_rate < 1:

@@ -203,6 +203,8 @@ def describe(
     if calibration.folds:
         bounds = f"at most {high:.1%}"
         source = f", each scored by one of {calibration.folds} detectors trained without it"
+    if calibration.scored_by is not None:
+        source += f", by the scores of {calibration.scored_by}"
     lines.append(
         f"threshold {calibration.threshold:.6g} for {rate:.1%} false alarms "
         f"({bounds} with {calibration.confidence:.0%} confidence), "

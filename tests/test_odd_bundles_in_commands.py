@@ -54,10 +54,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_of(command: str, bundle: Path, data: Path, out: Path) -> list[str]:
+    # Named, because `auto` logs which engine it takes.
+    engine = ["--engine", "onnxruntime"]
     words = {
-        "stream": ["--bundle", str(bundle), "--camera", str(data / "test")],
-        "calibrate": ["--bundle", str(bundle), "--images", str(data / "train")],
-        "build": ["--bundle", str(bundle), "--engine", "onnxruntime"],
+        "stream": ["--bundle", str(bundle), "--camera", str(data / "test"), *engine],
+        "calibrate": ["--bundle", str(bundle), "--images", str(data / "train"), *engine],
+        "build": ["--bundle", str(bundle), *engine],
         "triton": ["--bundle", str(bundle), "--out", str(out)],
         "report": ["--bundle", str(bundle), "--data", str(data)],
         "benchmark": ["--bundles", str(bundle), "--data", str(data), "--out", str(out)],

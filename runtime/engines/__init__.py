@@ -6,25 +6,43 @@ A new engine is one file with a subclass of `Engine`, and one line in `ENGINES`.
 from __future__ import annotations
 
 import argparse
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 
-from flawline import FlawlineError
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.command_parser import path_argument
-from flawline.runtime.cores import MAX_THREADS_PER_CORE, allowed_cores, max_threads
-from flawline.runtime.image import Image, Map
+from flawline.runtime.engines.auto import Machine, owner_unusable, select_engine
+from flawline.runtime.engines.base import Engine, EngineError, EngineOptions, cache_folder
+from flawline.runtime.engines.choice import is_owner
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.precisions import PRECISIONS
 from flawline.runtime.threshold import flipped, tolerance_factor
 
-# Name -> "module:Class", resolved when it is used. `auto` takes the first that can be used.
+__all__ = [
+    "ENGINES",
+    "REFERENCE_ENGINE",
+    "Engine",
+    "EngineError",
+    "EngineOptions",
+    "add_engine_arguments",
+    "cache_folder",
+    "engine_class",
+    "engine_options",
+    "engines_of_machine",
+    "missing",
+    "open_engine",
+    "open_reference",
+    "require_usable",
+    "self_test",
+    "tolerances",
+]
+
+# Name -> "module:Class", resolved when it is used. Where nothing was measured, `auto` takes the
+# first that can be used.
 ENGINES = {
     "tensorrt": "flawline.runtime.engines.tensorrt.engine:TensorRt",
     "tensorrt-rtx": "flawline.runtime.engines.tensorrt.engine:TensorRtRtx",
@@ -36,114 +54,6 @@ ENGINES = {
 REFERENCE_ENGINE = "onnxruntime"
 
 
-class EngineError(FlawlineError):
-    """The engine cannot be used, or cannot run this bundle."""
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Options of every engine.
-
-    `threads` is the number of threads of a CPU engine, at most 4 for each core that this process
-    may use; None uses these cores. `precision` is one of PRECISIONS,
-    or "auto" for the engine's own default. `cache` is the folder for compiled plans; None uses
-    engines/ of the bundle.
-    """
-
-    threads: int | None = None
-    precision: str = "auto"
-    cache: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise EngineError(
-                f"--threads {self.threads} is not at least 1; leave it out to use all"
-            )
-        if self.threads is not None and self.threads > max_threads():
-            raise EngineError(
-                f"--threads {self.threads} is more than {MAX_THREADS_PER_CORE} for each of the "
-                f"{allowed_cores()} cores that this process may use; give at most {max_threads()}"
-            )
-
-
-class Engine(ABC):
-    """Runs the graph of a bundle on one device.
-
-    Calling it turns uint8 [N, H, W, 3] BGR into scores float32 [N] and maps float32 [N, H, W]. The
-    maps are [N, 0, 0] if the bundle was built for the score alone. Every N is accepted that the
-    engine was built for.
-
-    The returned arrays belong to the engine and may be overwritten by its next call: copy what is
-    needed longer. An engine is not for use from several threads at once.
-    """
-
-    # The precisions of PRECISIONS that it runs; the first is its default.
-    precisions: ClassVar[tuple[str, ...]]
-    # The part that no test covers, for example "on a GPU"; None if there is none.
-    untested: ClassVar[str | None] = None
-    # True if it compiles plans, with `build`.
-    compiles: ClassVar[bool] = False
-
-    # The precision that this engine was opened with.
-    precision: str
-    # Library and version, device, and precision.
-    description: str
-
-    @classmethod
-    @abstractmethod
-    def open(cls, bundle: Bundle, options: EngineOptions) -> Engine:
-        """Open the engine for a bundle; `options.precision` is one of `precisions`.
-
-        Raises EngineError if it cannot run the bundle on this machine.
-        """
-
-    @classmethod
-    @abstractmethod
-    def missing(cls) -> str | None:
-        """Say what must be installed before this engine can be used; None if it can be used."""
-
-    @classmethod
-    def build(
-        cls, bundle: Bundle, precision: str, build_options: Any = None, cache: Path | None = None
-    ) -> Path:
-        """Compile the plan of a bundle, or take it from the cache; return its file.
-
-        `build_options` are those of the engine; None takes their defaults. Raises EngineError.
-        """
-        raise EngineError(f"{cls.__name__} compiles no plans; leave the build options out")
-
-    @classmethod  # noqa: B027
-    def add_build_arguments(cls, parser: argparse._ActionsContainer) -> None:
-        """Add the flags of `build` to a parser or to a group of its flags; by default none.
-
-        The default of every flag is None, so that a flag that was given can be distinguished from
-        one that was not. Engines may share a flag; it then has the same meaning.
-        """
-
-    @classmethod
-    def build_options(cls, args: argparse.Namespace) -> Any:
-        """Read the flags of `add_build_arguments`, as `build` takes them. Raises EngineError.
-
-        None stands for an engine that has no such flags.
-        """
-        return None
-
-    @abstractmethod
-    def __call__(self, image: Image) -> tuple[Map, Map]:
-        """Run a batch: uint8 [N, H, W, 3] BGR to scores [N] and maps, both float32.
-
-        The class says which shape the maps have, and how long the arrays stay valid. Raises
-        EngineError.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release what the engine holds. May be called again.
-
-        Arrays that the engine returned stay readable.
-        """
-
-
 def add_engine_arguments(parser: argparse.ArgumentParser, extra: tuple[str, ...] = ()) -> None:
     """Add the flags of every command that opens an engine; `engine_options` reads them.
 
@@ -153,13 +63,15 @@ def add_engine_arguments(parser: argparse.ArgumentParser, extra: tuple[str, ...]
     parser.add_argument(
         "--engine",
         default="auto",
-        help=f"{names}; auto is the first of them that can be used; default %(default)s",
+        help=f"{names}; auto is the fastest that flawline build --engine auto measured here, "
+        "or else the first that can be used; default %(default)s",
     )
     parser.add_argument(
         "--precision",
         default="auto",
         choices=("auto", *PRECISIONS),
-        help="auto is the default of the engine; default %(default)s",
+        help="auto is the default of the engine, or the precision that was measured with it; "
+        "default %(default)s",
     )
     parser.add_argument(
         "--threads",
@@ -170,7 +82,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, extra: tuple[str, ...]
         "--engine-cache",
         type=path_argument,
         metavar="DIR",
-        help="folder for compiled plans; default BUNDLE/engines",
+        help="folder for compiled plans and measured times; default BUNDLE/engines",
     )
 
 
@@ -202,32 +114,56 @@ def missing(name: str) -> str | None:
         return str(error)
 
 
-def choose_engine(name: str = "auto") -> str:
-    """Return the name of the engine to use. `auto` is the first of ENGINES that can be used.
+def require_usable(name: str) -> type[Engine]:
+    """Return the class of an engine of ENGINES.
 
     Raises EngineError, with what is missing, for an engine that cannot be used.
     """
-    if name != "auto":
-        engine_class(name)
+    kind = engine_class(name)
+    reason = missing(name)
+    if reason is not None:
+        raise EngineError(f"engine {name}: {reason}")
+    return kind
+
+
+def engines_of_machine() -> Machine:
+    """Ask each engine of ENGINES whether it can be used. Raises EngineError if none can."""
+    usable = {}
+    reasons = {}
+    for name in ENGINES:
         reason = missing(name)
-        if reason is not None:
-            raise EngineError(f"engine {name}: {reason}")
-        return name
-    reasons = []
-    for candidate in ENGINES:
-        reason = missing(candidate)
         if reason is None:
-            return candidate
-        reasons.append(f"{candidate}: {reason}")
-    raise EngineError(f"no engine can be used on this machine; {'; '.join(reasons)}")
+            usable[name] = engine_class(name)
+        else:
+            reasons[name] = reason
+    if not usable:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise EngineError(f"no engine can be used on this machine; {listed}")
+    return Machine(usable, reasons)
 
 
 def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | None = None) -> Engine:
-    """Open an engine for a bundle and run its self-test. Raises EngineError or BundleError."""
+    """Open an engine for a bundle and run its self-test.
+
+    `auto` is chosen as `select_engine` says. Raises EngineError or BundleError.
+    """
     options = options or EngineOptions()
+    if name != "auto":
+        return _open_named(bundle, name, options)
+    machine = engines_of_machine()
+    selected = select_engine(bundle, options, machine)
+    options = replace(options, precision=selected.precision)
+    try:
+        return _open_named(bundle, selected.engine, options)
+    except EngineError as error:
+        if is_owner(bundle.calibration.scored_by, selected.engine, selected.precision):
+            raise owner_unusable(bundle, options, machine, str(error)) from error
+        raise
+
+
+def _open_named(bundle: Bundle, name: str, options: EngineOptions) -> Engine:
     # Checked before the bundle is loaded, because compiling a plan takes minutes.
-    name = choose_engine(name)
-    target = engine_class(name)
+    target = require_usable(name)
     if options.precision == "auto":
         options = replace(options, precision=target.precisions[0])
     if options.precision not in target.precisions:
@@ -236,6 +172,7 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
             f"it runs {', '.join(target.precisions)}: see --precision"
         )
     engine = target.open(bundle, options)
+    engine.name = name
     # Also Ctrl-C during the self-test must release the device.
     try:
         self_test(engine, bundle)
@@ -257,7 +194,9 @@ def open_reference(
     the graph computes in, and only names it. There is no self-test. Raises EngineError.
     """
     create: Callable[..., Engine] = engine_class(REFERENCE_ENGINE)
-    return create(model, map_size, threads, precision)
+    engine = create(model, map_size, threads, precision)
+    engine.name = REFERENCE_ENGINE
+    return engine
 
 
 def self_test(engine: Engine, bundle: Bundle) -> float:
@@ -265,8 +204,9 @@ def self_test(engine: Engine, bundle: Bundle) -> float:
 
     Raises EngineError if a score or a map leaves the manifest's tolerances, or if a verdict flips.
     Golden scores are farther from the threshold than the tolerance, so that no rounding explains a
-    flip.
+    flip. With a threshold from this engine's own lossy scores, a verdict is compared with nothing.
     """
+    owns_threshold = is_owner(bundle.calibration.scored_by, engine.name, engine.precision)
     golden = bundle.golden()
     largest = 0.0
     for index in range(len(golden.images)):
@@ -275,7 +215,8 @@ def self_test(engine: Engine, bundle: Bundle) -> float:
         score = float(scores[0])
         expected = float(golden.scores[index])
         map_error = float(np.max(np.abs(maps[0] - golden.maps[index]), initial=0.0))
-        reason = _drift(bundle, engine.precision, score, expected, map_error)
+        flips = flipped(expected, score, bundle.calibration.threshold) and not owns_threshold
+        reason = _drift(bundle, engine.precision, score, expected, map_error, flips)
         if reason is not None:
             raise EngineError(
                 f"{engine.description} fails the self-test of {bundle.path}: "
@@ -287,7 +228,12 @@ def self_test(engine: Engine, bundle: Bundle) -> float:
 
 
 def _drift(
-    bundle: Bundle, precision: str, score: float, expected: float, map_error: float
+    bundle: Bundle,
+    precision: str,
+    score: float,
+    expected: float,
+    map_error: float,
+    flips: bool,
 ) -> str | None:
     """Say how the result of a golden image is wrong; None if it is within tolerance."""
     threshold = bundle.calibration.threshold
@@ -296,7 +242,6 @@ def _drift(
     score_tolerance *= factor
     map_tolerance *= factor
     error = abs(score - expected)
-    flips = flipped(expected, score, threshold)
     # The comparisons are written so that an error that is NaN is out of tolerance.
     if flips or not error <= score_tolerance:
         note = ", so its verdict flips" if flips else ""

@@ -97,6 +97,10 @@ class OnnxRuntime(Engine):
             return pip_command("install", "onnxruntime")
         return None
 
+    @classmethod
+    def installed(cls) -> str:
+        return version("onnxruntime")
+
     def __call__(self, image: Image) -> tuple[Map, Map]:
         image = np.ascontiguousarray(image)
         outputs = self._buffers(len(image))

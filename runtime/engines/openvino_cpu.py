@@ -88,6 +88,10 @@ class OpenVino(Engine):
             return install_command("openvino")
         return None
 
+    @classmethod
+    def installed(cls) -> str:
+        return version("openvino")
+
     def __call__(self, image: Image) -> tuple[Map, Map]:
         image = np.ascontiguousarray(image)
         try:

@@ -17,11 +17,19 @@ from flawline.runtime.engines import (
     Engine,
     EngineError,
     EngineOptions,
-    choose_engine,
     engine_class,
+    engines_of_machine,
     missing,
     open_engine,
+    require_usable,
     self_test,
+)
+from flawline.runtime.engines.choice import (
+    Choice,
+    Figure,
+    current_conditions,
+    record_path,
+    write_choice,
 )
 from flawline.runtime.precisions import PRECISIONS
 
@@ -70,12 +78,12 @@ def test_the_class_declares_what_it_can_do(name: str) -> None:
 def test_missing_answers_with_a_remedy_or_nothing(name: str) -> None:
     reason = missing(name)
     if reason is None:
-        assert choose_engine(name) == name
+        assert require_usable(name) is engine_class(name)
         return
     assert reason
     assert "\n" not in reason
     with pytest.raises(EngineError, match=re.escape(f"engine {name}: {reason}")):
-        choose_engine(name)
+        require_usable(name)
 
 
 def test_the_build_flags_are_read_by_the_engine_that_has_them(name: str) -> None:
@@ -161,6 +169,41 @@ def test_the_description_names_library_version_and_precision(name: str, engine: 
     assert engine.precision in engine.description
     assert re.match(r"[a-z-]+ \d+\.\d+", engine.description)
     assert "\n" not in engine.description
+
+
+def test_the_installed_state_is_one_line_and_the_same_at_every_question(name: str) -> None:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    installed = engine_class(name).installed()
+    assert installed
+    assert installed.isprintable()
+    assert engine_class(name).installed() == installed
+
+
+def test_the_default_precision_needs_no_threshold_of_its_own(name: str) -> None:
+    assert not PRECISIONS[engine_class(name).precisions[0]].lossy
+
+
+def test_auto_opens_the_engine_that_was_measured_as_fastest(
+    name: str, full_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    usable = engines_of_machine().usable
+    figures = []
+    for other, kind in usable.items():
+        figures.append(Figure(other, kind.precisions[0], 1.0 if other == name else 2.0))
+    options = EngineOptions(threads=1)
+    conditions = current_conditions(full_bundle, options.threads, usable)
+    path = record_path(full_bundle, options)
+    path.parent.mkdir(exist_ok=True)
+    write_choice(path, Choice(figures[0], tuple(figures), conditions))
+    engine = open_engine(full_bundle, "auto", options)
+    engine.close()
+    assert (engine.name, engine.precision) == (name, usable[name].precisions[0])
+    assert f"auto takes {name} " in capsys.readouterr().err
 
 
 def test_closing_twice_is_allowed_and_results_stay_readable(name: str, engine: Engine) -> None:

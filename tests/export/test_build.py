@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -119,24 +120,27 @@ def test_no_engine_leaves_the_bundle_alone(
     assert "self-test" not in capsys.readouterr().err
 
 
-def test_the_automatic_engine_falls_back_to_its_own_precision_and_says_so(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from flawline.export import local_engine
+@pytest.fixture
+def one_usable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flawline.runtime import engines
 
-    monkeypatch.setattr(local_engine, "choose_engine", lambda name="auto": "onnxruntime")
+    monkeypatch.setattr(
+        engines, "missing", lambda name: None if name == "onnxruntime" else "install it"
+    )
+
+
+def test_a_precision_that_no_engine_runs_changes_nothing_and_is_reported(
+    one_usable_engine: None, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert build.main(["--bundle", str(bundle.path), "--precision", "bf16"]) == 0
     text = capsys.readouterr().err
-    assert "onnxruntime, the engine of this machine, does not run bf16" in text
-    assert "CPU fp32: self-test passed" in text
+    assert "note: no engine of this machine passes with bf16" in text
+    assert re.search("  onnxruntime fp32 .* ms per image  chosen", text)
 
 
 def test_the_automatic_engine_reports_a_build_flag_that_it_does_not_have(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    one_usable_engine: None, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flawline.export import local_engine
-
-    monkeypatch.setattr(local_engine, "choose_engine", lambda name="auto": "onnxruntime")
     assert build.main(["--bundle", str(bundle.path), "--max-batch", "16"]) == 2
     assert "--engine auto does not use --max-batch on this machine" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from flawline.export import local_engine
+from flawline.export import measured_choice
 from flawline.export.local_engine import (
     add_build_arguments,
     prepare_local_engine,
@@ -76,7 +76,9 @@ def test_a_compiling_engine_is_built_then_tested_and_timed(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_options = BuildOptions(max_batch=4, capabilities=(86,))
-    prepare_local_engine(bundle, "compiling", EngineOptions(cache=tmp_path), build_options)
+    prepare_local_engine(
+        bundle, "compiling", EngineOptions(cache=tmp_path), {"compiling": build_options}
+    )
     assert Compiling.builds == [("fp32", build_options, tmp_path)]
     plan, engine = capsys.readouterr().err.splitlines()
     assert plan.startswith(f"plan {bundle.model()} (0.0 MB)")
@@ -87,7 +89,7 @@ def test_a_compiling_engine_is_built_then_tested_and_timed(
 def test_an_engine_for_another_machine_is_only_built(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare_local_engine(bundle, "elsewhere", EngineOptions(precision="int8"), BuildOptions())
+    prepare_local_engine(bundle, "elsewhere", EngineOptions(precision="int8"), {})
     assert [build[0] for build in Compiling.builds] == ["int8"]
     text = capsys.readouterr().err
     assert "the plan cannot run on this machine (no GPU)" in text
@@ -102,10 +104,12 @@ def read_flags(engine: str, *words: str) -> Any:
 
 
 def test_an_engine_reads_its_own_build_flags() -> None:
-    assert read_flags("compiling", "--level", "3") == 3
-    assert read_flags("compiling") is None
+    assert read_flags("compiling", "--level", "3") == {"compiling": 3}
+    assert read_flags("compiling") == {"compiling": None}
+    assert read_flags("auto", "--level", "3")["compiling"] == 3
+    assert read_flags("none") == {}
     options = read_flags("tensorrt", "--max-batch", "4", "--opt-batch", "2")
-    assert options == BuildOptions(opt_batch=2, max_batch=4)
+    assert options == {"tensorrt": BuildOptions(opt_batch=2, max_batch=4)}
 
 
 @pytest.mark.parametrize(
@@ -127,10 +131,11 @@ def test_a_build_flag_of_another_engine_is_refused(
 def test_the_engines_that_compile_are_suggested_where_none_does(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(local_engine, "choose_engine", lambda name="auto": "onnxruntime")
-    for name in ("tensorrt", "tensorrt-rtx"):
+    for name in ("tensorrt", "tensorrt-rtx", "openvino"):
         monkeypatch.delitem(ENGINES, name)
-    prepare_local_engine(bundle, "auto", DEFAULTS, None)
+    monkeypatch.setattr(measured_choice, "TURN_S", 0)
+    monkeypatch.setattr(Compiling, "missing", classmethod(lambda cls: "no GPU"))
+    prepare_local_engine(bundle, "auto", DEFAULTS, {})
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("on a machine for compiling or elsewhere, run: flawline build --bundle ")
     assert last.endswith("--engine compiling")
@@ -141,17 +146,20 @@ def test_an_engine_that_is_absent_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(OnnxRuntime, "missing", classmethod(lambda cls: "pip install it"))
     with pytest.raises(EngineError, match="engine onnxruntime: pip install it"):
-        prepare_local_engine(bundle, "onnxruntime", DEFAULTS, BuildOptions())
+        prepare_local_engine(bundle, "onnxruntime", DEFAULTS, {})
 
 
-def test_the_automatic_engine_is_the_first_that_can_be_used(
+def test_a_compiling_engine_is_built_in_every_precision_that_is_measured(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in list(ENGINES):
         monkeypatch.delitem(ENGINES, name)
     monkeypatch.setitem(ENGINES, "elsewhere", f"{__name__}:Elsewhere")
     monkeypatch.setitem(ENGINES, "compiling", f"{__name__}:Compiling")
-    prepare_local_engine(bundle, "auto", EngineOptions(precision="bf16"), BuildOptions())
-    # The engine of this machine was chosen by itself, so that its precision is, too.
-    assert [build[0] for build in Compiling.builds] == ["fp32"]
-    assert "compiling, the engine of this machine, does not run bf16" in capsys.readouterr().err
+    monkeypatch.setattr(measured_choice, "TURN_S", 0)
+    prepare_local_engine(bundle, "auto", DEFAULTS, {"compiling": 3})
+    # The bundle has no other graph.
+    assert [build[:2] for build in Compiling.builds] == [("fp32", 3)]
+    text = capsys.readouterr().err
+    assert "left out elsewhere: no GPU" in text
+    assert "left out compiling int8: the bundle has no int8 graph" in text

@@ -113,19 +113,13 @@ def test_a_steady_stream_reuses_the_output_buffers(bundle: Bundle) -> None:
     assert again[1] is maps
 
 
-def test_auto_takes_the_first_engine_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "missing", {"tensorrt": "no GPU", "onnxruntime": None}.get)
-    monkeypatch.setattr(engines, "ENGINES", dict.fromkeys(("tensorrt", "onnxruntime"), ""))
-    assert engines.choose_engine() == "onnxruntime"
-
-
 def test_auto_without_any_engine_lists_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "missing", "install {}".format)
     with pytest.raises(
         EngineError,
         match=r"no engine can be used on this machine; tensorrt: install tensorrt; .*openvino",
     ):
-        engines.choose_engine()
+        engines.engines_of_machine()
 
 
 # ---------------------------------------------------------------- verdicts

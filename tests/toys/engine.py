@@ -34,6 +34,12 @@ class ReferenceEngine(Engine):
 
         return None if find_spec("onnx") else "pip install onnx"
 
+    @classmethod
+    def installed(cls) -> str:
+        from importlib.metadata import version
+
+        return version("onnx")
+
     def __call__(self, image: Image) -> tuple[Map, Map]:
         outputs = self._evaluator.run(None, {"image": np.ascontiguousarray(image)})
         if len(outputs) == 1:

@@ -24,7 +24,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from flawline.benchmarks.measure.load import read_cpu, share_of_others
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.studies.gpu_check.measure import measure_calls
 from flawline.benchmarks.studies.gpu_check.report import gpu_report
@@ -43,6 +42,7 @@ from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import printable, run_command
 from flawline.runtime.environment import versions
 from flawline.runtime.files import make_writable
+from flawline.runtime.load import read_cpu, share_of_others
 
 STUDY = "gpu_check"
 

@@ -13,10 +13,10 @@ from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.cuda import libcuda
 from flawline.runtime.engines.cuda.base import NO_DEVICE, Bytes, Cuda, CudaError, check, remedy
-from flawline.runtime.engines.cuda.driver import open_cuda_bindings, open_libcuda
+from flawline.runtime.engines.cuda.driver import device_name, open_cuda_bindings, open_libcuda
 from flawline.runtime.engines.cuda.pycuda_provider import open_pycuda
 
-__all__ = ["PROVIDERS", "Bytes", "Cuda", "CudaError", "driver_missing", "open_cuda"]
+__all__ = ["PROVIDERS", "Bytes", "Cuda", "CudaError", "driver_missing", "gpu_name", "open_cuda"]
 
 # In order of preference. Each returns None if its package cannot be used.
 PROVIDERS: tuple[Callable[[], Cuda | None], ...] = (open_cuda_bindings, open_pycuda, open_libcuda)
@@ -42,6 +42,14 @@ def driver_missing() -> str | None:
     if count == 0:
         return f"the NVIDIA driver reports no GPU; {remedy(NO_DEVICE)}"
     return None
+
+
+def gpu_name() -> str:
+    """Return the name of the first GPU, without opening it. Raises CudaError or OSError."""
+    call = libcuda.load_libcuda()
+    check(call, "cuInit", 0)
+    (device,) = check(call, "cuDeviceGet", 0)
+    return device_name(call, device)
 
 
 def open_cuda() -> Cuda:

@@ -43,6 +43,12 @@ def open_libcuda() -> Cuda:
     return Driver(libcuda.load_libcuda(), libcuda.PROVIDER)
 
 
+def device_name(call: DriverCall, device: int) -> str:
+    """Return the name of a GPU, such as "Orin". Raises CudaError."""
+    (name,) = check(call, "cuDeviceGetName", 256, device)
+    return str(name.split(b"\0")[0].decode(errors="replace"))
+
+
 def _bindings_call(bindings: Any) -> DriverCall:
     """Adapt cuda-bindings, which has types of its own, to plain integers."""
     # Functions with a parameter that must be a member of an enumeration: its position and type.
@@ -85,8 +91,7 @@ class Driver:
         self.stream = 0
         self._call("cuInit", 0)
         (device,) = self._call("cuDeviceGet", 0)
-        (name,) = self._call("cuDeviceGetName", 256, device)
-        self.device = name.split(b"\0")[0].decode(errors="replace")
+        self.device = device_name(call, device)
         (major,) = self._call("cuDeviceGetAttribute", _CAPABILITY_MAJOR, device)
         (minor,) = self._call("cuDeviceGetAttribute", _CAPABILITY_MINOR, device)
         self.capability = (major, minor)

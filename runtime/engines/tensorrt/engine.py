@@ -12,7 +12,13 @@ import numpy as np
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
-from flawline.runtime.engines.cuda import Cuda, CudaError, driver_missing, open_cuda
+from flawline.runtime.engines.cuda import (
+    Cuda,
+    CudaError,
+    driver_missing,
+    gpu_name,
+    open_cuda,
+)
 from flawline.runtime.engines.tensorrt.buffers import Buffers
 from flawline.runtime.engines.tensorrt.find_or_build import PlanRequest, prepare_plan
 from flawline.runtime.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, Library
@@ -136,6 +142,12 @@ class TensorRt(Engine):
     def missing(cls) -> str | None:
         """Say what to install before this engine can be used; None if it can."""
         return cls.library.missing() or driver_missing()
+
+    @classmethod
+    def installed(cls) -> str:
+        """Return the version of the library and the name of the GPU. Raises EngineError."""
+        version = cls.library.load().__version__
+        return f"{version} {gpu_name()}"
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
         """Run a batch. Raises EngineError for a batch size that the plan does not accept."""

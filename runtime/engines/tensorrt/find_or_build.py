@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.engines import EngineError
+from flawline.runtime.engines import EngineError, cache_folder
 from flawline.runtime.engines.cuda import Cuda
 from flawline.runtime.engines.tensorrt.api import Module
 from flawline.runtime.engines.tensorrt.build import BuildJob, compile_plan, create_job
@@ -19,7 +19,6 @@ from flawline.runtime.engines.tensorrt.plan_cache import (
     Plan,
     PlanRefused,
     PlanUnusable,
-    cache_folder,
     create_folder,
     find_plan,
     folder_name,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from flawline.os_errors import reason_of, remedy_of
-from flawline.runtime.bundle import ENGINE_CACHE, Bundle
 from flawline.runtime.engines import EngineError
 from flawline.runtime.files import make_writable, read_small, sha256_of, write_atomically
 from flawline.runtime.strict_json import one_line
@@ -115,18 +113,6 @@ def folder_name(
         name = f"{name}-{slug}"
     numbers = "-".join(map(str, capabilities))
     return f"{name}-sm{numbers}"
-
-
-def cache_folder(bundle: Bundle, cache: Path | None) -> Path:
-    """Return the folder for this bundle's plans.
-
-    It is in the bundle, or if `cache` is given in that folder, which may serve several bundles.
-    """
-    if cache is None:
-        return bundle.path / ENGINE_CACHE
-    path = bundle.path.resolve()
-    digest = hashlib.sha256(os.fsencode(path)).hexdigest()
-    return cache / f"{path.name}-{digest[:8]}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flawline.benchmarks.measure.load import (
+from flawline.runtime.load import (
     CpuReading,
     busy_and_total,
     is_busy,

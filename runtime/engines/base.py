@@ -1,0 +1,147 @@
+"""What an engine is: the class that every engine derives from, its options and its error."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from flawline import FlawlineError
+from flawline.runtime.bundle import ENGINE_CACHE, Bundle
+from flawline.runtime.cores import MAX_THREADS_PER_CORE, allowed_cores, max_threads
+from flawline.runtime.image import Image, Map
+
+
+class EngineError(FlawlineError):
+    """The engine cannot be used, or cannot run this bundle."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Options of every engine.
+
+    `threads` is the number of threads of a CPU engine, at most 4 for each core that this process
+    may use; None uses these cores. `precision` is one of PRECISIONS,
+    or "auto" for the engine's own default. `cache` is the folder for compiled plans and for the
+    measured choice of an engine; None uses engines/ of the bundle.
+    """
+
+    threads: int | None = None
+    precision: str = "auto"
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise EngineError(
+                f"--threads {self.threads} is not at least 1; leave it out to use all"
+            )
+        if self.threads is not None and self.threads > max_threads():
+            raise EngineError(
+                f"--threads {self.threads} is more than {MAX_THREADS_PER_CORE} for each of the "
+                f"{allowed_cores()} cores that this process may use; give at most {max_threads()}"
+            )
+
+
+def cache_folder(bundle: Bundle, cache: Path | None) -> Path:
+    """Return the folder for this bundle's plans and its measured choice.
+
+    It is in the bundle, or if `cache` is given in that folder, which may serve several bundles.
+    """
+    if cache is None:
+        return bundle.path / ENGINE_CACHE
+    path = bundle.path.resolve()
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()
+    return cache / f"{path.name}-{digest[:8]}"
+
+
+class Engine(ABC):
+    """Runs the graph of a bundle on one device.
+
+    Calling it turns uint8 [N, H, W, 3] BGR into scores float32 [N] and maps float32 [N, H, W]. The
+    maps are [N, 0, 0] if the bundle was built for the score alone. Every N is accepted that the
+    engine was built for.
+
+    The returned arrays belong to the engine and may be overwritten by its next call: copy what is
+    needed longer. An engine is not for use from several threads at once.
+    """
+
+    # The precisions of PRECISIONS that it runs; the first is its default.
+    precisions: ClassVar[tuple[str, ...]]
+    # The part that no test covers, for example "on a GPU"; None if there is none.
+    untested: ClassVar[str | None] = None
+    # True if it compiles plans, with `build`.
+    compiles: ClassVar[bool] = False
+
+    # Its name in ENGINES, which `open_engine` sets.
+    name: str = ""
+    # The precision that this engine was opened with.
+    precision: str
+    # Library and version, device, and precision.
+    description: str
+
+    @classmethod
+    @abstractmethod
+    def open(cls, bundle: Bundle, options: EngineOptions) -> Engine:
+        """Open the engine for a bundle; `options.precision` is one of `precisions`.
+
+        Raises EngineError if it cannot run the bundle on this machine.
+        """
+
+    @classmethod
+    @abstractmethod
+    def missing(cls) -> str | None:
+        """Say what must be installed before this engine can be used; None if it can be used."""
+
+    @classmethod
+    @abstractmethod
+    def installed(cls) -> str:
+        """Return the version of the library, and the device unless that is the CPU.
+
+        Only asked where nothing is missing. A measured choice of an engine is for this state: what
+        changes the speed, apart from the CPU, must change this text.
+        """
+
+    @classmethod
+    def build(
+        cls, bundle: Bundle, precision: str, build_options: Any = None, cache: Path | None = None
+    ) -> Path:
+        """Compile the plan of a bundle, or take it from the cache; return its file.
+
+        `build_options` are those of the engine; None takes their defaults. Raises EngineError.
+        """
+        raise EngineError(f"{cls.__name__} compiles no plans; leave the build options out")
+
+    @classmethod  # noqa: B027
+    def add_build_arguments(cls, parser: argparse._ActionsContainer) -> None:
+        """Add the flags of `build` to a parser or to a group of its flags; by default none.
+
+        The default of every flag is None, so that a flag that was given can be distinguished from
+        one that was not. Engines may share a flag; it then has the same meaning.
+        """
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> Any:
+        """Read the flags of `add_build_arguments`, as `build` takes them. Raises EngineError.
+
+        None stands for an engine that has no such flags.
+        """
+        return None
+
+    @abstractmethod
+    def __call__(self, image: Image) -> tuple[Map, Map]:
+        """Run a batch: uint8 [N, H, W, 3] BGR to scores [N] and maps, both float32.
+
+        The class says which shape the maps have, and how long the arrays stay valid. Raises
+        EngineError.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the engine holds. May be called again.
+
+        Arrays that the engine returned stay readable.
+        """
