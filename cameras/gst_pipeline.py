@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,15 @@ SINK = (
 
 def load_gstreamer() -> Any:
     """Import and initialise GStreamer. Raises ImportError, or ValueError if a part is absent."""
-    import gi
+    with warnings.catch_warnings():
+        # PyGObject warns about its own way of importing.
+        warnings.simplefilter("ignore")
+        import gi
 
-    gi.require_version("Gst", "1.0")
-    gi.require_version("GstApp", "1.0")
-    # GstApp gives the sink its methods.
-    from gi.repository import Gst, GstApp  # noqa: F401
+        gi.require_version("Gst", "1.0")
+        gi.require_version("GstApp", "1.0")
+        # GstApp gives the sink its methods.
+        from gi.repository import Gst, GstApp  # noqa: F401
 
     if not Gst.is_initialized():
         Gst.init(None)

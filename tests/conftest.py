@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.console import Verbosity
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Calibration, Manifest, Spread
@@ -43,6 +44,13 @@ def shared(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs the optional data {path}")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _default_verbosity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test inherit the --quiet or --verbose of another one."""
+    monkeypatch.setattr(Verbosity, "quiet", False)
+    monkeypatch.setattr(Verbosity, "verbose", False)
 
 
 @pytest.fixture(scope="session")
