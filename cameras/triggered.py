@@ -56,8 +56,9 @@ class TriggeredCamera(LiveCamera):
         self._blocks = BlockNumbers()
         self._queue = PartQueue(source, options.queue, self.clock)
         self._no_more_pulses = False
-        # The handle of the running capture; set when it was opened, for the thread of the pulses.
+        # The handle of the running capture while it takes pulses, and the last one that was opened.
         self._handle: Any = None
+        self._begun: Any = None
         # Software pulses are sent one after the other.
         self._firing = threading.Lock()
 
@@ -175,8 +176,9 @@ class TriggeredCamera(LiveCamera):
         with self._changed:
             if generation != self._generation:
                 return False
-            if handle is not self._handle:
+            if handle is not self._begun:
                 self._begin(handle)
+            self._handle = handle
         block = self._take(handle)
         if block is not None and not self.triggered:
             # The base class calls `_grab` with it.
@@ -224,7 +226,7 @@ class TriggeredCamera(LiveCamera):
 
     def _begin(self, handle: Any) -> None:
         """Note that the camera was opened, for the first time or again."""
-        self._handle = handle
+        self._begun = handle
         first = self._first_block(handle)
         self._blocks = BlockNumbers(first)
         self._pulses.begin(first)

@@ -255,6 +255,34 @@ def test_a_driver_that_hangs_is_abandoned_and_its_parts_are_reported() -> None:
     assert facts(frames) == [("A", triggered.HANGS), (None, REOPENED), ("2", 1)]
 
 
+def test_a_driver_that_answers_late_continues_with_its_block_numbers() -> None:
+    reached = threading.Event()
+    release = threading.Event()
+    done = threading.Event()
+
+    def hang() -> Block:
+        reached.set()
+        release.wait(WAIT_S)
+        return block(2)
+
+    class Counted(Scripted):
+        def _first_block(self, handle: Any) -> int:
+            return 1
+
+    camera = Counted([block(1), hang, block(3), lambda: done.set() or EndOfStream()])
+    frames = iter(camera)
+    found = [next(frames)]
+    assert reached.wait(WAIT_S)
+    camera.announce("A")
+    camera.clock.sleep(camera.limits.stall)
+    found.append(next(frames))
+    release.set()
+    assert done.wait(WAIT_S)
+    found.extend(frames)
+    assert facts(found) == [("1", 1), ("A", triggered.HANGS), ("3", 2), ("4", 3)]
+    assert camera.reconnects == 0
+
+
 def test_software_pulses_name_their_parts() -> None:
     camera = Scripted([], trigger="software")
     camera.answers = [block(1), block(2), block(3)]
