@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from flawline.cameras import triggered
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.console import Verbosity
 from flawline.runtime.golden import Golden
@@ -51,6 +52,12 @@ def _default_verbosity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test inherit the --quiet or --verbose of another one."""
     monkeypatch.setattr(Verbosity, "quiet", False)
     monkeypatch.setattr(Verbosity, "verbose", False)
+
+
+@pytest.fixture
+def patient_pulses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a software pulse wait for long, because this machine may be busy."""
+    monkeypatch.setattr(triggered, "READY_S", 20.0)
 
 
 @pytest.fixture(scope="session")

@@ -66,8 +66,9 @@ def test_formats(
     assert (frame.image.dtype, frame.image.shape, frame.bit_depth) == (dtype, shape, bits)
 
 
+@pytest.mark.usefixtures("patient_pulses")
 def test_no_pulse_is_no_frame_and_every_pulse_is_one(found_once: None) -> None:
-    with open_camera(f"{URI}&fps=100&trigger=software&stall=0.5") as camera:
+    with open_camera(f"{URI}&fps=100&trigger=software&stall=0.8&answer_s=20") as camera:
         assert isinstance(camera, Aravis)
         frames: list[Any] = []
         thread = threading.Thread(target=lambda: frames.extend(camera), daemon=True)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flawline.cameras import CameraError, Frame, basler, missing, open_camera, triggered
+from flawline.cameras import CameraError, Frame, basler, missing, open_camera
 from flawline.cameras.basler import Basler
 from flawline.cameras.devices import Device
 from flawline.cameras.parts import LOST
@@ -27,7 +27,7 @@ if missing("basler") is not None:
 WAIT_S = 20.0
 FIRST = "basler://0815-0000"
 SIZE = "width=64&height=32&fps=500&exposure_us=100"
-SOFTWARE = f"{FIRST}?{SIZE}&trigger=software"
+SOFTWARE = f"{FIRST}?{SIZE}&trigger=software&answer_s=20"
 HEIGHT = 32
 WIDTH = 64
 
@@ -38,12 +38,12 @@ def devices() -> list[Device]:
 
 
 @pytest.fixture(autouse=True)
-def _found_once(devices: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
+def _found_once(
+    devices: list[Device], monkeypatch: pytest.MonkeyPatch, patient_pulses: None
+) -> None:
     """Search for cameras once: that takes longer than most of the tests."""
     monkeypatch.setattr(basler, "find_devices", lambda: devices)
-    # On a busy machine a pulse may wait for long.
     monkeypatch.setattr(basler, "READY_S", WAIT_S)
-    monkeypatch.setattr(triggered, "READY_S", WAIT_S)
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_a_camera_by_its_position_or_serial_number() -> None:
 
 def test_a_trigger_without_a_pulse_gives_no_frame_and_no_fault() -> None:
     # The limit of a stall passes while the camera is asked for buffers.
-    pulsed = Pulsed(f"{SOFTWARE}&stall=0.5")
+    pulsed = Pulsed(f"{SOFTWARE}&stall=1")
     polls = 0
     take = pulsed.camera._take
     polled = threading.Event()

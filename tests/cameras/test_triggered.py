@@ -444,9 +444,9 @@ def test_the_synthetic_line_fails_as_scripted() -> None:
 
 
 @pytest.fixture
-def pulsed() -> Iterator[Callable[[int], list[Frame]]]:
+def pulsed(patient_pulses: None) -> Iterator[Callable[[int], list[Frame]]]:
     """Sends software pulses to a synthetic camera whose consumer waits for the last one."""
-    with open_camera("synthetic://?trigger=software&width=64&height=48") as camera:
+    with open_camera("synthetic://?trigger=software&width=64&height=48&answer_s=20") as camera:
         assert isinstance(camera, TriggeredCamera)
 
         def send(count: int) -> list[Frame]:

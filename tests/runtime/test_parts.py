@@ -21,7 +21,8 @@ from flawline.runtime.station.part_feed import PartFeed, PartFeedError
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 
-CAMERA = "synthetic://?width=64&height=48&queue=1000&trigger="
+pytestmark = pytest.mark.usefixtures("patient_pulses")
+CAMERA = "synthetic://?width=64&height=48&queue=1000&answer_s=20&trigger="
 WAIT_S = 10.0
 
 

@@ -22,6 +22,7 @@ from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import ViewGroups
 
+pytestmark = pytest.mark.usefixtures("patient_pulses")
 MAP = np.zeros((2, 2), np.float32)
 
 
@@ -151,7 +152,7 @@ def test_every_part_of_the_line_is_one_line_with_all_scores(bundle: Bundle, tmp_
     names = tmp_path / "parts.txt"
     names.write_text("A\nB\nC\n")
     lines = tmp_path / "lines.jsonl"
-    camera = "synthetic://?width=64&height=48&trigger=software&views=3&queue=99&faults=4:damaged"
+    camera = "synthetic://?width=64&height=48&trigger=software&views=3&queue=99&answer_s=20&faults=4:damaged"
     flags = ["--bundle", str(bundle.path), "--camera", camera, "--parts", str(names)]
     assert infer_stream.main([*flags, "--output", f"jsonl:{lines}"]) == 0
     *records, end = [json.loads(line) for line in lines.read_text().splitlines()]
