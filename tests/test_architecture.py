@@ -190,6 +190,8 @@ def test_importing_the_stream_command_loads_no_engine() -> None:
 NAMED = {
     "train/fit.py": "the default method",
     "benchmarks/studies/bank_size/__main__.py": "a study of PatchCore's memory bank",
+    "benchmarks/studies/cutswap/__main__.py": "a study of CutSwap's fine-tuning",
+    "benchmarks/studies/cutswap/variants.py": "a study of CutSwap's fine-tuning",
     "benchmarks/studies/gpu_check/__main__.py": "the default network of the study",
     "export/triton_config.py": "the backends that Triton has",
     "src/flawline/extras.py": "names of packages and their extras",

@@ -12,6 +12,8 @@ from flawline import FlawlineError
 METHODS = {
     "simplenet": "flawline.train.methods.simplenet:SimpleNet",
     "patchcore": "flawline.train.methods.patchcore:PatchCore",
+    "cutpaste": "flawline.train.methods.cutpaste:CutPaste",
+    "cutswap": "flawline.train.methods.cutswap:CutSwap",
     "padim": "flawline.train.methods.padim:PaDiM",
     "ssnf": "flawline.train.methods.ssnf:SSNF",
     "fastflow": "flawline.train.methods.fastflow:FastFlow",

@@ -191,6 +191,5 @@ class FoldTraining:
             if same and saved.provenance == provenance:
                 return saved.method.to(self.device), saved.training
         model = self.recipe.method_class(self.recipe.settings)
-        for name, backbone in model.backbones().items():
-            backbone.load_state_dict(self.model.backbones()[name].state_dict())
+        model.start_like(self.model)
         return model.to(self.device), None

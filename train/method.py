@@ -198,8 +198,7 @@ class Method(nn.Module, abc.ABC):
     def backbones(self) -> dict[str, Backbone]:
         """Return the pretrained parts of the method by name; a method may have none or several.
 
-        They are loaded by `load_weights`, are never trained, and stay in eval mode. The default is
-        the attribute `backbone`, if there is one.
+        They are never trained and stay in eval mode. The default is the attribute `backbone`.
         """
         parts = {}
         backbone = dict(self.named_children()).get("backbone")
@@ -252,9 +251,8 @@ class Method(nn.Module, abc.ABC):
     def load_weights(self, weights: str, seed: int, images: Sequence[Image]) -> str:
         """Load pretrained weights into all backbones and return a short description of them.
 
-        weights: as in `Backbone.load`. seed: of random weights. images: good images, uint8
-        [H, W, 3] each, on which the BatchNorm statistics of random weights are estimated. Raises
-        TrainError.
+        weights: as in `Backbone.load`. seed: of random weights, whose BatchNorm statistics are
+        estimated on good images, uint8 [H, W, 3] each. Raises TrainError.
         """
         descriptions = []
         for backbone in self.backbones().values():
@@ -264,6 +262,11 @@ class Method(nn.Module, abc.ABC):
             if description not in descriptions:
                 descriptions.append(description)
         return "; ".join(descriptions) or "none"
+
+    def start_like(self, other: Self) -> None:
+        """Take the pretrained weights of another detector, instead of `load_weights`."""
+        for name, backbone in self.backbones().items():
+            backbone.load_state_dict(other.backbones()[name].state_dict())
 
     @abc.abstractmethod
     def fit(self, fit: Fit) -> int:

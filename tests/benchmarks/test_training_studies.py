@@ -13,14 +13,22 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from builders import write_squares
 
+from flawline.benchmarks.labels import labelled_test_images
 from flawline.benchmarks.studies.accuracy.__main__ import main as accuracy
 from flawline.benchmarks.studies.backbones import measure as backbones_measure
 from flawline.benchmarks.studies.backbones.__main__ import main as backbones
 from flawline.benchmarks.studies.backbones.measure import read_rows
 from flawline.benchmarks.studies.backbones.report import backbones_report
 from flawline.benchmarks.studies.bank_size.__main__ import main as bank_size
+from flawline.benchmarks.studies.cutswap.__main__ import main as cutswap
 from flawline.train import TrainError
+from flawline.train.checkpoint import load_checkpoint
+from flawline.train.data import open_data
 from flawline.train.data.demo import write_demo
+from flawline.train.method import evaluate
+from flawline.train.metrics import auroc
+from flawline.train.recipe import plan
+from flawline.train.training import train
 
 pytestmark = pytest.mark.torch
 
@@ -112,6 +120,58 @@ def test_a_result_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text("no rows")
     with pytest.raises(TrainError, match="is not a result of this study"):
         read_rows(tmp_path / "r")
+
+
+# ---------------------------------------------------------------- CutSwap
+
+
+def test_variants_are_measured_once_with_two_banks(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--data", str(data), "--weights", "random", "--size", "64", "--steps", "2"]
+    command += ["--variants", "untuned", "cutswap-self", "--out", str(tmp_path / "r")]
+    assert cutswap([*command, "--seeds", "0", "--device", "cpu"]) == 0
+    rows = json.loads((tmp_path / "r.json").read_text())
+    found = [(row["variant"], row["coreset"], row["steps"]) for row in rows]
+    expected = [("untuned", 0.01, None), ("untuned", 0.001, None)]
+    assert found == [*expected, ("cutswap-self", 0.01, 2), ("cutswap-self", 0.001, 2)]
+    assert all(0 <= row["image_auroc"] <= 1 for row in rows)
+    assert rows[0]["rows"] > rows[1]["rows"] >= 1
+    page = (tmp_path / "r.md").read_text()
+    assert f"| untuned | 0.01 | {rows[0]['image_auroc']:.4f} (1 seed) | 0.981 |" in page
+    assert "| cutswap-vgg16 | 0.001 | not measured | 0.955 |" in page
+    assert "squares 10/8" in page
+    assert str(data.parent) not in page
+    # Rows of another length of training stay in the file, but are not averaged with these.
+    assert cutswap([*command, "--seeds", "0", "--steps", "1"]) == 0
+    assert len(json.loads((tmp_path / "r.json").read_text())) == 6
+    assert "(2 seeds)" not in (tmp_path / "r.md").read_text()
+    rows = json.loads((tmp_path / "r.json").read_text())
+    monkeypatch.setattr("flawline.benchmarks.studies.cutswap.measure.train", None)
+    assert cutswap([*command, "--seeds", "0"]) == 0
+    assert json.loads((tmp_path / "r.json").read_text()) == rows
+
+
+def test_a_bank_of_the_study_is_that_of_a_training_of_its_own(data: Path, tmp_path: Path) -> None:
+    command = ["--data", str(data), "--weights", "random", "--size", "64", "--seeds", "3"]
+    assert cutswap([*command, "--variants", "untuned", "--out", str(tmp_path / "r")]) == 0
+    (_, row) = json.loads((tmp_path / "r.json").read_text())
+    recipe = plan(
+        "patchcore", data, weights="random", size=64, seed=3, folds=0, options={"coreset": 0.001}
+    )
+    model = load_checkpoint(train(recipe, tmp_path / "small.pt")).method
+    images, labels = labelled_test_images(open_data(data), model.geometry)
+    scores, _ = evaluate(model, images)
+    assert len(model.bank.vectors) == row["rows"]
+    assert row["image_auroc"] == pytest.approx(auroc(labels, scores), abs=1e-4)
+
+
+def test_a_file_of_another_study_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.json").write_text("[{}]")
+    assert cutswap(["--data", str(data), "--out", str(tmp_path / "r")]) == 2
+    assert "is not a result of this study" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- bank size

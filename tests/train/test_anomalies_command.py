@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs the train extra")
+torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from flawline.train import METHODS
 from flawline.train.anomalies.__main__ import main
 from flawline.train.anomalies.blend import Blended
 from flawline.train.anomalies.products import TEXTURE_SETTINGS
-from flawline.train.anomalies.sheet import RED, ROWS, contact_sheet
+from flawline.train.anomalies.sheet import GAP, NAME_HEIGHT, RED, ROWS, TITLE_HEIGHT, contact_sheet
 from flawline.train.data.demo import render, write_demo
 from flawline.train.methods.ssnf import SSNF
+from flawline.train.saliency.base import SaliencyNetwork
 
 pytestmark = pytest.mark.torch
+
+
+class Channels(SaliencyNetwork):
+    """A network with two levels: the image in two sizes."""
+
+    strides = (1, 2)
+    title = "a test"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, image: Any) -> Any:
+        fine = image.permute(0, 3, 1, 2) * self.weight
+        coarse = torch.nn.functional.avg_pool2d(fine, 2)
+        return [fine, coarse], coarse.mean((2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +80,7 @@ def test_the_same_command_writes_the_same_sheet(
 def test_the_command_logs_the_settings_and_empty_anomalies(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--count", "2", "--size", "64", "--out", str(tmp_path / "a.png")]
+    flags = ["--method", "ssnf", "--count", "2", "--size", "64", "--out", str(tmp_path / "a.png")]
     assert main(["--data", str(data), "--product", "bottle", *flags]) == 0
     assert "blend settings of bottle\n" in capsys.readouterr().err
     bottle = tmp_path / "bottle"
@@ -76,6 +94,20 @@ def test_the_command_logs_the_settings_and_empty_anomalies(
     assert "2 of 2 synthetic anomalies are empty" in log
 
 
+def test_anomalies_with_stages_are_drawn_with_all_of_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawline.train.methods.cutswap.open_network", lambda name: Channels())
+    for method, rows in (("cutpaste", 6), ("cutswap", 10)):
+        out = tmp_path / f"{method}.png"
+        flags = ["--method", method, "--count", "2", "--size", "64", "--out", str(out)]
+        if method == "cutswap":
+            flags += ["--saliency", "lite0"]
+        assert main(["--data", str(data), *flags]) == 0
+        sheet = cv2.imread(str(out))
+        assert sheet.shape[0] == TITLE_HEIGHT + rows * (64 + GAP) + NAME_HEIGHT
+
+
 class AlsoBlends(SSNF):
     """A second method that trains with synthetic anomalies."""
 
@@ -86,7 +118,7 @@ def test_with_several_methods_that_have_anomalies_one_must_be_named(
     monkeypatch.setitem(METHODS, "second", f"{__name__}:AlsoBlends")
     flags = ["--data", str(data), "--out", str(tmp_path / "a.png"), "--count", "1", "--size", "64"]
     assert main(flags) == 2
-    expected = "train.anomalies: --method is needed: one of ssnf, second\n"
+    expected = "train.anomalies: --method is needed: one of cutpaste, cutswap, ssnf, second\n"
     assert capsys.readouterr().err == expected
     assert main([*flags, "--method", "second"]) == 0
 
@@ -100,6 +132,9 @@ def test_with_several_methods_that_have_anomalies_one_must_be_named(
             "--product gearbox is unknown; leave it out or take one of carpet, grid",
         ),
         (["--method", "padim"], "padim trains without synthetic anomalies"),
+        (["--method", "cutswap"], "draw samples, take --saliency vgg16 or lite0"),
+        (["--method", "cutswap", "--cluster", "first"], "--cluster"),
+        (["--method", "cutpaste", "--density", "gaussian"], "--density"),
         (["--method", "paint"], "method 'paint' is unknown"),
         (["--count", "0"], "--count 0"),
         (["--size", "16"], "--size 16"),
@@ -115,6 +150,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     out = tmp_path / "a.png"
     common = ["--data", str(data), "--out", str(out), "--size", "64", "--count", "1"]
+    common += ["--method", "ssnf"]
     try:
         code: object = main([*common, *flags])
     except SystemExit as left:  # from argparse
@@ -133,5 +169,6 @@ def test_mistakes_are_one_line(
 
 def test_a_broken_image_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "part.png").write_bytes(b"no image")
-    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out.png")]) == 2
+    flags = ["--method", "ssnf", "--data", str(tmp_path), "--out", str(tmp_path / "out.png")]
+    assert main(flags) == 2
     assert "part.png" in capsys.readouterr().err.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import resource
@@ -15,6 +16,7 @@ import pytest
 from flawline.cameras import CameraError
 from flawline.runtime.image import Geometry
 from flawline.train.data import CachedImages, DataError, PreparedImages
+from flawline.train.data.cache import ComputedArrays
 
 GEOMETRY = Geometry("stretch", 32, 48)
 
@@ -204,3 +206,52 @@ def test_an_image_that_cannot_be_read_is_named(images: PreparedImages, tmp_path:
 def test_an_empty_cache_is_refused(images: PreparedImages) -> None:
     with pytest.raises(ValueError, match="no images"):
         CachedImages(images[:0])
+
+
+# ---------------------------------------------------------------- arrays computed from images
+
+
+def rows_of(value: int) -> np.ndarray:
+    return np.full((2, 3), value, np.uint8)
+
+
+def test_arrays_are_computed_once_for_each_content() -> None:
+    arrays = ComputedArrays()
+    calls = []
+
+    def compute(value: int) -> np.ndarray:
+        calls.append(value)
+        return rows_of(value)
+
+    for value in (1, 2, 1, 3, 2):
+        found = arrays.get(np.array([value], np.uint8), lambda value=value: compute(value))
+        assert np.array_equal(found, rows_of(value))
+        found[:] = 0  # it belongs to the caller
+    assert calls == [1, 2, 3]
+    assert len(copy.deepcopy(arrays)) == 3
+    shared = copy.deepcopy(arrays).get(np.array([3], np.uint8), lambda: rows_of(9))
+    assert np.array_equal(shared, rows_of(3))
+
+
+def test_an_interrupted_computation_leaves_nothing() -> None:
+    arrays = ComputedArrays()
+
+    def interrupt() -> np.ndarray:
+        raise KeyboardInterrupt
+
+    key = np.zeros(1, np.uint8)
+    with pytest.raises(KeyboardInterrupt):
+        arrays.get(key, interrupt)
+    assert np.array_equal(arrays.get(key, lambda: rows_of(1)), rows_of(1))
+    with pytest.raises(ValueError, match=r"the shape is \(1,\), expected \(2, 3\)"):
+        arrays.get(np.ones(1, np.uint8), lambda: np.zeros(1, np.uint8))
+
+
+def test_a_full_disk_is_one_line_that_names_the_folder(largest_file: int) -> None:
+    arrays = ComputedArrays()
+    arrays.get(np.zeros(1, np.uint8), lambda: np.zeros(900, np.uint8))
+    with pytest.raises(DataError, match=r"cannot be written .*TMPDIR"):
+        arrays.get(np.ones(1, np.uint8), lambda: np.ones(900, np.uint8))
+    assert np.array_equal(
+        arrays.get(np.zeros(1, np.uint8), lambda: rows_of(1)), np.zeros(900, np.uint8)
+    )

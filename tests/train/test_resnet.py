@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from builders import random_images
 
 from flawline.train import TrainError
+from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.resnet import ARCHITECTURES, ResNet
 
 pytestmark = pytest.mark.torch
@@ -32,6 +33,9 @@ def test_levels_are_torchvisions(name: str, torchvision_models: Any, tmp_path: P
         level2 = reference.layer2(level1)
         level3 = reference.layer3(level2)
         got = backbone(x)
+        stage, known = backbone.stage_after(str(tmp_path / "weights.pth"), 0)
+        torch.testing.assert_close(stage.eval()(level3), reference.layer4(level3))
+    assert known
     for level, expected in zip(got, (level1, level2, level3), strict=True):
         torch.testing.assert_close(level, expected)
 
@@ -68,6 +72,32 @@ def test_a_download_that_fails_says_how_to_pass_the_file(
     message = r"cannot be downloaded .*; use --backbone resnet18 --weights texture, .*"
     with pytest.raises(TrainError, match=message + "--weights resnet50-0676ba61"):
         ResNet("resnet50").load("imagenet")
+
+
+def test_a_stage_that_the_weights_lack_is_random_by_the_seed() -> None:
+    backbone = ResNet("resnet18")
+    stages = []
+    for seed in (1, 1, 2):
+        stage, known = backbone.stage_after("texture", seed)
+        assert not known
+        stages.append(stage.state_dict()["0.conv1.weight"])
+    assert torch.equal(stages[0], stages[1])
+    assert not torch.equal(stages[0], stages[2])
+    assert backbone.stages_from(2) == [backbone.layer2, backbone.layer3]
+
+
+def test_a_backbone_without_a_further_stage_says_so() -> None:
+    backbone = FlatBackbone("resnet18", (1,))
+    for use in (lambda: backbone.stage_after("random", 0), lambda: backbone.stages_from(1)):
+        with pytest.raises(TrainError, match="take another --backbone"):
+            use()
+
+
+class FlatBackbone(ResNet):
+    """A backbone that inherits the defaults of the interface."""
+
+    stage_after = Backbone.stage_after
+    stages_from = Backbone.stages_from
 
 
 def test_normalise_is_rgb_with_imagenet_statistics() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch.nn import functional as F
 
 from flawline.train import loop
 from flawline.train.blocks import patches
+from flawline.train.blocks.averaging import average_of_share
+from flawline.train.blocks.feature_vectors import mean_deviation
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.method import Fit
-from flawline.train.methods import simplenet
-from flawline.train.methods.simplenet import RELATIVE_NOISE, SimpleNet, relative_noise
+from flawline.train.methods.simplenet import SimpleNet
 
 pytestmark = pytest.mark.torch
 SEED = 3
@@ -142,18 +144,26 @@ def test_bfloat16_changes_loss_and_gradient_little(monkeypatch: pytest.MonkeyPat
 
 def test_relative_noise_follows_the_scale_of_the_features() -> None:
     features = np.random.default_rng(0).normal(5, 2, (100, 30, 8)).astype(np.float32)
-    assert relative_noise(features) == pytest.approx(2 * RELATIVE_NOISE, rel=0.05)
-    assert relative_noise(7 * features) == pytest.approx(7 * relative_noise(features), rel=1e-5)
+    assert mean_deviation(features) == pytest.approx(2, rel=0.05)
+    assert mean_deviation(7 * features) == pytest.approx(7 * mean_deviation(features), rel=1e-5)
 
 
-def test_the_light_setting_averages_its_last_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over 30 steps the mean decays by 2/3 a step: it lies between the last and earlier weights."""
-    averaged = small_simplenet(vectors=64)
+def light_simplenet(**settings: float) -> SimpleNet:
+    """The small network with what the light setting changes in the training."""
+    model = small_simplenet(vectors=64)
+    light = {"first_rate": 4.0, "last_rate": 0.04, "averaged_share": 0.25, **settings}
+    model.settings = dataclasses.replace(model.settings, **light)
+    return model
+
+
+def test_the_light_setting_averages_its_last_steps() -> None:
+    """Over 30 steps with one learning rate, the mean lies between the last and earlier weights."""
+    constant = {"first_rate": 1.0, "last_rate": 1.0}
+    averaged = light_simplenet(**constant)
     fit(averaged, 30)
-    monkeypatch.setattr(simplenet, "AVERAGED_SHARE", 1e-9)  # of which no step remains: no average
-    last = small_simplenet(vectors=64)
+    last = light_simplenet(averaged_share=0.0, **constant)
     fit(last, 30)
-    earlier = small_simplenet(vectors=64)
+    earlier = light_simplenet(averaged_share=0.0, **constant)
     fit(earlier, 20)
     mean = averaged.discriminator[0].weight
     distance = (mean - last.discriminator[0].weight).norm()
@@ -161,12 +171,43 @@ def test_the_light_setting_averages_its_last_steps(monkeypatch: pytest.MonkeyPat
     assert 0 < distance < spread
 
 
+@pytest.mark.parametrize("steps", [12, 40, 200])
+def test_the_average_forgets_the_first_weights(steps: int) -> None:
+    """A decay fixed from the first step on keeps a part of them, and of their BatchNorm."""
+    update = average_of_share(0.1)
+    mean = [torch.tensor([1e6]), torch.tensor([0])]
+    for count in range(1, steps):
+        update(mean, [torch.tensor([float(count)]), torch.tensor([count])], torch.tensor(count))
+    newest = steps - 1
+    assert 0.8 * newest <= float(mean[0]) <= newest
+    assert int(mean[1]) == newest
+
+
+def test_the_learning_rates_decay_evenly() -> None:
+    model = light_simplenet()
+    optimisers = tuple(torch.optim.Adam(model.adapter.parameters()) for _ in range(2))
+    rates = []
+    for share in (0.0, 0.5, 1.0):
+        model._set_rates(optimisers, share)
+        rates.append([optimiser.param_groups[0]["lr"] for optimiser in optimisers])
+    assert rates[0] == pytest.approx([4e-4, 8e-4])
+    assert rates[1] == pytest.approx([4e-5, 8e-5])
+    assert rates[2] == pytest.approx([4e-6, 8e-6])
+
+
+def test_the_published_setting_trains_as_published() -> None:
+    """Constant learning rates, one noise, no average of weights."""
+    settings = SimpleNet.settings_for("wide_resnet50_2")
+    assert (settings.first_rate, settings.last_rate, settings.averaged_share) == (1, 1, 0)
+    assert (settings.noise, settings.vectors) == (0.015, None)
+
+
 def test_the_light_setting_resumes_exactly(tmp_path: Path) -> None:
-    """The vectors that a step draws and the average of the last steps included."""
+    """With the vectors that a step draws, the average of weights and the learning rates."""
     steps = 30
-    whole = small_simplenet(vectors=64)
+    whole = light_simplenet()
     fit(whole, steps)
-    part = small_simplenet(vectors=64)
+    part = light_simplenet()
     path = tmp_path / "c.pt"
 
     def stop(label: str, done: int, total: int) -> None:

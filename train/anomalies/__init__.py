@@ -6,7 +6,7 @@ This module imports without torch. A method that trains with synthetic anomalies
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -28,3 +28,11 @@ class SyntheticAnomalies(Protocol):
 
     def sample(self, draw: int) -> tuple[Image, Image, Mask]:
         """Return the normal and the synthetic image, uint8 [H, W, 3], and where they may differ."""
+
+
+@runtime_checkable
+class StagedAnomalies(SyntheticAnomalies, Protocol):
+    """Anomalies that are made in several steps, which can be drawn."""
+
+    def stages(self, draw: int) -> dict[str, Image]:
+        """Return pictures of how a draw is made, uint8 [H, W, 3] each, by their labels."""

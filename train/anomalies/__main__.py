@@ -14,6 +14,7 @@ from pathlib import Path
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import log, run_command
 from flawline.train import METHODS, TrainError
+from flawline.train.anomalies import StagedAnomalies, SyntheticAnomalies
 from flawline.train.fit import given_options, parse_arguments
 
 MAX_COUNT = 100
@@ -83,7 +84,6 @@ def _only_method() -> str:
 
 def draw_samples(args: argparse.Namespace) -> None:
     """Draw the contact sheet as the parsed flags say. Raises TrainError and DataError."""
-    from flawline.train.anomalies.sheet import contact_sheet, write_png
     from flawline.train.data import PreparedImages, open_data
     from flawline.train.recipe import plan
 
@@ -107,18 +107,29 @@ def draw_samples(args: argparse.Namespace) -> None:
             f"{args.method} trains without synthetic anomalies; "
             f"choose --method {' or '.join(_methods())}"
         )
+    _write_sheet(args, anomalies, [path.stem for path in paths])
+
+
+def _write_sheet(
+    args: argparse.Namespace, anomalies: SyntheticAnomalies, stems: Sequence[str]
+) -> None:
+    from flawline.train.anomalies.sheet import contact_sheet, stage_sheet, write_png
+
     samples = []
+    columns = []
     names = []
     empty = 0
     for draw in range(args.count):
         sample = anomalies.sample(draw)
-        stems = [paths[index].stem for index in anomalies.sources(draw)]
         samples.append(sample)
-        names.append(" + ".join(stems))
+        names.append(" + ".join(stems[index] for index in anomalies.sources(draw)))
         if not sample[2].any():
             empty += 1
+        if isinstance(anomalies, StagedAnomalies):
+            columns.append(anomalies.stages(draw))
     title = f"{args.method}: {anomalies.description}, seed {args.seed}. Below: the source images"
-    write_png(args.out, contact_sheet(samples, names, title))
+    sheet = stage_sheet(columns, names, title) if columns else contact_sheet(samples, names, title)
+    write_png(args.out, sheet)
     if empty:
         log(f"note: {empty} of {args.count} synthetic anomalies are empty; try other settings")
     log(f"samples {args.out}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -36,25 +36,36 @@ def contact_sheet(
     samples: as `SyntheticAnomalies.sample` returns them, all of one size. names: the text below
     each column. Returns uint8 [h, w, 3] BGR.
     """
-    height, width = samples[0][0].shape[:2]
-    sheet_height = TITLE_HEIGHT + len(ROWS) * (height + GAP) + NAME_HEIGHT
-    sheet_width = LABEL_WIDTH + len(samples) * (width + GAP)
+    columns = []
+    labels = []
+    for (normal, synthetic, mask), name in zip(samples, names, strict=True):
+        tiles = (normal, synthetic, outlined(synthetic, mask))
+        columns.append(dict(zip(ROWS, tiles, strict=True)))
+        labels.append(name if mask.any() else f"{name}: no patch placed")
+    return stage_sheet(columns, labels, title)
+
+
+def stage_sheet(columns: Sequence[Mapping[str, Image]], names: Sequence[str], title: str) -> Image:
+    """Draw one column per draw, with one picture per row; see `StagedAnomalies.stages`.
+
+    All columns have the same rows, and all pictures have one size. names: the text below each
+    column. Returns uint8 [h, w, 3] BGR.
+    """
+    rows = list(columns[0])
+    height, width = columns[0][rows[0]].shape[:2]
+    sheet_height = TITLE_HEIGHT + len(rows) * (height + GAP) + NAME_HEIGHT
+    sheet_width = LABEL_WIDTH + len(columns) * (width + GAP)
     sheet = np.empty((sheet_height, sheet_width, 3), np.uint8)
     sheet[:] = PAPER
     _write(sheet, title, GAP, 26, 0.55, BLACK)
-    tops = []
-    for row, label in enumerate(ROWS):
+    for row, label in enumerate(rows):
         top = TITLE_HEIGHT + row * (height + GAP)
-        tops.append(top)
         _write(sheet, label, GAP, top + height // 2, 0.45, BLACK)
-    for column, (normal, synthetic, mask) in enumerate(samples):
+        for column, pictures in enumerate(columns):
+            left = LABEL_WIDTH + column * (width + GAP)
+            sheet[top : top + height, left : left + width] = pictures[label]
+    for column, name in enumerate(names):
         left = LABEL_WIDTH + column * (width + GAP)
-        tiles = (normal, synthetic, outlined(synthetic, mask))
-        for top, tile in zip(tops, tiles, strict=True):
-            sheet[top : top + height, left : left + width] = tile
-        name = names[column]
-        if not mask.any():
-            name = f"{name}: no patch placed"
         _write(sheet, name, left, sheet_height - 8, 0.4, GREY, width)
     return sheet
 

@@ -28,6 +28,7 @@ STATISTICS_IMAGES = 32
 # The files BACKBONE-texture.pth that train.pretrain made from formulas.
 TEXTURE_FOLDER = Path(__file__).parent / "weights"
 TEXTURE_SUFFIX = "-texture.pth"
+REMEDY = "take another --backbone"
 
 
 class Backbone(nn.Module, abc.ABC):
@@ -104,6 +105,22 @@ class Backbone(nn.Module, abc.ABC):
         This implementation raises TrainError, for a backbone without weight files.
         """
         raise self._no_weights(str(path))
+
+    def stages_from(self, level: int) -> list[nn.Module]:
+        """Return the modules from a level's own stage on, for a method that trains a copy of them.
+
+        This implementation raises TrainError, for a backbone that is never trained further.
+        """
+        raise TrainError(f"backbone {self.name}: is not trained further by any method; {REMEDY}")
+
+    def stage_after(self, weights: str, seed: int) -> tuple[nn.Module, bool]:
+        """Build the stage after the last level, and say whether `weights` contained it.
+
+        Only the training of some methods needs it. Its weights are those of the file that `load`
+        takes, or random ones where the file ends before that stage. Raises TrainError, as this
+        implementation does for a backbone without such a stage.
+        """
+        raise TrainError(f"backbone {self.name}: has no further stage; {REMEDY}")
 
     def _no_weights(self, weights: str) -> TrainError:
         return TrainError(f"weights {weights}: {self.name} has none; use --weights {RANDOM}")

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from flawline.train import TrainError
 from flawline.train.backbones.base import Backbone, flags_without_download
-from flawline.train.backbones.facts import BackboneFacts, Level
+from flawline.train.backbones.facts import IMAGENET, RANDOM, TEXTURE, BackboneFacts, Level
 
 URL = "https://download.pytorch.org/models/"
 STRIDES = {1: 4, 2: 8, 3: 16}
 # Parts of torchvision's networks that this module does not build.
 UNUSED_PREFIXES = ("layer4.", "fc.")
+# Of the names of the stage after the last level.
+STAGE_AFTER = "layer4."
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential
 def residual_stage(name: str, number: int) -> nn.Sequential:
     """Build layer`number` of a network, 1 to 4.
 
-    A backbone has no layer4; benchmarks build it to run what the papers' code runs.
+    A backbone has no layer4; methods build it that train with it, and benchmarks that run what the
+    papers' code runs.
     """
     shape = ARCHITECTURES[name]
     planes = 32 * 2**number
@@ -150,16 +153,36 @@ class ResNet(Backbone):
         maps = {1: level1, 2: level2, 3: level3}
         return tuple(maps[level] for level in self.levels)
 
+    def stages_from(self, level: int) -> list[nn.Module]:
+        stages = {1: self.layer1, 2: self.layer2, 3: self.layer3}
+        return [stage for number, stage in stages.items() if number >= level]
+
+    def stage_after(self, weights: str, seed: int) -> tuple[nn.Module, bool]:
+        stage = residual_stage(self.name, 4)
+        _initialise(stage, seed)
+        path = self._weight_file(weights)
+        if path is None:
+            return stage, False
+        state = {}
+        for name, value in _read_tensors(path, self.name)[1].items():
+            if name.startswith(STAGE_AFTER):
+                state[name.removeprefix(STAGE_AFTER)] = value
+        if state:
+            _load_checked(stage, state, path, f"{STAGE_AFTER[:-1]} of {self.name}")
+        return stage, bool(state)
+
+    def _weight_file(self, weights: str) -> Path | None:
+        """Return the file of weights as in `load`; None for random ones."""
+        if weights == RANDOM:
+            return None
+        if weights == TEXTURE:
+            return self._texture_file()
+        if weights == IMAGENET:
+            return _download(self.name)
+        return Path(weights)
+
     def _initialise(self, seed: int) -> None:
-        """He initialisation as in torchvision, from a generator of its own."""
-        generator = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    module.weight, mode="fan_out", nonlinearity="relu", generator=generator
-                )
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
+        _initialise(self, seed)
 
     def _load_imagenet(self) -> str:
         return f"IMAGENET1K_V1 {self._load_file(_download(self.name))}"
@@ -170,27 +193,48 @@ class ResNet(Backbone):
         Layer4 and the classifier in it are ignored. It may also have folded BatchNorm with the same
         names: statistics of the identity, and the bias in bn.bias.
         """
-        data, state = _read_state(path, self.name)
-        own = self.state_dict()
-        wrong = []
-        for name, value in own.items():
-            if name.endswith("num_batches_tracked"):
-                continue
-            if name not in state or state[name].shape != value.shape:
-                wrong.append(name)
-        wrong.sort()
-        wrong += sorted(set(state) - set(own))
-        if wrong:
-            raise TrainError(
-                f"weights {path}: not of {self.name} ({len(wrong)} tensors differ, "
-                f"first {wrong[0]}); see --backbone"
-            )
-        self.load_state_dict(state, strict=False)
+        data, state = _read_tensors(path, self.name)
+        used = {}
+        for name, value in state.items():
+            if not name.startswith(UNUSED_PREFIXES):
+                used[name] = value
+        _load_checked(self, used, path, self.name)
         return f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
 
 
-def _read_state(path: Path, name: str) -> tuple[bytes, dict[str, Any]]:
-    """Read a weight file: its bytes, and its tensors without those that are not used."""
+def _initialise(network: nn.Module, seed: int) -> None:
+    """Initialise as He et al. and torchvision do, from a generator of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(
+                module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+            )
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+
+
+def _load_checked(network: nn.Module, state: dict[str, Any], path: Path, title: str) -> None:
+    """Load tensors that must be exactly those of the network, but for the BatchNorms' counters."""
+    own = network.state_dict()
+    wrong = []
+    for name, value in own.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in state or state[name].shape != value.shape:
+            wrong.append(name)
+    wrong.sort()
+    wrong += sorted(set(state) - set(own))
+    if wrong:
+        raise TrainError(
+            f"weights {path}: not of {title} ({len(wrong)} tensors differ, first {wrong[0]}); "
+            "see --backbone"
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def _read_tensors(path: Path, name: str) -> tuple[bytes, dict[str, Any]]:
+    """Read a weight file: its bytes, and its tensors by torchvision's names."""
     try:
         data = path.read_bytes()
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -206,11 +250,7 @@ def _read_state(path: Path, name: str) -> tuple[bytes, dict[str, Any]]:
         raise TrainError(
             f"weights {path}: not a torchvision state_dict (no conv1.weight); pass one of {name}"
         )
-    used = {}
-    for key, value in state.items():
-        if not key.startswith(UNUSED_PREFIXES):
-            used[key] = value
-    return data, used
+    return data, state
 
 
 def _download(name: str) -> Path:

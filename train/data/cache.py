@@ -1,4 +1,4 @@
-"""A cache of prepared images on disk, for methods that read every image in each epoch."""
+"""Caches on disk, for methods that read every image, or what belongs to it, in each epoch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, overload
 
@@ -71,6 +73,68 @@ class CachedImages(Sequence[Image]):
             part._pixels = self._pixels[index]
             return part
         return np.array(self._pixels[index])
+
+
+class ComputedArrays:
+    """Arrays, uint8 and all of one shape, each computed once and then read from a temporary file.
+
+    The file lies in the folder that TMPDIR names, has no name of its own, and is freed with this
+    object or when the process ends. Detectors that are copied share it.
+    """
+
+    def __init__(self) -> None:
+        with self._errors(), tempfile.TemporaryFile() as file:
+            self._handle = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._handle)
+        self._places: dict[bytes, int] = {}
+        self._shape: tuple[int, ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> ComputedArrays:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def get(
+        self, key: npt.NDArray[np.uint8], compute: Callable[[], npt.NDArray[np.uint8]]
+    ) -> npt.NDArray[np.uint8]:
+        """Return what `compute` returned for an array of this content, as a new array.
+
+        Raises DataError where the file cannot be written.
+        """
+        digest = hashlib.blake2b(np.ascontiguousarray(key).tobytes(), digest_size=16).digest()
+        place = self._places.get(digest)
+        if place is None:
+            computed = compute()
+            self._append(computed)
+            self._places[digest] = len(self._places)
+            return computed
+        size = int(np.prod(self._shape))
+        stored = np.frombuffer(os.pread(self._handle, size, place * size), np.uint8)
+        array: npt.NDArray[np.uint8] = stored.reshape(self._shape).copy()
+        return array
+
+    def _append(self, computed: npt.NDArray[np.uint8]) -> None:
+        if self._shape and computed.shape != self._shape:
+            raise ValueError(f"the shape is {computed.shape}, expected {self._shape}")
+        self._shape = computed.shape
+        # Written again from its begin if an earlier call was interrupted.
+        place = len(self._places) * computed.nbytes
+        with self._errors():
+            written = os.pwrite(self._handle, computed.tobytes(), place)
+            if written < computed.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @staticmethod
+    @contextmanager
+    def _errors() -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"cache in {tempfile.gettempdir()}: cannot be written ({error.strerror}); set "
+                "TMPDIR to a folder with more space"
+            ) from error
 
 
 def _temporary_pixels(images: PreparedImages, progress: Progress | None) -> npt.NDArray[np.uint8]:

@@ -28,6 +28,7 @@ from flawline.train.blocks.memory_bank import Bank, NearestRow, Reweighting, who
 from flawline.train.blocks.patches import collect_features, patch_features, smoothed_map
 from flawline.train.loop import raise_at_deadline
 from flawline.train.method import Fit, Method, MethodSettings, require_positive
+from flawline.train.progress import Progress
 
 DEFAULT_CORESET = 0.01
 SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
@@ -117,7 +118,11 @@ class PatchCore(Method):
 
     def fit(self, fit: Fit) -> int:
         """Collect features in one pass, then select the coreset; there is nothing to resume."""
-        progress = raise_at_deadline(fit, self.name)
+        self.fill_bank(fit, raise_at_deadline(fit, self.name))
+        return fit.steps
+
+    def fill_bank(self, fit: Fit, progress: Progress) -> None:
+        """Select the bank from the features of all images, and add a note about its size."""
         device = self.device
         self.eval()
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
@@ -129,7 +134,6 @@ class PatchCore(Method):
             selected = greedy_k_centre(points, rows, fit.seed, progress)
             self.bank.fill(torch.from_numpy(flat[selected.numpy()]), selected)
         fit.notes.append(note)
-        return fit.steps
 
     def _bank_rows(self, patches: int, grid: tuple[int, int]) -> tuple[int, str]:
         """Return the number of rows of the bank, and a line that says why.
@@ -159,12 +163,16 @@ class PatchCore(Method):
         size = rows * bank_budget.bytes_of_row(dim, settings.reweight) / 1e6
         return rows, f"bank: {rows} of {patches} patches ({reason}), {size:.1f} MB{measured}"
 
-    def fused(self) -> nn.Module:
+    def require_bank(self) -> None:
+        """Raise TrainError before `fit`."""
         if not len(self.bank.vectors):
             raise TrainError(
-                f"patchcore has no bank yet; train it first: "
+                f"{self.name} has no bank yet; train it first: "
                 f"{command_line('train', '--data', 'DATA')}"
             )
+
+    def fused(self) -> nn.Module:
+        self.require_bank()
         return build_fused(self, FusedPatchCore)
 
 
@@ -212,6 +220,11 @@ class FusedPatchCore(FusedMethod):
             self.stencils.append(stencil)
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
+        features, distance, winner = self.search(*levels)
+        return self.score(features, distance, winner), self.smooth(distance)
+
+    def search(self, *levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute features [N, D, h, w], their distance to the bank and its row, [N, h, w] each."""
         level2, level3 = levels
         fine = self.stencils[0](level2)
         # The weights of the upsampling sum to 1, so layer3's share of the mean may be subtracted
@@ -219,7 +232,7 @@ class FusedPatchCore(FusedMethod):
         coarse = self.upsample(self.stencils[1](level3))
         features = fine + coarse if self.added else torch.cat([fine, coarse], 1)
         distance, winner = self.nearest(features)
-        return self.score(features, distance, winner), self.smooth(distance)
+        return features, distance, winner
 
 
 class _LargestDistance(nn.Module):

@@ -28,6 +28,7 @@ _STEEL = np.array([1.02, 1, 0.97], np.float32)
 _BRASS = np.array([0.5, 1, 1.3], np.float32)
 
 SCREWS = 6
+LARGEST_TURN = 0.16  # radians, at a pose of 1
 BALLS = 11
 _NO_PART = -1
 
@@ -41,7 +42,7 @@ class _TurnedPiece:
 
     def __init__(self, rng: Rng, shot: Shot, n: int) -> None:
         shift_x, shift_y, turn = shot.pose
-        self.turn = 0.16 * turn
+        self.turn = LARGEST_TURN * turn
         self.size = 0.435 * n * rng.uniform(0.97, 1.03)
         x, y = grid(n)
         self.x = x - 0.017 * n * shift_x

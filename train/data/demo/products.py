@@ -81,6 +81,22 @@ def render(
     the good and the defective image show the same piece. Raises ValueError for an unknown product
     or defect, a seed below 0 or a size below 64.
     """
+    return render_shot(name, defect, seed, size, shot_of(name, seed))
+
+
+def shot_of(name: str, seed: int) -> Shot:
+    """Return the exposure that `render` gives a seed. Raises ValueError for an unknown product."""
+    _find_product(name, None)
+    return draw_shot(list(PRODUCTS).index(name), seed)
+
+
+def render_shot(
+    name: str, defect: str | None, seed: int, size: int, shot: Shot
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render one image of a product and its mask as `render` does, in the exposure `shot`.
+
+    The seed decides everything else. Raises ValueError as `render` does.
+    """
     product = _find_product(name, defect)
     if seed < 0 or size < SMALLEST_SIZE:
         raise ValueError(
@@ -98,7 +114,6 @@ def render(
     defect_rng = _stream(key, 1, defect_number)
     sensor_rng = _stream(key, 2, 0)
 
-    shot = draw_shot(number, seed)
     scene = product.build(scene_rng, shot, size, defect_rng, defect)
     if defect in SURFACE_DEFECTS:
         severity = defect_rng.uniform(*product.severity)

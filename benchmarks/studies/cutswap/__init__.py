@@ -1,0 +1,1 @@
+"""The study of fine-tuning: PatchCore on untuned features against CutPaste and CutSwap."""

@@ -1,0 +1,34 @@
+"""Vectors of a step from stored patch features, and their scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+MEASURED_IMAGES = 64  # images on which the deviation of the features is measured
+
+
+def draw_vectors(features: Array, chosen: Array, count: int | None, seed: tuple[int, int]) -> Array:
+    """Return the vectors [n, D] of a step from features [images, positions, D].
+
+    chosen: indices of the images of the step, [k]. count: how many vectors are drawn from them in
+    all, as many of each image and at least one; None takes all.
+    """
+    positions, dim = features.shape[1:]
+    if count is None:
+        return features[chosen].reshape(-1, dim)
+    of_each = max(1, count // len(chosen))
+    drawn = np.random.default_rng(seed).integers(positions, size=(len(chosen), of_each))
+    return features[chosen[:, None], drawn].reshape(-1, dim)
+
+
+def mean_deviation(features: Array) -> float:
+    """Return the standard deviation of features [images, positions, D], the mean over D."""
+    count = min(MEASURED_IMAGES, len(features))
+    chosen = np.linspace(0, len(features) - 1, count).astype(int)
+    vectors = features[chosen].reshape(-1, features.shape[-1])
+    return float(vectors.std(0).mean())
