@@ -64,15 +64,11 @@ def small_simplenet(
     level: int = 48,
     target: int = 48,
     vectors: int | None = None,
-    hidden: int = 32,
-    heads: int = 1,
 ) -> SimpleNet:
     """A small SimpleNet whose BatchNorms and biases differ from their initial values."""
     torch.manual_seed(0)
     geometry = Geometry("stretch", size, size)
-    settings = SimpleNetSettings(
-        backbone, geometry, level, target, hidden=hidden, heads=heads, vectors=vectors
-    )
+    settings = SimpleNetSettings(backbone, geometry, level, target, hidden=32, vectors=vectors)
     model = SimpleNet(settings)
     model.backbone.load("random", 0)
     for module in model.modules():
