@@ -28,13 +28,7 @@ import numpy.typing as npt
 from flawline.cameras import Camera, CameraError, Frame, open_camera
 from flawline.commands import program_of
 from flawline.os_errors import reason_of, remedy_of
-from flawline.runtime.bundle import (
-    CALIBRATION,
-    Bundle,
-    read_bundle,
-    undo_calibration,
-    write_calibration,
-)
+from flawline.runtime.bundle import CALIBRATION, Bundle, read_bundle, write_calibration
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import discard_stdout, log, run_command, terminal_line
 from flawline.runtime.detector import Detector
@@ -52,6 +46,7 @@ from flawline.runtime.threshold import (
     require_different_scores,
     set_threshold,
 )
+from flawline.runtime.undo import undo_calibration
 
 EXAMPLES = (
     "flawline calibrate --bundle B --camera usb://0 --max-frames 300",
@@ -218,12 +213,11 @@ def _report(
 
 
 def _undo(args: argparse.Namespace) -> None:
-    path = args.bundle / CALIBRATION
     with uninterrupted():
-        calibration = undo_calibration(args.bundle)
+        undone = undo_calibration(args.bundle)
+        calibration = undone.calibration
         lines = describe(calibration, calibration.false_alarm_rate, GOOD)
-        lines.append(f"wrote {path}; --undo again brings the newer threshold back")
-        _print(lines, f"wrote {path}")
+        _print([*lines, undone.message], undone.message)
 
 
 def _print(lines: Sequence[str], done: str) -> None:

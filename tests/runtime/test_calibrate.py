@@ -219,6 +219,33 @@ def test_undo_replaces_a_damaged_threshold(bundle: Bundle, good_parts: Path) -> 
     assert read_bundle(bundle.path).calibration == bundle.calibration
 
 
+def test_undo_does_not_promise_a_newer_threshold_that_there_is_not(
+    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undo = ["--bundle", str(bundle.path), "--undo"]
+    current = bundle.path / "calibration.json"
+    assert main(command(bundle, good_parts)) == 0
+    current.unlink()
+    lasts = []
+    for _ in range(2):
+        assert main(undo) == 0
+        lasts.append(capsys.readouterr().out.splitlines()[-1])
+        assert read_bundle(bundle.path).calibration == bundle.calibration
+    assert lasts == [
+        f"wrote {current}, which was missing: there is no newer threshold to bring back",
+        f"{current} is the previous threshold already: there is no other to bring back",
+    ]
+    assert main(command(bundle, good_parts)) == 0
+    current.write_text("{")
+    assert main(undo) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "which was damaged (cannot be read" in last
+    assert "there is no newer threshold to bring back" in last
+    assert main(command(bundle, good_parts)) == 0
+    assert main(undo) == 0
+    assert capsys.readouterr().out.endswith("; --undo again brings the newer threshold back\n")
+
+
 def test_nothing_to_undo_is_one_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--bundle", str(bundle.path), "--undo"]) == 2
     assert "its threshold was never replaced" in capsys.readouterr().err
