@@ -50,7 +50,8 @@ class Frame:
     `image` is uint8 or uint16, [h, w] mono or [h, w, 3] BGR. `pixel_format` is "mono" or "bgr"; it
     is derived from the shape where the source does not declare it. `bit_depth` is the number of
     significant bits: 8 for uint8; None for uint16 means that the source does not declare it.
-    `captured_at` is the wall clock in Unix seconds, and only a label.
+    `captured_at` is the wall clock in Unix seconds, and only a label. `file` is the image file that
+    holds the frame; None for a frame of another source.
 
     Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so
     that the part can be rejected. An image of another type or shape, an empty image, and values
@@ -65,6 +66,7 @@ class Frame:
     pixel_format: str = ""
     bit_depth: int | None = None
     captured_at: float = field(default_factory=time.time)
+    file: Path | None = None
 
     def __post_init__(self) -> None:
         fault = self.fault
@@ -149,6 +151,14 @@ class Camera(ABC):
 
         Files may be written into `folder`, as in `example`.
         """
+        return None
+
+    def files(self) -> list[Path]:
+        """Return the image files that will be read, in order, if they are known beforehand."""
+        return []
+
+    def frame_count(self) -> int | None:
+        """Return how many frames the source gives, or None if that is not known beforehand."""
         return None
 
     def notes(self) -> list[str]:
