@@ -1,6 +1,6 @@
 """Hashes of the images that a detector was trained on, which must not set its threshold.
 
-A detector gives them lower scores than other good parts, so that a threshold from such images would reject
+A detector gives them lower scores than other good parts, so that a threshold from them would reject
 more good parts than it states.
 """
 

@@ -326,7 +326,7 @@ def test_the_manifest_holds_hashes_of_the_images_of_the_training(data: Path) -> 
     good, _held_out = hold_out(open_data(data).train_good)
     hashes = content_hashes(good)
     # A copy in the training has the same hash.
-    bundle = build(data, facts={"trained_on": (*hashes, hashes[0])})
+    bundle = build(data, trained_on=(*hashes, hashes[0]))
     assert bundle.manifest.trained_images == tuple(sorted(hashes))
     assert build(data).manifest.trained_images == ()
 
