@@ -34,6 +34,7 @@ from flawline.runtime.good_parts import GOOD, check_beforehand, score_frames
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.scored_by import ScoredBy, scored_by
 from flawline.runtime.signals import uninterrupted
+from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.threshold import (
     DEFAULT_RATE,
     CalibrationError,
@@ -44,6 +45,7 @@ from flawline.runtime.threshold import (
     set_threshold,
 )
 from flawline.runtime.undo import undo_calibration
+from flawline.uris import without_secrets
 
 EXAMPLES = (
     "flawline calibrate --bundle B --camera usb://0 --max-frames 300",
@@ -95,7 +97,7 @@ def _score_good_parts(
     with open_camera(args.camera) as camera:
         if camera.endless and args.max_frames is None:
             raise CameraError(
-                f"camera {args.camera}: does not end by itself; "
+                f"camera {without_secrets(args.camera)}: does not end by itself; "
                 f"give the number of frames with --max-frames 300"
             )
         trained_images = bundle.manifest.trained_images
@@ -108,6 +110,7 @@ def _score_good_parts(
         with Detector(bundle, args.engine, options, old, args.accept_size) as detector:
             for note in camera.notes():
                 log(note)
+            camera.on_event = FrameNotices().event
             sources, scores = score_frames(detector, camera, args.max_frames, trained_images)
             engine = detector.engine
     return sources, np.array(scores), scored_by(engine.name, engine.precision)
