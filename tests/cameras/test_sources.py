@@ -10,6 +10,7 @@ import pytest
 
 from flawline import cameras
 from flawline.cameras import CameraError, open_camera
+from flawline.cameras.usages import usages
 from flawline.cameras.usb import Usb
 from flawline.uris import quote_path
 
