@@ -27,8 +27,8 @@ This page is written by `make docs` from the flags of the commands; do not edit 
 each command also runs as `python -m` with the module in brackets.
 
 Every command has three more flags: `-h`, `--help` lists its flags; `-q`, `--quiet` prints only
-warnings and errors; `-v`, `--verbose` also prints the traceback of an error. `flawline --version`
-prints the version."""
+results, warnings and errors; `-v`, `--verbose` also prints the traceback of an error.
+`flawline --version` prints the version."""
 # The flags in the introduction.
 COMMON = ("help", argparse.SUPPRESS)
 HEADER = ("flag", "meaning")

@@ -65,6 +65,7 @@ class Frame:
     `part` identifies the part where the source knows it: the number of its trigger pulse or a name
     from outside, such as a serial number. It is in the JSON line and in the names of saved files.
     A part with several exposures has `views` frames, of which this is number `view`, from 0.
+    `file` is the image file that holds the frame; None for a frame of another source.
 
     Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so
     that the part can be rejected. An image of another type or shape, an empty image, and values
@@ -83,6 +84,7 @@ class Frame:
     part: str | None = None
     view: int = 0
     views: int = 1
+    file: Path | None = None
 
     def age(self, now: float) -> float | None:
         """Return the seconds since its capture at the time `now`, or None for a frame of a file.
@@ -183,6 +185,14 @@ class Camera(ABC):
         """
         return None
 
+    def files(self) -> list[Path]:
+        """Return the image files that will be read, in order, if they are known beforehand."""
+        return []
+
+    def frame_count(self) -> int | None:
+        """Return how many frames the source gives, or None if that is not known beforehand."""
+        return None
+
     def counts(self) -> dict[str, int]:
         """Return the counters of the source by name, for the summary of a run."""
         return {"dropped": self.dropped, "reconnects": self.reconnects}
@@ -229,19 +239,6 @@ def missing(scheme: str) -> str | None:
         return camera_class(scheme).missing()
     except ImportError as error:
         return str(error)
-
-
-def usages() -> str:
-    """List an example of each camera of CAMERAS, for help texts."""
-    examples = []
-    for scheme in CAMERAS:
-        try:
-            usage = camera_class(scheme).usage
-        except ImportError:
-            # `--list` says what is missing.
-            usage = ""
-        examples.append(usage or f"{scheme}://")
-    return ", ".join(examples)
 
 
 def open_camera(uri: str) -> Camera:

@@ -50,8 +50,12 @@ LARGEST_LOADED = 256 << 20
 
 @dataclass(frozen=True)
 class FileImage:
-    """One image of a file: its name, and its pixels as `decode_image` gives them, or a fault."""
+    """One image of a file: its name, and its pixels as `decode_image` gives them, or a fault.
 
+    `source` is the path of the file, followed by the number of the page if it has several.
+    """
+
+    path: Path
     source: str
     image: npt.NDArray[Any] | None
     fault: str | None = None
@@ -153,14 +157,30 @@ def decode_images(path: Path) -> Iterator[FileImage]:
             else:
                 yield from _pages(path, read_file, io.BytesIO(file.readall()))
     except OSError as error:
-        yield FileImage(str(path), None, str(_unreadable(path, error)))
+        yield FileImage(path, str(path), None, str(_unreadable(path, error)))
+
+
+def count_images(path: Path) -> int:
+    """Return how many images `decode_images` gives for a file, without decoding them.
+
+    A file or a part of one that cannot be read counts as one image, as the fault there does.
+    """
+    try:
+        with path.open("rb") as file:
+            read_file = find_file_reader(file.read(LONGEST_START))
+            if read_file is None:
+                return 1
+            file.seek(0)
+            return sum(1 for _ in _readers_and_last_error(read_file, file))
+    except OSError:
+        return 1
 
 
 def _decoded(path: Path, data: bytes) -> FileImage:
     try:
-        return FileImage(str(path), _decode(path, data))
+        return FileImage(path, str(path), _decode(path, data))
     except CameraError as error:
-        return FileImage(str(path), None, str(error))
+        return FileImage(path, str(path), None, str(error))
 
 
 def _pages(path: Path, read_file: FileReader, stream: BinaryIO) -> Iterator[FileImage]:
@@ -169,10 +189,10 @@ def _pages(path: Path, read_file: FileReader, stream: BinaryIO) -> Iterator[File
     number = 1
     # A file is known to hold several images as soon as there is a second one.
     for following in images:
-        yield _page(f"{path} page {number}", current)
+        yield _page(path, f"{path} page {number}", current)
         current = following
         number += 1
-    yield _page(str(path) if number == 1 else f"{path} page {number}", current)
+    yield _page(path, str(path) if number == 1 else f"{path} page {number}", current)
 
 
 def _readers_and_last_error(read_file: FileReader, stream: BinaryIO) -> Iterator[ImageReader]:
@@ -192,13 +212,13 @@ def _readers_and_last_error(read_file: FileReader, stream: BinaryIO) -> Iterator
     yield fail
 
 
-def _page(source: str, read: ImageReader) -> FileImage:
+def _page(path: Path, source: str, read: ImageReader) -> FileImage:
     try:
-        return FileImage(source, _checked(source, read()))
+        return FileImage(path, source, _checked(source, read()))
     except DecodeError as error:
-        return FileImage(source, None, f"{source}: {error}")
+        return FileImage(path, source, None, f"{source}: {error}")
     except CameraError as error:
-        return FileImage(source, None, str(error))
+        return FileImage(path, source, None, str(error))
 
 
 def _unreadable(path: Path, error: OSError) -> CameraError:

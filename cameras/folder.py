@@ -18,6 +18,7 @@ from flawline.cameras.clock import Clock
 from flawline.cameras.decode import (
     IMAGE_SUFFIXES,
     FileImage,
+    count_images,
     decode_images,
     has_image_content,
     is_image,
@@ -143,6 +144,14 @@ class Folder(Camera):
             note += "; each image that is not read is a frame that rejects its part"
         return [note]
 
+    def files(self) -> list[Path]:
+        return list(self._paths)
+
+    def frame_count(self) -> int | None:
+        if self._watch is not None:
+            return None
+        return sum(count_images(path) for path in self._paths)
+
     def stop(self) -> None:
         super().stop()
         if self._watch is not None:
@@ -170,4 +179,11 @@ class Folder(Camera):
         # 8-bit files in the same folder keep their own bit depth.
         if read.image is not None and read.image.dtype == np.uint16:
             bit_depth = self._options.bits
-        return Frame(read.source, index, read.image, fault=read.fault, bit_depth=bit_depth)
+        return Frame(
+            read.source,
+            index,
+            read.image,
+            fault=read.fault,
+            bit_depth=bit_depth,
+            file=read.path,
+        )

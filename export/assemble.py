@@ -96,10 +96,8 @@ def build_bundle(
     if options.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
         reference = replace(reference, maps=results.maps)
     manifest = replace(
-        manifest,
+        _trained_as(checkpoint, manifest),
         provenance=bundle_provenance(checkpoint.provenance, data, command),
-        bit_depth=_bit_depth(checkpoint),
-        training=checkpoint.length,
         source_sizes=_source_sizes(checkpoint, selection),
     )
     _prove(selection.paths, reference, results, calibration, manifest)
@@ -255,6 +253,16 @@ def _manifest(method: Method, exported: _Exported, good: GoodScores) -> Manifest
         outputs=exported.outputs,
         provenance={},
         folds=good.folds,
+    )
+
+
+def _trained_as(checkpoint: Checkpoint, manifest: Manifest) -> Manifest:
+    """Add to a manifest what the checkpoint says about the training."""
+    return replace(
+        manifest,
+        bit_depth=_bit_depth(checkpoint),
+        training=checkpoint.length,
+        trained_images=tuple(sorted(set(checkpoint.trained_on))),
     )
 
 

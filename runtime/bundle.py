@@ -2,7 +2,7 @@
 
     manifest.json     model, input, hashes, statistics, tolerances and provenance
     calibration.json  the threshold and what supports it: may be edited, never hashed
-    calibration.previous.json  the one before it, for `undo_calibration`; readers ignore it
+    calibration.previous.json  the one before it, for `flawline.runtime.undo`; readers ignore it
     model.onnx        the graph: float32, opset 17, IR 8
     model.fp16.onnx   the same in FP16, except in the manifest's FP32 islands (optional)
     model.int8.onnx   the same with Q/DQ nodes from calibration on good images (optional)
@@ -65,7 +65,6 @@ __all__ = [
     "BundleError",
     "add_model",
     "read_bundle",
-    "undo_calibration",
     "write_bundle",
     "write_calibration",
 ]
@@ -267,35 +266,6 @@ def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
         write_atomically(current, content)
     except OSError as error:
         raise unwritable(bundle.path, error) from error
-
-
-def undo_calibration(path: Path) -> Calibration:
-    """Exchange the threshold of a bundle with the previous one, and return the latter.
-
-    Undoing again brings the newer one back. The current calibration.json may be damaged. Raises
-    BundleError if there is no previous threshold, or if it cannot be read or written.
-    """
-    if not path.is_dir():
-        refuse(path, "there is no such folder")
-    previous = path / PREVIOUS_CALIBRATION
-    if not previous.is_file():
-        raise BundleError(
-            f"bundle {path} has no {PREVIOUS_CALIBRATION}: its threshold was never replaced; "
-            f"leave --undo out"
-        )
-    manifest, _files = read_json(path, MANIFEST, manifest_from_json)
-    calibration = read_json(
-        path, PREVIOUS_CALIBRATION, partial(plausible_calibration, manifest=manifest)
-    )
-    current = path / CALIBRATION
-    try:
-        replaced = current.read_bytes() if current.exists() else None
-        write_atomically(current, previous.read_bytes())
-        if replaced is not None:
-            write_atomically(previous, replaced)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    return calibration
 
 
 def _model_file(precision: str) -> str:

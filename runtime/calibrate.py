@@ -14,32 +14,23 @@ if __name__ == "__main__":
     import_module("flawline.interrupts").end_quietly()
 
 import argparse
-import hashlib
-import math
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from flawline.cameras import Camera, CameraError, Frame, open_camera
+from flawline.cameras import CameraError, open_camera
 from flawline.commands import program_of
 from flawline.os_errors import reason_of, remedy_of
-from flawline.runtime.bundle import (
-    CALIBRATION,
-    Bundle,
-    read_bundle,
-    undo_calibration,
-    write_calibration,
-)
+from flawline.runtime.bundle import CALIBRATION, Bundle, read_bundle, write_calibration
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import discard_stdout, log, run_command, terminal_line
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import EngineError, add_engine_arguments, engine_options
+from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
+from flawline.runtime.good_parts import GOOD, check_beforehand, score_frames
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.scored_by import ScoredBy, scored_by
 from flawline.runtime.signals import uninterrupted
@@ -47,12 +38,13 @@ from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.threshold import (
     DEFAULT_RATE,
     CalibrationError,
-    check_false_alarm_rate,
+    check_range,
     describe,
     describe_needs,
     require_different_scores,
     set_threshold,
 )
+from flawline.runtime.undo import undo_calibration
 from flawline.uris import without_secrets
 
 EXAMPLES = (
@@ -61,79 +53,10 @@ EXAMPLES = (
     "flawline calibrate --bundle B --undo",
 )
 HIGHEST_SHOWN = 3  # scores that are printed: a bad part among the good ones would be among them
-PROGRESS_EVERY = 50  # frames
-GOOD = "good images"
-
-
-def score_frames(
-    detector: Detector, camera: Camera, max_frames: int | None = None
-) -> tuple[list[str], list[float]]:
-    """Score the frames of a camera; return their names and scores.
-
-    A frame without an image or without a finite score is an error, because a threshold from a part
-    of the images would not have the false-alarm rate that it states. An image with the pixels of
-    an earlier one says nothing about a further part, and is left out. Raises CameraError,
-    EngineError, and CalibrationError if all images are equal.
-    """
-    frames: list[tuple[str, int]] = []
-    scores: list[float] = []
-    seen: set[bytes] = set()
-    copies = 0
-    for frame in islice(camera, max_frames):
-        score = _score(detector, frame)
-        content = _content(frame)
-        if content in seen:
-            copies += 1
-            continue
-        seen.add(content)
-        scores.append(score)
-        frames.append((frame.source, frame.index))
-        if len(scores) % PROGRESS_EVERY == 0:
-            log(f"{len(scores)} frames scored")
-    if copies and len(scores) == 1:
-        raise CalibrationError(
-            f"the {copies + 1} {GOOD} are all equal, one image many times; give images of "
-            f"different parts"
-        )
-    if copies:
-        log(f"note: {copies} of {copies + len(scores)} images are copies of others; not counted")
-    return _names(frames), scores
-
-
-def _content(frame: Frame) -> bytes:
-    """Return a hash of the pixels and the size of a frame that was judged."""
-    assert frame.image is not None
-    digest = hashlib.sha256(str(frame.image.shape).encode())
-    digest.update(frame.image.tobytes())
-    return digest.digest()
-
-
-def _score(detector: Detector, frame: Frame) -> float:
-    verdict = detector.judge(frame)
-    if verdict.anomaly_map is None:
-        # Faults of image files begin with their path already.
-        reason = str(verdict.reason)
-        if frame.source not in reason:
-            reason = f"{frame.source}: {reason}"
-        raise CameraError(reason)
-    if not math.isfinite(verdict.score):
-        raise EngineError(f"{frame.source}: the score is {verdict.score}; build the bundle again")
-    return verdict.score
-
-
-def _names(frames: Sequence[tuple[str, int]]) -> list[str]:
-    """Name frames by source and index, or by their source alone if it has one frame."""
-    counts = Counter(source for source, _index in frames)
-    names = []
-    for source, index in frames:
-        if counts[source] > 1:
-            names.append(f"{source} frame {index}")
-        else:
-            names.append(source)
-    return names
 
 
 def _recalibrate(args: argparse.Namespace) -> None:
+    check_range(_rate(args))
     bundle = read_bundle(args.bundle)
     if not args.dry_run:
         _require_writable(bundle)
@@ -177,9 +100,8 @@ def _score_good_parts(
                 f"camera {without_secrets(args.camera)}: does not end by itself; "
                 f"give the number of frames with --max-frames 300"
             )
-        if args.max_frames is not None:
-            # No frame has to be scored to know that they are too few.
-            check_false_alarm_rate(_rate(args), args.max_frames, GOOD)
+        trained_images = bundle.manifest.trained_images
+        check_beforehand(camera, args.max_frames, _rate(args), trained_images)
         # On the engine that will run: its rounding is part of the scores.
         options = engine_options(args)
         # The threshold is given, although no verdict is used, because a warning about scores that
@@ -189,7 +111,7 @@ def _score_good_parts(
             for note in camera.notes():
                 log(note)
             camera.on_event = FrameNotices().event
-            sources, scores = score_frames(detector, camera, args.max_frames)
+            sources, scores = score_frames(detector, camera, args.max_frames, trained_images)
             engine = detector.engine
     return sources, np.array(scores), scored_by(engine.name, engine.precision)
 
@@ -221,12 +143,11 @@ def _report(
 
 
 def _undo(args: argparse.Namespace) -> None:
-    path = args.bundle / CALIBRATION
     with uninterrupted():
-        calibration = undo_calibration(args.bundle)
+        undone = undo_calibration(args.bundle)
+        calibration = undone.calibration
         lines = describe(calibration, calibration.false_alarm_rate, GOOD)
-        lines.append(f"wrote {path}; --undo again brings the newer threshold back")
-        _print(lines, f"wrote {path}")
+        _print([*lines, undone.message], undone.message)
 
 
 def _print(lines: Sequence[str], done: str) -> None:

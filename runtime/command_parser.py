@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
         if not verbosity:
             return
         self.add_argument(
-            "-q", "--quiet", action=_SetVerbosity, help="print only warnings and errors"
+            "-q", "--quiet", action=_SetVerbosity, help="print only results, warnings and errors"
         )
         self.add_argument(
             "-v", "--verbose", action=_SetVerbosity, help="also print the traceback of an error"

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
 
-from flawline.cameras import Camera, open_camera, usages
+from flawline.cameras import Camera, open_camera
+from flawline.cameras.usages import usages
 from flawline.commands import program_of
 from flawline.runtime import outputs
 from flawline.runtime.available import list_available

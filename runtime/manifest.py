@@ -25,11 +25,12 @@ from flawline.runtime.strict_json import (
     parse_json,
     to_json,
 )
+from flawline.runtime.trained_images import TRAINED_IMAGES, take_hashes
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
-# Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes` and
-# `folds`, and the `checksum`. calibration.json follows the same number; `folds` and `scored_by` are
-# optional there.
+# Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes`, `folds`,
+# `trained_images` and the `checksum`. calibration.json follows the same number; `folds` and
+# `scored_by` are optional there.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -74,6 +75,8 @@ class Manifest:
     images; both are None where the bundle or its checkpoint does not state them. `folds` is 0 if
     good images were held out. Otherwise the detector was trained on all of them, and `score` and
     `map_peak` come from so many further detectors, each trained without a part of the images.
+    `trained_images` are the sorted content hashes of the images that the detector was trained on;
+    empty where they are not known.
     """
 
     method: str
@@ -90,6 +93,7 @@ class Manifest:
     training: TrainingLength | None = None
     source_sizes: SourceSizes | None = None
     folds: int = 0
+    trained_images: tuple[str, ...] = ()
 
     @property
     def cut_short(self) -> str | None:
@@ -143,6 +147,9 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     content["source_sizes"] = sizes_to_json(manifest.source_sizes)
     content["files"] = dict(files)
     _leave_out_no_folds(content)
+    # An older version refuses this key.
+    if not manifest.trained_images:
+        del content[TRAINED_IMAGES]
     content[CHECKSUM] = checksum(content)
     return to_json(content)
 
@@ -183,6 +190,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
             training=length_from_json(reader.take_object("training")),
             source_sizes=sizes_from_json(reader.take_object("source_sizes")),
             folds=reader.take_count("folds"),
+            trained_images=take_hashes(reader),
         )
     reader.finish()
     _check_manifest(reader, manifest)
@@ -290,7 +298,7 @@ def calibration_from_json(data: bytes) -> Calibration:
     calibration = Calibration(
         threshold=reader.take("threshold", float),
         false_alarm_rate=reader.take("false_alarm_rate", float),
-        interval=_interval_from_json(reader),
+        interval=reader.take_interval("interval"),
         confidence=reader.take("confidence", float),
         good_images=reader.take("good_images", int),
         folds=reader.take_count("folds"),
@@ -304,14 +312,3 @@ def calibration_from_json(data: bytes) -> Calibration:
     if calibration.good_images < 1:
         reader.refuse("good_images is below 1")
     return calibration
-
-
-def _interval_from_json(reader: StrictReader) -> tuple[float, float]:
-    values = reader.take("interval", list)
-    numbers = []
-    for value in values:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            numbers.append(value)
-    if len(values) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] <= 1:
-        reader.refuse("interval is not a pair of rising numbers from 0 to 1")
-    return float(numbers[0]), float(numbers[1])

@@ -116,6 +116,21 @@ class StrictReader:
         # This turns an integer into a float; other values have the type already.
         return kind(value)  # type: ignore[call-arg]
 
+    def has(self, key: str) -> bool:
+        """Tell whether there is a value that was not taken yet."""
+        return key in self._left
+
+    def take_interval(self, key: str) -> tuple[float, float]:
+        """Take a pair of rising numbers from 0 to 1."""
+        values = self.take(key, list)
+        numbers = []
+        for value in values:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                numbers.append(value)
+        if len(values) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] <= 1:
+            self.refuse(f"{key} is not a pair of rising numbers from 0 to 1")
+        return float(numbers[0]), float(numbers[1])
+
     def take_count(self, key: str) -> int:
         """Take a whole number from 0 on; 0 if the key is missing."""
         if key not in self._left:

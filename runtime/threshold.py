@@ -104,10 +104,7 @@ def check_false_alarm_rate(rate: float | None, images: int, called: str = HELD_O
     smallest = 1 / (images + 1)
     if rate is None:
         return max(DEFAULT_RATE, smallest)
-    if not 0 < rate < 1:
-        raise CalibrationError(
-            f"false-alarm rate {rate:g} is not between 0 and 1; give 0.01 for 1 %"
-        )
+    check_range(rate)
     if _rank(rate, images) > images:
         supported = math.ceil(1e4 * smallest) / 1e4
         raise CalibrationError(
@@ -115,6 +112,14 @@ def check_false_alarm_rate(rate: float | None, images: int, called: str = HELD_O
             f"there are {images}; give more, or --false-alarm-rate {supported:g}"
         )
     return rate
+
+
+def check_range(rate: float) -> None:
+    """Raise CalibrationError for a false-alarm rate that is not between 0 and 1."""
+    if not 0 < rate < 1:
+        raise CalibrationError(
+            f"false-alarm rate {rate:g} is not between 0 and 1; give 0.01 for 1 %"
+        )
 
 
 def set_threshold(

@@ -58,6 +58,8 @@ MANIFEST_VALUES = _values(
     ("geometry.height", (None, True, "64", 0, -64, 63, 96, 64.0, 10**9, 10**400, ABSENT)),
     ("geometry.width", (None, True, "64", 0, -64, 65, 96, 64.5, 10**9, ABSENT)),
     ("geometry.shorter", (1, "64", 10**9, True)),
+    ("trained_images", (None, True, "x", {}, [], [1], ["x"], ["0" * 15], ["b" * 16, "a" * 16])),
+    ("trained_images", (["0" * 16] * 2, ["A" * 16], ["0" * 16, None])),
     ("files", (None, True, "x", [], {}, ABSENT)),
     ("files.model.onnx", (None, 1, "", "0" * 64, "F" * 64, [], ABSENT)),
     ("files.golden.npz", (None, 1, "", "0" * 64, [], ABSENT)),

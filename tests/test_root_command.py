@@ -98,6 +98,12 @@ def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "an error\n"
 
 
+def test_the_help_says_that_quiet_leaves_results(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        Parser(prog="x").parse_args(["--help"])
+    assert "print only results, warnings and errors" in " ".join(capsys.readouterr().out.split())
+
+
 def test_verbose_prints_the_traceback_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
         raise FlawlineError("wrong; do this")

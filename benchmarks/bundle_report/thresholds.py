@@ -20,11 +20,13 @@ from flawline.runtime.threshold import (
     require_different_scores,
     set_threshold,
 )
+from flawline.runtime.trained_images import TrainedImagesError, require_new_images
 
 RATES = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 KINDS = 6  # shown in a row
 GOOD_TEST = "good test images"
 HELD_OUT = "held-out good images"
+OF_THE_TRAINING = "the detector was trained on some of them"
 # In a command, a folder of good parts that the user has to name.
 GOOD_PARTS = "GOOD_PARTS"
 # In a command, folders of this report that are not named.
@@ -112,6 +114,9 @@ def threshold_table(findings: Findings, flags: Sequence[str], exact_scores: bool
         return ThresholdTable([current])
     try:
         calibrations = _calibrations(findings, images)
+    except TrainedImagesError:
+        # The message names a path of this machine, and the page goes to others.
+        return ThresholdTable([current], source, len(images), refused=OF_THE_TRAINING)
     except CalibrationError as error:
         return ThresholdTable([current], source, len(images), refused=str(error))
     rows = [current]
@@ -128,7 +133,12 @@ def threshold_table(findings: Findings, flags: Sequence[str], exact_scores: bool
 
 
 def _calibrations(findings: Findings, images: Sequence[JudgedImage]) -> list[Calibration]:
-    """Return what `runtime.calibrate` sets from these images, for each rate they support."""
+    """Return what `runtime.calibrate` sets from these images, for each rate they support.
+
+    Raises CalibrationError or TrainedImagesError where it would refuse the images.
+    """
+    paths = [image.sample.path for image in images]
+    require_new_images(paths, findings.bundle.manifest.trained_images)
     tolerance = findings.bundle.manifest.score_tolerance
     scores = scores_of(images)
     require_different_scores(scores, tolerance, "good images")

@@ -28,6 +28,7 @@ from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.threshold import CONFIDENCE, set_threshold
+from flawline.runtime.trained_images import content_hash
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import metrics
 
@@ -533,6 +534,15 @@ def test_the_report_uses_the_threshold_of_a_recalibration(tmp_path: Path, data: 
     assert f"{number(threshold)} in use" in text
     assert "the uncertainty of the threshold" not in text
     assert not re.search(r"threshold 100\b", text)
+
+
+def test_no_threshold_is_offered_from_images_of_the_training(tmp_path: Path, data: Path) -> None:
+    write_good_test_images(data, range(41, 81, 2))
+    trained = content_hash(data / "test" / "good" / "045.png")
+    page = report(tmp_path, data, trained_images=(trained,))
+    assert "from the good test images: the detector was trained on some of them." in words(page)
+    assert str(tmp_path) not in page
+    assert "--images" not in page
 
 
 def test_a_threshold_from_the_test_images_is_not_confirmed_by_them(

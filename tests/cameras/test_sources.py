@@ -10,6 +10,7 @@ import pytest
 
 from flawline import cameras
 from flawline.cameras import CameraError, open_camera
+from flawline.cameras.usages import usages
 from flawline.cameras.usb import Usb
 from flawline.uris import quote_path
 
@@ -82,7 +83,7 @@ def test_an_example_of_every_camera_is_listed(monkeypatch: pytest.MonkeyPatch) -
         "gst://v4l2src ! image/jpeg ! jpegdec, csi://0, basler://SERIAL, gige://SERIAL?cti=FILE, "
         "aravis://SERIAL, synthetic://?fps=25&frames=100, gone://"
     )
-    assert cameras.usages() == expected
+    assert usages() == expected
 
 
 def test_sixteen_bit_files_carry_the_declared_bit_depth(folder: Path, photo: np.ndarray) -> None:

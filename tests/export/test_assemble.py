@@ -322,6 +322,15 @@ def test_the_manifest_holds_the_sizes_of_trained_and_held_out_images(data: Path)
     assert build(data).manifest.source_sizes is None
 
 
+def test_the_manifest_holds_hashes_of_the_images_of_the_training(data: Path) -> None:
+    good, _held_out = hold_out(open_data(data).train_good)
+    hashes = content_hashes(good)
+    # A copy in the training has the same hash.
+    bundle = build(data, trained_on=(*hashes, hashes[0]))
+    assert bundle.manifest.trained_images == tuple(sorted(hashes))
+    assert build(data).manifest.trained_images == ()
+
+
 # ---------------------------------------------------------------- out-of-fold scores
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import write_tiny_bundle
 
 from flawline.cameras.folder import Folder
 from flawline.runtime.bundle import PREVIOUS_CALIBRATION, Bundle, read_bundle
 from flawline.runtime.calibrate import main
+from flawline.runtime.trained_images import content_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = ["--false-alarm-rate", "0.1"]
@@ -103,7 +105,7 @@ def test_an_unreadable_image_is_not_left_out_silently(
     bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (good_parts / "07.png").write_bytes(b"")
-    assert main(["--bundle", str(bundle.path), "--camera", str(good_parts)]) == 2
+    assert main(command(bundle, good_parts)) == 2
     assert "07.png: the file is empty" in capsys.readouterr().err
 
 
@@ -112,7 +114,7 @@ def test_an_image_of_unknown_bit_depth_is_an_error_that_names_it(
 ) -> None:
     deep = cv2.imencode(".png", np.full((32, 32), 400, np.uint16))[1].tobytes()
     (good_parts / "07.png").write_bytes(deep)
-    assert main(["--bundle", str(bundle.path), "--camera", str(good_parts)]) == 2
+    assert main(command(bundle, good_parts)) == 2
     assert "07.png: the image has 16 bits per pixel" in capsys.readouterr().err
 
 
@@ -217,6 +219,33 @@ def test_undo_replaces_a_damaged_threshold(bundle: Bundle, good_parts: Path) -> 
     (bundle.path / "calibration.json").write_text("{")
     assert main(["--bundle", str(bundle.path), "--undo"]) == 0
     assert read_bundle(bundle.path).calibration == bundle.calibration
+
+
+def test_undo_does_not_promise_a_newer_threshold_that_there_is_not(
+    bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undo = ["--bundle", str(bundle.path), "--undo"]
+    current = bundle.path / "calibration.json"
+    assert main(command(bundle, good_parts)) == 0
+    current.unlink()
+    lasts = []
+    for _ in range(2):
+        assert main(undo) == 0
+        lasts.append(capsys.readouterr().out.splitlines()[-1])
+        assert read_bundle(bundle.path).calibration == bundle.calibration
+    assert lasts == [
+        f"wrote {current}, which was missing: there is no newer threshold to bring back",
+        f"{current} is the previous threshold already: there is no other to bring back",
+    ]
+    assert main(command(bundle, good_parts)) == 0
+    current.write_text("{")
+    assert main(undo) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "which was damaged (cannot be read" in last
+    assert "there is no newer threshold to bring back" in last
+    assert main(command(bundle, good_parts)) == 0
+    assert main(undo) == 0
+    assert capsys.readouterr().out.endswith("; --undo again brings the newer threshold back\n")
 
 
 def test_nothing_to_undo_is_one_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,3 +390,99 @@ def test_copies_of_an_image_count_once(
     assert "needs 99 good images, there are 30" in text
     assert main(command(bundle, good_parts)) == 0
     assert read_bundle(bundle.path).calibration.good_images == 30
+
+
+# ---------------------------------------------------------------- before a part is judged
+
+
+@pytest.fixture
+def no_part_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(*_: object) -> None:
+        raise AssertionError("the engine would be opened and the parts judged in vain")
+
+    monkeypatch.setattr("flawline.runtime.calibrate.Detector", unexpected)
+
+
+@pytest.mark.usefixtures("no_part_is_judged")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--false-alarm-rate", "1"], "false-alarm rate 1 is not between 0 and 1"),
+        (["--false-alarm-rate", "nan"], "false-alarm rate nan is not between 0 and 1"),
+        ([], "needs 99 good images, there are 30; give more, or --false-alarm-rate 0.0323"),
+        (["--max-frames", "300"], "needs 99 good images, there are 30"),
+        ([*RATE, "--max-frames", "5"], "needs 9 good images, there are 5"),
+    ],
+)
+def test_what_no_number_of_good_parts_can_repair_is_refused_first(
+    flags: list[str],
+    message: str,
+    bundle: Bundle,
+    good_parts: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--bundle", str(bundle.path), "--images", str(good_parts), *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.usefixtures("no_part_is_judged")
+def test_pages_are_counted_before_a_part_is_judged(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "good.tif"
+    cv2.imwritemulti(str(path), [np.full((32, 32), 20 + i, np.uint8) for i in range(30)])
+    assert main(["--bundle", str(bundle.path), "--images", str(path)]) == 2
+    assert "needs 99 good images, there are 30" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- images of the training
+
+
+@pytest.fixture
+def trained(tmp_path: Path, good_parts: Path) -> Bundle:
+    """A bundle whose detector was trained on three of the good parts."""
+    hashes = []
+    for name in ("03.png", "11.png", "25.png"):
+        hashes.append(content_hash(good_parts / name))
+    return write_tiny_bundle(tmp_path / "trained", trained_images=tuple(sorted(hashes)))
+
+
+@pytest.mark.usefixtures("no_part_is_judged")
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_images_of_the_training_set_no_threshold(
+    flags: list[str], trained: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A copy is the same image, whatever its name.
+    (good_parts / "03.png").rename(good_parts / "new.png")
+    assert main([*command(trained, good_parts), *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"flawline calibrate: 3 of 30 images were trained on, such as {good_parts}/11.png; "
+        f"a threshold from such images would be too low; take new images of good parts"
+    )
+    assert read_bundle(trained.path).calibration == trained.calibration
+
+
+def test_images_of_the_training_in_a_watched_folder_set_no_threshold(
+    trained: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*command(trained, f"{good_parts}?watch=1&settle=0"), "--max-frames", "30"]
+    assert main(flags) == 2
+    assert f"{good_parts}/03.png was trained on; " in capsys.readouterr().err
+    assert read_bundle(trained.path).calibration == trained.calibration
+
+
+def test_other_good_parts_set_the_threshold(trained: Bundle, good_parts: Path) -> None:
+    for name in ("03.png", "11.png", "25.png"):
+        (good_parts / name).unlink()
+    assert main(command(trained, good_parts)) == 0
+    assert read_bundle(trained.path).calibration.good_images == 27
+    # Only the frames that are used count.
+    assert main([*command(trained, good_parts), "--max-frames", "9"]) == 0
+
+
+def test_the_record_of_the_training_is_optional(trained: Bundle, bundle: Bundle) -> None:
+    assert len(read_bundle(trained.path).manifest.trained_images) == 3
+    assert read_bundle(bundle.path).manifest.trained_images == ()
+    assert "trained_images" not in (bundle.path / "manifest.json").read_text()

@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from flawline.cameras.listing import count_of
+from flawline.os_errors import reason_of
+from flawline.runtime.trained_images import content_hash
 from flawline.train.data.dataset import DataError, GoodImages
 
 # Fewer good images leave too little to train on once some are held out.
@@ -96,18 +98,17 @@ def _rank(name: Path) -> bytes:
 def content_hashes(paths: Sequence[Path]) -> list[str]:
     """Return a hash of the content of each file, which identifies it under any name.
 
-    A checkpoint stores the hashes of its training images; they do not reveal names or pixels.
+    A checkpoint and its bundle store the hashes of the training images.
     Raises DataError for a file that cannot be read.
     """
     hashes = []
     for path in paths:
         try:
-            digest = hashlib.sha256(path.read_bytes())
+            hashes.append(content_hash(path))
         except OSError as error:
             raise DataError(
-                f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+                f"{path}: cannot be read ({reason_of(error)}); check the path and its permissions"
             ) from error
-        hashes.append(digest.hexdigest()[:16])
     return hashes
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from flawline.cameras import open_camera
 from flawline.runtime.bundle import read_bundle
-from flawline.runtime.calibrate import score_frames
 from flawline.runtime.detector import Detector
+from flawline.runtime.good_parts import score_frames
 from flawline.runtime.threshold import set_threshold
 
 # Number of random divisions of the images into those that set the threshold and those that test it.

@@ -1,0 +1,114 @@
+"""Good parts that set a threshold: what is checked before they are judged, and their scores."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
+from itertools import islice
+
+from flawline.cameras import Camera, CameraError, Frame
+from flawline.runtime.console import log
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import EngineError
+from flawline.runtime.threshold import CalibrationError, check_false_alarm_rate
+from flawline.runtime.trained_images import require_new_images
+
+PROGRESS_EVERY = 50  # frames
+GOOD = "good images"
+
+
+def check_beforehand(
+    camera: Camera, max_frames: int | None, rate: float, trained_images: Collection[str]
+) -> None:
+    """Check what is known about the frames before one is judged.
+
+    `max_frames` limits their number, and `trained_images` are content hashes of the images that the
+    detector was trained on. Raises CalibrationError if the frames are too few for the rate, and
+    TrainedImagesError if they are of the training.
+    """
+    if max_frames is not None:
+        check_false_alarm_rate(rate, max_frames, GOOD)
+    # Each file gives at least one frame.
+    require_new_images(camera.files()[:max_frames], trained_images)
+    count = camera.frame_count()
+    if count is not None:
+        check_false_alarm_rate(rate, count, GOOD)
+
+
+def score_frames(
+    detector: Detector,
+    camera: Camera,
+    max_frames: int | None = None,
+    trained_images: Collection[str] = (),
+) -> tuple[list[str], list[float]]:
+    """Score the frames of a camera; return their names and scores.
+
+    A frame without an image or without a finite score is an error, because a threshold from a part
+    of the images would not have the false-alarm rate that it states. An image with the pixels of
+    an earlier one says nothing about a further part, and is left out. `trained_images` are content
+    hashes of the images that the detector was trained on. Raises CameraError, EngineError,
+    TrainedImagesError for one of these, and CalibrationError if all images are equal.
+    """
+    frames: list[tuple[str, int]] = []
+    scores: list[float] = []
+    seen: set[bytes] = set()
+    copies = 0
+    checked = set(camera.files())
+    for frame in islice(camera, max_frames):
+        # The files of a watched folder are known only now.
+        if frame.file is not None and frame.file not in checked:
+            checked.add(frame.file)
+            require_new_images([frame.file], trained_images)
+        score = _score(detector, frame)
+        content = _content(frame)
+        if content in seen:
+            copies += 1
+            continue
+        seen.add(content)
+        scores.append(score)
+        frames.append((frame.source, frame.index))
+        if len(scores) % PROGRESS_EVERY == 0:
+            log(f"{len(scores)} frames scored")
+    if copies and len(scores) == 1:
+        raise CalibrationError(
+            f"the {copies + 1} {GOOD} are all equal, one image many times; give images of "
+            f"different parts"
+        )
+    if copies:
+        log(f"note: {copies} of {copies + len(scores)} images are copies of others; not counted")
+    return _names(frames), scores
+
+
+def _content(frame: Frame) -> bytes:
+    """Return a hash of the pixels and the size of a frame that was judged."""
+    assert frame.image is not None
+    digest = hashlib.sha256(str(frame.image.shape).encode())
+    digest.update(frame.image.tobytes())
+    return digest.digest()
+
+
+def _score(detector: Detector, frame: Frame) -> float:
+    verdict = detector.judge(frame)
+    if verdict.anomaly_map is None:
+        # Faults of image files begin with their path already.
+        reason = str(verdict.reason)
+        if frame.source not in reason:
+            reason = f"{frame.source}: {reason}"
+        raise CameraError(reason)
+    if not math.isfinite(verdict.score):
+        raise EngineError(f"{frame.source}: the score is {verdict.score}; build the bundle again")
+    return verdict.score
+
+
+def _names(frames: Sequence[tuple[str, int]]) -> list[str]:
+    """Name frames by source and index, or by their source alone if it has one frame."""
+    counts = Counter(source for source, _index in frames)
+    names = []
+    for source, index in frames:
+        if counts[source] > 1:
+            names.append(f"{source} frame {index}")
+        else:
+            names.append(source)
+    return names
