@@ -156,7 +156,7 @@ def _measure(
 
     A disturbance of the machine then affects all of them. Returns the figures, fastest first.
     """
-    if candidates:
+    if len(candidates) > 1:
         log(f"timing {len(candidates)} engines and precisions in turns, {ROUNDS} rounds")
     start = read_cpu()
     images = bundle.golden().images

@@ -68,7 +68,7 @@ def select_engine(bundle: Bundle, options: EngineOptions, machine: Machine) -> S
         figure = _recorded(bundle, options, machine, path)
     except SchemaError as error:
         warn(
-            f"warning: {path} {error}; auto takes {first.engine}, the first engine that can be "
+            f"warning: {path}: {error}; auto takes {first.engine}, the first engine that can be "
             f"used; measure again which is fastest: {measure}"
         )
         return first

@@ -96,6 +96,16 @@ def test_the_engines_take_turns_with_one_image(bundle: Bundle) -> None:
     assert calls == ["first fp32", "second fp32", "second bf16"] * ROUNDS
 
 
+def test_turns_are_announced_only_for_several_engines(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure(bundle, given(first_fp32=4, second_fp32=3, second_bf16=1))
+    assert "timing 3 engines and precisions in turns" in capsys.readouterr().err
+    monkeypatch.delitem(ENGINES, "second")
+    assert measure(bundle, given(first_fp32=4)) == "first fp32"
+    assert "in turns" not in capsys.readouterr().err
+
+
 def test_other_processes_during_the_timing_are_reported(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,7 +167,7 @@ def test_a_damaged_record_is_one_warning(
         path.write_bytes(content)
     assert opened(bundle) == "first fp32"
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {path} ")
+    assert line.startswith(f"warning: {path}: ")
     assert "; measure again which is fastest: " in line
 
 
@@ -190,7 +190,7 @@ def test_a_record_with_another_content_is_damaged(
     assert old in text
     path.write_text(text.replace(old, new, 1))
     assert opened(bundle) == "first fp32"
-    assert capsys.readouterr().err.startswith(f"warning: {path} ")
+    assert capsys.readouterr().err.startswith(f"warning: {path}: ")
 
 
 def test_a_wanted_precision_takes_the_fastest_engine_that_was_measured_with_it(
