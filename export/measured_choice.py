@@ -212,9 +212,9 @@ def _log_adoption(
 
 
 def adoption(bundle: Bundle, options: EngineOptions, figure: Figure, takes: str) -> str:
-    """Return the line with the commands that let `auto` choose a lossy precision."""
+    """Return the line with the command that lets `auto` choose a lossy precision.
+
+    A threshold from the scores of an engine decides by itself, so nothing is measured again.
+    """
     calibrate = calibrate_command(bundle, figure.engine, figure.precision, options)
-    return (
-        f"{figure} takes {takes}; to use it, set the threshold with its scores and measure again: "
-        f"{calibrate} && {measure_command(bundle, options)}"
-    )
+    return f"{figure} takes {takes}; to use it, set the threshold with its scores: {calibrate}"
