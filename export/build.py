@@ -36,6 +36,7 @@ from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import ENGINES, add_engine_arguments, engine_options, missing
 from flawline.runtime.engines.auto import cache_and_threads
+from flawline.runtime.engines.choice import record_path, require_writable
 from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.train import METHODS, TrainError
@@ -245,6 +246,9 @@ def _run(words: Sequence[str]) -> None:
     built = None
     if args.bundle is not None:
         bundle = read_bundle(args.bundle)
+        if args.engine == "auto":
+            # Also before a graph is added, which takes minutes.
+            require_writable(record_path(bundle, options))
     else:
         _require_writable(args.out or DEFAULT_OUT / "bundle")
         built = _build(args, words)

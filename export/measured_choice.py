@@ -104,9 +104,10 @@ def choose_by_measurement(
     chosen = fastest(figures, bundle.calibration.scored_by)
     if chosen is None:
         raise _nothing_to_choose(bundle, options, machine)
+    # First, so that the figures are seen whatever happens to the record.
+    _log_table(bundle, figures, chosen)
     conditions = current_conditions(bundle, options.threads, machine.usable)
     write_choice(path, Choice(chosen, tuple(figures), conditions))
-    _log_table(bundle, figures, chosen)
     if options.precision not in ("auto", *(figure.precision for figure in figures)):
         log(f"note: no engine of this machine passes with {options.precision}")
     log(f"wrote {path}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -162,6 +164,46 @@ def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_timed(
         EngineError, match=r"the choice of an engine cannot be written to .*engines"
     ):
         measure(bundle, given())
+
+
+def not_called(engine: Engine, image: Image) -> list[float]:
+    raise AssertionError("an engine was timed")
+
+
+def test_a_folder_in_the_place_of_the_record_is_reported_before_anything_is_timed(
+    bundle: Bundle,
+) -> None:
+    record_path(bundle, DEFAULTS).mkdir(parents=True)
+    with pytest.raises(EngineError, match=r"choice\.json \(Is a directory\); check the path"):
+        measure(bundle, not_called)
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_a_record_that_cannot_be_replaced_is_reported_before_anything_is_timed(
+    present: bool, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record_path(bundle, DEFAULTS)
+    path.parent.mkdir()
+    if present:
+        path.write_bytes(b"{}")
+
+    def refuse(old: Path, new: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(new))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(EngineError, match=r"choice\.json \(Operation not permitted\); check the"):
+        measure(bundle, not_called)
+    # Nothing is left of the attempt.
+    assert [file.name for file in path.parent.iterdir()] == ["choice.json"] * present
+
+
+def test_the_place_of_the_record_is_checked_before_a_graph_is_added(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle.path / "engines").write_bytes(b"")
+    words = ["build", "--bundle", str(bundle.path), "--precision", "int8"]
+    assert main(words) == 2
+    assert "the choice of an engine cannot be written" in capsys.readouterr().err
 
 
 def test_the_record_is_in_the_engine_cache_if_there_is_one(bundle: Bundle, tmp_path: Path) -> None:
