@@ -58,11 +58,23 @@ EXAMPLES = (
     "flawline build --bundle B --engine tensorrt                     build the engine",
     "flawline build --bundle B --precision int8 --data /data/bottle  add a graph",
 )
-INTERRUPTED = "interrupted; a bundle is written whole or not at all"
+# What Ctrl-C prints: while a bundle is built, a graph is added to it, or nothing but an engine is
+# prepared.
+BUILD_INTERRUPTED = "interrupted; a bundle is written whole or not at all"
+GRAPH_INTERRUPTED = "interrupted; a graph is added whole or not at all"
+ENGINE_INTERRUPTED = "interrupted; the bundle is unchanged"
 # Where bundles are written without --out.
 DEFAULT_OUT = Path("bundles")
 # Where the demo data is written if neither images nor a checkpoint are given.
 DEMO_FOLDER = Path("demo/data")
+
+
+def _first_pass(words: Sequence[str]) -> argparse.Namespace:
+    """Find the flags that decide what the command does; --help is left to the second pass."""
+    parser = Parser(prog=PROGRAM, add_help=False)
+    for flag in ("--bundle", "--checkpoint", "--precision"):
+        parser.add_argument(flag)
+    return parser.parse_known_args(words)[0]
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -71,11 +83,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     A bundle that exists has nothing to train or to build, and a checkpoint nothing to train. Raises
     TrainError for a wrong method, or for a flag of another method.
     """
-    # The first pass finds the mode, and leaves errors and --help to the second.
-    first = Parser(prog=PROGRAM, add_help=False)
-    first.add_argument("--bundle")
-    first.add_argument("--checkpoint")
-    given, _ = first.parse_known_args(words)
+    given = _first_pass(words)
     parser = Parser(
         prog=PROGRAM,
         examples=[line for line in EXAMPLES if given.bundle is None or "--bundle" in line],
@@ -305,7 +313,12 @@ def _log_next_step(bundle: Bundle, data: Path | None, args: argparse.Namespace) 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, or 2 for a mistake of the user."""
     words = sys.argv[1:] if argv is None else list(argv)
-    return run_command(PROGRAM, lambda: _run(words), INTERRUPTED)
+    # A wrong command line is reported, and ends the process.
+    given = _first_pass(words)
+    interrupted = BUILD_INTERRUPTED
+    if given.bundle is not None:
+        interrupted = ENGINE_INTERRUPTED if given.precision in (None, "auto") else GRAPH_INTERRUPTED
+    return run_command(PROGRAM, lambda: _run(words), interrupted)
 
 
 if __name__ == "__main__":
