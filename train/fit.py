@@ -12,6 +12,7 @@ if __name__ == "__main__":
     import_module("flawline.interrupts").end_quietly()
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawline.commands import program_of
 from flawline.options import field_parser
-from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.command_parser import UNKNOWN_FLAGS, Parser, path_argument
 from flawline.runtime.console import run_command
 from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
@@ -37,6 +38,9 @@ EXAMPLES = (
     "flawline train --method patchcore --help     the flags of one method",
 )
 DEFAULT_METHOD = "simplenet"
+HELP_WITHOUT_TORCH = "The options of the methods are listed where torch is installed."
+# A field that a method or one of its parts declares, which may be a flag.
+DECLARED_OPTION = re.compile(r"^ +(\w+): .*= option\(", re.MULTILINE)
 
 
 def _weight_kinds() -> str:
@@ -130,11 +134,43 @@ def parse_arguments(
     else:
         method = given.method or default_method()
         parser.set_defaults(method=method)
-        add_method_arguments(parser, method, marker)
+        try:
+            add_method_arguments(parser, method, marker)
+        except ModuleNotFoundError:
+            # What is wrong with the command line is reported first: torch need not be missed then.
+            parser.epilog = f"{HELP_WITHOUT_TORCH}\n\n{parser.epilog or ''}"
+            _refuse_impossible(parser, parser.parse_known_args(argv)[1])
+            raise
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         _refuse(parser, args.method, unknown, marker)
     return args
+
+
+def _refuse_impossible(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> None:
+    """Report the unknown words of a command line that are not of any method, without torch."""
+    possible = declared_flags()
+    refused = []
+    of_method = False
+    for word in unknown:
+        if word.startswith("-"):
+            of_method = word.split("=")[0] in possible
+        if not of_method:
+            refused.append(word)
+    if refused:
+        parser.error(f"{UNKNOWN_FLAGS}{' '.join(refused)}")
+
+
+def declared_flags() -> set[str]:
+    """Return all flags that a method may have, read from the sources, which need not be imported.
+
+    There may be more of them than the methods have, but none is missing.
+    """
+    flags = set()
+    for path in Path(__file__).parent.rglob("*.py"):
+        for name in DECLARED_OPTION.findall(path.read_text(encoding="utf-8")):
+            flags.add(_flag(name))
+    return flags
 
 
 def _help_of_methods(marker: str) -> str:
@@ -145,7 +181,7 @@ def _help_of_methods(marker: str) -> str:
         try:
             add_method_arguments(parser, method, marker)
         except ModuleNotFoundError:
-            return "The options of the methods are listed where torch is installed."
+            return HELP_WITHOUT_TORCH
         lists.append(parser.format_help().strip())
     return "\n\n".join(lists)
 
@@ -217,7 +253,7 @@ def _refuse(
         raise TrainError(
             f"{flag} is no option of {method}; it belongs to --method {' or '.join(owners)}"
         )
-    parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    parser.error(f"{UNKNOWN_FLAGS}{' '.join(unknown)}")
 
 
 def _parser() -> Parser:

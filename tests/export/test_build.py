@@ -73,6 +73,44 @@ def test_a_folder_called_like_the_flag_is_no_bundle() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--bundel", "B", "--engine", "auto"], "--bundel B (did you mean --bundle?)"),
+        (["--data", ".", "--reweight", "3", "--colour", "red"], "--colour red"),
+        (["--data", ".", "stray"], "stray"),
+    ],
+)
+def test_an_unknown_flag_is_reported_before_a_missing_package(
+    words: list[str], message: str
+) -> None:
+    done = without_training_libraries(*words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"flawline build: unrecognized arguments: {message}")
+
+
+def test_what_is_done_without_torch_is_said_where_it_is_missing() -> None:
+    for words in (["--engine", "auto"], ["--data", ".", "--reweight", "3"], ["--checkpoint", "c"]):
+        done = without_training_libraries(*words)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert " (--bundle BUNDLE prepares an engine without it); run: " in line
+
+
+@pytest.mark.torch
+def test_every_flag_of_a_method_is_known_without_torch() -> None:
+    from flawline.train import METHODS
+    from flawline.train.fit import declared_flags
+    from flawline.train.method import flag_fields, resolve_method
+
+    declared = declared_flags()
+    for method in METHODS:
+        settings = resolve_method(method).Settings
+        for field in (*flag_fields(settings), *flag_fields(settings, "anomaly_flag")):
+            assert f"--{field.name.replace('_', '-')}" in declared
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         (["--bundle", "{bundle}", "--steps", "3"], "--bundle builds and trains nothing"),
         (["--bundle", "{bundle}", "--checkpoint", "c.pt"], "--bundle builds and trains nothing"),
         (["--checkpoint", "c.pt", "--steps", "3"], "--checkpoint trains nothing"),
