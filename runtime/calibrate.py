@@ -35,6 +35,7 @@ from flawline.runtime.bundle import (
     undo_calibration,
     write_calibration,
 )
+from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import discard_stdout, log, run_command, terminal_line
 from flawline.runtime.detector import Detector
@@ -132,6 +133,7 @@ def _names(frames: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def _recalibrate(args: argparse.Namespace) -> None:
+    require_bundle_folder(args.bundle, args.camera)
     bundle = read_bundle(args.bundle)
     if not args.dry_run:
         _require_writable(bundle)
