@@ -1,7 +1,8 @@
 """Cameras: where frames come from. Files, folders and devices are opened by a URI.
 
     /data/images   /data/part.png   /data/line.mp4   folder:///data/images?watch=1
-    usb://0   /dev/video0   synthetic://?fps=25&frames=100
+    usb://0   /dev/video0   rtsp://HOST/PATH   synthetic://?fps=25&frames=100
+    basler://SERIAL   gige://SERIAL?cti=FILE   aravis://SERIAL
 
 File sources never drop a frame. Live sources hand out the newest frame and count the frames that
 they dropped. A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one
@@ -20,6 +21,8 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 
 from flawline import FlawlineError
+from flawline.cameras.clock import Clock, SystemClock
+from flawline.cameras.events import CameraEvent
 from flawline.cameras.hints import (
     hint_for_missing_path,
     hint_for_scheme,
@@ -28,13 +31,20 @@ from flawline.cameras.hints import (
 from flawline.cameras.pixels import format_of, image_fault
 from flawline.options import OptionError, parse_options
 from flawline.registry import resolve
-from flawline.uris import parse_query, split_options
+from flawline.uris import parse_query, split_address, split_options, without_secrets
 
 # Scheme of the URI -> "module:Class", resolved when it is used.
 CAMERAS = {
     "folder": "flawline.cameras.folder:Folder",
     "video": "flawline.cameras.video:Video",
     "usb": "flawline.cameras.usb:Usb",
+    "rtsp": "flawline.cameras.rtsp:Rtsp",
+    "rtsps": "flawline.cameras.rtsp:Rtsps",
+    "gst": "flawline.cameras.gstreamer:GStreamer",
+    "csi": "flawline.cameras.gstreamer:Csi",
+    "basler": "flawline.cameras.basler:Basler",
+    "gige": "flawline.cameras.gige:Gige",
+    "aravis": "flawline.cameras.aravis:Aravis",
     "synthetic": "flawline.cameras.synthetic:Synthetic",
 }
 
@@ -50,7 +60,11 @@ class Frame:
     `image` is uint8 or uint16, [h, w] mono or [h, w, 3] BGR. `pixel_format` is "mono" or "bgr"; it
     is derived from the shape where the source does not declare it. `bit_depth` is the number of
     significant bits: 8 for uint8; None for uint16 means that the source does not declare it.
-    `captured_at` is the wall clock in Unix seconds, and only a label.
+    `captured_at` is the wall clock in Unix seconds, and only a label. `captured_mono` is the time
+    of capture on the clock of its camera, in seconds that never go backwards; None for a file.
+    `part` identifies the part where the source knows it: the number of its trigger pulse or a name
+    from outside, such as a serial number. It is in the JSON line and in the names of saved files.
+    A part with several exposures has `views` frames, of which this is number `view`, from 0.
 
     Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so
     that the part can be rejected. An image of another type or shape, an empty image, and values
@@ -65,6 +79,19 @@ class Frame:
     pixel_format: str = ""
     bit_depth: int | None = None
     captured_at: float = field(default_factory=time.time)
+    captured_mono: float | None = None
+    part: str | None = None
+    view: int = 0
+    views: int = 1
+
+    def age(self, now: float) -> float | None:
+        """Return the seconds since its capture at the time `now`, or None for a frame of a file.
+
+        `now` is `camera.clock.monotonic()`, which a change of the wall clock does not affect.
+        """
+        if self.captured_mono is None:
+            return None
+        return max(0.0, now - self.captured_mono)
 
     def __post_init__(self) -> None:
         fault = self.fault
@@ -105,6 +132,8 @@ class Camera(ABC):
     live: ClassVar[bool] = False
     # The part that no test covers, for example "on a real camera"; None if there is none.
     untested: ClassVar[str | None] = None
+    # True if the part after the scheme is the address of a server, which is not decoded as a path.
+    is_address: ClassVar[bool] = False
     # URIs or paths as examples, separated by commas, for the help texts of commands.
     usage: ClassVar[str] = ""
     Options: ClassVar[type[CameraOptions]] = CameraOptions
@@ -114,6 +143,9 @@ class Camera(ABC):
         self.dropped = 0
         # How often the source failed and was opened again.
         self.reconnects = 0
+        self.clock: Clock = SystemClock()
+        # Called by the iterating thread for what happens between two frames.
+        self.on_event: Callable[[CameraEvent], None] = _ignore
         self._stopped = False
 
     @property
@@ -151,6 +183,10 @@ class Camera(ABC):
         """
         return None
 
+    def counts(self) -> dict[str, int]:
+        """Return the counters of the source by name, for the summary of a run."""
+        return {"dropped": self.dropped, "reconnects": self.reconnects}
+
     def notes(self) -> list[str]:
         """Return log lines about the source for commands to print: what it gives and leaves out."""
         return []
@@ -175,6 +211,10 @@ class Camera(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _ignore(_event: CameraEvent) -> None:
+    """Do nothing with an event."""
 
 
 def camera_class(scheme: str) -> type[Camera]:
@@ -219,11 +259,11 @@ def open_camera(uri: str) -> Camera:
         scheme, path, values = _parse(uri)
         reason = missing(scheme)
         if reason is not None:
-            raise CameraError(f"camera {uri}: {reason}")
+            raise CameraError(f"camera {without_secrets(uri)}: {reason}")
         target = camera_class(scheme)
         options = parse_options(target.Options, values)
     except OptionError as error:
-        raise CameraError(f"camera {uri}: {error}") from error
+        raise CameraError(f"camera {without_secrets(uri)}: {error}") from error
     create: Callable[[str, CameraOptions], Camera] = target
     return create(path, options)
 
@@ -233,14 +273,24 @@ def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return _parse_path(uri)
-    path, options = split_options(rest)
     scheme = scheme.lower()
+    if _is_address(scheme):
+        return scheme, *split_address(rest)
+    path, options = split_options(rest)
     if scheme == "file":
         return _scheme_of_path(uri, path), path, options
     hint = hint_for_scheme(scheme)
     if scheme not in CAMERAS and hint is not None:
         raise CameraError(f"camera {scheme!r} is unknown; known: {', '.join(CAMERAS)}; {hint}")
     return scheme, path, options
+
+
+def _is_address(scheme: str) -> bool:
+    try:
+        return scheme in CAMERAS and camera_class(scheme).is_address
+    except ImportError:
+        # `missing` says what is not there.
+        return False
 
 
 def _parse_path(uri: str) -> tuple[str, str, dict[str, str]]:
@@ -260,7 +310,7 @@ def _scheme_of_path(uri: str, path: str) -> str:
             return scheme
     if not file.exists():
         hint = hint_for_missing_path(path)
-        raise CameraError(f"camera {uri}: there is no such file or folder; {hint}")
+        raise CameraError(f"camera {without_secrets(uri)}: there is no such file or folder; {hint}")
     if not file.is_file() and not file.is_dir():
         raise CameraError(f"camera {uri}: {hint_for_special_file(file)}")
     raise CameraError(f"camera {uri}: no camera opens this file; known: {', '.join(CAMERAS)}")

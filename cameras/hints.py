@@ -6,9 +6,10 @@ import re
 import stat
 from pathlib import Path
 
-NETWORK = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
+NETWORK = ("rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
 USB = ("v4l2", "v4l", "uvc", "webcam", "dshow", "camera", "device")
-MACHINE_VISION = ("gige", "gigev", "gev", "genicam", "u3v", "usb3vision", "aravis", "pylon")
+MACHINE_VISION = ("gigev", "gev", "genicam", "gentl", "u3v", "usb3vision", "aravis", "harvesters")
+PYLON = ("pylon", "pypylon")
 NUMBER = re.compile(r"(?:usb:|cam:?)?(\d+)")
 
 
@@ -16,21 +17,22 @@ def hint_for_scheme(scheme: str) -> str | None:
     """Return a hint for a scheme that no camera has; None where the list of schemes says enough."""
     if scheme in NETWORK:
         return (
-            "network streams are not read; record them as video files, or give a USB camera "
-            "such as usb://0"
+            "of network streams, those of rtsp:// and rtsps:// are read; many cameras give one as "
+            "well, or record the stream as a video file"
         )
     if scheme in USB:
         return "for a USB camera give usb://0 or /dev/video0"
     if scheme in MACHINE_VISION:
-        return (
-            "machine-vision cameras are read by a class of your own, as docs/architecture.md says; "
-            "or let the camera's program save images into a folder"
-        )
+        return "for a machine-vision camera give gige://SERIAL?cti=FILE, or basler://SERIAL"
+    if scheme in PYLON:
+        return "for a Basler camera give basler://SERIAL"
     return None
 
 
 def hint_for_missing_path(path: str) -> str:
     """Return a hint for a path that does not exist."""
+    if path == "-":
+        return "for a video from stdin give video://-"
     number = NUMBER.fullmatch(path)
     if number is not None:
         return f"for a USB camera give usb://{number[1]}"

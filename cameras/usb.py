@@ -12,19 +12,16 @@ from typing import Any, ClassVar
 import cv2
 import numpy.typing as npt
 
-from flawline.cameras import CameraError, CameraOptions
+from flawline.cameras import CameraError
 from flawline.cameras.clock import Clock
 from flawline.cameras.live import LiveCamera
+from flawline.cameras.live_options import LiveOptions
 from flawline.cameras.v4l2 import LIST, is_camera, problem_of
 from flawline.options import option
 
-# An unplugged node still reports isOpened(): only a frame proves a camera, and the first may take
-# seconds.
-STALL_S = 5.0
-
 
 @dataclass(frozen=True)
-class UsbOptions(CameraOptions):
+class UsbOptions(LiveOptions):
     """Options of the `usb` scheme. None leaves the setting to the driver."""
 
     width: int | None = option(None, "pixels per row, at least 1")
@@ -32,6 +29,7 @@ class UsbOptions(CameraOptions):
     fps: int | None = option(None, "frames per second, at least 1")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         values = {"width": self.width, "height": self.height, "fps": self.fps}
         for name, value in values.items():
             if value is not None and value < 1:
@@ -52,8 +50,8 @@ class Usb(LiveCamera):
     def __init__(
         self, path: str, options: UsbOptions | None = None, clock: Clock | None = None
     ) -> None:
-        super().__init__(f"usb://{path}", stall_s=STALL_S, clock=clock)
         self._options = options or UsbOptions()
+        super().__init__(f"usb://{path}", self._options, clock)
         self._device: int | str = path
         self._file = path
         if path.isdecimal():

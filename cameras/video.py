@@ -1,4 +1,4 @@
-"""A video file: `/data/line.mp4` or `video:///data/line.mp4`.
+"""A video file, `/data/line.mp4` or `video:///data/line.mp4`, or one from stdin, `video://-`.
 
 PyAV decodes, because OpenCV neither reports a frame that it could not decode nor one that is
 damaged, and gives the frame before it again.
@@ -6,6 +6,8 @@ damaged, and gives the frame before it again.
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +17,20 @@ import cv2
 import numpy as np
 
 from flawline.cameras import Camera, CameraError, CameraOptions, Frame
+from flawline.cameras.pipe import Pipe
 from flawline.extras import install_command
+
+STDIN = 0
+# The path of a video that comes from stdin, and its name in messages and frames.
+DASH = "-"
+STDIN_NAME = "stdin"
 
 
 class Video(Camera):
-    """Every frame of a video file. No frame is dropped.
+    """Every frame of a video file, or of a video from stdin. No frame is dropped.
 
-    A frame that cannot be decoded, or that depends on one, is a frame with a fault in its place.
+    A program that writes into stdin waits until its frames are judged. A frame that cannot be
+    decoded, or that depends on one, is a frame with a fault in its place.
     """
 
     usage: ClassVar[str] = "/data/line.mp4"
@@ -31,12 +40,38 @@ class Video(Camera):
         self._path = path
         # FFmpeg does not allow to close a file that another thread is reading.
         self._reading = threading.Lock()
-        if not Path(path).is_file():
+        self._pipe: Pipe | None = None
+        if path == DASH:
+            self._path = STDIN_NAME
+            path = self._open_stdin()
+        elif not Path(path).is_file():
             raise CameraError(f"camera {path}: there is no such file; check the path")
         # Imported here because it is in an extra.
         from flawline.cameras.video_decoder import VideoDecoder
 
-        self._decoder = VideoDecoder(path)
+        try:
+            self._decoder = VideoDecoder(path, self._pipe)
+        except BaseException:
+            if self._pipe is not None:
+                self._pipe.close()
+            raise
+
+    def _open_stdin(self) -> str:
+        """Return the path of a file that is stdin, or open the pipe and return its name."""
+        try:
+            mode = os.fstat(STDIN).st_mode
+        except OSError:
+            raise CameraError("camera video://-: stdin is closed; send a video into it") from None
+        if stat.S_ISREG(mode):
+            # Unlike a pipe, it can be checked as a whole.
+            return f"/dev/fd/{STDIN}"
+        if os.isatty(STDIN):
+            raise CameraError(
+                "camera video://-: stdin is a terminal; send a video into it, as in "
+                "ffmpeg -i SOURCE -c copy -f mpegts - | flawline stream --camera video://- ..."
+            )
+        self._pipe = Pipe(STDIN)
+        return STDIN_NAME
 
     @classmethod
     def missing(cls) -> str | None:
@@ -95,7 +130,14 @@ class Video(Camera):
             return None
         return next(parts, None)
 
+    def stop(self) -> None:
+        super().stop()
+        if self._pipe is not None:
+            self._pipe.stop()
+
     def close(self) -> None:
         super().close()
         with self._reading:
             self._decoder.close()
+            if self._pipe is not None:
+                self._pipe.close()

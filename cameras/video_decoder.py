@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import av
-from av.video.stream import VideoStream
 
 from flawline.cameras import CameraError
 from flawline.cameras.formats.libjpeg import reports_are_recorded
 from flawline.cameras.packet_checks import PacketChecks
+from flawline.cameras.pipe import Pipe
 from flawline.cameras.video_convert import FrameConverter, Image
 from flawline.cameras.video_end import missing_end
 from flawline.cameras.video_gaps import find_gaps
+from flawline.cameras.video_open import image_stream, open_video
 
 RECORD_AGAIN = "record it again"
 LOST = f"it is damaged and cannot be decoded; {RECORD_AGAIN}"
@@ -52,21 +53,17 @@ CheckedPacket = tuple[Any, Future[bool]]
 
 
 class VideoDecoder:
-    """Decodes a video file: an image, uint8 [h, w, 3] BGR, or the text of a fault for each frame.
+    """Decodes a video: an image, uint8 [h, w, 3] BGR, or the text of a fault for each frame.
 
-    Raises CameraError for a file that cannot be opened. Not safe for use by several threads.
+    `path` is a file, or the name of a `pipe` in messages. Raises CameraError for a video that
+    cannot be opened. Not safe for use by several threads.
     """
 
-    def __init__(self, path: str) -> None:
-        try:
-            self._container = av.open(path)
-        except (av.FFmpegError, OSError) as error:
-            raise CameraError(
-                f"camera {path}: PyAV cannot open this video ({_text(error)}; an MP4 "
-                f"whose recording was cut off has no index); record it again"
-            ) from error
+    def __init__(self, path: str, pipe: Pipe | None = None) -> None:
+        self._container = open_video(path, pipe)
         self._path = path
-        self._stream = _image_stream(self._container, path)
+        self._is_file = pipe is None
+        self._stream = image_stream(self._container, path)
         context = self._stream.codec_context
         context.options = STRICT
         # With these threads FFmpeg marks more of the frames that it had to repair than without.
@@ -79,8 +76,12 @@ class VideoDecoder:
             self._container.close()
             raise CameraError(f"camera {path}: {UNREPORTED}")
         header = bytes(context.extradata or b"")
-        self._checks = PacketChecks(context.name, header, _first_packets(path))
-        self._gaps = find_gaps(path)
+        self._packets = self._read_packets()
+        self._first: list[Any] = []
+        self._checks = PacketChecks(context.name, header, self._first_packets())
+        self._gaps: list[int] = []
+        if self._is_file:
+            self._gaps = find_gaps(path)
         # Presentation times of packets whose frames have not come yet, and whether one failed.
         self._pending: list[int] = []
         self._has_failed = False
@@ -100,7 +101,7 @@ class VideoDecoder:
     def __iter__(self) -> Iterator[Image | str]:
         is_broken = False
         waiting: list[CheckedPacket] = []
-        for packet in self._packets():
+        for packet in chain(self._first, self._packets):
             if packet is None:
                 is_broken = True
                 break
@@ -112,8 +113,15 @@ class VideoDecoder:
         if is_broken:
             yield from self._decode(None)
         yield from self._lost_before(None)
-        if is_broken or self._gaps or missing_end(self._path):
+        if is_broken or self._gaps or (self._is_file and missing_end(self._path)):
             yield ENDS_EARLY
+
+    def _first_packets(self) -> Iterator[bytes]:
+        """Yield some packets from the start of the video, which are decoded later."""
+        self._first = list(islice(self._packets, FIRST_PACKETS))
+        for packet in self._first:
+            if packet is not None:
+                yield bytes(packet)
 
     def _decode_first(self, waiting: list[CheckedPacket]) -> Iterator[Image | str]:
         """Decode the first packet of a list and remove it.
@@ -158,7 +166,7 @@ class VideoDecoder:
             return False
         return after - before > LARGEST_STEP * self._frame_time
 
-    def _packets(self) -> Iterator[Any]:
+    def _read_packets(self) -> Iterator[Any]:
         """Yield every packet, the empty one that flushes the decoder, and None for a broken end."""
         packets = self._container.demux(self._stream)
         failed = 0
@@ -291,30 +299,3 @@ def _time(part: Any) -> int | None:
     """Return when a packet or a frame is shown; some containers only give when it is decoded."""
     time: int | None = part.pts
     return part.dts if time is None else time
-
-
-def _image_stream(container: Any, path: str) -> VideoStream:
-    """Return the first video stream that is not the cover image of a sound file."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            chosen: VideoStream = stream
-            return chosen
-    raise CameraError(f"camera {path}: the file has no video; check the path")
-
-
-def _first_packets(path: str) -> list[bytes]:
-    """Return some packets from the start of a video."""
-    packets = []
-    with av.open(path) as container:
-        stream = _image_stream(container, path)
-        try:
-            for packet in islice(container.demux(stream), FIRST_PACKETS):
-                packets.append(bytes(packet))
-        except (av.FFmpegError, IndexError):
-            # The frames of such a file are faults.
-            return packets
-    return packets
-
-
-def _text(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)

@@ -21,7 +21,7 @@ from flawline.cameras.clock import Clock, SystemClock
 from flawline.cameras.decode import FileImage, decode_images, is_listed
 from flawline.cameras.judged_files import FileStatus, JudgedFiles, entry_key
 from flawline.cameras.listing import natural_key, walk_entries
-from flawline.cameras.live import RestartBudget
+from flawline.cameras.restarts import RestartBudget
 from flawline.os_errors import reason_of
 
 DEFAULT_SETTLE_S = 0.5
@@ -82,7 +82,8 @@ class FolderWatch:
         self._waiting: dict[str, Waiting] = {}
         self._listings = 0
         self._next_listing = 0.0
-        self._budget = RestartBudget(ATTEMPTS, WINDOW_S)
+        # Only this process is affected, so that nothing has to be spread over time.
+        self._budget = RestartBudget(ATTEMPTS, WINDOW_S, jitter=lambda: 0.0)
         self._is_away = False
         self._device = _device_of(root)
         self._mount = _mount_of(root)

@@ -44,6 +44,7 @@ from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.scored_by import ScoredBy, scored_by
 from flawline.runtime.signals import uninterrupted
+from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.threshold import (
     DEFAULT_RATE,
     CalibrationError,
@@ -53,6 +54,7 @@ from flawline.runtime.threshold import (
     require_different_scores,
     set_threshold,
 )
+from flawline.uris import without_secrets
 
 EXAMPLES = (
     "flawline calibrate --bundle B --camera usb://0 --max-frames 300",
@@ -174,7 +176,7 @@ def _score_good_parts(
     with open_camera(args.camera) as camera:
         if camera.endless and args.max_frames is None:
             raise CameraError(
-                f"camera {args.camera}: does not end by itself; "
+                f"camera {without_secrets(args.camera)}: does not end by itself; "
                 f"give the number of frames with --max-frames 300"
             )
         if args.max_frames is not None:
@@ -188,6 +190,7 @@ def _score_good_parts(
         with Detector(bundle, args.engine, options, old, args.accept_size) as detector:
             for note in camera.notes():
                 log(note)
+            camera.on_event = FrameNotices().event
             sources, scores = score_frames(detector, camera, args.max_frames)
             engine = detector.engine
     return sources, np.array(scores), scored_by(engine.name, engine.precision)

@@ -34,6 +34,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.signals import signal_handlers
+from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 from flawline.uris import folder_of, quote_path
@@ -68,6 +69,30 @@ def _parser() -> argparse.ArgumentParser:
         "--camera", type=text_argument, help=f"for example {usages()}".replace("%", "%%")
     )
     add_engine_arguments(parser)
+    _add_output_arguments(parser)
+    parser.add_argument(
+        "--parts",
+        type=text_argument,
+        metavar="FILE",
+        help="name the parts of a triggered camera by the lines of this file, or of stdin (-); "
+        "with trigger=software, each line sends a pulse",
+    )
+    parser.add_argument("--max-frames", type=int, help="stop after so many frames")
+    parser.add_argument(
+        "--accept-size",
+        action="store_true",
+        help="judge images whose size is far from those of the training, instead of rejecting them",
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="list the engines, cameras and outputs, and what they are missing",
+    )
+    return parser
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where verdicts and images go."""
     parser.add_argument(
         "--output",
         action="append",
@@ -85,18 +110,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="like --save, for anomalous and unjudged frames only",
     )
-    parser.add_argument("--max-frames", type=int, help="stop after so many frames")
-    parser.add_argument(
-        "--accept-size",
-        action="store_true",
-        help="judge images whose size is far from those of the training, instead of rejecting them",
-    )
-    parser.add_argument(
-        "--list",
-        action="store_true",
-        help="list the engines, cameras and outputs, and what they are missing",
-    )
-    return parser
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -117,6 +130,9 @@ def _stream(args: argparse.Namespace) -> None:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
         camera = stack.enter_context(open_camera(args.camera))
         folder = folder_of(args.camera)
+        feed = None
+        if args.parts is not None:
+            feed = PartFeed(camera, args.parts)
         opened = []
         for description in _outputs(args):
             output = outputs.open_output(description, bundle, folder)
@@ -135,6 +151,8 @@ def _stream(args: argparse.Namespace) -> None:
         stack.enter_context(_signals_stop(camera, stop))
         # The camera is closed before the signals get their former meaning back.
         stack.callback(camera.close)
+        if feed is not None:
+            feed.start()
         run_stream(camera, detector, opened, args.max_frames, stop, Tally())
 
 

@@ -5,6 +5,7 @@ Tests marked `torch` need the train extra; everything else must run on an edge i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,13 +15,17 @@ import cv2
 import numpy as np
 import pytest
 
+from flawline.cameras import triggered
 from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.console import Verbosity
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Calibration, Manifest, Spread
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 64
+# pylon reads it once: two emulated Basler cameras.
+os.environ.setdefault("PYLON_CAMEMU", "2")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +45,19 @@ def shared(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs the optional data {path}")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _default_verbosity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test inherit the --quiet or --verbose of another one."""
+    monkeypatch.setattr(Verbosity, "quiet", False)
+    monkeypatch.setattr(Verbosity, "verbose", False)
+
+
+@pytest.fixture
+def patient_pulses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a software pulse wait for long, because this machine may be busy."""
+    monkeypatch.setattr(triggered, "READY_S", 20.0)
 
 
 @pytest.fixture(scope="session")

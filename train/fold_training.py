@@ -18,7 +18,7 @@ from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.data.folds import blocks, random_fifth
 from flawline.train.method import Fit, Method, evaluate
 from flawline.train.out_of_fold import OutOfFold, PartScores
-from flawline.train.progress import Progress, no_progress
+from flawline.train.progress import Progress, Remark, no_progress, no_remark
 from flawline.train.recipe import Recipe
 
 # Images at most on which the scales of two detectors are compared.
@@ -108,6 +108,7 @@ class FoldTraining:
     deadline: as in `Fit`. A part without steps is never divided by it.
     progress: is called with the name of the part in front of the kind of work.
     report: is called with a line at the begin of each part.
+    remark: as in `Fit`.
     """
 
     recipe: Recipe
@@ -120,6 +121,7 @@ class FoldTraining:
     deadline: float = math.inf
     progress: Progress = no_progress
     report: Callable[[str], None] = log
+    remark: Remark = no_remark
 
     def run(
         self, parts: Sequence[Part], record: OutOfFold, save: Callable[[OutOfFold], None]
@@ -165,7 +167,8 @@ class FoldTraining:
             self.progress(f"{part.name}: {label}", done, total)
 
         images = ChosenImages(self.images, kept)
-        fit = Fit(images, part.steps, self.recipe.seed, deadline, progress, save, state)
+        seed = self.recipe.seed
+        fit = Fit(images, part.steps, seed, deadline, progress, save, state, self.remark)
         done = model.fit(fit)
         if done < part.steps or fit.missing(model.phases):
             return None, done

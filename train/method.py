@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +23,7 @@ from flawline.train.anomalies import SyntheticAnomalies
 from flawline.train.backbones import DEFAULT_BACKBONE, backbone_facts
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import RANDOM
-from flawline.train.progress import Progress, no_progress
+from flawline.train.progress import Progress, Remark, no_progress, no_remark
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,9 +61,7 @@ def require_positive(flag: str, value: float | None) -> None:
         raise TrainError(f"--{flag} {text} is not above 0")
 
 
-def flag_fields(
-    settings: type[MethodSettings], marker: str = "flag"
-) -> list[dataclasses.Field[Any]]:
+def flag_fields(settings: type[MethodSettings], marker: str = "flag") -> list[Field[Any]]:
     """Return the fields of a settings class that are command-line flags.
 
     `marker` is the keyword by which `option` declares them: `flag` for all flags of the method, and
@@ -76,15 +74,16 @@ def flag_fields(
 class Fit:
     """The argument of `Method.fit`: images, how long to train, and where progress and state go.
 
-    images: prepared good images, uint8 [H, W, 3] each; an access may decode a file, see
-        `Method.trains_on_pixels`.
+    images: prepared good images, uint8 [H, W, 3] each; an access may decode a file.
     steps: optimiser steps in all; 1 in a method with a closed form.
     seed: of all random choices, from 0 to 2^31 - 1; `fit` is a function of it.
     deadline: when to stop, as `time.monotonic()` counts; a later run resumes from there.
     progress: is called with the kind of work, and how many of how many parts of it are done.
     save: writes a checkpoint of the method with the given training state.
     state: the training state of the run that is continued, or None in a new one.
+    remark: is called with a few words about how the training goes, for the line of the progress.
     notes: lines for the user, such as a size that was chosen; `fit` appends to them.
+    facts: what the provenance of the checkpoint says about the training; `fit` adds to it.
     """
 
     images: Sequence[Image]
@@ -94,11 +93,14 @@ class Fit:
     progress: Progress = no_progress
     save: Callable[[dict[str, Any]], None] = lambda state: None
     state: dict[str, Any] | None = None
+    remark: Remark = no_remark
     notes: list[str] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         state = self.state or {}
         self.finished: list[str] = list(state.get("finished", ()))
+        self.facts.update(state.get("facts", {}))
         self.begun: list[str] = []
 
     def phase(self, name: str) -> Phase:
@@ -111,11 +113,8 @@ class Fit:
 
     def missing(self, phases: Sequence[str]) -> tuple[str, ...]:
         """Return those of the phases that neither this run nor an earlier one has begun."""
-        names = []
-        for name in phases:
-            if name not in self.begun and name not in self.finished:
-                names.append(name)
-        return tuple(names)
+        started = {*self.begun, *self.finished}
+        return tuple(name for name in phases if name not in started)
 
 
 @dataclass
@@ -136,13 +135,16 @@ class Phase:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint from which this phase resumes exactly; `state` is data only."""
-        finished = list(self.fit.finished)
-        self.fit.save({"phase": self.name, "state": state, "finished": finished})
+        self._save(self.name, state)
 
     def finish(self) -> None:
         """Record that this phase is done and write a checkpoint; needed before another phase."""
         self.fit.finished.append(self.name)
-        self.fit.save({"phase": "", "state": None, "finished": list(self.fit.finished)})
+        self._save("", None)
+
+    def _save(self, name: str, state: dict[str, Any] | None) -> None:
+        record = {"finished": list(self.fit.finished), "facts": dict(self.fit.facts)}
+        self.fit.save({"phase": name, "state": state, **record})
 
 
 class Method(nn.Module, abc.ABC):
@@ -200,11 +202,10 @@ class Method(nn.Module, abc.ABC):
 
         They are never trained and stay in eval mode. The default is the attribute `backbone`.
         """
-        parts = {}
         backbone = dict(self.named_children()).get("backbone")
         if isinstance(backbone, Backbone):
-            parts["backbone"] = backbone
-        return parts
+            return {"backbone": backbone}
+        return {}
 
     def train(self, mode: bool = True) -> Self:
         """Set training or eval mode of everything but the backbones, which stay frozen."""
@@ -291,9 +292,8 @@ def _check_size(settings: MethodSettings, smallest: int) -> None:
         return
     size = backbone_facts(settings.backbone).fixed_size
     if size is not None and settings.size != (size, size):
-        raise TrainError(
-            f"{settings.backbone} takes images of {size} x {size} only; leave --size out"
-        )
+        name = settings.backbone
+        raise TrainError(f"{name} takes images of {size} x {size} only; leave --size out")
 
 
 def resolve_method(name: str) -> type[Method]:

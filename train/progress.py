@@ -19,8 +19,16 @@ REDRAW_TERMINAL_S = 0.2
 REDRAW_FILE_S = 10.0
 
 
+# Called with a few words about how the current work goes, for its line.
+Remark = Callable[[str], None]
+
+
 def no_progress(label: str, done: int, total: int) -> None:
     """Report nothing."""
+
+
+def no_remark(text: str) -> None:
+    """Show nothing."""
 
 
 class Bars:
@@ -48,6 +56,12 @@ class Bars:
         self._bar.update(done - self._bar.n)
         if done == total:
             self.close()
+
+    def remark(self, text: str) -> None:
+        """Show a few words after the counts of the current bar, if there is one."""
+        if self._bar is not None:
+            # The next redraw shows them; a redraw of their own would be a line each in a file.
+            self._bar.set_postfix_str(text, refresh=False)
 
     def close(self) -> None:
         """Leave the current bar as it is; the next call opens another."""

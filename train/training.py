@@ -16,13 +16,7 @@ from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
 from flawline.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from flawline.train.data import (
-    CachedImages,
-    PreparedImages,
-    describe_images,
-    hold_out,
-    open_data,
-)
+from flawline.train.data import CachedImages, PreparedImages, describe_images, hold_out, open_data
 from flawline.train.data.folds import choose_folds
 from flawline.train.data.split import content_hashes, list_hash, require_different_images
 from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
@@ -186,20 +180,23 @@ def _fit(job: Job, run: Run) -> FitResult:
             provenance=run.provenance,
             deadline=deadline,
             progress=bars,
+            remark=bars.remark,
         )
         return _fit_folds(job, run, folds)
 
 
 def _fit_all(
-    job: Job, run: Run, pixels: Sequence[Image], deadline: float, progress: Progress
+    job: Job, run: Run, pixels: Sequence[Image], deadline: float, bars: Bars
 ) -> tuple[int, tuple[str, ...]]:
     """Train on all images; return the steps done, and the phases that were not begun."""
 
     def save(state: dict[str, Any]) -> None:
         save_checkpoint(job.unfinished, run.model, run.provenance, state, trained_on=job.trained_on)
 
-    fit = Fit(pixels, job.steps, job.recipe.seed, deadline, progress, save, run.state)
+    seed = job.recipe.seed
+    fit = Fit(pixels, job.steps, seed, deadline, bars, save, run.state, bars.remark)
     done = run.model.fit(fit)
+    run.provenance.update(fit.facts)
     for note in fit.notes:
         log(note)
     return done, fit.missing(run.model.phases)

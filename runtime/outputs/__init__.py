@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flawline import FlawlineError
-from flawline.cameras import Frame
+from flawline.cameras import Camera, Frame
 from flawline.options import OptionError, parse_options
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
@@ -33,16 +33,37 @@ class OutputError(FlawlineError):
 
 
 @dataclass(frozen=True)
+class ViewVerdict:
+    """The verdict on one of several exposures of a part: its score, and its name as of `Verdict`.
+
+    `view` counts the exposures of the part from 0, `index` is that of the frame. `reason` says why
+    the view could not be judged.
+    """
+
+    view: int
+    index: int
+    score: float
+    name: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Judgement:
     """A frame, the verdict on it, and the frames per second at that moment.
 
-    `live` is true if the camera does not wait for the stream, which must then not be delayed.
+    `live` is true if the camera does not wait for the stream, which must then not be delayed. `age`
+    is the time in seconds from the capture of the frame to its verdict, None for a file, and
+    `dropped` the number of frames that the camera has dropped so far. For a part with several
+    exposures, frame and verdict are those of the worst one, and `views` holds all.
     """
 
     frame: Frame
     verdict: Verdict
     fps: float
     live: bool = False
+    age: float | None = None
+    dropped: int = 0
+    views: tuple[ViewVerdict, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +118,13 @@ class Output(ABC):
         """
 
     # The methods below are optional, so they are not abstract.
+
+    def attach(self, camera: Camera) -> None:  # noqa: B027
+        """Take note of the camera, before its first frame.
+
+        An output that also receives, as from a PLC, sends the pulses of a triggered camera or names
+        its parts; see `flawline.cameras.triggered`.
+        """
 
     def totals(self) -> Mapping[str, int]:
         """Deliver what was taken over, and return counts that are added to the summary.

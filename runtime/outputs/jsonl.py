@@ -11,7 +11,13 @@ from typing import Any, ClassVar, TextIO
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import discard_stdout, printable
-from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
+from flawline.runtime.outputs import (
+    Judgement,
+    Output,
+    OutputError,
+    OutputOptions,
+    ViewVerdict,
+)
 from flawline.runtime.strict_json import finite
 
 STDOUT = ""
@@ -93,7 +99,9 @@ def record(judgement: Judgement) -> dict[str, Any]:
     """Return the content of the JSON line of a judgement.
 
     "verdict" is "good", "anomalous" or "unjudged", and only a good part is not "rejected". If the
-    part was not judged, "score" is null and "reason" says why.
+    part was not judged, "score" is null and "reason" says why. Live cameras add "age_ms", the time
+    from capture to verdict, and "dropped", the number of frames dropped so far. "part" is there if
+    the camera knows the part, and "views" if the part has several exposures.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -111,6 +119,28 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "milliseconds": milliseconds,
         "fps": round(judgement.fps, 2),
     }
+    if judgement.live:
+        line["age_ms"] = None
+        if judgement.age is not None:
+            line["age_ms"] = round(1e3 * judgement.age, 3)
+        line["dropped"] = judgement.dropped
+    if frame.part is not None:
+        line["part"] = printable(frame.part)
+    if judgement.views:
+        line["views"] = [_view(view) for view in judgement.views]
     if verdict.reason is not None:
         line["reason"] = printable(verdict.reason)
     return line
+
+
+def _view(view: ViewVerdict) -> dict[str, Any]:
+    """Return the verdict on one exposure of a part."""
+    content: dict[str, Any] = {
+        "view": view.view,
+        "index": view.index,
+        "score": finite(view.score, 6),
+        "verdict": view.name,
+    }
+    if view.reason is not None:
+        content["reason"] = printable(view.reason)
+    return content

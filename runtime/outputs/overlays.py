@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flawline.cameras import Frame
 from flawline.options import option
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.background import BackgroundWorker
@@ -29,7 +30,8 @@ from flawline.runtime.painting import paint
 # surrogates that stand for bytes that are not UTF-8.
 FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
 # Names of 143 bytes are accepted by every file system, also by those that encrypt names.
-LONGEST_SOURCE = 80  # bytes
+LONGEST_SOURCE = 80  # bytes, of the source or of source and part together
+LONGEST_PART = 48
 # Of the images that wait to be written: three of 4000 x 3000 pixels, or 140 of 640 x 480.
 CAPACITY = 128 * 2**20  # bytes
 
@@ -51,11 +53,11 @@ class OverlayOptions(OutputOptions):
 class Overlays(Output):
     """Saves one PNG file per frame, as a whole or not at all. No file is replaced or deleted.
 
-    `target` is a folder, which is created. A file is named by the start of the run, a random part,
-    and index, source and verdict of its frame, so that several streams may share the folder. A
-    judged frame is saved with its map, outlined where it is anomalous, and with score and threshold
-    below it; a small image is magnified. A frame that could not be judged is saved as it came,
-    unless it has no image.
+    `target` is a folder, which is created. A file is named by the start of the run, random digits,
+    and index, source, part and verdict of its frame, so that several streams may share the folder.
+    A judged frame is saved with its map, outlined where it is anomalous, and with score and
+    threshold below it; a small image is magnified. A frame that could not be judged is saved as it
+    came, unless it has no image.
 
     A thread paints and writes. A live camera never waits for it: frames for which there is no
     memory are left out and counted. Other cameras wait.
@@ -160,8 +162,8 @@ class Overlays(Output):
             pixels = with_caption(paint(image, anomaly_map, self._manifest), verdict)
         else:
             pixels = np.asarray(frame.image)
-        source = portable_name(Path(frame.source).stem)
-        path = self._folder / f"{self._run}-{frame.index:06d}-{source}-{verdict.name}.png"
+        label = _label(frame)
+        path = self._folder / f"{self._run}-{frame.index:06d}-{label}-{verdict.name}.png"
         # Encoded in memory, because cv2.imwrite does not say why it could not write.
         encoded, data = cv2.imencode(".png", pixels)
         if not encoded:
@@ -194,11 +196,20 @@ class Overlays(Output):
         raise OutputError(f"{len(failures)} images were not saved; the first: {failures[0]}")
 
 
-def portable_name(name: str) -> str:
-    """Return a name as a part of a file name that every file system accepts.
+def _label(frame: Frame) -> str:
+    """Return source and part of a frame for a file name; the source is cut before the part."""
+    source = Path(frame.source).stem
+    if frame.part is None:
+        return portable_name(source)
+    part = portable_name(frame.part, LONGEST_PART)
+    return f"{portable_name(source, LONGEST_SOURCE - len(part.encode()) - 1)}-{part}"
 
-    Forbidden characters become underscores, and a long name is cut.
+
+def portable_name(name: str, longest: int = LONGEST_SOURCE) -> str:
+    """Return a name as a piece of a file name that every file system accepts.
+
+    Forbidden characters become underscores, and a name of more than `longest` bytes is cut.
     """
-    valid = FORBIDDEN.sub("_", name).encode()[:LONGEST_SOURCE]
+    valid = FORBIDDEN.sub("_", name).encode()[:longest]
     # A character that was cut through is left out.
     return valid.decode(errors="ignore") or "frame"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from flawline.cameras import Frame
+from flawline.cameras.events import CameraEvent
 from flawline.runtime.console import warn
 from flawline.runtime.detector import Verdict
 
@@ -30,21 +31,24 @@ class FrameNotices:
         """Warn if the verdict on a frame says that it could not be judged."""
         if verdict.judged:
             return
-        self.warn(
-            UNJUDGED,
-            f"frame {frame.index} of {frame.source} was not judged, and its part rejected: "
-            f"{verdict.reason}",
-        )
+        name = f"frame {frame.index} of {frame.source}"
+        if frame.part is not None:
+            name += f", part {frame.part},"
+        self.warn(UNJUDGED, f"{name} was not judged, and its part rejected: {verdict.reason}")
 
-    def warn(self, kind: str, text: str) -> None:
-        """Print a warning, if one of this kind is due."""
+    def event(self, event: CameraEvent) -> None:
+        """Warn of an event of the camera; each name is a kind of its own."""
+        self.warn(f"event {event.name}", event.text, "events")
+
+    def warn(self, kind: str, text: str, counted: str = "frames") -> None:
+        """Print a warning, if one of this kind is due. `counted` is what the left-out ones are."""
         now = self._clock()
         last = self._last.get(kind)
         if last is not None and now - last < INTERVAL:
             self._left_out[kind] += 1
             return
         if self._left_out[kind]:
-            text += f", and {self._left_out[kind]} more frames since the last such message"
+            text += f", and {self._left_out[kind]} more {counted} since the last such message"
         warn(text)
         self._last[kind] = now
         self._left_out[kind] = 0

@@ -12,6 +12,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output, OutputError
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.tally import Tally
+from flawline.runtime.station.views import PartVerdict, ViewGroups
 
 
 def run_stream(
@@ -24,19 +25,26 @@ def run_stream(
 ) -> None:
     """Judge frames until the camera ends, `max_frames` are judged, or `stop` is set.
 
+    The exposures of one part are judged together; see `ViewGroups`.
+
     When the loop ends, also because of an error, every output gets the summary. Raises CameraError
     if the camera is lost, EngineError if the engine fails, and OutputError if a required output
     cannot deliver.
     """
     sizes: set[tuple[int, ...]] = set()
     notices = FrameNotices()
+    camera.on_event = notices.event
+    for output in outputs:
+        output.attach(camera)
+    groups = ViewGroups()
     try:
         for frame in _frames(camera, stop, max_frames):
             verdict = detector.judge(frame)
-            fps = tally.add(verdict)
             _note_size(frame, detector, sizes)
-            notices.unjudged(frame, verdict)
-            _deliver(Judgement(frame, verdict, fps, camera.live), outputs, notices)
+            for part in groups.add(frame, verdict):
+                _report(part, camera, outputs, tally, notices)
+        for part in groups.flush():
+            _report(part, camera, outputs, tally, notices)
     except BaseException:
         # A station that ends with an error still reports what it judged until then.
         failure = _finish(outputs, tally.summary(camera))
@@ -49,11 +57,15 @@ def run_stream(
 
 
 def _frames(camera: Camera, stop: threading.Event, max_frames: int | None) -> Iterator[Frame]:
-    for count, frame in enumerate(camera, 1):
+    count = 0
+    for frame in camera:
         # A frame that arrives after the signal is not judged, so that the end is prompt.
         if stop.is_set():
             return
         yield frame
+        # A part with several exposures is not cut in two.
+        if frame.view == frame.views - 1:
+            count += 1
         if count == max_frames or stop.is_set():
             return
 
@@ -70,6 +82,22 @@ def _note_size(frame: Frame, detector: Detector, sizes: set[tuple[int, ...]]) ->
     lost = detector.bundle.manifest.geometry.uninspected(height, width)
     if lost is not None:
         log(f"note: {lost}")
+
+
+def _report(
+    part: PartVerdict,
+    camera: Camera,
+    outputs: Sequence[Output],
+    tally: Tally,
+    notices: FrameNotices,
+) -> None:
+    """Count the verdict on a part and deliver it to every output."""
+    frame = part.frame
+    age = frame.age(camera.clock.monotonic())
+    fps = tally.add(part.verdict, age)
+    notices.unjudged(frame, part.verdict)
+    judgement = Judgement(frame, part.verdict, fps, camera.live, age, camera.dropped, part.views)
+    _deliver(judgement, outputs, notices)
 
 
 def _deliver(judgement: Judgement, outputs: Sequence[Output], notices: FrameNotices) -> None:

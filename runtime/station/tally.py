@@ -23,7 +23,8 @@ class Tally:
 
     A frame that could not be judged counts as unjudged, not as anomalous, and in no measurement: it
     takes hardly any time. The latency of a frame is the time from its arrival at the detector to
-    its verdict, in milliseconds. `clock` returns seconds that never go backwards.
+    its verdict, in milliseconds; its age is the time from its capture to its verdict. `clock`
+    returns seconds that never go backwards.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -31,18 +32,24 @@ class Tally:
         self.anomalous = 0
         self.unjudged = 0
         self.latency: deque[float] = deque(maxlen=LATENCY_WINDOW)
+        self.ages: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self._clock = clock
         self._start = clock()
         self._recent: deque[float] = deque([self._start], maxlen=FPS_WINDOW + 1)
 
-    def add(self, verdict: Verdict) -> float:
-        """Count a verdict; return the running frames per second."""
+    def add(self, verdict: Verdict, age: float | None = None) -> float:
+        """Count a verdict; return the running frames per second.
+
+        `age` is that of its frame in seconds, if the camera states it.
+        """
         self.frames += 1
         if verdict.judged:
             if verdict.anomalous:
                 self.anomalous += 1
             self.latency.append(sum(verdict.milliseconds.values()))
             self._recent.append(self._clock())
+            if age is not None:
+                self.ages.append(1e3 * age)
         else:
             self.unjudged += 1
         duration = self._recent[-1] - self._recent[0]
@@ -56,15 +63,17 @@ class Tally:
             "fps": round((self.frames - self.unjudged) / duration, 2),
         }
         for percent in PERCENTILES:
-            summary[f"p{percent}_ms"] = self._percentile(percent)
-        summary["dropped"] = camera.dropped
-        summary["reconnects"] = camera.reconnects
+            summary[f"p{percent}_ms"] = _percentile(self.latency, percent)
+        if camera.live:
+            summary["p95_age_ms"] = _percentile(self.ages, 95)
+        summary.update(camera.counts())
         summary["anomalous"] = self.anomalous
         summary["unjudged"] = self.unjudged
         return summary
 
-    def _percentile(self, percent: int) -> float | None:
-        """Return a percentile of the latency, or None if no frame was judged."""
-        if not self.latency:
-            return None
-        return finite(np.percentile(self.latency, percent), 3)
+
+def _percentile(milliseconds: deque[float], percent: int) -> float | None:
+    """Return a percentile, or None if no frame was measured."""
+    if not milliseconds:
+        return None
+    return finite(np.percentile(milliseconds, percent), 3)

@@ -24,6 +24,8 @@ EXTRA_OF_PACKAGE = {
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
     "av": "video",
+    "pypylon": "basler",
+    "harvesters": "genicam",
 }
 
 

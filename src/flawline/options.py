@@ -59,9 +59,17 @@ def parse_options(record: type[Record], values: Mapping[str, str]) -> Record:
 
 
 def describe_options(record: type) -> str:
-    """List the options of a record in one line, with type, default and help text."""
+    """List the options of a record in one line, with type, default and help text.
+
+    Its own options come before those that it shares with other records of the same base.
+    """
+    shared: set[str] = set()
+    for base in record.__bases__:
+        if dataclasses.is_dataclass(base):
+            shared.update(field.name for field in dataclasses.fields(base))
+    ordered = sorted(dataclasses.fields(record), key=lambda field: field.name in shared)
     options = []
-    for field in dataclasses.fields(record):
+    for field in ordered:
         kind = _type_name(_annotation(record, field.name))
         meaning = field.metadata["help"]
         options.append(f"{field.name} ({kind}, default {field.default}): {meaning}")

@@ -269,16 +269,13 @@ def test_an_image_without_a_known_ending_is_an_image(tmp_path: Path, photo: np.n
         ("usb:2", "for a USB camera give usb://2$"),
         ("/dev/null", "is a device, and no camera; for a USB camera give usb://0 or /dev/video0$"),
         (
-            "rtsp://10.0.0.1/line",
-            "is unknown; known: folder.*; network streams are not read; record",
-        ),
-        (
             "http://10.0.0.1/line.mjpg",
-            "is unknown; known: folder.*; network streams are not read; record",
+            "is unknown; known: folder.*; of network streams, those of rtsp://",
         ),
         ("v4l2:///dev/video0", "give usb://0"),
-        ("gige://1", "a class of your own"),
-        ("nothing://1", "'nothing' is unknown; known: folder, video, usb, synthetic"),
+        ("genicam://1", r"give gige://SERIAL\?cti=FILE, or basler://SERIAL"),
+        ("pylon://1", "give basler://SERIAL"),
+        ("nothing://1", "'nothing' is unknown; known: folder, video, usb, .*synthetic"),
     ],
 )
 def test_what_is_no_file_is_explained(uri: str, message: str) -> None:

@@ -8,63 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.clock import FakeClock
+from fakes.live_camera import WAIT_S, Hang, Scripted, greys
 
 from flawline.cameras import CameraError, Frame
-from flawline.cameras.live import EndOfStream, LiveCamera, RestartBudget
+from flawline.cameras.grabbed import EndOfStream
+from flawline.cameras.restarts import RestartBudget
 from flawline.cameras.synthetic import Synthetic, SyntheticOptions
-
-WAIT_S = 10.0  # real seconds after which a test that hangs fails
-
-
-class Scripted(LiveCamera):
-    """A live camera that plays lists, one for each time that it is opened.
-
-    A number is a frame of that grey value, an exception is raised, and a function is called for one
-    of these. The clock passes over the pauses before restarts.
-    """
-
-    def __init__(self, *opens: list[Any], **options: Any) -> None:
-        self.opens = list(opens)
-        options.setdefault("clock", FakeClock(self._skip_pause))
-        super().__init__("scripted://", **options)
-
-    def _skip_pause(self, timeout: float) -> None:
-        if timeout != self.stall_s:
-            self.clock.sleep(timeout)
-
-    def _open(self) -> list[Any]:
-        if not self.opens:
-            raise CameraError("camera scripted://: gone")
-        return list(self.opens.pop(0))
-
-    def _grab(self, handle: list[Any]) -> np.ndarray | Frame:
-        item = handle.pop(0) if handle else EndOfStream()
-        if callable(item):
-            item = item()
-        if isinstance(item, BaseException):
-            raise item
-        if isinstance(item, Frame):
-            return item
-        return np.full((4, 4), item, np.uint8)
-
-    def _release(self, handle: list[Any]) -> None:
-        pass
-
-
-class Hang:
-    """A driver call that does not return before the test ends."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self._released = threading.Event()
-
-    def __call__(self) -> int:
-        self.reached.set()
-        self._released.wait(WAIT_S)
-        return 9
-
-    def release(self) -> None:
-        self._released.set()
 
 
 @pytest.fixture
@@ -72,14 +21,6 @@ def hang() -> Any:
     hang = Hang()
     yield hang
     hang.release()
-
-
-def greys(camera: LiveCamera) -> list[int]:
-    values = []
-    for frame in camera:
-        assert frame.image is not None
-        values.append(int(frame.image[0, 0]))
-    return values
 
 
 def test_nothing_is_captured_before_the_first_frame_is_requested() -> None:
@@ -194,9 +135,12 @@ def test_a_driver_that_hangs_is_abandoned(hang: Hang) -> None:
         while camera.reconnects == 0:
             camera.clock.sleep(1.0)
 
+    frames = iter(camera)
+    # Taken before the time passes, since it would be too old afterwards.
+    assert next(frames).image[0, 0] == 1
     thread = threading.Thread(target=pass_time)
     thread.start()
-    assert greys(camera) == [1, 2]
+    assert greys(camera) == [2]
     thread.join(WAIT_S)
 
 
@@ -218,11 +162,12 @@ def test_closing_ends_a_waiting_consumer(hang: Hang) -> None:
 
 
 def test_closing_during_a_restart_ends_at_once_and_opens_nothing() -> None:
-    def close_in_pause(timeout: float) -> None:
-        if timeout != camera.stall_s:
-            camera.stop()
+    class Closed(Scripted):
+        def _pause(self, seconds: float) -> bool:
+            self.stop()
+            return super()._pause(seconds)
 
-    camera = Scripted([1, CameraError("torn")], [2], clock=FakeClock(close_in_pause))
+    camera = Closed([1, CameraError("torn")], [2])
     assert greys(camera) == [1]
     assert camera.opens == [[2]]
 
@@ -256,7 +201,21 @@ def test_the_restart_budget_forgets() -> None:
     budget = RestartBudget(2, window=10)
     spent = [budget.spend(now) for now in (0, 1, 2, 9, 10.5)]
     assert spent == [True, True, False, False, True]
-    assert 0.1 <= budget.backoff() <= 2
+
+
+def test_the_pause_before_a_restart_doubles_and_is_shortened_by_up_to_a_half() -> None:
+    jitter = 0.0
+    budget = RestartBudget(2000, window=1e9, jitter=lambda: jitter)
+    pauses = []
+    for now in range(7):
+        pauses.append(budget.backoff())
+        budget.spend(now)
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0])
+    jitter = 1.0
+    assert budget.backoff() == pytest.approx(1.0)
+    for now in range(1990):
+        budget.spend(now)
+    assert budget.backoff() == pytest.approx(1.0)
 
 
 def test_synthetic_gives_its_frames_at_its_rate_and_ends() -> None:

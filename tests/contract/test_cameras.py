@@ -37,7 +37,7 @@ def example(scheme: str, tmp_path: Path) -> str:
         pytest.skip(reason)
     uri = camera_class(scheme).example(tmp_path)
     if uri is None:
-        pytest.skip(f"{scheme} needs hardware")
+        pytest.skip(f"{scheme} needs hardware or a server")
     return uri
 
 

@@ -253,6 +253,7 @@ def test_an_interrupted_fit_resumes_exactly(
         assert method.fit(resumed) == steps_of(kind)
         assert_equal_state(method, fitted)
         assert resumed.notes == whole.notes
+        assert resumed.facts == whole.facts
     assert set(whole.phases) <= saved_phases
 
 

@@ -15,11 +15,13 @@ class FakeClock:
 
     def __init__(self, on_wait: Callable[[float], None] | None = None) -> None:
         self.now = 100.0
+        # The wall clock may be set to another time at any moment.
+        self.wall_offset = 1_700_000_000.0
         self.on_wait = on_wait
         self._conditions: list[threading.Condition] = []
 
     def time(self) -> float:
-        return 1_700_000_000.0 + self.now
+        return self.wall_offset + self.now
 
     def monotonic(self) -> float:
         return self.now

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from fakes.clock import FakeClock
 
 from flawline.cameras import Camera, CameraError, Frame
+from flawline.cameras.events import CameraEvent
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
+from flawline.runtime.outputs.jsonl import record
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import LATENCY_WINDOW, Tally
@@ -23,7 +28,7 @@ from flawline.uris import quote_path
 
 
 class Listed(Camera):
-    """Gives the images of a list; an exception in it is raised."""
+    """Gives the images or frames of a list; an exception in it is raised."""
 
     def __init__(self, *items: Any) -> None:
         super().__init__()
@@ -33,7 +38,7 @@ class Listed(Camera):
         for index, item in enumerate(self.items):
             if isinstance(item, Exception):
                 raise item
-            yield Frame("list", index, item)
+            yield item if isinstance(item, Frame) else Frame("list", index, item)
 
 
 class Recorded(Output):
@@ -226,6 +231,30 @@ def test_messages_about_unjudged_frames_are_limited(capsys: pytest.CaptureFixtur
     ]
 
 
+def test_the_part_is_in_the_line_the_file_name_and_the_message(
+    bundle: Bundle, detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camera = Listed(
+        Frame("line", 0, grey(1), part="SN 4/7"),
+        Frame("line", 1, None, "no image", part="8"),
+        Frame("line", 2, grey(1)),
+    )
+    lines = tmp_path / "lines.jsonl"
+    saved = tmp_path / "saved"
+    with (
+        open_output(f"jsonl:{lines}", bundle) as first,
+        open_output(f"overlays:{saved}", bundle) as second,
+    ):
+        run(camera, detector, first, second)
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [record.get("part") for record in records] == ["SN 4/7", "8", None, None]
+    assert "part" not in records[2]
+    names = sorted(path.name[24:] for path in saved.iterdir())
+    assert names == ["-000000-line-SN 4_7-good.png", "-000002-line-good.png"]
+    message = "frame 1 of line, part 8, was not judged, and its part rejected: no image"
+    assert message in capsys.readouterr().err
+
+
 def test_an_empty_run_has_a_summary_without_percentiles() -> None:
     summary = Tally().summary(Listed())
     assert summary["frames"] == 0
@@ -382,3 +411,48 @@ def test_the_name_of_an_overlay_is_valid_on_every_file_system(
     assert len(path.name.encode()) <= 143
     assert not set(path.name) & set('<>:"/\\\\|?*\n\x7f')
     assert path.name.endswith("-good.png")
+
+
+class LiveList(Listed):
+    """A live camera of which every frame is 20 ms old when its verdict is there."""
+
+    live: ClassVar[bool] = True
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.clock = FakeClock()
+        for frame in super().__iter__():
+            self.dropped += 3
+            self.on_event(CameraEvent("stale", f"a frame of {frame.index} was left out"))
+            yield replace(frame, captured_mono=self.clock.monotonic() - 0.02)
+
+    def counts(self) -> dict[str, int]:
+        return {"captured": 9, **super().counts(), "stale": 2}
+
+
+def test_age_drops_and_counters_of_a_live_camera_are_in_the_lines_and_the_summary(
+    detector: Detector, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_output(f"jsonl:{tmp_path}/lines", bundle) as output:
+        run(LiveList(grey(1), grey(2)), detector, output)
+        run(Listed(grey(1)), detector, output)
+    *lines, of_file, _ = map(json.loads, (tmp_path / "lines").read_text().splitlines())
+    first, second, end = lines
+    assert first["age_ms"] == second["age_ms"] == 20
+    assert first["dropped"] == 3
+    assert second["dropped"] == 6
+    assert "age_ms" not in of_file
+    summary = end["summary"]
+    assert summary["p95_age_ms"] == 20
+    assert {name: summary[name] for name in ("captured", "dropped", "stale", "reconnects")} == {
+        "captured": 9,
+        "dropped": 6,
+        "stale": 2,
+        "reconnects": 0,
+    }
+    # Messages of a kind are limited.
+    assert capsys.readouterr().err.splitlines() == ["a frame of 0 was left out"]
+
+
+def test_a_live_camera_that_states_no_time_has_no_age(detector: Detector, bundle: Bundle) -> None:
+    judgement = Judgement(Frame("line", 0, grey(1)), detector(grey(1)), 1.0, live=True)
+    assert record(judgement)["age_ms"] is None

@@ -439,7 +439,7 @@ def test_help_shows_an_example_of_every_camera_and_output(
     assert (
         "for example /data/images, folder:///data/images?watch=1, /data/line.mp4, usb://0," in text
     )
-    assert "/dev/video0, synthetic://?fps=25" in text
+    assert "/dev/video0, rtsp://192.168.0.10/" in text
     assert "jsonl for stdout, jsonl:FILE, overlays:DIR[?frames=rejected&limit=1000]; repeat" in text
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flawline.export.graphs.to_onnx import onnx_from_module
-from flawline.train.blocks.attention import AttentionSubnetwork
+from flawline.train.blocks.attention import AttentionSubnetwork, Dropout
 from flawline.train.blocks.flow import build_flow, initialise_flow
 from flawline.train.data.demo import render
 from flawline.train.methods.fastflow import ConvolutionSubnetwork
@@ -45,7 +45,7 @@ def flow_of(
 
     def subnetwork(number: int, c_in: int, c_out: int) -> Any:
         if kind == "attention":
-            return AttentionSubnetwork(c_in, c_out, 8, 2, 0.2, grid)
+            return AttentionSubnetwork(c_in, c_out, 8, 2, Dropout(0.2), grid)
         small = kind == "1x1" or (kind == "alternate" and number % 2 == 1)
         return ConvolutionSubnetwork(c_in, c_out, 1 if small else 3)
 

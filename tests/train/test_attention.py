@@ -14,7 +14,7 @@ from flow_oracles import close
 from torch.nn import functional as F
 
 from flawline.train import TrainError
-from flawline.train.blocks.attention import Attention, AttentionSubnetwork, position_code
+from flawline.train.blocks.attention import Attention, AttentionSubnetwork, Dropout, position_code
 
 pytestmark = pytest.mark.torch
 
@@ -55,9 +55,11 @@ def attention_by_loops(attention: Attention, x: Any) -> Any:
     return out.T.reshape(channels, height, width)
 
 
-def subnet(c_in: int = 5, c_out: int = 6, dropout: float = 0.2) -> AttentionSubnetwork:
+def subnet(
+    c_in: int = 5, c_out: int = 6, dropout: float = 0.2, values: bool = False
+) -> AttentionSubnetwork:
     torch.manual_seed(0)
-    made = AttentionSubnetwork(c_in, c_out, 8, 2, dropout, (3, 4)).double().eval()
+    made = AttentionSubnetwork(c_in, c_out, 8, 2, Dropout(dropout, values), (3, 4)).double().eval()
     weights: Any = made.attention.project.parametrizations.weight
     torch.nn.init.uniform_(
         weights.original0, 1, 3
@@ -100,8 +102,11 @@ def test_the_sub_network_is_the_literal_one() -> None:
         )
 
 
-def test_dropout_takes_whole_channels_and_weights_of_the_attention_in_training_alone() -> None:
-    made = subnet(dropout=0.5)
+@pytest.mark.parametrize("values", [False, True])
+def test_dropout_takes_whole_channels_and_weights_of_the_attention_in_training_alone(
+    values: bool,
+) -> None:
+    made = subnet(dropout=0.5, values=values)
     x = torch.randn(3, 5, 3, 4, dtype=torch.float64)
     seen: list[Any] = []
     made.dropout.register_forward_hook(lambda _, given, result: seen.append((given[0], result)))
@@ -125,6 +130,31 @@ def test_dropout_takes_whole_channels_and_weights_of_the_attention_in_training_a
         ) / math.sqrt(4000)
 
 
+def test_dropped_values_are_the_same_positions_for_all_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each head drops positions of its own, and the rest is scaled to keep the mean."""
+    attention = subnet(dropout=0.5, values=True).attention
+    given: list[Any] = []
+    whole = F.scaled_dot_product_attention
+
+    def recorded(query: Any, key: Any, value: Any, dropout_p: float) -> Any:
+        given.append((value, dropout_p))
+        return whole(query, key, value)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    x = torch.randn(3, 8, 3, 4, dtype=torch.float64)
+    with torch.no_grad():
+        attention(x)
+        attention.train()(x)
+    (plain, _), (dropped, rate) = given
+    assert rate == 0
+    kept = dropped.abs().amax(3) > 0  # [images, heads, positions]
+    assert 0.2 < float(kept.double().mean()) < 0.8
+    assert not torch.equal(kept[:, 0], kept[:, 1])
+    close(dropped, 2 * plain * kept[..., None], 1e-12)
+
+
 def test_a_wrong_number_of_heads_is_an_error() -> None:
     with pytest.raises(TrainError, match="12 hidden channels are no multiple of twice the 4 heads"):
-        AttentionSubnetwork(5, 6, 12, 4, 0.2, (3, 4))
+        AttentionSubnetwork(5, 6, 12, 4, Dropout(0.2), (3, 4))

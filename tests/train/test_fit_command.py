@@ -296,6 +296,7 @@ class Pixels(_Constant):
 
     def fit(self, fit: Fit) -> int:
         type(self).images = fit.images
+        fit.facts["kind"] = "sharp"
         return fit.steps
 
 
@@ -315,6 +316,16 @@ def test_a_method_that_trains_on_pixels_gets_cached_images(
     assert len(Pixels.images) == len(prepared)
     for image, same in zip(Pixels.images, prepared, strict=True):
         assert np.array_equal(image, same)
+
+
+def test_facts_of_a_training_are_in_the_provenance(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "pixels", f"{__name__}:Pixels")
+    out = tmp_path / "c.pt"
+    words = ["--method", "pixels", "--data", str(data), "--out", str(out), "--folds", "0"]
+    assert main(words) == 0
+    assert load_checkpoint(out).provenance["kind"] == "sharp"
 
 
 def test_a_path_that_cannot_be_written_is_found_before_training(

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flawline.train import loop
-from flawline.train.blocks.attention import AttentionSubnetwork
+from flawline.train.blocks.attention import AttentionSubnetwork, Dropout
 from flawline.train.blocks.flow import (
     build_flow,
     flow_forward,
@@ -120,7 +120,7 @@ def fresh(kind: str, seed: int, elsewhere: int) -> Any:
 
     def subnetwork(_: int, c_in: int, c_out: int) -> Any:
         if kind == "attention":
-            return AttentionSubnetwork(c_in, c_out, 8, 2, 0.2, GRID)
+            return AttentionSubnetwork(c_in, c_out, 8, 2, Dropout(0.2), GRID)
         return ConvolutionSubnetwork(c_in, c_out, 3)
 
     try:

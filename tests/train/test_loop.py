@@ -120,7 +120,7 @@ def test_a_finished_phase_is_saved_and_not_repeated() -> None:
     recorder = Recorder(model)
     model.fit(Fit([], 10, 5, save=recorder))
     weights, state = recorder.saved[0]
-    assert state == {"phase": "", "state": None, "finished": ["teacher"]}
+    assert state == {"phase": "", "state": None, "finished": ["teacher"], "facts": {}}
     resumed = TwoPhases()
     resumed.load_state_dict(weights)
     labels: set[str] = set()

@@ -36,8 +36,9 @@ from flawline.export.graphs.to_onnx import node_types
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
+from flawline.train.anomalies.blend import Blended
 from flawline.train.blocks.averaged_levels import average_levels, channel_statistics
-from flawline.train.blocks.contrastive_loss import contrast, draw_images
+from flawline.train.blocks.contrastive_loss import KEPT_SHARE, Contrast, draw_images
 from flawline.train.blocks.flow import flow_forward, latent_nll
 from flawline.train.blocks.flow_scores import literal_score
 from flawline.train.blocks.fused import fp32_islands
@@ -107,19 +108,35 @@ def test_the_seed_draws_the_rotation() -> None:
     assert not len(trained_net(projected=None).rotation)
 
 
+@pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("by_energy", [True, False])
 @pytest.mark.parametrize("size", [64, (72, 90)])
-def test_forward_is_the_literal_pipeline(size: Size, by_energy: bool) -> None:
-    model = trained_net(size).double()
+def test_forward_is_the_literal_pipeline(size: Size, by_energy: bool, window: int) -> None:
+    model = trained_net(size, window=window).double()
     model.by_energy.fill_(by_energy)
     image = torch.from_numpy(random_images(2, 0, size))
     with torch.inference_mode():
         standard = (model.features(image) - model.mean[:, None, None]) / model.std[:, None, None]
         z, _ = literal_flow(model.flow, standard)
         score, anomaly_map = model(image)
-    expected = upsampled(literal_score(z, by_energy).numpy(), both_sides(size))
+    positions = literal_score(z, by_energy).numpy()
+    expected = upsampled(positions, both_sides(size))
     np.testing.assert_allclose(anomaly_map, expected, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(score, expected.max((1, 2)), rtol=1e-9)
+    largest = expected.max((1, 2))
+    if window == 3:
+        largest = largest_window(positions)
+    np.testing.assert_allclose(score, largest, rtol=1e-9)
+
+
+def largest_window(positions: Any) -> Any:
+    """The largest mean [N] over 3x3 of the positions [N, h, w], fewer at the border."""
+    _, height, width = positions.shape
+    means = []
+    for y in range(height):
+        for x in range(width):
+            window = positions[:, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+            means.append(window.mean((1, 2)))
+    return np.max(means, 0)
 
 
 def test_nll_is_of_the_standardised_features() -> None:
@@ -142,7 +159,7 @@ def fit(model: SSNF, steps: int, images: Any = None) -> Fit:
     return record
 
 
-@pytest.mark.parametrize("negatives", ["none", "limited"])
+@pytest.mark.parametrize("negatives", ["none", "limited", "near"])
 def test_good_images_become_likelier(negatives: str) -> None:
     model = net(negatives=negatives)
     fit(model, 8)
@@ -162,26 +179,57 @@ def test_good_images_become_likelier(negatives: str) -> None:
     assert float(standard.mean((0, 2, 3)).abs().max()) < 0.5
 
 
-@pytest.mark.parametrize("negatives", ["limited", "none"])
-def test_negatives_are_as_asked(negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = net(negatives=negatives)
+@pytest.mark.parametrize("negatives", ["limited", "near", "none"])
+@pytest.mark.parametrize("warm_up", [0, 0.5])
+def test_negatives_are_as_asked(
+    negatives: str, warm_up: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = net(negatives=negatives, warm_up=warm_up)
     calls: list[Any] = []
+    loss_of_step = Contrast.loss
 
-    def recorded(good: Any, synthetic: Any, shape: Any) -> Any:
+    def recorded(contrast: Any, step: int, good: Any, synthetic: Any) -> Any:
         assert model.flow.training  # so that dropout is active
         assert not model.backbone.training
-        calls.append((len(good), len(synthetic), tuple(shape)))
-        return contrast(good, synthetic, shape)
+        assert tuple(contrast._shape) == (24, 4, 4)
+        calls.append((step, len(good), len(synthetic)))
+        return loss_of_step(contrast, step, good, synthetic)
 
-    monkeypatch.setattr(ssnf, "contrast", recorded)
-    fit(model, 1)
-    if negatives == "none":
-        assert not calls
-        return
-    ((good, synthetic, shape),) = calls
-    assert good == model.settings.batch
-    assert 0 < synthetic <= good
-    assert shape == (24, 4, 4)
+    monkeypatch.setattr(Contrast, "loss", recorded)
+    fit(model, 4)
+    assert [step for step, _, _ in calls] == [0, 1, 2, 3]
+    for step, good, synthetic in calls:
+        assert good == model.settings.batch
+        blended = negatives != "none" and step >= 4 * warm_up
+        assert (0 < synthetic <= good) == blended
+
+
+def test_an_anomaly_that_is_empty_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net(negatives="near")
+    monkeypatch.setattr(Blended, "anomalies", lambda self, draws: [])
+    record = fit(model, 1)
+    assert KEPT_SHARE not in record.facts
+
+
+def test_the_share_of_the_blended_images_that_count_is_a_fact_also_after_an_interruption() -> None:
+    """It is known after the first phase; the second one, which comes then, is interrupted."""
+    images = boards()
+    whole = Fit(images, 4, 3)
+    net(negatives="near").fit(whole)
+    assert 0 <= float(whole.facts[KEPT_SHARE]) <= 1
+    states: list[Any] = []
+
+    def stop(label: str, done: int, total: int) -> None:
+        if label == "choosing the score":
+            raise KeyboardInterrupt
+
+    model = net(negatives="near")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(Fit(images, 4, 3, progress=stop, save=states.append))
+    resumed = Fit(images, 4, 3, state=states[-1])
+    model.fit(resumed)
+    assert resumed.facts == whole.facts
+    assert resumed.notes == whole.notes
 
 
 @pytest.mark.parametrize(
@@ -266,10 +314,12 @@ def test_a_single_shot_is_enough() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"negatives": "some"}, "--negatives some is unknown; known: limited, none"),
+        ({"negatives": "some"}, "--negatives some is unknown; known: limited, near, none"),
         ({"shots": 0}, "--shots 0 is not above 0"),
         ({"shots": -2}, "--shots -2 is not above 0"),
         ({"stride": 4}, "stride 4 is unknown"),
+        ({"window": 4}, "window 4 is not odd; give 1, 3, 5 or 7"),
+        ({"window": -1}, "window -1 is not odd"),
         ({"hidden": 10, "heads": 4}, "10 hidden channels are no multiple"),
     ],
 )
@@ -316,13 +366,14 @@ def test_the_anomalies_are_blended_as_for_the_product() -> None:
 # ---------------------------------------------------------------- the exported form
 
 
-@pytest.mark.parametrize("by_energy", [True, False])
+@pytest.mark.parametrize(("window", "by_energy"), [(1, True), (1, False), (3, True), (5, False)])
 @pytest.mark.parametrize("projected", [None, 24])
 @pytest.mark.parametrize(("size", "stride"), [(64, 8), (64, 16), ((72, 90), 8), ((90, 72), 16)])
 def test_fused_equals_literal(
-    size: Size, stride: int, projected: int | None, by_energy: bool
+    size: Size, stride: int, projected: int | None, by_energy: bool, window: int
 ) -> None:
-    model = trained_net(size, 1, stride=stride, projected=projected, blocks=3)
+    options = {"stride": stride, "projected": projected, "window": window}
+    model = trained_net(size, 1, blocks=3, **options)
     model.by_energy.fill_(by_energy)
     images = torch.from_numpy(random_images(2, 0, size))
     assert_fused_equals_literal(model, images, tolerances=FLOW_TOLERANCES)

