@@ -19,135 +19,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawline.cameras.bit_depth import bit_depth_remedy
-from flawline.commands import command_line, program_of
+from flawline.commands import command_line
 from flawline.export import ExportError
+from flawline.export.build_arguments import PROGRAM, first_pass, parse
 from flawline.export.graphs_of_bundle import add_default_graphs, add_missing_graph
 from flawline.export.local_engine import (
     NO_ENGINE,
-    add_build_arguments,
     log_threshold_remedy,
     needs_own_threshold,
     prepare_local_engine,
     read_build_options,
 )
+from flawline.extras import EXTRA_OF_PACKAGE, missing_package
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import log, run_command
-from flawline.runtime.engines import ENGINES, add_engine_arguments, engine_options, missing
+from flawline.runtime.engines import ENGINES, engine_options, missing
 from flawline.runtime.engines.auto import cache_and_threads
+from flawline.runtime.engines.choice import record_path, require_writable
 from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import GRAPH_OUTPUTS
-from flawline.train import METHODS, TrainError
+from flawline.train import TrainError
 from flawline.train.data.demo import DEMO_PRODUCT, DEMO_WEIGHTS
-from flawline.train.fit import (
-    DEFAULT_METHOD,
-    add_training_arguments,
-    parse_arguments,
-    recipe_from_arguments,
-)
+from flawline.train.fit import recipe_from_arguments
 
 if TYPE_CHECKING:
     from flawline.train.checkpoint import Checkpoint
 
-PROGRAM = program_of("build")
-EXAMPLES = (
-    "flawline build --method simplenet --data /data/bottle           train and build a bundle",
-    "flawline build --checkpoint C --data /data/bottle --out B       build a bundle",
-    "flawline build --bundle B --engine tensorrt                     build the engine",
-    "flawline build --bundle B --precision int8 --data /data/bottle  add a graph",
-)
-INTERRUPTED = "interrupted; a bundle is written whole or not at all"
+# What Ctrl-C prints: while a bundle is built, a graph is added to it, or nothing but an engine is
+# prepared.
+BUILD_INTERRUPTED = "interrupted; a bundle is written whole or not at all"
+GRAPH_INTERRUPTED = "interrupted; a graph is added whole or not at all"
+ENGINE_INTERRUPTED = "interrupted; the bundle is unchanged"
 # Where bundles are written without --out.
 DEFAULT_OUT = Path("bundles")
 # Where the demo data is written if neither images nor a checkpoint are given.
 DEMO_FOLDER = Path("demo/data")
-
-
-def _parse(words: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line with the flags that have a meaning in it.
-
-    A bundle that exists has nothing to train or to build, and a checkpoint nothing to train. Raises
-    TrainError for a wrong method, or for a flag of another method.
-    """
-    # The first pass finds the mode, and leaves errors and --help to the second.
-    first = Parser(prog=PROGRAM, add_help=False)
-    first.add_argument("--bundle")
-    first.add_argument("--checkpoint")
-    given, _ = first.parse_known_args(words)
-    parser = Parser(
-        prog=PROGRAM,
-        examples=[line for line in EXAMPLES if given.bundle is None or "--bundle" in line],
-        description="Export a detector to a bundle, and build this machine's engine. --precision "
-        "also adds the graph of that precision to the bundle.",
-    )
-    parser.add_argument(
-        "--bundle",
-        type=path_argument,
-        help="work on this bundle instead of building one; takes --data and the flags of engines",
-    )
-    parser.add_argument(
-        "--data",
-        type=path_argument,
-        help="the data set: its good images set the threshold, its test images prove parity",
-    )
-    add_engine_arguments(parser, extra=(NO_ENGINE,))
-    add_build_arguments(parser)
-    if given.bundle is not None:
-        return _parse_rest(parser, words, "--bundle builds and trains nothing")
-    _add_bundle_arguments(parser)
-    if given.checkpoint is not None:
-        parser.add_argument("--method", help="the method of the checkpoint; may be left out")
-        return _parse_rest(parser, words, "--checkpoint trains nothing")
-    parser.add_argument(
-        "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
-    )
-    parser.add_argument(
-        "--save-checkpoint",
-        type=path_argument,
-        help="where to save the trained checkpoint; default runs/",
-    )
-    add_training_arguments(parser)
-    return parse_arguments(parser, words)
-
-
-def _parse_rest(parser: Parser, words: Sequence[str], reason: str) -> argparse.Namespace:
-    """Parse the command line, and give the reason why flags of other modes are refused."""
-    args, unknown = parser.parse_known_args(words)
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)} ({reason})")
-    return args
-
-
-def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("bundle")
-    group.add_argument(
-        "--checkpoint",
-        type=path_argument,
-        help="from flawline train; without it, one is trained first",
-    )
-    group.add_argument(
-        "--out", type=path_argument, help="the bundle to write; default bundles/METHOD-DATA"
-    )
-    group.add_argument(
-        "--allow-unfinished",
-        action="store_true",
-        help="export a training that --max-minutes cut short; the bundle is marked",
-    )
-    group.add_argument(
-        "--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01"
-    )
-    group.add_argument(
-        "--outputs",
-        choices=GRAPH_OUTPUTS,
-        default="map",
-        help="score: leave out the map, its upsampling and its smoothing",
-    )
-    group.add_argument(
-        "--static-batch",
-        action="store_true",
-        help="one image per call, for compilers that need static shapes",
-    )
 
 
 @dataclass(frozen=True)
@@ -237,7 +144,7 @@ def _write_demo() -> None:
 
 
 def _run(words: Sequence[str]) -> None:
-    args = _parse(words)
+    args = parse(words)
     options = engine_options(args)
     # Read before the work begins, so that a flag that the engine does not have is reported at once.
     build_options = read_build_options(args)
@@ -245,6 +152,9 @@ def _run(words: Sequence[str]) -> None:
     built = None
     if args.bundle is not None:
         bundle = read_bundle(args.bundle)
+        if args.engine == "auto":
+            # Also before a graph is added, which takes minutes.
+            require_writable(record_path(bundle, options))
     else:
         _require_writable(args.out or DEFAULT_OUT / "bundle")
         built = _build(args, words)
@@ -298,10 +208,27 @@ def _log_next_step(bundle: Bundle, data: Path | None, args: argparse.Namespace) 
     log(f"bundle {bundle.path}; run it: {command}")
 
 
+def _run_or_name_the_other_way(words: Sequence[str], given: argparse.Namespace) -> None:
+    """Run the command. A missing package is named with what the command does without it."""
+    try:
+        _run(words)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if given.bundle is not None or EXTRA_OF_PACKAGE.get(package) != "train":
+            raise
+        other_way = "--bundle BUNDLE prepares an engine without it"
+        raise ExportError(missing_package(package, other_way)) from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, or 2 for a mistake of the user."""
     words = sys.argv[1:] if argv is None else list(argv)
-    return run_command(PROGRAM, lambda: _run(words), INTERRUPTED)
+    # A wrong command line is reported, and ends the process.
+    given = first_pass(words)
+    interrupted = BUILD_INTERRUPTED
+    if given.bundle is not None:
+        interrupted = ENGINE_INTERRUPTED if given.precision in (None, "auto") else GRAPH_INTERRUPTED
+    return run_command(PROGRAM, lambda: _run_or_name_the_other_way(words, given), interrupted)
 
 
 if __name__ == "__main__":

@@ -104,9 +104,10 @@ def choose_by_measurement(
     chosen = fastest(figures, bundle.calibration.scored_by)
     if chosen is None:
         raise _nothing_to_choose(bundle, options, machine)
+    # First, so that the figures are seen whatever happens to the record.
+    _log_table(bundle, figures, chosen)
     conditions = current_conditions(bundle, options.threads, machine.usable)
     write_choice(path, Choice(chosen, tuple(figures), conditions))
-    _log_table(bundle, figures, chosen)
     if options.precision not in ("auto", *(figure.precision for figure in figures)):
         log(f"note: no engine of this machine passes with {options.precision}")
     log(f"wrote {path}")
@@ -156,7 +157,7 @@ def _measure(
 
     A disturbance of the machine then affects all of them. Returns the figures, fastest first.
     """
-    if candidates:
+    if len(candidates) > 1:
         log(f"timing {len(candidates)} engines and precisions in turns, {ROUNDS} rounds")
     start = read_cpu()
     images = bundle.golden().images
@@ -212,9 +213,9 @@ def _log_adoption(
 
 
 def adoption(bundle: Bundle, options: EngineOptions, figure: Figure, takes: str) -> str:
-    """Return the line with the commands that let `auto` choose a lossy precision."""
+    """Return the line with the command that lets `auto` choose a lossy precision.
+
+    A threshold from the scores of an engine decides by itself, so nothing is measured again.
+    """
     calibrate = calibrate_command(bundle, figure.engine, figure.precision, options)
-    return (
-        f"{figure} takes {takes}; to use it, set the threshold with its scores and measure again: "
-        f"{calibrate} && {measure_command(bundle, options)}"
-    )
+    return f"{figure} takes {takes}; to use it, set the threshold with its scores: {calibrate}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flawline.commands import program_of
 from flawline.export import ExportError
 from flawline.export.local_engine import build_command
 from flawline.os_errors import reason_of
@@ -44,7 +45,7 @@ def check_plan(bundle: Bundle, plan: Path, engine: str) -> PlanFacts:
     except FileNotFoundError as error:
         raise ExportError(
             f"plan {plan}: there is no {RECORD} next to it, which says how it was built; "
-            f"pass the plan in the folder that export.build wrote"
+            f"pass the plan in the folder that {program_of('build')} wrote"
         ) from error
     except OSError as error:
         reason = f"its {RECORD} cannot be read ({reason_of(error)})"

@@ -36,6 +36,7 @@ from flawline.runtime.bundle_files import (
     read_json,
     refuse,
     refuse_unreadable,
+    require_bundle_folder,
     require_plausible,
     undo_command,
     unwritable,
@@ -153,8 +154,7 @@ class Bundle:
 def read_bundle(path: str | Path) -> Bundle:
     """Read a bundle, and check its hashes, graphs and threshold. Raises BundleError."""
     path = Path(path)
-    if not path.is_dir():
-        refuse(path, "there is no such folder")
+    require_bundle_folder(path)
     manifest, files = read_json(path, MANIFEST, manifest_from_json)
     # Check the hashes first: the error of an engine for a truncated file does not name the cause.
     for name, expected in files.items():

@@ -12,21 +12,26 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from flawline import FlawlineError
-from flawline.commands import command_line
+from flawline.commands import command_line, program_of
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.files import read_small
 from flawline.runtime.manifest import (
+    GOLDEN,
+    MODEL,
     Calibration,
     Manifest,
     calibration_from_json,
 )
 from flawline.runtime.strict_json import SchemaError, one_line
 from flawline.runtime.threshold import threshold_fault
+from flawline.uris import folder_of
 
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
 PREVIOUS_CALIBRATION = "calibration.previous.json"
 ENGINE_CACHE = "engines"
+# A folder with one of these files is a bundle, which may be damaged.
+FILES = (MANIFEST, CALIBRATION, PREVIOUS_CALIBRATION, GOLDEN, MODEL)
 LARGEST_JSON = 1 << 24  # bytes
 # The errors of a file that another one, a folder or a link that leads nowhere took the place of.
 DAMAGED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
@@ -36,6 +41,23 @@ Content = TypeVar("Content")
 
 class BundleError(FlawlineError):
     """The bundle cannot be used."""
+
+
+def require_bundle_folder(path: Path, other: str | None = None) -> None:
+    """Refuse a folder that is absent, or has none of the files of a bundle. Raises BundleError.
+
+    `other` is the path or the camera that was given with it: if that is a bundle, the two may have
+    been exchanged.
+    """
+    if not path.is_dir():
+        refuse(path, "there is no such folder")
+    if any((path / name).exists() for name in FILES):
+        return
+    remedy = f"pass the folder that {program_of('build')} wrote"
+    folder = None if other is None else folder_of(other)
+    if folder is not None and (folder / MANIFEST).is_file():
+        remedy = f"{folder} is one: the two may have been exchanged"
+    raise BundleError(f"{path} is not a bundle ({MANIFEST} is missing); {remedy}")
 
 
 def may_be_replaced(path: Path) -> bool:

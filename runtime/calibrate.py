@@ -25,6 +25,7 @@ from flawline.cameras import CameraError, open_camera
 from flawline.commands import program_of
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import CALIBRATION, Bundle, read_bundle, write_calibration
+from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import discard_stdout, log, run_command, terminal_line
 from flawline.runtime.detector import Detector
@@ -57,6 +58,7 @@ HIGHEST_SHOWN = 3  # scores that are printed: a bad part among the good ones wou
 
 def _recalibrate(args: argparse.Namespace) -> None:
     check_range(_rate(args))
+    require_bundle_folder(args.bundle, args.camera)
     bundle = read_bundle(args.bundle)
     if not args.dry_run:
         _require_writable(bundle)

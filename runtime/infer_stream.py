@@ -28,6 +28,7 @@ from flawline.commands import program_of
 from flawline.runtime import outputs
 from flawline.runtime.available import list_available
 from flawline.runtime.bundle import read_bundle
+from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import log, run_command, warn
 from flawline.runtime.detector import Detector
@@ -124,6 +125,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _stream(args: argparse.Namespace) -> None:
+    require_bundle_folder(args.bundle, args.camera)
     bundle = read_bundle(args.bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.

@@ -24,6 +24,10 @@ class SchemaError(FlawlineError):
     """A file of a bundle does not follow its schema."""
 
 
+class _NotStrict(ValueError):
+    """The text is JSON as Python reads it, but not as the standard has it."""
+
+
 def parse_json(data: bytes) -> dict[str, Any]:
     """Parse a JSON object strictly: NaN, infinite numbers and repeated keys are refused.
 
@@ -33,15 +37,25 @@ def parse_json(data: bytes) -> dict[str, Any]:
         content = json.loads(
             data, parse_constant=_refuse_constant, object_pairs_hook=_object_of_pairs
         )
-    except (ValueError, RecursionError) as error:
-        raise SchemaError(f"cannot be read ({one_line(error)})") from error
+    except _NotStrict as error:
+        raise SchemaError(f"is not valid JSON ({one_line(error)})") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise SchemaError(f"is not valid JSON ({place})") from error
+    except UnicodeDecodeError as error:
+        raise SchemaError("is not valid JSON (it is not UTF-8 text)") from error
+    except RecursionError as error:
+        raise SchemaError("is nested too deeply") from error
+    except ValueError as error:
+        # Python limits the digits of an integer that it converts.
+        raise SchemaError("is not valid JSON (a number has too many digits)") from error
     if not isinstance(content, dict):
         raise SchemaError("is not a JSON object")
     return content
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number")
+    raise _NotStrict(f"{text} is not a number")
 
 
 def _object_of_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -50,7 +64,7 @@ def _object_of_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         counts = Counter(key for key, _value in pairs)
         key = max(counts, key=counts.__getitem__)
-        raise ValueError(f"the key {key!r} is there {counts[key]} times")
+        raise _NotStrict(f"the key {key!r} is there {counts[key]} times")
     return content
 
 

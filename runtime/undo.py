@@ -13,7 +13,7 @@ from flawline.runtime.bundle_files import (
     BundleError,
     plausible_calibration,
     read_json,
-    refuse,
+    require_bundle_folder,
     unwritable,
 )
 from flawline.runtime.files import write_atomically
@@ -36,8 +36,7 @@ def undo_calibration(path: Path) -> Undone:
     missing or damaged. Raises BundleError if there is no previous threshold, or if it cannot be
     read or written.
     """
-    if not path.is_dir():
-        refuse(path, "there is no such folder")
+    require_bundle_folder(path)
     previous = path / PREVIOUS_CALIBRATION
     if not previous.is_file():
         raise BundleError(

@@ -268,6 +268,35 @@ def test_a_missing_bundle_and_checkpoint_lead_on_to_both(
     assert command(*stream) == 0
 
 
+@pytest.mark.parametrize(
+    ("module", "flag"), [("runtime.infer_stream", "--camera"), ("runtime.calibrate", "--images")]
+)
+def test_exchanged_bundle_and_images_are_not_to_be_moved_away(
+    module: str, flag: str, part: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "my parts"
+    images.mkdir()
+    (images / "1.png").touch()
+    assert command(module, "--bundle", images, flag, part.path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        f": {images} is not a bundle (manifest.json is missing); {part.path} is one: the two may "
+        f"have been exchanged"
+    )
+    assert command(module, "--bundle", images, flag, images) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("; pass the folder that flawline build wrote")
+
+
+def test_a_folder_that_is_no_bundle_is_not_called_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module, flags in (("runtime.calibrate", ["--undo"]), ("export.build", [])):
+        assert command(module, "--bundle", tmp_path, *flags) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f": {tmp_path} is not a bundle (manifest.json is missing); pass the" in line
+
+
 @pytest.mark.parametrize("kind", ["unfinished", "schema 1", "score"])
 def test_a_graph_is_added_to_every_kind_of_bundle(
     kind: str, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]

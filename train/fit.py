@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawline.commands import program_of
 from flawline.options import field_parser
-from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.command_parser import UNKNOWN_FLAGS, Parser, path_argument
 from flawline.runtime.console import run_command
 from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
@@ -217,7 +217,7 @@ def _refuse(
         raise TrainError(
             f"{flag} is no option of {method}; it belongs to --method {' or '.join(owners)}"
         )
-    parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    parser.error(f"{UNKNOWN_FLAGS}{' '.join(unknown)}")
 
 
 def _parser() -> Parser:

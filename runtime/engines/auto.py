@@ -15,11 +15,11 @@ from flawline.runtime.engines.choice import (
     Figure,
     current_conditions,
     fastest,
-    is_owner,
     may_choose,
     read_choice,
     record_path,
 )
+from flawline.runtime.scored_by import scored_by
 from flawline.runtime.strict_json import SchemaError
 
 # In a command, a folder of good parts that the user has to name.
@@ -68,7 +68,7 @@ def select_engine(bundle: Bundle, options: EngineOptions, machine: Machine) -> S
         figure = _recorded(bundle, options, machine, path)
     except SchemaError as error:
         warn(
-            f"warning: {path} {error}; auto takes {first.engine}, the first engine that can be "
+            f"warning: {path}: {error}; auto takes {first.engine}, the first engine that can be "
             f"used; measure again which is fastest: {measure}"
         )
         return first
@@ -147,12 +147,16 @@ def owner_unusable(
 def other_scores(bundle: Bundle, engine: Engine, options: EngineOptions) -> str | None:
     """Say that the threshold was set with scores that this engine does not give, or return None."""
     owner = bundle.calibration.scored_by
-    if owner is None or is_owner(owner, engine.name, engine.precision):
+    # None is a threshold for every engine, except in a lossy precision.
+    if owner == scored_by(engine.name, engine.precision):
         return None
+    scores = f"the scores of {owner}"
+    if owner is None:
+        scores = "other scores"
     command = calibrate_command(bundle, engine.name, engine.precision, options)
     return (
-        f"the threshold was set with the scores of {owner}, and those of {engine.name} "
-        f"{engine.precision} differ from them; set it with this engine: {command}"
+        f"the threshold was set with {scores}, and those of {engine.name} {engine.precision} "
+        f"differ from them; set it with this engine: {command}"
     )
 
 

@@ -8,6 +8,8 @@ installed engines.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,9 +177,21 @@ def read_choice(path: Path) -> Choice | None:
 
 
 def require_writable(path: Path) -> None:
-    """Check that the record can be written, before minutes of compiling. Raises EngineError."""
+    """Check that the record can be written, before minutes of compiling. Raises EngineError.
+
+    A folder that takes new files may still hold a record that cannot be replaced. A file is written
+    and renamed as the record will be; a record that is there keeps its content.
+    """
     try:
         make_writable(path.parent)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        try:
+            write_atomically(path, read_small(path, LARGEST_RECORD))
+        except FileNotFoundError:
+            probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+            write_atomically(probe, b"", durable=False)
+            probe.unlink()
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -192,7 +206,7 @@ def write_choice(path: Path, choice: Choice) -> None:
 
 def _unwritable(path: Path, error: OSError) -> EngineError:
     return EngineError(
-        f"the choice of an engine cannot be written to {path.parent} ({reason_of(error)}); "
+        f"the choice of an engine cannot be written to {path} ({reason_of(error)}); "
         f"{remedy_of(error, '--engine-cache')}"
     )
 

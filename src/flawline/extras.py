@@ -44,9 +44,13 @@ def pip_command(*words: str) -> str:
     return shlex.join([*pip, "pip", *words])
 
 
-def missing_package(package: str) -> str:
-    """Say that a package is not installed, and which command installs it."""
-    return f"needs {package}; run: {install_command(EXTRA_OF_PACKAGE[package])}"
+def missing_package(package: str, exception: str = "") -> str:
+    """Say that a package is not installed, and which command installs it.
+
+    `exception` says what can be done without the package.
+    """
+    note = f" ({exception})" if exception else ""
+    return f"needs {package}{note}; run: {install_command(EXTRA_OF_PACKAGE[package])}"
 
 
 @cache

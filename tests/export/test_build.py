@@ -70,6 +70,14 @@ def test_a_folder_called_like_the_flag_is_no_bundle() -> None:
     assert done.stderr.startswith("flawline build: needs torch")
 
 
+def test_what_is_done_without_torch_is_said_where_it_is_missing() -> None:
+    for words in (["--engine", "auto"], ["--data", ".", "--reweight", "3"], ["--checkpoint", "c"]):
+        done = without_training_libraries(*words)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert " (--bundle BUNDLE prepares an engine without it); run: " in line
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -90,6 +98,35 @@ def test_flags_that_have_no_meaning_together_are_refused(
     assert exit_status.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("words", "consequence"),
+    [
+        (["--bundle", "{bundle}"], "the bundle is unchanged"),
+        (["--bundle", "{bundle}", "--precision", "fp32"], "a graph is added whole or not at all"),
+        (["--data", "{data}"], "a bundle is written whole or not at all"),
+    ],
+)
+def test_ctrl_c_says_what_became_of_the_bundle(
+    words: list[str],
+    consequence: str,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "prepare_local_engine", interrupt)
+    monkeypatch.setattr(build, "_build", interrupt)
+    filled = [word.format(bundle=bundle.path, data=tmp_path) for word in words]
+    if "--data" in words:
+        pytest.importorskip("torch", reason="needs the train extra")
+        filled += ["--out", str(tmp_path / "out")]
+    assert build.main(filled) == 130
+    assert capsys.readouterr().err == f"interrupted; {consequence}\n"
 
 
 # ---------------------------------------------------------------- engines of a bundle

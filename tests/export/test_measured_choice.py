@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +99,16 @@ def test_the_engines_take_turns_with_one_image(bundle: Bundle) -> None:
     assert calls == ["first fp32", "second fp32", "second bf16"] * ROUNDS
 
 
+def test_turns_are_announced_only_for_several_engines(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure(bundle, given(first_fp32=4, second_fp32=3, second_bf16=1))
+    assert "timing 3 engines and precisions in turns" in capsys.readouterr().err
+    monkeypatch.delitem(ENGINES, "second")
+    assert measure(bundle, given(first_fp32=4)) == "first fp32"
+    assert "in turns" not in capsys.readouterr().err
+
+
 def test_other_processes_during_the_timing_are_reported(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +166,46 @@ def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_timed(
         measure(bundle, given())
 
 
+def not_called(engine: Engine, image: Image) -> list[float]:
+    raise AssertionError("an engine was timed")
+
+
+def test_a_folder_in_the_place_of_the_record_is_reported_before_anything_is_timed(
+    bundle: Bundle,
+) -> None:
+    record_path(bundle, DEFAULTS).mkdir(parents=True)
+    with pytest.raises(EngineError, match=r"choice\.json \(Is a directory\); check the path"):
+        measure(bundle, not_called)
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_a_record_that_cannot_be_replaced_is_reported_before_anything_is_timed(
+    present: bool, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record_path(bundle, DEFAULTS)
+    path.parent.mkdir()
+    if present:
+        path.write_bytes(b"{}")
+
+    def refuse(old: Path, new: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(new))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(EngineError, match=r"choice\.json \(Operation not permitted\); check the"):
+        measure(bundle, not_called)
+    # Nothing is left of the attempt.
+    assert [file.name for file in path.parent.iterdir()] == ["choice.json"] * present
+
+
+def test_the_place_of_the_record_is_checked_before_a_graph_is_added(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle.path / "engines").write_bytes(b"")
+    words = ["build", "--bundle", str(bundle.path), "--precision", "int8"]
+    assert main(words) == 2
+    assert "the choice of an engine cannot be written" in capsys.readouterr().err
+
+
 def test_the_record_is_in_the_engine_cache_if_there_is_one(bundle: Bundle, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     turn = given(first_fp32=4, second_fp32=3, second_bf16=1)
@@ -196,7 +249,7 @@ def test_with_data_a_lossy_engine_is_compared_on_its_images(
     assert ("left out second bf16: the engine's scores are off" in text) != included
 
 
-def test_the_commands_that_adopt_a_lossy_engine_work_as_printed(
+def test_the_command_that_adopts_a_lossy_engine_works_as_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = write_tiny_bundle(tmp_path / "good cells")
@@ -207,27 +260,18 @@ def test_the_commands_that_adopt_a_lossy_engine_work_as_printed(
         (good / f"{level}.png").write_bytes(image.tobytes())
     measure(bundle, given(first_fp32=4, second_fp32=3, second_bf16=1))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "to use it" in line]
-    run_line = command_runner(good)
-    for command in line.partition("measure again: ")[2].split(" && "):
-        assert run_line(command) == 0
+    command = line.partition("set the threshold with its scores: ")[2]
+    assert "build" not in command
+    words = shlex.split(command.partition("flawline ")[2])
+    words[words.index("GOOD_PARTS")] = str(good)
+    assert main(words) == 0
     assert read_bundle(bundle.path).calibration.scored_by == ScoredBy("second", "bf16")
-    assert re.search(r"second bf16 .* chosen\n", capsys.readouterr().err)
     engine = open_engine(read_bundle(bundle.path))
     assert (engine.name, engine.precision) == ("second", "bf16")
     # The record of the engine comes and goes with its threshold.
     assert main(["calibrate", "--bundle", str(bundle.path), "--undo"]) == 0
     assert read_bundle(bundle.path).calibration == bundle.calibration
     assert open_engine(read_bundle(bundle.path)).precision == "fp32"
-
-
-def command_runner(good: Path) -> Callable[[str], int]:
-    import shlex
-
-    def run(command: str) -> int:
-        words = shlex.split(command.partition("flawline ")[2])
-        return main([str(good) if word == "GOOD_PARTS" else word for word in words])
-
-    return run
 
 
 def test_another_graph_makes_the_record_invalid(

@@ -187,10 +187,10 @@ RECORD_CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     [
         ("rtx", "was built by tensorrt-rtx, and Triton needs tensorrt; build it on the server's"),
         ("other", "was not built from a graph of"),
-        ("alone", "there is no engine.json next to it"),
+        ("alone", "pass the plan in the folder that flawline build wrote"),
         ("torn", "is not the plan that its engine.json describes"),
-        ("text", "its engine.json cannot be read"),
-        ("list", "its engine.json cannot be read"),
+        ("text", "its engine.json is not valid JSON .line 1, column 2"),
+        ("list", "its engine.json is not a JSON object"),
         ("fields", "its engine.json cannot be read"),
         ("schema", "its engine.json has schema 2, this version reads 1"),
         ("batch", "its engine.json cannot be read"),

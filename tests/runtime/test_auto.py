@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
-from conftest import write_tiny_bundle
+from conftest import SIZE, write_tiny_bundle
 from toys.timed_engines import First, Second, listed_alone
 
 from flawline.__main__ import main
@@ -52,6 +54,17 @@ def only_toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def spaced(tmp_path: Path) -> Bundle:
     """A bundle whose path has to be quoted."""
     return write_tiny_bundle(tmp_path / "good cells")
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """A folder of a hundred different images."""
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for level in range(100):
+        image = np.full((SIZE, SIZE, 3), level, np.uint8)
+        assert cv2.imwrite(str(folder / f"{level}.png"), image)
+    return folder
 
 
 def record(
@@ -154,7 +167,7 @@ def test_a_damaged_record_is_one_warning(
         path.write_bytes(content)
     assert opened(bundle) == "first fp32"
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {path} ")
+    assert line.startswith(f"warning: {path}: ")
     assert "; measure again which is fastest: " in line
 
 
@@ -177,7 +190,7 @@ def test_a_record_with_another_content_is_damaged(
     assert old in text
     path.write_text(text.replace(old, new, 1))
     assert opened(bundle) == "first fp32"
-    assert capsys.readouterr().err.startswith(f"warning: {path} ")
+    assert capsys.readouterr().err.startswith(f"warning: {path}: ")
 
 
 def test_a_wanted_precision_takes_the_fastest_engine_that_was_measured_with_it(
@@ -252,6 +265,26 @@ def test_another_engine_than_that_of_the_threshold_is_one_warning(
     with Detector(bundle, "first", threshold=1.0):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_a_lossy_precision_whose_scores_did_not_set_the_threshold_is_one_warning(
+    spaced: Bundle, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--engine", "second", "--precision", "bf16", "--threads", "1"]
+    stream = ["stream", "--bundle", str(spaced.path), "--camera", str(good), *flags]
+    assert main(stream) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    message, _, command = line.partition("; set it with this engine: ")
+    assert message == (
+        "warning: the threshold was set with other scores, and those of second bf16 differ from "
+        "them"
+    )
+    words = shlex.split(command.partition("flawline ")[2])
+    words[words.index("GOOD_PARTS")] = str(good)
+    assert main(words) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main(stream) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_verdict_of_the_reference_does_not_bind_the_engine_of_the_threshold(

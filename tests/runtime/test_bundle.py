@@ -104,7 +104,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no calibration": (lambda p: (p / "calibration.json").unlink(), "calibration.json is missing"),
     "half a manifest": (
         lambda p: (p / "manifest.json").write_text('{"schema": 1, '),
-        "manifest.json: cannot be read",
+        "manifest.json: is not valid JSON (line 1, column 15)",
     ),
     "a list": (lambda p: (p / "manifest.json").write_text("[]"), "not a JSON object"),
     "other weights": (
@@ -121,7 +121,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "deep nesting": (
         lambda p: (p / "calibration.json").write_text("[" * 100_000),
-        "cannot be read",
+        "calibration.json: is nested too deeply",
     ),
     "negative tolerance": (
         _edit("manifest.json", lambda m: m.update(score_tolerance=-1)),
@@ -154,6 +154,22 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown file": (
         _edit("manifest.json", lambda m: m["files"].update({"x": "y"})),
         "does not know: x",
+    ),
+    "property without quotes": (
+        lambda p: (p / "calibration.json").write_text("{\n  threshold: 1}"),
+        "calibration.json: is not valid JSON (line 2, column 3)",
+    ),
+    "repeated key": (
+        lambda p: (p / "calibration.json").write_text('{"schema": 2, "schema": 2}'),
+        "is not valid JSON (the key 'schema' is there 2 times)",
+    ),
+    "not UTF-8": (
+        lambda p: (p / "calibration.json").write_bytes(b'{"\xe9": 1}'),
+        "calibration.json: is not valid JSON (it is not UTF-8 text)",
+    ),
+    "too many digits": (
+        lambda p: (p / "calibration.json").write_text('{"threshold": ' + "1" * 5000 + "}"),
+        "is not valid JSON (a number has too many digits)",
     ),
     "NaN threshold": (
         lambda p: (p / "calibration.json").write_text('{"threshold": NaN}'),

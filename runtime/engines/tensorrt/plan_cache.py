@@ -20,7 +20,7 @@ from typing import Any
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.engines import EngineError
 from flawline.runtime.files import make_writable, read_small, sha256_of, write_atomically
-from flawline.runtime.strict_json import one_line
+from flawline.runtime.strict_json import SchemaError, one_line, parse_json
 
 SCHEMA = 1
 PLAN = "model.plan"
@@ -131,14 +131,16 @@ class Record:
 def read_record(path: Path) -> Record:
     """Read engine.json. Raises PlanUnusable with what is wrong with it, and OSError."""
     try:
-        record = json.loads(read_small(path, LARGEST_RECORD))
+        record = parse_json(read_small(path, LARGEST_RECORD))
         if record["schema"] != SCHEMA:
             schema = one_line(repr(record["schema"]))
             raise PlanUnusable(f"has schema {schema}, this version reads {SCHEMA}")
         identity = _identity_from_json(record["identity"])
         options = _options_from_json(record["options"])
         return Record(identity, options, record["options"], str(record["plan"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EngineError) as error:
+    except SchemaError as error:
+        raise PlanUnusable(str(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, EngineError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise PlanUnusable(f"cannot be read ({reason})") from error
 

@@ -1,0 +1,112 @@
+"""The flags of flawline build, and which of them go together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from flawline.commands import program_of
+from flawline.export.local_engine import NO_ENGINE, add_build_arguments
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.engines import add_engine_arguments
+from flawline.runtime.manifest import GRAPH_OUTPUTS
+from flawline.train import METHODS
+from flawline.train.fit import DEFAULT_METHOD, add_training_arguments, parse_arguments
+
+PROGRAM = program_of("build")
+EXAMPLES = (
+    "flawline build --method simplenet --data /data/bottle           train and build a bundle",
+    "flawline build --checkpoint C --data /data/bottle --out B       build a bundle",
+    "flawline build --bundle B --engine tensorrt                     build the engine",
+    "flawline build --bundle B --precision int8 --data /data/bottle  add a graph",
+)
+
+
+def first_pass(words: Sequence[str]) -> argparse.Namespace:
+    """Find the flags that decide what the command does; --help is left to the second pass."""
+    parser = Parser(prog=PROGRAM, add_help=False)
+    for flag in ("--bundle", "--checkpoint", "--precision"):
+        parser.add_argument(flag)
+    return parser.parse_known_args(words)[0]
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line with the flags that have a meaning in it.
+
+    A bundle that exists has nothing to train or to build, and a checkpoint nothing to train. Raises
+    TrainError for a wrong method, or for a flag of another method.
+    """
+    given = first_pass(words)
+    parser = Parser(
+        prog=PROGRAM,
+        examples=[line for line in EXAMPLES if given.bundle is None or "--bundle" in line],
+        description="Export a detector to a bundle, and build this machine's engine. --precision "
+        "also adds the graph of that precision to the bundle.",
+    )
+    parser.add_argument(
+        "--bundle",
+        type=path_argument,
+        help="work on this bundle instead of building one; takes --data and the flags of engines",
+    )
+    parser.add_argument(
+        "--data",
+        type=path_argument,
+        help="the data set: its good images set the threshold, its test images prove parity",
+    )
+    add_engine_arguments(parser, extra=(NO_ENGINE,))
+    add_build_arguments(parser)
+    if given.bundle is not None:
+        return _parse_rest(parser, words, "--bundle builds and trains nothing")
+    _add_bundle_arguments(parser)
+    if given.checkpoint is not None:
+        parser.add_argument("--method", help="the method of the checkpoint; may be left out")
+        return _parse_rest(parser, words, "--checkpoint trains nothing")
+    parser.add_argument(
+        "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
+    )
+    parser.add_argument(
+        "--save-checkpoint",
+        type=path_argument,
+        help="where to save the trained checkpoint; default runs/",
+    )
+    add_training_arguments(parser)
+    return parse_arguments(parser, words)
+
+
+def _parse_rest(parser: Parser, words: Sequence[str], reason: str) -> argparse.Namespace:
+    """Parse the command line, and give the reason why flags of other modes are refused."""
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} ({reason})")
+    return args
+
+
+def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("bundle")
+    group.add_argument(
+        "--checkpoint",
+        type=path_argument,
+        help="from flawline train; without it, one is trained first",
+    )
+    group.add_argument(
+        "--out", type=path_argument, help="the bundle to write; default bundles/METHOD-DATA"
+    )
+    group.add_argument(
+        "--allow-unfinished",
+        action="store_true",
+        help="export a training that --max-minutes cut short; the bundle is marked",
+    )
+    group.add_argument(
+        "--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01"
+    )
+    group.add_argument(
+        "--outputs",
+        choices=GRAPH_OUTPUTS,
+        default="map",
+        help="score: leave out the map, its upsampling and its smoothing",
+    )
+    group.add_argument(
+        "--static-batch",
+        action="store_true",
+        help="one image per call, for compilers that need static shapes",
+    )
