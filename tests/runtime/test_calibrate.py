@@ -241,7 +241,7 @@ def test_undo_does_not_promise_a_newer_threshold_that_there_is_not(
     current.write_text("{")
     assert main(undo) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert "which was damaged (cannot be read" in last
+    assert "which was damaged (" in last
     assert "there is no newer threshold to bring back" in last
     assert main(command(bundle, good_parts)) == 0
     assert main(undo) == 0
