@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from flawline.export.selection import ImageSelection, select_images
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import Engine, open_reference, tolerances
-from flawline.runtime.precisions import FP32
 from flawline.train.progress import Bars, Progress, no_progress
 
 
@@ -55,7 +55,7 @@ class LossyParity:
             self._selection = select_images(
                 self._data, manifest.geometry, manifest.file_bit_depth, manifest.folds
             )
-            reference = open_reference(self._bundle.model(), self._bundle.map_size, FP32.name)
-            self._reference = score_with(reference, self._selection.images, progress)
-            reference.close()
+            model = self._bundle.model()
+            with closing(open_reference(model, self._bundle.map_size)) as reference:
+                self._reference = score_with(reference, self._selection.images, progress)
         return self._selection, self._reference

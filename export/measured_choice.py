@@ -107,7 +107,7 @@ def choose_by_measurement(
     # First, so that the figures are seen whatever happens to the record.
     _log_table(bundle, figures, chosen)
     conditions = current_conditions(bundle, options.threads, machine.usable)
-    write_choice(path, Choice(chosen, tuple(figures), conditions))
+    write_choice(path, Choice(tuple(figures), conditions))
     if options.precision not in ("auto", *(figure.precision for figure in figures)):
         log(f"note: no engine of this machine passes with {options.precision}")
     log(f"wrote {path}")

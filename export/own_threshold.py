@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from flawline.runtime.bundle import Bundle, read_bundle, write_calibration
 from flawline.runtime.console import log
 from flawline.runtime.engines import EngineOptions, open_engine, open_reference
 from flawline.runtime.manifest import Manifest
-from flawline.runtime.precisions import FP32
 from flawline.runtime.scored_by import scored_by
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import PreparedImages
@@ -48,21 +48,17 @@ def set_own_threshold(
     """
     good, images = _good_images(checkpoint, data, bundle.manifest)
     with Bars() as bars:
-        opened = open_engine(bundle, engine, options)
-        try:
+        with closing(open_engine(bundle, engine, options)) as opened:
             scores = score_with(opened, images, bars).scores
-        finally:
-            opened.close()
         if good is None:
             own: npt.NDArray[np.float64] = scores.astype(np.float64)
         else:
-            reference = open_reference(bundle.model(), bundle.map_size, FP32.name)
-            expected = score_with(reference, images, bars).scores
-            reference.close()
+            with closing(open_reference(bundle.model(), bundle.map_size)) as reference:
+                expected = score_with(reference, images, bars).scores
             own = good.scores + (scores.astype(np.float64) - expected)
-    called = GoodScores(images.paths, own, own, None if good is None else good.out_of_fold)
+    own_scores = GoodScores(images.paths, own, own, None if good is None else good.out_of_fold)
     log(f"the threshold is set again, with the scores of {opened.name} {opened.precision}")
-    calibration = called.calibrate(false_alarm_rate, bundle.manifest.score_tolerance)
+    calibration = own_scores.calibrate(false_alarm_rate, bundle.manifest.score_tolerance)
     scored = scored_by(opened.name, opened.precision)
     write_calibration(bundle, replace(calibration, scored_by=scored))
     return read_bundle(bundle.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,8 @@ def score_images(
 
     `map_size` is (0, 0) if the graph gives no map. Raises EngineError.
     """
-    engine = open_reference(model, map_size, precision)
-    results = score_with(engine, images, progress)
-    engine.close()
-    return results
+    with closing(open_reference(model, map_size, precision)) as engine:
+        return score_with(engine, images, progress)
 
 
 def score_with(engine: Engine, images: Sequence[Image], progress: Progress) -> ScoresAndMaps:

@@ -82,13 +82,11 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Choice:
-    """The content of choice.json.
+    """The content of choice.json: the figures of all engines that passed, and what they hold for.
 
-    `figures` are those of all engines that passed, fastest first, and `chosen` is the one that was
-    chosen with the threshold of that time. Another threshold may allow another one: see `fastest`.
+    Which of them is chosen depends on the present threshold as well: see `fastest`.
     """
 
-    chosen: Figure
     figures: tuple[Figure, ...]
     conditions: Conditions
 
@@ -166,13 +164,13 @@ def read_choice(path: Path) -> Choice | None:
     for entry in reader.take("figures", list):
         figures.append(_figure_from_json(entry))
     choice = Choice(
-        chosen=_figure_from_json(reader.take("chosen", dict)),
         figures=tuple(figures),
         conditions=_conditions_from_json(reader.take("conditions", dict)),
     )
     reader.finish()
-    if choice.chosen not in choice.figures:
-        reader.refuse("the engine that was chosen is not among the figures")
+    for figure in choice.figures:
+        if figure.engine not in choice.conditions.engines:
+            reader.refuse(f"engine {figure.engine!r} of the figures is not in the conditions")
     return choice
 
 

@@ -199,7 +199,7 @@ def test_auto_opens_the_engine_that_was_measured_as_fastest(
     conditions = current_conditions(full_bundle, options.threads, usable)
     path = record_path(full_bundle, options)
     path.parent.mkdir(exist_ok=True)
-    write_choice(path, Choice(figures[0], tuple(figures), conditions))
+    write_choice(path, Choice(tuple(figures), conditions))
     engine = open_engine(full_bundle, "auto", options)
     engine.close()
     assert (engine.name, engine.precision) == (name, usable[name].precisions[0])
