@@ -84,7 +84,8 @@ class Usb(LiveCamera):
                 f"camera {self.source}: cannot be opened; {LIST}, "
                 f"and check that no other program uses this one"
             )
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        if not self.limits.keeps_all:
+            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         settings = (
             (cv2.CAP_PROP_FRAME_WIDTH, self._options.width),
             (cv2.CAP_PROP_FRAME_HEIGHT, self._options.height),
