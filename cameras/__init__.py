@@ -11,6 +11,7 @@ line in `CAMERAS`.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from flawline.cameras.hints import (
     hint_for_scheme,
     hint_for_special_file,
 )
-from flawline.options import OptionError, parse_options
+from flawline.options import OptionError, option, parse_options
 from flawline.registry import resolve
 from flawline.uris import parse_query, split_address, split_options, without_secrets
 
@@ -57,6 +58,10 @@ CAMERAS = {
 }
 
 
+# It is a part of file names.
+NAME = r"[A-Za-z0-9._-]{1,24}"
+
+
 class CameraError(FlawlineError):
     """The source cannot give frames, or no more of them."""
 
@@ -67,6 +72,8 @@ class CameraOptions:
 
     See `flawline.options` for how a subclass declares them.
     """
+
+    name: str | None = option(None, "what the results call the camera, if there are several")
 
 
 class Camera(ABC):
@@ -88,6 +95,11 @@ class Camera(ABC):
     Options: ClassVar[type[CameraOptions]] = CameraOptions
 
     def __init__(self) -> None:
+        # What it is called in messages, without secrets, and the name that the user gave it.
+        self.source = ""
+        self.name: str | None = None
+        # How many frames, one after the other, are exposures of the same part.
+        self.views = 1
         # Frames that were captured, and replaced by newer ones before the consumer took them.
         self.dropped = 0
         # How often the source failed and was opened again.
@@ -101,6 +113,14 @@ class Camera(ABC):
     def endless(self) -> bool:
         """Whether the source does not end by itself, so that its frames must be limited."""
         return self.live
+
+    @property
+    def knows_parts(self) -> bool:
+        """Whether it is known which part each frame shows: the next one, or that of its `part`.
+
+        Frames of several cameras then belong together if they show the same part.
+        """
+        return not self.endless
 
     @classmethod
     def missing(cls) -> str | None:
@@ -233,7 +253,15 @@ def open_camera(uri: str) -> Camera:
     except OptionError as error:
         raise CameraError(f"camera {without_secrets(uri)}: {error}") from error
     create: Callable[[str, CameraOptions], Camera] = target
-    return create(path, options)
+    name = options.name
+    if name is not None and not re.fullmatch(NAME, name):
+        raise CameraError(
+            f"camera {without_secrets(uri)}: name must be 1 to 24 letters, digits, dots, hyphens "
+            f"and underscores"
+        )
+    camera = create(path, options)
+    camera.name = name
+    return camera
 
 
 def _parse(uri: str) -> tuple[str, str, dict[str, str]]:

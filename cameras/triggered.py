@@ -64,6 +64,18 @@ class TriggeredCamera(LiveCamera):
         """True if the camera waits for pulses."""
         return self.trigger != "off"
 
+    @property
+    def knows_parts(self) -> bool:
+        return self.triggered
+
+    @property
+    def has_unknown_numbers(self) -> bool:
+        """Whether the numbers of the parts may be wrong after the camera was opened again.
+
+        Pulses of the line that pass meanwhile are not counted. Names from outside stay right.
+        """
+        return self.triggered and self.trigger != "software" and not self._pulses.were_announced
+
     def notes(self) -> list[str]:
         if self.trigger == "software":
             return [

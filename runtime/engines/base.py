@@ -131,6 +131,11 @@ class Engine(ABC):
         """
         return None
 
+    @property
+    def largest_batch(self) -> int | None:
+        """The most images that one call takes; None if the engine sets no limit."""
+        return None
+
     @abstractmethod
     def __call__(self, image: Image) -> tuple[Map, Map]:
         """Run a batch: uint8 [N, H, W, 3] BGR to scores [N] and maps, both float32.

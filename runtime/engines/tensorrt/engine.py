@@ -149,6 +149,10 @@ class TensorRt(Engine):
         version = cls.library.load().__version__
         return f"{version} {gpu_name()}"
 
+    @property
+    def largest_batch(self) -> int | None:
+        return self._session.layout.largest_batch
+
     def __call__(self, image: Image) -> tuple[Map, Map]:
         """Run a batch. Raises EngineError for a batch size that the plan does not accept."""
         self._cuda.make_current()
