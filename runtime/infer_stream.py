@@ -111,7 +111,7 @@ def _add_many_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="several cameras: the most frames in one call of the engine, at most one of each "
-        "camera; default one of each, as far as the engine takes so many",
+        "camera; default one of each on a GPU, and 1 on a CPU, where batches are not faster",
     )
     parser.add_argument(
         "--batch-wait",
@@ -218,6 +218,8 @@ def _stream(args: argparse.Namespace) -> None:
             Detector(bundle, args.engine, options, accept_size=args.accept_size)
         )
         _log_start(cameras, station, detector)
+        if station is not None:
+            station.prepare(detector)
         stop = threading.Event()
         stack.enter_context(_signals_stop(cameras, stop, station))
         for camera in cameras:

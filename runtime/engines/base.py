@@ -75,6 +75,8 @@ class Engine(ABC):
     untested: ClassVar[str | None] = None
     # True if it compiles plans, with `build`.
     compiles: ClassVar[bool] = False
+    # True if a batch takes less time than its images one after the other.
+    gains_from_batches: ClassVar[bool] = False
 
     # Its name in ENGINES, which `open_engine` sets.
     name: str = ""

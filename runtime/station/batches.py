@@ -73,7 +73,7 @@ class Batches:
         size = self._largest
         if most is not None:
             size = min(size, most)
-        enough = 1
+        has_first = False
         while True:
             self._wakes.forget()
             self._report()
@@ -81,14 +81,13 @@ class Batches:
                 return []
             open_lanes = [lane for lane in self._lanes if not lane.ended and not held(lane)]
             ready = sum(lane.ready for lane in open_lanes)
+            if ready >= min(size, len(open_lanes)):
+                break
             now = self._clock()
-            if ready >= min(enough, size) or ready == len(open_lanes):
-                if ready == 0 or enough == size or self._wait_s <= 0:
-                    break
-                # The first frame is there: the others have until then.
-                enough = size
+            if ready > 0 and not has_first:
+                # The others have until then.
+                has_first = True
                 until = now + self._wait_s
-                continue
             if until is not None and now >= until:
                 break
             self._wakes.wait(None if until is None else until - now)

@@ -45,7 +45,8 @@ class Lane:
         self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to iterate over the camera."""
+        """Begin to iterate over the camera, and to measure."""
+        self.tally = Tally()
         self._thread.start()
 
     def _run(self) -> None:
@@ -114,7 +115,9 @@ class Lane:
 
     def describe_error(self) -> str:
         """Say why the camera is lost, with its name."""
-        return f"camera {self.name} is lost: {self.error}"
+        source = self.camera.source
+        reason = str(self.error).removeprefix(f"camera {source}: ")
+        return f"camera {self.name} ({source}) is lost: {reason}"
 
     def stop(self) -> None:
         """End the iteration. Does not wait; a signal handler may call it."""

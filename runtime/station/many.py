@@ -25,9 +25,10 @@ from flawline.runtime.station.views import PartVerdict, ViewGroups
 class ManySettings:
     """How several cameras are judged. Times are in seconds.
 
-    `batch` limits the frames of one call of the engine; None is one of each camera. A batch is not
-    delayed for longer than `batch_wait`. With `same_part`, all cameras see the same parts, and a
-    part that has not all its views after `part_wait` is rejected.
+    `batch` limits the frames of one call of the engine, of which each camera has at most one; None
+    is one of each where the engine is faster with batches, and otherwise a single frame. A batch is
+    not delayed for longer than `batch_wait`. With `same_part`, all cameras see the same parts, and
+    a part that has not all its views after `part_wait` is rejected.
     """
 
     batch: int | None = None
@@ -65,22 +66,17 @@ class OwnParts:
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self._groups = {lane.name: ViewGroups() for lane in lanes}
-        self._tallies = {lane.name: lane.tally for lane in lanes}
+        self._lanes = lanes
 
     def add(self, lane: Lane, frame: Frame, verdict: Verdict, now: float) -> list[PartVerdict]:
-        return self._named(lane.name, self._groups[lane.name].add(frame, verdict), lane)
+        return self._counted(lane, self._groups[lane.name].add(frame, verdict))
 
-    def _named(
-        self, name: str, parts: list[PartVerdict], lane: Lane | None = None
-    ) -> list[PartVerdict]:
-        """Give the parts the name of their camera, and count them for it."""
+    def _counted(self, lane: Lane, parts: list[PartVerdict]) -> list[PartVerdict]:
+        """Count the parts for their camera, and give them its name."""
         named = []
         for part in parts:
-            age = None
-            if lane is not None:
-                age = part.frame.age(lane.camera.clock.monotonic())
-            self._tallies[name].add(part.verdict, age)
-            named.append(dataclasses.replace(part, camera=name))
+            lane.tally.add(part.verdict, part.frame.age(lane.camera.clock.monotonic()))
+            named.append(dataclasses.replace(part, camera=lane.name))
         return named
 
     def settle(self, now: float) -> list[PartVerdict]:
@@ -94,8 +90,8 @@ class OwnParts:
 
     def flush(self) -> list[PartVerdict]:
         parts = []
-        for name, groups in self._groups.items():
-            parts.extend(self._named(name, groups.flush()))
+        for lane in self._lanes:
+            parts.extend(self._counted(lane, self._groups[lane.name].flush()))
         return parts
 
 
@@ -174,20 +170,35 @@ class Station:
         if lost:
             if failure is not None:
                 warn(str(failure))
-            reasons = "; ".join(lane.describe_error() for lane in lost)
-            raise CameraError(f"{len(lost)} of {len(self.lanes)} cameras: {reasons}")
+            raise CameraError("; ".join(lane.describe_error() for lane in lost))
         if failure is not None:
             raise failure
 
-    def batches(self, detector: Detector) -> Batches:
-        """Return what forms the batches, after the engine has run once with each size."""
-        wanted = len(self.lanes)
-        if self.settings.batch is not None:
-            wanted = min(wanted, self.settings.batch)
-        largest = detector.batch_size(wanted)
+    def prepare(self, detector: Detector) -> None:
+        """Run the engine once with each size of a batch, which some engines compile for."""
+        largest = self._largest(detector)
         detector.warm_up(largest)
-        log(f"{len(self.lanes)} cameras, up to {largest} frames in one call of the engine")
-        return Batches(self.lanes, largest, self.settings.batch_wait, self._wakes, time.monotonic)
+        noun = "frame" if largest == 1 else "frames"
+        log(f"{len(self.lanes)} cameras, up to {largest} {noun} in one call of the engine")
+        if largest == 1 and self.settings.batch_wait > 0:
+            warn("warning: --batch-wait has no effect with one frame in a call; add --batch N")
+
+    def batches(self, detector: Detector) -> Batches:
+        """Return what forms the batches."""
+        return Batches(
+            self.lanes,
+            self._largest(detector),
+            self.settings.batch_wait,
+            self._wakes,
+            time.monotonic,
+        )
+
+    def _largest(self, detector: Detector) -> int:
+        wanted = self.settings.batch
+        if wanted is None:
+            # Where a batch is not faster, its first frame would wait for the others in vain.
+            wanted = len(self.lanes) if detector.engine.gains_from_batches else 1
+        return detector.batch_size(min(wanted, len(self.lanes)))
 
     def _end(self) -> None:
         for lane in self.lanes:

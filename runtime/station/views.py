@@ -91,10 +91,6 @@ class PartViews:
         `missing` says why views are missing, if it is known.
         """
         views = [self._views[number] for number in sorted(self._views)]
-        milliseconds: dict[str, float] = {}
-        for view in views:
-            for stage, duration in view.verdict.milliseconds.items():
-                milliseconds[stage] = milliseconds.get(stage, 0.0) + duration
         worst = _worst(views)
         verdict = worst.verdict
         reason = None
@@ -103,7 +99,7 @@ class PartViews:
         elif not self.complete:
             reason = missing or f"only {len(views)} of the part's {self.total} views came"
         if reason is None:
-            verdict = dataclasses.replace(verdict, milliseconds=milliseconds)
+            verdict = dataclasses.replace(verdict, milliseconds=_total_times(views))
         else:
             verdict = Verdict(math.nan, verdict.threshold, True, None, {}, reason)
         records = tuple(_record(view) for view in views)
@@ -151,6 +147,21 @@ def _record(view: _View) -> ViewVerdict:
     return ViewVerdict(
         view.number, view.frame.index, verdict.score, verdict.name, verdict.reason, view.camera
     )
+
+
+def _total_times(views: list[_View]) -> dict[str, float]:
+    """Return the time of each stage for all views, in milliseconds."""
+    total: dict[str, float] = {}
+    batches: list[int] = []
+    for view in views:
+        # The verdicts of one batch share the record of its times.
+        batch = id(view.verdict.milliseconds)
+        if batch in batches:
+            continue
+        batches.append(batch)
+        for stage, duration in view.verdict.milliseconds.items():
+            total[stage] = total.get(stage, 0.0) + duration
+    return total
 
 
 def _worst(views: list[_View]) -> _View:

@@ -39,6 +39,7 @@ class TensorRt(Engine):
     library: ClassVar[Library] = TENSORRT
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8")
     compiles: ClassVar[bool] = True
+    gains_from_batches: ClassVar[bool] = True
     untested: ClassVar[str | None] = (
         "on a GPU: building, loading and running were tested with a substitute for the driver"
     )
