@@ -165,7 +165,6 @@ def test_a_live_camera_gives_the_newest_frame_when_it_is_its_turn(detector: Dete
     output = run(detector, camera, Listed(7), output=Recorded(on_write))
     assert output.scores("1") == [1, 5]
     assert output.scores("2") == [7]
-    assert output.judgements[-1].dropped == 3 or output.judgements[-1].camera == "2"
     assert output.summary["cameras"]["1"]["dropped"] == 3
     assert output.summary["dropped"] == 3
     assert output.summary["captured"] == 5
