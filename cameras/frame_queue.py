@@ -44,7 +44,7 @@ class WaitingFrames(ABC):
 
     @abstractmethod
     def clear(self) -> int:
-        """Discard everything, since the stream ends; return how many frames count as dropped."""
+        """Discard everything, since the stream ends; return how many images count as dropped."""
 
 
 class NewestFrame(WaitingFrames):
@@ -134,7 +134,8 @@ class FrameQueue(WaitingFrames):
         return 0
 
     def clear(self) -> int:
-        discarded = len(self._frames)
+        # Those without an image were counted when they came.
+        discarded = self._images
         self._frames.clear()
         self._images = 0
         return discarded

@@ -91,24 +91,29 @@ class Batches:
             if until is not None and now >= until:
                 break
             self._wakes.wait(None if until is None else until - now)
-        return self._take(size, held)
+        return self._take(size, most, held)
 
     def _report(self) -> None:
         for lane in self._lanes:
             others = any(not other.ended for other in self._lanes if other is not lane)
             lane.report(others)
 
-    def _take(self, size: int, held: Callable[[Lane], bool]) -> Batch:
+    def _take(self, size: int, most: int | None, held: Callable[[Lane], bool]) -> Batch:
         batch: Batch = []
+        images = 0
         count = len(self._lanes)
         first = self._turn
         for step in range(count):
             place = (first + step) % count
             lane = self._lanes[place]
-            if len(batch) == size or held(lane) or not lane.ready:
-                continue
-            frame = lane.take()
-            if frame is not None:
+            # Frames without an image take no time, and so no camera's turn.
+            while images < size and len(batch) != most and lane.ready and not held(lane):
+                frame = lane.take()
+                if frame is None:
+                    break
                 batch.append((lane, frame))
-                self._turn = (place + 1) % count
+                if frame.image is not None:
+                    images += 1
+                    self._turn = (place + 1) % count
+                    break
         return batch

@@ -54,6 +54,8 @@ class Lane:
             for frame in self.camera:
                 self._frames.put(frame)
                 self._wake()
+                if self._is_fetched_ahead(frame):
+                    continue
                 self._taken.get()
                 if self._stopped:
                     break
@@ -62,6 +64,14 @@ class Lane:
             self.error = error
         self._finished = True
         self._wake()
+
+    def _is_fetched_ahead(self, frame: Frame) -> bool:
+        """Tell whether the next frame is fetched before this one is taken.
+
+        To reject a frame without an image takes no time. Those of a camera that does not wait would
+        be more and more if each took the turn of an image.
+        """
+        return frame.image is None and self.camera.live
 
     def _note(self, event: CameraEvent) -> None:
         self._events.put(event)
@@ -89,7 +99,8 @@ class Lane:
         """Take the frame that waits; None if it cannot be judged, so that it was left out."""
         if not self._takes_newest:
             frame = self._frames.get()
-            self._taken.put(None)
+            if not self._is_fetched_ahead(frame):
+                self._taken.put(None)
             return frame
         try:
             return self.camera.take_newest()

@@ -109,11 +109,12 @@ def test_a_graph_with_a_fixed_batch_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class FakeLane:
-    """A camera that has so many frames."""
+    """A camera that has so many frames, the first of them without an image."""
 
-    def __init__(self, name: str, waiting: int) -> None:
+    def __init__(self, name: str, waiting: int, faults: int = 0) -> None:
         self.name = name
         self.waiting = waiting
+        self.faults = faults
         self.ended = False
         self.others: list[bool] = []
 
@@ -121,9 +122,12 @@ class FakeLane:
     def ready(self) -> bool:
         return self.waiting > 0
 
-    def take(self) -> str:
+    def take(self) -> Frame:
         self.waiting -= 1
-        return self.name
+        if self.faults:
+            self.faults -= 1
+            return Frame(self.name, 0, None, "torn")
+        return Frame(self.name, 0, np.zeros((4, 4), np.uint8))
 
     def report(self, others: bool) -> None:
         self.others.append(others)
@@ -172,6 +176,15 @@ def test_a_fast_camera_does_not_starve_a_slow_one() -> None:
     lanes = [FakeLane("a", 9), FakeLane("b", 9), FakeLane("c", 9)]
     former = batches(lanes, 2, 0.0, FakeWakes())
     assert [names(former.next()) for _ in range(3)] == [["a", "b"], ["c", "a"], ["b", "c"]]
+
+
+def test_frames_without_an_image_take_no_turn() -> None:
+    lanes = [FakeLane("a", 9, faults=4), FakeLane("b", 9)]
+    former = batches(lanes, 1, 0.0, FakeWakes())
+    assert names(former.next()) == ["a"] * 5
+    assert names(former.next()) == ["b"]
+    lanes = [FakeLane("a", 9, faults=4), FakeLane("b", 9)]
+    assert names(batches(lanes, 1, 0.0, FakeWakes()).next(most=3)) == ["a"] * 3
 
 
 def test_a_frame_waits_for_others_as_long_as_stated_and_no_longer() -> None:

@@ -19,12 +19,13 @@ from fakes.clock import FakeClock
 from fakes.live_camera import WAIT_S, Scripted
 
 from flawline.cameras import Camera, CameraError, Frame
-from flawline.cameras.grabbed import EndOfStream
+from flawline.cameras.grabbed import CorruptFrame, EndOfStream
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
 from flawline.runtime.outputs import Judgement, Output
+from flawline.runtime.station.lanes import Lane
 from flawline.runtime.station.many import ManySettings, Station
 from flawline.runtime.station.tally import Tally
 
@@ -175,6 +176,23 @@ def test_a_live_camera_with_every_frame_drops_none(detector: Detector) -> None:
     output = run(detector, camera, Listed(7))
     assert output.scores("1") == [1, 2, 3, 4]
     assert output.summary["dropped"] == 0
+
+
+def test_frames_without_an_image_do_not_pile_up_in_a_camera() -> None:
+    camera = Scripted([CorruptFrame("torn") for _ in range(50)], every_frame=True)
+    lane = Lane("1", camera, lambda: None)
+    lane.start()
+    # The thread ends although nobody takes a frame.
+    lane._thread.join(WAIT_S)
+    assert not lane._thread.is_alive()
+    taken = 0
+    while lane.ready:
+        frame = lane.take()
+        assert frame is not None
+        assert frame.fault == "the frame is damaged: torn"
+        taken += 1
+    assert taken == 50
+    assert lane.ended
 
 
 def test_a_camera_that_fails_is_opened_again_and_reported_with_its_name(
