@@ -5,8 +5,8 @@
     basler://SERIAL   gige://SERIAL?cti=FILE   aravis://SERIAL
 
 File sources never drop a frame. Live sources hand out the newest frame and count the frames that
-they dropped, or with `every_frame=1` hand out all of them. A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one
-line in `CAMERAS`.
+they dropped, or with `every_frame=1` hand out all of them. A new camera is one file with a subclass
+of `Camera`, or of `live.LiveCamera`, and one line in `CAMERAS`.
 """
 
 from __future__ import annotations

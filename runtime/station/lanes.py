@@ -122,7 +122,7 @@ class Lane:
             raise self.error
         self._reported = True
         if others:
-            warn(f"{self.describe_error()}; the other cameras go on")
+            warn(f"{self.describe_error()}; the other cameras continue")
 
     def describe_error(self) -> str:
         """Say why the camera is lost, with its name."""

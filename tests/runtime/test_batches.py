@@ -202,7 +202,7 @@ def test_a_frame_waits_for_others_as_long_as_stated_and_no_longer() -> None:
     assert wakes.waits == pytest.approx([0.02, 0.015])
     lanes = [FakeLane("a", 1), FakeLane("b", 1)]
     wakes = FakeWakes()
-    # Nobody is missing.
+    # No camera is missing.
     assert names(batches(lanes, 2, 0.02, wakes).next()) == ["a", "b"]
     assert wakes.waits == []
 

@@ -158,7 +158,7 @@ def test_a_live_camera_gives_the_newest_frame_when_it_is_its_turn(detector: Dete
     camera = Scripted([1, wait_then(2), 3, 4, 5, last])
 
     def on_write(judgement: Judgement) -> None:
-        # The camera goes on while its first frame is judged.
+        # The camera continues while its first frame is judged.
         if judgement.camera == "1":
             seen.set()
             assert captured.wait(WAIT_S)
@@ -182,7 +182,7 @@ def test_frames_without_an_image_do_not_pile_up_in_a_camera() -> None:
     camera = Scripted([CorruptFrame("torn") for _ in range(50)], every_frame=True)
     lane = Lane("1", camera, lambda: None)
     lane.start()
-    # The thread ends although nobody takes a frame.
+    # The thread ends although no one takes a frame.
     lane._thread.join(WAIT_S)
     assert not lane._thread.is_alive()
     taken = 0
@@ -215,7 +215,7 @@ def test_a_camera_that_is_lost_does_not_end_the_others(
         return CameraError("camera list: the cable is torn")
 
     class Late(Listed):
-        """Goes on after the other camera was lost."""
+        """Continues after the other camera was lost."""
 
         def __iter__(self) -> Iterator[Frame]:
             for frame in super().__iter__():
@@ -240,7 +240,7 @@ def test_a_camera_that_is_lost_does_not_end_the_others(
     assert output.scores("2") == [5, 6, 7]
     assert output.summary["cameras"]["left"]["lost"] is True
     assert output.summary["cameras"]["2"]["lost"] is False
-    expected = "camera left (list) is lost: the cable is torn; the other cameras go on"
+    expected = "camera left (list) is lost: the cable is torn; the other cameras continue"
     assert capsys.readouterr().err.splitlines() == [expected]
 
 
