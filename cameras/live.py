@@ -140,18 +140,19 @@ class LiveCamera(CapturingCamera):
             raise cause
         # A thread that hangs in the driver cannot be stopped: it is abandoned, and its frames are
         # ignored.
+        now = self.clock.monotonic()
         with self._changed:
             self._generation += 1
-        now = self.clock.monotonic()
-        if self._lost_at is None:
-            self._lost_at = now
+            if self._lost_at is None:
+                self._lost_at = now
+            lost_at = self._lost_at
         pause = self._budget.backoff()
         # An attempt may take so long that their number alone would never end it.
-        is_lost = now - self._lost_at >= self.limits.window
+        is_lost = now - lost_at >= self.limits.window
         if is_lost or not self._budget.spend(now):
             raise CameraError(
                 f"{cause}; given up after {self._budget.spent} attempts in "
-                f"{now - self._lost_at:.0f} s: check cable, power and address"
+                f"{now - lost_at:.0f} s: check cable, power and address"
             )
         attempt = f"attempt {self._budget.spent} of {self._budget.limit}"
         self.on_event(CameraEvent(name, f"{cause}; it is opened again ({attempt})"))
@@ -203,7 +204,9 @@ class LiveCamera(CapturingCamera):
     def _note_frame(self, frame: Frame) -> None:
         """Add the events of a frame that is handed out. The caller holds the condition."""
         self._changes.note(frame, self._events)
-        if self._lost_at is not None:
+        captured = frame.captured_mono
+        # With `take_newest`, a frame from before the failure may be handed out after it.
+        if self._lost_at is not None and (captured is None or captured >= self._lost_at):
             seconds = self.clock.monotonic() - self._lost_at
             self._lost_at = None
             self._events.add(events.RECOVERED, f"gives frames again after {seconds:.1f} s")
