@@ -261,6 +261,8 @@ def open_camera(uri: str) -> Camera:
         )
     camera = create(path, options)
     camera.name = name
+    if not camera.source:
+        camera.source = without_secrets(uri)
     return camera
 
 

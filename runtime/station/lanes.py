@@ -128,7 +128,10 @@ class Lane:
         """Say why the camera is lost, with its name."""
         source = self.camera.source
         reason = str(self.error).removeprefix(f"camera {source}: ")
-        return f"camera {self.name} ({source}) is lost: {reason}"
+        title = f"camera {self.name}"
+        if source:
+            title += f" ({source})"
+        return f"{title} is lost: {reason}"
 
     def stop(self) -> None:
         """End the iteration. Does not wait; a signal handler may call it."""

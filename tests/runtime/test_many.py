@@ -18,7 +18,7 @@ import pytest
 from fakes.clock import FakeClock
 from fakes.live_camera import WAIT_S, Scripted
 
-from flawline.cameras import Camera, CameraError, Frame
+from flawline.cameras import CAMERAS, Camera, CameraError, Frame, open_camera
 from flawline.cameras.grabbed import CorruptFrame, EndOfStream
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
@@ -303,6 +303,15 @@ def test_exposures_of_a_part_stay_with_their_camera(detector: Detector) -> None:
     assert output.scores("right")[0] == 40
     last = [found for found in output.judgements if found.camera == "right"][-1]
     assert last.verdict.reason == "only 1 of the part's 2 views came"
+
+
+def test_a_camera_without_an_address_of_its_own_is_called_as_it_was_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(CAMERAS, "toy", "toys.camera:Grey")
+    opened = open_camera("toy://?frames=1&name=left")
+    station = Station([opened, Listed(1)], ManySettings())
+    assert station.notes() == ["camera left is toy://?frames=1&name=left", "camera 2 is list"]
 
 
 def test_two_cameras_have_different_names() -> None:
