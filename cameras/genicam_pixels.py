@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 # The first two pixels of the first row, and what OpenCV calls the pattern of four pixels. Its older
 # names, such as COLOR_BayerRG2BGR, mean the second row and column, which is another pattern.
@@ -110,17 +111,17 @@ class PixelFormat:
                 f"the buffer holds {buffer.size} bytes, not the {needed} of {width}x{height} "
                 f"pixels of {self.name}"
             )
-        if padding:
-            if buffer.size < needed + padding:
-                buffer = np.append(buffer[:needed], np.zeros(padding, np.uint8))
-            data = buffer[: rows * (stored + padding)].reshape(rows, -1)[:, :stored]
-        else:
-            data = buffer[:needed].reshape(rows, stored)
+        # A view without the padding, which the last row need not have.
+        steps = (stored + padding, 1)
+        data = as_strided(buffer[:needed], (rows, stored), steps, writeable=False)
         values: npt.NDArray[Any] = data
         if self.packing:
             values = self._unpack(data, row)
         elif self.bits > 8:
-            values = np.ascontiguousarray(data).view("<u2")
+            if steps[0] % 2:
+                # OpenCV does not convert 16-bit rows that begin at odd bytes.
+                data = np.ascontiguousarray(data)
+            values = data.view("<u2")
         shape = (height, width) if self.channels == 1 else (height, width, self.channels)
         return values.reshape(shape)
 

@@ -161,14 +161,15 @@ def test_a_short_buffer_is_an_error(name: str) -> None:
         parsed.image(np.zeros(size - 1, np.uint8), WIDTH, HEIGHT)
 
 
-@pytest.mark.parametrize("name", ["Mono8", "Mono12", "BayerRG8", "RGB8"])
-def test_a_frame_is_written_once(name: str) -> None:
+@pytest.mark.parametrize("name", ["Mono8", "Mono12", "BayerRG8", "BayerRG12", "RGB8"])
+@pytest.mark.parametrize("padding", [0, 8])
+def test_a_frame_is_written_once(name: str, padding: int) -> None:
     parsed = format_of(name)
-    buffer = np.zeros(parsed.row_bytes(1000) * 1000, np.uint8)
-    parsed.image(buffer, 1000, 1000)
+    buffer = np.zeros((parsed.row_bytes(1000) + padding) * 1000, np.uint8)
+    parsed.image(buffer, 1000, 1000, padding)
     tracemalloc.start()
     try:
-        image = parsed.image(buffer, 1000, 1000)
+        image = parsed.image(buffer, 1000, 1000, padding)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
