@@ -18,7 +18,7 @@ FPS = 25
 SIZE = "1280x720"
 
 
-@pytest.mark.parametrize("codec", ["h264", "mjpeg"])
+@pytest.mark.parametrize("codec", ["h264", "h265", "mjpeg"])
 def test_frames_are_at_most_150_ms_old(codec: str) -> None:
     ages = []
     stated = []
