@@ -76,12 +76,18 @@ class PixelFormat:
         return 8 * ((self.bits + 7) // 8)
 
     def image(
-        self, buffer: npt.NDArray[np.uint8], width: int, height: int, padding: int = 0
+        self,
+        buffer: npt.NDArray[np.uint8],
+        width: int,
+        height: int,
+        padding: int = 0,
+        is_kept: bool = False,
     ) -> npt.NDArray[Any]:
         """Return the image of a buffer, uint8 [bytes], as a new array.
 
-        `padding` is the number of bytes at the end of each row. Raises ValueError for a buffer that
-        is too short.
+        `padding` is the number of bytes at the end of each row. With `is_kept`, no one writes to
+        the buffer again, and the image may be a view of it. Raises ValueError for a buffer that is
+        too short.
         """
         values = self._values(buffer, width, height, padding)
         code = None
@@ -92,7 +98,10 @@ class PixelFormat:
         if code is not None:
             return cv2.cvtColor(values, code)
         # Unpacking makes a new array.
-        return values if self.packing else values.copy()
+        if not self.packing and not is_kept:
+            values = values.copy()
+        image: npt.NDArray[Any] = np.ascontiguousarray(values)
+        return image
 
     def _values(
         self, buffer: npt.NDArray[np.uint8], width: int, height: int, padding: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -14,6 +15,7 @@ from fakes.aravis import URI, WAIT_S, Simulator, is_whole, require_aravis
 
 from flawline.cameras import CameraError, aravis, missing, open_camera
 from flawline.cameras.aravis import Aravis
+from flawline.cameras.genicam_settings import GenicamOptions
 
 require_aravis()
 
@@ -64,6 +66,23 @@ def test_formats(
         frame = next(iter(camera))
     assert frame.image is not None
     assert (frame.image.dtype, frame.image.shape, frame.bit_depth) == (dtype, shape, bits)
+
+
+def test_a_frame_is_copied_once(found_once: None) -> None:
+    camera = Aravis("SIM1", GenicamOptions(width=640, height=480, pixel_format="Mono8"))
+    handle = camera._open()
+    try:
+        peaks = []
+        while len(peaks) < 5:
+            tracemalloc.start()
+            block = camera._take(handle)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            if block is not None and block.image is not None:
+                peaks.append(peak / block.image.nbytes)
+    finally:
+        camera._release(handle)
+    assert 1 <= min(peaks) < 1.1
 
 
 @pytest.mark.usefixtures("patient_pulses")

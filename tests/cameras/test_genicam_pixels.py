@@ -174,3 +174,15 @@ def test_a_frame_is_written_once(name: str, padding: int) -> None:
     finally:
         tracemalloc.stop()
     assert image.nbytes <= peak < 1.1 * image.nbytes
+
+
+@pytest.mark.parametrize("name", ["Mono8", "Mono12", "BGR8"])
+def test_a_buffer_that_is_kept_is_not_copied(name: str) -> None:
+    parsed = format_of(name)
+    buffer = np.zeros(parsed.row_bytes(WIDTH) * HEIGHT, np.uint8)
+    image = parsed.image(buffer, WIDTH, HEIGHT, is_kept=True)
+    assert np.shares_memory(image, buffer)
+    assert image.flags.c_contiguous
+    padded = np.zeros((parsed.row_bytes(WIDTH) + 4) * HEIGHT, np.uint8)
+    image = parsed.image(padded, WIDTH, HEIGHT, padding=4, is_kept=True)
+    assert image.flags.c_contiguous
