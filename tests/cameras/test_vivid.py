@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from flawline.cameras import CameraError, Frame, events, open_camera
-from flawline.cameras import v4l2_calls as calls
 from flawline.cameras.events import CameraEvent
 from flawline.cameras.v4l2_calls import Device
 from flawline.cameras.v4l2_pixels import COMPRESSED, READ, bits_of
@@ -120,7 +119,7 @@ def watch() -> Iterator[Any]:
 
 def picture(number: int, name: str) -> Frame:
     """Return a frame of one of the two cameras in a pixel format."""
-    with open_camera(f"usb://{number}?pixel_format={name}&{SIZE}") as camera:
+    with open_camera(f"usb://{number}?pixel_format={name}&{SIZE}&fps=30") as camera:
         return next(iter(camera))
 
 
@@ -157,10 +156,15 @@ def test_every_format_gives_the_same_picture(name: str, number: int, colours: np
     scaled = image.astype(np.float32) / 2 ** (bits - 8)
     # At the edges of the bars, formats with less chroma and Bayer mosaics differ.
     columns = np.arange(20, 320, 40)
-    expected = colours[:, columns]
-    if image.ndim == 2:
-        expected = expected @ np.array([0.114, 0.587, 0.299], np.float32)
-    assert np.abs(scaled[4:-4, columns] - expected[4:-4]).max() < 12
+    bars = scaled[4:-4, columns]
+    if image.ndim == 3:
+        assert np.abs(bars - colours[4:-4, columns]).max() < 12
+    else:
+        # White, yellow, cyan, green, magenta, red, blue and black: each is darker.
+        assert (np.diff(bars, axis=1) < -5).all()
+        assert np.abs(bars - bars.mean(0)).max() < 1
+        assert bars[0, 0] > 150
+        assert bars[0, -1] < 5
 
 
 def test_what_is_not_given_is_an_error_with_the_offer(watch: Any) -> None:
@@ -208,7 +212,7 @@ def test_two_frames_per_second_are_fresh(watch: Any) -> None:
     counts = watched.camera.counts()
     assert counts["dropped"] > 20
     assert (counts["corrupt"], counts["reconnects"]) == (0, 0)
-    print("ages", [round(age, 3) for age in ages], counts)
+    print(f"ages in s: {np.round(ages, 3)}, {counts}")
 
 
 def test_frames_are_written_once(watch: Any) -> None:
@@ -287,7 +291,6 @@ def test_a_camera_that_was_unplugged_is_used_when_it_is_back(how: str, watch: An
     assert "was disconnected; check the cable" in watched.texts(events.FAILED)[0]
     assert noticed[0] < 1
     assert watched.next().image is not None
-    assert calls.DQBUF
 
 
 def test_a_camera_that_stays_away_is_an_error(watch: Any) -> None:
