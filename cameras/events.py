@@ -17,6 +17,8 @@ RESOLUTION = "resolution"
 PIXEL_FORMAT = "pixel_format"
 # What the driver of a camera gives, when it is opened and when that changed.
 SETTINGS = "settings"
+# Those that are no problem.
+INFORMATION = (SETTINGS,)
 
 MOST_WAITING = 100
 
