@@ -7,6 +7,7 @@ loaded as `machine.py` does, they run as root.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from flawline.cameras.events import CameraEvent
 from flawline.cameras.usb import Usb
 from flawline.cameras.v4l2_calls import Device
 from flawline.cameras.v4l2_pixels import COMPRESSED, READ, bits_of
+from flawline.runtime import infer_stream
+from flawline.runtime.bundle import Bundle
 
 DRIVER = Path("/sys/bus/platform/drivers/vivid")
 if not DRIVER.exists() or os.geteuid() != 0:
@@ -300,3 +303,17 @@ def test_a_camera_that_stays_away_is_an_error(watch: Any) -> None:
             list(watched.frames)
     finally:
         (DRIVER / "bind").write_text("vivid.0")
+
+
+def test_a_station_judges_its_frames(bundle: Bundle, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    arguments = ["--bundle", str(bundle.path), "--output", f"jsonl:{lines}"]
+    arguments += ["--engine", "onnxruntime", "--accept-size", "--max-frames", "10"]
+    arguments += ["--camera", f"usb://0?pixel_format=Y12&{SIZE}&fps=10"]
+    assert infer_stream.main(arguments) == 0
+    *records, end = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(records) == 10
+    for record in records:
+        assert record["verdict"] in ("good", "anomalous")
+        assert record["age_ms"] >= 0
+    assert end["summary"]["corrupt"] == 0

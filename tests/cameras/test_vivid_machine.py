@@ -20,7 +20,7 @@ def test_usb_cameras_in_a_machine_that_has_one(tmp_path: Path) -> None:
     command = (
         f"cd {ROOT} && PYTHONPATH={ROOT}/src:{paths} PYTHONDONTWRITEBYTECODE=1 TMPDIR=/run "
         f"PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 OMP_NUM_THREADS=1 {sys.executable} -m pytest -q -s "
-        f"--noconftest --color=no -p no:cacheprovider tests/cameras/test_vivid.py --durations=3"
+        f"--color=no -p no:cacheprovider tests/cameras/test_vivid.py --durations=3"
     )
     status, output = run_in_machine(tmp_path, command, LONGEST_S)
     assert status == 0, output
