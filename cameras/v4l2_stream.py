@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,8 @@ class Picture:
 class BufferStream:
     """The stream of an open device, which `close` closes. Not safe for use by several threads.
 
-    The constructor sets format and rate. It raises SettingError, and OSError like all methods.
+    The constructor sets format and rate. It and `start` raise SettingError, and OSError like all
+    methods.
     """
 
     def __init__(self, device: Device, wanted: Wanted) -> None:
@@ -81,7 +83,14 @@ class BufferStream:
     def start(self) -> None:
         """Map the buffers of the driver and let it fill them."""
         request = RequestBuffers(BUFFERS, self._kind, MAPPED_MEMORY)
-        self._device.call(REQBUFS, request)
+        try:
+            self._device.call(REQBUFS, request)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise SettingError(
+                    "its driver does not let its buffers be mapped; try gst://v4l2src device=FILE"
+                ) from error
+            raise
         try:
             for index in range(request.count):
                 buffer = self._buffer(index)

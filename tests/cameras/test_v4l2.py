@@ -186,6 +186,15 @@ def test_formats_with_the_same_sizes_are_listed_together(monkeypatch: pytest.Mon
     )
 
 
+def test_ranges_are_listed_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = SimulatedCamera({"GREY": [(32, 24), (640, 480)]})
+    camera.has_ranges = True
+    error = error_of(camera, "width=700", monkeypatch)
+    assert error.endswith("it offers GREY of 32x24 to 640x480")
+    error = error_of(camera, "fps=60", monkeypatch)
+    assert error.endswith("it offers 15 to 30")
+
+
 def test_a_camera_without_a_format_that_is_read_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     only = SimulatedCamera({"H264": [(64, 48)]})
     error = error_of(only, "", monkeypatch)
@@ -206,6 +215,12 @@ def test_half_pictures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (calls.STREAMON, errno.ENOSPC, "", "the USB bus has too little bandwidth left"),
         (calls.S_FMT, errno.EBUSY, "", "another program uses this camera"),
         (calls.QUERYBUF, errno.EIO, "", r"cannot be opened \(Input/output error\)"),
+        (
+            calls.REQBUFS,
+            errno.EINVAL,
+            "",
+            "its driver does not let its buffers be mapped; try gst:",
+        ),
         (calls.G_PARM, errno.ENOTTY, "fps=30", "does not let its rate be set .*; leave out fps"),
     ],
 )

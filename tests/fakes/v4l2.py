@@ -41,6 +41,8 @@ class SimulatedCamera:
         self.kind = kind
         self.padding = padding
         self.rates = [30, 15]
+        # Whether the driver lists ranges, which here are from the first to the last value.
+        self.has_ranges = False
         self.rate = 30
         self.name = next(iter(self.formats))
         self.size = self.formats[self.name][0]
@@ -177,11 +179,19 @@ class FakeDevice:
     def list_sizes(self, answer: calls.FrameSize) -> None:
         sizes = self.camera.formats[fourcc_name(answer.pixel_format)]
         width, height = entry(sizes, answer.index)
+        if self.camera.has_ranges:
+            answer.type = calls.DISCRETE + 2
+            answer.values[:] = (width, sizes[-1][0], 2, height, sizes[-1][1], 2)
+            return
         answer.type = calls.DISCRETE
         answer.values[0] = width
         answer.values[1] = height
 
     def list_rates(self, answer: calls.FrameInterval) -> None:
+        if self.camera.has_ranges:
+            answer.type = calls.DISCRETE + 2
+            answer.values[:] = (1, self.camera.rates[0], 1, self.camera.rates[-1], 1, 1)
+            return
         answer.values[1] = entry(self.camera.rates, answer.index)
         answer.values[0] = 1
         answer.type = calls.DISCRETE
