@@ -247,10 +247,15 @@ class _Loop:
                 break
             if batch:
                 self._judge(batch, max_frames)
-            self._report(self._parts.settle(time.monotonic()), max_frames)
+            self._settle(max_frames, stop)
         if not self._is_full(max_frames):
-            self._report(self._parts.settle(time.monotonic()), max_frames)
+            self._settle(max_frames, stop)
             self._report(self._parts.flush(), max_frames)
+
+    def _settle(self, max_frames: int | None, stop: threading.Event) -> None:
+        # Cameras that end because of a stop did not leave out a view.
+        if not stop.is_set():
+            self._report(self._parts.settle(time.monotonic()), max_frames)
 
     def _is_full(self, max_frames: int | None) -> bool:
         return max_frames is not None and self._tally.frames >= max_frames

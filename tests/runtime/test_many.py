@@ -284,6 +284,40 @@ def test_a_stop_ends_all_cameras_with_the_summary(detector: Detector) -> None:
     assert not any(lane._thread.is_alive() for lane in station.lanes)
 
 
+def test_a_part_that_waits_at_a_stop_is_rejected_for_that_reason(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Idle(Listed):
+        """Gives nothing until it is stopped."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.ending = threading.Event()
+
+        def __iter__(self) -> Iterator[Frame]:
+            assert self.ending.wait(WAIT_S)
+            yield from ()
+
+        def stop(self) -> None:
+            self.ending.set()
+
+    station = Station([Listed(1), Idle()], ManySettings(same_part=True))
+    judge = detector.judge_batch
+
+    def stop_meanwhile(frames: list[Frame]) -> Any:
+        station.stop()
+        for lane in station.lanes:
+            lane.join()
+            assert lane.ended
+        return judge(frames)
+
+    monkeypatch.setattr(detector, "judge_batch", stop_meanwhile)
+    output = Recorded()
+    station.run(detector, [output], None, Tally())
+    reasons = [found.verdict.reason for found in output.judgements]
+    assert reasons == ["camera 2 gave no view before the stream ended"]
+
+
 def test_a_limit_counts_the_parts_of_all_cameras(detector: Detector) -> None:
     output = run(detector, Listed(*range(99)), Listed(*range(99)), max_frames=5, batch=2)
     assert output.summary["frames"] == len(output.judgements) == 5

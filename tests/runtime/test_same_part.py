@@ -365,3 +365,19 @@ def test_every_part_is_rejected_after_a_camera_is_lost(
     assert [line["verdict"] for line in lines] == ["anomalous"] + ["unjudged"] * 3
     assert end["summary"]["cameras"]["side"]["lost"] is True
     assert "camera side (synthetic://) is lost: " in captured.err.splitlines()[-1]
+
+
+def test_every_key_of_lines_and_summary_is_documented(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, tmp_path: Path
+) -> None:
+    camera = f"{SYNTHETIC}&trigger=line1&frames=2&queue=9&faults=1:damaged&name="
+    flags = ["--camera", f"{camera}left", "--camera", f"{camera}right", "--save", tmp_path / "out"]
+    lines, summary, _ = stream(capsys, bundle, *flags, "--part-wait", "60")
+    keys = {*summary, *summary["cameras"]["left"]}
+    for line in lines:
+        keys.update(line, *line["views"])
+    page = Path(__file__).parents[2] / "docs" / "formats.md"
+    section = page.read_text().split("## JSON lines")[1]
+    # Those of one camera are described with several cameras.
+    assert sorted(key for key in keys if f"`{key}`" not in section) == ["lost"]
+    assert "reason" in keys
