@@ -238,13 +238,34 @@ class Upsample(nn.Module):
         return self.rows @ (x @ self.columns)
 
 
-def resize_matrix(n_in: int, n_out: int) -> Tensor:
+class AlignedUpsample(nn.Module):
+    """Bilinear resize [N, C, h, w] to a fixed size, in which corners lie on corners.
+
+    No integer scale describes it, so it is two small matrix products.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, source: Size, target: Size) -> None:
+        super().__init__()
+        columns = resize_matrix(source[1], target[1], align_corners=True)
+        self.register_buffer("rows", resize_matrix(source[0], target[0], align_corners=True))
+        self.register_buffer("columns", columns.T.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows @ (x @ self.columns)
+
+
+def resize_matrix(n_in: int, n_out: int, align_corners: bool = False) -> Tensor:
     """Return the bilinear resize of a line as a matrix [n_out, n_in], float64.
 
-    Centres are at half pixels, and samples beyond the ends take the value of the end.
+    Centres are at half pixels, and samples beyond the ends take the value of the end. With
+    `align_corners`, the first and the last sample of both lines lie on each other instead.
     """
     eye = torch.eye(n_in, dtype=torch.float64)[None, None]
-    return F.interpolate(eye, size=(n_out, n_in), mode="bilinear", align_corners=False)[0, 0]
+    size = (n_out, n_in)
+    return F.interpolate(eye, size=size, mode="bilinear", align_corners=align_corners)[0, 0]
 
 
 def gaussian_matrix(n: int, sigma: float) -> Tensor:
@@ -285,3 +306,12 @@ class Largest(nn.Module):
 
     def forward(self, anomaly_map: Tensor) -> Tensor:
         return anomaly_map.amax((1, 2))
+
+
+class Sum(nn.Module):
+    """The sum of several tensors; a module, so that it can be marked FP32."""
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        for other in others:
+            first = first + other
+        return first
