@@ -106,6 +106,8 @@ def test_published_and_light_settings() -> None:
     assert CFlow.steps(published, 209, 1) == 6 * 168
     light = CFlow.settings_for("resnet18")
     assert (light.last_level, light.blocks, light.rotation) == (3, 4, 0.0)
+    assert light.equal_steps
+    assert not published.equal_steps
     assert CFlow.steps(light, 209, None) == CFlow.steps(light, 1000, None)
 
 

@@ -88,6 +88,14 @@ def test_few_images_with_few_positions_still_train_every_level() -> None:
     assert [len(batch.vectors) for batch in islice(batches(schedule), 2)] == [48, 12]
 
 
+def test_equal_steps_leave_positions_of_the_larger_level_out() -> None:
+    schedule = PositionSchedule(images=7, batch=3, grids=GRIDS, positions=6, equal=True)
+    assert schedule.steps_per_level == (3, 3)
+    taken = list(islice(batches(schedule), schedule.steps_per_pass))
+    assert [batch.level for batch in taken] == [0, 0, 0, 1, 1, 1] * 2
+    assert all(len(batch.vectors) == 6 for batch in taken)
+
+
 def test_levels_are_computed_once_per_batch_of_images() -> None:
     calls = []
 

@@ -36,13 +36,15 @@ class PositionSchedule:
     fill a batch or a step are left out; every pass has a new order.
 
     images: how many there are. batch: images of a batch, if there are so many. grids: height and
-    width of the levels. positions: positions of a step, if a level has so many in a batch.
+    width of the levels. positions: positions of a step, if a level has so many in a batch. equal:
+    every level takes as many steps as the one with the fewest, on a part of its positions.
     """
 
     images: int
     batch: int
     grids: tuple[tuple[int, int], ...]
     positions: int
+    equal: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -55,6 +57,8 @@ class PositionSchedule:
         steps = []
         for height, width in self.grids:
             steps.append(max(1, self.batch_size * height * width // self.positions))
+        if self.equal:
+            return (min(steps),) * len(steps)
         return tuple(steps)
 
     @property

@@ -7,7 +7,8 @@ images, too. Here the last weights are kept, and the maxima are those of the goo
 training.
 
 The light setting reads layer2 and layer3, has fewer couplings, and computes features once, so that
-training images are not rotated.
+training images are not rotated. Its levels take equally many steps: with steps for every position,
+the coarser level gets a fifth of them, and its likelihoods stay behind.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class CFlowSettings(MethodSettings):
     last_level: int = option(4, "the levels are layer2 to this one, 3 or 4")
     blocks: int = option(8, "couplings per level")
     positions: int = option(256, "positions of a step")
+    equal_steps: bool = option(False, "as many steps for every level as for the smallest one")
     rotation: float = option(5.0, "largest rotation of a training image, in degrees")
     learning_rate: float = option(2e-4, "largest learning rate")
 
@@ -99,7 +101,9 @@ class CFlow(Method):
     def settings_for(cls, backbone: str) -> CFlowSettings:
         settings = CFlowSettings(backbone, Geometry("stretch", 256, 256))
         if backbone_facts(backbone).light:
-            return replace(settings, last_level=3, blocks=4, positions=2048, rotation=0.0)
+            # Chosen on the tuning set, for a training of some minutes.
+            light = replace(settings, last_level=3, blocks=4, positions=512, equal_steps=True)
+            return replace(light, rotation=0.0, learning_rate=2e-3)
         return settings
 
     @classmethod
@@ -228,7 +232,8 @@ def _schedule(settings: CFlowSettings, images: int) -> PositionSchedule:
         stride = backbone_facts(settings.backbone).levels[level].stride
         height, width = settings.size
         grids.append((-(-height // stride), -(-width // stride)))
-    return PositionSchedule(images, BATCH, tuple(grids), settings.positions)
+    positions, equal = settings.positions, settings.equal_steps
+    return PositionSchedule(images, BATCH, tuple(grids), positions, equal)
 
 
 def rate_share(done: float) -> float:
