@@ -24,24 +24,19 @@ def unit_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 class UnitDistance(nn.Module):
-    """`unit_distance` for export, multiplied by `factor`: two maps to [N, 1, h, w].
+    """`unit_distance` for export: two maps [N, C, h, w] to [N, 1, h, w].
 
-    |a / |a| - b / |b||^2 = |a - (|a| / |b|) b|^2 / |a|^2, so that one map is scaled instead of two.
-    The sums over the channels are products with a row, which CPUs compute faster than reductions of
-    an axis that is not the last one.
+    |a / |a| - b / |b|| = |a - (|a| / |b|) b| / |a|, so that one map is scaled instead of two.
     """
 
-    ones: Tensor
-    row: Tensor
-
-    def __init__(self, channels: int, factor: float = 1.0) -> None:
-        super().__init__()
-        ones = torch.ones(1, channels, 1, 1, dtype=torch.float64)
-        self.register_buffer("ones", ones)
-        self.register_buffer("row", factor * ones)
-
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        first_square = F.conv2d(first * first, self.ones).clamp_min(SHORTEST**2)
-        second_square = F.conv2d(second * second, self.ones).clamp_min(SHORTEST**2)
-        difference = first - second * torch.sqrt(first_square / second_square)
-        return F.conv2d(difference * difference, self.row) / first_square
+        length = _lengths(first).clamp_min(SHORTEST)
+        ratio = length / _lengths(second).clamp_min(SHORTEST)
+        distance = _lengths(first - second * ratio) / length
+        return distance * distance
+
+
+def _lengths(x: Tensor) -> Tensor:
+    """Return the lengths of vectors [N, C, h, w]: [N, 1, h, w]."""
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return lengths

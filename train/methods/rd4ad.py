@@ -147,7 +147,9 @@ class FusedRevDist(FusedMethod):
     """RevDist for export: BatchNorms folded, and the map in one FP32 island.
 
     1 - cosine is half the squared distance of unit vectors, which rounding does not cancel. The two
-    differ only where one of the vectors is all zeros: 1 against 1/2.
+    differ only where one of the vectors is all zeros: 1 against 1/2. The transposed convolutions
+    stay as they are: OpenVINO is slower with a 1x1 convolution and DepthToSpace, and with the two
+    that read one map joined.
     """
 
     def __init__(self, method: RevDist) -> None:
@@ -155,8 +157,8 @@ class FusedRevDist(FusedMethod):
         self.embedding = fold_batchnorm(method.embedding)
         self.decoder = fold_batchnorm(method.decoder)
         self.distances = nn.ModuleList()
-        for channels in method.backbone.channels:
-            self.distances.append(fp32(UnitDistance(channels, 0.5)))
+        for _ in method.backbone.levels:
+            self.distances.append(fp32(UnitDistance()))
         grids = method.backbone.grids(*method.settings.size)
         self.smooth = fp32(_SmoothSum(grids, method.settings.size))
         self.largest = fp32(Largest())
@@ -171,7 +173,7 @@ class FusedRevDist(FusedMethod):
 
 
 class _SmoothSum(nn.Module):
-    """Maps [N, h, w], resized with aligned corners, summed and smoothed: [N, H, W].
+    """Half the sum of maps [N, h, w], resized with aligned corners and smoothed: [N, H, W].
 
     The columns are resized per map. The rows are resized and the maps summed by one product with
     the matrices of all maps side by side.
@@ -188,7 +190,7 @@ class _SmoothSum(nn.Module):
             rows.append(smooth_rows @ resize_matrix(height, size[0], align_corners=True))
             columns = smooth_columns @ resize_matrix(width, size[1], align_corners=True)
             self.register_buffer(f"columns{number}", columns.T.contiguous())
-        self.register_buffer("rows", torch.cat(rows, 1))
+        self.register_buffer("rows", torch.cat(rows, 1) / 2)
 
     def forward(self, *maps: Tensor) -> Tensor:
         wide = []
