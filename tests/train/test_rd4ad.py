@@ -83,6 +83,11 @@ def test_initial_weights_are_the_authors_and_follow_the_seed() -> None:
     assert torch.equal(first.bn1.weight.detach(), torch.ones(256))
 
 
+def test_a_size_that_the_decoder_cannot_reach_is_refused() -> None:
+    with pytest.raises(TrainError, match="--size 100 is not a multiple of 32, .* use 128"):
+        unfitted((96, 100))
+
+
 # ---------------------------------------------------------------- the literal pipeline
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from flawline.options import option
 from flawline.runtime.image import Geometry
+from flawline.train import TrainError
 from flawline.train.backbones import backbone_facts, create_backbone
 from flawline.train.blocks.flat_levels import Array, FlatLevels
 from flawline.train.blocks.fused import (
@@ -41,6 +42,7 @@ BATCH = 16  # images
 PUBLISHED_EPOCHS = 200
 LIGHT_STEPS = 400
 BETAS = (0.5, 0.999)
+STRIDE = 32  # input pixels per position of the embedding, which the decoder doubles three times
 SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
 
 
@@ -62,6 +64,12 @@ class RevDist(Method):
 
     def __init__(self, settings: RevDistSettings) -> None:
         super().__init__(settings)
+        for side in settings.size:
+            if side % STRIDE:
+                raise TrainError(
+                    f"--size {side} is not a multiple of {STRIDE}, which {self.name} needs; "
+                    f"use {STRIDE * math.ceil(side / STRIDE)}"
+                )
         self.backbone = create_backbone(settings.backbone, (1, 2, 3))
         self.embedding = Embedding(settings.backbone)
         self.decoder = Decoder(settings.backbone)
