@@ -84,7 +84,7 @@ def test_initial_weights_are_the_authors_and_follow_the_seed() -> None:
 
 
 def test_a_size_that_the_decoder_cannot_reach_is_refused() -> None:
-    with pytest.raises(TrainError, match="--size 100 is not a multiple of 32, .* use 128"):
+    with pytest.raises(TrainError, match=r"--size 100 is not a multiple of 32, .* use 128"):
         unfitted((96, 100))
 
 
