@@ -40,7 +40,7 @@ from flawline.train.method import Fit, Method, MethodSettings
 
 BATCH = 16  # images
 PUBLISHED_EPOCHS = 200
-LIGHT_STEPS = 250
+LIGHT_STEPS = 200
 BETAS = (0.5, 0.999)
 STRIDE = 32  # input pixels per position of the embedding, which the decoder doubles three times
 SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
