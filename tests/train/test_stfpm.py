@@ -19,6 +19,7 @@ from teacher_oracles import resized, state_of, trained_like, unit
 from flawline.export import ExportError
 from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.runtime.image import Geometry
+from flawline.train import TrainError
 from flawline.train.blocks import unit_distances
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.methods.stfpm import STFPM, STFPMSettings
@@ -27,22 +28,23 @@ pytestmark = pytest.mark.torch
 SIZE = 64
 
 
-def unfitted(size: tuple[int, int] = (SIZE, SIZE), decay: bool = False) -> STFPM:
-    return STFPM(STFPMSettings("resnet18", Geometry("stretch", *size), decay=decay))
+def unfitted(size: tuple[int, int] = (SIZE, SIZE), **settings: Any) -> STFPM:
+    return STFPM(STFPMSettings("resnet18", Geometry("stretch", *size), **settings))
 
 
 # ---------------------------------------------------------------- the literal pipeline
 
 
-@pytest.mark.parametrize("size", [(64, 64), (72, 90)])
-def test_forward_by_hand(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("size", "first_level"), [((64, 64), 1), ((72, 90), 1), ((72, 90), 2)])
+def test_forward_by_hand(size: tuple[int, int], first_level: int) -> None:
     """Distances of unit vectors, resized to the first grid, multiplied, then resized."""
-    model = trained_like(unfitted(size)).double()
+    model = trained_like(unfitted(size, first_level=first_level)).double()
     image = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
     with torch.inference_mode():
         score, anomaly_map = model(image)
         teacher = model.backbone.extract(image)
         student = model.student.extract(image)
+    assert len(teacher) == len(student) == 4 - first_level
     grid = tuple(teacher[0].shape[2:])
     product = 1.0
     for first, second in zip(teacher, student, strict=True):
@@ -53,6 +55,11 @@ def test_forward_by_hand(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(score, expected.max((1, 2)), rtol=1e-8)
     # The largest value on the grid is another number.
     assert (score.numpy() < product.max((1, 2))).all()
+
+
+def test_a_level_that_there_is_not_is_refused() -> None:
+    with pytest.raises(TrainError, match="first_level 0 is not from 1 to 3"):
+        unfitted(first_level=0)
 
 
 def test_the_loss_sums_channels_and_levels_and_averages_positions_and_images(
