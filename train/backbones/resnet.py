@@ -54,10 +54,12 @@ ARCHITECTURES = {
 }
 
 
-class _BasicBlock(nn.Module):
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, of ResNet18 and ResNet34."""
+
     def __init__(self, channels_in: int, planes: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, planes, 3, stride, 1, bias=False)
+        self.conv1: nn.Module = nn.Conv2d(channels_in, planes, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
@@ -71,13 +73,15 @@ class _BasicBlock(nn.Module):
         return torch.relu(y + x)
 
 
-class _Bottleneck(nn.Module):
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution and a shortcut; `width` multiplies the inner channels."""
+
     def __init__(self, channels_in: int, planes: int, stride: int, width: int) -> None:
         super().__init__()
         inner = planes * width
         self.conv1 = nn.Conv2d(channels_in, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
+        self.conv2: nn.Module = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, 4 * planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * planes)
@@ -99,23 +103,24 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out))
 
 
-def residual_stage(name: str, number: int) -> nn.Sequential:
+def residual_stage(name: str, number: int, channels: int | None = None) -> nn.Sequential:
     """Build layer`number` of a network, 1 to 4.
 
     A backbone has no layer4; methods build it that train with it, and benchmarks that run what the
-    papers' code runs.
+    papers' code runs. channels: of its input; None for those of the stage before it.
     """
     shape = ARCHITECTURES[name]
     planes = 32 * 2**number
-    channels = 64 if number == 1 else planes // 2 * shape.expansion
+    if channels is None:
+        channels = 64 if number == 1 else planes // 2 * shape.expansion
     stage = nn.Sequential()
     for index in range(shape.blocks[number - 1]):
         stride = 2 if index == 0 and number > 1 else 1
         block: nn.Module
         if shape.bottleneck:
-            block = _Bottleneck(channels, planes, stride, shape.width)
+            block = Bottleneck(channels, planes, stride, shape.width)
         else:
-            block = _BasicBlock(channels, planes, stride)
+            block = BasicBlock(channels, planes, stride)
         stage.append(block)
         channels = planes * shape.expansion
     return stage
