@@ -19,6 +19,7 @@ METHODS = {
     "fastflow": "flawline.train.methods.fastflow:FastFlow",
     "stfpm": "flawline.train.methods.stfpm:STFPM",
     "rd4ad": "flawline.train.methods.rd4ad:RevDist",
+    "cflow": "flawline.train.methods.cflow:CFlow",
 }
 
 

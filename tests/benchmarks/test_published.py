@@ -120,3 +120,17 @@ def test_the_constants_of_a_flow_are_not_their_initial_values_and_follow_the_see
     for key in drawn:
         assert one[key].std() > 0
         assert not torch.equal(one[key], other[key])
+
+
+# ---------------------------------------------------------------- flows of positions
+
+
+def test_the_published_form_of_a_flow_of_positions_calls_it_for_256_at_a_time() -> None:
+    method = small_network("cflow", size=160)
+    form: Any = find_published("cflow").as_published(method)
+    calls: list[int] = []
+    form.rest.flows[0].register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    with torch.inference_mode():
+        _, anomaly_map = form(random_images(160, 1))
+    assert calls == [256, 144]
+    assert float(anomaly_map.std()) > 1e-3

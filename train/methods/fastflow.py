@@ -25,7 +25,7 @@ from flawline.train.backbones import backbone_facts, create_backbone
 from flawline.train.blocks.flat_levels import Array, FlatLevels
 from flawline.train.blocks.flow import HIDDEN_CLAMP, build_flow, flow_forward, initialise_flow
 from flawline.train.blocks.flow_scores import MeanEnergy
-from flawline.train.blocks.fused import FusedMethod, Largest, Upsample, build_fused, fp32
+from flawline.train.blocks.fused import FusedMethod, Largest, Sum, Upsample, build_fused, fp32
 from flawline.train.blocks.fused_flow import FusedFlow
 from flawline.train.loop import Steps, batch_indices
 from flawline.train.method import Fit, Method, MethodSettings
@@ -192,7 +192,7 @@ class FusedFastFlow(FusedMethod):
             self.flows.append(flow)
             self.densities.append(fp32(_LevelDensity(flow.scale, 1 / len(forms))))
             self.upsamples.append(fp32(Upsample(method.grids[level], method.settings.size)))
-        self.sum = fp32(_Sum())
+        self.sum = fp32(Sum())
         self.largest = fp32(Largest())
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,12 +215,3 @@ class _LevelDensity(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.exp(-self.energy(x)) * -self.share
-
-
-class _Sum(nn.Module):
-    """The sum of several tensors; a module, so that it can be marked FP32."""
-
-    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
-        for other in others:
-            first = first + other
-        return first
