@@ -38,7 +38,7 @@ from flawline.train.method import Fit, Method, MethodSettings
 
 BATCH = 16  # images
 PUBLISHED_EPOCHS = 240
-LIGHT_STEPS = 300
+LIGHT_STEPS = 240
 LEARNING_RATE = 2e-4
 WEIGHT_DECAY = 1e-5
 LARGEST_GRADIENT = 1.0
@@ -100,7 +100,7 @@ class CSFlow(Method):
                 hidden=64,
                 kernels=(3, 3, 3),
                 standardised=True,
-                learning_rate=2e-3,
+                learning_rate=5e-3,
                 # The gradients of the loss per dimension are smaller than the published one.
                 epsilon=1e-8,
                 decay=True,
