@@ -55,6 +55,7 @@ class CSFlowSettings(MethodSettings):
     hidden: int = option(1024, "hidden channels of a sub-network")
     kernels: tuple[int, ...] = option(KERNELS, "size of the convolutions of each block")
     standardised: bool = option(False, "standardise features by the statistics of good images")
+    noise: float = option(0.0, "deviation of the noise that training adds to the features")
     learning_rate: float = option(LEARNING_RATE, "learning rate at the start")
     epsilon: float = option(1e-4, "epsilon of Adam")
     decay: bool = option(False, "let the learning rate fall to zero along a cosine")
@@ -100,6 +101,9 @@ class CSFlow(Method):
                 hidden=64,
                 kernels=(3, 3, 3),
                 standardised=True,
+                # Many features of a ReLU are exactly 0 in most images. Without noise the flow
+                # stretches these without limit, and with them the rounding errors of FP16.
+                noise=0.1,
                 learning_rate=5e-3,
                 # The gradients of the loss per dimension are smaller than the published one.
                 epsilon=1e-8,
@@ -126,15 +130,17 @@ class CSFlow(Method):
     def judge(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from latents [N, C, h, w] of each scale.
 
-        The score is the mean of z^2 / 2 over the latents of all scales, the map its mean over the
-        channels of the finest scale.
+        The energy of an image is the mean of z^2 / 2 over the latents of all scales, that of a
+        position its mean over the channels of the finest scale. Scores and maps are log(1 + energy)
+        of them, which leaves their order as it is: energies of defects are hundreds of times those
+        of good images, and rounding errors are in proportion to them.
         """
-        energy = flatten_levels(latents).square() / 2
-        per_position = latents[0].square().mean(1, keepdim=True) / 2
+        energy = flatten_levels(latents).square().mean(1) / 2
+        per_position = torch.log1p(latents[0].square().mean(1, keepdim=True) / 2)
         anomaly_map = F.interpolate(
             per_position, size=self.settings.size, mode="bilinear", align_corners=False
         )
-        return energy.mean(1), anomaly_map[:, 0]
+        return torch.log1p(energy), anomaly_map[:, 0]
 
     def standardised(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """Standardise features [N, C, h, w] of each scale by the statistics of good images."""
@@ -181,7 +187,9 @@ class CSFlow(Method):
                 rate = cosine_rate(settings.learning_rate, step / fit.steps)
                 optimiser.param_groups[0]["lr"] = rate
             batch = torch.from_numpy(features[chosen]).to(self.device)
-            return self.loss(self._split(batch))
+            # A generator per step, so that a run that is resumed continues exactly.
+            generator = torch.Generator().manual_seed((fit.seed << 32) + step)
+            return self.loss(self._noisy(self.standardised(self._split(batch)), generator))
 
         self.train()
         done = steps.run(batch_indices(len(features), BATCH, fit.seed, steps.start), loss_of)
@@ -199,12 +207,23 @@ class CSFlow(Method):
             self.mean[number] = mean
             self.std[number] = std
 
-    def loss(self, scales: Sequence[Tensor]) -> Tensor:
-        """Compute the negative log-likelihood of features [N, C, h, w], without its constant.
+    def _noisy(self, scales: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+        """Add Gaussian noise to standardised features [N, C, h, w], where the settings want it."""
+        if not self.settings.noise:
+            return list(scales)
+        results = []
+        for scale in scales:
+            drawn = torch.randn(scale.shape, generator=generator).to(scale.device)
+            results.append(scale + self.settings.noise * drawn)
+        return results
 
-        It is divided by the number of dimensions and averaged over the images.
+    def loss(self, scales: Sequence[Tensor]) -> Tensor:
+        """Compute the negative log-likelihood of standardised features, without its constant.
+
+        It is divided by the number of dimensions and averaged over the images. scales: [N, C, h, w]
+        each.
         """
-        latents, log_determinant = self.flow(self.standardised(scales), autocast=True)
+        latents, log_determinant = self.flow(scales, autocast=True)
         flat = flatten_levels(latents)
         energy = 0.5 * flat.square().sum(1)
         loss: Tensor = (energy - log_determinant).mean() / flat.shape[1]
@@ -222,17 +241,25 @@ class FusedCSFlow(FusedMethod):
     def __init__(self, method: CSFlow) -> None:
         super().__init__(method)
         self.flow = FusedCrossScaleFlow(method.flow, method.mean, method.std)
+        self.score = fp32(_Score(method.grids))
+        self.logarithm = fp32(_Logarithm())
         self.upsample = fp32(Upsample(method.grids[0], method.settings.size))
-        self.mean = fp32(_MeanOfAll(method.grids))
 
     def head(self, *scales: Tensor) -> tuple[Tensor, Tensor]:
         energies = self.flow(scales)
-        anomaly_map = self.upsample(energies[0]).squeeze(1)
-        return self.mean(*energies), anomaly_map
+        anomaly_map = self.upsample(self.logarithm(energies[0])).squeeze(1)
+        return self.score(*energies), anomaly_map
 
 
-class _MeanOfAll(nn.Module):
-    """The mean over the positions of several grids: [N, 1, h, w] each to [N]."""
+class _Logarithm(nn.Module):
+    """log(1 + energy); a module, so that it can be marked FP32."""
+
+    def forward(self, energy: Tensor) -> Tensor:
+        return torch.log1p(energy)
+
+
+class _Score(nn.Module):
+    """log(1 + mean energy of all positions): energies [N, 1, h, w] of each scale to [N]."""
 
     def __init__(self, grids: Sequence[tuple[int, int]]) -> None:
         super().__init__()
@@ -242,7 +269,7 @@ class _MeanOfAll(nn.Module):
         total = first.sum((1, 2, 3))
         for other in others:
             total = total + other.sum((1, 2, 3))
-        return total * self.share
+        return torch.log1p(total * self.share)
 
 
 def _check_multiple(size: tuple[int, int], unit: int) -> None:
