@@ -20,6 +20,7 @@ METHODS = {
     "stfpm": "flawline.train.methods.stfpm:STFPM",
     "rd4ad": "flawline.train.methods.rd4ad:RevDist",
     "cflow": "flawline.train.methods.cflow:CFlow",
+    "csflow": "flawline.train.methods.csflow:CSFlow",
 }
 
 

@@ -1,4 +1,4 @@
-"""All levels of a frozen backbone for every image, as one array that a training reads from."""
+"""Several feature maps of an image as one vector, the form in which a training stores them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ from flawline.train.progress import Progress
 Array = npt.NDArray[np.float32]
 
 
+def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
+    """Join levels [N, C, h, w] to one vector per image, [N, values]."""
+    return torch.cat([level.flatten(1) for level in levels], 1)
+
+
 class FlatLevels:
-    """The levels of a backbone for images of one size, as one vector per image.
+    """The levels of a frozen backbone for images of one size, as one vector per image.
 
     size: height and width of the images, in pixels.
     """
@@ -39,16 +44,16 @@ class FlatLevels:
         return collect_features(images, self._flat, device, folder, progress)
 
     def _flat(self, image: Tensor) -> Tensor:
-        flat = []
-        for level in self.backbone.extract(image):
-            flat.append(level.flatten(1))
-        return torch.cat(flat, 1)
+        return flatten_levels(self.backbone.extract(image))
 
     def batch(
         self, features: Array, chosen: npt.NDArray[np.int64], device: torch.device
     ) -> list[Tensor]:
         """Return the levels [N, C, h, w] of the chosen images of `collect`'s array."""
-        flat = torch.from_numpy(features[chosen]).to(device)
+        return self.split(torch.from_numpy(features[chosen]).to(device))
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Split [N, values] into the levels [N, C, h, w]; the inverse of `flatten_levels`."""
         levels = []
         start = 0
         for shape in self.shapes:
