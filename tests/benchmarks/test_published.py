@@ -15,7 +15,7 @@ from small_networks import FLOWS, options, small_network
 from flawline.benchmarks import published
 from flawline.benchmarks.published import find_published
 from flawline.benchmarks.published.flow_forms import ExportableFlows, PublishedFlows
-from flawline.benchmarks.published.form import LiteralForm, backbone_of
+from flawline.benchmarks.published.form import LiteralForm
 from flawline.benchmarks.published.simplenet import ExportableSimpleNet, PublishedSimpleNet
 from flawline.benchmarks.studies.fusion.forms import build_forms
 from flawline.benchmarks.studies.network import build_network
@@ -56,7 +56,7 @@ def test_every_form_of_every_method_computes_the_same(name: str) -> None:
     image = random_images()
     with torch.inference_mode():
         expected = method(image)
-        levels = backbone_of(method).extract(image)
+        levels = find_published(name).levels(method, image)
         for label, form in forms.items():
             form.double()
             assert_same(form(image), expected, 1e-7, label)

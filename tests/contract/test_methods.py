@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import re
 import time
 import warnings
 from pathlib import Path
@@ -400,6 +401,9 @@ def test_every_fp32_mark_is_an_island_of_the_graph(fitted: Method, graph: bytes)
     names = [node.name for node in onnx.load_model_from_string(graph).graph.node]
     for island in islands:
         assert any(islands_of(name, [island]) for name in names), island
+        # A module that is called again gets a number behind its name and would be no island then.
+        again = re.compile(re.escape(island) + r"_\d+/")
+        assert not any(again.match(name) for name in names), f"{island} is called more than once"
 
 
 def test_fp16_is_finite_on_any_image(fitted: Method, graph: bytes, good: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Levels as flat vectors, rotated images, and the levels of the good images of a training."""
+"""Rotated images, and the levels of the good images of a training."""
 
 from __future__ import annotations
 
@@ -13,25 +13,11 @@ from builders import random_images
 
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.resnet import ResNet
-from flawline.train.blocks.stored_levels import (
-    GoodLevels,
-    flatten_levels,
-    rotate,
-    unflatten_levels,
-)
+from flawline.train.blocks.stored_levels import GoodLevels, rotate
 from flawline.train.method import Fit
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
-
-
-def test_levels_are_the_same_after_flattening() -> None:
-    levels = [torch.randn(2, 3, 4, 5), torch.randn(2, 6, 2, 3)]
-    flat = flatten_levels(levels)
-    assert flat.shape == (2, 96)
-    again = unflatten_levels(flat, (3, 6), ((4, 5), (2, 3)))
-    for got, expected in zip(again, levels, strict=True):
-        assert torch.equal(got, expected)
 
 
 def test_a_rotation_keeps_the_centre_and_makes_the_corners_black() -> None:

@@ -121,7 +121,7 @@ def flow_forward(flow: SequenceINN, x: Tensor, autocast: bool = False) -> tuple[
     log_determinant = x.new_zeros(len(x))
     for block in flow.module_list:
         passive, active = torch.split(x, block.splits, 1)
-        with _subnetwork_precision(x.device, autocast):
+        with subnetwork_precision(x.device, autocast):
             prediction = block.subnet(passive)
         prediction = PREDICTION_SCALE * prediction.to(x.dtype)
         log_scale, shift = prediction.chunk(2, 1)
@@ -135,7 +135,8 @@ def flow_forward(flow: SequenceINN, x: Tensor, autocast: bool = False) -> tuple[
     return x, log_determinant
 
 
-def _subnetwork_precision(device: torch.device, autocast: bool) -> AbstractContextManager[Any]:
+def subnetwork_precision(device: torch.device, autocast: bool) -> AbstractContextManager[Any]:
+    """Return the context of a sub-network: bfloat16 with `autocast`, see `half_precision`."""
     if autocast:
         return half_precision(device)
     return nullcontext()

@@ -112,8 +112,9 @@ def fold_backbone(backbone: Backbone) -> tuple[FoldedInput, Backbone]:
 def fold_batchnorm(module: Module) -> Module:
     """Copy a module, in eval mode, with every BatchNorm folded into the convolution before it.
 
-    Pairs are recognised by torchvision's names: conv1 and bn1, conv2 and bn2, conv3 and bn3, and 0
-    and 1 in a shortcut. Raises TrainError for a BatchNorm that belongs to no such pair.
+    The convolution may be transposed. Pairs are recognised by torchvision's names: conv1 and bn1,
+    conv2 and bn2, conv3 and bn3, and 0 and 1 in a shortcut. Raises TrainError for a BatchNorm that
+    belongs to no such pair.
     """
     module = copy.deepcopy(module).eval()
     for parent in list(module.modules()):
@@ -121,8 +122,11 @@ def fold_batchnorm(module: Module) -> Module:
         for name, norm in children.items():
             conv_name = name.replace("bn", "conv") if name.startswith("bn") else "0"
             conv = children.get(conv_name)
-            if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+            if not isinstance(norm, nn.BatchNorm2d):
+                continue
+            if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):
+                transposed = isinstance(conv, nn.ConvTranspose2d)
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm, transposed))
                 setattr(parent, name, nn.Identity())
     for path, remaining in module.named_modules():
         if isinstance(remaining, _BatchNorm):
@@ -238,30 +242,11 @@ class Upsample(nn.Module):
         return self.rows @ (x @ self.columns)
 
 
-class AlignedUpsample(nn.Module):
-    """Bilinear resize [N, C, h, w] to a fixed size, in which corners lie on corners.
-
-    No integer scale describes it, so it is two small matrix products.
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, source: Size, target: Size) -> None:
-        super().__init__()
-        columns = resize_matrix(source[1], target[1], align_corners=True)
-        self.register_buffer("rows", resize_matrix(source[0], target[0], align_corners=True))
-        self.register_buffer("columns", columns.T.contiguous())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.rows @ (x @ self.columns)
-
-
 def resize_matrix(n_in: int, n_out: int, align_corners: bool = False) -> Tensor:
     """Return the bilinear resize of a line as a matrix [n_out, n_in], float64.
 
     Centres are at half pixels, and samples beyond the ends take the value of the end. With
-    `align_corners`, the first and the last sample of both lines lie on each other instead.
+    `align_corners`, the first and the last sample of both lines coincide.
     """
     eye = torch.eye(n_in, dtype=torch.float64)[None, None]
     size = (n_out, n_in)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawline.train.blocks.flow import PREDICTION_SCALE
-from flawline.train.blocks.fused import fp32, pointwise
+from flawline.train.blocks.fused import Size, fp32, pointwise, resize_matrix
 from flawline.train.blocks.position_flow import LOG_NORMAL, LOG_SCALE_CLAMP
 
 # Values that a convolution reads are limited to this, because FP16 ends at 65504. Those of good
@@ -181,3 +181,22 @@ class _Score(nn.Module):
         moved = passive + self.offset
         terms = torch.cat([total, moved * moved, active * active], 1)
         return self.constant - torch.exp(F.conv2d(terms, self.weight, self.bias))
+
+
+class AlignedUpsample(nn.Module):
+    """Bilinear resize [N, C, h, w] to a fixed size, in which corners lie on corners.
+
+    No integer scale describes it, so it is two small matrix products.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, source: Size, target: Size) -> None:
+        super().__init__()
+        columns = resize_matrix(source[1], target[1], align_corners=True)
+        self.register_buffer("rows", resize_matrix(source[0], target[0], align_corners=True))
+        self.register_buffer("columns", columns.T.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows @ (x @ self.columns)

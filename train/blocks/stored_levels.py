@@ -1,4 +1,4 @@
-"""The levels of a backbone as flat vectors, and those of the good images of a training."""
+"""The levels of a backbone for the good images of a training, which may be rotated."""
 
 from __future__ import annotations
 
@@ -12,27 +12,10 @@ from torch import Tensor
 
 from flawline.runtime.image import Image
 from flawline.train.backbones.base import Backbone
-from flawline.train.blocks.fused import Size
-from flawline.train.blocks.patches import collect_features
+from flawline.train.blocks.flat_levels import Array, FlatLevels
 from flawline.train.method import Fit
 
 Indices = npt.NDArray[np.int64]
-
-
-def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
-    """Return levels [N, C, h, w] of any sizes as one vector per image, [N, values]."""
-    return torch.cat([level.flatten(1) for level in levels], 1)
-
-
-def unflatten_levels(flat: Tensor, channels: Sequence[int], grids: Sequence[Size]) -> list[Tensor]:
-    """Split [N, values] into the levels [N, C, h, w] with these channels and grids."""
-    levels = []
-    start = 0
-    for count, (height, width) in zip(channels, grids, strict=True):
-        stop = start + count * height * width
-        levels.append(flat[:, start:stop].view(-1, count, height, width))
-        start = stop
-    return levels
 
 
 class GoodLevels:
@@ -51,15 +34,10 @@ class GoodLevels:
         self.device = device
         self.rotation = rotation
         height, width = np.asarray(fit.images[0]).shape[:2]
-        self.grids = backbone.grids(height, width)
-        self.features: npt.NDArray[np.float32] | None = None
+        self.levels = FlatLevels(backbone, (height, width))
+        self.features: Array | None = None
         if not rotation:
-            self.features = collect_features(
-                fit.images, self._flat_levels, device, folder, fit.progress
-            )
-
-    def _flat_levels(self, image: Tensor) -> Tensor:
-        return flatten_levels(self.backbone.extract(image))
+            self.features = self.levels.collect(fit.images, device, folder, fit.progress)
 
     def upright(self, index: int) -> list[Tensor]:
         """Return the levels [1, C, h, w] of an image as it is."""
@@ -80,8 +58,7 @@ class GoodLevels:
 
     def _stored(self, chosen: Indices) -> list[Tensor]:
         assert self.features is not None
-        flat = torch.from_numpy(self.features[chosen]).to(self.device)
-        return unflatten_levels(flat, self.backbone.channels, self.grids)
+        return self.levels.batch(self.features, chosen, self.device)
 
     @torch.no_grad()
     def _computed(self, images: Sequence[Image]) -> list[Tensor]:

@@ -27,14 +27,13 @@ from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train.backbones import backbone_facts, create_backbone
 from flawline.train.blocks.fused import (
-    AlignedUpsample,
     FusedMethod,
     Largest,
     Sum,
     build_fused,
     fp32,
 )
-from flawline.train.blocks.fused_position_flow import FusedPositionFlow
+from flawline.train.blocks.fused_position_flow import AlignedUpsample, FusedPositionFlow
 from flawline.train.blocks.position_batches import PositionBatch, PositionSchedule
 from flawline.train.blocks.position_flow import (
     build_position_flow,

@@ -22,12 +22,11 @@ from torch.nn import functional as F
 from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train.backbones import backbone_facts, create_backbone
+from flawline.train.blocks.flat_levels import Array, FlatLevels
 from flawline.train.blocks.flow import HIDDEN_CLAMP, build_flow, flow_forward, initialise_flow
 from flawline.train.blocks.flow_scores import MeanEnergy
 from flawline.train.blocks.fused import FusedMethod, Largest, Sum, Upsample, build_fused, fp32
 from flawline.train.blocks.fused_flow import FusedFlow
-from flawline.train.blocks.patches import collect_features
-from flawline.train.blocks.stored_levels import flatten_levels, unflatten_levels
 from flawline.train.loop import Steps, batch_indices
 from flawline.train.method import Fit, Method, MethodSettings
 
@@ -112,16 +111,11 @@ class FastFlow(Method):
     def fit(self, fit: Fit) -> int:
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             self.eval()
-            features = collect_features(
-                fit.images, self._flat_levels, self.device, folder, fit.progress
-            )
-            return self._train(features, fit)
+            levels = FlatLevels(self.backbone, self.settings.size)
+            features = levels.collect(fit.images, self.device, folder, fit.progress)
+            return self._train(levels, features, fit)
 
-    def _flat_levels(self, image: Tensor) -> Tensor:
-        """Compute all levels of images as one vector each, [N, values]."""
-        return flatten_levels(self.backbone.extract(image))
-
-    def _train(self, features: npt.NDArray[np.float32], fit: Fit) -> int:
+    def _train(self, levels: FlatLevels, features: Array, fit: Fit) -> int:
         """Train norms and flows on features [n, values] of the good images."""
         phase = fit.phase("training")
         if phase.state is None:
@@ -136,8 +130,7 @@ class FastFlow(Method):
         steps = Steps(fit, phase, [optimiser], fit.steps)
 
         def loss_of(_: int, chosen: npt.NDArray[np.int64]) -> Tensor:
-            batch = torch.from_numpy(features[chosen]).to(self.device)
-            return self.loss(unflatten_levels(batch, self.backbone.channels, self.grids))
+            return self.loss(levels.batch(features, chosen, self.device))
 
         self.train()
         done = steps.run(batch_indices(len(features), BATCH, fit.seed, steps.start), loss_of)
