@@ -10,21 +10,27 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flawline.train import TrainError
-from flawline.train.backbones.base import Backbone, flags_without_download
+from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import IMAGENET, RANDOM, TEXTURE, BackboneFacts, Level
+from flawline.train.backbones.torchvision_files import (
+    download,
+    initialise,
+    load_checked,
+    read_tensors,
+)
 
-URL = "https://download.pytorch.org/models/"
 STRIDES = {1: 4, 2: 8, 3: 16}
 # Parts of torchvision's networks that this module does not build.
 UNUSED_PREFIXES = ("layer4.", "fc.")
 # Of the names of the stage after the last level.
 STAGE_AFTER = "layer4."
+# A tensor that every file of these networks has.
+FIRST = "conv1.weight"
 
 
 @dataclass(frozen=True)
@@ -159,16 +165,16 @@ class ResNet(Backbone):
 
     def stage_after(self, weights: str, seed: int) -> tuple[nn.Module, bool]:
         stage = residual_stage(self.name, 4)
-        _initialise(stage, seed)
+        initialise(stage, seed)
         path = self._weight_file(weights)
         if path is None:
             return stage, False
         state = {}
-        for name, value in _read_tensors(path, self.name)[1].items():
+        for name, value in read_tensors(path, self.name, FIRST)[1].items():
             if name.startswith(STAGE_AFTER):
                 state[name.removeprefix(STAGE_AFTER)] = value
         if state:
-            _load_checked(stage, state, path, f"{STAGE_AFTER[:-1]} of {self.name}")
+            load_checked(stage, state, path, f"{STAGE_AFTER[:-1]} of {self.name}")
         return stage, bool(state)
 
     def _weight_file(self, weights: str) -> Path | None:
@@ -178,14 +184,14 @@ class ResNet(Backbone):
         if weights == TEXTURE:
             return self._texture_file()
         if weights == IMAGENET:
-            return _download(self.name)
+            return download(ARCHITECTURES[self.name].file, self.name)
         return Path(weights)
 
     def _initialise(self, seed: int) -> None:
-        _initialise(self, seed)
+        initialise(self, seed)
 
     def _load_imagenet(self) -> str:
-        return f"IMAGENET1K_V1 {self._load_file(_download(self.name))}"
+        return f"IMAGENET1K_V1 {self._load_file(download(ARCHITECTURES[self.name].file, self.name))}"
 
     def _load_file(self, path: Path) -> str:
         """Load a state_dict of torchvision for the same architecture; return the file's hash.
@@ -193,80 +199,10 @@ class ResNet(Backbone):
         Layer4 and the classifier in it are ignored. It may also have folded BatchNorm with the same
         names: statistics of the identity, and the bias in bn.bias.
         """
-        data, state = _read_tensors(path, self.name)
+        data, state = read_tensors(path, self.name, FIRST)
         used = {}
         for name, value in state.items():
             if not name.startswith(UNUSED_PREFIXES):
                 used[name] = value
-        _load_checked(self, used, path, self.name)
+        load_checked(self, used, path, self.name)
         return f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
-
-
-def _initialise(network: nn.Module, seed: int) -> None:
-    """Initialise as He et al. and torchvision do, from a generator of its own."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(
-                module.weight, mode="fan_out", nonlinearity="relu", generator=generator
-            )
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-
-
-def _load_checked(network: nn.Module, state: dict[str, Any], path: Path, title: str) -> None:
-    """Load tensors that must be exactly those of the network, but for the BatchNorms' counters."""
-    own = network.state_dict()
-    wrong = []
-    for name, value in own.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        if name not in state or state[name].shape != value.shape:
-            wrong.append(name)
-    wrong.sort()
-    wrong += sorted(set(state) - set(own))
-    if wrong:
-        raise TrainError(
-            f"weights {path}: not of {title} ({len(wrong)} tensors differ, first {wrong[0]}); "
-            "see --backbone"
-        )
-    network.load_state_dict(state, strict=False)
-
-
-def _read_tensors(path: Path, name: str) -> tuple[bytes, dict[str, Any]]:
-    """Read a weight file: its bytes, and its tensors by torchvision's names."""
-    try:
-        data = path.read_bytes()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise TrainError(
-            f"weights {path}: cannot be read ({error.strerror}); check the path"
-        ) from error
-    except Exception as error:
-        raise TrainError(
-            f"weights {path}: not a torch state_dict; save one with torch.save(model.state_dict())"
-        ) from error
-    if not isinstance(state, dict) or "conv1.weight" not in state:
-        raise TrainError(
-            f"weights {path}: not a torchvision state_dict (no conv1.weight); pass one of {name}"
-        )
-    return data, state
-
-
-def _download(name: str) -> Path:
-    """Return the path of torchvision's ImageNet weights, downloaded if they are not there yet."""
-    file = ARCHITECTURES[name].file
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = file.split("-")[1].split(".")[0]
-    try:
-        torch.hub.download_url_to_file(URL + file, str(path), hash_prefix=digest)
-    except Exception as error:
-        raise TrainError(
-            f"weights imagenet: {URL}{file} cannot be downloaded ({error}); use "
-            f"{flags_without_download(name)}, which is in this package, or fetch the file "
-            f"elsewhere and pass it with --weights {file}"
-        ) from error
-    return path
