@@ -31,7 +31,8 @@ from flawline.train.blocks.fused import fp32_islands
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, describe_images
 from flawline.train.data.split import content_hashes, list_hash, require_not_trained_on
-from flawline.train.method import Method, evaluate
+from flawline.train.judging import evaluate
+from flawline.train.method import Method
 from flawline.train.progress import Bars
 
 # Allowed score error of an engine, as a fraction of the standard deviation of good images' scores:

@@ -17,6 +17,7 @@ METHODS = {
     "padim": "flawline.train.methods.padim:PaDiM",
     "ssnf": "flawline.train.methods.ssnf:SSNF",
     "fastflow": "flawline.train.methods.fastflow:FastFlow",
+    "differnet": "flawline.train.methods.differnet:DifferNet",
 }
 
 

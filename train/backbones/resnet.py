@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flawline.train import TrainError
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import IMAGENET, RANDOM, TEXTURE, BackboneFacts, Level
 from flawline.train.backbones.torchvision_files import (
@@ -191,7 +190,8 @@ class ResNet(Backbone):
         initialise(self, seed)
 
     def _load_imagenet(self) -> str:
-        return f"IMAGENET1K_V1 {self._load_file(download(ARCHITECTURES[self.name].file, self.name))}"
+        path = download(ARCHITECTURES[self.name].file, self.name)
+        return f"IMAGENET1K_V1 {self._load_file(path)}"
 
     def _load_file(self, path: Path) -> str:
         """Load a state_dict of torchvision for the same architecture; return the file's hash.

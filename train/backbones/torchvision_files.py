@@ -1,4 +1,4 @@
-"""Weight files of torchvision: downloaded, read, and compared with the network that they are for."""
+"""Weight files of torchvision: downloaded, read, and compared with their network."""
 
 from __future__ import annotations
 

@@ -84,10 +84,11 @@ def initialise_flow(flow: SequenceINN, generator: torch.Generator) -> None:
         block.w_perm_inv.copy_(matrix.transpose(0, 1))
         for layer in block.subnet.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                _initialise_layer(layer, generator)
+                initialise_layer(layer, generator)
 
 
-def _initialise_layer(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+def initialise_layer(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    """Draw the weights of a layer as torch's default initialisation does, from `generator`."""
     # The generator is on the CPU, so the tensors that it fills must be there too.
     drawn = torch.empty_like(layer.weight, device="cpu")
     nn.init.kaiming_uniform_(drawn, math.sqrt(5), generator=generator)
