@@ -77,10 +77,10 @@ class RotatedPyramid(Backbone):
             taken = pixels[:, :, source.clamp(max=self.side**2 - 1)]
             taken = torch.where(inside, taken, black[:, None])
             tilted.append(taken.view_as(x))
-        rotated = []
-        for planes in tilted:
-            across = planes.transpose(2, 3)
-            rotated += [planes, across.flip(2), planes.flip(2, 3), across.flip(3)]
+        rotated = list(tilted)
+        rotated += [planes.transpose(2, 3).flip(2) for planes in tilted]
+        rotated += [planes.flip(2, 3) for planes in tilted]
+        rotated += [planes.transpose(2, 3).flip(3) for planes in tilted]
         return torch.stack(rotated, 1).flatten(0, 1)
 
     def scaled_levels(self, x: Tensor) -> tuple[Tensor, ...]:
