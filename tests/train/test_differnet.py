@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from flawline.train.methods.differnet import DifferNet, DifferNetSettings, mean_
 
 pytestmark = pytest.mark.torch
 SIZE = 64
+IMAGES = 4
 
 
 def settings(**changes: Any) -> DifferNetSettings:
@@ -36,18 +38,32 @@ def settings(**changes: Any) -> DifferNetSettings:
     return dataclasses.replace(light, **{**small, **changes})
 
 
+@cache
+def backbone_state() -> Any:
+    """Random weights with the statistics of a few images."""
+    model = DifferNet(settings()).eval()
+    model.load_weights("random", 0, board_images(SIZE, 4))
+    return model.backbone.state_dict()
+
+
 def net(**changes: Any) -> DifferNet:
     """A DifferNet with a random backbone and a flow that is not trained."""
     model = DifferNet(settings(**changes)).eval()
-    model.load_weights("random", 0, board_images(SIZE, 8))
+    model.backbone.load_state_dict(backbone_state())
     model.flow.initialise(torch.Generator().manual_seed(0))
     return model
 
 
-def trained(steps: int = 3, **changes: Any) -> DifferNet:
+def trained(steps: int = 2, **changes: Any) -> DifferNet:
     model = net(**changes)
-    assert model.fit(Fit(board_images(SIZE, 8), steps, 1)) == steps
+    assert model.fit(Fit(board_images(SIZE, IMAGES), steps, 1)) == steps
     return model
+
+
+@cache
+def light_graph() -> bytes:
+    """The exported form of a net that is not trained."""
+    return exported(net())
 
 
 def all_vectors(model: DifferNet, images: list[Any]) -> Any:
@@ -64,7 +80,7 @@ def all_vectors(model: DifferNet, images: list[Any]) -> Any:
 
 def test_the_score_is_the_mean_square_over_right_angles_and_dimensions() -> None:
     model = trained().double()
-    images = torch.from_numpy(np.stack(board_images(SIZE, 11)[8:]))
+    images = torch.from_numpy(np.stack(board_images(SIZE, IMAGES + 2)[IMAGES:]))
     backbone = model.backbone
     with torch.inference_mode():
         score, anomaly_map = model(images)
@@ -81,7 +97,7 @@ def test_the_score_is_the_mean_square_over_right_angles_and_dimensions() -> None
                 squares.append(model.flow(vector)[0].square().mean())
             expected.append(float(torch.stack(squares).mean()))
     np.testing.assert_allclose(score, expected, rtol=1e-9)
-    assert anomaly_map.shape == (3, 0, 0)
+    assert anomaly_map.shape == (2, 0, 0)
 
 
 def test_the_loss_is_the_nll_per_dimension() -> None:
@@ -122,20 +138,21 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: 
 # ---------------------------------------------------------------- training
 
 
-def test_training_reduces_the_loss_on_its_images() -> None:
-    images = board_images(SIZE, 8)
+def test_training_reduces_the_loss_on_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flawline.train.methods.differnet.LEARNING_RATE", 5e-3)
+    images = board_images(SIZE, IMAGES)
     losses = []
-    for steps in (1, 60):
+    for steps in (1, 8):
         model = trained(steps)
         with torch.inference_mode():
             losses.append(float(model.loss(all_vectors(model, images))))
-    assert losses[1] < losses[0] - 0.1
+    assert losses[1] < losses[0] - 0.01
 
 
 def test_statistics_are_those_of_the_cached_vectors() -> None:
     model = trained(cached=2)
-    vectors = all_vectors(model, board_images(SIZE, 8))
-    assert vectors.shape == (8 * 6, 768)
+    vectors = all_vectors(model, board_images(SIZE, IMAGES))
+    assert vectors.shape == (IMAGES * 6, 768)
     torch.testing.assert_close(model.mean, vectors.mean(0), rtol=1e-4, atol=1e-5)
     wide = vectors.std(0, correction=0) > 0.1 * vectors.std(0).mean()
     assert wide.float().mean() > 0.8
@@ -169,13 +186,13 @@ def test_without_a_cache_every_step_has_new_rotations(monkeypatch: pytest.Monkey
         return rotate_images(images, degrees)
 
     monkeypatch.setattr("flawline.train.methods.differnet.rotate_images", recorded)
-    model = trained(steps=2, cached=None, standardised=False)
-    assert [len(degrees) for degrees in drawn] == [8 * 4, 8 * 4]
-    assert len({*drawn[0], *drawn[1]}) == 2 * 8 * 4
+    model = trained(cached=None, standardised=False)
+    assert [len(degrees) for degrees in drawn] == [IMAGES * 4, IMAGES * 4]
+    assert len({*drawn[0], *drawn[1]}) == 2 * IMAGES * 4
     assert all(-180 <= degree <= 180 for degrees in drawn for degree in degrees)
     first = list(drawn)
     drawn.clear()
-    again = trained(steps=2, cached=None, standardised=False)
+    again = trained(cached=None, standardised=False)
     assert drawn == first
     assert torch.equal(model.flow.from_first[0].last.weight, again.flow.from_first[0].last.weight)
 
@@ -184,23 +201,24 @@ def test_without_a_cache_every_step_has_new_rotations(monkeypatch: pytest.Monkey
 
 
 def test_tilted_rotations_are_exported_exactly() -> None:
-    assert_fused_equals_literal(trained(angles=12), random_images(SIZE, 3))
+    assert_fused_equals_literal(net(angles=8), random_images(SIZE, 2))
 
 
 def test_no_value_is_moved_in_the_flow_and_the_score_is_one_mean() -> None:
-    kinds = node_types(exported(net()))
+    kinds = node_types(light_graph())
     assert not {"Gather", "Split", "Shape", "Expand", "Resize", "Unsqueeze"} & set(kinds)
     # Of three feature maps and of the squares.
     assert kinds["ReduceMean"] == 4
     assert kinds["Atan"] == kinds["Exp"] == 2 * 2
     assert kinds["Gemm"] == 5 * 2 * 2
     assert kinds["Concat"] == 2
-    tilted = node_types(exported(net(angles=12)))
-    assert tilted["Gather"] == 2  # two angles below 90 degrees besides 0
+    tilted = node_types(exported(net(angles=8)))
+    assert tilted["Gather"] == 1  # all angles below 90 degrees
+    assert "Shape" not in tilted
 
 
 def test_a_fixed_batch_is_that_of_the_images() -> None:
-    model = trained()
+    model = net()
     graph = onnx_from_module(model.fused(), model.geometry, model.outputs, batch=2)
     images = random_images(SIZE, 2)
     score = open_reference(graph, (0, 0), threads=1)(images.numpy())[0]
@@ -212,11 +230,9 @@ def test_a_fixed_batch_is_that_of_the_images() -> None:
 
 
 def far_from_good() -> DifferNet:
-    """A flow that carries noise to the clamp of its state."""
-    model = trained()
-    for name, parameter in model.flow.named_parameters():
-        if ".last." in name:
-            parameter.data.mul_(60)
+    """A net whose statistics say that every image is very far from good ones."""
+    model = net()
+    model.std.fill_(1e-7)
     return model
 
 
@@ -248,7 +264,7 @@ def test_the_islands_are_means_affine_maps_and_squares() -> None:
 
 def test_only_islands_and_what_moves_values_between_them_are_fp32() -> None:
     model = net()
-    proto = onnx.load_model_from_string(to_fp16(exported(model), fp32_islands(model.fused())))
+    proto = onnx.load_model_from_string(to_fp16(light_graph(), fp32_islands(model.fused())))
     halves = 0
     for tensor in proto.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT16:

@@ -108,16 +108,19 @@ class FusedRotatedPyramid(nn.Module):
     """
 
     black: Tensor
-    sources: Tensor
+    sources: Tensor  # int64 [tilts * S * S]
 
     def __init__(self, pyramid: RotatedPyramid, black: Tensor) -> None:
         super().__init__()
         self.network = pyramid.network
         self.side = pyramid.side
         self.steps = pyramid.steps
-        self.tilted = pyramid.angles > RIGHT_ANGLES
         self.register_buffer("black", black.view(3, 1))
-        self.register_buffer("sources", pyramid.sources)
+        # The angles below 90 degrees, of which 0 is the image as it is.
+        upright = torch.arange(self.side**2, device=pyramid.sources.device)
+        sources = torch.cat([upright, pyramid.sources.flatten()])
+        self.tilts = 1 + len(pyramid.sources)
+        self.register_buffer("sources", sources)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         scaled = self._rotate(x)
@@ -129,7 +132,7 @@ class FusedRotatedPyramid(nn.Module):
         return tuple(maps)
 
     def _rotate(self, x: Tensor) -> Tensor:
-        planes = self._tilt(x) if self.tilted else x
+        planes = self._tilt(x) if self.tilts > 1 else x
         across = planes.transpose(2, 3)
         rotated = [planes, across.flip(2), planes.flip(2, 3), across.flip(3)]
         return torch.cat(rotated, 1).reshape(-1, 3, self.side, self.side)
@@ -139,11 +142,9 @@ class FusedRotatedPyramid(nn.Module):
         pixels = x.reshape(-1, 3, self.side**2)
         # A black pixel behind the others, made of one of them because N is not constant.
         pixels = torch.cat([pixels, pixels[:, :, :1] * 0 + self.black], 2)
-        tilted = [x]
-        for source in self.sources:
-            taken = pixels.index_select(2, source)
-            tilted.append(taken.reshape(-1, 3, self.side, self.side))
-        return torch.cat(tilted, 1)
+        taken = pixels.index_select(2, self.sources)
+        taken = taken.reshape(-1, 3, self.tilts, self.side**2).transpose(1, 2)
+        return taken.reshape(-1, 3 * self.tilts, self.side, self.side)
 
 
 def tilt_source(side: int, degrees: float) -> npt.NDArray[np.int64]:
