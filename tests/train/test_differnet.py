@@ -113,6 +113,7 @@ def test_the_published_setting_is_that_of_the_authors() -> None:
     published = DifferNet.settings_for("alexnet")
     assert (published.geometry.height, published.blocks, published.hidden) == (448, 8, 2048)
     assert (published.angles, published.cached, published.standardised) == (64, None, False)
+    assert published.learning_rate == 2e-4
     assert DifferNet.steps(published, 240, None) == 24 * 8 * 10
     with torch.device("meta"):
         flow = vector_flow.VectorFlow(768, published.blocks, published.hidden)
@@ -138,12 +139,11 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: 
 # ---------------------------------------------------------------- training
 
 
-def test_training_reduces_the_loss_on_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawline.train.methods.differnet.LEARNING_RATE", 5e-3)
+def test_training_reduces_the_loss_on_its_images() -> None:
     images = board_images(SIZE, IMAGES)
     losses = []
     for steps in (1, 8):
-        model = trained(steps)
+        model = trained(steps, learning_rate=5e-3)
         with torch.inference_mode():
             losses.append(float(model.loss(all_vectors(model, images))))
     assert losses[1] < losses[0] - 0.01

@@ -44,8 +44,7 @@ SCALES = 3
 BATCH = 24
 ROTATIONS = 4
 PUBLISHED_EPOCHS = 24 * 8
-LIGHT_STEPS = 600
-LEARNING_RATE = 2e-4
+LIGHT_STEPS = 200
 BETAS = (0.8, 0.8)
 EPSILON = 1e-4
 WEIGHT_DECAY = 1e-5
@@ -73,6 +72,7 @@ class DifferNetSettings(MethodSettings):
     blocks: int = option(8, "blocks of the flow")
     hidden: int = option(2048, "width of the hidden layers of the flow's networks")
     standardised: bool = option(False, "the flow reads features of mean 0 and deviation 1")
+    learning_rate: float = option(2e-4, "learning rate")
 
     def __post_init__(self) -> None:
         if self.angles < RIGHT_ANGLES or self.angles % RIGHT_ANGLES:
@@ -128,6 +128,7 @@ class DifferNet(Method):
             blocks=4,
             hidden=256,
             standardised=True,
+            learning_rate=1e-3,
         )
 
     @classmethod
@@ -158,9 +159,8 @@ class DifferNet(Method):
         phase = fit.phase("training")
         if phase.state is None:
             self.flow.initialise(torch.Generator().manual_seed(fit.seed))
-        optimiser = torch.optim.Adam(
-            self.flow.parameters(), LEARNING_RATE, BETAS, EPSILON, WEIGHT_DECAY
-        )
+        rate = self.settings.learning_rate
+        optimiser = torch.optim.Adam(self.flow.parameters(), rate, BETAS, EPSILON, WEIGHT_DECAY)
         steps = Steps(fit, phase, [optimiser], fit.steps)
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             draw = self._prepare_vectors(fit, folder)
