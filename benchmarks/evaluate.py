@@ -1,29 +1,28 @@
-"""Speed and accuracy of a bundle, both from the same calls of its detector."""
+"""Speed and accuracy of bundles, both from the same calls of their detectors."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from flawline.benchmarks.labels import labels_of
 from flawline.benchmarks.measure.timing import percentiles, slowest_and_fastest
-from flawline.cameras.decode import read_image
-from flawline.cameras.listing import count_of
-from flawline.runtime.bundle import Bundle, BundleError, read_bundle
-from flawline.runtime.console import log, printable
-from flawline.runtime.detector import Detector
-from flawline.runtime.engines import (
-    REFERENCE_ENGINE,
-    EngineError,
-    EngineOptions,
+from flawline.benchmarks.turns import (
+    Contestant,
+    EngineChoice,
+    EngineRun,
+    judge_samples,
+    open_contestants,
 )
+from flawline.cameras.listing import count_of
+from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.console import log, printable
+from flawline.runtime.engines import REFERENCE_ENGINE, EngineOptions
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.precisions import FP32
@@ -31,171 +30,112 @@ from flawline.runtime.threshold import clear_flip, flipped
 from flawline.train import metrics
 from flawline.train.data import Sample, open_data
 from flawline.train.data.masks import Mask, read_mask
-from flawline.train.progress import Bars
-
-# Untimed calls of each engine before the first image.
-WARM_UP = 5
-# Untimed seconds before each turn of an engine. The threads of the engine before it may still be
-# spinning, and would slow it down.
-SETTLE_S = 0.03
 
 Row = dict[str, Any]
 
 
-class EngineChoice(NamedTuple):
-    """An engine by its name, and how to open it."""
-
-    name: str
-    options: EngineOptions
-
-
 @dataclass
-class EngineRun:
-    """The results of one engine on all test images.
+class _Entry:
+    """A bundle with the masks of the test images on its grid, and what its engines gave."""
 
-    `scores` and `maps` ([H, W] each) have one entry per image, `times_ms` one per timed call.
-    `maps` is empty for a bundle without maps.
-    """
+    bundle: Bundle
+    masks: list[Mask | None]
+    contestants: list[Contestant] = field(default_factory=list)
 
-    engine: str
-    precision: str
-    description: str = ""
-    threads: int | None = None
-    times_ms: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    maps: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    def reference(self) -> EngineRun | None:
+        for contestant in self.contestants:
+            run = contestant.run
+            if (run.engine, run.precision) == (REFERENCE_ENGINE, FP32.name):
+                return run
+        return None
 
 
 def evaluate_bundle(
     bundle_path: Path, data: Path, engine: str, options: EngineOptions, repeats: int
 ) -> Row:
-    """Return the row of one engine; see evaluate_engines."""
+    """Return the row of one engine; see evaluate_bundles."""
     choice = EngineChoice(engine, options)
-    return evaluate_engines(bundle_path, data, [choice], repeats)[0]
+    return evaluate_bundles([bundle_path], data, [choice], repeats)[0]
 
 
-def evaluate_engines(
-    bundle_path: Path,
+def evaluate_bundles(
+    bundle_paths: Sequence[Path],
     data: Path,
     choices: Sequence[EngineChoice],
     repeats: int,
     skip_unavailable: bool = False,
 ) -> list[Row]:
-    """Judge the test images of `data` with each engine and return one row of results for each.
+    """Judge the test images of `data` with each bundle in each engine; return a row for each.
 
     Every image is judged `repeats` times by every engine: the accuracy is that of the last time,
-    the speed that of all times. Engines take turns on each image, so that a disturbance of the
-    machine affects all of them. An engine that cannot be opened raises EngineError or BundleError;
-    with `skip_unavailable` it is logged and has no row. Raises DataError for unsuitable data.
+    the speed that of all times. Bundles and engines take turns on each image, so that a disturbance
+    of the machine affects all of them. An engine that cannot be opened raises EngineError or
+    BundleError; with `skip_unavailable` it is logged and has no row. Raises DataError for
+    unsuitable data.
     """
-    bundle = read_bundle(bundle_path)
     data_set = open_data(data)
     samples = data_set.test
     labels = labels_of(data_set)
     for line in data_set.describe():
         log(line)
-    # Read first, so that a damaged mask is reported before everything is measured.
-    masks = _read_masks(samples, bundle)
+    # Masks are read first, so that a damaged one is reported before everything is measured.
+    entries = _read_entries(bundle_paths, samples)
     with ExitStack() as stack:
-        opened_engines = _open_detectors(bundle, choices, skip_unavailable, stack)
+        contestants = []
+        for entry in entries:
+            # Maps of a whole test set are large, and nothing but masks needs them.
+            keeps_maps = bool(entry.masks)
+            entry.contestants = open_contestants(
+                entry.bundle, choices, skip_unavailable, keeps_maps, stack
+            )
+            contestants += entry.contestants
         start = read_cpu()
-        _judge_samples(opened_engines, samples, bundle, repeats)
+        judge_samples(contestants, samples, repeats, _title(entries, data))
         others = share_of_others(start, read_cpu())
     # The engines are closed now: the metrics need the memory.
-    reference = _reference(opened_engines)
     rows = []
-    for run, _ in opened_engines:
-        row = _facts(run, bundle, data.name, len(samples))
-        row |= _image_accuracy(labels, run)
-        row |= _decisions(labels, run, bundle)
-        row |= _pixel_accuracy(masks, run)
-        row |= percentiles(run.times_ms)
-        row["fps_slowest"], row["fps_fastest"] = slowest_and_fastest(run.times_ms, repeats)
-        # The engines take turns, so all of them were disturbed in the same way.
-        row["other_processes"] = None if others is None else round(others, 3)
-        row["model_sha256"] = bundle.model_sha256(run.precision)[:16]
-        row["versions"] = versions()
-        row |= compare_with_reference(run, reference, bundle)
-        rows.append(row)
+    for entry in entries:
+        for contestant in entry.contestants:
+            rows.append(_row(contestant.run, entry, data.name, labels, repeats, others))
     return rows
 
 
-def _open_detectors(
-    bundle: Bundle, choices: Sequence[EngineChoice], skip_unavailable: bool, stack: ExitStack
-) -> list[tuple[EngineRun, Detector]]:
-    """Open a detector for each choice; `stack` closes them."""
-    opened = []
-    for name, options in choices:
-        try:
-            detector = stack.enter_context(Detector(bundle, name, options))
-        except (EngineError, BundleError) as error:
-            if not skip_unavailable:
-                raise
-            # A missing row must not look like an engine that does not exist.
-            log(f"note: left out {name} {options.precision}: {error}")
-            continue
-        engine = detector.engine
-        run = EngineRun(engine.name, engine.precision, engine.description, options.threads)
-        opened.append((run, detector))
-    if not opened:
-        raise EngineError(f"no engine could be opened for {bundle.path}; see the notes above")
-    return opened
+def _read_entries(bundle_paths: Sequence[Path], samples: Sequence[Sample]) -> list[_Entry]:
+    entries = []
+    for path in bundle_paths:
+        bundle = read_bundle(path)
+        entries.append(_Entry(bundle, _read_masks(samples, bundle)))
+    return entries
 
 
-def _judge_samples(
-    opened_engines: Sequence[tuple[EngineRun, Detector]],
-    samples: Sequence[Sample],
-    bundle: Bundle,
+def _title(entries: Sequence[_Entry], data: Path) -> str:
+    """Return the title of the progress bar."""
+    if len(entries) == 1:
+        return entries[0].bundle.path.name
+    return f"{len(entries)} bundles, {data.name}"
+
+
+def _row(
+    run: EngineRun,
+    entry: _Entry,
+    data_name: str,
+    labels: metrics.Labels,
     repeats: int,
-) -> None:
-    """Judge each image with each engine in turn, and add the results to the runs."""
-    # A 16-bit image is an error if the detector was trained on 8-bit images.
-    bit_depth = bundle.manifest.file_bit_depth
-    # One engine alone is not disturbed by the threads of another.
-    settle_s = SETTLE_S if len(opened_engines) > 1 else 0.0
-    warm_up = WARM_UP
-    with Bars() as progress:
-        for index, sample in enumerate(samples):
-            image = read_image(sample.path, bit_depth)
-            for run, detector in opened_engines:
-                _settle(detector, image, warm_up, settle_s)
-                _take_turn(run, detector, image, sample.path, repeats)
-            warm_up = 0
-            progress(bundle.path.name, index + 1, len(samples))
-
-
-def _settle(detector: Detector, image: npt.NDArray[Any], calls: int, seconds: float) -> None:
-    """Judge an image untimed, at least `calls` times and for at least `seconds`."""
-    for _ in range(calls):
-        detector(image)
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        detector(image)
-
-
-def _take_turn(
-    run: EngineRun, detector: Detector, image: npt.NDArray[Any], path: Path, repeats: int
-) -> None:
-    for _ in range(repeats):
-        verdict = detector(image)
-        run.times_ms.append(sum(verdict.milliseconds.values()))
-    if verdict.reason is not None:
-        raise EngineError(
-            f"{run.description} cannot judge {path}: {verdict.reason}; choose another --engine "
-            "or build the bundle again"
-        )
-    run.scores.append(verdict.score)
-    if detector.bundle.has_map:
-        assert verdict.anomaly_map is not None
-        # The engine overwrites its map in the next call.
-        run.maps.append(verdict.anomaly_map.copy())
-
-
-def _reference(opened_engines: Sequence[tuple[EngineRun, Detector]]) -> EngineRun | None:
-    for run, _ in opened_engines:
-        if (run.engine, run.precision) == (REFERENCE_ENGINE, FP32.name):
-            return run
-    return None
+    others: float | None,
+) -> Row:
+    bundle = entry.bundle
+    row = _facts(run, bundle, data_name, len(labels))
+    row |= _image_accuracy(labels, run)
+    row |= _decisions(labels, run, bundle)
+    row |= _pixel_accuracy(entry.masks, run)
+    row |= percentiles(run.times_ms)
+    row["fps_slowest"], row["fps_fastest"] = slowest_and_fastest(run.times_ms, repeats)
+    # All engines of a data set take turns, so they were disturbed in the same way.
+    row["other_processes"] = None if others is None else round(others, 3)
+    row["model_sha256"] = bundle.model_sha256(run.precision)[:16]
+    row["versions"] = versions()
+    row |= compare_with_reference(run, entry.reference(), bundle)
+    return row
 
 
 def _facts(run: EngineRun, bundle: Bundle, data_name: str, images: int) -> Row:

@@ -3,8 +3,9 @@
     python -m benchmarks.run --bundles bundles/* --data DATA --engines all --out results
 
 Every test image goes through `Detector`, as the frame of a camera does, `--repeats` times. These
-calls give both the scores and the times. Decoding the file is not timed, because a camera delivers
-pixels. The table is printed and written with the figure and run.json, which holds everything.
+calls give both the scores and the times. Bundles with the same data set, and their engines, take
+turns on each image. Decoding the file is not timed, because a camera delivers pixels. The table is
+printed and written with the figure and run.json, which holds everything.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from flawline.runtime.precisions import PRECISIONS
 from flawline.runtime.signals import DelayedSignals
 
 if TYPE_CHECKING:
-    from flawline.benchmarks.evaluate import EngineChoice, Row
+    from flawline.benchmarks.evaluate import Row
+    from flawline.benchmarks.turns import EngineChoice
 
 EXAMPLES = (
     "flawline bench --bundles bundles/part --data /data/part",
@@ -105,7 +107,7 @@ def _arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
 def _run(args: argparse.Namespace) -> int:
     # Imported before anything is measured, so that a missing package is reported at once.
     import flawline.benchmarks.figure  # noqa: F401
-    from flawline.benchmarks.evaluate import evaluate_engines
+    from flawline.benchmarks.evaluate import evaluate_bundles
     from flawline.train.data.images import TRAIN_WITH_BITS
 
     choices = choose_engines(args.engines, args.precision, args.threads)
@@ -115,21 +117,29 @@ def _run(args: argparse.Namespace) -> int:
         read_bundle(bundle)
     # An engine that the user named must work; of all engines, those that do not are left out.
     skip_unavailable = "all" in args.engines or args.precision == "all"
-    data_sets = args.data
-    if len(data_sets) == 1:
-        data_sets = data_sets * len(args.bundles)
     rows: list[Row] = []
     try:
-        for bundle, data in zip(args.bundles, data_sets, strict=True):
+        for data, bundles in _bundles_by_data(args).items():
             with bit_depth_remedy(TRAIN_WITH_BITS):
-                rows += evaluate_engines(bundle, data, choices, args.repeats, skip_unavailable)
+                rows += evaluate_bundles(bundles, data, choices, args.repeats, skip_unavailable)
     except BaseException:
-        # The bundles before the one that failed, or before Ctrl-C, were measured for minutes.
+        # The data sets before the one that failed, or before Ctrl-C, were measured for minutes.
         if rows:
             _report_interrupted(rows, args.out)
         raise
     _report(rows, args.out)
     return 0
+
+
+def _bundles_by_data(args: argparse.Namespace) -> dict[Path, list[Path]]:
+    """Return the bundles of each data set, which take turns."""
+    data_sets = args.data
+    if len(data_sets) == 1:
+        data_sets = data_sets * len(args.bundles)
+    bundles: dict[Path, list[Path]] = {}
+    for bundle, data in zip(args.bundles, data_sets, strict=True):
+        bundles.setdefault(data, []).append(bundle)
+    return bundles
 
 
 def _report_interrupted(rows: list[Row], out: Path) -> None:
@@ -169,7 +179,7 @@ def choose_engines(
     The engine `all` means every engine that is usable on this machine and, when no precision is
     given, every precision that it runs. The precision `all` means every precision of the engines.
     """
-    from flawline.benchmarks.evaluate import EngineChoice
+    from flawline.benchmarks.turns import EngineChoice
 
     options = EngineOptions(threads, precision)
     names = list(engines)

@@ -178,10 +178,11 @@ class Aravis(TriggeredCamera):
         if not self.triggered and waiting > 0:
             # A newer image waits. The gap in the block numbers counts this one as dropped.
             return None
+        # PyGObject copies the data, which the image of a format without colour then is a view of.
         data = np.frombuffer(buffer.get_data(), np.uint8)
         try:
             image = handle.pixel_format.image(
-                data, buffer.get_image_width(), buffer.get_image_height()
+                data, buffer.get_image_width(), buffer.get_image_height(), is_kept=True
             )
         except ValueError as error:
             return Block(None, number, str(error))

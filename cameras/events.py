@@ -15,6 +15,10 @@ STALE = "stale"
 # The frames have another size, or another pixel format or bit depth, than those before.
 RESOLUTION = "resolution"
 PIXEL_FORMAT = "pixel_format"
+# What the driver of a camera gives, when it is opened and when that changed.
+SETTINGS = "settings"
+# Those that are no problem.
+INFORMATION = (SETTINGS,)
 
 MOST_WAITING = 100
 

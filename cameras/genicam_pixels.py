@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 # The first two pixels of the first row, and what OpenCV calls the pattern of four pixels. Its older
 # names, such as COLOR_BayerRG2BGR, mean the second row and column, which is another pattern.
@@ -75,12 +76,18 @@ class PixelFormat:
         return 8 * ((self.bits + 7) // 8)
 
     def image(
-        self, buffer: npt.NDArray[np.uint8], width: int, height: int, padding: int = 0
+        self,
+        buffer: npt.NDArray[np.uint8],
+        width: int,
+        height: int,
+        padding: int = 0,
+        is_kept: bool = False,
     ) -> npt.NDArray[Any]:
         """Return the image of a buffer, uint8 [bytes], as a new array.
 
-        `padding` is the number of bytes at the end of each row. Raises ValueError for a buffer that
-        is too short.
+        `padding` is the number of bytes at the end of each row. With `is_kept`, no one writes to
+        the buffer again, and the image may be a view of it. Raises ValueError for a buffer that is
+        too short.
         """
         values = self._values(buffer, width, height, padding)
         code = None
@@ -91,7 +98,10 @@ class PixelFormat:
         if code is not None:
             return cv2.cvtColor(values, code)
         # Unpacking makes a new array.
-        return values if self.packing else values.copy()
+        if not self.packing and not is_kept:
+            values = values.copy()
+        image: npt.NDArray[Any] = np.ascontiguousarray(values)
+        return image
 
     def _values(
         self, buffer: npt.NDArray[np.uint8], width: int, height: int, padding: int
@@ -110,17 +120,17 @@ class PixelFormat:
                 f"the buffer holds {buffer.size} bytes, not the {needed} of {width}x{height} "
                 f"pixels of {self.name}"
             )
-        if padding:
-            if buffer.size < needed + padding:
-                buffer = np.append(buffer[:needed], np.zeros(padding, np.uint8))
-            data = buffer[: rows * (stored + padding)].reshape(rows, -1)[:, :stored]
-        else:
-            data = buffer[:needed].reshape(rows, stored)
+        # A view without the padding, which the last row need not have.
+        steps = (stored + padding, 1)
+        data = as_strided(buffer[:needed], (rows, stored), steps, writeable=False)
         values: npt.NDArray[Any] = data
         if self.packing:
             values = self._unpack(data, row)
         elif self.bits > 8:
-            values = np.ascontiguousarray(data).view("<u2")
+            if steps[0] % 2:
+                # OpenCV does not convert 16-bit rows that begin at odd bytes.
+                data = np.ascontiguousarray(data)
+            values = data.view("<u2")
         shape = (height, width) if self.channels == 1 else (height, width, self.channels)
         return values.reshape(shape)
 

@@ -1,32 +1,45 @@
-"""USB cameras through Video4Linux.
+"""USB cameras, and all others that have a driver of Video4Linux.
 
-usb://0   /dev/video2   /dev/v4l/by-id/NAME   usb://0?width=1920&height=1080&fps=30
+usb://0   /dev/video2   /dev/v4l/by-id/NAME   usb://0?pixel_format=MJPG&width=1920&height=1080&fps=30
 """
 
 from __future__ import annotations
 
+import errno
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import cv2
-import numpy.typing as npt
-
-from flawline.cameras import CameraError
+from flawline.cameras import CameraError, Frame, events
 from flawline.cameras.clock import Clock
+from flawline.cameras.grabbed import CorruptFrame, Grabbed
 from flawline.cameras.live import LiveCamera
 from flawline.cameras.live_options import LiveOptions
-from flawline.cameras.v4l2 import LIST, is_camera, problem_of
+from flawline.cameras.v4l2 import is_camera, problem_of, reason_of
+from flawline.cameras.v4l2_calls import Device
+from flawline.cameras.v4l2_pixels import READ, bits_of, decode_picture
+from flawline.cameras.v4l2_settings import SettingError, Wanted
+from flawline.cameras.v4l2_stream import BufferStream, Picture
 from flawline.options import option
+
+# Seconds that the capture thread waits before it looks whether it was abandoned, and that its
+# successor waits for it to release the camera.
+POLL_S = 0.1
+RELEASE_S = 2.0
 
 
 @dataclass(frozen=True)
 class UsbOptions(LiveOptions):
     """Options of the `usb` scheme. None leaves the setting to the driver."""
 
+    pixel_format: str | None = option(None, "FOURCC name, such as MJPG, YUYV, GREY or Y16")
     width: int | None = option(None, "pixels per row, at least 1")
     height: int | None = option(None, "rows, at least 1")
     fps: int | None = option(None, "frames per second, at least 1")
+    bits: int | None = option(
+        None, "significant bits of 16-bit pixels, where the camera uses fewer than it declares"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,16 +47,19 @@ class UsbOptions(LiveOptions):
         for name, value in values.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.pixel_format is not None and self.pixel_format not in READ:
+            raise ValueError(f"pixel_format must be one of {', '.join(READ)}")
+        if self.bits is not None and not 8 <= self.bits <= 16:
+            raise ValueError("bits must be from 8 to 16")
 
 
 class Usb(LiveCamera):
     """A camera by its number or device file, or by a link to that file.
 
-    The driver may choose another size or rate than requested; the frames that it gives are judged
-    as they are.
+    An image format, size or rate that was requested and that the driver does not give is an error.
     """
 
-    untested: ClassVar[str | None] = "on a real camera"
+    untested: ClassVar[str | None] = "on a real camera, only on the simulated one of Linux"
     Options: ClassVar[type[UsbOptions]] = UsbOptions
     usage: ClassVar[str] = "usb://0, /dev/video0"
 
@@ -52,12 +68,15 @@ class Usb(LiveCamera):
     ) -> None:
         self._options = options or UsbOptions()
         super().__init__(f"usb://{path}", self._options, clock)
-        self._device: int | str = path
-        self._file = path
-        if path.isdecimal():
-            self._device = int(path)
-            self._file = f"/dev/video{self._device}"
-        self._check()
+        self._file = f"/dev/video{path}" if path.isdecimal() else path
+        self._bits = 8
+        self._given = ""
+        # Clear while a capture thread has the camera open.
+        self._free = threading.Event()
+        self._free.set()
+        problem = problem_of(self._file)
+        if problem is not None:
+            raise CameraError(f"camera {self.source}: {problem}")
 
     @classmethod
     def accepts_path(cls, path: Path) -> bool:
@@ -68,38 +87,80 @@ class Usb(LiveCamera):
         """Return the URI of a device file that does not exist."""
         return f"usb://{folder}/video63"
 
-    def _check(self) -> None:
-        """Raise CameraError if a reason is known why the device cannot be used."""
-        problem = problem_of(self._file)
-        if problem is not None:
-            raise CameraError(f"camera {self.source}: {problem}")
+    def _open(self) -> BufferStream:
+        # The capture before this one may have been abandoned, and be about to end.
+        if not self._free.wait(RELEASE_S):
+            raise CameraError(f"camera {self.source}: its driver does not answer; connect it again")
+        try:
+            stream = self._start_stream()
+        except SettingError as error:
+            raise CameraError(f"camera {self.source}: {error}") from None
+        except OSError as error:
+            raise CameraError(f"camera {self.source}: {reason_of(self._file, error)}") from error
+        self._free.clear()
+        self._report_settings(str(stream))
+        return stream
 
-    def _open(self) -> cv2.VideoCapture:
-        # OpenCV does not say why a device cannot be opened.
-        self._check()
-        capture = cv2.VideoCapture(self._device, cv2.CAP_V4L2)
-        if not capture.isOpened():
-            capture.release()
-            raise CameraError(
-                f"camera {self.source}: cannot be opened; {LIST}, "
-                f"and check that no other program uses this one"
-            )
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        settings = (
-            (cv2.CAP_PROP_FRAME_WIDTH, self._options.width),
-            (cv2.CAP_PROP_FRAME_HEIGHT, self._options.height),
-            (cv2.CAP_PROP_FPS, self._options.fps),
+    def _start_stream(self) -> BufferStream:
+        options = self._options
+        wanted = Wanted(options.pixel_format, options.width, options.height, options.fps)
+        device = Device(self._file)
+        try:
+            stream = BufferStream(device, wanted)
+            bits = bits_of(stream.format.name)
+            if options.bits is not None and options.bits > bits:
+                raise SettingError(f"gives {stream}, of {bits} bits; leave out bits={options.bits}")
+            self._bits = options.bits or bits
+            stream.start()
+            return stream
+        except BaseException:
+            device.close()
+            raise
+
+    def _report_settings(self, given: str) -> None:
+        """Report what the driver gives, at the start and when it changed."""
+        if given == self._given:
+            return
+        self._given = given
+        with self._changed:
+            self._events.add(events.SETTINGS, f"gives {given}")
+            self._changed.notify_all()
+
+    def _put_next(self, generation: int, handle: BufferStream) -> bool:
+        # An abandoned capture must end, because a camera can be opened only once.
+        while not handle.wait(POLL_S):
+            if generation != self._generation:
+                return False
+        return super()._put_next(generation, handle)
+
+    def _grab(self, handle: BufferStream) -> Grabbed:
+        try:
+            return handle.read(self.clock.monotonic())
+        except OSError as error:
+            reason = f"stopped giving frames ({error.strerror}); check the cable"
+            if error.errno == errno.ENODEV:
+                reason = "was disconnected; check the cable"
+            raise CameraError(f"camera {self.source}: {reason}") from error
+
+    def _convert(self, payload: Picture) -> Frame:
+        image = payload.data
+        if isinstance(image, bytes):
+            try:
+                image = decode_picture(image)
+            except ValueError as error:
+                raise CorruptFrame(str(error)) from None
+        age = self.clock.monotonic() - payload.captured_mono
+        return Frame(
+            self.source,
+            0,
+            image,
+            bit_depth=self._bits,
+            captured_at=self.clock.time() - age,
+            captured_mono=payload.captured_mono,
         )
-        for setting, value in settings:
-            if value is not None:
-                capture.set(setting, value)
-        return capture
 
-    def _grab(self, handle: cv2.VideoCapture) -> npt.NDArray[Any]:
-        ok, image = handle.read()
-        if not ok:
-            raise CameraError(f"camera {self.source}: stopped giving frames; check the cable")
-        return image
-
-    def _release(self, handle: cv2.VideoCapture) -> None:
-        handle.release()
+    def _release(self, handle: BufferStream) -> None:
+        try:
+            handle.close()
+        finally:
+            self._free.set()

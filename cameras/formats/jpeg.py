@@ -68,23 +68,26 @@ def check_segments(data: bytes) -> int:
     """
     orientation = 1
     progress: dict[int, list[int]] | None = None
-    zeros_are_flat = True
+    # Without tables, as some cameras send JPEG, those of the standard apply: zeros are not flat.
+    zeros_are_flat: bool | None = None
     scans = []
+    end = len(data)
     for marker, content, position in jpeg_segments(data):
         if marker == APP1 and content.startswith(b"Exif\0\0"):
             orientation = exif_orientation(content)
         elif marker == HUFFMAN_TABLES:
-            if not _zeros_are_flat(content):
-                zeros_are_flat = False
+            zeros_are_flat = zeros_are_flat is not False and _zeros_are_flat(content)
         elif marker in PROGRESSIVE:
             progress = {}
         elif marker == SCAN:
             scans.append(position)
             if progress is not None:
                 _record_scan(progress, content)
+        elif marker == END:
+            end = position
     if progress is not None:
         _require_all_coefficients(progress)
-    elif len(scans) == 1 and not zeros_are_flat and data.find(LOST, scans[0]) >= 0:
+    elif len(scans) == 1 and not zeros_are_flat and data.find(LOST, scans[0], end) >= 0:
         raise damaged("JPEG", "a part of it is zero")
     return orientation
 
@@ -122,6 +125,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
             position += 1
             continue
         if marker == END:
+            yield marker, b"", position
             return
         if marker == START:
             raise damaged("JPEG", "a second image starts inside it")

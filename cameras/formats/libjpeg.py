@@ -13,8 +13,8 @@ The variable is shared by all threads, so these rules keep it safe:
   the variable just before it is restored still writes to a valid stream.
 - What is not a report of libjpeg is written to the former stream, unchanged. What arrives after the
   decoding is written with the next one, or when the process ends.
-- libjpeg in another thread, for example of a USB camera that sends MJPEG, may report into the
-  stream. Then an image is rejected that is not damaged. The reverse cannot happen.
+- libjpeg in a thread of another library may report into the stream. Then an image is rejected that
+  is not damaged. The reverse cannot happen.
 """
 
 from __future__ import annotations

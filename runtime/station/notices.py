@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from flawline.cameras import Frame
+from flawline.cameras import Frame, events
 from flawline.cameras.events import CameraEvent
-from flawline.runtime.console import warn
+from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Verdict
 
 INTERVAL = 10.0  # seconds between two messages of a kind
@@ -37,7 +37,13 @@ class FrameNotices:
         self.warn(UNJUDGED, f"{name} was not judged, and its part rejected: {verdict.reason}")
 
     def event(self, event: CameraEvent) -> None:
-        """Warn of an event of the camera; each name is a kind of its own."""
+        """Warn of an event of the camera; each name is a kind of its own.
+
+        One that is no problem is a line of information, which a quiet process leaves out.
+        """
+        if event.name in events.INFORMATION:
+            log(event.text)
+            return
         self.warn(f"event {event.name}", event.text, "events")
 
     def warn(self, kind: str, text: str, counted: str = "frames") -> None:

@@ -17,8 +17,9 @@ from score_bundles import write_score_bundle
 
 pytest.importorskip("torch", reason="needs the train extra")
 
-from flawline.benchmarks import evaluate, run
-from flawline.benchmarks.evaluate import EngineRun, compare_with_reference
+from flawline.benchmarks import evaluate, run, turns
+from flawline.benchmarks.evaluate import compare_with_reference
+from flawline.benchmarks.turns import EngineRun
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.engines import ENGINES, engine_class, missing
@@ -46,7 +47,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def only_these(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "ENGINES", {name: ENGINES[name] for name in HERE})
-    monkeypatch.setattr(evaluate, "SETTLE_S", 0.0)
+    monkeypatch.setattr(turns, "SETTLE_S", 0.0)
 
 
 def benchmark(
@@ -134,7 +135,7 @@ def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_measured
     def unexpected(*_: object) -> None:
         raise AssertionError("the measurement would be lost")
 
-    monkeypatch.setattr(evaluate, "evaluate_engines", unexpected)
+    monkeypatch.setattr(evaluate, "evaluate_bundles", unexpected)
     code, _, messages = benchmark(bundle, data, capsys, "--out", "/proc/results")
     assert code == 2
     (line,) = messages.splitlines()
@@ -163,29 +164,60 @@ def test_a_measurement_is_printed_although_its_report_cannot_be_written(
 
 
 @pytest.mark.parametrize("error", [DataError("data x: is damaged; copy it"), KeyboardInterrupt()])
-def test_bundles_that_were_measured_before_an_error_are_reported(
+def test_data_sets_that_were_measured_before_an_error_are_reported(
     error: BaseException,
     bundle: Bundle,
     data: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measure = evaluate.evaluate_engines
+    measure = evaluate.evaluate_bundles
 
-    def fail_at_the_second(path: Path, *rest: Any) -> list[evaluate.Row]:
-        if path.name == "second":
+    def fail_at_the_second(paths: list[Path], *rest: Any) -> list[evaluate.Row]:
+        if paths[0].name == "second":
             raise error
-        return measure(path, *rest)
+        return measure(paths, *rest)
 
-    monkeypatch.setattr(evaluate, "evaluate_engines", fail_at_the_second)
+    monkeypatch.setattr(evaluate, "evaluate_bundles", fail_at_the_second)
     shutil.copytree(bundle.path, bundle.path.with_name("second"))
+    other_data = data.with_name("other")
+    shutil.copytree(data, other_data)
     paths = ["--bundles", str(bundle.path), str(bundle.path.with_name("second"))]
+    paths += ["--data", str(data), str(other_data)]
     code, _, messages = benchmark(bundle, data, capsys, *paths)
     assert code in (2, 130)
     (row,) = json.loads((data.parent / "results" / "run.json").read_text())
     assert (row["bundle"], row["images"]) == (bundle.path.name, 10)
     last = messages.splitlines()[-1]
     assert last in ("flawline bench: data x: is damaged; copy it", "interrupted")
+
+
+def test_bundles_with_the_same_data_take_turns_on_each_image(
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = bundle.path.with_name("second")
+    shutil.copytree(bundle.path, second)
+    judge = Detector.__call__
+    judged = []
+
+    def note_and_judge(self: Detector, image: Any) -> Verdict:
+        judged.append((self.bundle.path.name, int(image[0, 0, 0])))
+        return judge(self, image)
+
+    monkeypatch.setattr(Detector, "__call__", note_and_judge)
+    monkeypatch.setattr(turns, "WARM_UP", 0)
+    paths = ["--bundles", str(bundle.path), str(second), "--engines", "onnxruntime"]
+    code, rows, _ = benchmark(bundle, data, capsys, *paths)
+    assert code == 0
+    assert [row["bundle"] for row in rows] == [bundle.path.name, "second"]
+    assert rows[0]["image_auroc"] == rows[1]["image_auroc"] == 1.0
+    expected = []
+    for grey in (*range(200, 205), *range(20, 25)):
+        expected += [(bundle.path.name, grey), ("second", grey)]
+    assert judged == expected
 
 
 def test_the_results_of_an_earlier_run_stay_on_a_full_disk(
@@ -254,10 +286,10 @@ def test_engines_take_turns_on_each_image(
 
     monkeypatch.setattr(Detector, "__call__", record_precision)
     benchmark(bundle, data, capsys, "--engines", "onnxruntime", "--precision", "all")
-    turns = [precision for precision, _ in itertools.groupby(calls)]
-    assert turns == ["fp32", "int8"] * 10
+    taken = [precision for precision, _ in itertools.groupby(calls)]
+    assert taken == ["fp32", "int8"] * 10
     # Each turn is one timed call; the first image has the untimed warm-up calls as well.
-    assert calls.count("fp32") == 10 + evaluate.WARM_UP
+    assert calls.count("fp32") == 10 + turns.WARM_UP
 
 
 def test_the_rows_keep_their_keys(
@@ -348,7 +380,7 @@ def test_a_damaged_mask_is_reported_before_the_measurement(
 ) -> None:
     mask = write_mask(data)
     mask.write_bytes(mask.read_bytes()[:-20])
-    monkeypatch.setattr(evaluate, "_judge_samples", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(evaluate, "judge_samples", lambda *_: pytest.fail("measured"))
     code, _, messages = benchmark(bundle, data, capsys)
     assert code == 2
     assert f"mask {mask}: " in messages.splitlines()[-1]

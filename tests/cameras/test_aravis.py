@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.aravis import URI, WAIT_S, Simulator, is_whole, require_aravis
+from fakes.copies import memory_per_image
 
 from flawline.cameras import CameraError, aravis, missing, open_camera
 from flawline.cameras.aravis import Aravis
+from flawline.cameras.genicam_settings import GenicamOptions
 
 require_aravis()
 
@@ -64,6 +66,20 @@ def test_formats(
         frame = next(iter(camera))
     assert frame.image is not None
     assert (frame.image.dtype, frame.image.shape, frame.bit_depth) == (dtype, shape, bits)
+
+
+def test_a_frame_is_copied_once(found_once: None) -> None:
+    camera = Aravis("SIM1", GenicamOptions(width=640, height=480, pixel_format="Mono8"))
+    handle = camera._open()
+
+    def take() -> np.ndarray | None:
+        block = camera._take(handle)
+        return None if block is None else block.image
+
+    try:
+        assert 1 <= memory_per_image(take) < 1.1
+    finally:
+        camera._release(handle)
 
 
 @pytest.mark.usefixtures("patient_pulses")

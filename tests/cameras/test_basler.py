@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from fakes.copies import memory_per_image
 
 from flawline.cameras import CameraError, Frame, basler, missing, open_camera
 from flawline.cameras.basler import Basler
@@ -49,6 +50,22 @@ def _found_once(
 @pytest.fixture
 def random() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("name", ["Mono8", "Mono12", "BayerRG8"])
+def test_a_frame_is_copied_once(name: str) -> None:
+    camera = open_camera(f"{FIRST}?width=640&height=480&fps=100&pixel_format={name}")
+    assert isinstance(camera, Basler)
+    handle = camera._open()
+
+    def take() -> np.ndarray | None:
+        block = camera._take(handle)
+        return None if block is None else block.image
+
+    try:
+        assert 1 <= memory_per_image(take) < 1.1
+    finally:
+        camera._release(handle)
 
 
 def images(path: Path) -> str:

@@ -161,15 +161,28 @@ def test_a_short_buffer_is_an_error(name: str) -> None:
         parsed.image(np.zeros(size - 1, np.uint8), WIDTH, HEIGHT)
 
 
-@pytest.mark.parametrize("name", ["Mono8", "Mono12", "BayerRG8", "RGB8"])
-def test_a_frame_is_written_once(name: str) -> None:
+@pytest.mark.parametrize("name", ["Mono8", "Mono12", "BayerRG8", "BayerRG12", "RGB8"])
+@pytest.mark.parametrize("padding", [0, 8])
+def test_a_frame_is_written_once(name: str, padding: int) -> None:
     parsed = format_of(name)
-    buffer = np.zeros(parsed.row_bytes(1000) * 1000, np.uint8)
-    parsed.image(buffer, 1000, 1000)
+    buffer = np.zeros((parsed.row_bytes(1000) + padding) * 1000, np.uint8)
+    parsed.image(buffer, 1000, 1000, padding)
     tracemalloc.start()
     try:
-        image = parsed.image(buffer, 1000, 1000)
+        image = parsed.image(buffer, 1000, 1000, padding)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert image.nbytes <= peak < 1.1 * image.nbytes
+
+
+@pytest.mark.parametrize("name", ["Mono8", "Mono12", "BGR8"])
+def test_a_buffer_that_is_kept_is_not_copied(name: str) -> None:
+    parsed = format_of(name)
+    buffer = np.zeros(parsed.row_bytes(WIDTH) * HEIGHT, np.uint8)
+    image = parsed.image(buffer, WIDTH, HEIGHT, is_kept=True)
+    assert np.shares_memory(image, buffer)
+    assert image.flags.c_contiguous
+    padded = np.zeros((parsed.row_bytes(WIDTH) + 4) * HEIGHT, np.uint8)
+    image = parsed.image(padded, WIDTH, HEIGHT, padding=4, is_kept=True)
+    assert image.flags.c_contiguous

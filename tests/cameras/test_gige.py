@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes.copies import memory_per_image
 
 from flawline.cameras import CameraError, gentl, missing, open_camera
 from flawline.cameras.genicam_pixels import parse_pixel_format
@@ -44,6 +45,21 @@ def test_50_distinct_frames_in_3_seconds_stay_valid() -> None:
             taken.extend(digests([image]))
     assert len(set(taken)) == 50
     assert digests(images) == taken
+
+
+def test_a_frame_is_copied_once() -> None:
+    camera = open_camera(f"{RED}&pixel_format=Mono8")
+    assert isinstance(camera, Gige)
+    handle = camera._open()
+
+    def take() -> np.ndarray | None:
+        block = camera._take(handle)
+        return None if block is None else block.image
+
+    try:
+        assert 1 <= memory_per_image(take) < 1.1
+    finally:
+        camera._release(handle)
 
 
 def test_colour_becomes_bgr() -> None:

@@ -57,6 +57,11 @@ def test_colour_jpeg(tmp_path: Path, photo: np.ndarray, options: dict[str, objec
     assert np.array_equal(read(tmp_path, data), bgr_of(data))
 
 
+def test_zeros_after_the_end_of_a_jpeg_are_no_damage(tmp_path: Path, photo: np.ndarray) -> None:
+    data = saved(Image.fromarray(photo), "JPEG", quality=95)
+    assert np.array_equal(read(tmp_path, data + bytes(100)), bgr_of(data))
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_grey_jpeg(tmp_path: Path, photo: np.ndarray, progressive: bool) -> None:
     data = saved(Image.fromarray(photo[..., 0]), "JPEG", progressive=progressive)

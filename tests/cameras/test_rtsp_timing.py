@@ -18,12 +18,13 @@ FPS = 25
 SIZE = "1280x720"
 
 
-@pytest.mark.parametrize("codec", ["h264", "mjpeg"])
-def test_frames_are_at_most_150_ms_old(codec: str) -> None:
+# The encoder of H.265 would keep a core busy with 720p, and so delay the pictures itself.
+@pytest.mark.parametrize(("codec", "size"), [("h264", SIZE), ("h265", "640x360"), ("mjpeg", SIZE)])
+def test_frames_are_at_most_150_ms_old(codec: str, size: str) -> None:
     ages = []
     stated = []
     with (
-        rtsp_server("--size", SIZE, "--fps", str(FPS), "--codec", codec) as server,
+        rtsp_server("--size", size, "--fps", str(FPS), "--codec", codec) as server,
         open_camera(server.address()) as camera,
     ):
         for frame in camera:

@@ -18,17 +18,20 @@ SERVER = Path(__file__).with_name("rtsp_server.py")
 # The Python of Debian, which has the bindings of GStreamer. It is not that of the environment.
 PYTHON = "/usr/bin/python3"
 CHECK = """
+import sys
 import gi
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import Gst, GstRtspServer
 Gst.init(None)
-for name in ("appsrc", "x264enc", "rtph264pay", "jpegenc", "rtpjpegpay"):
+for name in sys.argv[1:]:
     assert Gst.ElementFactory.find(name), f"GStreamer has no {name}"
 """
+ELEMENTS = ("appsrc", "x264enc", "rtph264pay", "jpegenc", "rtpjpegpay")
+H265 = ("x265enc", "h265parse", "rtph265pay")
 PACKAGES = (
     "apt-get install gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base "
-    "gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly"
+    "gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
 )
 BITS = 48
 COLUMNS = 16
@@ -36,9 +39,9 @@ BLOCK_ROWS = 16
 
 
 @cache
-def missing() -> str | None:
-    """Say why there is no server on this machine, or None if there is one."""
-    command = [PYTHON, "-c", CHECK]
+def missing(elements: tuple[str, ...] = ELEMENTS) -> str | None:
+    """Say why there is no server with these elements on this machine, or None if there is one."""
+    command = [PYTHON, "-c", CHECK, *elements]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -80,6 +83,8 @@ class RtspServer:
 def rtsp_server(*arguments: str) -> Iterator[RtspServer]:
     """Run a server in a block; skip the test where there is none."""
     reason = missing()
+    if reason is None and "h265" in arguments:
+        reason = missing(H265)
     if reason is not None:
         pytest.skip(reason)
     server = RtspServer(*arguments)

@@ -31,6 +31,9 @@ ENCODERS = {
     # FFmpeg: both halves are decoded as damaged frames.
     "sliced": "x264enc tune=zerolatency speed-preset=ultrafast threads=2 sliced-threads=true "
     "key-int-max=25 ! rtph264pay config-interval=-1 name=pay0 pt=96",
+    "h265": "x265enc tune=zerolatency speed-preset=ultrafast key-int-max=25 bitrate=4000 "
+    "option-string=pools=none:frame-threads=1 ! h265parse ! "
+    "rtph265pay config-interval=-1 name=pay0 pt=96",
     "mjpeg": "jpegenc quality=85 ! rtpjpegpay name=pay0 pt=26",
 }
 

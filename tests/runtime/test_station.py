@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from fakes.clock import FakeClock
 
-from flawline.cameras import Camera, CameraError, Frame
+from flawline.cameras import Camera, CameraError, Frame, events
 from flawline.cameras.events import CameraEvent
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import Verbosity
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
 from flawline.runtime.outputs.jsonl import record
@@ -228,6 +229,21 @@ def test_messages_about_unjudged_frames_are_limited(capsys: pytest.CaptureFixtur
         "and 9 more frames since the last such message",
         "frame 21 of line was not judged, and its part rejected: no image, "
         "and 9 more frames since the last such message",
+    ]
+
+
+def test_an_event_that_is_no_problem_is_left_out_by_a_quiet_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notices = FrameNotices()
+    for quiet in (False, True):
+        monkeypatch.setattr(Verbosity, "quiet", quiet)
+        notices.event(CameraEvent(events.SETTINGS, f"settings, quiet={quiet}"))
+        notices.event(CameraEvent(f"failed {quiet}", f"failed, quiet={quiet}"))
+    assert capsys.readouterr().err.splitlines() == [
+        "settings, quiet=False",
+        "failed, quiet=False",
+        "failed, quiet=True",
     ]
 
 

@@ -347,7 +347,7 @@ def test_list_names_every_engine_camera_and_output(capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert "  folder          ready: /data/images, folder:///data/images?watch=1" in lines
     assert "  jsonl           ready: jsonl for stdout, jsonl:FILE" in lines
-    assert "  usb             ready: usb://0, /dev/video0 (untested on a real camera)" in lines
+    assert f"  usb             ready: usb://0, /dev/video0 (untested {Usb.untested})" in lines
     for kind in ("engines:", "cameras:", "outputs:"):
         assert kind in lines
     listed = [line.split()[0] for line in lines if line.startswith("  ")]
@@ -367,7 +367,7 @@ def test_list_says_what_to_install(
     infer_stream.main(["--list"])
     lines = capsys.readouterr().out.splitlines()
     assert "  onnxruntime     missing: pip install onnxruntime" in lines
-    assert "  usb             missing: pip install v4l (untested on a real camera)" in lines
+    assert f"  usb             missing: pip install v4l (untested {Usb.untested})" in lines
     assert "  mqtt            missing: pip install paho" in lines
 
 

@@ -1,0 +1,147 @@
+"""Engines take turns on each test image, so that a disturbance of the machine affects them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from flawline.cameras.decode import read_image
+from flawline.runtime.bundle import Bundle, BundleError
+from flawline.runtime.console import log
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import EngineError, EngineOptions
+from flawline.runtime.image import Image
+from flawline.train.data import Sample
+from flawline.train.progress import Bars
+
+# Untimed calls of each engine before the first image.
+WARM_UP = 5
+# Untimed seconds before each turn of an engine. The threads of the engine before it may still be
+# spinning, and would slow it down.
+SETTLE_S = 0.03
+
+
+class EngineChoice(NamedTuple):
+    """An engine by its name, and how to open it."""
+
+    name: str
+    options: EngineOptions
+
+
+@dataclass
+class EngineRun:
+    """The results of one engine on all test images.
+
+    `scores` and `maps` ([H, W] each) have one entry per image, `times_ms` one per timed call.
+    `maps` is empty where they are not kept.
+    """
+
+    engine: str
+    precision: str
+    description: str = ""
+    threads: int | None = None
+    times_ms: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    maps: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+
+@dataclass
+class Contestant:
+    """A bundle in one engine, with its results. `keeps_maps`: the anomaly maps are results, too."""
+
+    detector: Detector
+    run: EngineRun
+    keeps_maps: bool
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.detector.bundle
+
+
+def open_contestants(
+    bundle: Bundle,
+    choices: Sequence[EngineChoice],
+    skip_unavailable: bool,
+    keeps_maps: bool,
+    stack: ExitStack,
+) -> list[Contestant]:
+    """Open the bundle in each engine; `stack` closes them.
+
+    An engine that cannot be opened raises EngineError or BundleError; with `skip_unavailable` it is
+    logged and left out, unless none is left.
+    """
+    opened = []
+    for name, options in choices:
+        try:
+            detector = stack.enter_context(Detector(bundle, name, options))
+        except (EngineError, BundleError) as error:
+            if not skip_unavailable:
+                raise
+            # A missing row must not look like an engine that does not exist.
+            log(f"note: left out {name} {options.precision}: {error}")
+            continue
+        engine = detector.engine
+        run = EngineRun(engine.name, engine.precision, engine.description, options.threads)
+        opened.append(Contestant(detector, run, keeps_maps))
+    if not opened:
+        raise EngineError(f"no engine could be opened for {bundle.path}; see the notes above")
+    return opened
+
+
+def judge_samples(
+    contestants: Sequence[Contestant], samples: Sequence[Sample], repeats: int, title: str
+) -> None:
+    """Judge each image `repeats` times with each contestant in turn, and add to their results.
+
+    title: of the progress bar. Raises EngineError for a score that is not finite.
+    """
+    # One engine alone is not disturbed by the threads of another.
+    settle_s = SETTLE_S if len(contestants) > 1 else 0.0
+    warm_up = WARM_UP
+    with Bars() as progress:
+        for index, sample in enumerate(samples):
+            # By bit depth, in which bundles may differ.
+            images: dict[int | None, Image] = {}
+            for contestant in contestants:
+                bit_depth = contestant.bundle.manifest.file_bit_depth
+                if bit_depth not in images:
+                    # A 16-bit image is an error if the detector was trained on 8-bit images.
+                    images[bit_depth] = read_image(sample.path, bit_depth)
+                image = images[bit_depth]
+                _settle(contestant.detector, image, warm_up, settle_s)
+                _take_turn(contestant, image, sample.path, repeats)
+            warm_up = 0
+            progress(title, index + 1, len(samples))
+
+
+def _settle(detector: Detector, image: npt.NDArray[Any], calls: int, seconds: float) -> None:
+    """Judge an image untimed, at least `calls` times and for at least `seconds`."""
+    for _ in range(calls):
+        detector(image)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        detector(image)
+
+
+def _take_turn(contestant: Contestant, image: npt.NDArray[Any], path: Path, repeats: int) -> None:
+    run = contestant.run
+    for _ in range(repeats):
+        verdict = contestant.detector(image)
+        run.times_ms.append(sum(verdict.milliseconds.values()))
+    if verdict.reason is not None:
+        raise EngineError(
+            f"{run.description} cannot judge {path}: {verdict.reason}; choose another --engine "
+            "or build the bundle again"
+        )
+    run.scores.append(verdict.score)
+    if contestant.keeps_maps:
+        assert verdict.anomaly_map is not None
+        # The engine overwrites its map in the next call.
+        run.maps.append(verdict.anomaly_map.copy())
