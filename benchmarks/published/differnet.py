@@ -44,7 +44,7 @@ def perturb(method: Any, generator: torch.Generator) -> None:
     method.mean.add_(0.1 * torch.randn(method.mean.shape, generator=generator))
     for module in method.modules():
         if isinstance(module, DenseSubnetwork):
-            module.last.weight.mul_(4)
+            module.last.weight.mul_(2)
 
 
 PUBLISHED_CODE = PublishedCode[DifferNet](

@@ -113,7 +113,7 @@ def test_the_published_setting_is_that_of_the_authors() -> None:
     published = DifferNet.settings_for("alexnet")
     assert (published.geometry.height, published.blocks, published.hidden) == (448, 8, 2048)
     assert (published.angles, published.cached, published.standardised) == (64, None, False)
-    assert published.learning_rate == 2e-4
+    assert (published.learning_rate, published.noise) == (2e-4, 0.0)
     assert DifferNet.steps(published, 240, None) == 24 * 8 * 10
     with torch.device("meta"):
         flow = vector_flow.VectorFlow(768, published.blocks, published.hidden)
@@ -176,6 +176,27 @@ def test_cached_rotations_depend_on_the_image_alone() -> None:
     distances = torch.cdist(first[0], first[0]) + torch.eye(7)
     assert float(distances.min()) > 1e-3  # no rotation twice
     assert not torch.allclose(first[:, 4:], other[:, 4:], rtol=1e-2)
+
+
+def test_noise_is_in_multiples_of_the_deviations_and_new_in_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+    exact = DifferNet.loss
+
+    def recorded(self: DifferNet, vectors: Any) -> Any:
+        seen.append(vectors.clone())
+        return exact(self, vectors)
+
+    monkeypatch.setattr(DifferNet, "loss", recorded)
+    trained(noise=0.0)
+    plain = [seen.pop() for _ in range(2)]
+    model = trained(noise=0.5)
+    noises = []
+    for noisy, without in zip([seen.pop() for _ in range(2)], plain, strict=True):
+        noises.append((noisy - without) / model.std)
+    assert all(float(noise.std()) == pytest.approx(0.5, rel=0.05) for noise in noises)
+    assert not torch.allclose(noises[0], noises[1])
 
 
 def test_without_a_cache_every_step_has_new_rotations(monkeypatch: pytest.MonkeyPatch) -> None:
