@@ -5,33 +5,42 @@
     basler://SERIAL   gige://SERIAL?cti=FILE   aravis://SERIAL
 
 File sources never drop a frame. Live sources hand out the newest frame and count the frames that
-they dropped. A new camera is one file with a subclass of `Camera`, or of `live.LiveCamera`, and one
-line in `CAMERAS`.
+they dropped, or with `every_frame=1` hand out all of them. A new camera is one file with a subclass
+of `Camera`, or of `live.LiveCamera`, and one line in `CAMERAS`.
 """
 
 from __future__ import annotations
 
-import time
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-import numpy.typing as npt
+from typing import ClassVar
 
 from flawline import FlawlineError
 from flawline.cameras.clock import Clock, SystemClock
 from flawline.cameras.events import CameraEvent
+from flawline.cameras.frame import Frame
 from flawline.cameras.hints import (
     hint_for_missing_path,
     hint_for_scheme,
     hint_for_special_file,
 )
-from flawline.cameras.pixels import format_of, image_fault
-from flawline.options import OptionError, parse_options
+from flawline.options import OptionError, option, parse_options
 from flawline.registry import resolve
 from flawline.uris import parse_query, split_address, split_options, without_secrets
+
+__all__ = [
+    "CAMERAS",
+    "Camera",
+    "CameraError",
+    "CameraOptions",
+    "Frame",
+    "camera_class",
+    "missing",
+    "open_camera",
+]
 
 # Scheme of the URI -> "module:Class", resolved when it is used.
 CAMERAS = {
@@ -49,69 +58,12 @@ CAMERAS = {
 }
 
 
+# It is a part of file names.
+NAME = r"[A-Za-z0-9._-]{1,24}"
+
+
 class CameraError(FlawlineError):
     """The source cannot give frames, or no more of them."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One image of one part, checked when it is created.
-
-    `image` is uint8 or uint16, [h, w] mono or [h, w, 3] BGR. `pixel_format` is "mono" or "bgr"; it
-    is derived from the shape where the source does not declare it. `bit_depth` is the number of
-    significant bits: 8 for uint8; None for uint16 means that the source does not declare it.
-    `captured_at` is the wall clock in Unix seconds, and only a label. `captured_mono` is the time
-    of capture on the clock of its camera, in seconds that never go backwards; None for a file.
-    `part` identifies the part where the source knows it: the number of its trigger pulse or a name
-    from outside, such as a serial number. It is in the JSON line and in the names of saved files.
-    A part with several exposures has `views` frames, of which this is number `view`, from 0.
-    `file` is the image file that holds the frame; None for a frame of another source.
-
-    Where a part passed but its image cannot be judged, `image` is None and `fault` says why, so
-    that the part can be rejected. An image of another type or shape, an empty image, and values
-    beyond `bit_depth` are turned into such a fault, and a frame with a fault has no image: creating
-    a frame never raises.
-    """
-
-    source: str
-    index: int
-    image: npt.NDArray[Any] | None
-    fault: str | None = None
-    pixel_format: str = ""
-    bit_depth: int | None = None
-    captured_at: float = field(default_factory=time.time)
-    captured_mono: float | None = None
-    part: str | None = None
-    view: int = 0
-    views: int = 1
-    file: Path | None = None
-
-    def age(self, now: float) -> float | None:
-        """Return the seconds since its capture at the time `now`, or None for a frame of a file.
-
-        `now` is `camera.clock.monotonic()`, which a change of the wall clock does not affect.
-        """
-        if self.captured_mono is None:
-            return None
-        return max(0.0, now - self.captured_mono)
-
-    def __post_init__(self) -> None:
-        fault = self.fault
-        if fault is None and self.image is None:
-            fault = "the source gave no image"
-        if fault is None:
-            fault = image_fault(self.image, self.pixel_format, self.bit_depth)
-        if fault is not None or self.image is None:
-            self._set("image", None)
-            self._set("fault", fault)
-            return
-        self._set("pixel_format", format_of(self.image))
-        if self.image.dtype.itemsize == 1:
-            self._set("bit_depth", 8)
-
-    def _set(self, name: str, value: object) -> None:
-        """Set a field while the frozen record is created."""
-        object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -120,6 +72,8 @@ class CameraOptions:
 
     See `flawline.options` for how a subclass declares them.
     """
+
+    name: str | None = option(None, "what the results call the camera, if there are several")
 
 
 class Camera(ABC):
@@ -141,6 +95,11 @@ class Camera(ABC):
     Options: ClassVar[type[CameraOptions]] = CameraOptions
 
     def __init__(self) -> None:
+        # What it is called in messages, without secrets, and the name that the user gave it.
+        self.source = ""
+        self.name: str | None = None
+        # How many frames, one after the other, are exposures of the same part.
+        self.views = 1
         # Frames that were captured, and replaced by newer ones before the consumer took them.
         self.dropped = 0
         # How often the source failed and was opened again.
@@ -154,6 +113,14 @@ class Camera(ABC):
     def endless(self) -> bool:
         """Whether the source does not end by itself, so that its frames must be limited."""
         return self.live
+
+    @property
+    def knows_parts(self) -> bool:
+        """Whether it is known which part each frame shows: the next one, or that of its `part`.
+
+        Frames of several cameras then belong together if they show the same part.
+        """
+        return not self.endless
 
     @classmethod
     def missing(cls) -> str | None:
@@ -207,6 +174,30 @@ class Camera(ABC):
 
         Raises CameraError for a source that does not work, or no longer.
         """
+
+    # A program with several cameras takes the newest frame of each when it is ready for them. It
+    # still iterates, in a thread of its own, which opens a failed camera again.
+
+    def keep_newest(self, on_frame: Callable[[], None]) -> bool:
+        """Keep the newest frame for `take_newest`, instead of handing out frames by iterating.
+
+        Called before the iteration. `on_frame` is called by the capture thread, which must not be
+        delayed, when a frame came or was left out. Return False for a source that drops no frame,
+        whose iteration hands out each of them.
+        """
+        return False
+
+    @property
+    def has_newest(self) -> bool:
+        """Whether a frame waits for `take_newest`."""
+        return False
+
+    def take_newest(self) -> Frame | None:
+        """Take the newest frame without waiting; None if there is none that can be judged.
+
+        Any thread may call it, one at a time. Raises CameraError.
+        """
+        return None
 
     def stop(self) -> None:
         """End the iteration. Does not wait; any thread and a signal handler may call it."""
@@ -262,7 +253,17 @@ def open_camera(uri: str) -> Camera:
     except OptionError as error:
         raise CameraError(f"camera {without_secrets(uri)}: {error}") from error
     create: Callable[[str, CameraOptions], Camera] = target
-    return create(path, options)
+    name = options.name
+    if name is not None and not re.fullmatch(NAME, name):
+        raise CameraError(
+            f"camera {without_secrets(uri)}: name must be 1 to 24 letters, digits, dots, hyphens "
+            f"and underscores"
+        )
+    camera = create(path, options)
+    camera.name = name
+    if not camera.source:
+        camera.source = without_secrets(uri)
+    return camera
 
 
 def _parse(uri: str) -> tuple[str, str, dict[str, str]]:

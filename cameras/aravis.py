@@ -175,7 +175,7 @@ class Aravis(TriggeredCamera):
         if status != aravis.BufferStatus.SUCCESS:
             return Block(None, number, f"the camera's buffer cannot be used: {status.value_nick}")
         waiting = handle.stream.get_n_buffers().n_output_buffers
-        if not self.triggered and waiting > 0:
+        if not self.limits.keeps_all and waiting > 0:
             # A newer image waits. The gap in the block numbers counts this one as dropped.
             return None
         # PyGObject copies the data, which the image of a format without colour then is a view of.

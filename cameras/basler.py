@@ -180,7 +180,7 @@ class Basler(TriggeredCamera):
 
         The gap in the block numbers counts it as dropped.
         """
-        if self.triggered or not result.GrabSucceeded():
+        if self.limits.keeps_all or not result.GrabSucceeded():
             return False
         return bool(handle.camera.NumReadyBuffers.Value > 0)
 

@@ -72,6 +72,7 @@ class Folder(Camera):
         self._options = options or FolderOptions()
         root = Path(path)
         self._root = root
+        self.source = path
         self._left_out = LeftOut()
         self._watch: FolderWatch | None = None
         self._paths: list[Path] = []

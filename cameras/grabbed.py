@@ -16,7 +16,14 @@ class EndOfStream(Exception):
 
 
 class CorruptFrame(Exception):
-    """A frame is damaged and is left out. The text says why."""
+    """A frame is damaged and is not judged. The text says why.
+
+    `missed` is the number of frames that the driver dropped since the one before.
+    """
+
+    def __init__(self, reason: str, missed: int = 0) -> None:
+        super().__init__(reason)
+        self.missed = missed
 
 
 class PermanentError(CameraError):
@@ -46,12 +53,27 @@ class Grabbed:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The newest captured frame, until the consumer takes it."""
+    """A captured frame, until the consumer takes it.
+
+    `payload` is what the image is made from, or a frame, which may have a fault and no image.
+    """
 
     index: int
     payload: Any
     captured_at: float
     captured_mono: float
+
+    @property
+    def has_image(self) -> bool:
+        """False for a frame that is known to have no image."""
+        return not isinstance(self.payload, Frame) or self.payload.image is not None
+
+    def without_image(self, source: str, fault: str) -> Waiting:
+        """Return the same frame of the camera `source`, without its image for this reason."""
+        frame = Frame(source, self.index, None, fault, captured_at=self.captured_at)
+        if isinstance(self.payload, Frame):
+            frame = dataclasses.replace(self.payload, image=None, fault=fault)
+        return dataclasses.replace(self, payload=frame)
 
     def frame(self, image: npt.NDArray[Any] | Frame, source: str) -> Frame:
         """Return an image as a frame, or a frame of the source with its index and time."""

@@ -21,11 +21,15 @@ FORMATS: dict[str, tuple[int, np.dtype[Any]]] = {
     "GRAY8": (1, np.dtype(np.uint8)),
     "GRAY16_LE": (1, np.dtype("<u2")),
 }
-# One picture, the newest one; GStreamer drops the others and does not wait for their time.
+# GStreamer does not wait for the time of a picture.
 SINK = (
     f"videoconvert ! video/x-raw,format=(string){{{','.join(FORMATS)}}} ! "
-    f"appsink name=flawline drop=true max-buffers=1 sync=false"
+    f"appsink name=flawline sync=false"
 )
+# One picture, the newest one; GStreamer drops the others.
+NEWEST = "drop=true max-buffers=1"
+# The pipeline waits while so many pictures wait to be taken.
+EVERY = "drop=false max-buffers=4"
 
 
 def load_gstreamer() -> Any:
@@ -48,17 +52,22 @@ def load_gstreamer() -> Any:
 class GstPipeline:
     """Runs the elements of a description, which ends before the sink. `source` names it in errors.
 
-    `hide` removes secrets from a text of GStreamer. Raises CameraError, and PermanentError for a
+    `hide` removes secrets from a text of GStreamer. `keeps_all` takes every picture instead of the
+    newest one. Raises CameraError, and PermanentError for a
     description that is not valid. Not safe for use by several threads.
     """
 
-    def __init__(self, description: str, source: str, hide: Any, clock: Clock) -> None:
+    def __init__(
+        self, description: str, source: str, hide: Any, clock: Clock, keeps_all: bool = False
+    ) -> None:
         self._gst = load_gstreamer()
         self._source = source
         self._hide = hide
         self._clock = clock
+        self._keeps_all = keeps_all
+        sink = f"{SINK} {EVERY if keeps_all else NEWEST}"
         try:
-            self._pipeline = self._gst.parse_launch(f"{description} ! {SINK}")
+            self._pipeline = self._gst.parse_launch(f"{description} ! {sink}")
         except Exception as error:
             # PyGObject's class of this error has no name that can be imported without it.
             text = self._hide(str(getattr(error, "message", error)))
@@ -107,6 +116,8 @@ class GstPipeline:
 
     def _missed(self) -> int:
         """Return how many pictures the sink dropped since the last call."""
+        if self._keeps_all:
+            return 0
         _, received = self._sink.get_property("stats").get_uint64("rendered")
         before = self._dropped
         # One more may wait in the sink already. The sum is therefore at most one too small.

@@ -103,7 +103,9 @@ class GStreamer(LiveCamera):
     def _open(self) -> Any:
         from flawline.cameras.gst_pipeline import GstPipeline
 
-        return GstPipeline(self._description, self.source, self._hide, self.clock)
+        return GstPipeline(
+            self._description, self.source, self._hide, self.clock, self.limits.keeps_all
+        )
 
     def _hide(self, text: str) -> str:
         """Replace the values of the properties that may hold a secret in a text of GStreamer."""

@@ -1,4 +1,4 @@
-"""Live sources: only the newest captured frame is stored.
+"""Live sources: only the newest captured frame is stored, or with `every_frame` all of them.
 
 A thread captures, and one slot holds the newest frame. With a plain read loop, a consumer of
 10 frames/s on a camera of 25 frames/s is nine seconds late after fifteen seconds. Here a frame that
@@ -8,97 +8,37 @@ out, and a camera that stalls or fails is opened again, within a budget of resta
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
 
-import numpy.typing as npt
-
-from flawline.cameras import Camera, CameraError, Frame, events
+from flawline.cameras import CameraError, Frame, events
+from flawline.cameras.capture import CapturingCamera
 from flawline.cameras.changes import FrameChanges
-from flawline.cameras.clock import Clock, SystemClock
-from flawline.cameras.events import CameraEvent, EventQueue
-from flawline.cameras.grabbed import CorruptFrame, EndOfStream, Grabbed, PermanentError, Waiting
+from flawline.cameras.clock import Clock
+from flawline.cameras.events import CameraEvent
+from flawline.cameras.grabbed import CorruptFrame, EndOfStream, PermanentError, Waiting
 from flawline.cameras.live_options import LiveOptions
 from flawline.cameras.restarts import RestartBudget
 
 CLOSE_S = 2.0  # seconds that close() waits for the capture thread
 
 
-class LiveCamera(Camera):
+class LiveCamera(CapturingCamera):
     """Base class of live cameras. A subclass implements `_open`, `_grab` and `_release`.
 
-    The three methods run on the capture thread. The constructor starts nothing: the thread starts
-    with the iteration, so a subclass may set its fields before or after calling this constructor.
+    The three methods run on the capture thread, which starts with the iteration.
 
     A camera without a usable frame for the times of its options is opened again. When their
     restarts are used up, iterating raises CameraError.
     """
 
-    live: ClassVar[bool] = True
-
     def __init__(
         self, source: str, options: LiveOptions | None = None, clock: Clock | None = None
     ) -> None:
-        super().__init__()
-        self.source = source
-        self.limits = options or LiveOptions()
-        self.clock = clock or SystemClock()
-        # Whole frames that the source gave. A damaged one counts as corrupt only, and one that is
-        # older than the limit as captured and as stale.
-        self.captured = 0
-        self.corrupt = 0
-        self.stale = 0
+        super().__init__(source, options, clock)
         self._budget = RestartBudget(self.limits.restarts, self.limits.window)
-        self._changed = threading.Condition()
-        self._slot: Waiting | None = None
-        self._ended: Exception | None = None
-        # When the next usable frame must have come, and what came since the last start.
-        self._deadline = 0.0
-        self._is_running = False
-        self._has_worked = False
-        self._unusable = 0
         self._lost_at: float | None = None
-        self._events = EventQueue(source)
         self._changes = FrameChanges()
-        # Frames of an abandoned capture thread carry an older generation and are ignored.
-        self._generation = 0
-        self._threads: list[threading.Thread] = []
-
-    @abstractmethod
-    def _open(self) -> Any:
-        """Open the source and return a handle. Raises CameraError."""
-
-    @abstractmethod
-    def _grab(self, handle: Any) -> npt.NDArray[Any] | Frame | Grabbed:
-        """Block for the next image and return it as a new array, or as a frame with its facts.
-
-        A frame's index and time are set by the caller. Raises CorruptFrame, CameraError or
-        EndOfStream.
-        """
-
-    @abstractmethod
-    def _release(self, handle: Any) -> None:
-        """Free the handle."""
-
-    def _convert(self, payload: Any) -> npt.NDArray[Any] | Frame:
-        """Make an image of what `_grab` returned. Raises CorruptFrame and CameraError.
-
-        The consumer calls it, and only for frames that it takes.
-        """
-        image: npt.NDArray[Any] | Frame = payload
-        return image
-
-    def counts(self) -> dict[str, int]:
-        return {
-            "captured": self.captured,
-            "dropped": self.dropped,
-            "corrupt": self.corrupt,
-            "stale": self.stale,
-            "reconnects": self.reconnects,
-        }
 
     def __iter__(self) -> Iterator[Frame]:
         # Iterating again continues the running capture.
@@ -123,16 +63,42 @@ class LiveCamera(Camera):
         """Wait for a frame, an event, the end of the capture, or until the camera is stalled."""
 
         def changed() -> bool:
-            return bool(self._slot or self._ended or self._events)
+            return bool(self._hands_out() or self._ended or self._events)
 
         with self._changed:
             timeout = max(0.0, self._deadline - self.clock.monotonic())
             self.clock.wait_for(self._changed, changed, timeout)
-            waiting = self._slot
-            self._slot = None
+            waiting = None
+            if self._hands_out():
+                waiting = self._waiting.take()
             # Events alone do not make up for a frame.
             is_late = self.clock.monotonic() >= self._deadline
             return waiting, self._ended, is_late
+
+    def _hands_out(self) -> bool:
+        """Tell whether a frame waits that iterating hands out."""
+        return len(self._waiting) > 0 and self._on_frame is None
+
+    def keep_newest(self, on_frame: Callable[[], None]) -> bool:
+        if self.limits.keeps_all:
+            return False
+        self._on_frame = on_frame
+        return True
+
+    @property
+    def has_newest(self) -> bool:
+        return len(self._waiting) > 0
+
+    def take_newest(self) -> Frame | None:
+        with self._changed:
+            waiting = self._waiting.take()
+        if waiting is None:
+            return None
+        frame = self._frame(waiting)
+        with self._changed:
+            # The iterating thread reports the events of this frame.
+            self._changed.notify_all()
+        return frame
 
     def _stall(self) -> CameraError:
         """Say for how long no usable frame came."""
@@ -150,7 +116,7 @@ class LiveCamera(Camera):
         with self._changed:
             self._stopped = True
             self._generation += 1
-            self._slot = None
+            self.dropped += self._waiting.clear()
             self._ended = EndOfStream()
             self._changed.notify_all()
 
@@ -174,119 +140,32 @@ class LiveCamera(Camera):
             raise cause
         # A thread that hangs in the driver cannot be stopped: it is abandoned, and its frames are
         # ignored.
+        now = self.clock.monotonic()
         with self._changed:
             self._generation += 1
-        now = self.clock.monotonic()
-        if self._lost_at is None:
-            self._lost_at = now
+            if self._lost_at is None:
+                self._lost_at = now
+            lost_at = self._lost_at
         pause = self._budget.backoff()
         # An attempt may take so long that their number alone would never end it.
-        is_lost = now - self._lost_at >= self.limits.window
+        is_lost = now - lost_at >= self.limits.window
         if is_lost or not self._budget.spend(now):
             raise CameraError(
                 f"{cause}; given up after {self._budget.spent} attempts in "
-                f"{now - self._lost_at:.0f} s: check cable, power and address"
+                f"{now - lost_at:.0f} s: check cable, power and address"
             )
         attempt = f"attempt {self._budget.spent} of {self._budget.limit}"
         self.on_event(CameraEvent(name, f"{cause}; it is opened again ({attempt})"))
         if self._pause(pause):
             return
         self.reconnects += 1
+        self._has_gap = self._has_worked
         self._start()
 
     def _pause(self, seconds: float) -> bool:
         """Wait before a restart; return True if the camera was stopped meanwhile."""
         with self._changed:
             return self.clock.wait_for(self._changed, lambda: self._stopped, seconds)
-
-    def _start(self) -> None:
-        with self._changed:
-            if self._stopped:
-                return
-            self._slot = None
-            self._ended = None
-            self._unusable = 0
-            self._is_running = False
-            self._deadline = self.clock.monotonic() + self.limits.first_frame
-            generation = self._generation
-        name = f"capture {self.source}"
-        thread = threading.Thread(target=self._capture, args=(generation,), name=name, daemon=True)
-        alive = [other for other in self._threads if other.is_alive()]
-        self._threads = [*alive, thread]
-        thread.start()
-
-    def _capture(self, generation: int) -> None:
-        """Capture frames until the generation is over; report the end to the consumer."""
-        handle: Any = None
-        ended: Exception
-        try:
-            handle = self._open()
-            while self._put_next(generation, handle):
-                pass
-            return
-        except (CameraError, EndOfStream) as error:
-            ended = error
-        except Exception as error:
-            # Every exception of a driver must reach the consumer, not end with the thread.
-            ended = CameraError(f"camera {self.source}: {type(error).__name__}: {error}")
-        finally:
-            if handle is not None:
-                # A driver that failed may fail again; the first cause counts.
-                with contextlib.suppress(Exception):
-                    self._release(handle)
-        with self._changed:
-            if generation == self._generation:
-                self._ended = ended
-                self._changed.notify_all()
-
-    def _put_next(self, generation: int, handle: Any) -> bool:
-        """Capture a frame and put it into the slot; return False if this capture is over."""
-        try:
-            grabbed = self._grab(handle)
-        except CorruptFrame as error:
-            return self._leave_out_corrupt(generation, error)
-        now = self.clock.monotonic()
-        if not isinstance(grabbed, Grabbed):
-            grabbed = Grabbed.of(grabbed, now)
-        age = max(0.0, now - grabbed.captured_mono)
-        with self._changed:
-            if generation != self._generation:
-                return False
-            self.dropped += grabbed.missed
-            index = self.captured + grabbed.missed
-            self.captured = index + 1
-            if age > self.limits.age_limit:
-                self._leave_out_stale(age)
-                return True
-            if self._slot is not None:
-                self.dropped += 1
-            captured_at = self.clock.time() - age
-            self._slot = Waiting(index, grabbed.payload, captured_at, grabbed.captured_mono)
-            self._unusable = 0
-            self._is_running = True
-            self._has_worked = True
-            self._deadline = now + self.limits.stall
-            self._changed.notify_all()
-            return True
-
-    def _leave_out_corrupt(self, generation: int, error: CorruptFrame) -> bool:
-        """Count a damaged frame; return False if this capture is over."""
-        with self._changed:
-            if generation != self._generation:
-                return False
-            self.corrupt += 1
-            self._unusable += 1
-            self._events.add(events.CORRUPT, f"a damaged frame was left out: {error}")
-            self._changed.notify_all()
-            return True
-
-    def _leave_out_stale(self, age: float) -> None:
-        """Count a frame that is too old. The caller holds the condition."""
-        self.stale += 1
-        self._unusable += 1
-        limit = f"max_age is {self.limits.age_limit:g} s"
-        self._events.add(events.STALE, f"a frame was left out that is {age:.1f} s old; {limit}")
-        self._changed.notify_all()
 
     def _report_events(self) -> None:
         with self._changed:
@@ -295,17 +174,28 @@ class LiveCamera(Camera):
             self.on_event(event)
 
     def _frame(self, waiting: Waiting) -> Frame | None:
-        """Make the frame that is handed out; None if it is too old or damaged."""
+        """Make the frame that is handed out.
+
+        One that is too old or damaged is None, or a frame with a fault where none is left out.
+        """
+        fault = None
+        image = waiting.payload
         age = self.clock.monotonic() - waiting.captured_mono
-        if age > self.limits.age_limit:
+        if waiting.has_image and age > self.limits.oldest_judged:
+            fault = f"its image was {age:.1f} s old; max_age is {self.limits.age_limit:g} s"
             with self._changed:
-                self._leave_out_stale(age)
-            return None
-        try:
-            image = self._convert(waiting.payload)
-        except CorruptFrame as error:
-            self._leave_out_corrupt(self._generation, error)
-            return None
+                self._count_stale(age)
+        elif not isinstance(image, Frame):
+            try:
+                image = self._convert(image)
+            except CorruptFrame as error:
+                fault = f"the frame is damaged: {error}"
+                with self._changed:
+                    self._count_corrupt(error)
+        if fault is not None:
+            if not self.limits.keeps_all:
+                return None
+            image = waiting.without_image(self.source, fault).payload
         frame = waiting.frame(image, self.source)
         with self._changed:
             self._note_frame(frame)
@@ -314,7 +204,9 @@ class LiveCamera(Camera):
     def _note_frame(self, frame: Frame) -> None:
         """Add the events of a frame that is handed out. The caller holds the condition."""
         self._changes.note(frame, self._events)
-        if self._lost_at is not None:
+        captured = frame.captured_mono
+        # With `take_newest`, a frame from before the failure may be handed out after it.
+        if self._lost_at is not None and (captured is None or captured >= self._lost_at):
             seconds = self.clock.monotonic() - self._lost_at
             self._lost_at = None
             self._events.add(events.RECOVERED, f"gives frames again after {seconds:.1f} s")

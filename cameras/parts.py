@@ -125,6 +125,7 @@ class Pulses:
         self._view = views
         self._blocks = BlockNumbers()
         self._names: deque[str] = deque()
+        self.were_announced = False
         self._sent: deque[Pulse] = deque()
 
     @property
@@ -142,6 +143,7 @@ class Pulses:
     def announce(self, name: str) -> None:
         """Name the next part of the line that has no name yet."""
         self._names.append(name)
+        self.were_announced = True
 
     def send(self, name: str | None, now: float) -> Pulse:
         """Count a software pulse, whose image is still to come."""

@@ -16,7 +16,6 @@ class TriggerOptions(LiveOptions):
     trigger: Literal["off", "software", "line1"] = option(
         "off", "what starts an exposure: off for a running camera, a pulse otherwise"
     )
-    queue: int = option(16, "images of triggered parts that may wait, 1 to 1000")
     views: int = option(1, "exposures of one part, one after the other, that are judged together")
     answer_s: float = option(
         2.0, "seconds from a software pulse to its image after which the camera is opened again"
@@ -24,11 +23,13 @@ class TriggerOptions(LiveOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.queue <= 1000:
-            raise ValueError("queue must be from 1 to 1000")
         if not 1 <= self.views <= 100:
             raise ValueError("views must be from 1 to 100")
         if self.views > 1 and self.trigger == "off":
             raise ValueError("views needs a trigger, such as trigger=line1")
         if not 0 < self.answer_s < float("inf"):
             raise ValueError("answer_s must be above 0")
+
+    @property
+    def keeps_all(self) -> bool:
+        return self.every_frame or self.trigger != "off"

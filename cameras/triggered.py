@@ -10,17 +10,15 @@ frame, and that is no fault.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
-from flawline.cameras import CameraError, Frame, events
+from flawline.cameras import CameraError, events
 from flawline.cameras.clock import Clock
 from flawline.cameras.grabbed import CorruptFrame, EndOfStream, Grabbed, Waiting
 from flawline.cameras.live import LiveCamera
-from flawline.cameras.part_queue import PartQueue
 from flawline.cameras.parts import LOST, Block, BlockNumbers, Pulse, Pulses
 from flawline.cameras.trigger_options import TriggerOptions
 
@@ -54,7 +52,6 @@ class TriggeredCamera(LiveCamera):
         self.views = options.views
         self._pulses = Pulses(options.trigger == "software", options.views)
         self._blocks = BlockNumbers()
-        self._queue = PartQueue(source, options.queue, self.clock)
         self._no_more_pulses = False
         # The handle of the running capture while it takes pulses, and the last one that was opened.
         self._handle: Any = None
@@ -66,6 +63,18 @@ class TriggeredCamera(LiveCamera):
     def triggered(self) -> bool:
         """True if the camera waits for pulses."""
         return self.trigger != "off"
+
+    @property
+    def knows_parts(self) -> bool:
+        return self.triggered
+
+    @property
+    def has_unknown_numbers(self) -> bool:
+        """Whether the numbers of the parts may be wrong after the camera was opened again.
+
+        Pulses of the line that pass meanwhile are not counted. Names from outside stay right.
+        """
+        return self.triggered and self.trigger != "software" and not self._pulses.were_announced
 
     def notes(self) -> list[str]:
         if self.trigger == "software":
@@ -146,7 +155,6 @@ class TriggeredCamera(LiveCamera):
         with self._changed:
             super().stop()
             self._handle = None
-            self.dropped += self._queue.clear()
 
     def _try_to_fire(self) -> str | None:
         """Send a pulse that is counted already; return why the camera did not take it."""
@@ -200,8 +208,7 @@ class TriggeredCamera(LiveCamera):
         with contextlib.suppress(CameraError):
             missed = self._blocks.lost_before(block.number)
         if block.fault is not None:
-            self.dropped += missed
-            raise CorruptFrame(block.fault)
+            raise CorruptFrame(block.fault, missed)
         frame = block.frame(self.source, 0, self.clock)
         return Grabbed(frame, self.clock.monotonic() - block.age, missed)
 
@@ -220,8 +227,7 @@ class TriggeredCamera(LiveCamera):
             self.corrupt += 1
         else:
             self.captured += 1
-        if not self._queue.put(own, block):
-            self.dropped += 1
+        self._put_part(own, block)
         self._report(self._pulses.settled())
 
     def _begin(self, handle: Any) -> None:
@@ -255,8 +261,15 @@ class TriggeredCamera(LiveCamera):
 
     def _report(self, pulses: Iterable[Pulse]) -> None:
         """Queue parts without an image. Called with the condition, by any thread."""
-        self._queue.put_missing(pulses)
+        for pulse in pulses:
+            self._put_part(pulse, Block(None, fault="the camera gave no image"))
         self._changed.notify_all()
+
+    def _put_part(self, pulse: Pulse, block: Block) -> None:
+        """Put a part into the queue, without its image if that does not fit."""
+        frame = block.frame(self.source, 0, self.clock, pulse)
+        captured_mono = frame.captured_mono or 0.0
+        self.dropped += self._waiting.put(Waiting(0, frame, frame.captured_at, captured_mono))
 
     # What the consumer calls.
 
@@ -271,34 +284,18 @@ class TriggeredCamera(LiveCamera):
             return super()._next()
 
         def changed() -> bool:
-            return bool(self._queue or self._ended or self._events)
+            return bool(self._waiting or self._ended or self._events)
 
         with self._changed:
             timeout = max(0.0, self._deadline - self.clock.monotonic())
             self.clock.wait_for(self._changed, changed, timeout)
             is_late = self.clock.monotonic() >= self._deadline
-            if not self._queue and (self._ended is not None or is_late):
+            if not self._waiting and (self._ended is not None or is_late):
                 self._handle = None
                 if not isinstance(self._ended, EndOfStream):
                     # Reported before the camera is opened again or given up.
                     self._report(self._pulses.fail_all(str(self._ended or HANGS)))
-            frame = self._queue.take()
-            if frame is not None:
-                at = frame.captured_mono or 0.0
-                return Waiting(frame.index, frame, frame.captured_at, at), None, False
+            waiting = self._waiting.take()
+            if waiting is not None:
+                return waiting, None, False
             return None, self._ended, is_late
-
-    def _frame(self, waiting: Waiting) -> Frame | None:
-        """Return a part. One that waited too long keeps its place, without its image."""
-        if not self.triggered:
-            return super()._frame(waiting)
-        frame: Frame = waiting.payload
-        age = self.clock.monotonic() - waiting.captured_mono
-        limit = self.limits.max_age
-        with self._changed:
-            if frame.image is not None and limit is not None and age > limit:
-                self.stale += 1
-                fault = f"its image was {age:.1f} s old; max_age is {limit:g} s"
-                frame = dataclasses.replace(frame, image=None, fault=fault)
-            self._note_frame(frame)
-        return frame

@@ -46,6 +46,7 @@ class Video(Camera):
             path = self._open_stdin()
         elif not Path(path).is_file():
             raise CameraError(f"camera {path}: there is no such file; check the path")
+        self.source = self._path
         # Imported here because it is in an extra.
         from flawline.cameras.video_decoder import VideoDecoder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,10 +136,55 @@ class Detector:
         engine itself fails, as it would for every following frame.
         """
         start = time.perf_counter()
+        prepared = self._prepare(frame)
+        if isinstance(prepared, Verdict):
+            return prepared
+        return self._infer(prepared, start)
+
+    def judge_batch(self, frames: Sequence[Frame]) -> list[Verdict]:
+        """Judge several frames in one call of the engine; return their verdicts in this order.
+
+        They are judged as by `judge`. More frames than the engine takes at once are judged in
+        several calls. The times of a verdict are those of its whole batch, since it is known when
+        all are. The maps are valid until the next call.
+        """
+        start = time.perf_counter()
+        verdicts: list[Verdict | None] = []
+        places = []
+        images = []
+        for place, frame in enumerate(frames):
+            prepared = self._prepare(frame)
+            if isinstance(prepared, Verdict):
+                verdicts.append(prepared)
+                continue
+            verdicts.append(None)
+            places.append(place)
+            images.append(prepared)
+        for place, verdict in zip(places, self._infer_all(images, start), strict=True):
+            verdicts[place] = verdict
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def warm_up(self, largest: int) -> None:
+        """Run the engine once with each batch size up to `largest`.
+
+        Some engines compile the graph for each size, which would delay the first frames.
+        """
+        geometry = self.bundle.manifest.geometry
+        for size in range(1, self.batch_size(largest) + 1):
+            self.engine(np.zeros((size, geometry.height, geometry.width, 3), np.uint8))
+
+    def batch_size(self, wanted: int) -> int:
+        """Return how many of the `wanted` images the engine takes in one call."""
+        if self.engine.largest_batch is None:
+            return wanted
+        return min(wanted, self.engine.largest_batch)
+
+    def _prepare(self, frame: Frame) -> Image | Verdict:
+        """Return the input of the engine, or the verdict on a frame that cannot be judged."""
         try:
             image = image_of(frame, self.bundle.manifest)
             self._check_size(image)
-            prepared = prepare(image, self.bundle.manifest.geometry)
+            return prepare(image, self.bundle.manifest.geometry)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
             return Verdict(
@@ -149,7 +194,6 @@ class Detector:
                 anomaly_map=None,
                 reason=str(error),
             )
-        return self._infer(prepared, start)
 
     def _check_size(self, image: Image) -> None:
         """Raise ValueError for an image that is unlike those of the training in size."""
@@ -166,7 +210,32 @@ class Detector:
         # The engine takes batches; this is a batch of one.
         scores, maps = self.engine(prepared[None])
         done = time.perf_counter()
-        score = float(scores[0])
+        milliseconds = {"prepare": 1e3 * (ready - start), "infer": 1e3 * (done - ready)}
+        return self._verdict(float(scores[0]), maps[0], milliseconds)
+
+    def _infer_all(self, images: Sequence[Image], start: float) -> list[Verdict]:
+        """Run the engine on prepared images, in batches that it takes."""
+        ready = time.perf_counter()
+        results = []
+        most = self.batch_size(len(images))
+        for first in range(0, len(images), max(1, most)):
+            scores, maps = self.engine(np.stack(images[first : first + most]))
+            if most < len(images):
+                # The next call overwrites them.
+                maps = maps.copy()
+            for score, anomaly_map in zip(scores.tolist(), maps, strict=True):
+                results.append((score, anomaly_map))
+        done = time.perf_counter()
+        milliseconds = {"prepare": 1e3 * (ready - start), "infer": 1e3 * (done - ready)}
+        verdicts = []
+        for score, anomaly_map in results:
+            verdicts.append(self._verdict(score, anomaly_map, milliseconds))
+        return verdicts
+
+    def _verdict(
+        self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]
+    ) -> Verdict:
+        """Compare a score with the threshold."""
         reason = None
         if not math.isfinite(score):
             reason = f"the score is {score}, not a finite number: the part is rejected"
@@ -174,8 +243,8 @@ class Detector:
             score=score,
             threshold=self.threshold,
             anomalous=score > self.threshold or reason is not None,
-            anomaly_map=maps[0],
-            milliseconds={"prepare": 1e3 * (ready - start), "infer": 1e3 * (done - ready)},
+            anomaly_map=anomaly_map,
+            milliseconds=milliseconds,
             reason=reason,
         )
 

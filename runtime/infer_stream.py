@@ -15,11 +15,13 @@ if __name__ == "__main__":
     import_module("flawline.interrupts").end_quietly()
 
 import argparse
+import math
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from types import FrameType
 
 from flawline.cameras import Camera, open_camera
@@ -35,14 +37,18 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.signals import signal_handlers
+from flawline.runtime.station.many import ManySettings, Station
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 from flawline.uris import folder_of, quote_path
 
+LONGEST_WAIT_MS = 60_000
+
 EXAMPLES = (
     "flawline stream --bundle bundles/part --camera usb://0",
     "flawline stream --bundle bundles/part --camera /data/images --save overlays --max-frames 100",
+    "flawline stream --bundle bundles/part --camera usb://0?name=left --camera usb://1?name=right",
 )
 
 
@@ -54,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--bundle and --camera are needed (or --list)")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
+    _check_many(parser, args)
     return run_command(
         parser.prog, lambda: _run(args), interrupted="interrupted before the first frame"
     )
@@ -67,7 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bundle", type=path_argument, help="the folder that flawline build wrote")
     parser.add_argument(
-        "--camera", type=text_argument, help=f"for example {usages()}".replace("%", "%%")
+        "--camera",
+        action="append",
+        type=text_argument,
+        help=f"for example {usages()}; repeat for several".replace("%", "%%"),
     )
     add_engine_arguments(parser)
     _add_output_arguments(parser)
@@ -79,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "with trigger=software, each line sends a pulse",
     )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
+    _add_many_arguments(parser)
     parser.add_argument(
         "--accept-size",
         action="store_true",
@@ -90,6 +101,67 @@ def _parser() -> argparse.ArgumentParser:
         help="list the engines, cameras and outputs, and what they are missing",
     )
     return parser
+
+
+def _add_many_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of several cameras. The default of each is None, to notice what was given."""
+    defaults = ManySettings()
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="several cameras: the most frames in one call of the engine, at most one of each "
+        "camera; default one of each on a GPU, and 1 on a CPU, where batches are not faster",
+    )
+    parser.add_argument(
+        "--batch-wait",
+        type=float,
+        metavar="MS",
+        help="several cameras: milliseconds that a frame may wait for those of other cameras; "
+        f"default {defaults.batch_wait:g}: what is there already is judged together",
+    )
+    parser.add_argument(
+        "--same-part",
+        action="store_true",
+        default=None,
+        help="several cameras: they see the same parts, and a part has one verdict, that of its "
+        "worst view; for cameras with a trigger, and for files",
+    )
+    parser.add_argument(
+        "--part-wait",
+        type=float,
+        metavar="SECONDS",
+        help="--same-part: reject a part if a view is missing so long after the first one; "
+        f"default {defaults.part_wait:g}",
+    )
+
+
+def _check_many(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse flags of several cameras that are wrong, or without effect."""
+    several = len(args.camera or []) > 1
+    for name in ("batch", "batch_wait", "same_part"):
+        if getattr(args, name) is not None and not several:
+            parser.error(f"--{name.replace('_', '-')} is for several cameras; repeat --camera")
+    if args.part_wait is not None and not args.same_part:
+        parser.error("--part-wait needs --same-part")
+    if args.batch is not None and args.batch < 1:
+        parser.error("--batch must be at least 1")
+    # Not `value < 0`, which is false for NaN.
+    if args.batch_wait is not None and not 0 <= args.batch_wait <= LONGEST_WAIT_MS:
+        parser.error(f"--batch-wait must be from 0 to {LONGEST_WAIT_MS}")
+    if args.part_wait is not None and not 0 < args.part_wait < math.inf:
+        parser.error("--part-wait must be above 0")
+    if args.parts is not None and several and not args.same_part:
+        parser.error("--parts with several cameras needs --same-part: a line names one part")
+
+
+def _many_settings(args: argparse.Namespace) -> ManySettings:
+    settings = ManySettings(batch=args.batch, same_part=bool(args.same_part))
+    if args.batch_wait is not None:
+        settings = replace(settings, batch_wait=1e-3 * args.batch_wait)
+    if args.part_wait is not None:
+        settings = replace(settings, part_wait=args.part_wait)
+    return settings
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,36 +197,54 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _stream(args: argparse.Namespace) -> None:
-    require_bundle_folder(args.bundle, args.camera)
+    require_bundle_folder(args.bundle, args.camera[0])
     bundle = read_bundle(args.bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
-        camera = stack.enter_context(open_camera(args.camera))
-        folder = folder_of(args.camera)
+        cameras = [stack.enter_context(open_camera(uri)) for uri in args.camera]
+        station = None
+        if len(cameras) > 1:
+            station = Station(cameras, _many_settings(args))
         feed = None
         if args.parts is not None:
-            feed = PartFeed(camera, args.parts)
+            feed = PartFeed(args.parts, *cameras)
+        folders = [folder for folder in map(folder_of, args.camera) if folder is not None]
         opened = []
         for description in _outputs(args):
-            output = outputs.open_output(description, bundle, folder)
+            output = outputs.open_output(description, bundle, *folders)
             opened.append(stack.enter_context(output))
         options = engine_options(args)
         detector = stack.enter_context(
             Detector(bundle, args.engine, options, accept_size=args.accept_size)
         )
-        for note in camera.notes():
-            log(note)
-        log(
-            f"engine {detector.engine.description}, self-test passed, "
-            f"threshold {detector.threshold:.6g}"
-        )
+        _log_start(cameras, station, detector)
+        if station is not None:
+            station.prepare(detector)
         stop = threading.Event()
-        stack.enter_context(_signals_stop(camera, stop))
-        # The camera is closed before the signals get their former meaning back.
-        stack.callback(camera.close)
+        stack.enter_context(_signals_stop(cameras, stop, station))
+        for camera in cameras:
+            # The camera is closed before the signals get their former meaning back.
+            stack.callback(camera.close)
         if feed is not None:
             feed.start()
-        run_stream(camera, detector, opened, args.max_frames, stop, Tally())
+        if station is None:
+            run_stream(cameras[0], detector, opened, args.max_frames, stop, Tally())
+        else:
+            station.run(detector, opened, args.max_frames, Tally())
+
+
+def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Detector) -> None:
+    """Log what is judged, and with what."""
+    if station is not None:
+        for note in station.notes():
+            log(note)
+    for camera in cameras:
+        for note in camera.notes():
+            log(note)
+    log(
+        f"engine {detector.engine.description}, self-test passed, "
+        f"threshold {detector.threshold:.6g}"
+    )
 
 
 def _outputs(args: argparse.Namespace) -> list[str]:
@@ -167,12 +257,17 @@ def _outputs(args: argparse.Namespace) -> list[str]:
     return descriptions
 
 
-def _signals_stop(camera: Camera, stop: threading.Event) -> AbstractContextManager[None]:
+def _signals_stop(
+    cameras: Sequence[Camera], stop: threading.Event, station: Station | None
+) -> AbstractContextManager[None]:
     """Let SIGINT, SIGTERM and SIGHUP end the stream with its summary, within the block."""
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         stop.set()
-        camera.stop()
+        for camera in cameras:
+            camera.stop()
+        if station is not None:
+            station.stop()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     # The stream continues under `nohup`, which lets this signal be ignored.

@@ -75,6 +75,8 @@ class Engine(ABC):
     untested: ClassVar[str | None] = None
     # True if it compiles plans, with `build`.
     compiles: ClassVar[bool] = False
+    # True if a batch takes less time than its images one after the other.
+    gains_from_batches: ClassVar[bool] = False
 
     # Its name in ENGINES, which `open_engine` sets.
     name: str = ""
@@ -129,6 +131,11 @@ class Engine(ABC):
 
         None stands for an engine that has no such flags.
         """
+        return None
+
+    @property
+    def largest_batch(self) -> int | None:
+        """The most images that one call takes; None if the engine sets no limit."""
         return None
 
     @abstractmethod

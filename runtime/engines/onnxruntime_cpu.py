@@ -101,6 +101,12 @@ class OnnxRuntime(Engine):
     def installed(cls) -> str:
         return version("onnxruntime")
 
+    @property
+    def largest_batch(self) -> int | None:
+        # An open size has a name, or is None.
+        size = self._session.get_inputs()[0].shape[0]
+        return size if isinstance(size, int) else None
+
     def __call__(self, image: Image) -> tuple[Map, Map]:
         image = np.ascontiguousarray(image)
         outputs = self._buffers(len(image))

@@ -92,6 +92,13 @@ class OpenVino(Engine):
     def installed(cls) -> str:
         return version("openvino")
 
+    @property
+    def largest_batch(self) -> int | None:
+        batch = self._model.input().partial_shape[0]
+        if batch.is_static:
+            return int(batch.get_length())
+        return None
+
     def __call__(self, image: Image) -> tuple[Map, Map]:
         image = np.ascontiguousarray(image)
         try:

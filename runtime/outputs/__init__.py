@@ -37,7 +37,7 @@ class ViewVerdict:
     """The verdict on one of several exposures of a part: its score, and its name as of `Verdict`.
 
     `view` counts the exposures of the part from 0, `index` is that of the frame. `reason` says why
-    the view could not be judged.
+    the view could not be judged. `camera` names the camera if several cameras see the part.
     """
 
     view: int
@@ -45,6 +45,7 @@ class ViewVerdict:
     score: float
     name: str
     reason: str | None = None
+    camera: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Judgement:
     `live` is true if the camera does not wait for the stream, which must then not be delayed. `age`
     is the time in seconds from the capture of the frame to its verdict, None for a file, and
     `dropped` the number of frames that the camera has dropped so far. For a part with several
-    exposures, frame and verdict are those of the worst one, and `views` holds all.
+    exposures, frame and verdict are those of the worst one, and `views` holds all. `camera` is the
+    name of the camera of the frame; None for a single camera that has none.
     """
 
     frame: Frame
@@ -64,6 +66,7 @@ class Judgement:
     age: float | None = None
     dropped: int = 0
     views: tuple[ViewVerdict, ...] = ()
+    camera: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Output(ABC):
     # The methods below are optional, so they are not abstract.
 
     def attach(self, camera: Camera) -> None:  # noqa: B027
-        """Take note of the camera, before its first frame.
+        """Take note of a camera, before its first frame; called once for each of several.
 
         An output that also receives, as from a PLC, sends the pulses of a triggered camera or names
         its parts; see `flawline.cameras.triggered`.
@@ -179,12 +182,12 @@ def usages() -> str:
     return ", ".join(examples)
 
 
-def open_output(text: str, bundle: Bundle, camera_folder: Path | None = None) -> Output:
+def open_output(text: str, bundle: Bundle, *camera_folders: Path) -> Output:
     """Open an output of OUTPUTS that is described as `NAME`, `NAME:TARGET` or with `?OPTIONS`.
 
     An example is `jsonl:lines.jsonl`. `flawline.uris` says how options are split from the target,
-    and how a target with a question mark is written. `camera_folder` is the folder that the judged
-    images are read from, if there is one: an output that writes images into it is refused. Raises
+    and how a target with a question mark is written. `camera_folders` are those that the judged
+    images are read from: an output that writes images into one of them is refused. Raises
     OutputError for an unknown name or option, and for an output that cannot be used.
     """
     try:
@@ -194,7 +197,8 @@ def open_output(text: str, bundle: Bundle, camera_folder: Path | None = None) ->
         if reason is not None:
             raise OutputError(f"output {text}: {reason}")
         output = output_class(name)
-        _require_other_folder(text, output.image_folder(target), camera_folder)
+        for folder in camera_folders:
+            _require_other_folder(text, output.image_folder(target), folder)
         options = parse_options(output.Options, values)
     except OptionError as error:
         raise OutputError(f"output {text}: {error}") from error
@@ -202,9 +206,9 @@ def open_output(text: str, bundle: Bundle, camera_folder: Path | None = None) ->
     return create(target, options, bundle)
 
 
-def _require_other_folder(text: str, images: Path | None, camera_folder: Path | None) -> None:
+def _require_other_folder(text: str, images: Path | None, camera_folder: Path) -> None:
     """Refuse to write images into the folder that images are read from, or below it."""
-    if images is None or camera_folder is None:
+    if images is None:
         return
     if images.resolve().is_relative_to(camera_folder.resolve()):
         raise OutputError(

@@ -100,8 +100,9 @@ def record(judgement: Judgement) -> dict[str, Any]:
 
     "verdict" is "good", "anomalous" or "unjudged", and only a good part is not "rejected". If the
     part was not judged, "score" is null and "reason" says why. Live cameras add "age_ms", the time
-    from capture to verdict, and "dropped", the number of frames dropped so far. "part" is there if
-    the camera knows the part, and "views" if the part has several exposures.
+    from capture to verdict, and "dropped", the number of frames dropped so far. "camera" is there
+    if there are several or it has a name, "part" if the camera knows the part, and "views" if the
+    part has several exposures.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -124,6 +125,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
         if judgement.age is not None:
             line["age_ms"] = round(1e3 * judgement.age, 3)
         line["dropped"] = judgement.dropped
+    if judgement.camera is not None:
+        line["camera"] = printable(judgement.camera)
     if frame.part is not None:
         line["part"] = printable(frame.part)
     if judgement.views:
@@ -141,6 +144,8 @@ def _view(view: ViewVerdict) -> dict[str, Any]:
         "score": finite(view.score, 6),
         "verdict": view.name,
     }
+    if view.camera is not None:
+        content["camera"] = printable(view.camera)
     if view.reason is not None:
         content["reason"] = printable(view.reason)
     return content

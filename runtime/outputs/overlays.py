@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from flawline.cameras import Frame
 from flawline.options import option
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.background import BackgroundWorker
@@ -54,8 +53,8 @@ class Overlays(Output):
     """Saves one PNG file per frame, as a whole or not at all. No file is replaced or deleted.
 
     `target` is a folder, which is created. A file is named by the start of the run, random digits,
-    and index, source, part and verdict of its frame, so that several streams may share the folder.
-    A judged frame is saved with its map, outlined where it is anomalous, and with score and
+    and index, camera, source, part and verdict of its frame, so that several streams may share the
+    folder. A judged frame is saved with its map, outlined where it is anomalous, and with score and
     threshold below it; a small image is magnified. A frame that could not be judged is saved as it
     came, unless it has no image.
 
@@ -162,7 +161,7 @@ class Overlays(Output):
             pixels = with_caption(paint(image, anomaly_map, self._manifest), verdict)
         else:
             pixels = np.asarray(frame.image)
-        label = _label(frame)
+        label = _label(judgement)
         path = self._folder / f"{self._run}-{frame.index:06d}-{label}-{verdict.name}.png"
         # Encoded in memory, because cv2.imwrite does not say why it could not write.
         encoded, data = cv2.imencode(".png", pixels)
@@ -196,9 +195,13 @@ class Overlays(Output):
         raise OutputError(f"{len(failures)} images were not saved; the first: {failures[0]}")
 
 
-def _label(frame: Frame) -> str:
-    """Return source and part of a frame for a file name; the source is cut before the part."""
+def _label(judgement: Judgement) -> str:
+    """Return camera, source and part of a frame for a file name; they are cut before the part."""
+    frame = judgement.frame
     source = Path(frame.source).stem
+    if judgement.camera is not None:
+        # Frames of two cameras may have the same index and source.
+        source = f"{judgement.camera}-{source}"
     if frame.part is None:
         return portable_name(source)
     part = portable_name(frame.part, LONGEST_PART)

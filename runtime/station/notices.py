@@ -19,11 +19,15 @@ class FrameNotices:
     """Prints warnings about frames: the first of each kind, and then one every 10 seconds.
 
     A warning says for how many frames since the last one of its kind there was none. `clock`
-    returns seconds that never go backwards.
+    returns seconds that never go backwards. `camera` is the name of the camera that they are about,
+    if there are several.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, camera: str | None = None
+    ) -> None:
         self._clock = clock
+        self._camera = camera
         self._last: dict[str, float] = {}
         self._left_out: Counter[str] = Counter()
 
@@ -32,6 +36,8 @@ class FrameNotices:
         if verdict.judged:
             return
         name = f"frame {frame.index} of {frame.source}"
+        if self._camera is not None:
+            name = f"{self._camera}: {name}"
         if frame.part is not None:
             name += f", part {frame.part},"
         self.warn(UNJUDGED, f"{name} was not judged, and its part rejected: {verdict.reason}")
@@ -41,10 +47,13 @@ class FrameNotices:
 
         One that is no problem is a line of information, which a quiet process leaves out.
         """
+        text = event.text
+        if self._camera is not None:
+            text = f"{self._camera}: {text}"
         if event.name in events.INFORMATION:
-            log(event.text)
+            log(text)
             return
-        self.warn(f"event {event.name}", event.text, "events")
+        self.warn(f"event {event.name}", text, "events")
 
     def warn(self, kind: str, text: str, counted: str = "frames") -> None:
         """Print a warning, if one of this kind is due. `counted` is what the left-out ones are."""

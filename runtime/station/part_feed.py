@@ -23,25 +23,27 @@ class PartFeedError(FlawlineError):
 
 
 class PartFeed:
-    """Gives each line of a file to a triggered camera, in a thread.
+    """Gives each line of a file to a triggered camera, or to several that see the same part.
 
     With `trigger=software`, a line sends the pulse, or those of all views, for the part of that
     name; an empty line does so for a part that is numbered. The camera ends when the file has ended
     and each part has its frame. With another trigger, a line names the next part, and empty lines
     are left out.
 
-    `path` is a file, a named pipe or - for stdin. A named pipe never ends, so that one program
-    after the other may write to it. Raises PartFeedError for a file that cannot be read, and for a
-    camera that waits for no pulses.
+    `path` is a file, a named pipe or - for stdin. It is read in a thread. A named pipe never ends,
+    so that one program after the other may write to it. Raises PartFeedError for a file that cannot
+    be read, and for a camera that waits for no pulses.
     """
 
-    def __init__(self, camera: Camera, path: str) -> None:
-        if not isinstance(camera, TriggeredCamera) or not camera.triggered:
-            raise PartFeedError(
-                "--parts needs a camera that waits for pulses; add trigger=software or "
-                "trigger=line1 to the options of a camera that has them, or leave --parts out"
-            )
-        self._camera = camera
+    def __init__(self, path: str, *cameras: Camera) -> None:
+        self._cameras: list[TriggeredCamera] = []
+        for camera in cameras:
+            if not isinstance(camera, TriggeredCamera) or not camera.triggered:
+                raise PartFeedError(
+                    "--parts needs a camera that waits for pulses; add trigger=software or "
+                    "trigger=line1 to the options of a camera that has them, or leave --parts out"
+                )
+            self._cameras.append(camera)
         self._path = path
         self._descriptor = _open(path)
         self._thread = threading.Thread(target=self._run, name="parts", daemon=True)
@@ -51,22 +53,28 @@ class PartFeed:
         self._thread.start()
 
     def _run(self) -> None:
-        by_software = self._camera.trigger == "software"
+        # Those that are not there at the start give no frames, and need no pulses.
+        by_software = []
+        for camera in self._cameras:
+            if camera.trigger == "software" and camera.wait_until_open():
+                by_software.append(camera)
+        by_line = [camera for camera in self._cameras if camera.trigger != "software"]
+        if not by_software and not by_line:
+            return
         try:
-            if by_software and not self._camera.wait_until_open():
-                return
             for name in self._lines():
-                if by_software:
-                    for _ in range(self._camera.views):
-                        self._camera.pulse(name or None)
-                elif name:
-                    self._camera.announce(name)
+                for camera in by_software:
+                    for _ in range(camera.views):
+                        camera.pulse(name or None)
+                for camera in by_line:
+                    if name:
+                        camera.announce(name)
         except CameraError as error:
             warn(f"{error}; no more lines of --parts are read")
         except OSError as error:
             warn(f"--parts {self._path}: cannot be read any more ({reason_of(error)})")
-        if by_software:
-            self._camera.end_of_pulses()
+        for camera in by_software:
+            camera.end_of_pulses()
 
     def _lines(self) -> Iterator[str]:
         """Yield the lines of the file, without the spaces around them.

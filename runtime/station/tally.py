@@ -55,8 +55,11 @@ class Tally:
         duration = self._recent[-1] - self._recent[0]
         return (len(self._recent) - 1) / max(duration, 1e-9)
 
-    def summary(self, camera: Camera) -> dict[str, Any]:
-        """Return the summary of the run so far, as it is printed."""
+    def summary(self, *cameras: Camera) -> dict[str, Any]:
+        """Return the summary of the run so far, as it is printed.
+
+        The counters of several cameras are added up.
+        """
         duration = max(self._clock() - self._start, 1e-9)
         summary: dict[str, Any] = {
             "frames": self.frames,
@@ -64,9 +67,11 @@ class Tally:
         }
         for percent in PERCENTILES:
             summary[f"p{percent}_ms"] = _percentile(self.latency, percent)
-        if camera.live:
+        if any(camera.live for camera in cameras):
             summary["p95_age_ms"] = _percentile(self.ages, 95)
-        summary.update(camera.counts())
+        for camera in cameras:
+            for name, count in camera.counts().items():
+                summary[name] = summary.get(name, 0) + count
         summary["anomalous"] = self.anomalous
         summary["unjudged"] = self.unjudged
         return summary

@@ -1,4 +1,4 @@
-"""Several exposures of one part, such as under different lights, judged as one part."""
+"""Several views of one part, such as under different lights, judged as one part."""
 
 from __future__ import annotations
 
@@ -15,46 +15,59 @@ from flawline.runtime.outputs import ViewVerdict
 class PartVerdict:
     """The verdict on a part, the frame that it comes from, and the verdicts on all its views.
 
-    `views` is empty for a part with a single exposure.
+    `views` is empty for a part with a single view. `camera` is the name of the camera of the frame,
+    if there are several.
     """
 
     frame: Frame
     verdict: Verdict
     views: tuple[ViewVerdict, ...] = ()
+    camera: str | None = None
 
 
-class ViewGroups:
-    """Collects the views of a part, in their order, until all of them are judged.
+@dataclass(frozen=True)
+class _View:
+    """A view of a part that was judged; `number` counts from 0."""
+
+    number: int
+    frame: Frame
+    verdict: Verdict
+    camera: str | None
+
+    def label(self, total: int) -> str:
+        """Return what a message calls it, if the part has `total` views."""
+        if self.camera is None:
+            return f"view {self.number + 1} of {total}"
+        if self.frame.views == 1:
+            return f"camera {self.camera}"
+        return f"camera {self.camera}, view {self.frame.view + 1} of {self.frame.views}"
+
+
+class PartViews:
+    """The views of one part that were judged so far, of `total` views.
 
     The verdict on a part is that on its worst view, the one with the highest score. A view that
     could not be judged, or is missing, makes the part unjudged.
     """
 
-    def __init__(self) -> None:
-        self._frames: list[Frame] = []
-        self._verdicts: list[Verdict] = []
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._views: dict[int, _View] = {}
 
-    def add(self, frame: Frame, verdict: Verdict) -> list[PartVerdict]:
-        """Take the verdict on a frame; return the parts that are complete, or cannot become so."""
-        if frame.views == 1:
-            return [*self.flush(), PartVerdict(frame, verdict)]
-        parts = []
-        if self._frames and not _follows(self._frames[-1], frame):
-            parts = self.flush()
-        self._frames.append(frame)
-        self._verdicts.append(self._kept(verdict))
-        if frame.view == frame.views - 1:
-            parts.extend(self.flush())
-        return parts
+    def __len__(self) -> int:
+        return len(self._views)
 
-    def flush(self) -> list[PartVerdict]:
-        """Return the part whose views were collected so far, if there is one."""
-        if not self._frames:
-            return []
-        part = _join(self._frames, self._verdicts)
-        self._frames = []
-        self._verdicts = []
-        return [part]
+    def __contains__(self, number: int) -> bool:
+        return number in self._views
+
+    @property
+    def complete(self) -> bool:
+        """Whether all views were judged."""
+        return len(self._views) == self.total
+
+    def add(self, number: int, frame: Frame, verdict: Verdict, camera: str | None = None) -> None:
+        """Add the verdict on view `number`, from 0, that the camera of this name took."""
+        self._views[number] = _View(number, frame, self._kept(verdict), camera)
 
     def _kept(self, verdict: Verdict) -> Verdict:
         """Return a verdict that stays valid; only the worst one keeps its map.
@@ -63,11 +76,64 @@ class ViewGroups:
         """
         if verdict.anomaly_map is None:
             return verdict
-        worst = max((other.score for other in self._verdicts if other.judged), default=-math.inf)
+        worst = -math.inf
+        for view in self._views.values():
+            if view.verdict.judged:
+                worst = max(worst, view.verdict.score)
         anomaly_map = None
         if verdict.judged and verdict.score > worst:
             anomaly_map = verdict.anomaly_map.copy()
         return dataclasses.replace(verdict, anomaly_map=anomaly_map)
+
+    def join(self, missing: str | None = None) -> PartVerdict:
+        """Return the verdict on the part, of which at least one view was judged.
+
+        `missing` says why views are missing, if it is known.
+        """
+        views = [self._views[number] for number in sorted(self._views)]
+        worst = _worst(views)
+        verdict = worst.verdict
+        reason = None
+        if not verdict.judged:
+            reason = f"{worst.label(self.total)}: {verdict.reason}"
+        elif not self.complete:
+            reason = missing or f"only {len(views)} of the part's {self.total} views came"
+        if reason is None:
+            verdict = dataclasses.replace(verdict, milliseconds=_total_times(views))
+        else:
+            verdict = Verdict(math.nan, verdict.threshold, True, None, {}, reason)
+        records = tuple(_record(view) for view in views)
+        return PartVerdict(worst.frame, verdict, records, worst.camera)
+
+
+class ViewGroups:
+    """Collects the exposures of a part, one after the other, until all of them are judged."""
+
+    def __init__(self) -> None:
+        self._last: Frame | None = None
+        self._views = PartViews(1)
+
+    def add(self, frame: Frame, verdict: Verdict) -> list[PartVerdict]:
+        """Take the verdict on a frame; return the parts that are complete, or cannot become so."""
+        if frame.views == 1:
+            return [*self.flush(), PartVerdict(frame, verdict)]
+        parts = []
+        if self._last is not None and not _follows(self._last, frame):
+            parts = self.flush()
+        if self._last is None:
+            self._views = PartViews(frame.views)
+        self._last = frame
+        self._views.add(frame.view, frame, verdict)
+        if frame.view == frame.views - 1:
+            parts.extend(self.flush())
+        return parts
+
+    def flush(self) -> list[PartVerdict]:
+        """Return the part whose views were collected so far, if there is one."""
+        if self._last is None:
+            return []
+        self._last = None
+        return [self._views.join()]
 
 
 def _follows(before: Frame, frame: Frame) -> bool:
@@ -76,36 +142,34 @@ def _follows(before: Frame, frame: Frame) -> bool:
     return same and frame.view == before.view + 1
 
 
-def _join(frames: list[Frame], verdicts: list[Verdict]) -> PartVerdict:
-    """Return the verdict on a part from those on its views."""
-    views = []
-    milliseconds: dict[str, float] = {}
-    for frame, verdict in zip(frames, verdicts, strict=True):
-        views.append(
-            ViewVerdict(frame.view, frame.index, verdict.score, verdict.name, verdict.reason)
-        )
-        for stage, duration in verdict.milliseconds.items():
-            milliseconds[stage] = milliseconds.get(stage, 0.0) + duration
-    index = _worst(verdicts)
-    verdict = verdicts[index]
-    reason = None
-    if not verdict.judged:
-        reason = f"view {frames[index].view + 1} of {frames[index].views}: {verdict.reason}"
-    elif len(frames) < frames[0].views:
-        reason = f"only {len(frames)} of the part's {frames[0].views} views came"
-    if reason is None:
-        verdict = dataclasses.replace(verdict, milliseconds=milliseconds)
-    else:
-        verdict = Verdict(math.nan, verdict.threshold, True, None, {}, reason)
-    return PartVerdict(frames[index], verdict, tuple(views))
+def _record(view: _View) -> ViewVerdict:
+    verdict = view.verdict
+    return ViewVerdict(
+        view.number, view.frame.index, verdict.score, verdict.name, verdict.reason, view.camera
+    )
 
 
-def _worst(verdicts: list[Verdict]) -> int:
-    """Return the position of the first verdict that is unjudged, or of that with the most score."""
-    worst = 0
-    for index, verdict in enumerate(verdicts):
-        if not verdict.judged:
-            return index
-        if verdict.score > verdicts[worst].score:
-            worst = index
+def _total_times(views: list[_View]) -> dict[str, float]:
+    """Return the time of each stage for all views, in milliseconds."""
+    total: dict[str, float] = {}
+    batches: list[int] = []
+    for view in views:
+        # The verdicts of one batch share the record of its times.
+        batch = id(view.verdict.milliseconds)
+        if batch in batches:
+            continue
+        batches.append(batch)
+        for stage, duration in view.verdict.milliseconds.items():
+            total[stage] = total.get(stage, 0.0) + duration
+    return total
+
+
+def _worst(views: list[_View]) -> _View:
+    """Return the first view that could not be judged, or the one with the highest score."""
+    worst = views[0]
+    for view in views:
+        if not view.verdict.judged:
+            return view
+        if view.verdict.score > worst.verdict.score:
+            worst = view
     return worst

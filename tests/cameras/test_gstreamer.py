@@ -161,3 +161,14 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "apt install python3-gi" in (missing(scheme) or "")
         with pytest.raises(CameraError, match=f"^camera {scheme}://0: needs GStreamer"):
             open_camera(f"{scheme}://0")
+
+
+def test_every_frame_takes_every_picture_of_the_pipeline(gst: Any) -> None:
+    # Not live: the source gives its pictures as fast as they are taken, so that many wait.
+    caps = "video/x-raw,format=GRAY8,width=64,height=48"
+    uri = f"gst://videotestsrc num-buffers=60 ! {caps}?ends=yes&every_frame=1&queue=60"
+    with open_camera(uri) as camera:
+        frames = list(camera)
+        assert [frame.index for frame in frames if frame.image is not None] == list(range(60))
+        assert camera.counts()["captured"] == 60
+        assert camera.counts()["dropped"] == 0

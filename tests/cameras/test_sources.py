@@ -164,7 +164,9 @@ def test_a_broken_link_is_a_fault_and_a_linked_folder_is_read(folder: Path, tmp_
         ("usb://0?fps=29.97", "fps=29.97: not a whole number"),
         ("usb://0?speed=1", r"'speed' is unknown; known options: .*width .*height .*fps"),
         ("{folder}?bits=17", "bits=17 is not a whole number from 8 to 16"),
-        ("video://{folder}/a/1.png?bits=9", "there are no options"),
+        ("video://{folder}/a/1.png?bits=9", r"known options: name \(str, default None\)"),
+        ("synthetic://?name=", "name must be 1 to 24 letters, digits, dots, hyphens and under"),
+        ("synthetic://?name=left/right", "name must be 1 to 24 letters"),
     ],
 )
 def test_a_wrong_uri_is_an_error_that_names_what_is_known(

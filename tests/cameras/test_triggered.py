@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fakes.clock import FakeClock
 
-from flawline.cameras import CameraError, Frame, open_camera, part_queue, triggered
+from flawline.cameras import CameraError, Frame, frame_queue, open_camera, triggered
 from flawline.cameras.grabbed import EndOfStream
 from flawline.cameras.parts import LOST, Block, BlockNumbers, Pulses
 from flawline.cameras.synthetic import Synthetic, SyntheticOptions
@@ -375,7 +375,7 @@ def test_parts_that_wait_when_the_stream_stops_are_counted() -> None:
 def test_a_consumer_that_hangs_is_reported_as_unknown_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(part_queue, "MOST_WAITING", 5)
+    monkeypatch.setattr(frame_queue, "MOST_WAITING", 5)
     camera = Scripted([block(number) for number in range(1, 20)], [block(1)], queue=2)
     camera._start()
     for thread in camera._threads:

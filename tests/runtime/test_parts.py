@@ -80,7 +80,7 @@ def test_a_named_pipe_outlives_its_writer(tmp_path: Path) -> None:
     pipe = tmp_path / "parts"
     os.mkfifo(pipe)
     with open_camera(f"{CAMERA}software") as camera:
-        PartFeed(camera, str(pipe)).start()
+        PartFeed(str(pipe), camera).start()
         frames = iter(camera)
 
         def write(text: str) -> None:
@@ -98,7 +98,7 @@ def test_lines_name_the_pulses_of_the_line(tmp_path: Path) -> None:
     file = tmp_path / "parts.txt"
     file.write_text("A\n\nB\n")
     with open_camera(f"{CAMERA}line1&fps=1000&frames=3") as camera:
-        feed = PartFeed(camera, str(file))
+        feed = PartFeed(str(file), camera)
         feed.start()
         feed._thread.join(WAIT_S)
         assert [frame.part for frame in camera] == ["A", "B", "3"]
@@ -111,7 +111,7 @@ def test_a_camera_without_pulses_is_one_line(camera: str, tmp_path: Path) -> Non
         open_camera(camera.format(folder=tmp_path)) as opened,
         pytest.raises(PartFeedError, match="add trigger=software or trigger=line1"),
     ):
-        PartFeed(opened, "-")
+        PartFeed("-", opened)
 
 
 def test_a_file_that_is_absent_is_one_line(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_file_that_is_absent_is_one_line(tmp_path: Path) -> None:
         open_camera(f"{CAMERA}software") as camera,
         pytest.raises(PartFeedError, match=r"cannot be read \(No such file.*check the path"),
     ):
-        PartFeed(camera, str(tmp_path / "absent"))
+        PartFeed(str(tmp_path / "absent"), camera)
 
 
 class Plc(Output):

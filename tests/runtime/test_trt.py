@@ -148,6 +148,7 @@ def test_a_graph_of_one_batch_size_has_no_profile(fp16_bundle: Bundle, install: 
     assert "batches" not in control.builds[0]
     for seed in range(3):
         assert_result(engine, 1, seed)
+    assert engine.largest_batch == 1
     with pytest.raises(EngineError, match=r"accepts batches of 1 to 1, not 2"):
         engine(random_images(2, 0))
     engine.close()
@@ -158,6 +159,8 @@ def test_a_batch_that_the_plan_does_not_accept_is_refused(
 ) -> None:
     control = install("10.3")
     engine = TensorRt.open(fp16_bundle, FP16)
+    assert engine.largest_batch == 8
+    assert engine.gains_from_batches
     with pytest.raises(
         EngineError, match=r"accepts batches of 1 to 8, not 9; build it with --max-batch 9$"
     ):

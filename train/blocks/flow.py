@@ -87,8 +87,9 @@ def initialise_flow(flow: SequenceINN, generator: torch.Generator) -> None:
                 initialise_layer(layer, generator)
 
 
+@torch.no_grad()
 def initialise_layer(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
-    """Draw the weights of a layer as torch's default initialisation does, from `generator`."""
+    """Draw weight and bias of a layer as torch's default initialisation does."""
     # The generator is on the CPU, so the tensors that it fills must be there too.
     drawn = torch.empty_like(layer.weight, device="cpu")
     nn.init.kaiming_uniform_(drawn, math.sqrt(5), generator=generator)

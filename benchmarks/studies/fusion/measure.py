@@ -20,7 +20,7 @@ from flawline.benchmarks.measure.meter import count_parameters, measure_cost
 from flawline.benchmarks.measure.nodes import Node, bytes_written
 from flawline.benchmarks.measure.sessions import InferenceCall, external_call, inference_call
 from flawline.benchmarks.measure.timing import alternate
-from flawline.benchmarks.published.form import backbone_of
+from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.fusion.engines import other_engines
 from flawline.benchmarks.studies.fusion.forms import (
     BACKBONE,
@@ -165,7 +165,7 @@ class _Measurement:
 def _eager_row(label: str, module: nn.Module, method: Method, image: Image) -> Row:
     """Count what a form computes and writes in torch for one image [1, H, W, 3]."""
     tensor = torch.from_numpy(image)
-    levels = backbone_of(method).extract(tensor)
+    levels = find_published(method.name).levels(method, tensor)
     head: Callable[..., object] = module.head  # type: ignore[assignment]
     head_cost = measure_cost(partial(head, *levels))
     return Row(

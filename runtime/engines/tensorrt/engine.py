@@ -39,6 +39,7 @@ class TensorRt(Engine):
     library: ClassVar[Library] = TENSORRT
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8")
     compiles: ClassVar[bool] = True
+    gains_from_batches: ClassVar[bool] = True
     untested: ClassVar[str | None] = (
         "on a GPU: building, loading and running were tested with a substitute for the driver"
     )
@@ -148,6 +149,10 @@ class TensorRt(Engine):
         """Return the version of the library and the name of the GPU. Raises EngineError."""
         version = cls.library.load().__version__
         return f"{version} {gpu_name()}"
+
+    @property
+    def largest_batch(self) -> int | None:
+        return self._session.layout.largest_batch
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
         """Run a batch. Raises EngineError for a batch size that the plan does not accept."""

@@ -1,0 +1,145 @@
+"""One of several cameras: a thread iterates over it, and the loop takes its frames."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from flawline.cameras import Camera, CameraError, Frame
+from flawline.cameras.events import CameraEvent
+from flawline.runtime.console import warn
+from flawline.runtime.station.notices import FrameNotices
+from flawline.runtime.station.tally import Tally
+
+JOIN_S = 2.0  # seconds that `join` waits for the thread
+
+
+class Lane:
+    """A camera with its name, one frame of it at a time, and what becomes of it.
+
+    A camera that drops frames keeps its newest one until `take` is called. Of another one, the
+    thread fetches the next frame while the one before is judged. `wake` is called, by any thread,
+    when the lane has changed; it must not wait.
+
+    The threads share no lock with the loop, because a signal handler, which may interrupt any line
+    of the loop, stops the cameras.
+    """
+
+    def __init__(self, name: str, camera: Camera, wake: Callable[[], None]) -> None:
+        self.name = name
+        self.camera = camera
+        # Why the camera gives no more frames, unless it has simply ended.
+        self.error: Exception | None = None
+        self.notices = FrameNotices(camera=name)
+        self.tally = Tally()
+        self._wake = wake
+        self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._taken: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[CameraEvent] = queue.SimpleQueue()
+        self._finished = False
+        self._reported = False
+        self._stopped = False
+        self._takes_newest = camera.keep_newest(wake)
+        camera.on_event = self._note
+        self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to iterate over the camera, and to measure."""
+        self.tally = Tally()
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for frame in self.camera:
+                self._frames.put(frame)
+                self._wake()
+                if self._is_fetched_ahead(frame):
+                    continue
+                self._taken.get()
+                if self._stopped:
+                    break
+        except Exception as error:
+            # Every exception must reach the loop, not end with the thread.
+            self.error = error
+        self._finished = True
+        self._wake()
+
+    def _is_fetched_ahead(self, frame: Frame) -> bool:
+        """Tell whether the next frame is fetched before this one is taken.
+
+        To reject a frame without an image takes no time. Those of a camera that does not wait would
+        be more and more if each took the turn of an image.
+        """
+        return frame.image is None and self.camera.live
+
+    def _note(self, event: CameraEvent) -> None:
+        self._events.put(event)
+        self._wake()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a frame waits to be taken."""
+        if self._takes_newest:
+            return self.camera.has_newest
+        return not self._frames.empty()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the camera gives no more frames."""
+        # In this order, since the thread leaves its last frame before it finishes.
+        return self._finished and not self.ready
+
+    @property
+    def lost(self) -> bool:
+        """Whether the camera has failed for good."""
+        return self.error is not None
+
+    def take(self) -> Frame | None:
+        """Take the frame that waits; None if it cannot be judged, so that it was left out."""
+        if not self._takes_newest:
+            frame = self._frames.get()
+            if not self._is_fetched_ahead(frame):
+                self._taken.put(None)
+            return frame
+        try:
+            return self.camera.take_newest()
+        except CameraError as error:
+            self.error = error
+            self.camera.stop()
+            return None
+
+    def report(self, others: bool) -> None:
+        """Print what happened to the camera; `others` says whether another one gives frames.
+
+        Raises the exception of a camera that is not a CameraError.
+        """
+        while not self._events.empty():
+            self.notices.event(self._events.get())
+        if self.error is None or self._reported:
+            return
+        if not isinstance(self.error, CameraError):
+            raise self.error
+        self._reported = True
+        if others:
+            warn(f"{self.describe_error()}; the other cameras continue")
+
+    def describe_error(self) -> str:
+        """Say why the camera is lost, with its name."""
+        source = self.camera.source
+        reason = str(self.error).removeprefix(f"camera {source}: ")
+        title = f"camera {self.name}"
+        if source:
+            title += f" ({source})"
+        return f"{title} is lost: {reason}"
+
+    def stop(self) -> None:
+        """End the iteration. Does not wait; a signal handler may call it."""
+        self._stopped = True
+        self.camera.stop()
+        self._taken.put(None)
+
+    def join(self) -> None:
+        """Wait for the thread after `stop`, but not for long: a driver may hang for ever."""
+        if self._thread.ident is not None:
+            self._thread.join(JOIN_S)

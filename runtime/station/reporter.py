@@ -1,0 +1,97 @@
+"""What a stream tells about its verdicts: the outputs, the summary and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flawline.cameras import Camera, Frame
+from flawline.runtime.console import log, warn
+from flawline.runtime.detector import Detector
+from flawline.runtime.outputs import Judgement, Output, OutputError
+from flawline.runtime.station.notices import FrameNotices
+from flawline.runtime.station.tally import Tally
+from flawline.runtime.station.views import PartVerdict
+
+
+class Reporter:
+    """Counts the verdicts on parts and delivers them to every output.
+
+    `live` is true if a camera of the stream does not wait for it.
+    """
+
+    def __init__(
+        self, detector: Detector, outputs: Sequence[Output], tally: Tally, live: bool
+    ) -> None:
+        self._detector = detector
+        self._outputs = outputs
+        self._tally = tally
+        self._live = live
+        self._sizes: set[tuple[int, ...]] = set()
+
+    def attach(self, camera: Camera) -> None:
+        """Tell every output about a camera, before its first frame."""
+        for output in self._outputs:
+            output.attach(camera)
+
+    def note_size(self, frame: Frame) -> None:
+        """Log once for each image size that a crop leaves a part of the image uninspected."""
+        if frame.image is None:
+            return
+        size = frame.image.shape[:2]
+        if size in self._sizes:
+            return
+        self._sizes.add(size)
+        height, width = size
+        lost = self._detector.bundle.manifest.geometry.uninspected(height, width)
+        if lost is not None:
+            log(f"note: {lost}")
+
+    def report(self, part: PartVerdict, camera: Camera, notices: FrameNotices) -> None:
+        """Count the verdict on a part and deliver it to every output. Raises OutputError.
+
+        `camera` is the one of the part's frame, and `notices` prints its messages.
+        """
+        frame = part.frame
+        age = frame.age(camera.clock.monotonic())
+        fps = self._tally.add(part.verdict, age)
+        notices.unjudged(frame, part.verdict)
+        judgement = Judgement(
+            frame,
+            part.verdict,
+            fps,
+            self._live,
+            age,
+            camera.dropped,
+            part.views,
+            part.camera or camera.name,
+        )
+        for number, output in enumerate(self._outputs):
+            try:
+                output.write(judgement)
+            except OutputError as error:
+                if output.required:
+                    raise
+                # A disk that is full would give a message for every frame.
+                notices.warn(f"output {number}", f"{error}; inspection continues")
+
+    def finish(self, summary: dict[str, Any]) -> Exception | None:
+        """Deliver the summary to every output; return the first failure of a required one.
+
+        The counts of the outputs are added to the summary.
+        """
+        for output in self._outputs:
+            for name, count in output.totals().items():
+                summary[name] = summary.get(name, 0) + count
+        first: Exception | None = None
+        for output in self._outputs:
+            try:
+                output.finish(summary)
+            except Exception as error:
+                # Only an output that raises what it may raise is excused.
+                optional = not output.required and isinstance(error, OutputError)
+                if optional:
+                    warn(str(error))
+                elif first is None:
+                    first = error
+        return first

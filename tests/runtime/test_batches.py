@@ -1,0 +1,243 @@
+"""Batches: verdicts as of single frames, at most one frame of each camera, bounded waiting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flawline.cameras import Frame
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.station.batches import Batches, Wakes
+
+IMAGE_COUNT = 5
+
+
+def frames() -> list[Frame]:
+    rng = np.random.default_rng(1)
+    found = []
+    for index in range(IMAGE_COUNT):
+        image = rng.integers(0, 40 + 50 * index, (60, 80, 3), dtype=np.uint8)
+        found.append(Frame("line", index, image))
+    found.insert(2, Frame("line", 9, None, "torn"))
+    return found
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def detector(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Detector]:
+    if request.param == "openvino":
+        pytest.importorskip("openvino")
+    with Detector(bundle, request.param) as detector:
+        yield detector
+
+
+@pytest.mark.parametrize("most", [None, 1, 2, 5])
+def test_the_verdicts_of_a_batch_are_those_of_single_frames(
+    detector: Detector, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = frames()
+    single = []
+    for frame in given:
+        verdict = detector.judge(frame)
+        anomaly_map = verdict.anomaly_map
+        if anomaly_map is not None:
+            anomaly_map = anomaly_map.copy()
+        single.append((verdict, anomaly_map))
+    monkeypatch.setattr(type(detector.engine), "largest_batch", most)
+    together = detector.judge_batch(given)
+    assert [verdict.name for verdict in together].count("anomalous") == 3
+    for verdict, (expected, anomaly_map) in zip(together, single, strict=True):
+        assert verdict.name == expected.name
+        assert verdict.reason == expected.reason
+        assert math.isnan(expected.score) or verdict.score == pytest.approx(expected.score, 1e-5)
+        if anomaly_map is None:
+            assert verdict.anomaly_map is None
+        else:
+            np.testing.assert_allclose(verdict.anomaly_map, anomaly_map, rtol=1e-5)
+            assert verdict.milliseconds.keys() == {"prepare", "infer"}
+
+
+def test_a_batch_without_images_is_not_given_to_the_engine(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(*_: object) -> None:
+        raise AssertionError("there is nothing to judge")
+
+    monkeypatch.setattr(type(detector.engine), "__call__", unexpected)
+    assert detector.judge_batch([]) == []
+    (verdict,) = detector.judge_batch([Frame("line", 0, None, "torn")])
+    assert verdict.reason == "torn"
+
+
+def test_the_engine_runs_with_every_size_of_a_batch_before_the_first_frame(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    run = type(detector.engine).__call__
+
+    def noted(engine: Any, image: np.ndarray) -> Any:
+        sizes.append(len(image))
+        return run(engine, image)
+
+    monkeypatch.setattr(type(detector.engine), "__call__", noted)
+    detector.warm_up(3)
+    assert sizes == [1, 2, 3]
+    monkeypatch.setattr(type(detector.engine), "largest_batch", 2)
+    sizes.clear()
+    detector.warm_up(3)
+    assert sizes == [1, 2]
+
+
+def test_the_engines_of_this_machine_take_any_batch(detector: Detector) -> None:
+    assert detector.engine.largest_batch is None
+    assert detector.batch_size(7) == 7
+
+
+def test_a_graph_with_a_fixed_batch_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session:
+        def get_inputs(self) -> list[Any]:
+            return [type("Input", (), {"shape": [1, 64, 64, 3]})()]
+
+    engine = object.__new__(OnnxRuntime)
+    monkeypatch.setattr(engine, "_session", Session(), raising=False)
+    assert engine.largest_batch == 1
+
+
+class FakeLane:
+    """A camera that has so many frames, the first of them without an image."""
+
+    def __init__(self, name: str, waiting: int, faults: int = 0) -> None:
+        self.name = name
+        self.waiting = waiting
+        self.faults = faults
+        self.ended = False
+        self.others: list[bool] = []
+
+    @property
+    def ready(self) -> bool:
+        return self.waiting > 0
+
+    def take(self) -> Frame:
+        self.waiting -= 1
+        if self.faults:
+            self.faults -= 1
+            return Frame(self.name, 0, None, "torn")
+        return Frame(self.name, 0, np.zeros((4, 4), np.uint8))
+
+    def report(self, others: bool) -> None:
+        self.others.append(others)
+
+
+class FakeWakes(Wakes):
+    """Moves the clock instead of waiting; `on_wait` is what happens meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 10.0
+        self.waits: list[float | None] = []
+        self.on_wait: Callable[[], None] = lambda: None
+
+    def wait(self, timeout: float | None) -> None:
+        self.waits.append(timeout)
+        before = self.now
+        self.on_wait()
+        if self.now == before:
+            assert timeout is not None, "nothing would ever wake the loop"
+            self.now += timeout
+
+
+def batches(lanes: list[FakeLane], largest: int, wait_s: float, wakes: FakeWakes) -> Batches:
+    return Batches(lanes, largest, wait_s, wakes, lambda: wakes.now)  # type: ignore[arg-type]
+
+
+def names(batch: list[Any]) -> list[str]:
+    return [lane.name for lane, _ in batch]
+
+
+def test_a_batch_has_one_frame_of_each_camera_that_has_some() -> None:
+    lanes = [FakeLane("a", 9), FakeLane("b", 0), FakeLane("c", 1)]
+    wakes = FakeWakes()
+    former = batches(lanes, 3, 0.0, wakes)
+    assert names(former.next()) == ["a", "c"]
+    assert names(former.next()) == ["a"]
+    assert wakes.waits == []
+
+
+def test_a_fast_camera_does_not_starve_a_slow_one() -> None:
+    lanes = [FakeLane("fast", 99), FakeLane("slow", 3), FakeLane("slower", 2)]
+    former = batches(lanes, 1, 0.0, FakeWakes())
+    taken = [names(former.next())[0] for _ in range(8)]
+    assert taken == ["fast", "slow", "slower", "fast", "slow", "slower", "fast", "slow"]
+    lanes = [FakeLane("a", 9), FakeLane("b", 9), FakeLane("c", 9)]
+    former = batches(lanes, 2, 0.0, FakeWakes())
+    assert [names(former.next()) for _ in range(3)] == [["a", "b"], ["c", "a"], ["b", "c"]]
+
+
+def test_frames_without_an_image_take_no_turn() -> None:
+    lanes = [FakeLane("a", 9, faults=4), FakeLane("b", 9)]
+    former = batches(lanes, 1, 0.0, FakeWakes())
+    assert names(former.next()) == ["a"] * 5
+    assert names(former.next()) == ["b"]
+    lanes = [FakeLane("a", 9, faults=4), FakeLane("b", 9)]
+    assert names(batches(lanes, 1, 0.0, FakeWakes()).next(most=3)) == ["a"] * 3
+
+
+def test_a_frame_waits_for_others_as_long_as_stated_and_no_longer() -> None:
+    lanes = [FakeLane("a", 1), FakeLane("b", 0), FakeLane("c", 0)]
+    wakes = FakeWakes()
+    former = batches(lanes, 3, 0.02, wakes)
+
+    def come() -> None:
+        if not lanes[1].waiting:
+            lanes[1].waiting = 1
+            wakes.now += 0.005
+
+    wakes.on_wait = come
+    assert names(former.next()) == ["a", "b"]
+    assert wakes.waits == pytest.approx([0.02, 0.015])
+    lanes = [FakeLane("a", 1), FakeLane("b", 1)]
+    wakes = FakeWakes()
+    # No camera is missing.
+    assert names(batches(lanes, 2, 0.02, wakes).next()) == ["a", "b"]
+    assert wakes.waits == []
+
+
+def test_the_loop_gets_control_at_the_time_that_it_asked_for() -> None:
+    wakes = FakeWakes()
+    former = batches([FakeLane("a", 0)], 1, 0.0, wakes)
+    assert former.next(until=12.5) == []
+    assert wakes.waits == [2.5]
+
+
+def test_a_batch_is_not_larger_than_asked_for_and_leaves_out_cameras_that_are_held() -> None:
+    lanes = [FakeLane("a", 2), FakeLane("b", 2)]
+    former = batches(lanes, 2, 0.0, FakeWakes())
+    assert names(former.next(most=1)) == ["a"]
+    assert names(former.next(held=lambda lane: lane.name == "b")) == ["a"]
+    assert former.next(stopped=lambda: True) == []
+
+
+def test_cameras_that_have_ended_are_not_waited_for() -> None:
+    lanes = [FakeLane("a", 1), FakeLane("b", 0)]
+    lanes[1].ended = True
+    former = batches(lanes, 2, 0.02, FakeWakes())
+    assert names(former.next()) == ["a"]
+    assert lanes[0].others == [False]
+    assert lanes[1].others == [True]
+    lanes[0].ended = True
+    assert former.next() == []
+
+
+def test_a_wake_before_the_wait_is_not_lost() -> None:
+    wakes = Wakes()
+    wakes.wake()
+    wakes.wait(None)
+    wakes.wake()
+    wakes.wake()
+    wakes.forget()
+    wakes.wait(0.0)
