@@ -21,6 +21,7 @@ METHODS = {
     "rd4ad": "flawline.train.methods.rd4ad:RevDist",
     "cflow": "flawline.train.methods.cflow:CFlow",
     "csflow": "flawline.train.methods.csflow:CSFlow",
+    "differnet": "flawline.train.methods.differnet:DifferNet",
 }
 
 

@@ -15,6 +15,7 @@ SETTINGS = {
     "fastflow": ("blocks=2",),
     "ssnf": ("blocks=2",),
     "cflow": ("blocks=2",),
+    "differnet": ("blocks=2", "hidden=32"),
 }
 FLOWS = ("fastflow", "ssnf")
 

@@ -29,7 +29,7 @@ EXPLANATION = (
     "GMAC are those of convolutions and matrix products. Head MiB: activations written, in torch",
     "every new tensor, in ONNX Runtime what each node writes after its own fusions. The error is",
     "the largest difference of any score or map value from (b) in torch, relative to the range of",
-    "the map.",
+    "the map, or of the scores of a method without map.",
 )
 # Number of the slowest nodes that are listed.
 LISTED_NODES = 10
