@@ -48,4 +48,5 @@ class SystemClock:
     def wait_for(
         self, condition: threading.Condition, predicate: Callable[[], bool], timeout: float
     ) -> bool:
-        return condition.wait_for(predicate, timeout)
+        # A longer one, also infinity, would be an OverflowError.
+        return condition.wait_for(predicate, min(timeout, threading.TIMEOUT_MAX))

@@ -129,7 +129,7 @@ class Synthetic(TriggeredCamera):
         if fault == MISSING:
             return None
         if fault == DAMAGED:
-            return Block(None, handle.blocks, "as scripted")
+            return Block(None, handle.blocks, "the image is incomplete, as scripted")
         age = 2 * self.limits.age_limit if fault == OLD else 0.0
         return Block(self._image(index), handle.blocks, age=age)
 

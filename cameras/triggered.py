@@ -132,7 +132,8 @@ class TriggeredCamera(LiveCamera):
         if not self.triggered:
             raise CameraError(f"camera {self.source}: is not open with a trigger, such as line1")
         with self._changed:
-            self._pulses.announce(part)
+            if not self._stopped:
+                self._pulses.announce(part)
 
     def end_of_pulses(self) -> None:
         """End the iteration when every software pulse that was sent has its frame."""
@@ -294,7 +295,8 @@ class TriggeredCamera(LiveCamera):
                 self._handle = None
                 if not isinstance(self._ended, EndOfStream):
                     # Reported before the camera is opened again or given up.
-                    self._report(self._pulses.fail_all(str(self._ended or HANGS)))
+                    reason = str(self._ended or HANGS).removeprefix(f"camera {self.source}: ")
+                    self._report(self._pulses.fail_all(reason))
             waiting = self._waiting.take()
             if waiting is not None:
                 return waiting, None, False

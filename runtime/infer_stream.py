@@ -15,7 +15,6 @@ if __name__ == "__main__":
     import_module("flawline.interrupts").end_quietly()
 
 import argparse
-import math
 import signal
 import sys
 import threading
@@ -44,11 +43,12 @@ from flawline.runtime.station.tally import Tally
 from flawline.uris import folder_of, quote_path
 
 LONGEST_WAIT_MS = 60_000
+LONGEST_PART_WAIT_S = 86_400
 
 EXAMPLES = (
     "flawline stream --bundle bundles/part --camera usb://0",
     "flawline stream --bundle bundles/part --camera /data/images --save overlays --max-frames 100",
-    "flawline stream --bundle bundles/part --camera usb://0?name=left --camera usb://1?name=right",
+    "flawline stream --bundle bundles/part --camera 'usb://0?name=left' --camera 'usb://1?name=right'",
 )
 
 
@@ -149,8 +149,8 @@ def _check_many(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     # Not `value < 0`, which is false for NaN.
     if args.batch_wait is not None and not 0 <= args.batch_wait <= LONGEST_WAIT_MS:
         parser.error(f"--batch-wait must be from 0 to {LONGEST_WAIT_MS}")
-    if args.part_wait is not None and not 0 < args.part_wait < math.inf:
-        parser.error("--part-wait must be above 0")
+    if args.part_wait is not None and not 0 < args.part_wait <= LONGEST_PART_WAIT_S:
+        parser.error(f"--part-wait must be above 0 and at most {LONGEST_PART_WAIT_S}")
     if args.parts is not None and several and not args.same_part:
         parser.error("--parts with several cameras needs --same-part: a line names one part")
 

@@ -58,6 +58,8 @@ class Batches:
         self._wakes = wakes
         self._clock = clock
         self._turn = 0
+        # How many cameras had ended when `next` returned.
+        self._ended = 0
 
     def next(
         self,
@@ -69,6 +71,7 @@ class Batches:
         """Wait for a batch of at most `most` frames, without those of cameras that are `held`.
 
         It is empty if all cameras have ended, at the time `until`, and if `stopped` returns true.
+        It is also empty once when a camera ends, because a part may wait for its frames.
         """
         size = self._largest
         if most is not None:
@@ -77,7 +80,9 @@ class Batches:
         while True:
             self._wakes.forget()
             self._report()
-            if stopped():
+            ended = sum(lane.ended for lane in self._lanes)
+            if stopped() or ended != self._ended:
+                self._ended = ended
                 return []
             open_lanes = [lane for lane in self._lanes if not lane.ended and not held(lane)]
             ready = sum(lane.ready for lane in open_lanes)

@@ -62,6 +62,9 @@ class Lane:
         except Exception as error:
             # Every exception must reach the loop, not end with the thread.
             self.error = error
+            if not self._takes_newest:
+                # No frames of pulses that are still sent to it would be taken.
+                self.camera.stop()
         self._finished = True
         self._wake()
 
@@ -115,7 +118,8 @@ class Lane:
         Raises the exception of a camera that is not a CameraError.
         """
         while not self._events.empty():
-            self.notices.event(self._events.get())
+            event = self._events.get()
+            self.notices.event(CameraEvent(event.name, self._without_source(event.text)))
         if self.error is None or self._reported:
             return
         if not isinstance(self.error, CameraError):
@@ -127,11 +131,15 @@ class Lane:
     def describe_error(self) -> str:
         """Say why the camera is lost, with its name."""
         source = self.camera.source
-        reason = str(self.error).removeprefix(f"camera {source}: ")
+        reason = self._without_source(str(self.error))
         title = f"camera {self.name}"
         if source:
             title += f" ({source})"
         return f"{title} is lost: {reason}"
+
+    def _without_source(self, text: str) -> str:
+        """Return a message of the camera without what it calls itself; its name comes first."""
+        return text.removeprefix(f"camera {self.camera.source}: ")
 
     def stop(self) -> None:
         """End the iteration. Does not wait; a signal handler may call it."""

@@ -80,7 +80,12 @@ class OwnParts:
         return named
 
     def settle(self, now: float) -> list[PartVerdict]:
-        return []
+        parts = []
+        for lane in self._lanes:
+            # The other views of a part do not come any more.
+            if lane.ended:
+                parts.extend(self._counted(lane, self._groups[lane.name].flush()))
+        return parts
 
     def due(self) -> float | None:
         return None
@@ -240,7 +245,9 @@ class _Loop:
             batch = batches.next(most, self._parts.due(), self._parts.holds, stop.is_set)
             if stop.is_set() or (not batch and all(lane.ended for lane in lanes)):
                 break
-            self._judge(batch, max_frames)
+            if batch:
+                self._judge(batch, max_frames)
+            self._report(self._parts.settle(time.monotonic()), max_frames)
         if not self._is_full(max_frames):
             self._report(self._parts.settle(time.monotonic()), max_frames)
             self._report(self._parts.flush(), max_frames)
@@ -257,7 +264,6 @@ class _Loop:
         for (lane, frame), verdict in zip(batch, verdicts, strict=True):
             self._reporter.note_size(frame)
             self._report(self._parts.add(lane, frame, verdict, time.monotonic()), max_frames)
-        self._report(self._parts.settle(time.monotonic()), max_frames)
 
     def _report(self, parts: Sequence[PartVerdict], max_frames: int | None) -> None:
         for part in parts:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flawline.cameras import Frame, events
 from flawline.cameras.events import CameraEvent
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Verdict
+from flawline.runtime.outputs import ViewVerdict
 
 INTERVAL = 10.0  # seconds between two messages of a kind
 UNJUDGED = "unjudged"
@@ -27,17 +28,24 @@ class FrameNotices:
         self, clock: Callable[[], float] = time.monotonic, camera: str | None = None
     ) -> None:
         self._clock = clock
-        self._camera = camera
+        # Names may be numbers, which alone would be read as something else.
+        self._prefix = "" if camera is None else f"camera {camera}: "
         self._last: dict[str, float] = {}
         self._left_out: Counter[str] = Counter()
 
-    def unjudged(self, frame: Frame, verdict: Verdict) -> None:
-        """Warn if the verdict on a frame says that it could not be judged."""
+    def unjudged(self, frame: Frame, verdict: Verdict, views: Sequence[ViewVerdict] = ()) -> None:
+        """Warn if the verdict says that a frame, or a part with several views, was not judged."""
         if verdict.judged:
             return
-        name = f"frame {frame.index} of {frame.source}"
-        if self._camera is not None:
-            name = f"{self._camera}: {name}"
+        if views:
+            # Some of the views may have been judged. If several cameras took them, the reason names
+            # the camera.
+            name = f"part {frame.part}"
+            if views[0].camera is None:
+                name = self._prefix + name
+            self.warn(UNJUDGED, f"{name} was not judged, and is rejected: {verdict.reason}")
+            return
+        name = f"{self._prefix}frame {frame.index} of {frame.source}"
         if frame.part is not None:
             name += f", part {frame.part},"
         self.warn(UNJUDGED, f"{name} was not judged, and its part rejected: {verdict.reason}")
@@ -47,9 +55,7 @@ class FrameNotices:
 
         One that is no problem is a line of information, which a quiet process leaves out.
         """
-        text = event.text
-        if self._camera is not None:
-            text = f"{self._camera}: {text}"
+        text = self._prefix + event.text
         if event.name in events.INFORMATION:
             log(text)
             return

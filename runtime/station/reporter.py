@@ -55,7 +55,7 @@ class Reporter:
         frame = part.frame
         age = frame.age(camera.clock.monotonic())
         fps = self._tally.add(part.verdict, age)
-        notices.unjudged(frame, part.verdict)
+        notices.unjudged(frame, part.verdict, part.views)
         judgement = Judgement(
             frame,
             part.verdict,

@@ -88,7 +88,7 @@ class SameParts:
         if part is None:
             self.late += 1
             text = f"a view of part {frame.part} came after the part was rejected without it"
-            lane.notices.warn("late view", f"{lane.name}: {text}", "views")
+            lane.notices.warn("late view", f"camera {lane.name}: {text}", "views")
             return []
         self._added += 1
         part.views.add(number, frame, verdict, lane.name)

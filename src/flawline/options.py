@@ -35,9 +35,9 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
 def parse_options(record: type[Record], values: Mapping[str, str]) -> Record:
     """Build a record from the text values of its fields.
 
-    Raises OptionError, which lists the known options, for a name that the record does not have, for
-    a value that its annotation does not accept, and for a value that the record itself refuses with
-    ValueError.
+    Raises OptionError for a name that the record does not have, with the list of its options, for a
+    value that its annotation does not accept, with the meaning of the option, and for a value that
+    the record itself refuses with ValueError, whose message says what is accepted.
     """
     known = set()
     for field in dataclasses.fields(typing.cast(Any, record)):
@@ -50,12 +50,13 @@ def parse_options(record: type[Record], values: Mapping[str, str]) -> Record:
         try:
             parsed[name] = field_parser(record, name)(text)
         except ValueError as error:
-            reason = f"option {name}={text}: {error}"
-            raise OptionError(f"{reason}; {describe_options(record)}") from error
+            (meaning,) = _descriptions(record, name)
+            raise OptionError(f"option {name}={text}: {error}; {meaning}") from error
     try:
         return record(**parsed)
     except ValueError as error:
-        raise OptionError(f"{error}; {describe_options(record)}") from error
+        # The list of all options of a live camera would hide it.
+        raise OptionError(str(error)) from error
 
 
 def describe_options(record: type) -> str:
@@ -68,14 +69,20 @@ def describe_options(record: type) -> str:
         if dataclasses.is_dataclass(base):
             shared.update(field.name for field in dataclasses.fields(base))
     ordered = sorted(dataclasses.fields(record), key=lambda field: field.name in shared)
-    options = []
-    for field in ordered:
-        kind = _type_name(_annotation(record, field.name))
-        meaning = field.metadata["help"]
-        options.append(f"{field.name} ({kind}, default {field.default}): {meaning}")
-    if not options:
+    if not ordered:
         return "there are no options"
-    return "known options: " + "; ".join(options)
+    return "known options: " + "; ".join(_descriptions(record, *(field.name for field in ordered)))
+
+
+def _descriptions(record: type, *names: str) -> list[str]:
+    """Return name, type, default and help text of each of these options."""
+    fields = {field.name: field for field in dataclasses.fields(record)}
+    described = []
+    for name in names:
+        kind = _type_name(_annotation(record, name))
+        meaning = fields[name].metadata["help"]
+        described.append(f"{name} ({kind}, default {fields[name].default}): {meaning}")
+    return described
 
 
 def field_parser(record: type, name: str) -> Callable[[str], Any]:

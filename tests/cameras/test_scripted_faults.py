@@ -32,7 +32,7 @@ def test_every_fault_is_a_line_of_the_log_and_in_the_counters(
     assert summary["captured"] == 40 - 3
     assert summary["frames"] + summary["dropped"] + summary["stale"] == summary["captured"]
     for text in (
-        "camera synthetic://: a damaged frame was left out: as scripted",
+        "camera synthetic://: a damaged frame was left out: the image is incomplete, as scripted",
         "camera synthetic://: a frame was left out that is 3.0 s old; max_age is 1.5 s",
         "camera synthetic://: failed, as scripted; it is opened again (attempt 1 of 60)",
         "camera synthetic://: no frame for 1.5 s; it is opened again (attempt 2 of 60)",

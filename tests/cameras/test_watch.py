@@ -503,7 +503,7 @@ def test_listings_take_a_tenth_of_the_time(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("{folder}?settle=1", "settle and new need watch=1; known options: bits"),
+        ("{folder}?settle=1", "settle and new need watch=1$"),
         ("{folder}?new=1", "settle and new need watch=1"),
         ("{folder}?watch=1&settle=-1", "settle=-1 is not from 0 to 3600"),
         ("{folder}?watch=1&settle=nan", "settle=nan is not from 0 to 3600"),

@@ -12,6 +12,7 @@ from fakes.live_camera import WAIT_S, Hang, Scripted, greys
 
 from flawline.cameras import CameraError, Frame, events
 from flawline.cameras.changes import FrameChanges
+from flawline.cameras.clock import SystemClock
 from flawline.cameras.events import MOST_WAITING, EventQueue
 from flawline.cameras.grabbed import CorruptFrame, Grabbed, PermanentError
 from flawline.cameras.live_options import LiveOptions
@@ -258,3 +259,20 @@ def test_wrong_limits_are_refused(values: dict[str, str], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         parse_options(LiveOptions, values)
     assert parse_options(LiveOptions, {"stall": "1"}).age_limit == 0.5
+
+
+@pytest.mark.parametrize("timeout", [1e12, float("inf")])
+def test_a_time_may_be_longer_than_a_lock_can_wait(timeout: float) -> None:
+    changed = threading.Condition()
+    answers = iter([False, True])
+
+    def wake() -> None:
+        with changed:
+            changed.notify_all()
+
+    with changed:
+        waker = threading.Thread(target=wake)
+        # It gets the condition when the wait has begun.
+        waker.start()
+        assert SystemClock().wait_for(changed, lambda: next(answers), timeout)
+    waker.join()

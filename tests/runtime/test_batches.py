@@ -226,11 +226,28 @@ def test_cameras_that_have_ended_are_not_waited_for() -> None:
     lanes = [FakeLane("a", 1), FakeLane("b", 0)]
     lanes[1].ended = True
     former = batches(lanes, 2, 0.02, FakeWakes())
+    assert former.next() == []
     assert names(former.next()) == ["a"]
-    assert lanes[0].others == [False]
-    assert lanes[1].others == [True]
+    assert set(lanes[0].others) == {False}
+    assert set(lanes[1].others) == {True}
     lanes[0].ended = True
     assert former.next() == []
+
+
+def test_the_loop_gets_control_when_a_camera_ends() -> None:
+    lanes = [FakeLane("a", 0), FakeLane("b", 0)]
+    wakes = FakeWakes()
+    former = batches(lanes, 2, 0.0, wakes)
+
+    def end() -> None:
+        assert not lanes[1].ended, "the loop waits again"
+        lanes[1].ended = True
+        wakes.now += 1.0
+
+    wakes.on_wait = end
+    # Nothing limits the wait, and the other camera gives nothing.
+    assert former.next() == []
+    assert wakes.waits == [None]
 
 
 def test_a_wake_before_the_wait_is_not_lost() -> None:

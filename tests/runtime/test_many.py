@@ -18,8 +18,9 @@ import pytest
 from fakes.clock import FakeClock
 from fakes.live_camera import WAIT_S, Scripted
 
-from flawline.cameras import CAMERAS, Camera, CameraError, Frame, open_camera
+from flawline.cameras import CAMERAS, Camera, CameraError, Frame, frame_queue, open_camera
 from flawline.cameras.grabbed import CorruptFrame, EndOfStream
+from flawline.cameras.triggered import TriggeredCamera
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
@@ -203,7 +204,7 @@ def test_a_camera_that_fails_is_opened_again_and_reported_with_its_name(
     output = run(detector, camera, Listed(7))
     assert output.scores("left")[-1] == 2
     assert output.summary["reconnects"] == 1
-    assert "left: torn; it is opened again (attempt 1 of 60)" in capsys.readouterr().err
+    assert "camera left: torn; it is opened again (attempt 1 of 60)" in capsys.readouterr().err
 
 
 def test_a_camera_that_is_lost_does_not_end_the_others(
@@ -303,6 +304,42 @@ def test_exposures_of_a_part_stay_with_their_camera(detector: Detector) -> None:
     assert output.scores("right")[0] == 40
     last = [found for found in output.judgements if found.camera == "right"][-1]
     assert last.verdict.reason == "only 1 of the part's 2 views came"
+
+
+def test_an_unfinished_part_is_reported_when_its_camera_ends(detector: Detector) -> None:
+    reported = threading.Event()
+
+    class Idle(Listed):
+        """Gives nothing before the part of the other camera was reported."""
+
+        def __iter__(self) -> Iterator[Frame]:
+            assert reported.wait(WAIT_S)
+            yield from super().__iter__()
+
+    half = Frame("line", 0, grey(10), part="1", view=0, views=2)
+    output = Recorded(lambda judgement: reported.set())
+    run(detector, Listed(half, name="left"), Idle(5), output=output)
+    assert [found.camera for found in output.judgements] == ["left", "2"]
+    assert output.judgements[0].verdict.reason == "only 1 of the part's 2 views came"
+
+
+def test_pulses_of_a_camera_that_is_lost_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_queue, "MOST_WAITING", 5)
+    camera = open_camera(f"{SYNTHETIC}&trigger=software&restarts=0&faults=0:lost")
+    assert isinstance(camera, TriggeredCamera)
+    changed = threading.Event()
+    lane = Lane("left", camera, changed.set)
+    lane.start()
+    assert camera.wait_until_open()
+    camera.pulse("A")
+    while not lane.lost:
+        assert changed.wait(WAIT_S)
+        changed.clear()
+    lane.join()
+    for _ in range(20):
+        # Another camera still gets the pulses of these parts, so that this must not fail.
+        camera.pulse("B")
+    camera.close()
 
 
 def test_a_camera_without_an_address_of_its_own_is_called_as_it_was_opened(
@@ -408,7 +445,11 @@ def test_images_are_saved_outside_of_every_cameras_folder(
         (["--camera", "b", "--part-wait", "1"], "--part-wait needs --same-part"),
         (
             ["--camera", "b", "--same-part", "--part-wait", "0"],
-            "--part-wait must be above 0",
+            "--part-wait must be above 0 and at most 86400",
+        ),
+        (
+            ["--camera", "b", "--same-part", "--part-wait", "inf"],
+            "--part-wait must be above 0 and at most 86400",
         ),
         (["--camera", "b", "--parts", "-"], "--parts with several cameras needs --same-part"),
     ],

@@ -166,7 +166,9 @@ def test_a_view_that_does_not_come_in_time_rejects_the_part_and_is_counted_when_
     assert table.parts.due() == 52.5
     assert table.add("right", "1") == []
     assert table.parts.late == 1
-    assert "right: a view of part 1 came after the part was rejected" in capsys.readouterr().err
+    assert (
+        "camera right: a view of part 1 came after the part was rejected" in capsys.readouterr().err
+    )
     assert facts(table.add("right", "2")) == [("2", "good", None)]
 
 
@@ -309,6 +311,9 @@ def test_files_of_two_folders_are_parts_by_their_order(
         {"view": 1, "index": 0, "score": 40, "verdict": "good", "camera": "b"},
     ]
     assert lines[3]["reason"] == "camera b has no more frames"
+    # The view of camera a was judged.
+    assert "part 4 was not judged, and is rejected: camera b has no more frames\n" in err
+    assert "frame 3" not in err
     assert summary["frames"] == 4
     assert summary["late_views"] == 0
     assert summary["cameras"]["a"]["frames"] == 4
@@ -324,7 +329,7 @@ def test_pulses_of_a_line_keep_their_places_on_every_camera(
     assert [line["part"] for line in lines] == ["1", "2", "3", "4", "5", "6"]
     rejected = {line["part"]: line["reason"] for line in lines if line["verdict"] == "unjudged"}
     assert rejected == {
-        "2": "camera left: as scripted",
+        "2": "camera left: the image is incomplete, as scripted",
         "4": "camera left: the camera's image of this part was lost on the way",
     }
 

@@ -163,8 +163,8 @@ def test_every_part_of_the_line_is_one_line_with_all_scores(bundle: Bundle, tmp_
     scores = [view["score"] for view in first["views"]]
     assert first["score"] == max(scores)
     assert second["verdict"] == "unjudged"
-    assert second["reason"] == "view 2 of 3: as scripted"
-    assert second["views"][1]["reason"] == "as scripted"
+    assert second["reason"] == "view 2 of 3: the image is incomplete, as scripted"
+    assert second["views"][1]["reason"] == "the image is incomplete, as scripted"
     assert "reason" not in second["views"][0]
     assert end["summary"]["frames"] == 3
     assert end["summary"]["unjudged"] == 1
