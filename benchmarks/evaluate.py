@@ -158,6 +158,8 @@ def _facts(run: EngineRun, bundle: Bundle, data_name: str, images: int) -> Row:
         "threads": run.threads or "all",
         "device": cpu_name(),
         "images": images,
+        # Without one, the accuracies of pixels are not unknown but meaningless.
+        "has_map": bundle.has_map,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flawline.benchmarks.tables import aligned, markdown_table
+from flawline.benchmarks.tables import NO_MAP, aligned, markdown_table
 from flawline.runtime.engines import REFERENCE_ENGINE
 from flawline.runtime.load import is_busy
 from flawline.runtime.precisions import FP32
@@ -75,6 +75,8 @@ def _cells(row: Row) -> dict[str, Any]:
     cells["verdicts"] = None
     if row["flips"] is not None:
         cells["verdicts"] = f"{row['flips']} ({row['clear_flips']})"
+    if not row["has_map"]:
+        cells["pixel_auroc"] = cells["aupro"] = NO_MAP
     if row["unfinished"] is not None:
         cells["bundle"] = f"{row['bundle']} {UNFINISHED_MARK}"
     if is_busy(row["other_processes"]):

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 UNKNOWN = "–"
+# In place of the accuracy of the pixels of a detector that gives no anomaly map.
+NO_MAP = "no map"
 CELL_END = re.compile(r"(?<!\\)\|")
 
 

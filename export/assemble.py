@@ -16,7 +16,7 @@ from flawline.export.good_scores import (
     require_rate,
 )
 from flawline.export.graphs.edit import islands_in
-from flawline.export.graphs.to_onnx import node_types, onnx_from_module
+from flawline.export.graphs.to_onnx import choose_outputs, node_types, onnx_from_module
 from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
 from flawline.export.provenance import bundle_provenance
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
@@ -31,7 +31,8 @@ from flawline.train.blocks.fused import fp32_islands
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, describe_images
 from flawline.train.data.split import content_hashes, list_hash, require_not_trained_on
-from flawline.train.method import Method, evaluate
+from flawline.train.judging import evaluate
+from flawline.train.method import Method
 from flawline.train.progress import Bars
 
 # Allowed score error of an engine, as a fraction of the standard deviation of good images' scores:
@@ -48,14 +49,14 @@ class ExportOptions:
     Attributes:
         false_alarm_rate: share of good parts that may be rejected; None for the default.
         parity_images: number of test images to compare on, next to good ones.
-        outputs: GRAPH_OUTPUTS, or ("score",) for a graph without the map.
+        outputs: GRAPH_OUTPUTS, ("score",) for a graph without the map, or None for the method's.
         static_batch: the only batch size that the graph accepts; None for any.
         allow_unfinished: export a training that was cut short; the bundle is marked.
     """
 
     false_alarm_rate: float | None = None
     parity_images: int = PARITY_IMAGES
-    outputs: tuple[str, ...] = GRAPH_OUTPUTS
+    outputs: tuple[str, ...] | None = None
     static_batch: int | None = None
     allow_unfinished: bool = False
 
@@ -78,7 +79,8 @@ def build_bundle(
         command: the arguments of the command, for the provenance.
 
     Raises:
-        ExportError: the graph does not decide as the method does, or the training was cut short.
+        ExportError: the graph does not decide as the method does, the training was cut short, or
+            the options ask for a map that the method lacks.
         CalibrationError: too few good images for the false-alarm rate, or they are all equal.
         DataError: the data set cannot be used, its held-out images were trained on, or its good
             images are not those of the out-of-fold scores.
@@ -88,12 +90,12 @@ def build_bundle(
     method = checkpoint.method
     selection, good = _select_images(checkpoint, data, options)
     exported = _export(method, options)
-    reference, results = _judge(method, exported.model, selection.images, options)
+    reference, results = _judge(method, exported, selection.images)
     if good is None:
         good = held_out_scores(selection.good, results, reference)
     manifest = _manifest(method, exported, good)
     calibration = good.calibrate(options.false_alarm_rate, manifest.score_tolerance)
-    if options.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
+    if exported.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
         reference = replace(reference, maps=results.maps)
     manifest = replace(
         _trained_as(checkpoint, manifest),
@@ -218,21 +220,22 @@ def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
 
 
 def _export(method: Method, options: ExportOptions) -> _Exported:
+    outputs = choose_outputs(method, options.outputs)
     module = method.fused()
-    model = onnx_from_module(module, method.geometry, options.outputs, options.static_batch)
+    model = onnx_from_module(module, method.geometry, outputs, options.static_batch)
     log(f"exported {node_types(model).total()} ONNX nodes, {len(model) / 1e6:.1f} MB")
-    return _Exported(model, options.outputs, islands_in(model, fp32_islands(module)))
+    return _Exported(model, outputs, islands_in(model, fp32_islands(module)))
 
 
 def _judge(
-    method: Method, model: bytes, images: Sequence[Image], options: ExportOptions
+    method: Method, exported: _Exported, images: Sequence[Image]
 ) -> tuple[ScoresAndMaps, ScoresAndMaps]:
     """Return the results of the torch module and those of its ONNX graph."""
     map_size = (0, 0)
-    if options.outputs == GRAPH_OUTPUTS:
+    if exported.outputs == GRAPH_OUTPUTS:
         map_size = (method.geometry.height, method.geometry.width)
     with Bars() as bars:
-        results = score_images(model, FP32.name, map_size, images, bars)
+        results = score_images(exported.model, FP32.name, map_size, images, bars)
         scores, maps = evaluate(method, images, bars)
     return ScoresAndMaps(scores, maps), results
 

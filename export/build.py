@@ -69,12 +69,19 @@ class _Built:
 def _build(args: argparse.Namespace, words: Sequence[str]) -> _Built:
     """Build a bundle from a checkpoint, which is trained if none is given."""
     from flawline.export.assemble import ExportOptions, build_bundle
+    from flawline.export.graphs.to_onnx import choose_outputs
     from flawline.train.checkpoint import load_checkpoint
     from flawline.train.data.images import TRAIN_WITH_BITS
+    from flawline.train.method import resolve_method
 
     path = args.checkpoint
     data = args.data
+    outputs = None
+    if args.outputs is not None:
+        outputs = GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1]
     if path is None:
+        # Reported before minutes of training.
+        choose_outputs(resolve_method(args.method), outputs)
         path, data = _train(args)
     checkpoint = load_checkpoint(path)
     method = checkpoint.method
@@ -93,7 +100,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> _Built:
         out = DEFAULT_OUT / f"{method.name}-{data.name}"
     options = ExportOptions(
         false_alarm_rate=args.false_alarm_rate,
-        outputs=GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1],
+        outputs=outputs,
         static_batch=1 if args.static_batch else None,
         allow_unfinished=args.allow_unfinished,
     )

@@ -102,8 +102,8 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--outputs",
         choices=GRAPH_OUTPUTS,
-        default="map",
-        help="score: leave out the map, its upsampling and its smoothing",
+        help="score: leave out the map, its upsampling and its smoothing; default map, if the "
+        "method has one",
     )
     group.add_argument(
         "--static-batch",

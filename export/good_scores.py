@@ -23,6 +23,7 @@ from flawline.runtime.threshold import (
 )
 from flawline.train.data import DataError
 from flawline.train.data.split import content_hashes
+from flawline.train.judging import map_peaks
 from flawline.train.neighbours import describe_held_out, describe_neighbours
 from flawline.train.out_of_fold import OutOfFold, independent_images, match_images
 
@@ -36,7 +37,7 @@ class GoodScores:
     Attributes:
         paths: the n images.
         scores: float [n].
-        peaks: the largest values of their maps, float [n].
+        peaks: the largest values of their maps, float [n]; 0 in a method without map.
         out_of_fold: the record that the scores are from; None if the images were held out, and the
             exported graph scored them.
     """
@@ -97,7 +98,7 @@ def held_out_scores(
     are the torch reference's.
     """
     count = len(paths)
-    return GoodScores(paths, results.scores[:count], reference.maps[:count].max((1, 2)))
+    return GoodScores(paths, results.scores[:count], map_peaks(reference.maps[:count]))
 
 
 def out_of_fold_scores(record: OutOfFold, paths: Sequence[Path]) -> GoodScores:

@@ -67,16 +67,16 @@ class Spread:
 class Manifest:
     """What a bundle is: manifest.json without the hashes of the files.
 
-    `score` and `map_peak`, the largest value of a map, are over the held-out good images. The
-    tolerances are absolute. `fp32_islands` are prefixes of node names of the graph that must be
-    computed in FP32 in every precision. `outputs` is GRAPH_OUTPUTS, or its first entry alone.
-    `bit_depth` is the number of significant bits of the images that the detector was trained on,
-    from 8 to 16. `training` is how long it was trained, and `source_sizes` the sizes of the good
-    images; both are None where the bundle or its checkpoint does not state them. `folds` is 0 if
-    good images were held out. Otherwise the detector was trained on all of them, and `score` and
-    `map_peak` come from so many further detectors, each trained without a part of the images.
-    `trained_images` are the sorted content hashes of the images that the detector was trained on;
-    empty where they are not known.
+    `score` and `map_peak`, the largest value of a map, are over the held-out good images; the
+    latter is 0 throughout in a method without map. The tolerances are absolute. `fp32_islands` are
+    prefixes of node names of the graph that must be computed in FP32 in every precision. `outputs`
+    is GRAPH_OUTPUTS, or its first entry alone. `bit_depth` is the number of significant bits of the
+    images that the detector was trained on, from 8 to 16. `training` is how long it was trained,
+    and `source_sizes` the sizes of the good images; both are None where the bundle or its
+    checkpoint does not state them. `folds` is 0 if good images were held out. Otherwise the
+    detector was trained on all of them, and `score` and `map_peak` come from so many further
+    detectors, each trained without a part of the images. `trained_images` are the sorted content
+    hashes of the images that the detector was trained on; empty where they are not known.
     """
 
     method: str

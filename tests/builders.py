@@ -55,7 +55,7 @@ def fit_method(method: Method, images: Any, steps: int = 1, seed: int = 0, **fie
 
 def exported(method: Method) -> bytes:
     """The FP32 graph of a method."""
-    return onnx_from_module(method.fused(), method.geometry)
+    return onnx_from_module(method.fused(), method.geometry, method.outputs)
 
 
 def small_simplenet(

@@ -17,6 +17,11 @@ METHODS = {
     "padim": "flawline.train.methods.padim:PaDiM",
     "ssnf": "flawline.train.methods.ssnf:SSNF",
     "fastflow": "flawline.train.methods.fastflow:FastFlow",
+    "stfpm": "flawline.train.methods.stfpm:STFPM",
+    "rd4ad": "flawline.train.methods.rd4ad:RevDist",
+    "cflow": "flawline.train.methods.cflow:CFlow",
+    "csflow": "flawline.train.methods.csflow:CSFlow",
+    "differnet": "flawline.train.methods.differnet:DifferNet",
 }
 
 

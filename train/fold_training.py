@@ -16,7 +16,8 @@ from flawline.runtime.image import Image
 from flawline.train.backbones.memory import FeatureMemory
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.data.folds import blocks, random_fifth
-from flawline.train.method import Fit, Method, evaluate
+from flawline.train.judging import evaluate, map_peaks
+from flawline.train.method import Fit, Method
 from flawline.train.out_of_fold import OutOfFold, PartScores
 from flawline.train.progress import Progress, Remark, no_progress, no_remark
 from flawline.train.recipe import Recipe
@@ -181,7 +182,7 @@ class FoldTraining:
         return PartScores(
             images=part.left_out,
             scores=tuple(scores[:count].tolist()),
-            peaks=tuple(maps[:count].max((1, 2)).tolist()),
+            peaks=tuple(map_peaks(maps[:count]).tolist()),
             seen=part.seen,
             seen_scores=tuple(scores[count:].tolist()),
         )

@@ -78,6 +78,14 @@ def batch_indices(
         skip = 0
 
 
+def half_cosine(share: float) -> float:
+    """Return the learning rate after a share of the training, from 0 to 1, relative to the first.
+
+    It falls from 1 to 0 along half a cosine.
+    """
+    return (1 + math.cos(math.pi * share)) / 2
+
+
 def raise_at_deadline(fit: Fit, name: str) -> Progress:
     """Return `fit.progress` for a method that is fitted in one pass and so cannot resume.
 

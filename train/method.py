@@ -11,13 +11,12 @@ from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from flawline.registry import resolve
 from flawline.runtime.image import Geometry, Image
+from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.train import METHODS, TrainError
 from flawline.train.anomalies import SyntheticAnomalies
 from flawline.train.backbones import DEFAULT_BACKBONE, backbone_facts
@@ -159,6 +158,9 @@ class Method(nn.Module, abc.ABC):
     Settings: ClassVar[type[MethodSettings]]
     # Tolerance of an exported graph's maps, as a multiple of the tolerance of its scores.
     map_tolerance: ClassVar[float] = 1.0
+    # GRAPH_OUTPUTS, or ("score",) for a method that judges images as a whole: its `forward` and
+    # its exported form return `no_map`, and its bundles are built for the score alone.
+    outputs: ClassVar[tuple[str, ...]] = GRAPH_OUTPUTS
     default_backbone: ClassVar[str] = DEFAULT_BACKBONE
     # The phases of the training in order, in a method with several. A training that was cut short
     # before the last one began is never exported, not even on request.
@@ -278,7 +280,10 @@ class Method(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute score [N] and map [N, H, W] of images, uint8 [N, H, W, 3]."""
+        """Compute score [N] and map [N, H, W] of images, uint8 [N, H, W, 3].
+
+        The map is [N, 0, 0] in a method without map.
+        """
 
     @abc.abstractmethod
     def fused(self) -> nn.Module:
@@ -300,21 +305,3 @@ def resolve_method(name: str) -> type[Method]:
     """Return the class of a method. Raises TrainError for an unknown name."""
     kind: type[Method] = resolve(METHODS, name, "method", TrainError)
     return kind
-
-
-@torch.inference_mode()
-def evaluate(
-    method: Method,
-    images: Sequence[Image],
-    progress: Progress = no_progress,
-    label: str = "torch reference",
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Compute scores [n] and maps [n, H, W] of prepared images, one at a time, on its device."""
-    device = method.device
-    scores, maps = [], []
-    for index, image in enumerate(images):
-        score, anomaly_map = method(torch.from_numpy(np.asarray(image))[None].to(device))
-        scores.append(score.cpu().numpy()[0])
-        maps.append(anomaly_map.cpu().numpy()[0])
-        progress(label, index + 1, len(images))
-    return np.array(scores, np.float32), np.array(maps, np.float32)

@@ -30,7 +30,7 @@ class PartScores:
     """Scores of some good images from a detector that was trained on the others.
 
     images: their indices in the list of all good images.
-    scores, peaks: their scores, and the largest values of their maps.
+    scores, peaks: their scores, and the largest values of their maps, 0 in a method without map.
     seen, seen_scores: indices and scores of some images that the detector was trained on, by which
         the scales of two detectors are compared.
     """

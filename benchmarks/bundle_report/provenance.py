@@ -67,14 +67,16 @@ def _geometry(findings: Findings) -> Facts:
 
 def _calibration(bundle: Bundle) -> Facts:
     calibration = bundle.calibration
-    return {
+    facts: dict[str, object] = {
         "threshold": repr(calibration.threshold),
         "stated false-alarm rate": percent(calibration.false_alarm_rate),
         f"with {percent(calibration.confidence)} confidence": percent_range(calibration.interval),
         "good images": calibration.good_images,
         "scores of good images at export": _spread(bundle.manifest.score),
-        "largest values of their maps": _spread(bundle.manifest.map_peak),
     }
+    if bundle.has_map:
+        facts["largest values of their maps"] = _spread(bundle.manifest.map_peak)
+    return facts
 
 
 def _hashes(bundle: Bundle) -> Facts:

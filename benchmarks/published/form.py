@@ -29,6 +29,11 @@ def backbone_of(method: Method) -> Backbone:
     return backbone
 
 
+def levels_of_backbone(method: Method, image: Tensor) -> tuple[Tensor, ...]:
+    """Compute the feature maps of a method's backbone from images, uint8 [N, H, W, 3]."""
+    return backbone_of(method).extract(image)
+
+
 class Form(nn.Module, ABC):
     """A form of a method: uint8 [N, H, W, 3] BGR to score [N] and map [N, H, W].
 
@@ -80,6 +85,7 @@ class PublishedCode(Generic[SomeMethod]):
         as_literal: The same pipeline without that work.
         literal_exports: Whether the literal form consists of operators that torch can export.
         alternatives: Further forms, by their name in the report.
+        levels: What the heads of the forms read, from images; the backbone's maps by default.
         perturb: Moves constants away from their initial values, so that a rewrite which forgets
             one of them cannot pass. It is called after a training of no steps.
         notes: Lines for the report that explain the forms.
@@ -89,5 +95,6 @@ class PublishedCode(Generic[SomeMethod]):
     as_literal: Callable[[SomeMethod], Form] = LiteralForm
     literal_exports: bool = True
     alternatives: Mapping[str, Callable[[SomeMethod], nn.Module]] = field(default_factory=dict)
+    levels: Callable[[SomeMethod, Tensor], tuple[Tensor, ...]] = levels_of_backbone
     perturb: Callable[[SomeMethod, torch.Generator], None] | None = None
     notes: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.options import NetworkOptions
@@ -17,7 +18,7 @@ from flawline.options import field_parser
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Geometry, Image, prepare
-from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
+from flawline.runtime.manifest import Calibration, Manifest, Spread
 from flawline.train import TrainError
 from flawline.train.data import PreparedImages, open_data
 from flawline.train.data.demo import render
@@ -92,6 +93,14 @@ def _prepared_images(data: Path | None, geometry: Geometry, count: int) -> list[
     return images
 
 
+def value_range(scores: NDArray[Any], maps: NDArray[Any]) -> float:
+    """Return the range of all values of maps, or of the scores of a method without maps.
+
+    scores: [n]; maps: [n, H, W] or [n, 0, 0].
+    """
+    return float(np.ptp(maps if maps.size else scores))
+
+
 def bundle_of_network(
     method: Method,
     models: Mapping[str, bytes],
@@ -115,7 +124,7 @@ def bundle_of_network(
         score_tolerance=tolerance,
         map_tolerance=tolerance,
         fp32_islands=fp32_islands,
-        outputs=GRAPH_OUTPUTS,
+        outputs=method.outputs,
         provenance={},
     )
     calibration = Calibration(

@@ -9,12 +9,30 @@ import onnx.utils
 import torch
 from torch import nn
 
+from flawline.export import ExportError
 from flawline.export.graphs.edit import constants_to_initializers, set_output_shape
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.train.blocks.tracing import trace_to_onnx
+from flawline.train.method import Method
 
 IR_VERSION = 8  # TensorRT 8.x accepts no later one
+
+
+def choose_outputs(
+    method: Method | type[Method], wanted: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Return the outputs of a method's graph: the wanted ones, or with None all that it has.
+
+    Raises ExportError where the map is wanted of a method that has none.
+    """
+    if wanted is None:
+        return method.outputs
+    if not set(wanted) <= set(method.outputs):
+        raise ExportError(
+            f"{method.name} judges images as a whole and has no anomaly map; leave --outputs out"
+        )
+    return wanted
 
 
 def onnx_from_module(
@@ -26,7 +44,8 @@ def onnx_from_module(
     """Serialise `image` uint8 [N, H, W, 3] BGR -> `score` float32 [N], `map` float32 [N, H, W].
 
     Args:
-        module: maps the image to (score, map); H and W are those of `geometry`.
+        module: maps the image to (score, map); H and W are those of `geometry`. Without the map in
+            `outputs`, its second result is of no account.
         geometry: how images are prepared for the module.
         outputs: GRAPH_OUTPUTS, or ("score",) for a graph without the map.
         batch: the only N that the graph accepts; None makes N dynamic.

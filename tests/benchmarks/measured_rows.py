@@ -33,6 +33,7 @@ def row(**changes: Any) -> Row:
         "false_alarms": 3,
         "defective_images": 313,
         "missed": 129,
+        "has_map": True,
         "pixel_auroc": None,
         "aupro": None,
         "p50_ms": 12.5,

@@ -14,6 +14,8 @@ SETTINGS = {
     "simplenet": ("level_dim=64", "target_dim=64", "hidden=32"),
     "fastflow": ("blocks=2",),
     "ssnf": ("blocks=2",),
+    "cflow": ("blocks=2",),
+    "differnet": ("blocks=2", "hidden=32"),
 }
 FLOWS = ("fastflow", "ssnf")
 

@@ -103,6 +103,35 @@ def test_the_study_of_a_flow(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert nodes == len(result["left_in_the_head"])
 
 
+def test_a_ratio_to_a_head_without_products_is_left_out() -> None:
+    rows = [
+        Row(LITERAL, EAGER, ms=4.0, head_macs=5),
+        Row(FUSED, EAGER, ms=2.0, head_macs=0),
+        Row(FUSED, ONNX_RUNTIME, ms=1.0),
+        Row(BACKBONE, ONNX_RUNTIME, ms=0.5),
+    ]
+    lines = ratios(rows)
+    assert "(b) literal takes 2.00 times the time of (c) in torch eager" in lines
+    assert not any("MACs" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_the_study_of_two_networks_counts_both_as_the_backbone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SMALL, "--method", "stfpm", "--out", str(tmp_path)]) == 0
+    page = capsys.readouterr().out
+    assert "times the MACs" not in page  # the fused head has no products
+    result = json.loads((tmp_path / "fusion-stfpm-resnet18-64.json").read_text())
+    by_key = {(row.form, row.engine): row for row in rows_of(result)}
+    fused = by_key[FUSED, EAGER]
+    assert fused.head_macs == 0
+    # layer4 of both networks is 0.034 GMAC each.
+    assert by_key[PUBLISHED, EAGER].macs - fused.macs == pytest.approx(67e6, rel=0.02)
+    convolutions = [kind for kind in result["kinds"][FUSED] if kind["kind"] == "Conv"]
+    assert not convolutions
+
+
 def test_a_wrong_rewrite_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ from flawline.train import TrainError
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import open_data
 from flawline.train.data.demo import write_demo
-from flawline.train.method import evaluate
+from flawline.train.judging import evaluate
 from flawline.train.metrics import auroc
 from flawline.train.recipe import plan
 from flawline.train.training import train

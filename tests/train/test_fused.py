@@ -25,6 +25,7 @@ from flawline.train.blocks.fused import (
     grouped_convolution,
     patch_stencils,
     pool_matrix,
+    resize_matrix,
 )
 
 pytestmark = pytest.mark.torch
@@ -95,6 +96,17 @@ def test_smoothing_is_scipys_for_any_size_also_where_the_filter_is_wider_than_th
 
 
 @drawn
+@given(st.integers(1, 9), st.integers(1, 20), st.booleans())
+def test_the_resize_matrix_is_bilinear_with_and_without_aligned_corners(
+    n_in: int, n_out: int, align_corners: bool
+) -> None:
+    x = torch.randn(1, 1, 1, n_in, dtype=torch.float64)
+    expected = F.interpolate(x, size=(1, n_out), mode="bilinear", align_corners=align_corners)
+    got = resize_matrix(n_in, n_out, align_corners) @ x[0, 0, 0]
+    torch.testing.assert_close(got, expected[0, 0, 0], **EXACT)
+
+
+@drawn
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_the_pool_matrix_is_adaptive_pooling(n_in: int, n_out: int) -> None:
     x = torch.randn(2, n_in, dtype=torch.float64)
@@ -152,6 +164,30 @@ def test_a_hidden_unit_without_weight_is_harmless() -> None:
         torch.testing.assert_close(
             model.fused()(random_images())[1], model(random_images())[1], **EXACT
         )
+
+
+class _Doubling(nn.Module):
+    """A transposed convolution, whose weights have the output channels second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.ConvTranspose2d(3, 4, 2, 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+
+    def forward(self, x: Any) -> Any:
+        return self.bn1(self.conv1(x))
+
+
+def test_a_batchnorm_is_folded_into_a_transposed_convolution() -> None:
+    module = _Doubling().double().eval()
+    module.bn1.running_mean.normal_()
+    module.bn1.running_var.uniform_(0.5, 2)
+    nn.init.normal_(module.bn1.weight)
+    nn.init.normal_(module.bn1.bias)
+    folded = fold_batchnorm(module)
+    assert isinstance(folded.bn1, nn.Identity)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), module(x), **EXACT)
 
 
 class _Unnamed(nn.Module):

@@ -15,7 +15,8 @@ from flawline.runtime.image import Geometry
 from flawline.train import TrainError
 from flawline.train.backbones import create_backbone
 from flawline.train.backbones.base import Backbone
-from flawline.train.method import Fit, Method, MethodSettings, evaluate, require_positive
+from flawline.train.judging import evaluate
+from flawline.train.method import Fit, Method, MethodSettings, require_positive
 
 pytestmark = pytest.mark.torch
 

@@ -40,6 +40,31 @@ def test_levels_are_torchvisions(name: str, torchvision_models: Any, tmp_path: P
         torch.testing.assert_close(level, expected)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_layer4_is_built_for_a_method_that_reads_it(
+    torchvision_models: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    reference = torchvision_models.resnet18(weights=None).eval()
+    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    backbone = ResNet("resnet18", (2, 4)).eval()
+    backbone.load(str(tmp_path / "weights.pth"))
+    assert ResNet("resnet18", (2, 3)).layer4 is None
+    assert (backbone.channels, backbone.grids(64, 90)) == ((128, 512), ((8, 12), (2, 3)))
+    x = torch.randn(1, 3, 64, 90)
+    with torch.inference_mode():
+        y = reference.layer1(reference.maxpool(reference.relu(reference.bn1(reference.conv1(x)))))
+        level2 = reference.layer2(y)
+        expected = (level2, reference.layer4(reference.layer3(level2)))
+        for got, level in zip(backbone(x), expected, strict=True):
+            torch.testing.assert_close(got, level)
+
+
+def test_weights_without_the_layer4_that_is_read_are_refused() -> None:
+    with pytest.raises(TrainError, match=r"end at layer3, .* layer4 of resnet18; use a file"):
+        ResNet("resnet18", (3, 4)).load("texture")
+
+
 def test_wrong_weights_are_reported(tmp_path: Path) -> None:
     backbone = ResNet("resnet18")
     path = tmp_path / "w.pth"

@@ -1,8 +1,9 @@
-"""The ResNet family from the first convolution to layer3, with torchvision's names.
+"""The ResNet family from the first convolution to layer3 or layer4, with torchvision's names.
 
-Anomaly detectors read layer2 and layer3, some also layer1. layer4 and the classifier, which would
-be 20 to 60 % of the arithmetic, are left out. A state_dict of torchvision loads as it is. He et
-al., "Deep residual learning" (2016); Zagoruyko and Komodakis, "Wide residual networks" (2016).
+Anomaly detectors read layer2 and layer3, some also layer1 or layer4. layer4 would be 20 to 60 % of
+the arithmetic and is built only for a method that reads it; the classifier is left out. A
+state_dict of torchvision loads as it is. He et al., "Deep residual learning" (2016); Zagoruyko and
+Komodakis, "Wide residual networks" (2016).
 """
 
 from __future__ import annotations
@@ -10,21 +11,28 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flawline.train import TrainError
-from flawline.train.backbones.base import Backbone, flags_without_download
+from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import IMAGENET, RANDOM, TEXTURE, BackboneFacts, Level
+from flawline.train.backbones.torchvision_files import (
+    download,
+    initialise,
+    load_checked,
+    read_tensors,
+)
 
-URL = "https://download.pytorch.org/models/"
-STRIDES = {1: 4, 2: 8, 3: 16}
-# Parts of torchvision's networks that this module does not build.
-UNUSED_PREFIXES = ("layer4.", "fc.")
-# Of the names of the stage after the last level.
+STRIDES = {1: 4, 2: 8, 3: 16, 4: 32}
+# The level that few methods read, and the beginning of the names of its weights.
+LAST_LEVEL = 4
 STAGE_AFTER = "layer4."
+# The part of torchvision's networks that this module never builds.
+CLASSIFIER = "fc."
+# A tensor that every file of these networks has.
+FIRST = "conv1.weight"
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,12 @@ ARCHITECTURES = {
 }
 
 
-class _BasicBlock(nn.Module):
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, of ResNet18 and ResNet34."""
+
     def __init__(self, channels_in: int, planes: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, planes, 3, stride, 1, bias=False)
+        self.conv1: nn.Module = nn.Conv2d(channels_in, planes, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
@@ -71,13 +81,15 @@ class _BasicBlock(nn.Module):
         return torch.relu(y + x)
 
 
-class _Bottleneck(nn.Module):
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution and a shortcut; `width` multiplies the inner channels."""
+
     def __init__(self, channels_in: int, planes: int, stride: int, width: int) -> None:
         super().__init__()
         inner = planes * width
         self.conv1 = nn.Conv2d(channels_in, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
+        self.conv2: nn.Module = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, 4 * planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * planes)
@@ -99,30 +111,32 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out))
 
 
-def residual_stage(name: str, number: int) -> nn.Sequential:
+def residual_stage(name: str, number: int, channels: int | None = None) -> nn.Sequential:
     """Build layer`number` of a network, 1 to 4.
 
-    A backbone has no layer4; methods build it that train with it, and benchmarks that run what the
-    papers' code runs.
+    A backbone has layer4 only if it returns that level; methods build it that train with it, and
+    benchmarks that run what the papers' code runs. channels: of its input; None for those of the
+    stage before it.
     """
     shape = ARCHITECTURES[name]
     planes = 32 * 2**number
-    channels = 64 if number == 1 else planes // 2 * shape.expansion
+    if channels is None:
+        channels = 64 if number == 1 else planes // 2 * shape.expansion
     stage = nn.Sequential()
     for index in range(shape.blocks[number - 1]):
         stride = 2 if index == 0 and number > 1 else 1
         block: nn.Module
         if shape.bottleneck:
-            block = _Bottleneck(channels, planes, stride, shape.width)
+            block = Bottleneck(channels, planes, stride, shape.width)
         else:
-            block = _BasicBlock(channels, planes, stride)
+            block = BasicBlock(channels, planes, stride)
         stage.append(block)
         channels = planes * shape.expansion
     return stage
 
 
 class ResNet(Backbone):
-    """A ResNet up to layer3; its levels 1, 2 and 3 are layer1, layer2 and layer3."""
+    """A ResNet; its levels 1 to 4 are layer1 to layer4, and layer4 is built only if returned."""
 
     def __init__(self, name: str, levels: tuple[int, ...] = (2, 3)) -> None:
         super().__init__(name, levels)
@@ -132,6 +146,9 @@ class ResNet(Backbone):
         self.layer1 = residual_stage(name, 1)
         self.layer2 = residual_stage(name, 2)
         self.layer3 = residual_stage(name, 3)
+        self.layer4: nn.Module | None = None
+        if LAST_LEVEL in levels:
+            self.layer4 = residual_stage(name, LAST_LEVEL)
 
     @classmethod
     def facts(cls, name: str) -> BackboneFacts:
@@ -151,6 +168,8 @@ class ResNet(Backbone):
         level2 = self.layer2(level1)
         level3 = self.layer3(level2)
         maps = {1: level1, 2: level2, 3: level3}
+        if self.layer4 is not None:
+            maps[LAST_LEVEL] = self.layer4(level3)
         return tuple(maps[level] for level in self.levels)
 
     def stages_from(self, level: int) -> list[nn.Module]:
@@ -159,16 +178,16 @@ class ResNet(Backbone):
 
     def stage_after(self, weights: str, seed: int) -> tuple[nn.Module, bool]:
         stage = residual_stage(self.name, 4)
-        _initialise(stage, seed)
+        initialise(stage, seed)
         path = self._weight_file(weights)
         if path is None:
             return stage, False
         state = {}
-        for name, value in _read_tensors(path, self.name)[1].items():
+        for name, value in read_tensors(path, self.name, FIRST)[1].items():
             if name.startswith(STAGE_AFTER):
                 state[name.removeprefix(STAGE_AFTER)] = value
         if state:
-            _load_checked(stage, state, path, f"{STAGE_AFTER[:-1]} of {self.name}")
+            load_checked(stage, state, path, f"{STAGE_AFTER[:-1]} of {self.name}")
         return stage, bool(state)
 
     def _weight_file(self, weights: str) -> Path | None:
@@ -178,95 +197,34 @@ class ResNet(Backbone):
         if weights == TEXTURE:
             return self._texture_file()
         if weights == IMAGENET:
-            return _download(self.name)
+            return download(ARCHITECTURES[self.name].file, self.name)
         return Path(weights)
 
     def _initialise(self, seed: int) -> None:
-        _initialise(self, seed)
+        initialise(self, seed)
 
     def _load_imagenet(self) -> str:
-        return f"IMAGENET1K_V1 {self._load_file(_download(self.name))}"
+        path = download(ARCHITECTURES[self.name].file, self.name)
+        return f"IMAGENET1K_V1 {self._load_file(path)}"
 
     def _load_file(self, path: Path) -> str:
         """Load a state_dict of torchvision for the same architecture; return the file's hash.
 
-        Layer4 and the classifier in it are ignored. It may also have folded BatchNorm with the same
-        names: statistics of the identity, and the bias in bn.bias.
+        The classifier in it is ignored, and layer4 unless it is returned. It may also have folded
+        BatchNorm with the same names: statistics of the identity, and the bias in bn.bias.
         """
-        data, state = _read_tensors(path, self.name)
+        data, state = read_tensors(path, self.name, FIRST)
+        unused: tuple[str, ...] = (CLASSIFIER,)
+        if self.layer4 is None:
+            unused = (CLASSIFIER, STAGE_AFTER)
+        elif not any(name.startswith(STAGE_AFTER) for name in state):
+            raise TrainError(
+                f"weights {path}: end at layer3, and this method reads layer4 of {self.name}; use "
+                "a file that has it"
+            )
         used = {}
         for name, value in state.items():
-            if not name.startswith(UNUSED_PREFIXES):
+            if not name.startswith(unused):
                 used[name] = value
-        _load_checked(self, used, path, self.name)
+        load_checked(self, used, path, self.name)
         return f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
-
-
-def _initialise(network: nn.Module, seed: int) -> None:
-    """Initialise as He et al. and torchvision do, from a generator of its own."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(
-                module.weight, mode="fan_out", nonlinearity="relu", generator=generator
-            )
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-
-
-def _load_checked(network: nn.Module, state: dict[str, Any], path: Path, title: str) -> None:
-    """Load tensors that must be exactly those of the network, but for the BatchNorms' counters."""
-    own = network.state_dict()
-    wrong = []
-    for name, value in own.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        if name not in state or state[name].shape != value.shape:
-            wrong.append(name)
-    wrong.sort()
-    wrong += sorted(set(state) - set(own))
-    if wrong:
-        raise TrainError(
-            f"weights {path}: not of {title} ({len(wrong)} tensors differ, first {wrong[0]}); "
-            "see --backbone"
-        )
-    network.load_state_dict(state, strict=False)
-
-
-def _read_tensors(path: Path, name: str) -> tuple[bytes, dict[str, Any]]:
-    """Read a weight file: its bytes, and its tensors by torchvision's names."""
-    try:
-        data = path.read_bytes()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise TrainError(
-            f"weights {path}: cannot be read ({error.strerror}); check the path"
-        ) from error
-    except Exception as error:
-        raise TrainError(
-            f"weights {path}: not a torch state_dict; save one with torch.save(model.state_dict())"
-        ) from error
-    if not isinstance(state, dict) or "conv1.weight" not in state:
-        raise TrainError(
-            f"weights {path}: not a torchvision state_dict (no conv1.weight); pass one of {name}"
-        )
-    return data, state
-
-
-def _download(name: str) -> Path:
-    """Return the path of torchvision's ImageNet weights, downloaded if they are not there yet."""
-    file = ARCHITECTURES[name].file
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = file.split("-")[1].split(".")[0]
-    try:
-        torch.hub.download_url_to_file(URL + file, str(path), hash_prefix=digest)
-    except Exception as error:
-        raise TrainError(
-            f"weights imagenet: {URL}{file} cannot be downloaded ({error}); use "
-            f"{flags_without_download(name)}, which is in this package, or fetch the file "
-            f"elsewhere and pass it with --weights {file}"
-        ) from error
-    return path

@@ -84,10 +84,12 @@ def initialise_flow(flow: SequenceINN, generator: torch.Generator) -> None:
         block.w_perm_inv.copy_(matrix.transpose(0, 1))
         for layer in block.subnet.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                _initialise_layer(layer, generator)
+                initialise_layer(layer, generator)
 
 
-def _initialise_layer(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+@torch.no_grad()
+def initialise_layer(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    """Draw weight and bias of a layer as torch's default initialisation does."""
     # The generator is on the CPU, so the tensors that it fills must be there too.
     drawn = torch.empty_like(layer.weight, device="cpu")
     nn.init.kaiming_uniform_(drawn, math.sqrt(5), generator=generator)
@@ -119,7 +121,7 @@ def flow_forward(flow: SequenceINN, x: Tensor, autocast: bool = False) -> tuple[
     log_determinant = x.new_zeros(len(x))
     for block in flow.module_list:
         passive, active = torch.split(x, block.splits, 1)
-        with _subnetwork_precision(x.device, autocast):
+        with subnetwork_precision(x.device, autocast):
             prediction = block.subnet(passive)
         prediction = PREDICTION_SCALE * prediction.to(x.dtype)
         log_scale, shift = prediction.chunk(2, 1)
@@ -133,7 +135,8 @@ def flow_forward(flow: SequenceINN, x: Tensor, autocast: bool = False) -> tuple[
     return x, log_determinant
 
 
-def _subnetwork_precision(device: torch.device, autocast: bool) -> AbstractContextManager[Any]:
+def subnetwork_precision(device: torch.device, autocast: bool) -> AbstractContextManager[Any]:
+    """Return the context of a sub-network: bfloat16 with `autocast`, see `half_precision`."""
     if autocast:
         return half_precision(device)
     return nullcontext()

@@ -112,8 +112,9 @@ def fold_backbone(backbone: Backbone) -> tuple[FoldedInput, Backbone]:
 def fold_batchnorm(module: Module) -> Module:
     """Copy a module, in eval mode, with every BatchNorm folded into the convolution before it.
 
-    Pairs are recognised by torchvision's names: conv1 and bn1, conv2 and bn2, conv3 and bn3, and 0
-    and 1 in a shortcut. Raises TrainError for a BatchNorm that belongs to no such pair.
+    The convolution may be transposed. Pairs are recognised by torchvision's names: conv1 and bn1,
+    conv2 and bn2, conv3 and bn3, and 0 and 1 in a shortcut. Raises TrainError for a BatchNorm that
+    belongs to no such pair.
     """
     module = copy.deepcopy(module).eval()
     for parent in list(module.modules()):
@@ -121,8 +122,11 @@ def fold_batchnorm(module: Module) -> Module:
         for name, norm in children.items():
             conv_name = name.replace("bn", "conv") if name.startswith("bn") else "0"
             conv = children.get(conv_name)
-            if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+            if not isinstance(norm, nn.BatchNorm2d):
+                continue
+            if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):
+                transposed = isinstance(conv, nn.ConvTranspose2d)
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm, transposed))
                 setattr(parent, name, nn.Identity())
     for path, remaining in module.named_modules():
         if isinstance(remaining, _BatchNorm):
@@ -238,13 +242,15 @@ class Upsample(nn.Module):
         return self.rows @ (x @ self.columns)
 
 
-def resize_matrix(n_in: int, n_out: int) -> Tensor:
+def resize_matrix(n_in: int, n_out: int, align_corners: bool = False) -> Tensor:
     """Return the bilinear resize of a line as a matrix [n_out, n_in], float64.
 
-    Centres are at half pixels, and samples beyond the ends take the value of the end.
+    Centres are at half pixels, and samples beyond the ends take the value of the end. With
+    `align_corners`, the first and the last sample of both lines coincide.
     """
     eye = torch.eye(n_in, dtype=torch.float64)[None, None]
-    return F.interpolate(eye, size=(n_out, n_in), mode="bilinear", align_corners=False)[0, 0]
+    size = (n_out, n_in)
+    return F.interpolate(eye, size=size, mode="bilinear", align_corners=align_corners)[0, 0]
 
 
 def gaussian_matrix(n: int, sigma: float) -> Tensor:
@@ -285,3 +291,12 @@ class Largest(nn.Module):
 
     def forward(self, anomaly_map: Tensor) -> Tensor:
         return anomaly_map.amax((1, 2))
+
+
+class Sum(nn.Module):
+    """The sum of several tensors; a module, so that it can be marked FP32."""
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        for other in others:
+            first = first + other
+        return first

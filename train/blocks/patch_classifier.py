@@ -8,7 +8,6 @@ were folded into its convolutions is therefore trained exactly as one that still
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 
 from flawline.train.anomalies.three_way import ThreeWay
 from flawline.train.backbones.base import Backbone
-from flawline.train.loop import Stateful, Steps, half_precision
+from flawline.train.loop import Stateful, Steps, half_cosine, half_precision
 from flawline.train.method import Fit, Phase
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ def train_classifier(
             yield torch.from_numpy(np.stack(images)), torch.tensor(labels)
 
     def loss_of(step: int, batch: tuple[Tensor, Tensor]) -> Tensor:
-        share = (1 + math.cos(math.pi * step / fit.steps)) / 2
+        share = half_cosine(step / fit.steps)
         for group in optimiser.param_groups:
             group["lr"] = group["initial"] * share
         images, labels = batch

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train.backbones import backbone_facts, create_backbone
+from flawline.train.blocks.flat_levels import Array, FlatLevels
 from flawline.train.blocks.flow import HIDDEN_CLAMP, build_flow, flow_forward, initialise_flow
 from flawline.train.blocks.flow_scores import MeanEnergy
-from flawline.train.blocks.fused import FusedMethod, Largest, Upsample, build_fused, fp32
+from flawline.train.blocks.fused import FusedMethod, Largest, Sum, Upsample, build_fused, fp32
 from flawline.train.blocks.fused_flow import FusedFlow
-from flawline.train.blocks.patches import collect_features
 from flawline.train.loop import Steps, batch_indices
 from flawline.train.method import Fit, Method, MethodSettings
 
@@ -111,19 +111,11 @@ class FastFlow(Method):
     def fit(self, fit: Fit) -> int:
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             self.eval()
-            features = collect_features(
-                fit.images, self._flat_levels, self.device, folder, fit.progress
-            )
-            return self._train(features, fit)
+            levels = FlatLevels(self.backbone, self.settings.size)
+            features = levels.collect(fit.images, self.device, folder, fit.progress)
+            return self._train(levels, features, fit)
 
-    def _flat_levels(self, image: Tensor) -> Tensor:
-        """Compute all levels of images as one vector each, [N, values]."""
-        flat = []
-        for level in self.backbone.extract(image):
-            flat.append(level.flatten(1))
-        return torch.cat(flat, 1)
-
-    def _train(self, features: npt.NDArray[np.float32], fit: Fit) -> int:
+    def _train(self, levels: FlatLevels, features: Array, fit: Fit) -> int:
         """Train norms and flows on features [n, values] of the good images."""
         phase = fit.phase("training")
         if phase.state is None:
@@ -138,23 +130,12 @@ class FastFlow(Method):
         steps = Steps(fit, phase, [optimiser], fit.steps)
 
         def loss_of(_: int, chosen: npt.NDArray[np.int64]) -> Tensor:
-            batch = torch.from_numpy(features[chosen]).to(self.device)
-            return self.loss(self._unflatten(batch))
+            return self.loss(levels.batch(features, chosen, self.device))
 
         self.train()
         done = steps.run(batch_indices(len(features), BATCH, fit.seed, steps.start), loss_of)
         self.eval()
         return done
-
-    def _unflatten(self, flat: Tensor) -> list[Tensor]:
-        """Split [N, values] into the levels [N, C, h, w]."""
-        levels = []
-        start = 0
-        for channels, (height, width) in zip(self.backbone.channels, self.grids, strict=True):
-            stop = start + channels * height * width
-            levels.append(flat[:, start:stop].view(-1, channels, height, width))
-            start = stop
-        return levels
 
     def loss(self, levels: Sequence[Tensor]) -> Tensor:
         """Compute the negative log-likelihood of levels [N, C, h, w], without its constant.
@@ -211,7 +192,7 @@ class FusedFastFlow(FusedMethod):
             self.flows.append(flow)
             self.densities.append(fp32(_LevelDensity(flow.scale, 1 / len(forms))))
             self.upsamples.append(fp32(Upsample(method.grids[level], method.settings.size)))
-        self.sum = fp32(_Sum())
+        self.sum = fp32(Sum())
         self.largest = fp32(Largest())
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,12 +215,3 @@ class _LevelDensity(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.exp(-self.energy(x)) * -self.share
-
-
-class _Sum(nn.Module):
-    """The sum of several tensors; a module, so that it can be marked FP32."""
-
-    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
-        for other in others:
-            first = first + other
-        return first

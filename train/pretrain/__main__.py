@@ -78,10 +78,14 @@ def _check(parser: Parser, args: argparse.Namespace) -> None:
 
 
 def _smallest_size(backbone: str) -> int:
-    """Return the height and width from which on every level has more than one position."""
+    """Return the height and width from which on every trained level has several positions."""
     from flawline.train.backbones import backbone_facts
+    from flawline.train.backbones.facts import PRETRAINED_LEVELS
 
-    strides = [level.stride for level in backbone_facts(backbone).levels.values()]
+    strides = []
+    for number, level in backbone_facts(backbone).levels.items():
+        if number <= max(PRETRAINED_LEVELS):
+            strides.append(level.stride)
     return 2 * max(strides)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flawline.benchmarks.studies.results import column, rows_with
-from flawline.benchmarks.tables import markdown_table, mean_and_deviation
+from flawline.benchmarks.tables import NO_MAP, markdown_table, mean_and_deviation
 
+PIXEL_METRICS = ("pixel_auroc", "aupro")
 METRICS = {"image_auroc": "I-AUROC", "image_ap": "I-AP", "pixel_auroc": "P-AUROC", "aupro": "AUPRO"}
 
 
@@ -19,7 +20,10 @@ def accuracy_report(rows: Sequence[Mapping[str, Any]], command: str) -> str:
         rows_of_data = rows_with(rows, "data", name)
         cells = [name, rows_of_data[0]["images"], len(rows_of_data)]
         for key in METRICS:
-            cells.append(mean_and_deviation(column(rows_of_data, key)))
+            if key in PIXEL_METRICS and not rows_of_data[0]["has_map"]:
+                cells.append(NO_MAP)
+            else:
+                cells.append(mean_and_deviation(column(rows_of_data, key)))
         minutes = statistics.mean(column(rows_of_data, "minutes_to_bundle"))
         lines.append([*cells, f"{minutes:.1f}"])
     table = markdown_table(["data", "images", "seeds", *METRICS.values(), "minutes"], lines)

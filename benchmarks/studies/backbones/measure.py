@@ -21,7 +21,7 @@ from flawline.train.backbones import create_backbone
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import hold_out, open_data
 from flawline.train.data.demo import PRODUCTS, write_demo
-from flawline.train.method import evaluate
+from flawline.train.judging import evaluate
 from flawline.train.metrics import auroc
 from flawline.train.progress import Bars, Progress
 from flawline.train.recipe import plan

@@ -15,7 +15,7 @@ from flawline.runtime.environment import cpu_name
 from flawline.train.backbones.memory import FeatureMemory
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import DataSet, hold_out, open_data
-from flawline.train.method import evaluate
+from flawline.train.judging import evaluate
 from flawline.train.methods.patchcore import PatchCore
 from flawline.train.metrics import auroc
 from flawline.train.progress import Progress

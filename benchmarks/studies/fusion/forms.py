@@ -15,7 +15,7 @@ from flawline.benchmarks.measure.nodes import Node, profile_nodes
 from flawline.benchmarks.published import find_published
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.console import first_line
-from flawline.runtime.image import Geometry, Image
+from flawline.runtime.image import Image
 from flawline.train import TrainError
 from flawline.train.method import Method
 
@@ -68,14 +68,14 @@ class ExportedForm:
 
     @classmethod
     def of_module(
-        cls, module: nn.Module, geometry: Geometry, images: Image, threads: int | None
+        cls, module: nn.Module, method: Method, images: Image, threads: int | None
     ) -> ExportedForm:
-        """Export a form and profile it on uint8 [N, H, W, 3]."""
+        """Export a form of a method and profile it on uint8 [N, H, W, 3]."""
         with warnings.catch_warnings():
             # Literal forms branch on settings of the method, which are constants of the graph.
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             try:
-                model = onnx_from_module(module, geometry)
+                model = onnx_from_module(module, method.geometry, method.outputs)
             except torch.onnx.OnnxExporterError as error:
                 raise TrainError(
                     f"a form cannot be exported to ONNX ({first_line(error)}); write an exportable "

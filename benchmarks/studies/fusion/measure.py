@@ -20,7 +20,7 @@ from flawline.benchmarks.measure.meter import count_parameters, measure_cost
 from flawline.benchmarks.measure.nodes import Node, bytes_written
 from flawline.benchmarks.measure.sessions import InferenceCall, external_call, inference_call
 from flawline.benchmarks.measure.timing import alternate
-from flawline.benchmarks.published.form import backbone_of
+from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.fusion.engines import other_engines
 from flawline.benchmarks.studies.fusion.forms import (
     BACKBONE,
@@ -38,6 +38,7 @@ from flawline.benchmarks.studies.fusion.rows import (
     KindTotal,
     Row,
 )
+from flawline.benchmarks.studies.network import value_range
 from flawline.runtime.image import Image
 from flawline.train.method import Method
 
@@ -118,7 +119,7 @@ class _Measurement:
 
         Bundles are written into `folder`; `stack` closes the engines.
         """
-        exported = ExportedForm.of_module(module, self.method.geometry, self.image, self.threads)
+        exported = ExportedForm.of_module(module, self.method, self.image, self.threads)
         session = inference_call(exported.model, self.threads)
         self.forms[label, ONNX_RUNTIME] = _Run(_exported_row(label, exported), session)
         bundle = folder / str(len(self.forms))
@@ -137,10 +138,13 @@ class _Measurement:
     def measure_errors(self) -> None:
         """Fill in the error of every form, which is that from the literal form in torch."""
         reference = self.forms[LITERAL, EAGER].call(self.images)
-        span = float(np.ptp(reference[1]))
+        span = value_range(*reference)
+        # Engines give empty maps in place of those that a method lacks, graphs give none.
+        outputs = len(self.method.outputs)
         for run in self.forms.values():
             largest = 0.0
-            for got, expected in zip(run.call(self.images), reference, strict=True):
+            results = run.call(self.images)[:outputs]
+            for got, expected in zip(results, reference[:outputs], strict=True):
                 # The built-in max() would drop a NaN.
                 largest = float(np.maximum(largest, np.abs(got - expected).max()))
             run.row.error = largest / span
@@ -161,7 +165,7 @@ class _Measurement:
 def _eager_row(label: str, module: nn.Module, method: Method, image: Image) -> Row:
     """Count what a form computes and writes in torch for one image [1, H, W, 3]."""
     tensor = torch.from_numpy(image)
-    levels = backbone_of(method).extract(tensor)
+    levels = find_published(method.name).levels(method, tensor)
     head: Callable[..., object] = module.head  # type: ignore[assignment]
     head_cost = measure_cost(partial(head, *levels))
     return Row(

@@ -29,7 +29,7 @@ EXPLANATION = (
     "GMAC are those of convolutions and matrix products. Head MiB: activations written, in torch",
     "every new tensor, in ONNX Runtime what each node writes after its own fusions. The error is",
     "the largest difference of any score or map value from (b) in torch, relative to the range of",
-    "the map.",
+    "the map, or of the scores of a method without map.",
 )
 # Number of the slowest nodes that are listed.
 LISTED_NODES = 10
@@ -62,7 +62,7 @@ def fusion_report(about: Mapping[str, Any], notes: Sequence[str], result: Fusion
 def ratios(rows: Sequence[Row]) -> list[str]:
     """Return the ratios that are claimed, each from two rows of the same run.
 
-    A ratio that needs a row which is missing is left out.
+    A ratio that needs a row which is missing, or whose divisor is 0, is left out.
     """
     by_key = {(row.form, row.engine): row for row in rows}
     published = by_key.get((PUBLISHED, EAGER))
@@ -99,7 +99,10 @@ def _ratio(sentence: str, field: str, more: Row | None, less: Row | None) -> str
     """Fill the ratio of one field of two rows into the sentence."""
     if more is None or less is None:
         return None
-    ratio = getattr(more, field) / getattr(less, field)
+    divisor = getattr(less, field)
+    if divisor == 0:
+        return None  # a head without products
+    ratio = getattr(more, field) / divisor
     return sentence.format(f"{ratio:.2f}")
 
 

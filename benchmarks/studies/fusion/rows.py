@@ -10,7 +10,8 @@ from flawline.benchmarks.measure.nodes import Node
 from flawline.runtime.engines import REFERENCE_ENGINE
 from flawline.runtime.precisions import FP32
 
-# Allowed error of FP32, relative to the range of the literal map. Rounding gives a few 1e-6.
+# Allowed error of FP32, relative to the range of the literal map, or of scores without one.
+# Rounding gives a few 1e-6.
 BOUND = 1e-4
 EAGER = "torch eager"
 ONNX_RUNTIME = f"{REFERENCE_ENGINE} {FP32.name}"
@@ -22,7 +23,8 @@ class Row:
     """One form in one engine. A value that was not measured is None.
 
     `macs`, `head_macs`, `head_bytes_written` and `ms` are of one image, `error` is the largest
-    difference from the literal form in torch, relative to the range of its map.
+    difference from the literal form in torch, relative to the range of its map, or of its scores
+    where there is no map.
     """
 
     form: str

@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from flawline.benchmarks.measure.sessions import InferenceCall
 from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.gpu_check.calls import PUBLISHED
-from flawline.benchmarks.studies.network import build_network, bundle_of_network
+from flawline.benchmarks.studies.network import build_network, bundle_of_network, value_range
 from flawline.benchmarks.studies.options import NetworkOptions
 from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import onnx_from_module
@@ -104,9 +103,9 @@ def write_study_bundle(method: Method, images: Image, folder: Path) -> Bundle:
     with torch.inference_mode():
         score, anomaly_map = method(torch.from_numpy(images))
     golden = Golden(images, score.numpy(), anomaly_map.numpy())
-    tolerance = 10 * float(np.ptp(golden.maps)) + 1.0
+    tolerance = 10 * value_range(golden.scores, golden.maps) + 1.0
     fused = method.fused()
-    fp32 = onnx_from_module(fused, method.geometry)
+    fp32 = onnx_from_module(fused, method.geometry, method.outputs)
     islands = fp32_islands(fused)
     models = {"fp32": fp32, "fp16": to_fp16(fp32, islands)}
     return bundle_of_network(method, models, golden, folder, tolerance, islands)
