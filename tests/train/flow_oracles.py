@@ -27,11 +27,21 @@ ALPHA = 2.0  # of the clamp of FrEIA's all-in-one block
 # Nodes of the affine of a coupling: x e^(clamp tanh s) + t.
 AFFINE = {"Tanh": 1, "Mul": 2, "Exp": 1, "Add": 1}
 # The clamp of the latent that is read, a convolution, a ReLU that saturates, log-scale and shift.
-CONVOLUTIONAL = Counter({"Conv": 3, "Clip": 2}) + Counter(AFFINE)
-# Two clamps; 1x1 and 3x3 convolution, log-scale and shift; position code and residual; query, key,
-# value and two products around the softmax.
+CONVOLUTIONAL = Counter({"Conv": 3, "Min": 1, "Max": 1, "Clip": 1}) + Counter(AFFINE)
+# Limits of what is read, and a clamp; 1x1 and 3x3 convolution, log-scale and shift; position code
+# and residual; query, key, value and two products around the softmax.
 ATTENTION = Counter(
-    {"Clip": 2, "Conv": 4, "Add": 2, "Reshape": 2, "Transpose": 2, "MatMul": 5, "Softmax": 1},
+    {
+        "Min": 1,
+        "Max": 1,
+        "Clip": 1,
+        "Conv": 4,
+        "Add": 2,
+        "Reshape": 2,
+        "Transpose": 2,
+        "MatMul": 5,
+        "Softmax": 1,
+    },
 ) + Counter(AFFINE)
 
 

@@ -70,6 +70,19 @@ def test_the_exported_flow_is_freias(
             close(score[:, 0], literal_score(z, by_energy))
 
 
+@pytest.mark.parametrize("form", FLOW_FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exported_flow_is_freias_far_from_good_images(kind: str, form: str) -> None:
+    """Latents of defects are limited at the same values in both, though one lacks its scale."""
+    flow = flow_of(kind, 6, 4, seed=1)
+    fused = FusedFlow(flow, form)
+    x = 1e5 * points(6, seed=1)
+    with torch.inference_mode():
+        z = flow(x)[0]
+        order = order_of(flow.module_list if form == "padded" else flow.module_list[-1:], 6)
+        close((fused(x) * fused.scale[:, None, None])[:, order], z)
+
+
 @torch.no_grad()
 def test_the_drawn_flows_are_far_from_initial_ones() -> None:
     """Otherwise a rewrite that forgets a scale, an offset or the clamp would pass."""
@@ -134,12 +147,12 @@ def exported_kinds(kind: str, form: str, blocks: int) -> Counter[str]:
 @pytest.mark.parametrize(
     ("kind", "form", "expected", "total"),
     [
-        ("3x3", "padded", CONVOLUTIONAL, 10),
-        ("3x3", "gathered", CONVOLUTIONAL + GATHERED, 14),
-        ("3x3", "multiplied", CONVOLUTIONAL + MULTIPLIED, 13),
-        ("attention", "padded", ATTENTION, 23),
-        ("attention", "gathered", ATTENTION + GATHERED, 27),
-        ("attention", "multiplied", ATTENTION + MULTIPLIED, 26),
+        ("3x3", "padded", CONVOLUTIONAL, 11),
+        ("3x3", "gathered", CONVOLUTIONAL + GATHERED, 15),
+        ("3x3", "multiplied", CONVOLUTIONAL + MULTIPLIED, 14),
+        ("attention", "padded", ATTENTION, 24),
+        ("attention", "gathered", ATTENTION + GATHERED, 28),
+        ("attention", "multiplied", ATTENTION + MULTIPLIED, 27),
     ],
 )
 def test_nodes_of_a_coupling(kind: str, form: str, expected: Counter[str], total: int) -> None:

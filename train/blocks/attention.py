@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from flawline.train import TrainError
-from flawline.train.blocks.flow import HIDDEN_CLAMP
+from flawline.train.blocks.flow import HIDDEN_CLAMP, LATENT_CLAMP
 
 
 class Dropout(NamedTuple):
@@ -58,7 +58,8 @@ class AttentionSubnetwork(nn.Module):
         self.last = nn.Conv2d(hidden, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x).clamp(-HIDDEN_CLAMP, HIDDEN_CLAMP)
+        x = self.first(x.clamp(-LATENT_CLAMP, LATENT_CLAMP))
+        x = x.clamp(-HIDDEN_CLAMP, HIDDEN_CLAMP)
         x = x + self.dropout(self.conv(x))
         x = x + self.attention(x)
         prediction: Tensor = self.last(x)

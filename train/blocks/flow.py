@@ -30,6 +30,8 @@ PREDICTION_SCALE = 0.1
 # but every coupling stretches a defect further; without the clamp it overflows FP16 (65504) after a
 # few couplings and the score becomes NaN.
 HIDDEN_CLAMP = 50.0
+# For the same reason, sub-networks read latents up to this. Those of good images stay below 100.
+LATENT_CLAMP = 1e4
 
 
 class Subnetwork(Protocol):

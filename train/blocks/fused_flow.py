@@ -14,12 +14,15 @@ from FrEIA.framework import SequenceINN
 from FrEIA.modules import AllInOneBlock
 from torch import Tensor, nn
 
-from flawline.train.blocks.flow import LOG_SCALE_CLAMP, PREDICTION_SCALE, permutation
+from flawline.train.blocks.flow import (
+    LATENT_CLAMP,
+    LOG_SCALE_CLAMP,
+    PREDICTION_SCALE,
+    permutation,
+)
 from flawline.train.blocks.fused import fp32, pointwise
 
 FLOW_FORMS = ("padded", "gathered", "multiplied")
-# Sub-networks read the latent in FP16, which ends at 65504.
-LATENT_CLAMP = 3e4
 
 
 class FusedFlow(nn.Module):
@@ -88,6 +91,7 @@ class _FoldedBlock:
     body: nn.Module
     log_scale: nn.Conv2d  # of the active half
     shift: nn.Conv2d  # of the active half
+    limit: Tensor  # [C / 2] float64, LATENT_CLAMP for the passive half, which lacks its scale
     passive: Tensor  # int64: the channels of the input that are the passive half
     active: Tensor
     offset: Tensor  # [C], in the order of the input, what is added to every channel
@@ -119,6 +123,7 @@ def _fold(block: AllInOneBlock, scale: Tensor, source: Tensor) -> _FoldedBlock:
             last, PREDICTION_SCALE * log_scale_weight, PREDICTION_SCALE * log_scale_bias
         ),
         shift=_convolution_like(last, shift_weight, shift_bias),
+        limit=LATENT_CLAMP / scale[passive],
         passive=passive,
         active=active,
         offset=offset,
@@ -139,10 +144,20 @@ class _Coupling(nn.Module):
     Attribute names become names of graph nodes; the modules marked `fp32` stay FP32 in FP16 graphs.
     """
 
+    highest: Tensor  # [C, 1, 1], limits of what the sub-network reads
+    lowest: Tensor
+
     def __init__(
-        self, first: nn.Conv2d, body: nn.Module, log_scale: nn.Conv2d, shift: nn.Conv2d
+        self,
+        first: nn.Conv2d,
+        body: nn.Module,
+        log_scale: nn.Conv2d,
+        shift: nn.Conv2d,
+        limit: Tensor,
     ) -> None:
         super().__init__()
+        self.register_buffer("highest", limit[:, None, None])
+        self.register_buffer("lowest", -limit[:, None, None])
         self.first = first
         self.middle = body
         self.log_scale = log_scale
@@ -150,7 +165,7 @@ class _Coupling(nn.Module):
         self.affine = fp32(_Affine())
 
     def stretch(self, passive: Tensor, active: Tensor) -> Tensor:
-        hidden = self.first(passive.clamp(-LATENT_CLAMP, LATENT_CLAMP))
+        hidden = self.first(passive.minimum(self.highest).maximum(self.lowest))
         hidden = self.middle(hidden)
         stretched: Tensor = self.affine(active, self.log_scale(hidden), self.shift(hidden))
         return stretched
@@ -164,11 +179,15 @@ class _PaddedCoupling(_Coupling):
         shift = _spread_outputs(block.shift, block.active, channels)
         assert shift.bias is not None
         shift.bias.data[block.passive] = block.offset[block.passive]
+        # The weights of all other channels are zero.
+        limit = torch.full_like(block.offset, LATENT_CLAMP)
+        limit[block.passive] = block.limit
         super().__init__(
             first=_spread_inputs(block.first, block.passive, channels),
             body=block.body,
             log_scale=_spread_outputs(block.log_scale, block.active, channels),
             shift=shift,
+            limit=limit,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +198,7 @@ class _LastCoupling(_Coupling):
     """Reads a passive and an active half and joins them again; nothing is permuted."""
 
     def __init__(self, block: _FoldedBlock) -> None:
-        super().__init__(block.first, block.body, block.log_scale, block.shift)
+        super().__init__(block.first, block.body, block.log_scale, block.shift, block.limit)
         self.move = fp32(_Offset(block.offset[block.passive]))
 
     def forward(self, passive: Tensor, active: Tensor) -> Tensor:
@@ -194,7 +213,7 @@ class _GatheredCoupling(_Coupling):
     next_active: Tensor
 
     def __init__(self, block: _FoldedBlock) -> None:
-        super().__init__(block.first, block.body, block.log_scale, block.shift)
+        super().__init__(block.first, block.body, block.log_scale, block.shift, block.limit)
         self.move = fp32(_Offset(block.offset[block.passive]))
         passive, active = torch.split(block.order, block.splits)
         self.register_buffer("next_passive", passive)
@@ -212,7 +231,7 @@ class _MultipliedCoupling(_Coupling):
     """Reads a passive and an active half and permutes them with one matrix product."""
 
     def __init__(self, block: _FoldedBlock) -> None:
-        super().__init__(block.first, block.body, block.log_scale, block.shift)
+        super().__init__(block.first, block.body, block.log_scale, block.shift, block.limit)
         self.splits = block.splits
         matrix = torch.eye(len(block.offset), dtype=torch.float64)[block.order]
         # The offset of the active half is in the bias of its shift already.

@@ -23,7 +23,13 @@ from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train.backbones import backbone_facts, create_backbone
 from flawline.train.blocks.flat_levels import Array, FlatLevels
-from flawline.train.blocks.flow import HIDDEN_CLAMP, build_flow, flow_forward, initialise_flow
+from flawline.train.blocks.flow import (
+    HIDDEN_CLAMP,
+    LATENT_CLAMP,
+    build_flow,
+    flow_forward,
+    initialise_flow,
+)
 from flawline.train.blocks.flow_scores import MeanEnergy
 from flawline.train.blocks.fused import FusedMethod, Largest, Sum, Upsample, build_fused, fp32
 from flawline.train.blocks.fused_flow import FusedFlow
@@ -169,7 +175,7 @@ class ConvolutionSubnetwork(nn.Module):
         self.last = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.first(x).clamp(0, HIDDEN_CLAMP)
+        hidden = self.first(x.clamp(-LATENT_CLAMP, LATENT_CLAMP)).clamp(0, HIDDEN_CLAMP)
         prediction: Tensor = self.last(hidden)
         return prediction
 
