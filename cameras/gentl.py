@@ -6,11 +6,14 @@ open. So its cameras share it, from the first that is opened to the last that is
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +107,19 @@ def create_acquirer(device: Device) -> tuple[Any, str]:
         producer, index = device.entry
         harvester = _LOADED[producer].harvester
         transport = str(fact(harvester.device_info_list[index], "tl_type", ""))
-        return harvester.create(index), transport
+        with _sigint_unchanged():
+            return harvester.create(index), transport
+
+
+@contextlib.contextmanager
+def _sigint_unchanged() -> Iterator[None]:
+    """Undo that harvesters, in the main thread, makes Ctrl-C close the camera and do no more."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def give_back(producer: Path) -> None:

@@ -61,7 +61,10 @@ def reason_of(path: str, error: OSError) -> str:
     if error.errno in (errno.ENODEV, errno.ENXIO):
         return "no camera is connected to this device file; check the cable, and connect it again"
     if error.errno == errno.EBUSY:
-        return f"another program uses this camera; end that program (fuser -v {path} names it)"
+        return (
+            f"another program uses this camera; end that program (fuser -v {path} names it), and "
+            f"open the camera only once in this one"
+        )
     if error.errno == errno.EACCES:
         group = _group_of(path)
         return (

@@ -312,6 +312,7 @@ def test_the_rows_keep_their_keys(
         "threads",
         "device",
         "images",
+        "has_map",
         "image_auroc",
         "image_ap",
         "threshold",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import time
 from itertools import islice
 from pathlib import Path
@@ -45,6 +46,17 @@ def test_50_distinct_frames_in_3_seconds_stay_valid() -> None:
             taken.extend(digests([image]))
     assert len(set(taken)) == 50
     assert digests(images) == taken
+
+
+def test_ctrl_c_keeps_its_meaning() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    camera = open_camera(RED)
+    assert isinstance(camera, Gige)
+    handle = camera._open()
+    try:
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        camera._release(handle)
 
 
 def test_a_frame_is_copied_once() -> None:

@@ -68,7 +68,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     [
         (errno.EACCES, r"may not open it; add the user to its group with sudo usermod -aG \w+ "),
         (errno.EPERM, "this container may not open it; start the container with --device /dev"),
-        (errno.EBUSY, "another program uses this camera; end that program "),
+        (errno.EBUSY, r"names it\), and open the camera only once in this one"),
         (errno.ENODEV, "no camera is connected to this device file"),
         (errno.EIO, "cannot be opened .Input/output error.; list the cameras"),
     ],

@@ -28,8 +28,8 @@ ALPHA = 2.0  # of the clamp of FrEIA's all-in-one block
 AFFINE = {"Tanh": 1, "Mul": 2, "Exp": 1, "Add": 1}
 # The clamp of the latent that is read, a convolution, a ReLU that saturates, log-scale and shift.
 CONVOLUTIONAL = Counter({"Conv": 3, "Min": 1, "Max": 1, "Clip": 1}) + Counter(AFFINE)
-# Limits of what is read, and a clamp; 1x1 and 3x3 convolution, log-scale and shift; position code and residual; query, key,
-# value and two products around the softmax.
+# Limits of what is read, and a clamp; 1x1 and 3x3 convolution, log-scale and shift; position code
+# and residual; query, key, value and two products around the softmax.
 ATTENTION = Counter(
     {
         "Min": 1,

@@ -392,7 +392,7 @@ def test_the_graph_has_no_node_too_many(options: dict[str, Any], by_energy: bool
     nodes = nodes_of(data)
     flow = counted(n for n in nodes if n.name.startswith("/flow"))
     assert flow == Counter({kind: 3 * number for kind, number in ATTENTION.items()})
-    assert ATTENTION.total() == 23
+    assert ATTENTION.total() == 24
     assert not {"Gather", "Split", "Slice", "Concat", "ReduceSum", "ReduceMean"} & set(flow)
     whole = set(node_types(data))
     assert not {"Log", "Gather", "Split", "Slice", "Einsum", "Expand", "Softplus"} & whole
