@@ -16,8 +16,11 @@ from torch.optim import Optimizer
 
 from flawline.runtime.signals import DelayedSignals
 from flawline.train import TrainError
+from flawline.train.backbones import backbone_facts
 from flawline.train.method import Fit, Phase
 from flawline.train.progress import Progress
+
+Indices = npt.NDArray[np.int64]
 
 SAVE_EVERY_S = 60.0
 # Names of torch.cpu's checks for instructions that multiply bfloat16, which differ by release.
@@ -61,9 +64,19 @@ def _multiplies_bfloat16() -> bool:
     return False
 
 
-def batch_indices(
-    images: int, size: int, seed: int, start_step: int
-) -> Iterator[npt.NDArray[np.int64]]:
+def choose_steps(
+    backbone: str, images: int, epochs: int | None, *, batch: int, published: int, light: int
+) -> int:
+    """Return the steps of a training: those of so many epochs, the last batch of which is smaller.
+
+    Without `epochs`, a light backbone gets `light` steps, and others the `published` epochs.
+    """
+    if epochs is None and backbone_facts(backbone).light:
+        return light
+    return (epochs or published) * math.ceil(images / batch)
+
+
+def batch_indices(images: int, size: int, seed: int, start_step: int) -> Iterator[Indices]:
     """Yield the sorted indices of the images of each step, from `start_step` on, without end.
 
     Every epoch has a new order, which is a function of the seed and the epoch alone.

@@ -301,6 +301,17 @@ def _check_size(settings: MethodSettings, smallest: int) -> None:
         raise TrainError(f"{name} takes images of {size} x {size} only; leave --size out")
 
 
+def require_multiple(size: tuple[int, int], unit: int, method: str) -> None:
+    """Raise TrainError unless height and width of an input are multiples of so many pixels."""
+    for side in size:
+        if side % unit:
+            nearest = max(1, round(side / unit)) * unit
+            raise TrainError(
+                f"--size {side} is not a multiple of {unit}, which {method} needs; "
+                f"use --size {nearest}"
+            )
+
+
 def resolve_method(name: str) -> type[Method]:
     """Return the class of a method. Raises TrainError for an unknown name."""
     kind: type[Method] = resolve(METHODS, name, "method", TrainError)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from flawline.benchmarks.published.form import LiteralForm, PublishedCode
 from flawline.train.blocks.cross_scale_flow import CrossConvolutions
-from flawline.train.blocks.flat_levels import flatten_levels
+from flawline.train.blocks.stored_levels import flatten_levels
 from flawline.train.methods.csflow import CSFlow
 
 

@@ -45,7 +45,7 @@ def onnx_from_module(
 
     Args:
         module: maps the image to (score, map); H and W are those of `geometry`. Without the map in
-            `outputs`, its second result is of no account.
+            `outputs`, its second result is ignored.
         geometry: how images are prepared for the module.
         outputs: GRAPH_OUTPUTS, or ("score",) for a graph without the map.
         batch: the only N that the graph accepts; None makes N dynamic.

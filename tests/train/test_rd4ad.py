@@ -21,8 +21,9 @@ from flawline.export import ExportError
 from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
+from flawline.train.backbones.torchvision_files import initialise
 from flawline.train.blocks.fused import fp32_islands
-from flawline.train.blocks.reverse_resnet import Decoder, Embedding, initialise
+from flawline.train.blocks.reverse_resnet import Decoder, Embedding
 from flawline.train.methods.rd4ad import SIGMA, RevDist, RevDistSettings
 
 pytestmark = pytest.mark.torch
@@ -84,7 +85,7 @@ def test_initial_weights_are_the_authors_and_follow_the_seed() -> None:
 
 
 def test_a_size_that_the_decoder_cannot_reach_is_refused() -> None:
-    with pytest.raises(TrainError, match=r"--size 100 is not a multiple of 32, .* use 128"):
+    with pytest.raises(TrainError, match=r"--size 100 is not a multiple of 32, .* use --size 96"):
         unfitted((96, 100))
 
 

@@ -111,11 +111,11 @@ def test_facts_and_weights_are_those_of_the_network() -> None:
     assert not any("source" in name for name in pyramid(angles=8).state_dict())
 
 
-def test_scaled_levels_rotate_nothing() -> None:
+def test_upright_images_are_not_rotated() -> None:
     backbone = pyramid(angles=4)
     images = random_images(SIDE, 2)
     with torch.inference_mode():
-        upright = backbone.scaled_levels(backbone.normalise(images))
+        upright = backbone.upright(backbone.normalise(images))
         rotated = backbone.extract(images)
     for level, levels in zip(upright, rotated, strict=True):
         torch.testing.assert_close(level, levels[::4], rtol=1e-4, atol=1e-4)

@@ -38,6 +38,7 @@ def unfitted(size: tuple[int, int] = (SIZE, SIZE), **settings: Any) -> STFPM:
 @pytest.mark.parametrize(("size", "first_level"), [((64, 64), 1), ((72, 90), 1), ((72, 90), 2)])
 def test_forward_by_hand(size: tuple[int, int], first_level: int) -> None:
     """Distances of unit vectors, resized to the first grid, multiplied, then resized."""
+    torch.manual_seed(1)
     model = trained_like(unfitted(size, first_level=first_level)).double()
     image = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
     with torch.inference_mode():
@@ -53,8 +54,10 @@ def test_forward_by_hand(size: tuple[int, int], first_level: int) -> None:
     expected = resized(product, size, align_corners=False)
     np.testing.assert_allclose(anomaly_map, expected, rtol=1e-8)
     np.testing.assert_allclose(score, expected.max((1, 2)), rtol=1e-8)
-    # The largest value on the grid is another number.
-    assert (score.numpy() < product.max((1, 2))).all()
+    # The largest value on the grid is another number, except at a corner.
+    largest = product.max((1, 2))
+    assert (score.numpy() <= largest * (1 + 1e-9)).all()
+    assert (score.numpy() < largest * (1 - 1e-9)).any()
 
 
 def test_a_level_that_there_is_not_is_refused() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,7 +11,7 @@ from builders import random_images
 
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.resnet import ResNet
-from flawline.train.blocks.stored_levels import GoodLevels, rotate
+from flawline.train.blocks.stored_levels import RotatedLevels, rotate, stored_levels
 from flawline.train.method import Fit
 
 pytestmark = pytest.mark.torch
@@ -38,32 +36,34 @@ def backbone() -> Backbone:
     return backbone
 
 
-def good_levels(backbone: Backbone, rotation: float, folder: Path, seed: int = 3) -> GoodLevels:
-    fit = Fit(list(random_images(64, 3).numpy()), 1, seed)
-    return GoodLevels(backbone, fit, CPU, rotation, str(folder))
+def training(seed: int = 3) -> Fit:
+    return Fit(list(random_images(64, 3).numpy()), 1, seed)
 
 
-def test_stored_levels_are_those_of_the_backbone(backbone: Backbone, tmp_path: Path) -> None:
-    levels = good_levels(backbone, 0.0, tmp_path)
+def test_stored_levels_are_those_of_the_backbone(backbone: Backbone) -> None:
+    fit = training()
     with torch.inference_mode():
-        expected = backbone.extract(torch.from_numpy(np.stack(levels.fit.images)))
-    for chosen in (np.array([0, 2]), np.array([1])):
-        for number in (0, 5):
-            for got, level in zip(levels.of_pass(number, chosen), expected, strict=True):
-                torch.testing.assert_close(got, level[chosen], rtol=1e-4, atol=1e-4)
-    for got, level in zip(levels.upright(2), expected, strict=True):
-        torch.testing.assert_close(got, level[2:], rtol=1e-4, atol=1e-4)
+        expected = backbone.extract(torch.from_numpy(np.stack(fit.images)))
+    with stored_levels(backbone, fit, CPU) as levels:
+        assert len(levels) == 3
+        for chosen in (np.array([0, 2]), np.array([1])):
+            for results in (levels.of(chosen), levels.of_pass(5, chosen)):
+                for got, level in zip(results, expected, strict=True):
+                    torch.testing.assert_close(got, level[chosen], rtol=1e-4, atol=1e-4)
+        for got, level in zip(levels.of_all(), expected, strict=True):
+            torch.testing.assert_close(got, level, rtol=1e-4, atol=1e-4)
 
 
-def test_rotated_levels_follow_seed_pass_and_image(backbone: Backbone, tmp_path: Path) -> None:
+def test_rotated_levels_follow_seed_pass_and_image(backbone: Backbone) -> None:
     chosen = np.array([0, 2])
-    levels = good_levels(backbone, 5.0, tmp_path)
+    levels = RotatedLevels(backbone, training(), CPU, 5.0)
     first = levels.of_pass(0, chosen)[0]
     assert torch.equal(levels.of_pass(0, chosen)[0], first)
     torch.testing.assert_close(levels.of_pass(0, chosen[1:])[0], first[1:], rtol=1e-4, atol=1e-4)
-    other_seed = good_levels(backbone, 5.0, tmp_path, seed=4)
+    other_seed = RotatedLevels(backbone, training(seed=4), CPU, 5.0)
     for other in (levels.of_pass(1, chosen)[0], other_seed.of_pass(0, chosen)[0]):
         assert not torch.allclose(other, first)
-    upright = levels.upright(0)[0]
-    assert torch.equal(upright, good_levels(backbone, 0.0, tmp_path).upright(0)[0])
-    assert not torch.allclose(upright, first[:1])
+    upright = levels.of(chosen)[0]
+    with stored_levels(backbone, training(), CPU) as stored:
+        torch.testing.assert_close(upright, stored.of(chosen)[0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(upright, first)

@@ -14,9 +14,9 @@ from flawline.train.backbones.facts import BackboneFacts
 class ImagePyramid(Backbone):
     """The level maps of an image and of reduced copies of it, all from one network.
 
-    An image is reduced by taking every `step`-th row and column, which is torch's nearest resize to
-    a size that `step` divides. The maps of all levels of the first scale come first, then those of
-    the second one; `channels` and `strides` are in this order too.
+    An image is reduced by taking every `step`-th row and column, which is torch's nearest resize
+    where the step divides height and width, as it must. The maps of all levels of the first scale
+    come first, then those of the second one; `channels` and `strides` are in this order too.
 
     steps: of each scale, in pixels; the first one is usually 1.
     """
@@ -39,6 +39,12 @@ class ImagePyramid(Backbone):
     @property
     def first_convolution(self) -> nn.Conv2d:
         return self.network.first_convolution
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        found: list[tuple[int, int]] = []
+        for step in self.steps:
+            found += self.network.grids(height // step, width // step)
+        return tuple(found)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps: list[Tensor] = []

@@ -13,22 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from flawline.runtime.image import Image
-from flawline.train.backbones import backbone_facts, create_backbone
-from flawline.train.backbones.base import Backbone
-from flawline.train.backbones.facts import BackboneFacts
+from flawline.train.backbones.pyramid import ImagePyramid
 
 RIGHT_ANGLES = 4
 
 
-class RotatedPyramid(Backbone):
+class RotatedPyramid(ImagePyramid):
     """The maps of one level for all rotations of an image, one map per scale, from one network.
 
     Maps normalised RGB [N, 3, S, S] to [N * angles, C, h, w] per scale; the rotations of an image
-    are consecutive. Each scale has half the height and width of the one before it, by torch's
-    nearest resize.
+    are consecutive. Each scale has half the height and width of the one before it.
 
     side: S, in pixels, which 2^(scales - 1) divides. angles: a multiple of 4.
     """
@@ -36,36 +32,23 @@ class RotatedPyramid(Backbone):
     sources: Tensor  # int64 [angles / 4 - 1, S * S]: see `tilt_source`
 
     def __init__(self, name: str, level: int, side: int, scales: int, angles: int) -> None:
-        super().__init__(name, (level,) * scales)
-        self.network = create_backbone(name, (level,))
+        super().__init__(name, (level,), [2**scale for scale in range(scales)])
         self.side = side
-        self.steps = tuple(2**scale for scale in range(scales))
-        self.strides = tuple(step * self.network.strides[0] for step in self.steps)
         sources = [tilt_source(side, 360 * tilt / angles) for tilt in range(1, angles // 4)]
         stacked = np.array(sources, np.int64).reshape(-1, side * side)
         self.register_buffer("sources", torch.from_numpy(stacked), persistent=False)
-
-    @classmethod
-    def facts(cls, name: str) -> BackboneFacts:
-        return backbone_facts(name)
 
     @property
     def angles(self) -> int:
         """The number of rotations of an image."""
         return RIGHT_ANGLES * (1 + len(self.sources))
 
-    @property
-    def first_convolution(self) -> nn.Conv2d:
-        return self.network.first_convolution
-
-    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        found: list[tuple[int, int]] = []
-        for step in self.steps:
-            found += self.network.grids(height // step, width // step)
-        return tuple(found)
-
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.scaled_levels(self._rotate(x))
+        return self.upright(self._rotate(x))
+
+    def upright(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the map of each scale of normalised RGB [N, 3, S, S], without rotations."""
+        return super().forward(x)
 
     def _rotate(self, x: Tensor) -> Tensor:
         """Return all rotations of planes [N, 3, S, S] as [N * angles, 3, S, S]."""
@@ -83,25 +66,9 @@ class RotatedPyramid(Backbone):
         rotated += [planes.transpose(2, 3).flip(3) for planes in tilted]
         return torch.stack(rotated, 1).flatten(0, 1)
 
-    def scaled_levels(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the map of each scale of normalised RGB [N, 3, S, S], without rotations."""
-        maps: list[Tensor] = []
-        for step in self.steps:
-            scaled = x
-            if step > 1:
-                scaled = F.interpolate(x, size=(self.side // step, self.side // step))
-            maps += self.network(scaled)
-        return tuple(maps)
-
-    def load(self, weights: str, seed: int = 0) -> str:
-        return self.network.load(weights, seed)
-
-    def _initialise(self, seed: int) -> None:
-        self.network._initialise(seed)
-
 
 class FusedRotatedPyramid(nn.Module):
-    """`RotatedPyramid` for export: rotations joined on an axis of fixed size, scales as slices.
+    """`RotatedPyramid` for export: the rotations are joined on an axis of fixed size.
 
     pyramid: in float64, with its normalisation folded as `fold_backbone` does. black: [3], a black
     pixel of what it then reads.
@@ -112,9 +79,8 @@ class FusedRotatedPyramid(nn.Module):
 
     def __init__(self, pyramid: RotatedPyramid, black: Tensor) -> None:
         super().__init__()
-        self.network = pyramid.network
+        self.pyramid = pyramid
         self.side = pyramid.side
-        self.steps = pyramid.steps
         self.register_buffer("black", black.view(3, 1))
         # The angles below 90 degrees, of which 0 is the image as it is.
         upright = torch.arange(self.side**2, device=pyramid.sources.device)
@@ -123,13 +89,7 @@ class FusedRotatedPyramid(nn.Module):
         self.register_buffer("sources", sources)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        scaled = self._rotate(x)
-        maps: list[Tensor] = []
-        for step in self.steps:
-            if step > 1:
-                scaled = scaled[:, :, ::2, ::2]
-            maps += self.network(scaled)
-        return tuple(maps)
+        return self.pyramid.upright(self._rotate(x))
 
     def _rotate(self, x: Tensor) -> Tensor:
         planes = self._tilt(x) if self.tilts > 1 else x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,23 @@ def load_checked(network: nn.Module, state: dict[str, Any], path: Path, title: s
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Initialise as He et al. and torchvision's ResNet do, from a generator of its own."""
+    """Initialise as He et al. and torchvision's ResNet do, from a generator of its own.
+
+    Transposed convolutions get torch's default initialisation.
+    """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(
-                module.weight, mode="fan_out", nonlinearity="relu", generator=generator
-            )
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            # Drawn on the CPU, where the generator is, so that every device gets the same values.
+            weight = torch.empty_like(module.weight, device="cpu")
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    weight, mode="fan_out", nonlinearity="relu", generator=generator
+                )
+            else:
+                nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+            module.weight.data.copy_(weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()

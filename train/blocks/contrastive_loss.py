@@ -18,7 +18,7 @@ from FrEIA.framework import SequenceINN
 from torch import Tensor
 
 from flawline.runtime.image import Image
-from flawline.train.loop import Stateful, Steps
+from flawline.train.loop import Stateful, Steps, half_cosine
 from flawline.train.method import Fit, Phase
 
 # Synthetic anomalies that are less likely than this, in nats per dimension, do not train any more:
@@ -223,4 +223,4 @@ def half_period(steps: int, batch: int, images: int) -> float:
 
 def cosine_rate(rate: float, halves: float) -> float:
     """Return the learning rate after so many half periods: `rate` at 0, LAST_RATE at 1."""
-    return LAST_RATE + (rate - LAST_RATE) * (1 + math.cos(math.pi * halves)) / 2
+    return LAST_RATE + (rate - LAST_RATE) * half_cosine(halves)

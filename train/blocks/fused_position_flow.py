@@ -28,8 +28,8 @@ class FusedPositionFlow(nn.Module):
 
     The condition of a position becomes a constant plane of biases per hidden value. Scale and
     offset of a block are part of its rotation, and the last rotation is left out, because it does
-    not change the length of the latent. Of the log-determinants, only the bends of the couplings
-    (`_Affine`) depend on the image; everything else is one constant.
+    not change the length of the latent. Of the log-determinants, only the tangents of the
+    couplings (`_Affine`) depend on the image; everything else is one constant.
 
     Pass a float64 flow and code [CODE_CHANNELS, h, w].
     """
@@ -48,13 +48,13 @@ class FusedPositionFlow(nn.Module):
 
     def forward(self, level: Tensor) -> Tensor:
         passive, active = torch.split(level, self.splits, 1)
-        bends = []
+        tangents = []
         for coupling, rotation in zip(self.couplings, self.rotations, strict=False):
-            active, bend = coupling(passive, active)
-            bends.append(bend)
+            active, tangent = coupling(passive, active)
+            tangents.append(tangent)
             passive, active = rotation(passive, active)
-        active, bend = self.couplings[-1](passive, active)
-        score: Tensor = self.score(passive, active, *bends, bend)
+        active, tangent = self.couplings[-1](passive, active)
+        score: Tensor = self.score(passive, active, *tangents, tangent)
         return score
 
 
@@ -71,7 +71,7 @@ def _offset(block: AllInOneBlock) -> Tensor:
 
 
 class _Coupling(nn.Module):
-    """The coupling of a block: the new active half, and its bends.
+    """The coupling of a block: the new active half, and the tangent of its log-scale.
 
     Attribute names become names of graph nodes; the modules marked `fp32` stay FP32 in FP16 graphs.
     with_offset: adds the offset of the active half, which belongs to the rotation otherwise.
@@ -118,11 +118,14 @@ class _Condition(nn.Module):
 
 
 class _Affine(nn.Module):
-    """x e^s + t of [N, C, h, w], and the bend s / LOG_SCALE_CLAMP of the log-scale s."""
+    """x e^s + t of [N, C, h, w], with the log-scale s softly clamped, and its tangent.
+
+    The tangent is the hyperbolic one that clamps, s / LOG_SCALE_CLAMP.
+    """
 
     def forward(self, x: Tensor, log_scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        bend = torch.tanh(log_scale)
-        return x * torch.exp(LOG_SCALE_CLAMP * bend) + shift, bend
+        tangent = torch.tanh(log_scale)
+        return x * torch.exp(LOG_SCALE_CLAMP * tangent) + shift, tangent
 
 
 class _Rotation(nn.Module):
@@ -151,7 +154,7 @@ class _Rotation(nn.Module):
 class _Score(nn.Module):
     """The scores of a latent that lacks scale, and in its passive half also offset.
 
-    The log-likelihood is one sum over the channels: of the bends of all couplings and of the
+    The log-likelihood is one sum over the channels: of the tangents of all couplings and of the
     squares of the latent.
     """
 
@@ -165,19 +168,19 @@ class _Score(nn.Module):
         passive, active = blocks[-1].splits
         channels = passive + active
         self.register_buffer("offset", _offset(blocks[-1])[:passive, None, None])
-        bends = torch.full((active,), LOG_SCALE_CLAMP, dtype=torch.float64)
+        of_tangents = torch.full((active,), LOG_SCALE_CLAMP, dtype=torch.float64)
         squares = -0.5 * _scale(blocks[-1]).square()
-        weight = torch.cat([bends, squares]) / channels
+        weight = torch.cat([of_tangents, squares]) / channels
         self.register_buffer("weight", weight[None, :, None, None])
         bias = LOG_NORMAL - largest
         for block in blocks:
             bias += float(_scale(block).log().mean())
         self.register_buffer("bias", torch.tensor([bias], dtype=torch.float64))
 
-    def forward(self, passive: Tensor, active: Tensor, *bends: Tensor) -> Tensor:
-        total, *others = bends
-        for bend in others:
-            total = total + bend
+    def forward(self, passive: Tensor, active: Tensor, *tangents: Tensor) -> Tensor:
+        total, *others = tangents
+        for tangent in others:
+            total = total + tangent
         moved = passive + self.offset
         terms = torch.cat([total, moved * moved, active * active], 1)
         return self.constant - torch.exp(F.conv2d(terms, self.weight, self.bias))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flawline.train.blocks.stored_levels import Indices
+from flawline.train.loop import Indices
 
 # The levels [N, C, h, w] of some images, from the number of the pass and their indices.
 LevelsOf = Callable[[int, Indices], Sequence[Tensor]]

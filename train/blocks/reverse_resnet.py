@@ -6,8 +6,6 @@ the shapes of the authors' code (hq-deng/RD4AD).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -117,24 +115,3 @@ def _doubling(like: nn.Module) -> nn.ConvTranspose2d:
     """Return a transposed convolution of the channels of a convolution."""
     assert isinstance(like, nn.Conv2d)
     return nn.ConvTranspose2d(like.in_channels, like.out_channels, 2, 2, bias=False)
-
-
-def initialise(network: nn.Module, seed: int) -> None:
-    """Initialise as the authors' code does, from a generator of its own.
-
-    Convolutions are initialised as in residual networks, transposed ones as torch does by default.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            # Drawn on the CPU, where the generator is, so that every device gets the same values.
-            weight = torch.empty_like(module.weight, device="cpu")
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    weight, mode="fan_out", nonlinearity="relu", generator=generator
-                )
-            else:
-                nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
-            module.weight.data.copy_(weight)

@@ -14,11 +14,11 @@ the coarser level gets a fifth of them, and its likelihoods stay behind.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,18 +42,22 @@ from flawline.train.blocks.position_flow import (
     position_code_2d,
     position_likelihoods,
 )
-from flawline.train.blocks.stored_levels import GoodLevels
-from flawline.train.loop import Steps
+from flawline.train.blocks.stored_levels import RotatedLevels, StoredLevels, stored_levels
+from flawline.train.loop import Steps, half_cosine
 from flawline.train.method import Fit, Method, MethodSettings, Phase
+
+# The levels of a training are computed once, or again in every pass.
+Levels = StoredLevels | RotatedLevels
 
 FIRST_LEVEL = 2
 BATCH = 32  # images
 PUBLISHED_PASSES = 200
 LIGHT_STEPS = 2000
-# The learning rate falls along a cosine in so many stairs, during the first of which it rises
-# linearly from a tenth. It ends at LAST_RATE of its largest value.
-STAIRS = 25
-WARM_UP_STAIRS = 2
+# As in the authors' code, a training has so many meta-epochs. The learning rate is constant in each
+# of them, and falls along a cosine to LAST_RATE of its largest value. In the first ones it rises
+# linearly from FIRST_RATE instead.
+META_EPOCHS = 25
+WARM_UP = 2
 FIRST_RATE = 0.1
 LAST_RATE = 1e-3
 
@@ -154,15 +158,19 @@ class CFlow(Method):
 
     def fit(self, fit: Fit) -> int:
         # The second phase takes the features of the first one, and starts again when interrupted.
-        with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            self.eval()
-            rotation = self.settings.rotation
-            levels = GoodLevels(self.backbone, fit, self.device, rotation, folder)
-            done = self._train(levels, fit)
-            self._measure_maxima(levels, fit)
+        self.eval()
+        if self.settings.rotation:
+            rotated = RotatedLevels(self.backbone, fit, self.device, self.settings.rotation)
+            return self._fit(rotated, fit)
+        with stored_levels(self.backbone, fit, self.device) as levels:
+            return self._fit(levels, fit)
+
+    def _fit(self, levels: Levels, fit: Fit) -> int:
+        done = self._train(levels, fit)
+        self._measure_maxima(levels, fit)
         return done
 
-    def _train(self, levels: GoodLevels, fit: Fit) -> int:
+    def _train(self, levels: Levels, fit: Fit) -> int:
         phase = fit.phase("training")
         if phase.done:
             return fit.steps
@@ -176,7 +184,7 @@ class CFlow(Method):
             phase.finish()
         return done
 
-    def _train_flows(self, levels: GoodLevels, phase: Phase, fit: Fit) -> int:
+    def _train_flows(self, levels: Levels, phase: Phase, fit: Fit) -> int:
         settings = self.settings
         # One per level: those of the other levels must not move in the steps of one level.
         optimisers = []
@@ -202,12 +210,12 @@ class CFlow(Method):
         return -F.logsigmoid(mean_log_likelihood(z, log_determinant)).mean()
 
     @torch.inference_mode()
-    def _measure_maxima(self, levels: GoodLevels, fit: Fit) -> None:
+    def _measure_maxima(self, levels: Levels, fit: Fit) -> None:
         """Take the largest likelihood of each level, then the largest density, of good images."""
         count = len(fit.images)
         likelihoods = []
         for index in range(count):
-            likelihoods.append(self.likelihoods(levels.upright(index)))
+            likelihoods.append(self.likelihoods(levels.of(np.array([index]))))
             fit.progress("likelihoods of good images", index + 1, count)
         for number, of_level in enumerate(zip(*likelihoods, strict=True)):
             self.largest[number] = torch.stack(of_level).max()
@@ -237,15 +245,15 @@ def _schedule(settings: CFlowSettings, images: int) -> PositionSchedule:
 
 def rate_share(done: float) -> float:
     """Return the learning rate as a share of the largest, after a share `done` of the steps."""
-    stair = math.floor(done * STAIRS)
-    if stair >= WARM_UP_STAIRS:
-        return _cosine(stair / STAIRS)
-    last = _cosine(WARM_UP_STAIRS / STAIRS)
-    return FIRST_RATE + (last - FIRST_RATE) * done * STAIRS / WARM_UP_STAIRS
+    meta_epochs = done * META_EPOCHS
+    if meta_epochs >= WARM_UP:
+        return _cosine(math.floor(meta_epochs) / META_EPOCHS)
+    last = _cosine(WARM_UP / META_EPOCHS)
+    return FIRST_RATE + (last - FIRST_RATE) * meta_epochs / WARM_UP
 
 
 def _cosine(done: float) -> float:
-    return LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
+    return LAST_RATE + (1 - LAST_RATE) * half_cosine(done)
 
 
 class FusedCFlow(FusedMethod):

@@ -9,8 +9,6 @@ with a small flow, whose features are standardised first.
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,13 +25,12 @@ from flawline.train import TrainError
 from flawline.train.backbones import backbone_facts
 from flawline.train.backbones.pyramid import ImagePyramid
 from flawline.train.blocks.averaged_levels import channel_statistics
-from flawline.train.blocks.contrastive_loss import cosine_rate
 from flawline.train.blocks.cross_scale_flow import SCALES, CrossScaleFlow
-from flawline.train.blocks.flat_levels import Array, FlatLevels, flatten_levels
 from flawline.train.blocks.fused import FusedMethod, Upsample, build_fused, fp32
 from flawline.train.blocks.fused_cross_scale_flow import FusedCrossScaleFlow
-from flawline.train.loop import Steps, batch_indices
-from flawline.train.method import Fit, Method, MethodSettings
+from flawline.train.blocks.stored_levels import StoredLevels, flatten_levels, stored_levels
+from flawline.train.loop import Steps, batch_indices, choose_steps, half_cosine
+from flawline.train.method import Fit, Method, MethodSettings, require_multiple
 
 BATCH = 16  # images
 PUBLISHED_EPOCHS = 240
@@ -82,7 +79,8 @@ class CSFlow(Method):
                 "choose a residual network"
             )
         self.backbone = ImagePyramid(settings.backbone, (settings.level,), STEPS_OF_SCALES)
-        _check_multiple(settings.size, self.backbone.strides[-1])
+        # Each grid has exactly half the height and width of the one before.
+        require_multiple(settings.size, self.backbone.strides[-1], self.name)
         self.grids = self.backbone.grids(*settings.size)
         channels = self.backbone.channels[0]
         self.register_buffer("mean", torch.zeros(SCALES, channels))
@@ -112,9 +110,14 @@ class CSFlow(Method):
 
     @classmethod
     def steps(cls, settings: CSFlowSettings, images: int, epochs: int | None) -> int:
-        if epochs is None and backbone_facts(settings.backbone).light:
-            return LIGHT_STEPS
-        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
+        return choose_steps(
+            settings.backbone,
+            images,
+            epochs,
+            batch=BATCH,
+            published=PUBLISHED_EPOCHS,
+            light=LIGHT_STEPS,
+        )
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -152,20 +155,18 @@ class CSFlow(Method):
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
-        with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            self.eval()
-            levels = FlatLevels(self.backbone, self.settings.size)
-            features = levels.collect(fit.images, self.device, folder, fit.progress)
-            return self._train(levels, features, fit)
+        self.eval()
+        with stored_levels(self.backbone, fit, self.device) as levels:
+            return self._train(levels, fit)
 
-    def _train(self, levels: FlatLevels, features: Array, fit: Fit) -> int:
-        """Train the flow on features [n, values] of the good images."""
+    def _train(self, levels: StoredLevels, fit: Fit) -> int:
+        """Train the flow on the levels of the good images."""
         settings = self.settings
         phase = fit.phase("training")
         if phase.state is None:
             self.flow.initialise(torch.Generator().manual_seed(fit.seed))
             if settings.standardised:
-                self._set_statistics(levels.split(torch.from_numpy(features)))
+                self._set_statistics(levels.of_all())
         weights = list(self.flow.parameters())
         optimiser = torch.optim.Adam(
             weights, settings.learning_rate, eps=settings.epsilon, weight_decay=WEIGHT_DECAY
@@ -179,15 +180,15 @@ class CSFlow(Method):
 
         def loss_of(step: int, chosen: npt.NDArray[np.int64]) -> Tensor:
             if settings.decay:
-                rate = cosine_rate(settings.learning_rate, step / fit.steps)
+                rate = settings.learning_rate * half_cosine(step / fit.steps)
                 optimiser.param_groups[0]["lr"] = rate
-            scales = self.standardised(levels.batch(features, chosen, self.device))
+            scales = self.standardised(levels.of(chosen))
             # A generator per step, so that a run that is resumed continues exactly.
             generator = torch.Generator().manual_seed((fit.seed << 32) + step)
             return self.loss(self._noisy(scales, generator))
 
         self.train()
-        done = steps.run(batch_indices(len(features), BATCH, fit.seed, steps.start), loss_of)
+        done = steps.run(batch_indices(len(levels), BATCH, fit.seed, steps.start), loss_of)
         self.eval()
         return done
 
@@ -261,14 +262,3 @@ class _Score(nn.Module):
         for other in others:
             total = total + other.sum((1, 2, 3))
         return torch.log1p(total * self.share)
-
-
-def _check_multiple(size: tuple[int, int], unit: int) -> None:
-    """Raise TrainError unless each grid has exactly half the height and width of the one before."""
-    for length in size:
-        if length % unit:
-            below = max(length // unit, 1) * unit
-            raise TrainError(
-                f"--size {length} is not a multiple of {unit}, which csflow needs for its three "
-                f"scales; use --size {below}"
-            )

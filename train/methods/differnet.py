@@ -7,7 +7,6 @@ a whole and has no anomaly map.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -35,7 +34,7 @@ from flawline.train.blocks.fused import build_fused, fold_backbone, fp32
 from flawline.train.blocks.patches import collect_features
 from flawline.train.blocks.vector_flow import FusedVectorFlow, VectorFlow
 from flawline.train.judging import no_map
-from flawline.train.loop import Steps, batch_indices
+from flawline.train.loop import Indices, Steps, batch_indices, choose_steps
 from flawline.train.method import Fit, Method, MethodSettings
 
 LEVEL = 3
@@ -50,7 +49,6 @@ EPSILON = 1e-4
 WEIGHT_DECAY = 1e-5
 
 Array = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
 # Draws the vectors [N, D] of a step from its generator and the indices of its images.
 Draw = Callable[[np.random.Generator, Indices], Tensor]
 
@@ -137,9 +135,14 @@ class DifferNet(Method):
 
     @classmethod
     def steps(cls, settings: DifferNetSettings, images: int, epochs: int | None) -> int:
-        if epochs is None and backbone_facts(settings.backbone).light:
-            return LIGHT_STEPS
-        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
+        return choose_steps(
+            settings.backbone,
+            images,
+            epochs,
+            batch=BATCH,
+            published=PUBLISHED_EPOCHS,
+            light=LIGHT_STEPS,
+        )
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -232,7 +235,7 @@ class DifferNet(Method):
     def _vectors(self, image: Tensor) -> Tensor:
         """Compute the vectors [N, D] of images, uint8 [N, S, S, 3], as they are."""
         normalised = self.backbone.normalise(image.to(self.device))
-        return mean_features(self.backbone.scaled_levels(normalised))
+        return mean_features(self.backbone.upright(normalised))
 
     def loss(self, vectors: Tensor) -> Tensor:
         """Compute the negative log-likelihood of vectors [N, D] per dimension, without constant."""

@@ -7,8 +7,6 @@ for residual networks.
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +20,6 @@ from torch.nn import functional as F
 from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train.backbones import backbone_facts, create_backbone
-from flawline.train.blocks.flat_levels import Array, FlatLevels
 from flawline.train.blocks.flow import (
     HIDDEN_CLAMP,
     LATENT_CLAMP,
@@ -33,7 +30,8 @@ from flawline.train.blocks.flow import (
 from flawline.train.blocks.flow_scores import MeanEnergy
 from flawline.train.blocks.fused import FusedMethod, Largest, Sum, Upsample, build_fused, fp32
 from flawline.train.blocks.fused_flow import FusedFlow
-from flawline.train.loop import Steps, batch_indices
+from flawline.train.blocks.stored_levels import StoredLevels, stored_levels
+from flawline.train.loop import Steps, batch_indices, choose_steps
 from flawline.train.method import Fit, Method, MethodSettings
 
 BATCH = 32  # images
@@ -87,9 +85,14 @@ class FastFlow(Method):
 
     @classmethod
     def steps(cls, settings: FastFlowSettings, images: int, epochs: int | None) -> int:
-        if epochs is None and backbone_facts(settings.backbone).light:
-            return LIGHT_STEPS
-        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
+        return choose_steps(
+            settings.backbone,
+            images,
+            epochs,
+            batch=BATCH,
+            published=PUBLISHED_EPOCHS,
+            light=LIGHT_STEPS,
+        )
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -115,14 +118,12 @@ class FastFlow(Method):
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
-        with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            self.eval()
-            levels = FlatLevels(self.backbone, self.settings.size)
-            features = levels.collect(fit.images, self.device, folder, fit.progress)
-            return self._train(levels, features, fit)
+        self.eval()
+        with stored_levels(self.backbone, fit, self.device) as levels:
+            return self._train(levels, fit)
 
-    def _train(self, levels: FlatLevels, features: Array, fit: Fit) -> int:
-        """Train norms and flows on features [n, values] of the good images."""
+    def _train(self, levels: StoredLevels, fit: Fit) -> int:
+        """Train norms and flows on the levels of the good images."""
         phase = fit.phase("training")
         if phase.state is None:
             generator = torch.Generator().manual_seed(fit.seed)
@@ -136,10 +137,10 @@ class FastFlow(Method):
         steps = Steps(fit, phase, [optimiser], fit.steps)
 
         def loss_of(_: int, chosen: npt.NDArray[np.int64]) -> Tensor:
-            return self.loss(levels.batch(features, chosen, self.device))
+            return self.loss(levels.of(chosen))
 
         self.train()
-        done = steps.run(batch_indices(len(features), BATCH, fit.seed, steps.start), loss_of)
+        done = steps.run(batch_indices(len(levels), BATCH, fit.seed, steps.start), loss_of)
         self.eval()
         return done
 

@@ -7,8 +7,6 @@ the paper takes it position by position.
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,9 +17,8 @@ from torch.nn import functional as F
 
 from flawline.options import option
 from flawline.runtime.image import Geometry
-from flawline.train import TrainError
 from flawline.train.backbones import backbone_facts, create_backbone
-from flawline.train.blocks.flat_levels import Array, FlatLevels
+from flawline.train.backbones.torchvision_files import initialise
 from flawline.train.blocks.fused import (
     FusedMethod,
     Largest,
@@ -33,10 +30,11 @@ from flawline.train.blocks.fused import (
     resize_matrix,
 )
 from flawline.train.blocks.patches import gaussian
-from flawline.train.blocks.reverse_resnet import Decoder, Embedding, initialise
+from flawline.train.blocks.reverse_resnet import Decoder, Embedding
+from flawline.train.blocks.stored_levels import StoredLevels, stored_levels
 from flawline.train.blocks.unit_distances import UnitDistance
-from flawline.train.loop import Steps, batch_indices, half_cosine, half_precision
-from flawline.train.method import Fit, Method, MethodSettings
+from flawline.train.loop import Steps, batch_indices, choose_steps, half_cosine, half_precision
+from flawline.train.method import Fit, Method, MethodSettings, require_multiple
 
 BATCH = 16  # images
 PUBLISHED_EPOCHS = 200
@@ -64,12 +62,7 @@ class RevDist(Method):
 
     def __init__(self, settings: RevDistSettings) -> None:
         super().__init__(settings)
-        for side in settings.size:
-            if side % STRIDE:
-                raise TrainError(
-                    f"--size {side} is not a multiple of {STRIDE}, which {self.name} needs; "
-                    f"use {STRIDE * math.ceil(side / STRIDE)}"
-                )
+        require_multiple(settings.size, STRIDE, self.name)
         self.backbone = create_backbone(settings.backbone, (1, 2, 3))
         self.embedding = Embedding(settings.backbone)
         self.decoder = Decoder(settings.backbone)
@@ -81,9 +74,14 @@ class RevDist(Method):
 
     @classmethod
     def steps(cls, settings: RevDistSettings, images: int, epochs: int | None) -> int:
-        if epochs is None and backbone_facts(settings.backbone).light:
-            return LIGHT_STEPS
-        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
+        return choose_steps(
+            settings.backbone,
+            images,
+            epochs,
+            batch=BATCH,
+            published=PUBLISHED_EPOCHS,
+            light=LIGHT_STEPS,
+        )
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -108,14 +106,12 @@ class RevDist(Method):
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
-        with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            self.eval()
-            levels = FlatLevels(self.backbone, self.settings.size)
-            features = levels.collect(fit.images, self.device, folder, fit.progress)
-            return self._train(levels, features, fit)
+        self.eval()
+        with stored_levels(self.backbone, fit, self.device) as levels:
+            return self._train(levels, fit)
 
-    def _train(self, levels: FlatLevels, features: Array, fit: Fit) -> int:
-        """Train embedding and decoder on the teacher's features of the images, [n, values]."""
+    def _train(self, levels: StoredLevels, fit: Fit) -> int:
+        """Train embedding and decoder on the teacher's levels of the images."""
         phase = fit.phase("training")
         trained = nn.ModuleList([self.embedding, self.decoder])
         if phase.state is None:
@@ -127,10 +123,10 @@ class RevDist(Method):
             if self.settings.decay:
                 rate = self.settings.learning_rate * half_cosine(step / fit.steps)
                 optimiser.param_groups[0]["lr"] = rate
-            return self.loss(levels.batch(features, chosen, self.device))
+            return self.loss(levels.of(chosen))
 
         self.train()
-        done = steps.run(batch_indices(len(features), BATCH, fit.seed, steps.start), loss_of)
+        done = steps.run(batch_indices(len(levels), BATCH, fit.seed, steps.start), loss_of)
         self.eval()
         return done
 

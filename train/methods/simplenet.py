@@ -28,7 +28,7 @@ from flawline.train.blocks.averaging import average_of_share
 from flawline.train.blocks.feature_vectors import draw_vectors, mean_deviation
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
 from flawline.train.blocks.patches import aggregate, collect_features, smoothed_map
-from flawline.train.loop import Steps, batch_indices, half_precision
+from flawline.train.loop import Steps, batch_indices, choose_steps, half_precision
 from flawline.train.method import Fit, Method, MethodSettings
 
 Array = npt.NDArray[Any]
@@ -112,9 +112,14 @@ class SimpleNet(Method):
 
     @classmethod
     def steps(cls, settings: SimpleNetSettings, images: int, epochs: int | None) -> int:
-        if epochs is None and backbone_facts(settings.backbone).light:
-            return LIGHT_STEPS
-        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
+        return choose_steps(
+            settings.backbone,
+            images,
+            epochs,
+            batch=BATCH,
+            published=PUBLISHED_EPOCHS,
+            light=LIGHT_STEPS,
+        )
 
     # ------------------------------------------------------------ the literal pipeline
 

@@ -7,8 +7,6 @@ good images and keeps the weights with the smallest loss on them; here the last 
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,7 +22,6 @@ from flawline.train import TrainError
 from flawline.train.backbones import backbone_facts, create_backbone
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import RANDOM
-from flawline.train.blocks.flat_levels import Array, FlatLevels
 from flawline.train.blocks.fused import (
     FusedMethod,
     Largest,
@@ -33,8 +30,9 @@ from flawline.train.blocks.fused import (
     fold_backbone,
     fp32,
 )
+from flawline.train.blocks.stored_levels import StoredLevels, stored_levels
 from flawline.train.blocks.unit_distances import UnitDistance, unit_distance
-from flawline.train.loop import Steps, batch_indices, half_cosine, half_precision
+from flawline.train.loop import Steps, batch_indices, choose_steps, half_cosine, half_precision
 from flawline.train.method import Fit, Method, MethodSettings
 
 LEVELS = (1, 2, 3)
@@ -90,9 +88,14 @@ class STFPM(Method):
 
     @classmethod
     def steps(cls, settings: STFPMSettings, images: int, epochs: int | None) -> int:
-        if epochs is None and backbone_facts(settings.backbone).light:
-            return LIGHT_STEPS
-        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / settings.batch)
+        return choose_steps(
+            settings.backbone,
+            images,
+            epochs,
+            batch=settings.batch,
+            published=PUBLISHED_EPOCHS,
+            light=LIGHT_STEPS,
+        )
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -120,14 +123,12 @@ class STFPM(Method):
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
-        with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            self.eval()
-            levels = FlatLevels(self.backbone, self.settings.size)
-            features = levels.collect(fit.images, self.device, folder, fit.progress)
-            return self._train(levels, features, fit)
+        self.eval()
+        with stored_levels(self.backbone, fit, self.device) as levels:
+            return self._train(levels, fit)
 
-    def _train(self, levels: FlatLevels, features: Array, fit: Fit) -> int:
-        """Train the student towards the teacher's features of the images, [n, values]."""
+    def _train(self, levels: StoredLevels, fit: Fit) -> int:
+        """Train the student towards the teacher's levels of the images."""
         phase = fit.phase("training")
         if phase.state is None:
             self._initialise(fit.seed)
@@ -145,20 +146,17 @@ class STFPM(Method):
                 optimiser.param_groups[0]["lr"] = rate
             images = np.stack([fit.images[index] for index in chosen])
             image = torch.from_numpy(images).to(self.device)
-            return self.loss(image, levels.batch(features, chosen, self.device))
+            return self.loss(image, levels.of(chosen))
 
         self.train()
         done = steps.run(
-            batch_indices(len(features), self.settings.batch, fit.seed, steps.start), loss_of
+            batch_indices(len(levels), self.settings.batch, fit.seed, steps.start), loss_of
         )
         self.eval()
         return done
 
     def _initialise(self, seed: int) -> None:
-        # Drawn on the CPU, so that every device gets the same values.
-        drawn = create_backbone(self.settings.backbone, self.student.levels)
-        drawn.load(RANDOM, seed + STUDENT_SEED)
-        self.student.load_state_dict(drawn.state_dict())
+        self.student.load(RANDOM, seed + STUDENT_SEED)
 
     def loss(self, image: Tensor, teacher: Sequence[Tensor]) -> Tensor:
         """Compute the mean distance of the student's levels from the teacher's, added up.
