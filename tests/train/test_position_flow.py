@@ -65,6 +65,17 @@ def code() -> Tensor:
 # ---------------------------------------------------------------- the literal form
 
 
+@pytest.mark.parametrize("factor", [1e3, 1e4, 1e6])
+def test_the_limits_for_fp16_change_no_score(factor: float) -> None:
+    """The density is 0 wherever a value reaches them, in both forms."""
+    flow = flow_of(16, 8)
+    level = factor * level_of(16)
+    fused = FusedPositionFlow(flow, code(), LARGEST, CONSTANT)
+    with torch.inference_mode():
+        expected = CONSTANT - torch.exp(position_likelihoods(flow, level, code()) - LARGEST)
+        close(fused(level), expected)
+
+
 def test_the_code_by_its_formula() -> None:
     got = position_code_2d(5, 7)
     assert got.shape == (CODE_CHANNELS, 5, 7)
