@@ -18,7 +18,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from types import FrameType
@@ -221,7 +221,15 @@ def _stream(args: argparse.Namespace) -> None:
         if station is not None:
             station.prepare(detector)
         stop = threading.Event()
-        stack.enter_context(_signals_stop(cameras, stop, station))
+
+        def end() -> None:
+            if station is not None:
+                station.stop()
+            else:
+                stop.set()
+                cameras[0].stop()
+
+        stack.enter_context(_signals_call(end))
         for camera in cameras:
             # The camera is closed before the signals get their former meaning back.
             stack.callback(camera.close)
@@ -257,23 +265,17 @@ def _outputs(args: argparse.Namespace) -> list[str]:
     return descriptions
 
 
-def _signals_stop(
-    cameras: Sequence[Camera], stop: threading.Event, station: Station | None
-) -> AbstractContextManager[None]:
+def _signals_call(end: Callable[[], None]) -> AbstractContextManager[None]:
     """Let SIGINT, SIGTERM and SIGHUP end the stream with its summary, within the block."""
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-        for camera in cameras:
-            camera.stop()
-        if station is not None:
-            station.stop()
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        end()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     # The stream continues under `nohup`, which lets this signal be ignored.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    return signal_handlers(dict.fromkeys(numbers, end))
+    return signal_handlers(dict.fromkeys(numbers, handle))
 
 
 if __name__ == "__main__":

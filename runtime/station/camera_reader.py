@@ -148,6 +148,14 @@ class CameraReader:
         self._taken.put(None)
 
     def join(self) -> None:
-        """Wait for the thread after `stop`, but not for long: a driver may hang for ever."""
+        """Wait for the thread after `stop`, but not for long: a driver may hang for ever.
+
+        The image of a live camera that was not taken counts as dropped.
+        """
         if self._thread.ident is not None:
             self._thread.join(JOIN_S)
+        while not self._frames.empty():
+            frame = self._frames.get()
+            # As those that wait in the camera. Faults were counted when they came.
+            if self.camera.live and frame.image is not None:
+                self.camera.dropped += 1

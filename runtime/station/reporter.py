@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flawline.cameras import Camera, Frame
@@ -75,11 +76,26 @@ class Reporter:
                 # A disk that is full would give a message for every frame.
                 notices.warn(f"output {number}", f"{error}; inspection continues")
 
-    def finish(self, summary: dict[str, Any]) -> Exception | None:
-        """Deliver the summary to every output; return the first failure of a required one.
+    @contextmanager
+    def summarised(self, summarise: Callable[[], dict[str, Any]]) -> Iterator[None]:
+        """Deliver the summary to every output when the block ends, also because of an error.
 
-        The counts of the outputs are added to the summary.
+        Raises the error of the block, or else the first failure of a required output.
         """
+        try:
+            yield
+        except BaseException:
+            # A station that ends with an error still reports what it judged until then.
+            failure = self._finish(summarise())
+            if failure is not None:
+                warn(str(failure))
+            raise
+        failure = self._finish(summarise())
+        if failure is not None:
+            raise failure
+
+    def _finish(self, summary: dict[str, Any]) -> Exception | None:
+        """Deliver the summary, with the counts of the outputs; return the first failure."""
         for output in self._outputs:
             for name, count in output.totals().items():
                 summary[name] = summary.get(name, 0) + count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from flawline.cameras import Camera, CameraError, Frame
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Output
-from flawline.runtime.station.batches import Batches, SignalSafeEvent
+from flawline.runtime.station.batches import Batch, Batches, SignalSafeEvent
 from flawline.runtime.station.camera_reader import CameraReader
 from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.same_part import SameParts, require_known_parts
@@ -114,7 +113,7 @@ class Station:
     def __init__(self, cameras: Sequence[Camera], settings: StationSettings) -> None:
         self.settings = settings
         self._changed = SignalSafeEvent()
-        self._stop = threading.Event()
+        self._stopped = False
         self.readers: list[CameraReader] = []
         for number, camera in enumerate(cameras, 1):
             name = camera.name or str(number)
@@ -142,7 +141,7 @@ class Station:
 
     def stop(self) -> None:
         """End the stream with its summary. Does not wait; a signal handler may call it."""
-        self._stop.set()
+        self._stopped = True
         for reader in self.readers:
             reader.stop()
         self._changed.set()
@@ -162,26 +161,22 @@ class Station:
         """
         live = any(reader.camera.live for reader in self.readers)
         reporter = Reporter(detector, outputs, tally, live)
-        loop = _Loop(self, detector, reporter, tally)
+        loop = _Loop(self, detector, reporter, tally, max_frames)
         for reader in self.readers:
             reporter.attach(reader.camera)
-        try:
-            loop.run(max_frames, self._stop)
-        except BaseException:
-            self._end()
-            failure = reporter.finish(loop.summary())
-            if failure is not None:
-                warn(str(failure))
-            raise
-        self._end()
-        failure = reporter.finish(loop.summary())
-        lost = [reader for reader in self.readers if reader.lost]
-        if lost:
-            if failure is not None:
-                warn(str(failure))
-            raise CameraError("; ".join(reader.describe_error() for reader in lost))
-        if failure is not None:
-            raise failure
+        with reporter.summarised(loop.summary):
+            try:
+                loop.run()
+            finally:
+                self._end()
+            lost = [reader for reader in self.readers if reader.lost]
+            if lost:
+                raise CameraError("; ".join(reader.describe_error() for reader in lost))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
 
     def prepare(self, detector: Detector) -> None:
         """Run the engine once with each size of a batch, which some engines compile for."""
@@ -220,9 +215,15 @@ class _Loop:
     """One run of a station."""
 
     def __init__(
-        self, station: Station, detector: Detector, reporter: Reporter, tally: Tally
+        self,
+        station: Station,
+        detector: Detector,
+        reporter: Reporter,
+        tally: Tally,
+        max_frames: int | None,
     ) -> None:
         self._station = station
+        self._max_frames = max_frames
         self._detector = detector
         self._reporter = reporter
         self._tally = tally
@@ -236,47 +237,53 @@ class _Loop:
         self._frames = 0
         self._calls = 0
 
-    def run(self, max_frames: int | None, stop: threading.Event) -> None:
+    def run(self) -> None:
         """Judge frames, as `Station.run` says."""
         batches = self._station.batches(self._detector)
         readers = self._station.readers
         for reader in readers:
             reader.start()
-        while not self._is_full(max_frames):
+        while not self._is_full():
             most = None
-            if max_frames is not None:
-                most = max_frames - self._tally.frames
-            batch = batches.next(most, self._parts.deadline(), self._parts.is_paused, stop.is_set)
-            if stop.is_set() or (not batch and all(reader.ended for reader in readers)):
-                break
+            if self._max_frames is not None:
+                most = self._max_frames - self._tally.frames
+            batch = batches.next(
+                most,
+                self._parts.deadline(),
+                self._parts.is_paused,
+                lambda: self._station.stopped,
+            )
             if batch:
-                self._judge(batch, max_frames)
-            self._settle(max_frames, stop)
-        if not self._is_full(max_frames):
-            self._settle(max_frames, stop)
-            self._report(self._parts.flush(), max_frames)
+                self._judge(batch)
+            elif self._station.stopped or all(reader.ended for reader in readers):
+                break
+            self._settle()
+        self._settle()
+        self._report(self._parts.flush())
 
-    def _settle(self, max_frames: int | None, stop: threading.Event) -> None:
+    def _settle(self) -> None:
         # Cameras that end because of a stop did not leave out a view.
-        if not stop.is_set():
-            self._report(self._parts.settle(time.monotonic()), max_frames)
+        if not self._station.stopped:
+            self._report(self._parts.settle(time.monotonic()))
 
-    def _is_full(self, max_frames: int | None) -> bool:
-        return max_frames is not None and self._tally.frames >= max_frames
+    def _is_full(self) -> bool:
+        return self._max_frames is not None and self._tally.frames >= self._max_frames
 
-    def _judge(self, batch: Sequence[tuple[CameraReader, Frame]], max_frames: int | None) -> None:
+    def _judge(self, batch: Batch) -> None:
         """Judge a batch and report the parts that it completes."""
         verdicts = self._detector.judge_batch([frame for _, frame in batch])
         judged = sum(verdict.judged for verdict in verdicts)
         self._frames += judged
-        self._calls += min(judged, 1)
+        if judged:
+            self._calls += 1
         for (reader, frame), verdict in zip(batch, verdicts, strict=True):
             self._reporter.note_size(frame)
-            self._report(self._parts.add(reader, frame, verdict, time.monotonic()), max_frames)
+            self._report(self._parts.add(reader, frame, verdict, time.monotonic()))
 
-    def _report(self, parts: Sequence[PartVerdict], max_frames: int | None) -> None:
+    def _report(self, parts: Sequence[PartVerdict]) -> None:
+        """Report parts, up to the limit of the run."""
         for part in parts:
-            if self._is_full(max_frames):
+            if self._is_full():
                 return
             reader = self._readers[str(part.camera)]
             self._reporter.report(part, reader.camera, reader.notices)

@@ -196,6 +196,19 @@ def test_frames_without_an_image_do_not_pile_up_in_a_camera() -> None:
     assert reader.ended
 
 
+def test_an_image_that_waits_when_the_stop_comes_counts_as_dropped() -> None:
+    camera = Scripted([1, 2, 3, EndOfStream()], every_frame=True)
+    waits = threading.Event()
+    reader = CameraReader("1", camera, waits.set)
+    reader.start()
+    while not (reader.ready and camera.captured == 3):
+        assert waits.wait(WAIT_S)
+    reader.stop()
+    reader.join()
+    # One was fetched, the others were still in the queue of the camera.
+    assert camera.dropped == 3
+
+
 def test_a_camera_that_fails_is_opened_again_and_reported_with_its_name(
     detector: Detector, capsys: pytest.CaptureFixture[str]
 ) -> None:
