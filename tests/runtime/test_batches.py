@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import tiny_model, write_tiny_bundle
 
 from flawline.cameras import Frame
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.station.batches import Batches, SignalSafeEvent
 
 IMAGE_COUNT = 5
@@ -48,7 +49,7 @@ def test_the_verdicts_of_a_batch_are_those_of_single_frames(
         if anomaly_map is not None:
             anomaly_map = anomaly_map.copy()
         single.append((verdict, anomaly_map))
-    monkeypatch.setattr(type(detector.engine), "largest_batch", most)
+    monkeypatch.setattr(detector.engine, "largest_batch", most)
     together = detector.judge_batch(given)
     assert [verdict.name for verdict in together].count("anomalous") == 3
     for verdict, (expected, anomaly_map) in zip(together, single, strict=True):
@@ -87,7 +88,7 @@ def test_the_engine_runs_with_every_size_of_a_batch_before_the_first_frame(
     monkeypatch.setattr(type(detector.engine), "__call__", noted)
     detector.warm_up(3)
     assert sizes == [1, 2, 3]
-    monkeypatch.setattr(type(detector.engine), "largest_batch", 2)
+    monkeypatch.setattr(detector.engine, "largest_batch", 2)
     sizes.clear()
     detector.warm_up(3)
     assert sizes == [1, 2]
@@ -98,14 +99,18 @@ def test_the_engines_of_this_machine_take_any_batch(detector: Detector) -> None:
     assert detector.batch_size(7) == 7
 
 
-def test_a_graph_with_a_fixed_batch_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Session:
-        def get_inputs(self) -> list[Any]:
-            return [type("Input", (), {"shape": [1, 64, 64, 3]})()]
-
-    engine = object.__new__(OnnxRuntime)
-    monkeypatch.setattr(engine, "_session", Session(), raising=False)
-    assert engine.largest_batch == 1
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_graph_with_a_fixed_batch_says_so(name: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    model = onnx.load_from_string(tiny_model())
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_value = 1
+    fixed = write_tiny_bundle(tmp_path / "fixed", model.SerializeToString())
+    with Detector(fixed, name) as detector:
+        assert detector.engine.largest_batch == 1
+        assert [verdict.judged for verdict in detector.judge_batch(frames())].count(True) == 5
 
 
 class FakeReader:
