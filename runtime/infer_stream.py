@@ -31,7 +31,7 @@ from flawline.runtime.available import list_available
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
-from flawline.runtime.console import log, run_command, warn
+from flawline.runtime.console import log, log_notes, run_command, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
@@ -244,11 +244,9 @@ def _stream(args: argparse.Namespace) -> None:
 def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Detector) -> None:
     """Log what is judged, and with what."""
     if station is not None:
-        for note in station.notes():
-            log(note)
+        log_notes(station.notes())
     for camera in cameras:
-        for note in camera.notes():
-            log(note)
+        log_notes(camera.notes())
     log(
         f"engine {detector.engine.description}, self-test passed, "
         f"threshold {detector.threshold:.6g}"

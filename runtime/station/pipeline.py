@@ -33,8 +33,8 @@ def run_stream(
     """
     notices = FrameNotices()
     camera.on_event = notices.event
-    reporter = Reporter(detector, outputs, tally, camera.live)
-    reporter.attach(camera)
+    reporter = Reporter(detector, outputs, tally, [camera])
+    reporter.attach()
     groups = ViewGroups()
     with reporter.summarised(lambda: tally.summary(camera)):
         for frame in _frames(camera, stop, max_frames):

@@ -159,11 +159,10 @@ class Station:
         is lost does not end the stream. Raises CameraError at the end if one was, EngineError if
         the engine fails, and OutputError if a required output cannot deliver.
         """
-        live = any(reader.camera.live for reader in self.readers)
-        reporter = Reporter(detector, outputs, tally, live)
+        cameras = [reader.camera for reader in self.readers]
+        reporter = Reporter(detector, outputs, tally, cameras)
         loop = _Loop(self, detector, reporter, tally, max_frames)
-        for reader in self.readers:
-            reporter.attach(reader.camera)
+        reporter.attach()
         with reporter.summarised(loop.summary):
             try:
                 loop.run()

@@ -320,6 +320,20 @@ def test_files_of_two_folders_are_parts_by_their_order(
     assert "the numbers of frames differ (4 of camera a, 3 of camera b)" in err
 
 
+def test_a_quiet_process_warns_of_different_numbers_of_files(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, tmp_path: Path
+) -> None:
+    flags = ["--quiet"]
+    for name, count in (("a", 2), ("b", 1)):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            cv2.imwrite(str(tmp_path / name / f"{index}.png"), np.zeros((40, 50, 3), np.uint8))
+        flags += ["--camera", str(tmp_path / name)]
+    _, _, err = stream(capsys, bundle, *flags)
+    assert "the numbers of frames differ (2 of camera 1, 1 of camera 2)" in err
+    assert "camera 1 is" not in err
+
+
 def test_pulses_of_a_line_keep_their_places_on_every_camera(
     capsys: pytest.CaptureFixture[str], bundle: Bundle
 ) -> None:

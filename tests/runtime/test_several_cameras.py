@@ -448,6 +448,24 @@ def test_lines_and_files_name_their_camera(
     assert end["summary"]["saved"] == 5
 
 
+def test_a_file_has_no_age_next_to_a_live_camera(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, folders: list[Path]
+) -> None:
+    flags = ["--bundle", bundle.path, "--camera", folders[1]]
+    code, lines, _ = stream(capsys, *flags, "--camera", f"{SYNTHETIC}&frames=2&every_frame=1")
+    assert code == 0
+    for line in lines[:-1]:
+        assert ("age_ms" in line) == ("dropped" in line) == (line["camera"] == "2")
+        assert line.get("age_ms", 0.0) is not None
+
+
+def test_a_file_does_not_let_a_live_camera_wait_for_the_disk(detector: Detector) -> None:
+    output = run(detector, Listed(1), Scripted([2], every_frame=True))
+    assert [found.can_wait for found in output.judgements] == [False, False]
+    assert [found.live for found in output.judgements if found.camera == "1"] == [False]
+    assert run(detector, Listed(1), Listed(2)).judgements[0].can_wait
+
+
 def test_one_camera_may_have_a_name(
     capsys: pytest.CaptureFixture[str], bundle: Bundle, folders: list[Path]
 ) -> None:
