@@ -364,6 +364,20 @@ def test_a_line_of_parts_is_a_pulse_of_every_camera(
     assert summary["unjudged"] == 0
 
 
+def test_another_view_is_saved_if_a_camera_has_no_image_of_the_part(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, tmp_path: Path
+) -> None:
+    line = f"{SYNTHETIC}&trigger=line1&frames=2&queue=9&name="
+    flags = ["--camera", f"{line}left&faults=1:damaged", "--camera", f"{line}right"]
+    saved = tmp_path / "saved"
+    lines, _, _ = stream(capsys, bundle, *flags, "--part-wait", "60", "--save", saved)
+    assert [line["verdict"] for line in lines] == ["anomalous", "unjudged"]
+    assert lines[1]["reason"].startswith("camera left: ")
+    assert lines[1]["camera"] == "right"
+    (unjudged,) = saved.glob("*-unjudged.png")
+    assert "-right-" in unjudged.name
+
+
 def test_every_part_is_rejected_after_a_camera_is_lost(
     capsys: pytest.CaptureFixture[str], bundle: Bundle, tmp_path: Path
 ) -> None:
