@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from flawline.benchmarks.labels import labels_of
-from flawline.benchmarks.measure.timing import percentiles, slowest_and_fastest
-from flawline.benchmarks.turns import (
-    Contestant,
+from flawline.benchmarks.interleaved import (
     EngineChoice,
     EngineRun,
+    Measurement,
     judge_samples,
-    open_contestants,
+    open_measurements,
 )
+from flawline.benchmarks.labels import labels_of
+from flawline.benchmarks.measure.timing import percentiles, slowest_and_fastest
 from flawline.cameras.listing import count_of
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import log, printable
@@ -40,11 +40,11 @@ class _Entry:
 
     bundle: Bundle
     masks: list[Mask | None]
-    contestants: list[Contestant] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
 
     def reference(self) -> EngineRun | None:
-        for contestant in self.contestants:
-            run = contestant.run
+        for measurement in self.measurements:
+            run = measurement.run
             if (run.engine, run.precision) == (REFERENCE_ENGINE, FP32.name):
                 return run
         return None
@@ -81,22 +81,22 @@ def evaluate_bundles(
     # Masks are read first, so that a damaged one is reported before everything is measured.
     entries = _read_entries(bundle_paths, samples)
     with ExitStack() as stack:
-        contestants = []
+        measurements = []
         for entry in entries:
             # Maps of a whole test set are large, and nothing but masks needs them.
             keeps_maps = bool(entry.masks)
-            entry.contestants = open_contestants(
+            entry.measurements = open_measurements(
                 entry.bundle, choices, skip_unavailable, keeps_maps, stack
             )
-            contestants += entry.contestants
+            measurements += entry.measurements
         start = read_cpu()
-        judge_samples(contestants, samples, repeats, _title(entries, data))
+        judge_samples(measurements, samples, repeats, _title(entries, data))
         others = share_of_others(start, read_cpu())
     # The engines are closed now: the metrics need the memory.
     rows = []
     for entry in entries:
-        for contestant in entry.contestants:
-            rows.append(_row(contestant.run, entry, data.name, labels, repeats, others))
+        for measurement in entry.measurements:
+            rows.append(_row(measurement.run, entry, data.name, labels, repeats, others))
     return rows
 
 

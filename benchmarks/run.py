@@ -37,7 +37,7 @@ from flawline.runtime.signals import DelayedSignals
 
 if TYPE_CHECKING:
     from flawline.benchmarks.evaluate import Row
-    from flawline.benchmarks.turns import EngineChoice
+    from flawline.benchmarks.interleaved import EngineChoice
 
 EXAMPLES = (
     "flawline bench --bundles bundles/part --data /data/part",
@@ -179,7 +179,7 @@ def choose_engines(
     The engine `all` means every engine that is usable on this machine and, when no precision is
     given, every precision that it runs. The precision `all` means every precision of the engines.
     """
-    from flawline.benchmarks.turns import EngineChoice
+    from flawline.benchmarks.interleaved import EngineChoice
 
     options = EngineOptions(threads, precision)
     names = list(engines)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.export.parity import ScoresAndMaps
-from flawline.runtime.console import log
+from flawline.runtime.console import log, log_notes
 from flawline.runtime.manifest import Calibration
 from flawline.runtime.threshold import (
     HELD_OUT,
@@ -79,8 +79,7 @@ class GoodScores:
             f"highest-scoring of them: {self.scores[suspect]:.6g} {self.paths[suspect]}; a "
             f"defective part among the good ones would have the highest score"
         )
-        for line in self._describe_doubts():
-            log(line)
+        log_notes(self._describe_doubts())
         return calibration
 
     def _describe_doubts(self) -> list[str]:

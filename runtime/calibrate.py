@@ -27,7 +27,7 @@ from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import CALIBRATION, Bundle, read_bundle, write_calibration
 from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
-from flawline.runtime.console import discard_stdout, log, run_command, terminal_line
+from flawline.runtime.console import discard_stdout, log_notes, run_command, terminal_line
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
@@ -110,8 +110,7 @@ def _score_good_parts(
         # the old one was set with would mislead.
         old = bundle.calibration.threshold
         with Detector(bundle, args.engine, options, old, args.accept_size) as detector:
-            for note in camera.notes():
-                log(note)
+            log_notes(camera.notes())
             camera.on_event = FrameNotices().event
             sources, scores = score_frames(detector, camera, args.max_frames, trained_images)
             engine = detector.engine

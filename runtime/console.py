@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, suppress
 from typing import Any, TextIO, cast
 
@@ -48,6 +48,15 @@ def warn(text: str) -> None:
         return
     with suppress(OSError):
         print(terminal_line(text), file=sys.stderr, flush=True)
+
+
+def log_notes(notes: Iterable[str]) -> None:
+    """Print lines of information; those that begin with "warning: " also in a quiet process."""
+    for note in notes:
+        if note.startswith("warning: "):
+            warn(note)
+        else:
+            log(note)
 
 
 def terminal_line(text: str) -> str:

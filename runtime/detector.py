@@ -125,7 +125,8 @@ class Detector:
         """
         start = time.perf_counter()
         prepared = prepare(image, self.bundle.manifest.geometry)
-        return self._infer(prepared, start)
+        (verdict,) = self._infer([prepared], start)
+        return verdict
 
     def judge(self, frame: Frame) -> Verdict:
         """Judge a frame of a camera, at any bit depth.
@@ -135,11 +136,8 @@ class Detector:
         detector accepts any size or its bundle does not state them. Raises EngineError if the
         engine itself fails, as it would for every following frame.
         """
-        start = time.perf_counter()
-        prepared = self._prepare(frame)
-        if isinstance(prepared, Verdict):
-            return prepared
-        return self._infer(prepared, start)
+        (verdict,) = self.judge_batch([frame])
+        return verdict
 
     def judge_batch(self, frames: Sequence[Frame]) -> list[Verdict]:
         """Judge several frames in one call of the engine; return their verdicts in this order.
@@ -160,7 +158,7 @@ class Detector:
             verdicts.append(None)
             places.append(place)
             images.append(prepared)
-        for place, verdict in zip(places, self._infer_all(images, start), strict=True):
+        for place, verdict in zip(places, self._infer(images, start), strict=True):
             verdicts[place] = verdict
         return [verdict for verdict in verdicts if verdict is not None]
 
@@ -204,22 +202,20 @@ class Detector:
         if fault is not None:
             raise ValueError(fault)
 
-    def _infer(self, prepared: Image, start: float) -> Verdict:
-        """Run the engine on a prepared image whose preparation began at `start`."""
-        ready = time.perf_counter()
-        # The engine takes batches; this is a batch of one.
-        scores, maps = self.engine(prepared[None])
-        done = time.perf_counter()
-        milliseconds = {"prepare": 1e3 * (ready - start), "infer": 1e3 * (done - ready)}
-        return self._verdict(float(scores[0]), maps[0], milliseconds)
+    def _infer(self, images: Sequence[Image], start: float) -> list[Verdict]:
+        """Run the engine on prepared images, in batches that it takes.
 
-    def _infer_all(self, images: Sequence[Image], start: float) -> list[Verdict]:
-        """Run the engine on prepared images, in batches that it takes."""
+        The preparation of the first one began at `start`.
+        """
         ready = time.perf_counter()
         results = []
         most = self.batch_size(len(images))
         for first in range(0, len(images), max(1, most)):
-            scores, maps = self.engine(np.stack(images[first : first + most]))
+            # A single image is not copied.
+            batch = images[first][None]
+            if most > 1:
+                batch = np.stack(images[first : first + most])
+            scores, maps = self.engine(batch)
             if most < len(images):
                 # The next call overwrites them.
                 maps = maps.copy()

@@ -18,7 +18,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from types import FrameType
@@ -31,14 +31,14 @@ from flawline.runtime.available import list_available
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
-from flawline.runtime.console import log, run_command, warn
+from flawline.runtime.console import log, log_notes, run_command, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.signals import signal_handlers
-from flawline.runtime.station.many import ManySettings, Station
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
+from flawline.runtime.station.several_cameras import Station, StationSettings
 from flawline.runtime.station.tally import Tally
 from flawline.uris import folder_of, quote_path
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--bundle and --camera are needed (or --list)")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
-    _check_many(parser, args)
+    _check_several_cameras(parser, args)
     return run_command(
         parser.prog, lambda: _run(args), interrupted="interrupted before the first frame"
     )
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "with trigger=software, each line sends a pulse",
     )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
-    _add_many_arguments(parser)
+    _add_several_cameras_arguments(parser)
     parser.add_argument(
         "--accept-size",
         action="store_true",
@@ -103,9 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_many_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_several_cameras_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of several cameras. The default of each is None, to notice what was given."""
-    defaults = ManySettings()
+    defaults = StationSettings()
     parser.add_argument(
         "--batch",
         type=int,
@@ -136,7 +136,7 @@ def _add_many_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _check_many(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _check_several_cameras(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags of several cameras that are wrong, or without effect."""
     several = len(args.camera or []) > 1
     for name in ("batch", "batch_wait", "same_part"):
@@ -155,8 +155,8 @@ def _check_many(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--parts with several cameras needs --same-part: a line names one part")
 
 
-def _many_settings(args: argparse.Namespace) -> ManySettings:
-    settings = ManySettings(batch=args.batch, same_part=bool(args.same_part))
+def _station_settings(args: argparse.Namespace) -> StationSettings:
+    settings = StationSettings(batch=args.batch, same_part=bool(args.same_part))
     if args.batch_wait is not None:
         settings = replace(settings, batch_wait=1e-3 * args.batch_wait)
     if args.part_wait is not None:
@@ -204,7 +204,7 @@ def _stream(args: argparse.Namespace) -> None:
         cameras = [stack.enter_context(open_camera(uri)) for uri in args.camera]
         station = None
         if len(cameras) > 1:
-            station = Station(cameras, _many_settings(args))
+            station = Station(cameras, _station_settings(args))
         feed = None
         if args.parts is not None:
             feed = PartFeed(args.parts, *cameras)
@@ -221,7 +221,15 @@ def _stream(args: argparse.Namespace) -> None:
         if station is not None:
             station.prepare(detector)
         stop = threading.Event()
-        stack.enter_context(_signals_stop(cameras, stop, station))
+
+        def end() -> None:
+            if station is not None:
+                station.stop()
+            else:
+                stop.set()
+                cameras[0].stop()
+
+        stack.enter_context(_signals_call(end))
         for camera in cameras:
             # The camera is closed before the signals get their former meaning back.
             stack.callback(camera.close)
@@ -236,11 +244,9 @@ def _stream(args: argparse.Namespace) -> None:
 def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Detector) -> None:
     """Log what is judged, and with what."""
     if station is not None:
-        for note in station.notes():
-            log(note)
+        log_notes(station.notes())
     for camera in cameras:
-        for note in camera.notes():
-            log(note)
+        log_notes(camera.notes())
     log(
         f"engine {detector.engine.description}, self-test passed, "
         f"threshold {detector.threshold:.6g}"
@@ -257,23 +263,17 @@ def _outputs(args: argparse.Namespace) -> list[str]:
     return descriptions
 
 
-def _signals_stop(
-    cameras: Sequence[Camera], stop: threading.Event, station: Station | None
-) -> AbstractContextManager[None]:
+def _signals_call(end: Callable[[], None]) -> AbstractContextManager[None]:
     """Let SIGINT, SIGTERM and SIGHUP end the stream with its summary, within the block."""
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-        for camera in cameras:
-            camera.stop()
-        if station is not None:
-            station.stop()
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        end()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     # The stream continues under `nohup`, which lets this signal be ignored.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    return signal_handlers(dict.fromkeys(numbers, end))
+    return signal_handlers(dict.fromkeys(numbers, handle))
 
 
 if __name__ == "__main__":

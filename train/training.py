@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flawline.runtime.console import log
+from flawline.runtime.console import log, log_notes
 from flawline.runtime.image import Image
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.training_length import TrainingLength
@@ -69,8 +69,7 @@ def train(recipe: Recipe, out: Path, again: bool = False) -> Path:
     _save(out, job, run, fit)
     if fit.length.finished:
         job.unfinished.unlink(missing_ok=True)
-        for line in describe_neighbours(run.out_of_fold):
-            log(line)
+        log_notes(describe_neighbours(run.out_of_fold))
     else:
         log(f"stopped by --max-minutes after {fit.length.describe()}; run the same command again")
     log(f"checkpoint {out}")

@@ -75,7 +75,9 @@ class Engine(ABC):
     untested: ClassVar[str | None] = None
     # True if it compiles plans, with `build`.
     compiles: ClassVar[bool] = False
-    # True if a batch takes less time than its images one after the other.
+    # True if a batch takes less time than its images one after the other, as on a GPU. A station
+    # with several cameras then judges those frames together that wait at the same moment. With
+    # False, the default, no frame waits for the others of its batch.
     gains_from_batches: ClassVar[bool] = False
 
     # Its name in ENGINES, which `open_engine` sets.
@@ -84,6 +86,8 @@ class Engine(ABC):
     precision: str
     # Library and version, device, and precision.
     description: str
+    # The most images that one call takes; None if the engine sets no limit.
+    largest_batch: int | None = None
 
     @classmethod
     @abstractmethod
@@ -131,11 +135,6 @@ class Engine(ABC):
 
         None stands for an engine that has no such flags.
         """
-        return None
-
-    @property
-    def largest_batch(self) -> int | None:
-        """The most images that one call takes; None if the engine sets no limit."""
         return None
 
     @abstractmethod

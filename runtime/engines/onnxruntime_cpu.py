@@ -77,6 +77,10 @@ class OnnxRuntime(Engine):
 
         self._session = open_session(model, threads)
         self._names = [output.name for output in self._session.get_outputs()]
+        size = self._session.get_inputs()[0].shape[0]
+        # An open size has a name, or is None.
+        if isinstance(size, int):
+            self.largest_batch = size
         self._map_size = map_size
         # For each batch size: scores and maps.
         self._outputs: dict[int, tuple[Map, Map]] = {}
@@ -100,12 +104,6 @@ class OnnxRuntime(Engine):
     @classmethod
     def installed(cls) -> str:
         return version("onnxruntime")
-
-    @property
-    def largest_batch(self) -> int | None:
-        # An open size has a name, or is None.
-        size = self._session.get_inputs()[0].shape[0]
-        return size if isinstance(size, int) else None
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
         image = np.ascontiguousarray(image)

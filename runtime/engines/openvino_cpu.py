@@ -60,6 +60,9 @@ class OpenVino(Engine):
                 f"{library} cannot load {path} ({last_line(error)}); "
                 f"{pip_command('install', '--upgrade', 'openvino')}, or build the bundle again"
             ) from error
+        size = self._model.input().partial_shape[0]
+        if size.is_static:
+            self.largest_batch = size.get_length()
 
     def _float_precision(self) -> str:
         """Return OpenVINO's name of the precision of floating-point operators.
@@ -91,13 +94,6 @@ class OpenVino(Engine):
     @classmethod
     def installed(cls) -> str:
         return version("openvino")
-
-    @property
-    def largest_batch(self) -> int | None:
-        batch = self._model.input().partial_shape[0]
-        if batch.is_static:
-            return int(batch.get_length())
-        return None
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
         image = np.ascontiguousarray(image)

@@ -52,11 +52,12 @@ class ViewVerdict:
 class Judgement:
     """A frame, the verdict on it, and the frames per second at that moment.
 
-    `live` is true if the camera does not wait for the stream, which must then not be delayed. `age`
-    is the time in seconds from the capture of the frame to its verdict, None for a file, and
-    `dropped` the number of frames that the camera has dropped so far. For a part with several
-    exposures, frame and verdict are those of the worst one, and `views` holds all. `camera` is the
-    name of the camera of the frame; None for a single camera that has none.
+    `live` is true if the camera of the frame is live. `age` is the time in seconds from the capture
+    of the frame to its verdict, None for a file, and `dropped` the number of frames that the camera
+    has dropped so far. For a part with several exposures, frame and verdict are those of the worst
+    one, and `views` holds all. `camera` is the name of the camera of the frame; None for a single
+    camera that has none. `can_wait` is false if any camera of the stream is live: an output must
+    then not delay it.
     """
 
     frame: Frame
@@ -67,6 +68,7 @@ class Judgement:
     dropped: int = 0
     views: tuple[ViewVerdict, ...] = ()
     camera: str | None = None
+    can_wait: bool = True
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class Overlays(Output):
         def write() -> None:
             self._write(judgement, anomaly_map)
 
-        if self._worker.submit(write, frame.image.nbytes, wait=not judgement.live):
+        if self._worker.submit(write, frame.image.nbytes, wait=judgement.can_wait):
             self._room -= 1
             self._accepted += 1
             return

@@ -6,29 +6,32 @@ import queue
 from collections.abc import Callable, Sequence
 
 from flawline.cameras import Frame
-from flawline.runtime.station.lanes import Lane
+from flawline.runtime.station.camera_reader import CameraReader
 
-Batch = list[tuple[Lane, Frame]]
+Batch = list[tuple[CameraReader, Frame]]
 
 
-class Wakes:
-    """Lets the loop sleep until something has changed. Any thread and a signal handler wake it."""
+class SignalSafeEvent:
+    """Like threading.Event, for one thread that waits; `wait` clears it.
+
+    Unlike that one, a signal handler may set it that interrupts the thread in any line.
+    """
 
     def __init__(self) -> None:
-        # Unlike a lock or an event, it may be used by a signal handler that interrupts its user.
+        # The only primitive of the standard library that is re-entrant for this purpose.
         self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def wake(self) -> None:
+    def set(self) -> None:
         """Let the current or the next `wait` return."""
         self._queue.put(None)
 
-    def forget(self) -> None:
-        """Let the next `wait` sleep until the next `wake`."""
+    def clear(self) -> None:
+        """Let the next `wait` sleep until the next `set`."""
         while not self._queue.empty():
             self._queue.get()
 
     def wait(self, timeout: float | None) -> None:
-        """Sleep until `wake` is called, or for so many seconds."""
+        """Sleep until `set` is called, or for so many seconds."""
         try:
             self._queue.get(timeout=timeout)
         except queue.Empty:
@@ -39,25 +42,26 @@ class Batches:
     """Forms batches of at most `largest` frames.
 
     A batch has what waits when its first frame is there, and what comes within `wait_s` seconds
-    after that. Each camera has one frame in it, and where not all fit, they take turns: a fast
-    camera gets no more than a slow one that has frames. `clock` returns seconds that never go
+    after that. Each camera has one frame in it, and where not all fit, they come round-robin: a
+    fast camera gets no more than a slow one that has frames. `clock` returns seconds that never go
     backwards.
     """
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        readers: Sequence[CameraReader],
         largest: int,
         wait_s: float,
-        wakes: Wakes,
+        changed: SignalSafeEvent,
         clock: Callable[[], float],
     ) -> None:
-        self._lanes = lanes
+        self._readers = readers
         self._largest = largest
         self._wait_s = wait_s
-        self._wakes = wakes
+        self._changed = changed
         self._clock = clock
-        self._turn = 0
+        # The place of the camera that comes first in the next batch.
+        self._next_first = 0
         # How many cameras had ended when `next` returned.
         self._ended = 0
 
@@ -65,10 +69,10 @@ class Batches:
         self,
         most: int | None = None,
         until: float | None = None,
-        held: Callable[[Lane], bool] = lambda lane: False,
+        paused: Callable[[CameraReader], bool] = lambda reader: False,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Batch:
-        """Wait for a batch of at most `most` frames, without those of cameras that are `held`.
+        """Wait for a batch of at most `most` frames, without those of cameras that are `paused`.
 
         It is empty if all cameras have ended, at the time `until`, and if `stopped` returns true.
         It is also empty once when a camera ends, because a part may wait for its frames.
@@ -78,15 +82,18 @@ class Batches:
             size = min(size, most)
         has_first = False
         while True:
-            self._wakes.forget()
+            self._changed.clear()
             self._report()
-            ended = sum(lane.ended for lane in self._lanes)
+            ended = sum(reader.ended for reader in self._readers)
             if stopped() or ended != self._ended:
                 self._ended = ended
                 return []
-            open_lanes = [lane for lane in self._lanes if not lane.ended and not held(lane)]
-            ready = sum(lane.ready for lane in open_lanes)
-            if ready >= min(size, len(open_lanes)):
+            open_readers = []
+            for reader in self._readers:
+                if not reader.ended and not paused(reader):
+                    open_readers.append(reader)
+            ready = sum(reader.ready for reader in open_readers)
+            if ready >= min(size, len(open_readers)):
                 break
             now = self._clock()
             if ready > 0 and not has_first:
@@ -95,30 +102,30 @@ class Batches:
                 until = now + self._wait_s
             if until is not None and now >= until:
                 break
-            self._wakes.wait(None if until is None else until - now)
-        return self._take(size, most, held)
+            self._changed.wait(None if until is None else until - now)
+        return self._take(size, most, paused)
 
     def _report(self) -> None:
-        for lane in self._lanes:
-            others = any(not other.ended for other in self._lanes if other is not lane)
-            lane.report(others)
+        for reader in self._readers:
+            others = any(not other.ended for other in self._readers if other is not reader)
+            reader.report(others)
 
-    def _take(self, size: int, most: int | None, held: Callable[[Lane], bool]) -> Batch:
+    def _take(self, size: int, most: int | None, paused: Callable[[CameraReader], bool]) -> Batch:
         batch: Batch = []
         images = 0
-        count = len(self._lanes)
-        first = self._turn
+        count = len(self._readers)
+        first = self._next_first
         for step in range(count):
             place = (first + step) % count
-            lane = self._lanes[place]
-            # Frames without an image take no time, and so no camera's turn.
-            while images < size and len(batch) != most and lane.ready and not held(lane):
-                frame = lane.take()
+            reader = self._readers[place]
+            # Frames without an image take no time, and so they do not count against their camera.
+            while images < size and len(batch) != most and reader.ready and not paused(reader):
+                frame = reader.take()
                 if frame is None:
                     break
-                batch.append((lane, frame))
+                batch.append((reader, frame))
                 if frame.image is not None:
                     images += 1
-                    self._turn = (place + 1) % count
+                    self._next_first = (place + 1) % count
                     break
         return batch

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from flawline.cameras import Camera, Frame
-from flawline.runtime.console import warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Output
 from flawline.runtime.station.notices import FrameNotices
@@ -26,7 +25,7 @@ def run_stream(
     """Judge frames until the camera ends, `max_frames` are judged, or `stop` is set.
 
     The exposures of one part are judged together; see `ViewGroups`. For several cameras, see
-    `many.run_cameras`.
+    `several_cameras.Station`, whose threads a single camera does not need.
 
     When the loop ends, also because of an error, every output gets the summary. Raises CameraError
     if the camera is lost, EngineError if the engine fails, and OutputError if a required output
@@ -34,10 +33,10 @@ def run_stream(
     """
     notices = FrameNotices()
     camera.on_event = notices.event
-    reporter = Reporter(detector, outputs, tally, camera.live)
-    reporter.attach(camera)
+    reporter = Reporter(detector, outputs, tally, [camera])
+    reporter.attach()
     groups = ViewGroups()
-    try:
+    with reporter.summarised(lambda: tally.summary(camera)):
         for frame in _frames(camera, stop, max_frames):
             verdict = detector.judge(frame)
             reporter.note_size(frame)
@@ -45,23 +44,14 @@ def run_stream(
                 reporter.report(part, camera, notices)
         for part in groups.flush():
             reporter.report(part, camera, notices)
-    except BaseException:
-        # A station that ends with an error still reports what it judged until then.
-        failure = reporter.finish(tally.summary(camera))
-        if failure is not None:
-            warn(str(failure))
-        raise
-    failure = reporter.finish(tally.summary(camera))
-    if failure is not None:
-        raise failure
 
 
 def _frames(camera: Camera, stop: threading.Event, max_frames: int | None) -> Iterator[Frame]:
     count = 0
+    if stop.is_set():
+        return
     for frame in camera:
-        # A frame that arrives after the signal is not judged, so that the end is prompt.
-        if stop.is_set():
-            return
+        # Judged even if the stop came while it was fetched: it is a part that nothing else counts.
         yield frame
         # A part with several exposures is not cut in two.
         if frame.view == frame.views - 1:

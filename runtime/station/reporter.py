@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flawline.cameras import Camera, Frame
@@ -17,22 +18,28 @@ from flawline.runtime.station.views import PartVerdict
 class Reporter:
     """Counts the verdicts on parts and delivers them to every output.
 
-    `live` is true if a camera of the stream does not wait for it.
+    `cameras` are all those of the stream.
     """
 
     def __init__(
-        self, detector: Detector, outputs: Sequence[Output], tally: Tally, live: bool
+        self,
+        detector: Detector,
+        outputs: Sequence[Output],
+        tally: Tally,
+        cameras: Sequence[Camera],
     ) -> None:
         self._detector = detector
         self._outputs = outputs
         self._tally = tally
-        self._live = live
+        self._cameras = cameras
+        self._can_wait = not any(camera.live for camera in cameras)
         self._sizes: set[tuple[int, ...]] = set()
 
-    def attach(self, camera: Camera) -> None:
-        """Tell every output about a camera, before its first frame."""
-        for output in self._outputs:
-            output.attach(camera)
+    def attach(self) -> None:
+        """Tell every output about the cameras, before their first frames."""
+        for camera in self._cameras:
+            for output in self._outputs:
+                output.attach(camera)
 
     def note_size(self, frame: Frame) -> None:
         """Log once for each image size that a crop leaves a part of the image uninspected."""
@@ -60,11 +67,12 @@ class Reporter:
             frame,
             part.verdict,
             fps,
-            self._live,
-            age,
-            camera.dropped,
-            part.views,
-            part.camera or camera.name,
+            live=camera.live,
+            age=age,
+            dropped=camera.dropped,
+            views=part.views,
+            camera=part.camera or camera.name,
+            can_wait=self._can_wait,
         )
         for number, output in enumerate(self._outputs):
             try:
@@ -75,11 +83,26 @@ class Reporter:
                 # A disk that is full would give a message for every frame.
                 notices.warn(f"output {number}", f"{error}; inspection continues")
 
-    def finish(self, summary: dict[str, Any]) -> Exception | None:
-        """Deliver the summary to every output; return the first failure of a required one.
+    @contextmanager
+    def summarised(self, summarise: Callable[[], dict[str, Any]]) -> Iterator[None]:
+        """Deliver the summary to every output when the block ends, also because of an error.
 
-        The counts of the outputs are added to the summary.
+        Raises the error of the block, or else the first failure of a required output.
         """
+        try:
+            yield
+        except BaseException:
+            # A station that ends with an error still reports what it judged until then.
+            failure = self._finish(summarise())
+            if failure is not None:
+                warn(str(failure))
+            raise
+        failure = self._finish(summarise())
+        if failure is not None:
+            raise failure
+
+    def _finish(self, summary: dict[str, Any]) -> Exception | None:
+        """Deliver the summary, with the counts of the outputs; return the first failure."""
         for output in self._outputs:
             for name, count in output.totals().items():
                 summary[name] = summary.get(name, 0) + count

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from flawline.cameras import CameraError, Frame
 from flawline.cameras.triggered import TriggeredCamera
 from flawline.runtime.detector import Verdict
-from flawline.runtime.station.lanes import Lane
+from flawline.runtime.station.camera_reader import CameraReader
 from flawline.runtime.station.views import PartVerdict, PartViews
 
 # Parts of files that a camera may be ahead of the others, and of triggered cameras.
@@ -21,17 +21,18 @@ MOST_WAITING = 100
 MOST_SETTLED = 1000
 
 
-def require_known_parts(lanes: Sequence[Lane]) -> None:
+def require_known_parts(readers: Sequence[CameraReader]) -> None:
     """Raise CameraError for cameras whose frames cannot be matched with those of others."""
-    if len(lanes) < 2:
+    if len(readers) < 2:
         raise CameraError(
             "--same-part joins the frames of several cameras; repeat --camera, or leave it out"
         )
-    for lane in lanes:
-        if not lane.camera.knows_parts:
+    for reader in readers:
+        if not reader.camera.knows_parts:
             raise CameraError(
-                f"camera {lane.name}: --same-part cannot tell which part a frame of "
-                f"{lane.camera.source} shows; use cameras with a trigger, or files without watch=1"
+                f"camera {reader.name}: --same-part cannot tell which part a frame of "
+                f"{reader.camera.source} shows; use cameras with a trigger, or files without "
+                f"watch=1"
             )
 
 
@@ -55,17 +56,17 @@ class SameParts:
     the first view came.
     """
 
-    def __init__(self, lanes: Sequence[Lane], wait_s: float) -> None:
-        self._lanes = lanes
+    def __init__(self, readers: Sequence[CameraReader], wait_s: float) -> None:
+        self._readers = readers
         self._wait_s = wait_s
         # For each camera, the number of its first view and how many it has.
         self._first: dict[str, int] = {}
         self._count: dict[str, int] = {}
         total = 0
-        for lane in lanes:
-            self._first[lane.name] = total
-            self._count[lane.name] = lane.camera.views
-            total += self._count[lane.name]
+        for reader in readers:
+            self._first[reader.name] = total
+            self._count[reader.name] = reader.camera.views
+            total += self._count[reader.name]
         self._total = total
         self._parts: list[_Part] = []
         self._added = 0
@@ -73,40 +74,42 @@ class SameParts:
         self._settled: OrderedDict[str, set[int]] = OrderedDict()
         self.late = 0
 
-    def add(self, lane: Lane, frame: Frame, verdict: Verdict, now: float) -> list[PartVerdict]:
+    def add(
+        self, reader: CameraReader, frame: Frame, verdict: Verdict, now: float
+    ) -> list[PartVerdict]:
         """Take the verdict on a frame; return the parts that are complete, or cannot become so.
 
         Raises CameraError if it is no longer known which parts the frames of a camera show.
         """
-        lane.tally.add(verdict, frame.age(lane.camera.clock.monotonic()))
-        if frame.part is None and lane.camera.live:
-            return [self._unknown(lane, frame, verdict)]
+        reader.tally.add(verdict, frame.age(reader.camera.clock.monotonic()))
+        if frame.part is None and reader.camera.live:
+            return [self._unknown(reader, frame, verdict)]
         if frame.part is None:
             frame = dataclasses.replace(frame, part=str(frame.index + 1))
-        number = self._first[lane.name] + frame.view
+        number = self._first[reader.name] + frame.view
         part = self._find(frame, number, now)
         if part is None:
             self.late += 1
             text = f"a view of part {frame.part} came after the part was rejected without it"
-            lane.notices.warn("late view", f"camera {lane.name}: {text}", "views")
+            reader.notices.warn("late view", f"camera {reader.name}: {text}", "views")
             return []
         self._added += 1
-        part.views.add(number, frame, verdict, lane.name)
-        part.order[lane.name] = self._added
+        part.views.add(number, frame, verdict, reader.name)
+        part.order[reader.name] = self._added
         if not part.views.complete:
             return self._over_limit()
         return self._complete(part)
 
-    def _unknown(self, lane: Lane, frame: Frame, verdict: Verdict) -> PartVerdict:
+    def _unknown(self, reader: CameraReader, frame: Frame, verdict: Verdict) -> PartVerdict:
         """Return the verdict on a frame that belongs to no known part."""
-        camera = lane.camera
+        camera = reader.camera
         if isinstance(camera, TriggeredCamera) and camera.has_unknown_numbers:
             raise CameraError(
-                f"camera {lane.name} was opened again, and the number of its next part is unknown, "
-                f"so that its frames cannot be matched with those of the other cameras; start "
-                f"again while no part passes, or name the parts with --parts"
+                f"camera {reader.name} was opened again, and the number of its next part is "
+                f"unknown, so that its frames cannot be matched with those of the other cameras; "
+                f"start again while no part passes, or name the parts with --parts"
             )
-        return PartVerdict(frame, verdict, (), lane.name)
+        return PartVerdict(frame, verdict, (), reader.name)
 
     def _find(self, frame: Frame, number: int, now: float) -> _Part | None:
         """Return the part that a view belongs to; None if the part is settled already."""
@@ -142,33 +145,33 @@ class SameParts:
         settled = []
         for part in list(self._parts):
             missing = self._missing(part)
-            if now >= self._due(part):
+            if now >= self._deadline(part):
                 settled.append(self._settle(part, f"gave no view within {self._wait_s:g} s"))
-            elif any(lane.lost for lane in missing):
+            elif any(reader.lost for reader in missing):
                 settled.append(self._settle(part, "is lost"))
-            elif any(lane.ended for lane in missing):
+            elif any(reader.ended for reader in missing):
                 settled.append(self._settle(part, "has no more frames"))
         return settled
 
-    def due(self) -> float | None:
+    def deadline(self) -> float | None:
         """Return when `settle` must be called again, on the clock of `now`; None for no limit."""
-        first = min((self._due(part) for part in self._parts), default=math.inf)
+        first = min((self._deadline(part) for part in self._parts), default=math.inf)
         return first if math.isfinite(first) else None
 
-    def _due(self, part: _Part) -> float:
+    def _deadline(self, part: _Part) -> float:
         # A file is there, however long it takes to read it.
-        if any(lane.camera.live for lane in self._missing(part)):
+        if any(reader.camera.live for reader in self._missing(part)):
             return part.since + self._wait_s
         return math.inf
 
-    def _missing(self, part: _Part) -> list[Lane]:
+    def _missing(self, part: _Part) -> list[CameraReader]:
         """Return the cameras of which a view is missing."""
         missing = []
-        for lane in self._lanes:
-            first = self._first[lane.name]
-            numbers = range(first, first + self._count[lane.name])
+        for reader in self._readers:
+            first = self._first[reader.name]
+            numbers = range(first, first + self._count[reader.name])
             if any(number not in part.views for number in numbers):
-                missing.append(lane)
+                missing.append(reader)
         return missing
 
     def _settle(self, part: _Part, reason: str) -> PartVerdict:
@@ -178,14 +181,14 @@ class SameParts:
         self._settled.setdefault(part.name, set()).update(absent)
         if len(self._settled) > MOST_SETTLED:
             self._settled.popitem(last=False)
-        names = ", ".join(lane.name for lane in self._missing(part))
+        names = ", ".join(reader.name for reader in self._missing(part))
         return part.views.join(f"camera {names} {reason}")
 
-    def holds(self, lane: Lane) -> bool:
+    def is_paused(self, reader: CameraReader) -> bool:
         """Tell whether a file must wait, because the other cameras are behind."""
-        if lane.camera.live:
+        if reader.camera.live:
             return False
-        ahead = sum(lane.name in part.order for part in self._parts)
+        ahead = sum(reader.name in part.order for part in self._parts)
         return ahead >= LEAD
 
     def flush(self) -> list[PartVerdict]:

@@ -13,10 +13,11 @@ from flawline.runtime.outputs import ViewVerdict
 
 @dataclass(frozen=True)
 class PartVerdict:
-    """The verdict on a part, the frame that it comes from, and the verdicts on all its views.
+    """The verdict on a part, its frame that is shown, and the verdicts on all its views.
 
-    `views` is empty for a part with a single view. `camera` is the name of the camera of the frame,
-    if there are several.
+    `frame` is that of the worst view. If that one has no image, it is that of the worst view among
+    those with an image, so that something of the part is saved. `views` is empty for a part with a
+    single view. `camera` is the name of the camera of the frame, if there are several.
     """
 
     frame: Frame
@@ -102,8 +103,12 @@ class PartViews:
             verdict = dataclasses.replace(verdict, milliseconds=_total_times(views))
         else:
             verdict = Verdict(math.nan, verdict.threshold, True, None, {}, reason)
+        with_image = [view for view in views if view.frame.image is not None]
+        shown = worst
+        if worst.frame.image is None and with_image:
+            shown = _worst(with_image)
         records = tuple(_record(view) for view in views)
-        return PartVerdict(worst.frame, verdict, records, worst.camera)
+        return PartVerdict(shown.frame, verdict, records, shown.camera)
 
 
 class ViewGroups:

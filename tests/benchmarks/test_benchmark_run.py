@@ -17,9 +17,9 @@ from score_bundles import write_score_bundle
 
 pytest.importorskip("torch", reason="needs the train extra")
 
-from flawline.benchmarks import evaluate, run, turns
+from flawline.benchmarks import evaluate, interleaved, run
 from flawline.benchmarks.evaluate import compare_with_reference
-from flawline.benchmarks.turns import EngineRun
+from flawline.benchmarks.interleaved import EngineRun
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.engines import ENGINES, engine_class, missing
@@ -47,7 +47,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def only_these(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "ENGINES", {name: ENGINES[name] for name in HERE})
-    monkeypatch.setattr(turns, "SETTLE_S", 0.0)
+    monkeypatch.setattr(interleaved, "SETTLE_S", 0.0)
 
 
 def benchmark(
@@ -208,7 +208,7 @@ def test_bundles_with_the_same_data_take_turns_on_each_image(
         return judge(self, image)
 
     monkeypatch.setattr(Detector, "__call__", note_and_judge)
-    monkeypatch.setattr(turns, "WARM_UP", 0)
+    monkeypatch.setattr(interleaved, "WARM_UP", 0)
     paths = ["--bundles", str(bundle.path), str(second), "--engines", "onnxruntime"]
     code, rows, _ = benchmark(bundle, data, capsys, *paths)
     assert code == 0
@@ -289,7 +289,7 @@ def test_engines_take_turns_on_each_image(
     taken = [precision for precision, _ in itertools.groupby(calls)]
     assert taken == ["fp32", "int8"] * 10
     # Each turn is one timed call; the first image has the untimed warm-up calls as well.
-    assert calls.count("fp32") == 10 + turns.WARM_UP
+    assert calls.count("fp32") == 10 + interleaved.WARM_UP
 
 
 def test_the_rows_keep_their_keys(

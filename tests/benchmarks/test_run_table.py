@@ -8,9 +8,9 @@ from measured_rows import row
 pytest.importorskip("torch", reason="needs the train extra")
 
 from flawline.benchmarks.evaluate import _decisions
+from flawline.benchmarks.interleaved import EngineRun
 from flawline.benchmarks.measure.timing import slowest_and_fastest
 from flawline.benchmarks.run_table import busy_note, run_table
-from flawline.benchmarks.turns import EngineRun
 from flawline.runtime.bundle import Bundle
 
 pytestmark = pytest.mark.torch

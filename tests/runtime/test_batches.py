@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import tiny_model, write_tiny_bundle
 
 from flawline.cameras import Frame
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
-from flawline.runtime.station.batches import Batches, Wakes
+from flawline.runtime.station.batches import Batches, SignalSafeEvent
 
 IMAGE_COUNT = 5
 
@@ -48,7 +49,7 @@ def test_the_verdicts_of_a_batch_are_those_of_single_frames(
         if anomaly_map is not None:
             anomaly_map = anomaly_map.copy()
         single.append((verdict, anomaly_map))
-    monkeypatch.setattr(type(detector.engine), "largest_batch", most)
+    monkeypatch.setattr(detector.engine, "largest_batch", most)
     together = detector.judge_batch(given)
     assert [verdict.name for verdict in together].count("anomalous") == 3
     for verdict, (expected, anomaly_map) in zip(together, single, strict=True):
@@ -87,7 +88,7 @@ def test_the_engine_runs_with_every_size_of_a_batch_before_the_first_frame(
     monkeypatch.setattr(type(detector.engine), "__call__", noted)
     detector.warm_up(3)
     assert sizes == [1, 2, 3]
-    monkeypatch.setattr(type(detector.engine), "largest_batch", 2)
+    monkeypatch.setattr(detector.engine, "largest_batch", 2)
     sizes.clear()
     detector.warm_up(3)
     assert sizes == [1, 2]
@@ -98,17 +99,21 @@ def test_the_engines_of_this_machine_take_any_batch(detector: Detector) -> None:
     assert detector.batch_size(7) == 7
 
 
-def test_a_graph_with_a_fixed_batch_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Session:
-        def get_inputs(self) -> list[Any]:
-            return [type("Input", (), {"shape": [1, 64, 64, 3]})()]
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_graph_with_a_fixed_batch_says_so(name: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    model = onnx.load_from_string(tiny_model())
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_value = 1
+    fixed = write_tiny_bundle(tmp_path / "fixed", model.SerializeToString())
+    with Detector(fixed, name) as detector:
+        assert detector.engine.largest_batch == 1
+        assert [verdict.judged for verdict in detector.judge_batch(frames())].count(True) == 5
 
-    engine = object.__new__(OnnxRuntime)
-    monkeypatch.setattr(engine, "_session", Session(), raising=False)
-    assert engine.largest_batch == 1
 
-
-class FakeLane:
+class FakeReader:
     """A camera that has so many frames, the first of them without an image."""
 
     def __init__(self, name: str, waiting: int, faults: int = 0) -> None:
@@ -133,7 +138,7 @@ class FakeLane:
         self.others.append(others)
 
 
-class FakeWakes(Wakes):
+class FakeEvent(SignalSafeEvent):
     """Moves the clock instead of waiting; `on_wait` is what happens meanwhile."""
 
     def __init__(self) -> None:
@@ -151,110 +156,110 @@ class FakeWakes(Wakes):
             self.now += timeout
 
 
-def batches(lanes: list[FakeLane], largest: int, wait_s: float, wakes: FakeWakes) -> Batches:
-    return Batches(lanes, largest, wait_s, wakes, lambda: wakes.now)  # type: ignore[arg-type]
+def batches(readers: list[FakeReader], largest: int, wait_s: float, changed: FakeEvent) -> Batches:
+    return Batches(readers, largest, wait_s, changed, lambda: changed.now)  # type: ignore[arg-type]
 
 
 def names(batch: list[Any]) -> list[str]:
-    return [lane.name for lane, _ in batch]
+    return [reader.name for reader, _ in batch]
 
 
 def test_a_batch_has_one_frame_of_each_camera_that_has_some() -> None:
-    lanes = [FakeLane("a", 9), FakeLane("b", 0), FakeLane("c", 1)]
-    wakes = FakeWakes()
-    former = batches(lanes, 3, 0.0, wakes)
+    readers = [FakeReader("a", 9), FakeReader("b", 0), FakeReader("c", 1)]
+    changed = FakeEvent()
+    former = batches(readers, 3, 0.0, changed)
     assert names(former.next()) == ["a", "c"]
     assert names(former.next()) == ["a"]
-    assert wakes.waits == []
+    assert changed.waits == []
 
 
 def test_a_fast_camera_does_not_starve_a_slow_one() -> None:
-    lanes = [FakeLane("fast", 99), FakeLane("slow", 3), FakeLane("slower", 2)]
-    former = batches(lanes, 1, 0.0, FakeWakes())
+    readers = [FakeReader("fast", 99), FakeReader("slow", 3), FakeReader("slower", 2)]
+    former = batches(readers, 1, 0.0, FakeEvent())
     taken = [names(former.next())[0] for _ in range(8)]
     assert taken == ["fast", "slow", "slower", "fast", "slow", "slower", "fast", "slow"]
-    lanes = [FakeLane("a", 9), FakeLane("b", 9), FakeLane("c", 9)]
-    former = batches(lanes, 2, 0.0, FakeWakes())
+    readers = [FakeReader("a", 9), FakeReader("b", 9), FakeReader("c", 9)]
+    former = batches(readers, 2, 0.0, FakeEvent())
     assert [names(former.next()) for _ in range(3)] == [["a", "b"], ["c", "a"], ["b", "c"]]
 
 
-def test_frames_without_an_image_take_no_turn() -> None:
-    lanes = [FakeLane("a", 9, faults=4), FakeLane("b", 9)]
-    former = batches(lanes, 1, 0.0, FakeWakes())
+def test_frames_without_an_image_do_not_count_against_their_camera() -> None:
+    readers = [FakeReader("a", 9, faults=4), FakeReader("b", 9)]
+    former = batches(readers, 1, 0.0, FakeEvent())
     assert names(former.next()) == ["a"] * 5
     assert names(former.next()) == ["b"]
-    lanes = [FakeLane("a", 9, faults=4), FakeLane("b", 9)]
-    assert names(batches(lanes, 1, 0.0, FakeWakes()).next(most=3)) == ["a"] * 3
+    readers = [FakeReader("a", 9, faults=4), FakeReader("b", 9)]
+    assert names(batches(readers, 1, 0.0, FakeEvent()).next(most=3)) == ["a"] * 3
 
 
 def test_a_frame_waits_for_others_as_long_as_stated_and_no_longer() -> None:
-    lanes = [FakeLane("a", 1), FakeLane("b", 0), FakeLane("c", 0)]
-    wakes = FakeWakes()
-    former = batches(lanes, 3, 0.02, wakes)
+    readers = [FakeReader("a", 1), FakeReader("b", 0), FakeReader("c", 0)]
+    changed = FakeEvent()
+    former = batches(readers, 3, 0.02, changed)
 
     def come() -> None:
-        if not lanes[1].waiting:
-            lanes[1].waiting = 1
-            wakes.now += 0.005
+        if not readers[1].waiting:
+            readers[1].waiting = 1
+            changed.now += 0.005
 
-    wakes.on_wait = come
+    changed.on_wait = come
     assert names(former.next()) == ["a", "b"]
-    assert wakes.waits == pytest.approx([0.02, 0.015])
-    lanes = [FakeLane("a", 1), FakeLane("b", 1)]
-    wakes = FakeWakes()
+    assert changed.waits == pytest.approx([0.02, 0.015])
+    readers = [FakeReader("a", 1), FakeReader("b", 1)]
+    changed = FakeEvent()
     # No camera is missing.
-    assert names(batches(lanes, 2, 0.02, wakes).next()) == ["a", "b"]
-    assert wakes.waits == []
+    assert names(batches(readers, 2, 0.02, changed).next()) == ["a", "b"]
+    assert changed.waits == []
 
 
 def test_the_loop_gets_control_at_the_time_that_it_asked_for() -> None:
-    wakes = FakeWakes()
-    former = batches([FakeLane("a", 0)], 1, 0.0, wakes)
+    changed = FakeEvent()
+    former = batches([FakeReader("a", 0)], 1, 0.0, changed)
     assert former.next(until=12.5) == []
-    assert wakes.waits == [2.5]
+    assert changed.waits == [2.5]
 
 
-def test_a_batch_is_not_larger_than_asked_for_and_leaves_out_cameras_that_are_held() -> None:
-    lanes = [FakeLane("a", 2), FakeLane("b", 2)]
-    former = batches(lanes, 2, 0.0, FakeWakes())
+def test_a_batch_is_not_larger_than_asked_for_and_leaves_out_cameras_that_are_paused() -> None:
+    readers = [FakeReader("a", 2), FakeReader("b", 2)]
+    former = batches(readers, 2, 0.0, FakeEvent())
     assert names(former.next(most=1)) == ["a"]
-    assert names(former.next(held=lambda lane: lane.name == "b")) == ["a"]
+    assert names(former.next(paused=lambda reader: reader.name == "b")) == ["a"]
     assert former.next(stopped=lambda: True) == []
 
 
 def test_cameras_that_have_ended_are_not_waited_for() -> None:
-    lanes = [FakeLane("a", 1), FakeLane("b", 0)]
-    lanes[1].ended = True
-    former = batches(lanes, 2, 0.02, FakeWakes())
+    readers = [FakeReader("a", 1), FakeReader("b", 0)]
+    readers[1].ended = True
+    former = batches(readers, 2, 0.02, FakeEvent())
     assert former.next() == []
     assert names(former.next()) == ["a"]
-    assert set(lanes[0].others) == {False}
-    assert set(lanes[1].others) == {True}
-    lanes[0].ended = True
+    assert set(readers[0].others) == {False}
+    assert set(readers[1].others) == {True}
+    readers[0].ended = True
     assert former.next() == []
 
 
 def test_the_loop_gets_control_when_a_camera_ends() -> None:
-    lanes = [FakeLane("a", 0), FakeLane("b", 0)]
-    wakes = FakeWakes()
-    former = batches(lanes, 2, 0.0, wakes)
+    readers = [FakeReader("a", 0), FakeReader("b", 0)]
+    changed = FakeEvent()
+    former = batches(readers, 2, 0.0, changed)
 
     def end() -> None:
-        assert not lanes[1].ended, "the loop waits again"
-        lanes[1].ended = True
-        wakes.now += 1.0
+        assert not readers[1].ended, "the loop waits again"
+        readers[1].ended = True
+        changed.now += 1.0
 
-    wakes.on_wait = end
+    changed.on_wait = end
     # Nothing limits the wait, and the other camera gives nothing.
     assert former.next() == []
-    assert wakes.waits == [None]
+    assert changed.waits == [None]
 
 
-def test_a_wake_before_the_wait_is_not_lost() -> None:
-    wakes = Wakes()
-    wakes.wake()
-    wakes.wait(None)
-    wakes.wake()
-    wakes.wake()
-    wakes.forget()
-    wakes.wait(0.0)
+def test_an_event_before_the_wait_is_not_lost() -> None:
+    changed = SignalSafeEvent()
+    changed.set()
+    changed.wait(None)
+    changed.set()
+    changed.set()
+    changed.clear()
+    changed.wait(0.0)

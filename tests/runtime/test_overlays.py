@@ -33,7 +33,8 @@ def judgement(index: int, score: float = 20.0, live: bool = False) -> Judgement:
     anomaly_map = np.full((64, 64), score, np.float32)
     if math.isnan(score):
         return Judgement(frame, Verdict(score, 100.0, True, anomaly_map, {}, "not finite"), 1.0)
-    return Judgement(frame, Verdict(score, 100.0, score > 100, anomaly_map), 1.0, live)
+    verdict = Verdict(score, 100.0, score > 100, anomaly_map)
+    return Judgement(frame, verdict, 1.0, live=live, can_wait=not live)
 
 
 def opened(bundle: Bundle, folder: Path, options: str = "") -> Overlays:

@@ -18,9 +18,9 @@ from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Verdict
 from flawline.runtime.station import same_part
-from flawline.runtime.station.many import ManySettings, Station
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.same_part import SameParts
+from flawline.runtime.station.several_cameras import Station, StationSettings
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import PartVerdict
 
@@ -37,7 +37,7 @@ class Files(Camera):
 
 
 @dataclass
-class FakeLane:
+class FakeReader:
     """A camera and what has become of it."""
 
     name: str
@@ -52,14 +52,14 @@ class Table:
     """Two cameras, left and right, whose frames are added by hand."""
 
     def __init__(self, triggered: bool = True, wait_s: float = 2.0, views: int = 1) -> None:
-        self.lanes: dict[str, FakeLane] = {}
+        self.readers: dict[str, FakeReader] = {}
         for name in ("left", "right"):
             camera: Camera = Files()
             if triggered:
                 camera = open_camera("synthetic://?trigger=line1")
-            self.lanes[name] = FakeLane(name, camera)
-        self.lanes["right"].camera.views = views
-        self.parts = SameParts(list(self.lanes.values()), wait_s)  # type: ignore[arg-type]
+            self.readers[name] = FakeReader(name, camera)
+        self.readers["right"].camera.views = views
+        self.parts = SameParts(list(self.readers.values()), wait_s)  # type: ignore[arg-type]
         self.now = 50.0
         self._index = 0
 
@@ -67,16 +67,16 @@ class Table:
         self, name: str, part: str | None, score: float | None = 10.0, view: int = 0, index: int = 0
     ) -> list[PartVerdict]:
         """Add a frame; a score of None is a frame that could not be judged."""
-        lane = self.lanes[name]
+        reader = self.readers[name]
         verdict = Verdict(math.nan, 50.0, True, None, {}, "torn")
         image = None
         if score is not None:
             verdict = Verdict(score, 50.0, score > 50, MAP, {"prepare": 1.0, "infer": 2.0})
             image = np.zeros((8, 8), np.uint8)
-        frame = Frame(name, index, image, "torn", part=part, view=view, views=lane.camera.views)
+        frame = Frame(name, index, image, "torn", part=part, view=view, views=reader.camera.views)
         if image is not None:
-            frame = Frame(name, index, image, part=part, view=view, views=lane.camera.views)
-        return self.parts.add(lane, frame, verdict, self.now)  # type: ignore[arg-type]
+            frame = Frame(name, index, image, part=part, view=view, views=reader.camera.views)
+        return self.parts.add(reader, frame, verdict, self.now)  # type: ignore[arg-type]
 
     def settle(self) -> list[PartVerdict]:
         return self.parts.settle(self.now)
@@ -99,8 +99,8 @@ def test_the_worst_view_of_all_cameras_is_the_verdict_on_the_part() -> None:
         ("left", 0, 20),
         ("right", 1, 70),
     ]
-    assert table.parts.due() is None
-    assert table.lanes["left"].tally.frames == table.lanes["right"].tally.frames == 1
+    assert table.parts.deadline() is None
+    assert table.readers["left"].tally.frames == table.readers["right"].tally.frames == 1
 
 
 def test_the_times_of_a_batch_count_once_for_its_part() -> None:
@@ -110,8 +110,8 @@ def test_the_times_of_a_batch_count_once_for_its_part() -> None:
     found = []
     for name in ("left", "right"):
         frame = Frame(name, 0, np.zeros((8, 8), np.uint8), part="1")
-        lane: Any = table.lanes[name]
-        found.extend(table.parts.add(lane, frame, verdict, 50.0))
+        reader: Any = table.readers[name]
+        found.extend(table.parts.add(reader, frame, verdict, 50.0))
     assert found[0].verdict.milliseconds == times
 
 
@@ -159,11 +159,11 @@ def test_a_view_that_does_not_come_in_time_rejects_the_part_and_is_counted_when_
     table.add("left", "1")
     table.now += 0.5
     table.add("left", "2")
-    assert table.parts.due() == 52.0
+    assert table.parts.deadline() == 52.0
     assert table.settle() == []
     table.now = 52.0
     assert facts(table.settle()) == [("1", "unjudged", "camera right gave no view within 2 s")]
-    assert table.parts.due() == 52.5
+    assert table.parts.deadline() == 52.5
     assert table.add("right", "1") == []
     assert table.parts.late == 1
     assert (
@@ -176,10 +176,10 @@ def test_a_part_is_not_kept_for_a_camera_that_is_lost_or_has_ended() -> None:
     table = Table(triggered=False)
     table.add("left", None, index=0)
     assert table.settle() == []
-    table.lanes["right"].ended = True
+    table.readers["right"].ended = True
     assert facts(table.settle()) == [("1", "unjudged", "camera right has no more frames")]
     table.add("left", None, index=1)
-    table.lanes["right"].lost = True
+    table.readers["right"].lost = True
     assert facts(table.settle()) == [("2", "unjudged", "camera right is lost")]
 
 
@@ -187,7 +187,7 @@ def test_files_are_matched_by_their_position_however_long_they_take() -> None:
     table = Table(triggered=False)
     table.add("left", None, 10, index=0)
     table.add("left", None, 60, index=1)
-    assert table.parts.due() is None
+    assert table.parts.deadline() is None
     table.now += 1000.0
     assert table.settle() == []
     assert facts(table.add("right", None, index=0)) == [("1", "good", None)]
@@ -196,15 +196,15 @@ def test_files_are_matched_by_their_position_however_long_they_take() -> None:
 
 def test_a_file_source_does_not_run_far_ahead() -> None:
     table = Table(triggered=False)
-    left: Any = table.lanes["left"]
+    left: Any = table.readers["left"]
     for index in range(same_part.LEAD):
-        assert not table.parts.holds(left)
+        assert not table.parts.is_paused(left)
         table.add("left", None, index=index)
-    assert table.parts.holds(left)
-    right: Any = table.lanes["right"]
-    assert not table.parts.holds(right)
+    assert table.parts.is_paused(left)
+    right: Any = table.readers["right"]
+    assert not table.parts.is_paused(right)
     table.add("right", None, index=0)
-    assert not table.parts.holds(left)
+    assert not table.parts.is_paused(left)
 
 
 def test_the_number_of_parts_that_wait_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_unknown_numbers_of_parts_are_not_matched() -> None:
 
 def test_names_from_outside_outlive_a_camera_that_is_opened_again() -> None:
     table = Table()
-    right: Any = table.lanes["right"].camera
+    right: Any = table.readers["right"].camera
     right.announce("SN1")
     assert facts(table.add("right", None, None)) == [(None, "unjudged", "torn")]
     table.add("right", "SN2")
@@ -273,7 +273,7 @@ def test_cameras_whose_parts_are_unknown_are_refused(
     cv2.imwrite(str(tmp_path / "1.png"), np.zeros((8, 8), np.uint8))
     opened = [open_camera(uri.format(folder=tmp_path)) for uri in cameras]
     with pytest.raises(CameraError, match=message):
-        Station(opened, ManySettings(same_part=True))
+        Station(opened, StationSettings(same_part=True))
 
 
 def stream(
@@ -320,6 +320,20 @@ def test_files_of_two_folders_are_parts_by_their_order(
     assert "the numbers of frames differ (4 of camera a, 3 of camera b)" in err
 
 
+def test_a_quiet_process_warns_of_different_numbers_of_files(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, tmp_path: Path
+) -> None:
+    flags = ["--quiet"]
+    for name, count in (("a", 2), ("b", 1)):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            cv2.imwrite(str(tmp_path / name / f"{index}.png"), np.zeros((40, 50, 3), np.uint8))
+        flags += ["--camera", str(tmp_path / name)]
+    _, _, err = stream(capsys, bundle, *flags)
+    assert "the numbers of frames differ (2 of camera 1, 1 of camera 2)" in err
+    assert "camera 1 is" not in err
+
+
 def test_pulses_of_a_line_keep_their_places_on_every_camera(
     capsys: pytest.CaptureFixture[str], bundle: Bundle
 ) -> None:
@@ -348,6 +362,20 @@ def test_a_line_of_parts_is_a_pulse_of_every_camera(
         assert [view["verdict"] for view in line["views"]] == ["anomalous"] * 3
     assert summary["cameras"]["side"]["frames"] == 6
     assert summary["unjudged"] == 0
+
+
+def test_another_view_is_saved_if_a_camera_has_no_image_of_the_part(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, tmp_path: Path
+) -> None:
+    line = f"{SYNTHETIC}&trigger=line1&frames=2&queue=9&name="
+    flags = ["--camera", f"{line}left&faults=1:damaged", "--camera", f"{line}right"]
+    saved = tmp_path / "saved"
+    lines, _, _ = stream(capsys, bundle, *flags, "--part-wait", "60", "--save", saved)
+    assert [line["verdict"] for line in lines] == ["anomalous", "unjudged"]
+    assert lines[1]["reason"].startswith("camera left: ")
+    assert lines[1]["camera"] == "right"
+    (unjudged,) = saved.glob("*-unjudged.png")
+    assert "-right-" in unjudged.name
 
 
 def test_every_part_is_rejected_after_a_camera_is_lost(

@@ -175,6 +175,19 @@ def test_a_stop_and_max_frames_end_the_stream(detector: Detector) -> None:
     assert run(Listed(grey(1)), detector, stop=stop).frames == 0
 
 
+def test_a_frame_that_was_fetched_when_the_stop_came_has_its_verdict(detector: Detector) -> None:
+    stop = threading.Event()
+
+    class Stopped(Listed):
+        """The stop comes while its first frame is fetched."""
+
+        def __iter__(self) -> Iterator[Frame]:
+            stop.set()
+            yield from super().__iter__()
+
+    assert run(Stopped(grey(1), grey(2)), detector, stop=stop).frames == 1
+
+
 def test_faulty_frames_count_as_unjudged_and_not_in_the_latency(detector: Detector) -> None:
     camera = Listed(grey(1), None, grey(1).astype(np.float32), grey(2).astype(np.uint16))
     camera.reconnects = 4

@@ -85,6 +85,21 @@ def test_a_view_that_cannot_be_judged_makes_the_part_unjudged(view: int) -> None
     assert part.verdict.milliseconds == {}
 
 
+def test_a_view_with_an_image_is_shown_for_one_without() -> None:
+    groups = ViewGroups()
+    parts = groups.add(frame("A", 0), judged(10))
+    parts += groups.add(frame("A", 1), judged(70))
+    parts += groups.add(frame("A", 2, grey=None), UNJUDGED)
+    (part,) = parts
+    assert part.verdict.reason == "view 3 of 3: no image"
+    assert part.frame.view == 1
+    assert part.frame.image is not None
+    dark = []
+    for view in range(3):
+        dark += groups.add(frame("B", view, grey=None), UNJUDGED)
+    assert dark[0].frame.view == 0
+
+
 def test_a_missing_view_makes_the_part_unjudged_and_the_next_part_is_its_own() -> None:
     groups = ViewGroups()
     assert add(groups, "A", 10, 20) == []

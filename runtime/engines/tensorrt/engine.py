@@ -56,6 +56,7 @@ class TensorRt(Engine):
         )
         self._cuda = cuda
         self._session = Session(trt, plan, self.description)
+        self.largest_batch = self._session.layout.largest_batch
         self._buffers = Buffers(cuda, self._session.layout)
         for name, address in self._buffers.device.items():
             self._session.set_address(name, address)
@@ -149,10 +150,6 @@ class TensorRt(Engine):
         """Return the version of the library and the name of the GPU. Raises EngineError."""
         version = cls.library.load().__version__
         return f"{version} {gpu_name()}"
-
-    @property
-    def largest_batch(self) -> int | None:
-        return self._session.layout.largest_batch
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
         """Run a batch. Raises EngineError for a batch size that the plan does not accept."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from flawline.cameras import Camera, CameraError, Frame
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Output
-from flawline.runtime.station.batches import Batches, Wakes
-from flawline.runtime.station.lanes import Lane
+from flawline.runtime.station.batches import Batch, Batches, SignalSafeEvent
+from flawline.runtime.station.camera_reader import CameraReader
 from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.same_part import SameParts, require_known_parts
 from flawline.runtime.station.tally import Tally
@@ -22,7 +21,7 @@ from flawline.runtime.station.views import PartVerdict, ViewGroups
 
 
 @dataclass(frozen=True)
-class ManySettings:
+class StationSettings:
     """How several cameras are judged. Times are in seconds.
 
     `batch` limits the frames of one call of the engine, of which each camera has at most one; None
@@ -40,7 +39,9 @@ class ManySettings:
 class Parts(Protocol):
     """Makes verdicts on parts from those on frames."""
 
-    def add(self, lane: Lane, frame: Frame, verdict: Verdict, now: float) -> list[PartVerdict]:
+    def add(
+        self, reader: CameraReader, frame: Frame, verdict: Verdict, now: float
+    ) -> list[PartVerdict]:
         """Take the verdict on a frame; return the parts that are complete, or cannot become so."""
         ...
 
@@ -48,11 +49,11 @@ class Parts(Protocol):
         """Return the parts that cannot become complete any more."""
         ...
 
-    def due(self) -> float | None:
+    def deadline(self) -> float | None:
         """Return when `settle` must be called, even without a frame; None for no limit."""
         ...
 
-    def holds(self, lane: Lane) -> bool:
+    def is_paused(self, reader: CameraReader) -> bool:
         """Tell whether no frame may be taken from a camera now."""
         ...
 
@@ -64,39 +65,41 @@ class Parts(Protocol):
 class OwnParts:
     """Each camera sees parts of its own."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self._groups = {lane.name: ViewGroups() for lane in lanes}
-        self._lanes = lanes
+    def __init__(self, readers: Sequence[CameraReader]) -> None:
+        self._groups = {reader.name: ViewGroups() for reader in readers}
+        self._readers = readers
 
-    def add(self, lane: Lane, frame: Frame, verdict: Verdict, now: float) -> list[PartVerdict]:
-        return self._counted(lane, self._groups[lane.name].add(frame, verdict))
+    def add(
+        self, reader: CameraReader, frame: Frame, verdict: Verdict, now: float
+    ) -> list[PartVerdict]:
+        return self._counted(reader, self._groups[reader.name].add(frame, verdict))
 
-    def _counted(self, lane: Lane, parts: list[PartVerdict]) -> list[PartVerdict]:
+    def _counted(self, reader: CameraReader, parts: list[PartVerdict]) -> list[PartVerdict]:
         """Count the parts for their camera, and give them its name."""
         named = []
         for part in parts:
-            lane.tally.add(part.verdict, part.frame.age(lane.camera.clock.monotonic()))
-            named.append(dataclasses.replace(part, camera=lane.name))
+            reader.tally.add(part.verdict, part.frame.age(reader.camera.clock.monotonic()))
+            named.append(dataclasses.replace(part, camera=reader.name))
         return named
 
     def settle(self, now: float) -> list[PartVerdict]:
         parts = []
-        for lane in self._lanes:
+        for reader in self._readers:
             # The other views of a part do not come any more.
-            if lane.ended:
-                parts.extend(self._counted(lane, self._groups[lane.name].flush()))
+            if reader.ended:
+                parts.extend(self._counted(reader, self._groups[reader.name].flush()))
         return parts
 
-    def due(self) -> float | None:
+    def deadline(self) -> float | None:
         return None
 
-    def holds(self, lane: Lane) -> bool:
+    def is_paused(self, reader: CameraReader) -> bool:
         return False
 
     def flush(self) -> list[PartVerdict]:
         parts = []
-        for lane in self._lanes:
-            parts.extend(self._counted(lane, self._groups[lane.name].flush()))
+        for reader in self._readers:
+            parts.extend(self._counted(reader, self._groups[reader.name].flush()))
         return parts
 
 
@@ -107,26 +110,26 @@ class Station:
     the same name, and for cameras that cannot see the same parts, if the settings ask for it.
     """
 
-    def __init__(self, cameras: Sequence[Camera], settings: ManySettings) -> None:
+    def __init__(self, cameras: Sequence[Camera], settings: StationSettings) -> None:
         self.settings = settings
-        self._wakes = Wakes()
-        self._stop = threading.Event()
-        self.lanes: list[Lane] = []
+        self._changed = SignalSafeEvent()
+        self._stopped = False
+        self.readers: list[CameraReader] = []
         for number, camera in enumerate(cameras, 1):
             name = camera.name or str(number)
-            if any(lane.name == name for lane in self.lanes):
+            if any(reader.name == name for reader in self.readers):
                 raise CameraError(
                     f"two cameras have the name {name}; give each its own with ?name=NAME"
                 )
-            self.lanes.append(Lane(name, camera, self._wakes.wake))
+            self.readers.append(CameraReader(name, camera, self._changed.set))
         if settings.same_part:
-            require_known_parts(self.lanes)
+            require_known_parts(self.readers)
 
     def notes(self) -> list[str]:
         """Return log lines for the start: which camera has which name, and what is to be known."""
-        notes = [f"camera {lane.name} is {lane.camera.source}" for lane in self.lanes]
+        notes = [f"camera {reader.name} is {reader.camera.source}" for reader in self.readers]
         if self.settings.same_part:
-            counts = {lane.name: lane.camera.frame_count() for lane in self.lanes}
+            counts = {reader.name: reader.camera.frame_count() for reader in self.readers}
             known = {name: count for name, count in counts.items() if count is not None}
             if len(set(known.values())) > 1:
                 listed = ", ".join(f"{count} of camera {name}" for name, count in known.items())
@@ -138,10 +141,10 @@ class Station:
 
     def stop(self) -> None:
         """End the stream with its summary. Does not wait; a signal handler may call it."""
-        self._stop.set()
-        for lane in self.lanes:
-            lane.stop()
-        self._wakes.wake()
+        self._stopped = True
+        for reader in self.readers:
+            reader.stop()
+        self._changed.set()
 
     def run(
         self,
@@ -156,45 +159,40 @@ class Station:
         is lost does not end the stream. Raises CameraError at the end if one was, EngineError if
         the engine fails, and OutputError if a required output cannot deliver.
         """
-        live = any(lane.camera.live for lane in self.lanes)
-        reporter = Reporter(detector, outputs, tally, live)
-        loop = _Loop(self, detector, reporter, tally)
-        for lane in self.lanes:
-            reporter.attach(lane.camera)
-        try:
-            loop.run(max_frames, self._stop)
-        except BaseException:
-            self._end()
-            failure = reporter.finish(loop.summary())
-            if failure is not None:
-                warn(str(failure))
-            raise
-        self._end()
-        failure = reporter.finish(loop.summary())
-        lost = [lane for lane in self.lanes if lane.lost]
-        if lost:
-            if failure is not None:
-                warn(str(failure))
-            raise CameraError("; ".join(lane.describe_error() for lane in lost))
-        if failure is not None:
-            raise failure
+        cameras = [reader.camera for reader in self.readers]
+        reporter = Reporter(detector, outputs, tally, cameras)
+        loop = _Loop(self, detector, reporter, tally, max_frames)
+        reporter.attach()
+        with reporter.summarised(loop.summary):
+            try:
+                loop.run()
+            finally:
+                self._end()
+            lost = [reader for reader in self.readers if reader.lost]
+            if lost:
+                raise CameraError("; ".join(reader.describe_error() for reader in lost))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
 
     def prepare(self, detector: Detector) -> None:
         """Run the engine once with each size of a batch, which some engines compile for."""
         largest = self._largest(detector)
         detector.warm_up(largest)
         noun = "frame" if largest == 1 else "frames"
-        log(f"{len(self.lanes)} cameras, up to {largest} {noun} in one call of the engine")
+        log(f"{len(self.readers)} cameras, up to {largest} {noun} in one call of the engine")
         if largest == 1 and self.settings.batch_wait > 0:
             warn("warning: --batch-wait has no effect with one frame in a call; add --batch N")
 
     def batches(self, detector: Detector) -> Batches:
         """Return what forms the batches."""
         return Batches(
-            self.lanes,
+            self.readers,
             self._largest(detector),
             self.settings.batch_wait,
-            self._wakes,
+            self._changed,
             time.monotonic,
         )
 
@@ -202,96 +200,108 @@ class Station:
         wanted = self.settings.batch
         if wanted is None:
             # Where a batch is not faster, its first frame would wait for the others in vain.
-            wanted = len(self.lanes) if detector.engine.gains_from_batches else 1
-        return detector.batch_size(min(wanted, len(self.lanes)))
+            wanted = len(self.readers) if detector.engine.gains_from_batches else 1
+        return detector.batch_size(min(wanted, len(self.readers)))
 
     def _end(self) -> None:
-        for lane in self.lanes:
-            lane.stop()
-        for lane in self.lanes:
-            lane.join()
+        for reader in self.readers:
+            reader.stop()
+        for reader in self.readers:
+            reader.join()
 
 
 class _Loop:
     """One run of a station."""
 
     def __init__(
-        self, station: Station, detector: Detector, reporter: Reporter, tally: Tally
+        self,
+        station: Station,
+        detector: Detector,
+        reporter: Reporter,
+        tally: Tally,
+        max_frames: int | None,
     ) -> None:
         self._station = station
+        self._max_frames = max_frames
         self._detector = detector
         self._reporter = reporter
         self._tally = tally
-        self._lanes = {lane.name: lane for lane in station.lanes}
+        self._readers = {reader.name: reader for reader in station.readers}
         self._same: SameParts | None = None
-        self._parts: Parts = OwnParts(station.lanes)
+        self._parts: Parts = OwnParts(station.readers)
         if station.settings.same_part:
-            self._same = SameParts(station.lanes, station.settings.part_wait)
+            self._same = SameParts(station.readers, station.settings.part_wait)
             self._parts = self._same
         # Frames that were judged, and in how many calls.
         self._frames = 0
         self._calls = 0
 
-    def run(self, max_frames: int | None, stop: threading.Event) -> None:
+    def run(self) -> None:
         """Judge frames, as `Station.run` says."""
         batches = self._station.batches(self._detector)
-        lanes = self._station.lanes
-        for lane in lanes:
-            lane.start()
-        while not self._is_full(max_frames):
+        readers = self._station.readers
+        for reader in readers:
+            reader.start()
+        while not self._is_full():
             most = None
-            if max_frames is not None:
-                most = max_frames - self._tally.frames
-            batch = batches.next(most, self._parts.due(), self._parts.holds, stop.is_set)
-            if stop.is_set() or (not batch and all(lane.ended for lane in lanes)):
-                break
+            if self._max_frames is not None:
+                most = self._max_frames - self._tally.frames
+            batch = batches.next(
+                most,
+                self._parts.deadline(),
+                self._parts.is_paused,
+                lambda: self._station.stopped,
+            )
             if batch:
-                self._judge(batch, max_frames)
-            self._settle(max_frames, stop)
-        if not self._is_full(max_frames):
-            self._settle(max_frames, stop)
-            self._report(self._parts.flush(), max_frames)
+                self._judge(batch)
+            elif self._station.stopped or all(reader.ended for reader in readers):
+                break
+            self._settle()
+        self._settle()
+        self._report(self._parts.flush())
 
-    def _settle(self, max_frames: int | None, stop: threading.Event) -> None:
+    def _settle(self) -> None:
         # Cameras that end because of a stop did not leave out a view.
-        if not stop.is_set():
-            self._report(self._parts.settle(time.monotonic()), max_frames)
+        if not self._station.stopped:
+            self._report(self._parts.settle(time.monotonic()))
 
-    def _is_full(self, max_frames: int | None) -> bool:
-        return max_frames is not None and self._tally.frames >= max_frames
+    def _is_full(self) -> bool:
+        return self._max_frames is not None and self._tally.frames >= self._max_frames
 
-    def _judge(self, batch: Sequence[tuple[Lane, Frame]], max_frames: int | None) -> None:
+    def _judge(self, batch: Batch) -> None:
         """Judge a batch and report the parts that it completes."""
         verdicts = self._detector.judge_batch([frame for _, frame in batch])
         judged = sum(verdict.judged for verdict in verdicts)
         self._frames += judged
-        self._calls += min(judged, 1)
-        for (lane, frame), verdict in zip(batch, verdicts, strict=True):
+        if judged:
+            self._calls += 1
+        for (reader, frame), verdict in zip(batch, verdicts, strict=True):
             self._reporter.note_size(frame)
-            self._report(self._parts.add(lane, frame, verdict, time.monotonic()), max_frames)
+            self._report(self._parts.add(reader, frame, verdict, time.monotonic()))
 
-    def _report(self, parts: Sequence[PartVerdict], max_frames: int | None) -> None:
+    def _report(self, parts: Sequence[PartVerdict]) -> None:
+        """Report parts, up to the limit of the run."""
         for part in parts:
-            if self._is_full(max_frames):
+            if self._is_full():
                 return
-            lane = self._lanes[str(part.camera)]
-            self._reporter.report(part, lane.camera, lane.notices)
+            reader = self._readers[str(part.camera)]
+            self._reporter.report(part, reader.camera, reader.notices)
 
     def summary(self) -> dict[str, Any]:
         """Return the summary: that of all cameras together, and then of each."""
-        lanes = self._station.lanes
-        summary = self._tally.summary(*(lane.camera for lane in lanes))
+        readers = self._station.readers
+        summary = self._tally.summary(*(reader.camera for reader in readers))
         summary["frames_per_call"] = None
         if self._calls:
             summary["frames_per_call"] = round(self._frames / self._calls, 2)
         if self._same is not None:
             summary["late_views"] = self._same.late
         cameras = {}
-        for lane in lanes:
-            cameras[lane.name] = {
-                "source": lane.camera.source,
-                **lane.tally.summary(lane.camera),
-                "lost": lane.lost,
+        for reader in readers:
+            cameras[reader.name] = {
+                "source": reader.camera.source,
+                **reader.tally.summary(reader.camera),
+                "lost": reader.lost,
             }
         summary["cameras"] = cameras
         return summary

@@ -15,32 +15,32 @@ from flawline.runtime.station.tally import Tally
 JOIN_S = 2.0  # seconds that `join` waits for the thread
 
 
-class Lane:
-    """A camera with its name, one frame of it at a time, and what becomes of it.
+class CameraReader:
+    """Reads a camera in a thread; holds one frame at a time, its counts and its failure.
 
     A camera that drops frames keeps its newest one until `take` is called. Of another one, the
-    thread fetches the next frame while the one before is judged. `wake` is called, by any thread,
-    when the lane has changed; it must not wait.
+    thread fetches the next frame while the one before is judged. `on_change` is called, by any
+    thread, when there is a frame, an event or the end; it must not wait.
 
     The threads share no lock with the loop, because a signal handler, which may interrupt any line
     of the loop, stops the cameras.
     """
 
-    def __init__(self, name: str, camera: Camera, wake: Callable[[], None]) -> None:
+    def __init__(self, name: str, camera: Camera, on_change: Callable[[], None]) -> None:
         self.name = name
         self.camera = camera
         # Why the camera gives no more frames, unless it has simply ended.
         self.error: Exception | None = None
         self.notices = FrameNotices(camera=name)
         self.tally = Tally()
-        self._wake = wake
+        self._on_change = on_change
         self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self._taken: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[CameraEvent] = queue.SimpleQueue()
         self._finished = False
         self._reported = False
         self._stopped = False
-        self._takes_newest = camera.keep_newest(wake)
+        self._takes_newest = camera.keep_newest(on_change)
         camera.on_event = self._note
         self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
 
@@ -53,7 +53,7 @@ class Lane:
         try:
             for frame in self.camera:
                 self._frames.put(frame)
-                self._wake()
+                self._on_change()
                 if self._is_fetched_ahead(frame):
                     continue
                 self._taken.get()
@@ -66,19 +66,19 @@ class Lane:
                 # No frames of pulses that are still sent to it would be taken.
                 self.camera.stop()
         self._finished = True
-        self._wake()
+        self._on_change()
 
     def _is_fetched_ahead(self, frame: Frame) -> bool:
         """Tell whether the next frame is fetched before this one is taken.
 
         To reject a frame without an image takes no time. Those of a camera that does not wait would
-        be more and more if each took the turn of an image.
+        be more and more if each took the place of an image in a batch.
         """
         return frame.image is None and self.camera.live
 
     def _note(self, event: CameraEvent) -> None:
         self._events.put(event)
-        self._wake()
+        self._on_change()
 
     @property
     def ready(self) -> bool:
@@ -148,6 +148,14 @@ class Lane:
         self._taken.put(None)
 
     def join(self) -> None:
-        """Wait for the thread after `stop`, but not for long: a driver may hang for ever."""
+        """Wait for the thread after `stop`, but not for long: a driver may hang for ever.
+
+        The image of a live camera that was not taken counts as dropped.
+        """
         if self._thread.ident is not None:
             self._thread.join(JOIN_S)
+        while not self._frames.empty():
+            frame = self._frames.get()
+            # As those that wait in the camera. Faults were counted when they came.
+            if self.camera.live and frame.image is not None:
+                self.camera.dropped += 1

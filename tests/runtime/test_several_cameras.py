@@ -26,8 +26,8 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
 from flawline.runtime.outputs import Judgement, Output
-from flawline.runtime.station.lanes import Lane
-from flawline.runtime.station.many import ManySettings, Station
+from flawline.runtime.station.camera_reader import CameraReader
+from flawline.runtime.station.several_cameras import Station, StationSettings
 from flawline.runtime.station.tally import Tally
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def run(
     max_frames: int | None = None,
     **settings: Any,
 ) -> Recorded:
-    station = Station(cameras, ManySettings(**settings))
+    station = Station(cameras, StationSettings(**settings))
     output = output or Recorded()
     station.run(detector, [output], max_frames, Tally())
     return output
@@ -181,19 +181,32 @@ def test_a_live_camera_with_every_frame_drops_none(detector: Detector) -> None:
 
 def test_frames_without_an_image_do_not_pile_up_in_a_camera() -> None:
     camera = Scripted([CorruptFrame("torn") for _ in range(50)], every_frame=True)
-    lane = Lane("1", camera, lambda: None)
-    lane.start()
+    reader = CameraReader("1", camera, lambda: None)
+    reader.start()
     # The thread ends although no one takes a frame.
-    lane._thread.join(WAIT_S)
-    assert not lane._thread.is_alive()
+    reader._thread.join(WAIT_S)
+    assert not reader._thread.is_alive()
     taken = 0
-    while lane.ready:
-        frame = lane.take()
+    while reader.ready:
+        frame = reader.take()
         assert frame is not None
         assert frame.fault == "the frame is damaged: torn"
         taken += 1
     assert taken == 50
-    assert lane.ended
+    assert reader.ended
+
+
+def test_an_image_that_waits_when_the_stop_comes_counts_as_dropped() -> None:
+    camera = Scripted([1, 2, 3, EndOfStream()], every_frame=True)
+    waits = threading.Event()
+    reader = CameraReader("1", camera, waits.set)
+    reader.start()
+    while not (reader.ready and camera.captured == 3):
+        assert waits.wait(WAIT_S)
+    reader.stop()
+    reader.join()
+    # One was fetched, the others were still in the queue of the camera.
+    assert camera.dropped == 3
 
 
 def test_a_camera_that_fails_is_opened_again_and_reported_with_its_name(
@@ -224,15 +237,15 @@ def test_a_camera_that_is_lost_does_not_end_the_others(
                 assert lost.wait(WAIT_S)
 
     broken = Listed(1, fail(), name="left")
-    station = Station([broken, Late(5, 6, 7)], ManySettings())
-    report = station.lanes[0].report
+    station = Station([broken, Late(5, 6, 7)], StationSettings())
+    report = station.readers[0].report
 
     def noted(others: bool) -> None:
         report(others)
-        if station.lanes[0].lost:
+        if station.readers[0].lost:
             lost.set()
 
-    station.lanes[0].report = noted  # type: ignore[method-assign]
+    station.readers[0].report = noted  # type: ignore[method-assign]
     output = Recorded()
     message = r"^camera left \(list\) is lost: the cable is torn$"
     with pytest.raises(CameraError, match=message):
@@ -277,11 +290,11 @@ def test_an_engine_that_fails_ends_the_stream_with_its_summary(
 def test_a_stop_ends_all_cameras_with_the_summary(detector: Detector) -> None:
     clock = FakeClock()
     cameras = [Listed(*range(1000)), Scripted([1] * 1000, clock=clock)]
-    station = Station(cameras, ManySettings())
+    station = Station(cameras, StationSettings())
     output = Recorded(lambda judgement: station.stop())
     station.run(detector, [output], None, Tally())
     assert len(output.judgements) == output.summary["frames"] == 1
-    assert not any(lane._thread.is_alive() for lane in station.lanes)
+    assert not any(reader._thread.is_alive() for reader in station.readers)
 
 
 def test_a_part_that_waits_at_a_stop_is_rejected_for_that_reason(
@@ -301,14 +314,14 @@ def test_a_part_that_waits_at_a_stop_is_rejected_for_that_reason(
         def stop(self) -> None:
             self.ending.set()
 
-    station = Station([Listed(1), Idle()], ManySettings(same_part=True))
+    station = Station([Listed(1), Idle()], StationSettings(same_part=True))
     judge = detector.judge_batch
 
     def stop_meanwhile(frames: list[Frame]) -> Any:
         station.stop()
-        for lane in station.lanes:
-            lane.join()
-            assert lane.ended
+        for reader in station.readers:
+            reader.join()
+            assert reader.ended
         return judge(frames)
 
     monkeypatch.setattr(detector, "judge_batch", stop_meanwhile)
@@ -362,14 +375,14 @@ def test_pulses_of_a_camera_that_is_lost_do_not_pile_up(monkeypatch: pytest.Monk
     camera = open_camera(f"{SYNTHETIC}&trigger=software&restarts=0&faults=0:lost")
     assert isinstance(camera, TriggeredCamera)
     changed = threading.Event()
-    lane = Lane("left", camera, changed.set)
-    lane.start()
+    reader = CameraReader("left", camera, changed.set)
+    reader.start()
     assert camera.wait_until_open()
     camera.pulse("A")
-    while not lane.lost:
+    while not reader.lost:
         assert changed.wait(WAIT_S)
         changed.clear()
-    lane.join()
+    reader.join()
     for _ in range(20):
         # Another camera still gets the pulses of these parts, so that this must not fail.
         camera.pulse("B")
@@ -381,13 +394,13 @@ def test_a_camera_without_an_address_of_its_own_is_called_as_it_was_opened(
 ) -> None:
     monkeypatch.setitem(CAMERAS, "toy", "toys.camera:Grey")
     opened = open_camera("toy://?frames=1&name=left")
-    station = Station([opened, Listed(1)], ManySettings())
+    station = Station([opened, Listed(1)], StationSettings())
     assert station.notes() == ["camera left is toy://?frames=1&name=left", "camera 2 is list"]
 
 
 def test_two_cameras_have_different_names() -> None:
     with pytest.raises(CameraError, match="two cameras have the name 2; give each its own"):
-        Station([Listed(name="2"), Listed()], ManySettings())
+        Station([Listed(name="2"), Listed()], StationSettings())
 
 
 def stream(
@@ -433,6 +446,24 @@ def test_lines_and_files_name_their_camera(
     ]
     assert end["summary"]["cameras"].keys() == {"left", "2"}
     assert end["summary"]["saved"] == 5
+
+
+def test_a_file_has_no_age_next_to_a_live_camera(
+    capsys: pytest.CaptureFixture[str], bundle: Bundle, folders: list[Path]
+) -> None:
+    flags = ["--bundle", bundle.path, "--camera", folders[1]]
+    code, lines, _ = stream(capsys, *flags, "--camera", f"{SYNTHETIC}&frames=2&every_frame=1")
+    assert code == 0
+    for line in lines[:-1]:
+        assert ("age_ms" in line) == ("dropped" in line) == (line["camera"] == "2")
+        assert line.get("age_ms", 0.0) is not None
+
+
+def test_a_file_does_not_let_a_live_camera_wait_for_the_disk(detector: Detector) -> None:
+    output = run(detector, Listed(1), Scripted([2], every_frame=True))
+    assert [found.can_wait for found in output.judgements] == [False, False]
+    assert [found.live for found in output.judgements if found.camera == "1"] == [False]
+    assert run(detector, Listed(1), Listed(2)).judgements[0].can_wait
 
 
 def test_one_camera_may_have_a_name(

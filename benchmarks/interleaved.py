@@ -1,4 +1,7 @@
-"""Engines take turns on each test image, so that a disturbance of the machine affects them all."""
+"""Interleaved measurement: each test image is judged by every engine before the next image.
+
+A disturbance of the machine then affects all of them in the same way.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from flawline.train.progress import Bars
 
 # Untimed calls of each engine before the first image.
 WARM_UP = 5
-# Untimed seconds before each turn of an engine. The threads of the engine before it may still be
+# Untimed seconds whenever another engine is next. The threads of the engine before it may still be
 # spinning, and would slow it down.
 SETTLE_S = 0.03
 
@@ -53,8 +56,11 @@ class EngineRun:
 
 
 @dataclass
-class Contestant:
-    """A bundle in one engine, with its results. `keeps_maps`: the anomaly maps are results, too."""
+class Measurement:
+    """The measurement of a bundle in one engine: its detector, and the results so far.
+
+    With `keeps_maps`, the anomaly maps are results, too.
+    """
 
     detector: Detector
     run: EngineRun
@@ -65,13 +71,13 @@ class Contestant:
         return self.detector.bundle
 
 
-def open_contestants(
+def open_measurements(
     bundle: Bundle,
     choices: Sequence[EngineChoice],
     skip_unavailable: bool,
     keeps_maps: bool,
     stack: ExitStack,
-) -> list[Contestant]:
+) -> list[Measurement]:
     """Open the bundle in each engine; `stack` closes them.
 
     An engine that cannot be opened raises EngineError or BundleError; with `skip_unavailable` it is
@@ -89,34 +95,34 @@ def open_contestants(
             continue
         engine = detector.engine
         run = EngineRun(engine.name, engine.precision, engine.description, options.threads)
-        opened.append(Contestant(detector, run, keeps_maps))
+        opened.append(Measurement(detector, run, keeps_maps))
     if not opened:
         raise EngineError(f"no engine could be opened for {bundle.path}; see the notes above")
     return opened
 
 
 def judge_samples(
-    contestants: Sequence[Contestant], samples: Sequence[Sample], repeats: int, title: str
+    measurements: Sequence[Measurement], samples: Sequence[Sample], repeats: int, title: str
 ) -> None:
-    """Judge each image `repeats` times with each contestant in turn, and add to their results.
+    """Judge each image `repeats` times with each detector, one after the other; add the results.
 
-    title: of the progress bar. Raises EngineError for a score that is not finite.
+    `title` is that of the progress bar. Raises EngineError for a score that is not finite.
     """
     # One engine alone is not disturbed by the threads of another.
-    settle_s = SETTLE_S if len(contestants) > 1 else 0.0
+    settle_s = SETTLE_S if len(measurements) > 1 else 0.0
     warm_up = WARM_UP
     with Bars() as progress:
         for index, sample in enumerate(samples):
             # By bit depth, in which bundles may differ.
             images: dict[int | None, Image] = {}
-            for contestant in contestants:
-                bit_depth = contestant.bundle.manifest.file_bit_depth
+            for measurement in measurements:
+                bit_depth = measurement.bundle.manifest.file_bit_depth
                 if bit_depth not in images:
                     # A 16-bit image is an error if the detector was trained on 8-bit images.
                     images[bit_depth] = read_image(sample.path, bit_depth)
                 image = images[bit_depth]
-                _settle(contestant.detector, image, warm_up, settle_s)
-                _take_turn(contestant, image, sample.path, repeats)
+                _settle(measurement.detector, image, warm_up, settle_s)
+                _measure(measurement, image, sample.path, repeats)
             warm_up = 0
             progress(title, index + 1, len(samples))
 
@@ -130,10 +136,10 @@ def _settle(detector: Detector, image: npt.NDArray[Any], calls: int, seconds: fl
         detector(image)
 
 
-def _take_turn(contestant: Contestant, image: npt.NDArray[Any], path: Path, repeats: int) -> None:
-    run = contestant.run
+def _measure(measurement: Measurement, image: npt.NDArray[Any], path: Path, repeats: int) -> None:
+    run = measurement.run
     for _ in range(repeats):
-        verdict = contestant.detector(image)
+        verdict = measurement.detector(image)
         run.times_ms.append(sum(verdict.milliseconds.values()))
     if verdict.reason is not None:
         raise EngineError(
@@ -141,7 +147,7 @@ def _take_turn(contestant: Contestant, image: npt.NDArray[Any], path: Path, repe
             "or build the bundle again"
         )
     run.scores.append(verdict.score)
-    if contestant.keeps_maps:
+    if measurement.keeps_maps:
         assert verdict.anomaly_map is not None
         # The engine overwrites its map in the next call.
         run.maps.append(verdict.anomaly_map.copy())
