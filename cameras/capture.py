@@ -80,7 +80,7 @@ class CapturingCamera(Camera):
     def _grab(self, handle: Any) -> npt.NDArray[Any] | Frame | Grabbed | None:
         """Block for the next image and return it as a new array, or as a frame with its facts.
 
-        A frame's index and time are set by the caller. Return None if there is no image yet: a
+        Its index and wall clock time are set by the caller. Return None if there is no image yet: a
         camera that does so often is released soon after it was found to stall. Raises CorruptFrame,
         CameraError or EndOfStream.
         """

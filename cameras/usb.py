@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy.typing as npt
 
 from flawline.cameras import CameraError, Frame, events
 from flawline.cameras.clock import Clock
@@ -19,7 +21,7 @@ from flawline.cameras.v4l2 import is_camera, problem_of, reason_of
 from flawline.cameras.v4l2_calls import Device
 from flawline.cameras.v4l2_pixels import READ, bits_of, decode_picture
 from flawline.cameras.v4l2_settings import SettingError, Wanted
-from flawline.cameras.v4l2_stream import BufferStream, Picture
+from flawline.cameras.v4l2_stream import BufferStream
 from flawline.options import option
 
 POLL_S = 0.1  # seconds that `_grab` waits at most
@@ -127,22 +129,14 @@ class Usb(LiveCamera):
                 reason = "was disconnected; check the cable"
             raise CameraError(f"camera {self.source}: {reason}") from error
 
-    def _convert(self, payload: Picture) -> Frame:
-        image = payload.data
+    def _convert(self, payload: npt.NDArray[Any] | bytes) -> Frame:
+        image = payload
         if isinstance(image, bytes):
             try:
                 image = decode_picture(image)
             except ValueError as error:
                 raise CorruptFrame(str(error)) from None
-        age = self.clock.monotonic() - payload.captured_mono
-        return Frame(
-            self.source,
-            0,
-            image,
-            bit_depth=self._bits,
-            captured_at=self.clock.time() - age,
-            captured_mono=payload.captured_mono,
-        )
+        return Frame(self.source, 0, image, bit_depth=self._bits)
 
     def _release(self, handle: BufferStream) -> None:
         handle.close()
