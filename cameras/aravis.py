@@ -91,6 +91,7 @@ class Aravis(TriggeredCamera):
     untested: ClassVar[str | None] = "on a real camera, only on Aravis' simulated one"
     Options: ClassVar[type[GenicamOptions]] = GenicamOptions
     usage: ClassVar[str] = "aravis://SERIAL"
+    exclusive: ClassVar[bool] = True
 
     def __init__(
         self, path: str = "", options: GenicamOptions | None = None, clock: Clock | None = None

@@ -94,6 +94,7 @@ class Basler(TriggeredCamera):
     untested: ClassVar[str | None] = "on a real camera, only on pylon's emulation"
     Options: ClassVar[type[GenicamOptions]] = GenicamOptions
     usage: ClassVar[str] = "basler://SERIAL"
+    exclusive: ClassVar[bool] = True
     # `_fire` waits until the camera is ready for the next pulse.
     most_in_flight = 8
 

@@ -26,6 +26,9 @@ REOPENED = (
     "the camera was opened again; the frames meanwhile have no image, and their number is unknown"
 )
 
+# Seconds that a capture waits for the one before it to release an exclusive camera.
+RELEASE_S = 2.0
+
 
 class CapturingCamera(Camera):
     """Base class of `LiveCamera`: the half that runs on the capture thread.
@@ -35,6 +38,8 @@ class CapturingCamera(Camera):
     """
 
     live: ClassVar[bool] = True
+    # True for a source that cannot be opened while a capture before this one still has it open.
+    exclusive: ClassVar[bool] = False
 
     def __init__(
         self, source: str, options: LiveOptions | None = None, clock: Clock | None = None
@@ -72,11 +77,12 @@ class CapturingCamera(Camera):
         """Open the source and return a handle. Raises CameraError."""
 
     @abstractmethod
-    def _grab(self, handle: Any) -> npt.NDArray[Any] | Frame | Grabbed:
+    def _grab(self, handle: Any) -> npt.NDArray[Any] | Frame | Grabbed | None:
         """Block for the next image and return it as a new array, or as a frame with its facts.
 
-        A frame's index and time are set by the caller. Raises CorruptFrame, CameraError or
-        EndOfStream.
+        Its index and wall clock time are set by the caller. Return None if there is no image yet: a
+        camera that does so often is released soon after it was found to stall. Raises CorruptFrame,
+        CameraError or EndOfStream.
         """
 
     @abstractmethod
@@ -121,6 +127,8 @@ class CapturingCamera(Camera):
         handle: Any = None
         ended: Exception
         try:
+            if self.exclusive:
+                self._wait_for_release()
             handle = self._open()
             while self._put_next(generation, handle):
                 pass
@@ -140,12 +148,25 @@ class CapturingCamera(Camera):
                 self._ended = ended
                 self._changed.notify_all()
 
+    def _wait_for_release(self) -> None:
+        """Wait until every earlier capture has ended. Raises CameraError if one hangs."""
+        for thread in self._threads:
+            if thread is threading.current_thread():
+                continue
+            thread.join(RELEASE_S)
+            if thread.is_alive():
+                raise CameraError(
+                    f"camera {self.source}: its driver does not answer; connect it again"
+                )
+
     def _put_next(self, generation: int, handle: Any) -> bool:
         """Capture a frame and put it into the slot; return False if this capture is over."""
         try:
             grabbed = self._grab(handle)
         except CorruptFrame as error:
             return self._put_corrupt(generation, error)
+        if grabbed is None:
+            return generation == self._generation
         now = self.clock.monotonic()
         if not isinstance(grabbed, Grabbed):
             grabbed = Grabbed.of(grabbed, now)

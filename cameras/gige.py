@@ -94,6 +94,7 @@ class Gige(TriggeredCamera):
     untested: ClassVar[str | None] = "on a real camera, and its trigger"
     Options: ClassVar[type[GigeOptions]] = GigeOptions
     usage: ClassVar[str] = "gige://SERIAL?cti=FILE"
+    exclusive: ClassVar[bool] = True
 
     def __init__(
         self, path: str = "", options: GigeOptions | None = None, clock: Clock | None = None

@@ -76,9 +76,14 @@ class Waiting:
         return dataclasses.replace(self, payload=frame)
 
     def frame(self, image: npt.NDArray[Any] | Frame, source: str) -> Frame:
-        """Return an image as a frame, or a frame of the source with its index and time."""
+        """Return an image as a frame, or a frame of the source, with its index and times."""
         if isinstance(image, Frame):
-            return dataclasses.replace(image, index=self.index, captured_mono=self.captured_mono)
+            return dataclasses.replace(
+                image,
+                index=self.index,
+                captured_at=self.captured_at,
+                captured_mono=self.captured_mono,
+            )
         return Frame(
             source,
             self.index,

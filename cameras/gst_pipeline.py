@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from flawline.cameras.clock import Clock
 from flawline.cameras.grabbed import CorruptFrame, EndOfStream, Grabbed, PermanentError
 
 SECOND = 10**9  # nanoseconds
-POLL_S = 0.2
+POLL_S = 0.2  # seconds that `read` waits at most
 # The pictures that are taken: as they are if possible, and otherwise converted to BGR.
 # Each with its number of channels and the type of its values.
 FORMATS: dict[str, tuple[int, np.dtype[Any]]] = {
@@ -53,12 +54,17 @@ class GstPipeline:
     """Runs the elements of a description, which ends before the sink. `source` names it in errors.
 
     `hide` removes secrets from a text of GStreamer. `keeps_all` takes every picture instead of the
-    newest one. Raises CameraError, and PermanentError for a
-    description that is not valid. Not safe for use by several threads.
+    newest one. Raises CameraError, and PermanentError for a description that is not valid. Not safe
+    for use by several threads.
     """
 
     def __init__(
-        self, description: str, source: str, hide: Any, clock: Clock, keeps_all: bool = False
+        self,
+        description: str,
+        source: str,
+        hide: Callable[[str], str],
+        clock: Clock,
+        keeps_all: bool = False,
     ) -> None:
         self._gst = load_gstreamer()
         self._source = source
@@ -88,24 +94,22 @@ class GstPipeline:
             self.close()
             raise CameraError(f"camera {source}: {error_text}")
 
-    def read(self, timeout: float) -> Grabbed:
-        """Block for the next picture; the payload is a sample of GStreamer.
+    def read(self) -> Grabbed | None:
+        """Return the next picture, or None if there is none within POLL_S seconds.
 
-        Raises CorruptFrame, EndOfStream at the end, and CameraError for an error and if there is no
-        picture for `timeout` seconds.
+        The payload is a sample of GStreamer. Raises CorruptFrame, EndOfStream at the end, and
+        CameraError for an error of an element.
         """
-        deadline = self._clock.monotonic() + timeout
-        while self._clock.monotonic() < deadline:
-            sample = self._sink.try_pull_sample(int(POLL_S * SECOND))
-            if sample is not None:
-                self._taken += 1
-                return self._grabbed(sample)
-            text = self._error()
-            if text is not None:
-                raise CameraError(f"camera {self._source}: {text}")
-            if self._sink.is_eos():
-                raise EndOfStream
-        raise CameraError(f"camera {self._source}: gave nothing for {timeout:g} s")
+        sample = self._sink.try_pull_sample(int(POLL_S * SECOND))
+        if sample is not None:
+            self._taken += 1
+            return self._grabbed(sample)
+        text = self._error()
+        if text is not None:
+            raise CameraError(f"camera {self._source}: {text}")
+        if self._sink.is_eos():
+            raise EndOfStream
+        return None
 
     def _grabbed(self, sample: Any) -> Grabbed:
         buffer = sample.get_buffer()

@@ -28,8 +28,6 @@ INSTALL = (
 CSI_ELEMENT = "nvarguscamerasrc"
 # Properties of elements that hold a secret, as user-id and user-pw of rtspsrc.
 SECRET = re.compile(r"user|pw|pass|secret|token|key|auth|location|uri", re.IGNORECASE)
-# An interrupted read lasts this much longer than a stall, which is then reported first.
-LONGER = 1.5
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,8 @@ class GStreamer(LiveCamera):
     """
 
     usage: ClassVar[str] = "gst://v4l2src ! image/jpeg ! jpegdec"
+    # Many of the devices that a pipeline may read are.
+    exclusive: ClassVar[bool] = True
     Options: ClassVar[type[LiveOptions]] = GStreamerOptions
 
     def __init__(
@@ -113,9 +113,9 @@ class GStreamer(LiveCamera):
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
         return text
 
-    def _grab(self, handle: Any) -> Grabbed:
+    def _grab(self, handle: Any) -> Grabbed | None:
         try:
-            grabbed: Grabbed = handle.read(LONGER * self.limits.stall)
+            grabbed: Grabbed | None = handle.read()
             return grabbed
         except EndOfStream:
             if getattr(self._options, "ends", False):

@@ -68,12 +68,17 @@ class LiveCamera(CapturingCamera):
         with self._changed:
             timeout = max(0.0, self._deadline - self.clock.monotonic())
             self.clock.wait_for(self._changed, changed, timeout)
+            # Events alone do not make up for a frame.
+            is_late = self.clock.monotonic() >= self._deadline
+            if not self._hands_out() and (self._ended is not None or is_late):
+                self._note_end()
             waiting = None
             if self._hands_out():
                 waiting = self._waiting.take()
-            # Events alone do not make up for a frame.
-            is_late = self.clock.monotonic() >= self._deadline
             return waiting, self._ended, is_late
+
+    def _note_end(self) -> None:
+        """Note that the capture ended or stalled, and no frame waits. Called with the condition."""
 
     def _hands_out(self) -> bool:
         """Tell whether a frame waits that iterating hands out."""

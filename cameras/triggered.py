@@ -188,22 +188,22 @@ class TriggeredCamera(LiveCamera):
             if handle is not self._begun:
                 self._begin(handle)
             self._handle = handle
+        if not self.triggered:
+            return super()._put_next(generation, handle)
         block = self._take(handle)
-        if block is not None and not self.triggered:
-            # The base class calls `_grab` with it.
-            return super()._put_next(generation, block)
         with self._changed:
             if generation != self._generation:
                 return False
-            if self.triggered:
-                self._is_running = True
-                self._deadline = self.clock.monotonic() + self.limits.stall
-                self._store(block)
+            self._is_running = True
+            self._deadline = self.clock.monotonic() + self.limits.stall
+            self._store(block)
             return True
 
-    def _grab(self, handle: Any) -> Grabbed:
-        """Return the frame of a block of a running camera."""
-        block: Block = handle
+    def _grab(self, handle: Any) -> Grabbed | None:
+        """Return the frame of the next block of a running camera."""
+        block = self._take(handle)
+        if block is None:
+            return None
         missed = 0
         # A running camera may begin to count again without harm.
         with contextlib.suppress(CameraError):
@@ -279,25 +279,9 @@ class TriggeredCamera(LiveCamera):
             return CameraError(f"camera {self.source}: {HANGS} for {self.limits.stall:g} s")
         return super()._stall()
 
-    def _next(self) -> tuple[Waiting | None, Exception | None, bool]:
-        """Wait for a part, an event, the end of the capture, or until the driver hangs."""
-        if not self.triggered:
-            return super()._next()
-
-        def changed() -> bool:
-            return bool(self._waiting or self._ended or self._events)
-
-        with self._changed:
-            timeout = max(0.0, self._deadline - self.clock.monotonic())
-            self.clock.wait_for(self._changed, changed, timeout)
-            is_late = self.clock.monotonic() >= self._deadline
-            if not self._waiting and (self._ended is not None or is_late):
-                self._handle = None
-                if not isinstance(self._ended, EndOfStream):
-                    # Reported before the camera is opened again or given up.
-                    reason = str(self._ended or HANGS).removeprefix(f"camera {self.source}: ")
-                    self._report(self._pulses.fail_all(reason))
-            waiting = self._waiting.take()
-            if waiting is not None:
-                return waiting, None, False
-            return None, self._ended, is_late
+    def _note_end(self) -> None:
+        self._handle = None
+        if self.triggered and not isinstance(self._ended, EndOfStream):
+            # Reported before the camera is opened again or given up.
+            reason = str(self._ended or HANGS).removeprefix(f"camera {self.source}: ")
+            self._report(self._pulses.fail_all(reason))

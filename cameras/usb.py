@@ -6,10 +6,11 @@ usb://0   /dev/video2   /dev/v4l/by-id/NAME   usb://0?pixel_format=MJPG&width=19
 from __future__ import annotations
 
 import errno
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy.typing as npt
 
 from flawline.cameras import CameraError, Frame, events
 from flawline.cameras.clock import Clock
@@ -20,13 +21,10 @@ from flawline.cameras.v4l2 import is_camera, problem_of, reason_of
 from flawline.cameras.v4l2_calls import Device
 from flawline.cameras.v4l2_pixels import READ, bits_of, decode_picture
 from flawline.cameras.v4l2_settings import SettingError, Wanted
-from flawline.cameras.v4l2_stream import BufferStream, Picture
+from flawline.cameras.v4l2_stream import BufferStream
 from flawline.options import option
 
-# Seconds that the capture thread waits before it looks whether it was abandoned, and that its
-# successor waits for it to release the camera.
-POLL_S = 0.1
-RELEASE_S = 2.0
+POLL_S = 0.1  # seconds that `_grab` waits at most
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,7 @@ class Usb(LiveCamera):
     untested: ClassVar[str | None] = "on a real camera, only on the simulated one of Linux"
     Options: ClassVar[type[UsbOptions]] = UsbOptions
     usage: ClassVar[str] = "usb://0, /dev/video0"
+    exclusive: ClassVar[bool] = True
 
     def __init__(
         self, path: str, options: UsbOptions | None = None, clock: Clock | None = None
@@ -71,9 +70,6 @@ class Usb(LiveCamera):
         self._file = f"/dev/video{path}" if path.isdecimal() else path
         self._bits = 8
         self._given = ""
-        # Clear while a capture thread has the camera open.
-        self._free = threading.Event()
-        self._free.set()
         problem = problem_of(self._file)
         if problem is not None:
             raise CameraError(f"camera {self.source}: {problem}")
@@ -88,16 +84,12 @@ class Usb(LiveCamera):
         return f"usb://{folder}/video63"
 
     def _open(self) -> BufferStream:
-        # The capture before this one may have been abandoned, and be about to end.
-        if not self._free.wait(RELEASE_S):
-            raise CameraError(f"camera {self.source}: its driver does not answer; connect it again")
         try:
             stream = self._start_stream()
         except SettingError as error:
             raise CameraError(f"camera {self.source}: {error}") from None
         except OSError as error:
             raise CameraError(f"camera {self.source}: {reason_of(self._file, error)}") from error
-        self._free.clear()
         self._report_settings(str(stream))
         return stream
 
@@ -126,14 +118,9 @@ class Usb(LiveCamera):
             self._events.add(events.SETTINGS, f"gives {given}")
             self._changed.notify_all()
 
-    def _put_next(self, generation: int, handle: BufferStream) -> bool:
-        # An abandoned capture must end, because a camera can be opened only once.
-        while not handle.wait(POLL_S):
-            if generation != self._generation:
-                return False
-        return super()._put_next(generation, handle)
-
-    def _grab(self, handle: BufferStream) -> Grabbed:
+    def _grab(self, handle: BufferStream) -> Grabbed | None:
+        if not handle.wait(POLL_S):
+            return None
         try:
             return handle.read(self.clock.monotonic())
         except OSError as error:
@@ -142,25 +129,14 @@ class Usb(LiveCamera):
                 reason = "was disconnected; check the cable"
             raise CameraError(f"camera {self.source}: {reason}") from error
 
-    def _convert(self, payload: Picture) -> Frame:
-        image = payload.data
+    def _convert(self, payload: npt.NDArray[Any] | bytes) -> Frame:
+        image = payload
         if isinstance(image, bytes):
             try:
                 image = decode_picture(image)
             except ValueError as error:
                 raise CorruptFrame(str(error)) from None
-        age = self.clock.monotonic() - payload.captured_mono
-        return Frame(
-            self.source,
-            0,
-            image,
-            bit_depth=self._bits,
-            captured_at=self.clock.time() - age,
-            captured_mono=payload.captured_mono,
-        )
+        return Frame(self.source, 0, image, bit_depth=self._bits)
 
     def _release(self, handle: BufferStream) -> None:
-        try:
-            handle.close()
-        finally:
-            self._free.set()
+        handle.close()

@@ -7,6 +7,7 @@ a copy or as a conversion. Mono pixels keep their number of bits. Damage in a JP
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from flawline.cameras.formats import DecodeError
 from flawline.cameras.formats.jpeg import decode_jpeg
-from flawline.cameras.genicam_pixels import parse_pixel_format
+from flawline.cameras.genicam_pixels import PixelFormat, parse_pixel_format
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -84,14 +85,23 @@ def bits_of(name: str) -> int:
     """Return the number of significant bits per value of a format that is read."""
     if name not in RAW:
         return 8
-    parsed = parse_pixel_format(RAW[name])
-    assert parsed is not None
-    return parsed.bits
+    return _raw_format(name).bits
+
+
+@cache
+def _raw_format(name: str) -> PixelFormat:
+    """Return the pixel format of a name of RAW."""
+    pixels = parse_pixel_format(RAW[name])
+    assert pixels is not None
+    return pixels
 
 
 @dataclass(frozen=True)
 class BufferFormat:
-    """What the buffers of a camera hold: FOURCC, pixels per row, rows, and bytes per row."""
+    """What the buffers of a camera hold: FOURCC, pixels per row, rows, and bytes per row.
+
+    `decode_picture` reads those of COMPRESSED, and `image` all others.
+    """
 
     name: str
     width: int
@@ -103,11 +113,8 @@ class BufferFormat:
 
         Raises ValueError if the buffer is too short or cannot be read.
         """
-        if self.name in COMPRESSED:
-            return decode_picture(data.tobytes())
         if self.name in RAW:
-            pixels = parse_pixel_format(RAW[self.name])
-            assert pixels is not None
+            pixels = _raw_format(self.name)
             padding = max(0, self.row_bytes - pixels.row_bytes(self.width))
             return pixels.image(data, self.width, self.height, padding)
         if self.name in PACKED_YUV:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,14 +40,6 @@ BUFFERS = 4
 # A larger gap in the sequence numbers is a driver that began to count again.
 MOST_MISSED = 10_000
 SEQUENCE_NUMBERS = 1 << 32
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image, uint8 or uint16, or the bytes of a JPEG picture, and the time of its capture."""
-
-    data: npt.NDArray[Any] | bytes
-    captured_mono: float
 
 
 class BufferStream:
@@ -107,7 +98,7 @@ class BufferStream:
         return self._device.wait(seconds)
 
     def read(self, now: float) -> Grabbed:
-        """Return the next frame with a Picture as payload. Call it after `wait`.
+        """Return the next frame, an image or the bytes of a JPEG picture. Call it after `wait`.
 
         `now` is the time of the monotonic clock. Raises CorruptFrame for a buffer that is damaged,
         and OSError if the camera is lost or the driver fails.
@@ -116,12 +107,12 @@ class BufferStream:
         self._device.call(DQBUF, buffer)
         try:
             self._count(buffer.sequence)
-            picture = Picture(self._pixels(buffer), _captured_at(buffer, now))
+            payload = self._pixels(buffer)
         finally:
             self._device.call(QBUF, self._buffer(buffer.index))
         missed = self._missed
         self._missed = 0
-        return Grabbed(picture, picture.captured_mono, missed)
+        return Grabbed(payload, _captured_at(buffer, now), missed)
 
     def close(self) -> None:
         """Stop the stream, free its buffers and close the device, also of a camera that is gone."""

@@ -92,11 +92,12 @@ def test_iterating_again_continues_the_capture() -> None:
 
 def test_a_source_may_declare_the_facts_of_its_frames() -> None:
     deep = np.full((4, 4), 4095, np.uint16)
-    camera = Scripted([Frame("sensor 7", 0, deep, bit_depth=12, captured_at=5.0)])
+    camera = Scripted([Frame("sensor 7", 0, deep, bit_depth=12, captured_mono=99.0)])
     (frame,) = camera
     assert frame.bit_depth == 12
     assert frame.source == "sensor 7"
-    assert frame.captured_at == 5.0
+    assert frame.captured_mono == 99.0
+    assert frame.captured_at == camera.clock.time() - 1.0
 
 
 def test_frames_are_labelled_with_the_wall_clock() -> None:

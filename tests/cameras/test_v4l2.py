@@ -16,7 +16,7 @@ from fakes.clock import FakeClock
 from fakes.copies import memory_per_image
 from fakes.v4l2 import WAIT_S, FakeDevice, SimulatedCamera, connect
 
-from flawline.cameras import CameraError, Frame, events, open_camera, usb
+from flawline.cameras import CameraError, Frame, capture, events, open_camera, usb
 from flawline.cameras import v4l2_calls as calls
 from flawline.cameras.events import CameraEvent
 from flawline.cameras.usb import Usb, UsbOptions
@@ -515,7 +515,7 @@ def test_closing_a_camera_that_gives_nothing_does_not_wait(watch: Any) -> None:
 
 
 def test_a_driver_that_hangs_is_named(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usb, "RELEASE_S", 0.05)
+    monkeypatch.setattr(capture, "RELEASE_S", 0.05)
     camera = SimulatedCamera(GREY)
     clock = FakeClock()
     answers = threading.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +123,36 @@ def test_frames_that_the_driver_dropped_are_counted() -> None:
     assert indices[-1] == 5
     assert camera.captured == 6
     assert camera.dropped == 6 - len(indices)
+
+
+def test_an_exclusive_camera_is_opened_when_the_capture_before_has_released_it(hang: Hang) -> None:
+    class Exclusive(Scripted):
+        exclusive = True
+        users = 0
+
+        def _wait_for_release(self) -> None:
+            if self.reconnects:
+                # Until then, the capture before this one has the camera open.
+                hang.release()
+            super()._wait_for_release()
+
+        def _open(self) -> list[Any]:
+            if self.users:
+                raise CameraError("camera scripted://: is used by another program")
+            self.users += 1
+            return super()._open()
+
+        def _release(self, handle: list[Any]) -> None:
+            self.users -= 1
+
+    clock = FakeClock()
+    camera = Exclusive([1, hang], [2], clock=clock, first_frame=1e6)
+    frames = iter(camera)
+    next(frames)
+    assert hang.reached.wait(WAIT_S)
+    clock.advance(camera.limits.stall)
+    assert next(frames).image[0, 0] == 2
+    assert [event.name for event in camera.reported] == [events.STALLED, events.RECOVERED]
 
 
 def test_a_stall_with_damaged_frames_says_so(hang: Hang) -> None:

@@ -7,7 +7,23 @@ from collections.abc import Callable
 
 import numpy as np
 
+from flawline.cameras.triggered import TriggeredCamera
+
 TRIES = 5
+
+
+def memory_per_block(camera: TriggeredCamera) -> float:
+    """Return the memory per image of a camera that is not open yet; see `memory_per_image`."""
+    handle = camera._open()
+
+    def take() -> np.ndarray | None:
+        block = camera._take(handle)
+        return None if block is None else block.image
+
+    try:
+        return memory_per_image(take)
+    finally:
+        camera._release(handle)
 
 
 def memory_per_image(take: Callable[[], np.ndarray | None]) -> float:
