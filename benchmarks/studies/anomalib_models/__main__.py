@@ -1,14 +1,14 @@
 """Train a model of anomalib as its users do, measure its raw scores and export it.
 
-    python -m venv theirs && theirs/bin/pip install anomalib onnxscript
     theirs/bin/python benchmarks/studies/anomalib_models --model stfpm --data DATA \
         --weights FILE --epochs 20 --out stfpm
     python -m benchmarks.studies.fusion --method stfpm --against stfpm/weights/onnx/model.onnx
 
-This file runs in anomalib's environment, so it imports nothing of Flawline. The image AUROC is that
-of the scores as the network gives them: anomalib's own metric is computed after a normalisation
-that clamps scores to [0, 1]. The last epoch counts. The model has the size and the backbone's
-weights of Flawline's light setting, all other settings are anomalib's defaults.
+`theirs` is a virtual environment of its own that has the packages anomalib and onnxscript. This
+file runs there, so it imports nothing of Flawline. The image AUROC is that of the scores as the
+network gives them: anomalib's own metric is computed after a normalisation that clamps scores to
+[0, 1]. The last epoch counts. The model has the size and the backbone's weights of Flawline's light
+setting, all other settings are anomalib's defaults.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Of the backbone, which anomalib takes from timm.
 BACKBONE = "resnet18"
@@ -52,8 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, as every other command does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=MODELS, required=True)
