@@ -22,6 +22,7 @@ METHODS = {
     "cflow": "flawline.train.methods.cflow:CFlow",
     "csflow": "flawline.train.methods.csflow:CSFlow",
     "differnet": "flawline.train.methods.differnet:DifferNet",
+    "ae_ssim": "flawline.train.methods.ae_ssim:AESSIM",
 }
 
 
