@@ -119,7 +119,7 @@ def test_a_grey_product_gets_grey_textures_in_the_light_setting() -> None:
 
 
 def test_a_missing_folder_of_textures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="--textures .*missing"):
+    with pytest.raises(TrainError, match=r"--textures .*missing"):
         DRAEM.anomalies(settings(textures=str(tmp_path / "missing")), board_images(SIZE, 2), 0)
 
 

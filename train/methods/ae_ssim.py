@@ -184,8 +184,7 @@ class FusedAESSIM(nn.Module):
         super().__init__()
         self.input = Planes()
         self.backbone = method.network
-        first = self.backbone.encoder[0]
-        first.weight.data = first.weight.data / 255
+        self.backbone.get_parameter("encoder.0.weight").data /= 255
         self.residual = fp32(_Residual(method.colour))
         self.largest = fp32(Largest())
 

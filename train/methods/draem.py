@@ -289,13 +289,12 @@ class _BothNetworks(nn.Module):
         self.difference = fold_batchnorm(method.difference)
         for network in (self.reconstruction, self.difference):
             # The images are the last three channels of either input.
-            network.down[0].conv1.weight.data[:, -3:] /= 255
+            network.get_parameter("down.0.conv1.weight").data[:, -3:] /= 255
         last = self.difference.last
-        weight = last.weight[1:] - last.weight[:1]
-        bias = last.bias[1:] - last.bias[:1]
-        self.difference.last = nn.Conv2d(weight.shape[1], 1, 3, padding=1)
-        self.difference.last.weight.data = weight.data
-        self.difference.last.bias.data = bias.data
+        for name in ("weight", "bias"):
+            values = last.get_parameter(name).data
+            setattr(last, name, nn.Parameter(values[1:] - values[:1]))
+        last.out_channels = 1
 
     def forward(self, x: Tensor) -> Tensor:
         logit: Tensor = self.difference(torch.cat([self.reconstruction(x), x], 1))
