@@ -23,6 +23,7 @@ METHODS = {
     "csflow": "flawline.train.methods.csflow:CSFlow",
     "differnet": "flawline.train.methods.differnet:DifferNet",
     "ae_ssim": "flawline.train.methods.ae_ssim:AESSIM",
+    "riad": "flawline.train.methods.riad:RIAD",
 }
 
 
