@@ -211,18 +211,15 @@ def normalised(image: Tensor, dtype: torch.dtype) -> Tensor:
 class FusedRIAD(nn.Module):
     """RIAD for export: the twelve masked copies of an image are one batch, BatchNorm is folded.
 
-    `backbone` is the network. Each pixel is hidden in one copy of each size of the cells, so the
-    values of that copy are chosen before tanh, for a third of the values.
+    `backbone` is the network with the masks before it. Each pixel is hidden in one copy of each
+    size of the cells, so the values of that copy are chosen before tanh, for a third of the values.
     """
 
     def __init__(self, method: RIAD) -> None:
         super().__init__()
         # The masks come after the subtraction, since a hidden pixel is 0 after it.
         self.input = FoldedInput(torch.full((3,), GREY, dtype=torch.float64))
-        self.copies = _MaskedCopies(method.kept)
-        self.backbone = fold_batchnorm(method.network)
-        first = self.backbone.down[0].conv1
-        first.weight.data = first.weight.data / GREY
+        self.backbone = _Passes(method.kept, fold_batchnorm(method.network))
         self.completed = fp32(_Completed(method.kept))
         filters = (mean_matrix(method.settings.size[0]), mean_matrix(method.settings.size[1]))
         residual = GradientResidual(method.settings.size, SCALES, len(CELLS), filters)
@@ -232,7 +229,7 @@ class FusedRIAD(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
         x = self.input(image)
-        return self.head(x, self.backbone(self.copies(x)))
+        return self.head(x, self.backbone(x))
 
     def head(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from images minus grey and logits [12N, 3, H, W]."""
@@ -240,20 +237,24 @@ class FusedRIAD(nn.Module):
         return self.largest(anomaly_map), anomaly_map
 
 
-class _MaskedCopies(nn.Module):
-    """Images [N, 3, H, W] to a batch of their copies with all masks, [12N, 3, H, W]."""
+class _Passes(nn.Module):
+    """Images minus grey [N, 3, H, W] to the network's results for all masks, [12N, 3, H, W]."""
 
     kept: Tensor
 
-    def __init__(self, kept: Tensor) -> None:
+    def __init__(self, kept: Tensor, network: InpaintingUNet) -> None:
         super().__init__()
         # Numbers, because the exporter writes a Shape for those that it reads from a tensor.
         self.size = (kept.shape[2], kept.shape[3])
         self.register_buffer("kept", kept.double())
+        self.network = network
+        first = network.down[0].conv1
+        first.weight.data = first.weight.data / GREY
 
     def forward(self, x: Tensor) -> Tensor:
         copies = x[:, None] * self.kept
-        return copies.reshape(-1, 3, *self.size)
+        logits: Tensor = self.network(copies.reshape(-1, 3, *self.size))
+        return logits
 
 
 class _Completed(nn.Module):
