@@ -24,6 +24,7 @@ METHODS = {
     "differnet": "flawline.train.methods.differnet:DifferNet",
     "ae_ssim": "flawline.train.methods.ae_ssim:AESSIM",
     "draem": "flawline.train.methods.draem:DRAEM",
+    "riad": "flawline.train.methods.riad:RIAD",
 }
 
 

@@ -103,6 +103,11 @@ class DifferenceNetwork(nn.Module):
         self.last = nn.Conv2d(width, 2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.features(x))
+        return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """Compute the features [N, width, H, W] that the last convolution reads."""
         levels = []
         for number, pair in enumerate(self.down):
             if number > 0:
@@ -112,8 +117,7 @@ class DifferenceNetwork(nn.Module):
         levels.pop()
         for up, pair in zip(self.ups, self.pairs, strict=True):
             x = pair(torch.cat([up(x), levels.pop()], 1))
-        logits: Tensor = self.last(x)
-        return logits
+        return x
 
 
 @torch.no_grad()

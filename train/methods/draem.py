@@ -260,13 +260,14 @@ class FusedDRAEM(nn.Module):
     """DRAEM for export: BatchNorm and 1/255 in the convolutions, one sigmoid in place of a softmax.
 
     The softmax of two logits is the sigmoid of their difference, which is one convolution.
-    `backbone` is both networks and `head` everything after them.
+    `backbone` is both networks, and `head` the last convolution and everything after it.
     """
 
     def __init__(self, method: DRAEM) -> None:
         super().__init__()
         self.input = Planes()
         self.backbone = _BothNetworks(method)
+        self.last = self.backbone.take_last()
         self.probability = fp32(nn.Sigmoid())
         self.largest = fp32(_LargestMean())
 
@@ -274,14 +275,14 @@ class FusedDRAEM(nn.Module):
         """Compute score [N] and map [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
         return self.head(self.backbone(self.input(image)))
 
-    def head(self, logit: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute score [N] and map [N, H, W] from the logit [N, 1, H, W] of an anomaly."""
-        probability = self.probability(logit)
+    def head(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute score [N] and map [N, H, W] from the features [N, C, H, W] of the networks."""
+        probability = self.probability(self.last(features))
         return self.largest(probability), probability[:, 0]
 
 
 class _BothNetworks(nn.Module):
-    """Images [N, 3, H, W] from 0 to 255 to the logit of an anomaly [N, 1, H, W]."""
+    """Images [N, 3, H, W] from 0 to 255 to the features before the last convolution."""
 
     def __init__(self, method: DRAEM) -> None:
         super().__init__()
@@ -290,15 +291,19 @@ class _BothNetworks(nn.Module):
         for network in (self.reconstruction, self.difference):
             # The images are the last three channels of either input.
             network.get_parameter("down.0.conv1.weight").data[:, -3:] /= 255
+
+    def take_last(self) -> nn.Conv2d:
+        """Return the last convolution, to the logit of an anomaly, and remove it here."""
         last = self.difference.last
+        del self.difference.last
         for name in ("weight", "bias"):
             values = last.get_parameter(name).data
             setattr(last, name, nn.Parameter(values[1:] - values[:1]))
         last.out_channels = 1
+        return last
 
     def forward(self, x: Tensor) -> Tensor:
-        logit: Tensor = self.difference(torch.cat([self.reconstruction(x), x], 1))
-        return logit
+        return self.difference.features(torch.cat([self.reconstruction(x), x], 1))
 
 
 class _LargestMean(nn.Module):

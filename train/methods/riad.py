@@ -1,0 +1,279 @@
+"""RIAD: a U-net that completes hidden cells of good images, judged by the gradients of the result.
+
+Zavrtanik, Kristan and Skočaj, "Reconstruction by inpainting for visual anomaly detection" (Pattern
+Recognition 2021), with the constants of a public re-implementation (taikiinoue45/RIAD). That code
+draws new masks for every test image and keeps the weights with the smallest loss on a part of the
+good images. Here the masks of an inspection are drawn once, with the seed of the training, because
+an exported graph must give the same score for the same image, and the last weights are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawline.runtime.image import Geometry, Image
+from flawline.train.backbones.torchvision_files import initialise
+from flawline.train.blocks.disjoint_masks import disjoint_masks
+from flawline.train.blocks.fused import FoldedInput, Largest, build_fused, fold_batchnorm, fp32
+from flawline.train.blocks.gradient_similarity import (
+    GradientResidual,
+    gradient_loss,
+    similarity_map,
+)
+from flawline.train.blocks.inpainting_unet import UNIT, InpaintingUNet
+from flawline.train.blocks.pictures import LIGHT, PUBLISHED, PictureSettings, random_crop
+from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
+from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
+from flawline.train.method import Fit, Method, require_multiple
+
+# Sides of the hidden cells in pixels, and parts into which the cells of each side are divided.
+CELLS = (2, 4, 8, 16)
+PARTS = 3
+SCALES = 4
+# Side of the mean filter of the map, in pixels.
+FILTER = 21
+GREY = 127.5
+WEIGHT_DECAY = 1e-5
+
+
+class Training(NamedTuple):
+    """The width of the network, and how it is trained.
+
+    steps: of the default length; None for EPOCHS. crop: side of the part of an image that a step
+    reads, or None for whole images. decay: whether the learning rate falls to 0 along half a
+    cosine.
+    """
+
+    width: int
+    steps: int | None
+    batch: int
+    crop: int | None
+    learning_rate: float
+    decay: bool
+
+
+EPOCHS = 300
+TRAININGS = {
+    LIGHT: Training(8, 1500, 8, 64, 1e-3, True),
+    PUBLISHED: Training(64, None, 4, None, 1e-4, False),
+}
+
+
+@dataclass(frozen=True)
+class RIADSettings(PictureSettings):
+    """The settings of RIAD."""
+
+    @property
+    def training(self) -> Training:
+        """The width of the network, and how it is trained."""
+        return TRAININGS[self.setting]
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of what a step of the training reads, in pixels."""
+        side = self.training.crop
+        if side is None:
+            return self.size
+        return min(side, self.size[0]), min(side, self.size[1])
+
+
+class RIAD(Method):
+    """RIAD with masks of four sizes, each of which hides the image in three parts."""
+
+    name: ClassVar[str] = "riad"
+    Settings = RIADSettings
+    trains_on_pixels: ClassVar[bool] = True
+
+    settings: RIADSettings
+    kept: Tensor  # bool [12, 1, H, W], the masks of an inspection, those of one size in succession
+
+    def __init__(self, settings: RIADSettings) -> None:
+        super().__init__(settings)
+        require_multiple(settings.size, UNIT, "RIAD")
+        masks = torch.zeros(len(CELLS) * PARTS, 1, *settings.size, dtype=torch.bool)
+        self.register_buffer("kept", masks)
+        self.network = InpaintingUNet(settings.training.width)
+        self._draw_masks(0)
+
+    @classmethod
+    def settings_for(cls, backbone: str) -> RIADSettings:
+        return RIADSettings("", Geometry("stretch", 256, 256))
+
+    @classmethod
+    def steps(cls, settings: RIADSettings, images: int, epochs: int | None) -> int:
+        training = settings.training
+        if epochs is None and training.steps is not None:
+            return training.steps
+        return (epochs or EPOCHS) * math.ceil(images / training.batch)
+
+    # ------------------------------------------------------------ the literal pipeline
+
+    def reconstruct(self, x: Tensor, kept: Tensor) -> Tensor:
+        """Complete every part of images [N, 3, H, W] from the rest; kept: masks [PARTS, 1, H, W].
+
+        The images are from -1 to 1, and hidden pixels are 0, a medium grey.
+        """
+        total = torch.zeros_like(x)
+        for mask in kept.to(x.dtype):
+            total = total + torch.tanh(self.network(x * mask)) * (1 - mask)
+        return total
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        x = normalised(image, self.dtype)
+        return self.judge(x, [self.reconstruct(x, kept) for kept in self.kept.split(PARTS)])
+
+    def judge(self, x: Tensor, reconstructions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute score [N] and map [N, H, W] from images and reconstructions, [N, 3, H, W] each.
+
+        The map is 1 - MSGMS, averaged over channels and reconstructions and then over 21 x 21
+        pixels, with 0 beyond the border. The score is its largest value.
+        """
+        maps = []
+        for reconstruction in reconstructions:
+            maps.append((1 - similarity_map(x, reconstruction, SCALES)).mean(1))
+        anomaly_map = F.avg_pool2d(torch.stack(maps).mean(0), FILTER, 1, FILTER // 2)
+        return anomaly_map.amax((1, 2)), anomaly_map
+
+    # ------------------------------------------------------------ training
+
+    def fit(self, fit: Fit) -> int:
+        settings = self.settings.training
+        phase = fit.phase("training")
+        if phase.state is None:
+            initialise(self.network, fit.seed)
+            self._draw_masks(fit.seed)
+        optimiser = torch.optim.Adam(
+            self.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY
+        )
+        steps = Steps(fit, phase, [optimiser], fit.steps)
+        mean = GaussianMean(*self.settings.crop).to(self.device)
+
+        def loss_of(step: int, chosen: Indices) -> Tensor:
+            if settings.decay:
+                rate = settings.learning_rate * half_cosine(step / fit.steps)
+                optimiser.param_groups[0]["lr"] = rate
+            rng = np.random.default_rng((fit.seed, 1, step))
+            images = [self._cropped(fit.images[index], rng) for index in chosen]
+            cell = int(rng.choice(CELLS))
+            kept = disjoint_masks(self.settings.crop, cell, PARTS, rng)
+            return self.loss(torch.from_numpy(np.stack(images)), kept, mean)
+
+        self.train()
+        batches = batch_indices(len(fit.images), settings.batch, fit.seed, steps.start)
+        done = steps.run(batches, loss_of)
+        self.eval()
+        return done
+
+    def _cropped(self, image: Image, rng: np.random.Generator) -> Image:
+        crop: Image = image[random_crop(image.shape, max(self.settings.crop), rng)]
+        return crop
+
+    def _draw_masks(self, seed: int) -> None:
+        """Draw the masks of an inspection."""
+        rng = np.random.default_rng((seed, 2))
+        masks = [disjoint_masks(self.settings.size, cell, PARTS, rng) for cell in CELLS]
+        self.kept.copy_(torch.cat(masks))
+
+    def loss(self, image: Tensor, kept: Tensor, mean: GaussianMean) -> Tensor:
+        """Compute the loss of images, uint8 BGR [N, H, W, 3], with masks [PARTS, 1, H, W].
+
+        It is the mean squared error plus the means of 1 - SSIM and 1 - MSGMS.
+        """
+        x = normalised(image.to(self.device), torch.float32)
+        masks = kept.to(self.device, torch.float32)[:, None]
+        hidden = (x * masks).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with half_precision(x.device):
+            logits = self.network(hidden)
+        completed = torch.tanh(logits.float()).view(PARTS, *x.shape)
+        y = (completed * (1 - masks)).sum(0)
+        structure = similarity_loss((x + 1) / 2, (y + 1) / 2, mean)
+        return F.mse_loss(y, x) + structure + gradient_loss(x, y, SCALES)
+
+    # ------------------------------------------------------------ the exported form
+
+    def fused(self) -> nn.Module:
+        return build_fused(self, FusedRIAD)
+
+
+def normalised(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return images, uint8 BGR [N, H, W, 3], as [N, 3, H, W] from -1 to 1."""
+    return image.permute(0, 3, 1, 2).to(dtype) / GREY - 1
+
+
+class FusedRIAD(nn.Module):
+    """RIAD for export: the twelve masked copies of an image are one batch, BatchNorm is folded.
+
+    `backbone` is the network with the masks before it. Each pixel is hidden in one copy of each
+    size of the cells, so the values of that copy are chosen before tanh, for a third of the values.
+    """
+
+    def __init__(self, method: RIAD) -> None:
+        super().__init__()
+        # The masks come after the subtraction, since a hidden pixel is 0 after it.
+        self.input = FoldedInput(torch.full((3,), GREY, dtype=torch.float64))
+        self.backbone = _Passes(method.kept, fold_batchnorm(method.network))
+        self.completed = fp32(_Completed(method.kept))
+        filters = (mean_matrix(method.settings.size[0]), mean_matrix(method.settings.size[1]))
+        residual = GradientResidual(method.settings.size, SCALES, len(CELLS), filters)
+        self.residual = fp32(residual)
+        self.largest = fp32(Largest())
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute score [N] and map [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
+        x = self.input(image)
+        return self.head(x, self.backbone(x))
+
+    def head(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute score [N] and map [N, H, W] from images minus grey and logits [12N, 3, H, W]."""
+        anomaly_map = self.residual(*self.completed(x, logits))
+        return self.largest(anomaly_map), anomaly_map
+
+
+class _Passes(nn.Module):
+    """Images minus grey [N, 3, H, W] to the network's results for all masks, [12N, 3, H, W]."""
+
+    kept: Tensor
+
+    def __init__(self, kept: Tensor, network: InpaintingUNet) -> None:
+        super().__init__()
+        # Numbers, because the exporter writes a Shape for those that it reads from a tensor.
+        self.size = (kept.shape[2], kept.shape[3])
+        self.register_buffer("kept", kept.double())
+        self.network = network
+        first = network.down[0].conv1
+        first.weight.data = first.weight.data / GREY
+
+    def forward(self, x: Tensor) -> Tensor:
+        copies = x[:, None] * self.kept
+        logits: Tensor = self.network(copies.reshape(-1, 3, *self.size))
+        return logits
+
+
+class _Completed(nn.Module):
+    """The images [N, 1, 3, H, W] and their reconstructions [N, 4, 3, H, W], all from -1 to 1."""
+
+    hidden: Tensor
+
+    def __init__(self, kept: Tensor) -> None:
+        super().__init__()
+        shape = (len(CELLS), PARTS, 1, *kept.shape[2:])
+        self.register_buffer("hidden", (~kept).double().view(shape))
+        self.shape = (-1, len(CELLS), PARTS, 3, *kept.shape[2:])
+
+    def forward(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = (logits.reshape(self.shape) * self.hidden).sum(2)
+        return x[:, None] / GREY, torch.tanh(chosen)
+
+
+def mean_matrix(n: int) -> Tensor:
+    """Return the mean filter of a line of n pixels, with 0 beyond its ends, as [n, n], float64."""
+    offsets = torch.arange(n)[:, None] - torch.arange(n)
+    return (offsets.abs() <= FILTER // 2).double() / FILTER
