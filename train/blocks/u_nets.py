@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flawline.train.blocks.fused import fold_batchnorm
+
 # Standard deviation of the initial weights of BatchNorms around 1.
 SPREAD = 0.02
 # Both sides of an input are multiples of this: five times halved in the second network.
@@ -118,6 +120,37 @@ class DifferenceNetwork(nn.Module):
         for up, pair in zip(self.ups, self.pairs, strict=True):
             x = pair(torch.cat([up(x), levels.pop()], 1))
         return x
+
+
+class FoldedNetworks(nn.Module):
+    """Both networks with folded BatchNorm, for export.
+
+    Images [N, 3, H, W] from 0 to 255 to the features [N, width, H, W] before the last convolution
+    of the second network.
+    """
+
+    def __init__(
+        self, reconstruction: ReconstructionNetwork, difference: DifferenceNetwork
+    ) -> None:
+        super().__init__()
+        self.reconstruction = fold_batchnorm(reconstruction)
+        self.difference = fold_batchnorm(difference)
+        for network in (self.reconstruction, self.difference):
+            # The images are the last three channels of either input.
+            network.get_parameter("down.0.conv1.weight").data[:, -3:] /= 255
+
+    def take_last(self) -> nn.Conv2d:
+        """Return the last convolution, to the logit of an anomaly, and remove it here."""
+        last = self.difference.last
+        del self.difference.last
+        for name in ("weight", "bias"):
+            values = last.get_parameter(name).data
+            setattr(last, name, nn.Parameter(values[1:] - values[:1]))
+        last.out_channels = 1
+        return last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.difference.features(torch.cat([self.reconstruction(x), x], 1))
 
 
 @torch.no_grad()

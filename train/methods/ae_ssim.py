@@ -49,8 +49,8 @@ class Training(NamedTuple):
     """How the network is trained.
 
     steps: of the default length. decay: whether the learning rate falls to 0 along half a cosine.
-    stride: pixels between the windows of the loss. turned: the probability of a random rotation, by
-    at most `degrees`. standardised: whether the map is.
+    stride: pixels between the windows of the loss. turned: the probability of a random rotation.
+    standardised: whether the map is.
     """
 
     steps: int
@@ -59,17 +59,34 @@ class Training(NamedTuple):
     decay: bool
     stride: int
     turned: float
-    degrees: float
     standardised: bool
 
 
 TRAININGS = {
-    LIGHT: Training(1000, 8, 1e-3, True, 3, 0.0, 0.0, True),
-    # 200 passes over 10,000 images that are drawn from the good ones.
-    PUBLISHED: Training(200 * math.ceil(10_000 / 128), 128, 2e-4, False, 1, 0.3, 45.0, False),
+    LIGHT: Training(
+        steps=1000,
+        batch=8,
+        learning_rate=1e-3,
+        decay=True,
+        stride=3,
+        turned=0.0,
+        standardised=True,
+    ),
+    PUBLISHED: Training(
+        # 200 passes over 10,000 images that are drawn from the good ones.
+        steps=200 * math.ceil(10_000 / 128),
+        batch=128,
+        learning_rate=2e-4,
+        decay=False,
+        stride=1,
+        turned=0.3,
+        standardised=False,
+    ),
 }
 WEIGHT_DECAY = 1e-5
 MIRRORED = 0.3
+# Degrees by which an image is rotated at most.
+DEGREES = 45.0
 # Added to the deviation of the residuals at a position, which may be 0.
 LEAST_DEVIATION = 0.02
 
@@ -192,7 +209,7 @@ class AESSIM(Method):
     def _augmented(self, image: Image, rng: np.random.Generator) -> Image:
         training = self.settings.training
         flip_rows, flip_columns, turn = rng.random(3) < (MIRRORED, MIRRORED, training.turned)
-        degrees = float(rng.uniform(-training.degrees, training.degrees))
+        degrees = float(rng.uniform(-DEGREES, DEGREES))
         if flip_rows:
             image = image[::-1]
         if flip_columns:

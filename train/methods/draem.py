@@ -24,7 +24,7 @@ from flawline.runtime.image import Geometry, Image
 from flawline.train.anomalies.perlin import perlin_mask
 from flawline.train.anomalies.textured import Recipe, Textured
 from flawline.train.anomalies.textures import TextureSource, open_textures
-from flawline.train.blocks.fused import build_fused, fold_batchnorm, fp32
+from flawline.train.blocks.fused import build_fused, fp32
 from flawline.train.blocks.pictures import (
     LIGHT,
     PUBLISHED,
@@ -38,6 +38,7 @@ from flawline.train.blocks.structural_similarity import GaussianMean, similarity
 from flawline.train.blocks.u_nets import (
     UNIT,
     DifferenceNetwork,
+    FoldedNetworks,
     ReconstructionNetwork,
     initialise,
 )
@@ -53,6 +54,7 @@ LARGEST_KEPT = 0.8
 TURNED = 0.3
 DEGREES = 90.0
 PUBLISHED_EPOCHS = 700
+BATCH = 8
 
 
 class Training(NamedTuple):
@@ -63,13 +65,13 @@ class Training(NamedTuple):
     crop: side of the random windows that are trained on; None for whole images.
     decay: whether the learning rate falls to 0 along half a cosine; otherwise it is a fifth after
     0.8 and a twenty-fifth after 0.9 of the steps. stride: pixels between the windows of SSIM.
-    turned: the probability of a random rotation of the good image.
+    turned: the probability of a random rotation of the good image. matched: whether textures in a
+    grey image are grey. spread: of the initial weights, as in `initialise`.
     """
 
     widths: tuple[int, int]
     align_corners: bool
     steps: int | None
-    batch: int
     crop: int | None
     learning_rate: float
     decay: bool
@@ -80,8 +82,30 @@ class Training(NamedTuple):
 
 
 TRAININGS = {
-    LIGHT: Training((16, 16), False, 1500, 8, 128, 1e-3, True, 3, 0.0, True, None),
-    PUBLISHED: Training((128, 64), True, None, 8, None, 1e-4, False, 1, TURNED, False, 0.02),
+    LIGHT: Training(
+        widths=(16, 8),
+        align_corners=False,
+        steps=800,
+        crop=128,
+        learning_rate=1e-3,
+        decay=True,
+        stride=3,
+        turned=0.0,
+        matched=True,
+        spread=None,
+    ),
+    PUBLISHED: Training(
+        widths=(128, 64),
+        align_corners=True,
+        steps=None,
+        crop=None,
+        learning_rate=1e-4,
+        decay=False,
+        stride=1,
+        turned=TURNED,
+        matched=False,
+        spread=0.02,
+    ),
 }
 
 
@@ -152,7 +176,7 @@ class DRAEM(Method):
     def steps(cls, settings: DRAEMSettings, images: int, epochs: int | None) -> int:
         if epochs is None and settings.training.steps is not None:
             return settings.training.steps
-        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / settings.training.batch)
+        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
 
     @classmethod
     def anomalies(cls, settings: DRAEMSettings, images: Sequence[Image], seed: int) -> Draws:
@@ -198,7 +222,7 @@ class DRAEM(Method):
             return self.loss([draws.sample(draw) for draw in chosen], mean)
 
         self.train()
-        done = steps.run(_batches(steps.start, training.batch), loss_of)
+        done = steps.run(_batches(steps.start), loss_of)
         self.eval()
         return done
 
@@ -224,10 +248,10 @@ class DRAEM(Method):
         return build_fused(self, FusedDRAEM)
 
 
-def _batches(start: int, size: int) -> Iterator[range]:
+def _batches(start: int) -> Iterator[range]:
     """Yield the numbers of the draws of each step, without end."""
     for step in itertools.count(start):
-        yield range(step * size, (step + 1) * size)
+        yield range(step * BATCH, (step + 1) * BATCH)
 
 
 def _rate(training: Training, share: float) -> float:
@@ -266,7 +290,7 @@ class FusedDRAEM(nn.Module):
     def __init__(self, method: DRAEM) -> None:
         super().__init__()
         self.input = Planes()
-        self.backbone = _BothNetworks(method)
+        self.backbone = FoldedNetworks(method.reconstruction, method.difference)
         self.last = self.backbone.take_last()
         self.probability = fp32(nn.Sigmoid())
         self.largest = fp32(_LargestMean())
@@ -279,31 +303,6 @@ class FusedDRAEM(nn.Module):
         """Compute score [N] and map [N, H, W] from the features [N, C, H, W] of the networks."""
         probability = self.probability(self.last(features))
         return self.largest(probability), probability[:, 0]
-
-
-class _BothNetworks(nn.Module):
-    """Images [N, 3, H, W] from 0 to 255 to the features before the last convolution."""
-
-    def __init__(self, method: DRAEM) -> None:
-        super().__init__()
-        self.reconstruction = fold_batchnorm(method.reconstruction)
-        self.difference = fold_batchnorm(method.difference)
-        for network in (self.reconstruction, self.difference):
-            # The images are the last three channels of either input.
-            network.get_parameter("down.0.conv1.weight").data[:, -3:] /= 255
-
-    def take_last(self) -> nn.Conv2d:
-        """Return the last convolution, to the logit of an anomaly, and remove it here."""
-        last = self.difference.last
-        del self.difference.last
-        for name in ("weight", "bias"):
-            values = last.get_parameter(name).data
-            setattr(last, name, nn.Parameter(values[1:] - values[:1]))
-        last.out_channels = 1
-        return last
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.difference.features(torch.cat([self.reconstruction(x), x], 1))
 
 
 class _LargestMean(nn.Module):
