@@ -5,9 +5,8 @@ surface anomaly detection" (ICCV 2021), with the constants of the authors' code 
 Their textures are those of the Describable Textures Dataset, which `--textures` takes; by default
 they are drawn by formulas.
 
-After a short training, good images have high probabilities at some places, most often the same. The
-light setting therefore standardises the maps at every position by their mean and deviation on the
-good images.
+After a short training, good images have high probabilities at some places. The light setting
+therefore standardises the maps at every position by their mean and deviation on the good images.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ TRAININGS = {
     LIGHT: Training(
         widths=(16, 8),
         align_corners=False,
-        steps=800,
+        steps=500,
         crop=128,
         learning_rate=1e-3,
         decay=True,
