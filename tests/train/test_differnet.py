@@ -20,6 +20,7 @@ from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.engines import open_reference
 from flawline.runtime.image import Geometry
+from flawline.runtime.threshold import FAR_TOLERANCE
 from flawline.train import TrainError
 from flawline.train.backbones.rotated import rotate_images
 from flawline.train.blocks import vector_flow
@@ -78,7 +79,7 @@ def all_vectors(model: DifferNet, images: list[Any]) -> Any:
 # ---------------------------------------------------------------- the literal pipeline
 
 
-def test_the_score_is_the_mean_square_over_right_angles_and_dimensions() -> None:
+def test_the_score_is_the_logarithm_of_the_mean_square_over_right_angles_and_dimensions() -> None:
     model = trained().double()
     images = torch.from_numpy(np.stack(board_images(SIZE, IMAGES + 2)[IMAGES:]))
     backbone = model.backbone
@@ -96,7 +97,7 @@ def test_the_score_is_the_mean_square_over_right_angles_and_dimensions() -> None
                 vector = (torch.cat(parts, 1) - model.mean) / model.std
                 squares.append(model.flow(vector)[0].square().mean())
             expected.append(float(torch.stack(squares).mean()))
-    np.testing.assert_allclose(score, expected, rtol=1e-9)
+    np.testing.assert_allclose(score, np.log1p(expected), rtol=1e-9)
     assert anomaly_map.shape == (2, 0, 0)
 
 
@@ -268,13 +269,25 @@ def test_islands_and_clamps_keep_far_images_finite(monkeypatch: pytest.MonkeyPat
     graph = exported(model)
     with torch.inference_mode():
         expected = model(random_images(SIZE, 1))[0]
-    assert float(expected[0]) > 65504
+    assert float(expected[0].expm1()) > 65504
     assert np.isfinite(rounded(graph, islands)).all()
     without_squares = [island for island in islands if island != "/score"]
     assert not np.isfinite(rounded(graph, without_squares)).all()
     # The clamp of the authors' code is infinite in FP16.
     monkeypatch.setattr(vector_flow, "STATE_CLAMP", 1e6)
     assert not np.isfinite(rounded(exported(model), islands)).all()
+
+
+def test_fp16_is_within_the_tolerance_of_scores_far_from_the_threshold() -> None:
+    """Errors of features are 0.1 % and more of the energy, and not of its logarithm."""
+    model = net()
+    model.std.fill_(1e-3)
+    images = np.stack([board_images(SIZE, 1)[0], random_images(SIZE, 1)[0].numpy()])
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(images))[0].numpy()
+    errors = np.abs(rounded(exported(model), fp32_islands(model.fused())) - expected)
+    assert (errors < FAR_TOLERANCE * expected).all()
+    assert (errors > FAR_TOLERANCE).any()
 
 
 def test_the_islands_are_means_affine_maps_and_squares() -> None:

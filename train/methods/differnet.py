@@ -152,11 +152,14 @@ class DifferNet(Method):
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and an empty map [N, 0, 0] from levels [N * angles, C, h, w].
 
-        The score is the mean of z^2 over the rotations of an image and all dimensions.
+        The score is log(1 + energy), where the energy is the mean of z^2 over the rotations of an
+        image and all dimensions. The authors' code scores by the energy. The logarithm leaves the
+        order of images as it is: energies of defects are up to a million times those of good
+        images, and rounding errors are in proportion to them.
         """
         z, _ = self.flow((mean_features(levels) - self.mean) / self.std)
         squares = z.square().view(-1, self.settings.angles, z.shape[1])
-        score = squares.mean((1, 2))
+        score = torch.log1p(squares.mean((1, 2)))
         return score, no_map(score)
 
     # ------------------------------------------------------------ training
@@ -265,7 +268,7 @@ class FusedDifferNet(nn.Module):
         self.backbone = FusedRotatedPyramid(pyramid, black=-self.input.mean)
         self.vectors = fp32(_StandardMeans(method.mean, method.std))
         self.flow = FusedVectorFlow(method.flow)
-        self.score = fp32(_MeanSquare(method.settings.angles * len(method.mean)))
+        self.score = fp32(_LogMeanSquare(method.settings.angles * len(method.mean)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(*self.backbone(self.input(image)))
@@ -290,12 +293,12 @@ class _StandardMeans(nn.Module):
         return (mean_features(levels) - self.mean) * self.factor
 
 
-class _MeanSquare(nn.Module):
-    """Mean of z^2 over so many values of an image: latents [N * angles, D] to [N]."""
+class _LogMeanSquare(nn.Module):
+    """log(1 + mean z^2) over so many values of an image: latents [N * angles, D] to [N]."""
 
     def __init__(self, values: int) -> None:
         super().__init__()
         self.values = values
 
     def forward(self, z: Tensor) -> Tensor:
-        return (z * z).reshape(-1, self.values).mean(1)
+        return torch.log1p((z * z).reshape(-1, self.values).mean(1))
