@@ -97,7 +97,7 @@ def test_the_score_is_the_logarithm_of_the_mean_square_over_right_angles_and_dim
                 vector = (torch.cat(parts, 1) - model.mean) / model.std
                 squares.append(model.flow(vector)[0].square().mean())
             expected.append(float(torch.stack(squares).mean()))
-    np.testing.assert_allclose(score, np.log1p(expected), rtol=1e-9)
+    np.testing.assert_allclose(score, np.log(np.array(expected) + 1e-4), rtol=1e-9)
     assert anomaly_map.shape == (2, 0, 0)
 
 
@@ -269,7 +269,7 @@ def test_islands_and_clamps_keep_far_images_finite(monkeypatch: pytest.MonkeyPat
     graph = exported(model)
     with torch.inference_mode():
         expected = model(random_images(SIZE, 1))[0]
-    assert float(expected[0].expm1()) > 65504
+    assert float(expected[0].exp()) > 65504
     assert np.isfinite(rounded(graph, islands)).all()
     without_squares = [island for island in islands if island != "/score"]
     assert not np.isfinite(rounded(graph, without_squares)).all()

@@ -26,6 +26,7 @@ from flawline.train.backbones import backbone_facts
 from flawline.train.backbones.pyramid import ImagePyramid
 from flawline.train.blocks.averaged_levels import channel_statistics
 from flawline.train.blocks.cross_scale_flow import SCALES, CrossScaleFlow
+from flawline.train.blocks.flow_scores import log_energy
 from flawline.train.blocks.fused import FusedMethod, Upsample, build_fused, fp32
 from flawline.train.blocks.fused_cross_scale_flow import FusedCrossScaleFlow
 from flawline.train.blocks.stored_levels import StoredLevels, flatten_levels, stored_levels
@@ -133,16 +134,16 @@ class CSFlow(Method):
         """Compute score [N] and map [N, H, W] from latents [N, C, h, w] of each scale.
 
         The energy of an image is the mean of z^2 / 2 over the latents of all scales, that of a
-        position its mean over the channels of the finest scale. Scores and maps are log(1 + energy)
-        of them, which leaves their order as it is: energies of defects are hundreds of times those
-        of good images, and rounding errors are in proportion to them.
+        position its mean over the channels of the finest scale. The authors' code scores by the
+        energies. Here the score is their logarithm (see `log_energy`), and the map is
+        log(1 + energy), which is 0 or more.
         """
         energy = flatten_levels(latents).square().mean(1) / 2
         per_position = torch.log1p(latents[0].square().mean(1, keepdim=True) / 2)
         anomaly_map = F.interpolate(
             per_position, size=self.settings.size, mode="bilinear", align_corners=False
         )
-        return torch.log1p(energy), anomaly_map[:, 0]
+        return log_energy(energy), anomaly_map[:, 0]
 
     def standardised(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """Standardise features [N, C, h, w] of each scale by the statistics of good images."""
@@ -251,7 +252,7 @@ class _Logarithm(nn.Module):
 
 
 class _Score(nn.Module):
-    """log(1 + mean energy of all positions): energies [N, 1, h, w] of each scale to [N]."""
+    """`log_energy` of the mean of all positions: energies [N, 1, h, w] of each scale to [N]."""
 
     def __init__(self, grids: Sequence[tuple[int, int]]) -> None:
         super().__init__()
@@ -261,4 +262,4 @@ class _Score(nn.Module):
         total = first.sum((1, 2, 3))
         for other in others:
             total = total + other.sum((1, 2, 3))
-        return torch.log1p(total * self.share)
+        return log_energy(total * self.share)

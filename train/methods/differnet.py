@@ -30,6 +30,7 @@ from flawline.train.backbones.rotated import (
     rotate_images,
 )
 from flawline.train.blocks.averaged_levels import channel_statistics
+from flawline.train.blocks.flow_scores import log_energy
 from flawline.train.blocks.fused import build_fused, fold_backbone, fp32
 from flawline.train.blocks.patches import collect_features
 from flawline.train.blocks.vector_flow import FusedVectorFlow, VectorFlow
@@ -152,14 +153,12 @@ class DifferNet(Method):
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and an empty map [N, 0, 0] from levels [N * angles, C, h, w].
 
-        The score is log(1 + energy), where the energy is the mean of z^2 over the rotations of an
-        image and all dimensions. The authors' code scores by the energy. The logarithm leaves the
-        order of images as it is: energies of defects are up to a million times those of good
-        images, and rounding errors are in proportion to them.
+        The score is the logarithm of the mean of z^2 over the rotations of an image and all
+        dimensions (see `log_energy`). The authors' code scores by the mean itself.
         """
         z, _ = self.flow((mean_features(levels) - self.mean) / self.std)
         squares = z.square().view(-1, self.settings.angles, z.shape[1])
-        score = torch.log1p(squares.mean((1, 2)))
+        score = log_energy(squares.mean((1, 2)))
         return score, no_map(score)
 
     # ------------------------------------------------------------ training
@@ -268,7 +267,7 @@ class FusedDifferNet(nn.Module):
         self.backbone = FusedRotatedPyramid(pyramid, black=-self.input.mean)
         self.vectors = fp32(_StandardMeans(method.mean, method.std))
         self.flow = FusedVectorFlow(method.flow)
-        self.score = fp32(_LogMeanSquare(method.settings.angles * len(method.mean)))
+        self.score = fp32(_Score(method.settings.angles * len(method.mean)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(*self.backbone(self.input(image)))
@@ -293,12 +292,12 @@ class _StandardMeans(nn.Module):
         return (mean_features(levels) - self.mean) * self.factor
 
 
-class _LogMeanSquare(nn.Module):
-    """log(1 + mean z^2) over so many values of an image: latents [N * angles, D] to [N]."""
+class _Score(nn.Module):
+    """`log_energy` of the mean z^2 of so many values: latents [N * angles, D] to [N]."""
 
     def __init__(self, values: int) -> None:
         super().__init__()
         self.values = values
 
     def forward(self, z: Tensor) -> Tensor:
-        return torch.log1p((z * z).reshape(-1, self.values).mean(1))
+        return log_energy((z * z).reshape(-1, self.values).mean(1))
