@@ -226,16 +226,20 @@ def test_tilted_rotations_are_exported_exactly() -> None:
     assert_fused_equals_literal(net(angles=8), random_images(SIZE, 2))
 
 
-def test_no_value_is_moved_in_the_flow_and_the_score_is_one_mean() -> None:
+def test_the_graph_has_no_node_too_many() -> None:
+    """Per block, two gathers and one Concat; per half of it, four products and one Split."""
     kinds = node_types(light_graph())
-    assert not {"Gather", "Split", "Shape", "Expand", "Resize", "Unsqueeze"} & set(kinds)
+    assert not {"Shape", "Expand", "Resize", "Unsqueeze"} & set(kinds)
+    assert kinds["Gather"] == 2 * 2
     # Of three feature maps and of the squares.
     assert kinds["ReduceMean"] == 4
     assert kinds["Atan"] == kinds["Exp"] == 2 * 2
-    assert kinds["Gemm"] == 5 * 2 * 2
-    assert kinds["Concat"] == 2
+    assert kinds["Gemm"] == 4 * 2 * 2
+    assert kinds["Split"] == 2 * 2
+    # Of the rotations, the scales and the halves.
+    assert kinds["Concat"] == 2 + 2
     tilted = node_types(exported(net(angles=8)))
-    assert tilted["Gather"] == 1  # all angles below 90 degrees
+    assert tilted["Gather"] == 2 * 2 + 1  # all angles below 90 degrees
     assert "Shape" not in tilted
 
 
@@ -292,7 +296,9 @@ def test_fp16_is_within_the_tolerance_of_scores_far_from_the_threshold() -> None
 
 def test_the_islands_are_means_affine_maps_and_squares() -> None:
     islands = fp32_islands(net().fused())
-    affine = [f"/flow/half_blocks.{number}/affine" for number in range(4)]
+    affine = []
+    for number in range(2):
+        affine += [f"/flow/blocks.{number}/{half}/affine" for half in ("to_first", "to_second")]
     assert sorted(islands) == sorted(["/vectors", "/score", *affine])
 
 
