@@ -226,7 +226,9 @@ def nodes_of(model: CSFlow) -> list[Any]:
 
 def test_the_graph_has_no_node_too_many() -> None:
     """Per half of a block and scale: two convolutions, to which a finer scale adds one."""
-    nodes = nodes_of(net(kernels=(3, 3)))
+    model = net(kernels=(3, 3))
+    model.mean.fill_(0.5)
+    nodes = nodes_of(model)
     halves = 2 * 2
     # Products with matrices would take longer, and in BF16 they would round the latent.
     permutations = counted(n for n in nodes if "/permutations." in n.name)
@@ -262,6 +264,14 @@ def test_the_graph_has_no_node_too_many() -> None:
     assert sum("layer3.1.conv2.weight" in name for name in names) == 1
 
 
+def test_features_that_are_not_standardised_cost_no_node_and_no_island() -> None:
+    model = net(kernels=(3,), standardised=False)
+    data = exported(model)
+    assert not [n for n in onnx.load_model_from_string(data).graph.node if "standard" in n.name]
+    # An island without a node would be refused.
+    to_fp16(data, fp32_islands(model.fused()))
+
+
 # ---------------------------------------------------------------- FP16
 
 
@@ -294,6 +304,7 @@ def test_islands_keep_an_anomaly_finite() -> None:
 
 def test_the_chain_of_affines_stays_fp32() -> None:
     model = net()
+    model.mean.fill_(0.5)
     data = exported(model)
     islands = fp32_islands(model.fused())
     parts = {island.rsplit("/", 1)[-1].split(".")[0] for island in islands}

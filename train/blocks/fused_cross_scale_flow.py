@@ -45,7 +45,7 @@ class FusedCrossScaleFlow(nn.Module):
         super().__init__()
         self.standardise = nn.ModuleList()
         for mean_of_scale, std_of_scale in zip(mean, std, strict=True):
-            self.standardise.append(fp32(_standardisation(mean_of_scale, std_of_scale)))
+            self.standardise.append(_standardisation(mean_of_scale, std_of_scale))
         self.blocks = nn.ModuleList()
         for block in flow.blocks:
             assert isinstance(block, CrossScaleBlock)
@@ -201,14 +201,19 @@ class _EnergyOfHalves(nn.Module):
         return energy
 
 
-def _standardisation(mean: Tensor, std: Tensor) -> nn.Conv2d:
-    """Return (x - mean) / std of [N, C, h, w] as a depthwise 1x1 convolution; mean, std: [C]."""
+def _standardisation(mean: Tensor, std: Tensor) -> nn.Module:
+    """Return (x - mean) / std of [N, C, h, w] as a depthwise 1x1 convolution; mean, std: [C].
+
+    Features that are not standardised have a mean of 0 and a deviation of 1, and need none.
+    """
+    if not mean.any() and bool((std == 1).all()):
+        return nn.Identity()
     channels = len(mean)
     layer = nn.Conv2d(channels, channels, 1, groups=channels)
     layer.weight.data = (1 / std)[:, None, None, None]
     assert layer.bias is not None
     layer.bias.data = -mean / std
-    return layer
+    return fp32(layer)
 
 
 def _convolution(weight: Tensor, bias: Tensor | None, stride: int = 1) -> nn.Conv2d:
