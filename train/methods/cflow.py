@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from flawline.options import option
 from flawline.runtime.image import Geometry
-from flawline.train.backbones import backbone_facts, create_backbone
+from flawline.train.backbones import backbone_facts, create_backbone, require_levels
 from flawline.train.blocks.fused import (
     FusedMethod,
     Largest,
@@ -235,7 +235,9 @@ def _levels(settings: CFlowSettings) -> tuple[int, ...]:
 def _schedule(settings: CFlowSettings, images: int) -> PositionSchedule:
     """Return the order of the steps over so many images."""
     grids = []
-    for level in _levels(settings):
+    levels = _levels(settings)
+    require_levels(settings.backbone, levels)
+    for level in levels:
         stride = backbone_facts(settings.backbone).levels[level].stride
         height, width = settings.size
         grids.append((-(-height // stride), -(-width // stride)))
