@@ -6,9 +6,10 @@ weights that are best on the test images, and takes the maxima that normalise th
 images, too. Here the last weights are kept, and the maxima are those of the good images of the
 training.
 
-The light setting reads layer2 and layer3, has fewer couplings, and computes features once, so that
-training images are not rotated. Its levels take equally many steps: with steps for every position,
-the coarser level gets a fifth of them, and its likelihoods stay behind.
+The light setting reads layer2 and layer3, has half as many couplings, and computes features once,
+so that training images are not rotated. It trains for 2000 steps of twice as many positions, with
+ten times the learning rate. Its levels take equally many steps: with steps for every position, the
+coarser level gets a fifth of them, and its likelihoods stay behind.
 """
 
 from __future__ import annotations

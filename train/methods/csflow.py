@@ -4,7 +4,8 @@ Rudolph et al., "Fully convolutional cross-scale-flows for image-based defect de
 with the constants of the authors' code (marco-rudolph/cs-flow): EfficientNet-B5 on images of 768,
 384 and 192 pixels. Unlike the authors, who report the best result on test images of any epoch, the
 weights of the last step count. The light setting is a ResNet on images of 256, 128 and 64 pixels
-with a small flow, whose features are standardised first.
+with a small flow, whose features are standardised first and get noise in training. Its learning
+rate is 25 times as high and falls to zero.
 """
 
 from __future__ import annotations
