@@ -88,6 +88,12 @@ def test_a_backbone_of_one_size_is_refused() -> None:
         CSFlow(settings)
 
 
+def test_a_backbone_whose_maps_are_not_halves_of_each_other_is_refused() -> None:
+    """The poolings of AlexNet are not padded: 23, 11 and 5 positions."""
+    with torch.device("meta"), pytest.raises(TrainError, match=r"have 23 and 11 columns, .* half"):
+        CSFlow(CSFlow.settings_for("alexnet"))
+
+
 # ---------------------------------------------------------------- the literal pipeline
 
 

@@ -3,6 +3,11 @@
 Rudolph et al., "Same same but DifferNet: semi-supervised defect detection with normalizing flows"
 (WACV 2021), with the constants of the authors' code (marco-rudolph/differnet). It scores images as
 a whole and has no anomaly map.
+
+The light setting is a ResNet on images of 256, 128 and 64 pixels, which are rotated by right angles
+alone, in training as in the test. It has half as many blocks, with networks an eighth as wide,
+whose features are standardised first and get noise in training. Its learning rate is five times as
+high.
 """
 
 from __future__ import annotations
