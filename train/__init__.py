@@ -24,6 +24,7 @@ METHODS = {
     "differnet": "flawline.train.methods.differnet:DifferNet",
     "ae_ssim": "flawline.train.methods.ae_ssim:AESSIM",
     "riad": "flawline.train.methods.riad:RIAD",
+    "intra": "flawline.train.methods.intra:InTra",
 }
 
 

@@ -26,6 +26,7 @@ from flawline.train.blocks.fused import FoldedInput, Largest, build_fused, fold_
 from flawline.train.blocks.gradient_similarity import (
     GradientResidual,
     gradient_loss,
+    mean_matrix,
     similarity_map,
 )
 from flawline.train.blocks.inpainting_unet import UNIT, InpaintingUNet
@@ -128,7 +129,7 @@ class RIAD(Method):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = normalised(image, self.dtype)
-        return self.judge(x, [self.reconstruct(x, kept) for kept in self.kept.split(PARTS)])
+        return self.judge(x, [self.reconstruct(x, kept) for kept in torch.split(self.kept, PARTS)])
 
     def judge(self, x: Tensor, reconstructions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from images and reconstructions, [N, 3, H, W] each.
@@ -221,8 +222,9 @@ class FusedRIAD(nn.Module):
         self.input = FoldedInput(torch.full((3,), GREY, dtype=torch.float64))
         self.backbone = _Passes(method.kept, fold_batchnorm(method.network))
         self.completed = fp32(_Completed(method.kept))
-        filters = (mean_matrix(method.settings.size[0]), mean_matrix(method.settings.size[1]))
-        residual = GradientResidual(method.settings.size, SCALES, len(CELLS), filters)
+        size = method.settings.size
+        filters = (mean_matrix(size[0], FILTER), mean_matrix(size[1], FILTER))
+        residual = GradientResidual(size, SCALES, len(CELLS), filters)
         self.residual = fp32(residual)
         self.largest = fp32(Largest())
 
@@ -248,8 +250,8 @@ class _Passes(nn.Module):
         self.size = (kept.shape[2], kept.shape[3])
         self.register_buffer("kept", kept.double())
         self.network = network
-        first = network.down[0].conv1
-        first.weight.data = first.weight.data / GREY
+        weight = network.first.conv1.weight
+        weight.data = weight.data / GREY
 
     def forward(self, x: Tensor) -> Tensor:
         copies = x[:, None] * self.kept
@@ -271,9 +273,3 @@ class _Completed(nn.Module):
     def forward(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         chosen = (logits.reshape(self.shape) * self.hidden).sum(2)
         return x[:, None] / GREY, torch.tanh(chosen)
-
-
-def mean_matrix(n: int) -> Tensor:
-    """Return the mean filter of a line of n pixels, with 0 beyond its ends, as [n, n], float64."""
-    offsets = torch.arange(n)[:, None] - torch.arange(n)
-    return (offsets.abs() <= FILTER // 2).double() / FILTER
