@@ -66,9 +66,9 @@ class AutoEncoder(nn.Module):
                 drawn = torch.empty_like(module.weight, device="cpu")
                 nn.init.kaiming_normal_(drawn, LEAK, generator=generator)
                 module.weight.copy_(drawn)
-                module.bias.zero_()
-        last = self.decoder[-1]
-        last.bias.copy_(torch.logit(colour, LEAST_LEVEL))
+                nn.init.zeros_(module.get_parameter("bias"))
+        last = self.decoder[-1].get_parameter("bias")
+        last.copy_(torch.logit(colour, LEAST_LEVEL))
 
 
 def _mirrored(decoder: list[nn.Module]) -> list[nn.Module]:

@@ -71,14 +71,15 @@ def dissimilarity(
     y = x + difference
     averaged = mean(torch.cat([x, y, difference, difference * difference, x * x + y * y], 1))
     # Not `chunk`, for which the exporter writes a Shape.
-    mean_x, mean_y, mean_d, square_d, squares = averaged.split(CHANNELS, 1)
+    mean_x, mean_y, mean_d, square_d, squares = torch.split(averaged, CHANNELS, 1)
     # A factor of all variances is the same as its reciprocal at the constant that they meet.
     variances = squares - mean_x * mean_x - mean_y * mean_y
     contrast = (square_d - mean_d * mean_d) / (variances + C2 / sample)
     mean_x = mean_x + centre
     mean_y = mean_y + centre
     luminance = mean_d * mean_d / (mean_x * mean_x + mean_y * mean_y + C1)
-    return luminance + contrast - luminance * contrast
+    result: Tensor = luminance + contrast - luminance * contrast
+    return result
 
 
 class GaussianMean(nn.Module):

@@ -4,6 +4,10 @@ Bergmann, Löwe, Fauser, Sattlegger and Steger, "Improving unsupervised defect s
 applying structural similarity to autoencoders" (VISAPP 2019), with the constants of a public
 re-implementation (plutoyuxie/AutoEncoder-SSIM-for-unsupervised-anomaly-detection). That code
 keeps the weights with the smallest loss on a fifth of the good images; here the last ones are kept.
+
+What the network cannot reconstruct of a good part, such as a fine grid, has the largest residuals.
+The light setting therefore standardises them at every position by their mean and deviation on the
+good images.
 """
 
 from __future__ import annotations
@@ -38,36 +42,58 @@ from flawline.train.blocks.structural_similarity import (
     uniform_mean,
 )
 from flawline.train.loop import Steps, batch_indices, half_cosine, half_precision
-from flawline.train.method import Fit, Method, require_multiple
+from flawline.train.method import Fit, Method, Phase, require_multiple
 
 
 class Training(NamedTuple):
     """How the network is trained.
 
     steps: of the default length. decay: whether the learning rate falls to 0 along half a cosine.
-    turned: the probability of a random rotation, by at most `degrees`.
+    stride: pixels between the windows of the loss. turned: the probability of a random rotation.
+    standardised: whether the map is.
     """
 
     steps: int
     batch: int
     learning_rate: float
     decay: bool
+    stride: int
     turned: float
-    degrees: float
+    standardised: bool
 
 
 TRAININGS = {
-    LIGHT: Training(2000, 16, 1e-3, True, 0.0, 0.0),
-    # 200 passes over 10,000 images that are drawn from the good ones.
-    PUBLISHED: Training(200 * math.ceil(10_000 / 128), 128, 2e-4, False, 0.3, 45.0),
+    LIGHT: Training(
+        steps=1000,
+        batch=8,
+        learning_rate=1e-3,
+        decay=True,
+        stride=3,
+        turned=0.0,
+        standardised=True,
+    ),
+    PUBLISHED: Training(
+        # 200 passes over 10,000 images that are drawn from the good ones.
+        steps=200 * math.ceil(10_000 / 128),
+        batch=128,
+        learning_rate=2e-4,
+        decay=False,
+        stride=1,
+        turned=0.3,
+        standardised=False,
+    ),
 }
 WEIGHT_DECAY = 1e-5
 MIRRORED = 0.3
+# Degrees by which an image is rotated at most.
+DEGREES = 45.0
+# Added to the deviation of the residuals at a position, which may be 0.
+LEAST_DEVIATION = 0.02
 
 
 @dataclass(frozen=True)
 class AESSIMSettings(PictureSettings):
-    """The settings of AE-SSIM."""
+    """The settings of AE-SSIM; the published one is for images of 256 x 256 pixels."""
 
     @property
     def training(self) -> Training:
@@ -84,16 +110,20 @@ class AESSIM(Method):
 
     settings: AESSIMSettings
     colour: Tensor  # [3], BGR from 0 to 1, the mean of the good images
+    offset: Tensor  # [H, W], subtracted from the residuals
+    scale: Tensor  # [H, W], divides them
 
     def __init__(self, settings: AESSIMSettings) -> None:
         super().__init__(settings)
         require_multiple(settings.size, 2 ** halvings(*settings.size), "AE-SSIM")
         self.register_buffer("colour", torch.full((3,), 0.5))
+        self.register_buffer("offset", torch.zeros(settings.size))
+        self.register_buffer("scale", torch.ones(settings.size))
         self.network = AutoEncoder(*settings.size)
 
     @classmethod
     def settings_for(cls, backbone: str) -> AESSIMSettings:
-        return AESSIMSettings("", Geometry("stretch", 256, 256))
+        return AESSIMSettings("", Geometry("stretch", 128, 128))
 
     @classmethod
     def steps(cls, settings: AESSIMSettings, images: int, epochs: int | None) -> int:
@@ -114,17 +144,29 @@ class AESSIM(Method):
     def judge(self, x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from images and reconstructions [N, 3, H, W].
 
-        The map is 1 - SSIM of a window of 11 x 11 pixels, averaged over the channels, and the score
-        its largest value.
+        The map is the residual, standardised in the light setting, and the score its largest value.
         """
-        anomaly_map = (1 - similarity(x, reconstruction, uniform_mean)).mean(1).to(x.dtype)
+        anomaly_map = (self.residual(x, reconstruction) - self.offset) / self.scale
         return anomaly_map.amax((1, 2)), anomaly_map
+
+    def residual(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """Compute 1 - SSIM in windows of 11 x 11 pixels, averaged over the channels: [N, H, W]."""
+        return (1 - similarity(x, reconstruction, uniform_mean)).mean(1).to(x.dtype)
 
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
-        settings = self.settings.training
         phase = fit.phase("training")
+        done = fit.steps
+        if not phase.done:
+            done = self._train(fit, phase)
+        # The second part is short and starts again when it was interrupted.
+        if self.settings.training.standardised:
+            self._standardise(fit)
+        return done
+
+    def _train(self, fit: Fit, phase: Phase) -> int:
+        settings = self.settings.training
         if phase.state is None:
             self.colour.copy_(mean_colour(fit.images))
             self.network.initialise(torch.Generator().manual_seed(fit.seed), self.colour)
@@ -132,7 +174,7 @@ class AESSIM(Method):
             self.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY
         )
         steps = Steps(fit, phase, [optimiser], fit.steps)
-        mean = GaussianMean(*self.settings.size).to(self.device)
+        mean = GaussianMean(*self.settings.size, settings.stride).to(self.device)
 
         def loss_of(step: int, chosen: Any) -> Tensor:
             if settings.decay:
@@ -146,12 +188,28 @@ class AESSIM(Method):
         batches = batch_indices(len(fit.images), settings.batch, fit.seed, steps.start)
         done = steps.run(batches, loss_of)
         self.eval()
+        if done == fit.steps:
+            phase.finish()
         return done
+
+    @torch.inference_mode()
+    def _standardise(self, fit: Fit) -> None:
+        """Set `offset` and `scale` to the mean and the deviation of the good images' residuals."""
+        total = torch.zeros(2, *self.settings.size, dtype=torch.float64, device=self.device)
+        for number, image in enumerate(fit.images, 1):
+            x = planes(torch.from_numpy(image)[None].to(self.device), self.dtype)
+            residual = self.residual(x, self.reconstruct(x))[0].double()
+            total[0] += residual
+            total[1] += residual * residual
+            fit.progress("residuals", number, len(fit.images))
+        mean, square = total / len(fit.images)
+        self.offset.copy_(mean)
+        self.scale.copy_((square - mean * mean).clamp_min(0).sqrt() + LEAST_DEVIATION)
 
     def _augmented(self, image: Image, rng: np.random.Generator) -> Image:
         training = self.settings.training
         flip_rows, flip_columns, turn = rng.random(3) < (MIRRORED, MIRRORED, training.turned)
-        degrees = float(rng.uniform(-training.degrees, training.degrees))
+        degrees = float(rng.uniform(-DEGREES, DEGREES))
         if flip_rows:
             image = image[::-1]
         if flip_columns:
@@ -184,9 +242,8 @@ class FusedAESSIM(nn.Module):
         super().__init__()
         self.input = Planes()
         self.backbone = method.network
-        first = self.backbone.encoder[0]
-        first.weight.data = first.weight.data / 255
-        self.residual = fp32(_Residual(method.colour))
+        self.backbone.get_parameter("encoder.0.weight").data /= 255
+        self.residual = fp32(_Residual(method))
         self.largest = fp32(Largest())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,16 +258,21 @@ class FusedAESSIM(nn.Module):
 
 
 class _Residual(nn.Module):
-    """1 - SSIM, averaged over the channels: [N, H, W]."""
+    """1 - SSIM, averaged over the channels and standardised: [N, H, W]."""
 
     colour: Tensor
+    offset: Tensor
+    factor: Tensor
 
-    def __init__(self, colour: Tensor) -> None:
+    def __init__(self, method: AESSIM) -> None:
         super().__init__()
-        self.register_buffer("colour", colour.view(3, 1, 1).clone())
+        self.register_buffer("colour", method.colour.view(3, 1, 1))
+        self.register_buffer("offset", method.offset)
+        self.register_buffer("factor", 1 / method.scale)
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
         x = x / 255
         difference = torch.sigmoid(logits) - x
         x = x - self.colour
-        return dissimilarity(x, difference, uniform_mean, self.colour, SAMPLE).mean(1)
+        residual = dissimilarity(x, difference, uniform_mean, self.colour, SAMPLE).mean(1)
+        return (residual - self.offset) * self.factor
