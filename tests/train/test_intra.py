@@ -39,6 +39,8 @@ def trained_like(seed: int = 0) -> InTra:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    model.offset.uniform_(0, 1, generator=generator)
+    model.scale.uniform_(0.1, 1, generator=generator)
     return model.eval()
 
 
@@ -134,6 +136,7 @@ def test_forward_by_hand() -> None:
         residual = (1 - similarity_map(x, reconstruction, 3)).mean(1)
     padded = np.pad(residual[0].numpy(), 10)
     expected = np.lib.stride_tricks.sliding_window_view(padded, (21, 21)).mean((2, 3))
+    expected = (expected - model.offset.numpy()) / model.scale.numpy()
     np.testing.assert_allclose(anomaly_map[0], expected, rtol=1e-8)
     assert float(score) == pytest.approx(expected.max(), rel=1e-8)
 
@@ -178,7 +181,7 @@ def test_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loss == pytest.approx(value, rel=1e-4)
 
 
-def test_training_lowers_the_loss() -> None:
+def test_training_lowers_the_loss_and_standardises_the_maps() -> None:
     images = board_images(112, 4)
     batch = torch.from_numpy(np.stack(images))
     losses = []
@@ -189,6 +192,12 @@ def test_training_lowers_the_loss() -> None:
         with torch.inference_mode():
             losses.append(float(model.loss(batch, *windows, GaussianMean(16, 16))))
     assert losses[1] < 0.8 * losses[0]
+    with torch.inference_mode():
+        maps = np.stack([model(torch.from_numpy(image)[None])[1][0] for image in images])
+    np.testing.assert_allclose(maps.mean(0), 0, atol=1e-3)
+    deviation = maps.std(0) * model.scale.numpy()
+    np.testing.assert_allclose(model.scale.numpy() - deviation, 0.01, rtol=2e-2)
+    assert not settings((256, 256), "published").training.standardised
 
 
 def test_the_published_setting_is_that_of_the_code() -> None:
@@ -229,4 +238,4 @@ def test_the_marked_parts_are_those_of_the_specification() -> None:
     for number in range(4):
         for part in ("norm1", "softmax", "norm2"):
             blocks.append(f"/backbone/blocks.{number}/{part}")
-    assert islands == (*blocks, "/backbone/norm", "/residual", "/largest")
+    assert islands == (*blocks, "/backbone/norm", "/residual", "/standardised", "/largest")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from flawline.runtime.image import Geometry, Image
 from flawline.train.blocks.auto_encoder import AutoEncoder, halvings
 from flawline.train.blocks.fused import Largest, build_fused, fp32
+from flawline.train.blocks.good_residuals import residual_statistics
 from flawline.train.blocks.pictures import (
     LIGHT,
     PUBLISHED,
@@ -192,19 +193,16 @@ class AESSIM(Method):
             phase.finish()
         return done
 
-    @torch.inference_mode()
     def _standardise(self, fit: Fit) -> None:
         """Set `offset` and `scale` to the mean and the deviation of the good images' residuals."""
-        total = torch.zeros(2, *self.settings.size, dtype=torch.float64, device=self.device)
-        for number, image in enumerate(fit.images, 1):
-            x = planes(torch.from_numpy(image)[None].to(self.device), self.dtype)
-            residual = self.residual(x, self.reconstruct(x))[0].double()
-            total[0] += residual
-            total[1] += residual * residual
-            fit.progress("residuals", number, len(fit.images))
-        mean, square = total / len(fit.images)
+
+        def residual_of(image: Tensor) -> Tensor:
+            x = planes(image, self.dtype)
+            return self.residual(x, self.reconstruct(x))
+
+        mean, deviation = residual_statistics(fit.images, residual_of, self.device, fit.progress)
         self.offset.copy_(mean)
-        self.scale.copy_((square - mean * mean).clamp_min(0).sqrt() + LEAST_DEVIATION)
+        self.scale.copy_(deviation + LEAST_DEVIATION)
 
     def _augmented(self, image: Image, rng: np.random.Generator) -> Image:
         training = self.settings.training

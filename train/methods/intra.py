@@ -4,6 +4,9 @@ Pirnay and Chai, "Inpainting transformer for anomaly detection" (ICIAP 2022), wi
 a public re-implementation (jhy12/inpainting-transformer) and the paper's weights of the loss. That
 code also flips and distorts images in training, and its windows in an inspection are not centred on
 their patches; both are left out.
+
+The light setting standardises the residuals at every position by their mean and deviation on the
+good images, since they are largest where a good part cannot be predicted.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch.nn import functional as F
 
 from flawline.runtime.image import Geometry
 from flawline.train.blocks.fused import Largest, build_fused, fp32
+from flawline.train.blocks.good_residuals import Standardised, residual_statistics
 from flawline.train.blocks.gradient_similarity import (
     GradientResidual,
     gradient_loss,
@@ -46,12 +50,14 @@ from flawline.train.blocks.pictures import (
 )
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
 from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
-from flawline.train.method import Fit, Method, require_multiple
+from flawline.train.method import Fit, Method, Phase, require_multiple
 
 SCALES = 3
 # Side of the mean filter of the map, in pixels.
 FILTER = 21
 WEIGHT_DECAY = 1e-5
+# Added to the deviation of the residuals at a position, which may be 0.
+LEAST_DEVIATION = 0.01
 # Of the means of 1 - MSGMS and 1 - SSIM in the loss.
 SIMILARITY_WEIGHT = 0.01
 
@@ -61,7 +67,7 @@ class Training(NamedTuple):
 
     steps: of the default length; None for EPOCHS. batch: images per step. windows: that are read
     of each of them. decay: whether the learning rate falls to 0 along half a cosine; otherwise the
-    last third of the training has a tenth of it.
+    last third of the training has a tenth of it. standardised: whether the map is.
     """
 
     width: int
@@ -72,18 +78,19 @@ class Training(NamedTuple):
     windows: int
     learning_rate: float
     decay: bool
+    standardised: bool
 
 
 EPOCHS = 2000
 TRAININGS = {
-    LIGHT: Training(96, 4, 4, 2000, 8, 8, 1e-3, True),
-    PUBLISHED: Training(512, 8, 13, None, 256, 1, 1e-4, False),
+    LIGHT: Training(96, 4, 4, 1500, 8, 8, 1e-3, True, True),
+    PUBLISHED: Training(512, 8, 13, None, 256, 1, 1e-4, False, False),
 }
 
 
 @dataclass(frozen=True)
 class InTraSettings(PictureSettings):
-    """The settings of InTra."""
+    """The settings of InTra; the published one is for images of 256 x 256 pixels."""
 
     @property
     def training(self) -> Training:
@@ -105,6 +112,8 @@ class InTra(Method):
     trains_on_pixels: ClassVar[bool] = True
 
     settings: InTraSettings
+    offset: Tensor  # [H, W], subtracted from the residuals
+    scale: Tensor  # [H, W], divides them
     table: Tensor  # int64 [patches, 49], the window of each patch
 
     def __init__(self, settings: InTraSettings) -> None:
@@ -113,13 +122,15 @@ class InTra(Method):
         training = settings.training
         table = window_table(*settings.grid)
         self.register_buffer("table", table, persistent=False)
+        self.register_buffer("offset", torch.zeros(settings.size))
+        self.register_buffer("scale", torch.ones(settings.size))
         self.network = InpaintingTransformer(
             training.width, training.heads, training.blocks, len(table)
         )
 
     @classmethod
     def settings_for(cls, backbone: str) -> InTraSettings:
-        return InTraSettings("", Geometry("stretch", 256, 256))
+        return InTraSettings("", Geometry("stretch", 128, 128))
 
     @classmethod
     def steps(cls, settings: InTraSettings, images: int, epochs: int | None) -> int:
@@ -146,18 +157,33 @@ class InTra(Method):
     def judge(self, x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from images and reconstructions [N, 3, H, W].
 
-        The map is 1 - MSGMS, averaged over the channels and then over 21 x 21 pixels, with 0 beyond
-        the border. The score is its largest value.
+        The map is the residual, standardised in the light setting, and the score its largest value.
+        """
+        anomaly_map = (self.residual(x, reconstruction) - self.offset) / self.scale
+        return anomaly_map.amax((1, 2)), anomaly_map
+
+    def residual(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """Compute 1 - MSGMS, averaged over the channels and then over 21 x 21 pixels: [N, H, W].
+
+        It is 0 beyond the border.
         """
         residual = (1 - similarity_map(x, reconstruction, SCALES)).mean(1)
-        anomaly_map = F.avg_pool2d(residual, FILTER, 1, FILTER // 2)
-        return anomaly_map.amax((1, 2)), anomaly_map
+        return F.avg_pool2d(residual, FILTER, 1, FILTER // 2)
 
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
-        settings = self.settings.training
         phase = fit.phase("training")
+        done = fit.steps
+        if not phase.done:
+            done = self._train(fit, phase)
+        # The second part is short and starts again when it was interrupted.
+        if self.settings.training.standardised:
+            self._standardise(fit)
+        return done
+
+    def _train(self, fit: Fit, phase: Phase) -> int:
+        settings = self.settings.training
         if phase.state is None:
             colour = mean_colour(fit.images).float()
             self.network.initialise(torch.Generator().manual_seed(fit.seed), colour)
@@ -178,7 +204,20 @@ class InTra(Method):
         batches = batch_indices(len(fit.images), settings.batch, fit.seed, steps.start)
         done = steps.run(batches, loss_of)
         self.eval()
+        if done == fit.steps:
+            phase.finish()
         return done
+
+    def _standardise(self, fit: Fit) -> None:
+        """Set `offset` and `scale` to the mean and the deviation of the good images' residuals."""
+
+        def residual_of(image: Tensor) -> Tensor:
+            x = planes(image, self.dtype)
+            return self.residual(x, self.reconstruct(x))
+
+        mean, deviation = residual_statistics(fit.images, residual_of, self.device, fit.progress)
+        self.offset.copy_(mean)
+        self.scale.copy_(deviation + LEAST_DEVIATION)
 
     def _learning_rate(self, share: float) -> float:
         """Return the learning rate after a share of the training, from 0 to 1."""
@@ -239,6 +278,7 @@ class FusedInTra(nn.Module):
         self.backbone = FusedInpaintingTransformer(method.network, method.table, 255)
         filters = (mean_matrix(size[0], FILTER), mean_matrix(size[1], FILTER))
         self.residual = fp32(_Residual(GradientResidual(size, SCALES, 1, filters)))
+        self.standardised = fp32(Standardised(method.offset, method.scale))
         self.largest = fp32(Largest())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,7 +288,7 @@ class FusedInTra(nn.Module):
 
     def head(self, x: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from images from 0 to 255 and predicted patches."""
-        anomaly_map = self.residual(x, image_of(patches, self.size))
+        anomaly_map = self.standardised(self.residual(x, image_of(patches, self.size)))
         return self.largest(anomaly_map), anomaly_map
 
 

@@ -5,6 +5,9 @@ Recognition 2021), with the constants of a public re-implementation (taikiinoue4
 draws new masks for every test image and keeps the weights with the smallest loss on a part of the
 good images. Here the masks of an inspection are drawn once, with the seed of the training, because
 an exported graph must give the same score for the same image, and the last weights are kept.
+
+The light setting standardises the residuals at every position by their mean and deviation on the
+good images, since they are largest where a good part cannot be completed.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawline.runtime.image import Geometry, Image
+from flawline.runtime.image import Geometry
 from flawline.train.backbones.torchvision_files import initialise
 from flawline.train.blocks.disjoint_masks import disjoint_masks
 from flawline.train.blocks.fused import FoldedInput, Largest, build_fused, fold_batchnorm, fp32
+from flawline.train.blocks.good_residuals import Standardised, residual_statistics
 from flawline.train.blocks.gradient_similarity import (
     GradientResidual,
     gradient_loss,
@@ -30,10 +34,10 @@ from flawline.train.blocks.gradient_similarity import (
     similarity_map,
 )
 from flawline.train.blocks.inpainting_unet import UNIT, InpaintingUNet
-from flawline.train.blocks.pictures import LIGHT, PUBLISHED, PictureSettings, random_crop
+from flawline.train.blocks.pictures import LIGHT, PUBLISHED, PictureSettings
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
 from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
-from flawline.train.method import Fit, Method, require_multiple
+from flawline.train.method import Fit, Method, Phase, require_multiple
 
 # Sides of the hidden cells in pixels, and parts into which the cells of each side are divided.
 CELLS = (2, 4, 8, 16)
@@ -43,47 +47,40 @@ SCALES = 4
 FILTER = 21
 GREY = 127.5
 WEIGHT_DECAY = 1e-5
+# Added to the deviation of the residuals at a position, which may be 0.
+LEAST_DEVIATION = 0.01
 
 
 class Training(NamedTuple):
     """The width of the network, and how it is trained.
 
-    steps: of the default length; None for EPOCHS. crop: side of the part of an image that a step
-    reads, or None for whole images. decay: whether the learning rate falls to 0 along half a
-    cosine.
+    steps: of the default length; None for EPOCHS. decay: whether the learning rate falls to 0 along
+    half a cosine. standardised: whether the map is.
     """
 
     width: int
     steps: int | None
     batch: int
-    crop: int | None
     learning_rate: float
     decay: bool
+    standardised: bool
 
 
 EPOCHS = 300
 TRAININGS = {
-    LIGHT: Training(8, 1500, 8, 64, 1e-3, True),
-    PUBLISHED: Training(64, None, 4, None, 1e-4, False),
+    LIGHT: Training(8, 600, 4, 2e-3, True, True),
+    PUBLISHED: Training(64, None, 4, 1e-4, False, False),
 }
 
 
 @dataclass(frozen=True)
 class RIADSettings(PictureSettings):
-    """The settings of RIAD."""
+    """The settings of RIAD; the published one is for images of 256 x 256 pixels."""
 
     @property
     def training(self) -> Training:
         """The width of the network, and how it is trained."""
         return TRAININGS[self.setting]
-
-    @property
-    def crop(self) -> tuple[int, int]:
-        """Height and width of what a step of the training reads, in pixels."""
-        side = self.training.crop
-        if side is None:
-            return self.size
-        return min(side, self.size[0]), min(side, self.size[1])
 
 
 class RIAD(Method):
@@ -94,6 +91,8 @@ class RIAD(Method):
     trains_on_pixels: ClassVar[bool] = True
 
     settings: RIADSettings
+    offset: Tensor  # [H, W], subtracted from the residuals
+    scale: Tensor  # [H, W], divides them
     kept: Tensor  # bool [12, 1, H, W], the masks of an inspection, those of one size in succession
 
     def __init__(self, settings: RIADSettings) -> None:
@@ -101,12 +100,14 @@ class RIAD(Method):
         require_multiple(settings.size, UNIT, "RIAD")
         masks = torch.zeros(len(CELLS) * PARTS, 1, *settings.size, dtype=torch.bool)
         self.register_buffer("kept", masks)
+        self.register_buffer("offset", torch.zeros(settings.size))
+        self.register_buffer("scale", torch.ones(settings.size))
         self.network = InpaintingUNet(settings.training.width)
         self._draw_masks(0)
 
     @classmethod
     def settings_for(cls, backbone: str) -> RIADSettings:
-        return RIADSettings("", Geometry("stretch", 256, 256))
+        return RIADSettings("", Geometry("stretch", 128, 128))
 
     @classmethod
     def steps(cls, settings: RIADSettings, images: int, epochs: int | None) -> int:
@@ -117,7 +118,14 @@ class RIAD(Method):
 
     # ------------------------------------------------------------ the literal pipeline
 
-    def reconstruct(self, x: Tensor, kept: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor) -> list[Tensor]:
+        """Compute the reconstructions of images with the masks of an inspection, [N, 3, H, W] each.
+
+        There is one for each of CELLS.
+        """
+        return [self.complete(x, kept) for kept in torch.split(self.kept, PARTS)]
+
+    def complete(self, x: Tensor, kept: Tensor) -> Tensor:
         """Complete every part of images [N, 3, H, W] from the rest; kept: masks [PARTS, 1, H, W].
 
         The images are from -1 to 1, and hidden pixels are 0, a medium grey.
@@ -129,25 +137,40 @@ class RIAD(Method):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = normalised(image, self.dtype)
-        return self.judge(x, [self.reconstruct(x, kept) for kept in torch.split(self.kept, PARTS)])
+        return self.judge(x, self.reconstruct(x))
 
     def judge(self, x: Tensor, reconstructions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from images and reconstructions, [N, 3, H, W] each.
 
-        The map is 1 - MSGMS, averaged over channels and reconstructions and then over 21 x 21
-        pixels, with 0 beyond the border. The score is its largest value.
+        The map is the residual, standardised in the light setting, and the score its largest value.
+        """
+        anomaly_map = (self.residual(x, reconstructions) - self.offset) / self.scale
+        return anomaly_map.amax((1, 2)), anomaly_map
+
+    def residual(self, x: Tensor, reconstructions: Sequence[Tensor]) -> Tensor:
+        """Compute 1 - MSGMS, averaged over channels, reconstructions and 21 x 21 pixels: [N, H, W].
+
+        It is 0 beyond the border.
         """
         maps = []
         for reconstruction in reconstructions:
             maps.append((1 - similarity_map(x, reconstruction, SCALES)).mean(1))
-        anomaly_map = F.avg_pool2d(torch.stack(maps).mean(0), FILTER, 1, FILTER // 2)
-        return anomaly_map.amax((1, 2)), anomaly_map
+        return F.avg_pool2d(torch.stack(maps).mean(0), FILTER, 1, FILTER // 2)
 
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
-        settings = self.settings.training
         phase = fit.phase("training")
+        done = fit.steps
+        if not phase.done:
+            done = self._train(fit, phase)
+        # The second part is short and starts again when it was interrupted.
+        if self.settings.training.standardised:
+            self._standardise(fit)
+        return done
+
+    def _train(self, fit: Fit, phase: Phase) -> int:
+        settings = self.settings.training
         if phase.state is None:
             initialise(self.network, fit.seed)
             self._draw_masks(fit.seed)
@@ -155,27 +178,36 @@ class RIAD(Method):
             self.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY
         )
         steps = Steps(fit, phase, [optimiser], fit.steps)
-        mean = GaussianMean(*self.settings.crop).to(self.device)
+        mean = GaussianMean(*self.settings.size).to(self.device)
 
         def loss_of(step: int, chosen: Indices) -> Tensor:
             if settings.decay:
                 rate = settings.learning_rate * half_cosine(step / fit.steps)
                 optimiser.param_groups[0]["lr"] = rate
             rng = np.random.default_rng((fit.seed, 1, step))
-            images = [self._cropped(fit.images[index], rng) for index in chosen]
+            images = [fit.images[index] for index in chosen]
             cell = int(rng.choice(CELLS))
-            kept = disjoint_masks(self.settings.crop, cell, PARTS, rng)
+            kept = disjoint_masks(self.settings.size, cell, PARTS, rng)
             return self.loss(torch.from_numpy(np.stack(images)), kept, mean)
 
         self.train()
         batches = batch_indices(len(fit.images), settings.batch, fit.seed, steps.start)
         done = steps.run(batches, loss_of)
         self.eval()
+        if done == fit.steps:
+            phase.finish()
         return done
 
-    def _cropped(self, image: Image, rng: np.random.Generator) -> Image:
-        crop: Image = image[random_crop(image.shape, max(self.settings.crop), rng)]
-        return crop
+    def _standardise(self, fit: Fit) -> None:
+        """Set `offset` and `scale` to the mean and the deviation of the good images' residuals."""
+
+        def residual_of(image: Tensor) -> Tensor:
+            x = normalised(image, self.dtype)
+            return self.residual(x, self.reconstruct(x))
+
+        mean, deviation = residual_statistics(fit.images, residual_of, self.device, fit.progress)
+        self.offset.copy_(mean)
+        self.scale.copy_(deviation + LEAST_DEVIATION)
 
     def _draw_masks(self, seed: int) -> None:
         """Draw the masks of an inspection."""
@@ -226,6 +258,7 @@ class FusedRIAD(nn.Module):
         filters = (mean_matrix(size[0], FILTER), mean_matrix(size[1], FILTER))
         residual = GradientResidual(size, SCALES, len(CELLS), filters)
         self.residual = fp32(residual)
+        self.standardised = fp32(Standardised(method.offset, method.scale))
         self.largest = fp32(Largest())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,7 +268,7 @@ class FusedRIAD(nn.Module):
 
     def head(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from images minus grey and logits [12N, 3, H, W]."""
-        anomaly_map = self.residual(*self.completed(x, logits))
+        anomaly_map = self.standardised(self.residual(*self.completed(x, logits)))
         return self.largest(anomaly_map), anomaly_map
 
 
