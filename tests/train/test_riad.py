@@ -169,7 +169,7 @@ def test_the_published_setting_is_that_of_the_code() -> None:
     light = RIAD.settings_for("")
     assert light.setting == "light"
     assert RIAD.steps(light, 200, None) < 300 * 50
-    assert RIAD.steps(light, 200, 2) == 2 * 25
+    assert RIAD.steps(light, 200, 2) == 2 * 50
 
 
 # ---------------------------------------------------------------- the exported form
