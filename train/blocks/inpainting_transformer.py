@@ -19,6 +19,19 @@ PIXELS = 3 * PATCH * PATCH
 TOKENS = WINDOW * WINDOW
 
 
+class Perceptron(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, hidden: int, result: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, hidden)
+        self.last = nn.Linear(hidden, result)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(F.gelu(self.first(x)))
+        return result
+
+
 class SelfAttention(nn.Module):
     """Self-attention over tokens [B, T, D] whose queries and keys come from a network each.
 
@@ -28,12 +41,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width // 2)
-        )
-        self.key = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width // 2)
-        )
+        self.query = Perceptron(width, 2 * width, width // 2)
+        self.key = Perceptron(width, 2 * width, width // 2)
         self.value = nn.Linear(width, width)
         self.project = nn.Linear(width, width)
 
@@ -58,9 +67,7 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attention = SelfAttention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.network = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        self.network = Perceptron(width, 4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
@@ -194,18 +201,18 @@ class _FusedBlock(nn.Module):
         self.heads = attention.heads
         self.width = attention.project.in_features
         self.norm1 = fp32(_Normalise(self.width, block.norm1.eps))
-        first = [attention.query[0], attention.key[0], attention.value]
+        first = [attention.query.first, attention.key.first, attention.value]
         self.first = _after_norm(block.norm1, first)
-        self.query = attention.query[2]
+        self.query = attention.query.last
         factor = (self.width // (2 * self.heads)) ** -0.5
         self.query.weight.data = self.query.weight.data * factor
         self.query.bias.data = self.query.bias.data * factor
-        self.key = attention.key[2]
+        self.key = attention.key.last
         self.softmax = fp32(_Softmax())
         self.project = attention.project
         self.norm2 = fp32(_Normalise(self.width, block.norm2.eps))
-        self.grow = _after_norm(block.norm2, [block.network[0]])
-        self.shrink = block.network[2]
+        self.grow = _after_norm(block.norm2, [block.network.first])
+        self.shrink = block.network.last
 
     def forward(self, x: Tensor, table: Tensor | None) -> Tensor:
         """Compute the block for windows [B, 49, D], or for the windows of tokens [N, T, D].
@@ -213,8 +220,8 @@ class _FusedBlock(nn.Module):
         table: the numbers of the tokens of all windows, one window after the other, or None.
         """
         width = self.width
-        inner, value = self.first(self.norm1(x)).split((4 * width, width), 2)
-        from_query, from_key = F.gelu(inner).split((2 * width, 2 * width), 2)
+        inner, value = torch.split(self.first(self.norm1(x)), [4 * width, width], 2)
+        from_query, from_key = torch.split(F.gelu(inner), 2 * width, 2)
         query = self.query(from_query)
         key = self.key(from_key)
         if table is not None:
