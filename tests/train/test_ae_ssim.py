@@ -85,15 +85,15 @@ def test_an_unknown_setting_is_refused() -> None:
 
 def test_forward_by_hand() -> None:
     model = unfitted().double()
-    model.offset.uniform_(0, 1)
-    model.scale.uniform_(0.1, 1)
+    model.standardised.offset.uniform_(0, 1)
+    model.standardised.scale.uniform_(0.1, 1)
     image = random_images(SIZE)
     with torch.inference_mode():
         score, anomaly_map = model(image)
         x = image.double().permute(0, 3, 1, 2) / 255
         reconstruction = 1 / (1 + torch.exp(-model.network(x)))
         expected = 1 - similarity(x, reconstruction, uniform_mean).mean(1)
-        expected = (expected - model.offset) / model.scale
+        expected = (expected - model.standardised.offset) / model.standardised.scale
     np.testing.assert_allclose(anomaly_map, expected, rtol=1e-9)
     np.testing.assert_allclose(score, expected.amax((1, 2)), rtol=1e-9)
 
@@ -121,14 +121,15 @@ def test_the_maps_of_the_training_images_are_standardised_in_the_light_setting_o
     with torch.inference_mode():
         _, maps = model(torch.from_numpy(np.stack(images)))
     np.testing.assert_allclose(maps.mean(0), 0, atol=1e-4)
-    residuals = model.offset + maps * model.scale
-    expected = maps.std(0, correction=0) * model.scale
+    offset, scale = model.standardised.offset, model.standardised.scale
+    residuals = offset + maps * scale
+    expected = maps.std(0, correction=0) * scale
     np.testing.assert_allclose(residuals.std(0, correction=0), expected, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(model.scale - expected, 0.02, rtol=1e-2)
+    np.testing.assert_allclose(scale - expected, 0.02, rtol=1e-2)
     published = unfitted(setting="published")
     fit_method(published, images, 1)
-    assert not published.offset.any()
-    assert bool((published.scale == 1).all())
+    assert not published.standardised.offset.any()
+    assert bool((published.standardised.scale == 1).all())
 
 
 def test_published_lengths() -> None:

@@ -66,12 +66,15 @@ def test_a_size_that_32_does_not_divide_is_refused() -> None:
 
 def test_forward_by_hand() -> None:
     model = trained_like(unfitted()).double()
+    model.standardised.offset.uniform_(0, 1)
+    model.standardised.scale.uniform_(0.1, 1)
     image = random_images(SIZE)
     with torch.inference_mode():
         score, anomaly_map = model(image)
         x = image.double().permute(0, 3, 1, 2) / 255
         logits = model.difference(torch.cat([model.reconstruction(x), x], 1)).numpy()
     expected = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    expected = (expected - model.standardised.offset.numpy()) / model.standardised.scale.numpy()
     np.testing.assert_allclose(anomaly_map, expected, rtol=1e-9)
     np.testing.assert_allclose(score, largest_mean(torch.from_numpy(expected)), rtol=1e-9)
 
@@ -138,6 +141,23 @@ def test_the_published_rate_falls_twice_and_the_light_one_along_a_cosine() -> No
     assert [draem._rate(LIGHT, share) for share in (0, 0.5)] == pytest.approx([1, 0.5])
 
 
+def test_the_maps_of_the_training_images_are_standardised_in_the_light_setting_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = board_images(SIZE, 4)
+    model = unfitted()
+    fit_method(model, images, 2)
+    with torch.inference_mode():
+        _, maps = model(torch.from_numpy(np.stack(images)))
+    np.testing.assert_allclose(maps.mean(0), 0, atol=1e-4)
+    assert float(maps.std()) > 0.01
+    monkeypatch.setitem(draem.TRAININGS, "light", LIGHT._replace(standardised=False))
+    plain = unfitted()
+    fit_method(plain, images, 1)
+    assert not plain.standardised.offset.any()
+    assert not draem.TRAININGS["published"].standardised
+
+
 def test_both_networks_are_trained_and_the_loss_falls() -> None:
     images = board_images(SIZE, 4)
     losses = []
@@ -164,6 +184,7 @@ def test_fused_equals_literal(align_corners: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(draem.TRAININGS, "light", training)
     size = (64, 96)
     model = trained_like(unfitted(size), 1)
+    model.standardised.scale.uniform_(0.1, 1)
     image = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
     assert_fused_equals_literal(model, image)
 
@@ -176,5 +197,5 @@ def test_the_graph_has_no_node_too_many() -> None:
     expected |= {"Resize": 4 + 5, "Concat": 1 + 5, "Sigmoid": 1, "AveragePool": 1}
     for kind, count in expected.items():
         assert kinds.pop(kind) == count, kind
-    assert sum(kinds.values()) <= 5, kinds
-    assert fp32_islands(unfitted().fused()) == ("/probability", "/largest")
+    assert sum(kinds.values()) <= 7, kinds
+    assert fp32_islands(unfitted().fused()) == ("/map", "/largest")

@@ -1,4 +1,4 @@
-"""The two convolutional networks of DRAEM: one reconstructs an image, one finds what it changed.
+"""The two networks of DRAEM: one reconstructs an image, the other one finds what that changed.
 
 Zavrtanik, Kristan and Skočaj, "DRAEM: a discriminatively trained reconstruction embedding for
 surface anomaly detection" (ICCV 2021), after the authors' code (VitjanZ/DRAEM).
@@ -16,6 +16,8 @@ from flawline.train.blocks.fused import fold_batchnorm
 SPREAD = 0.02
 # Both sides of an input are multiples of this: five times halved in the second network.
 UNIT = 32
+# Exponent of the focal loss.
+FOCUS = 2.0
 
 
 class Pair(nn.Module):
@@ -173,3 +175,10 @@ def initialise(network: nn.Module, spread: float | None, generator: torch.Genera
             module.weight.copy_(drawn.normal_(1, SPREAD, generator=generator))
             module.bias.zero_()
             module.reset_running_stats()
+
+
+def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Compute the focal loss of logits [N, 2, H, W] of good and anomalous; mask: bool [N, H, W]."""
+    log = torch.log_softmax(logits, 1)
+    log = torch.where(mask, log[:, 1], log[:, 0])
+    return -((1 - log.exp()) ** FOCUS * log).mean()

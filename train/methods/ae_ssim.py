@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from flawline.runtime.image import Geometry, Image
 from flawline.train.blocks.auto_encoder import AutoEncoder, halvings
 from flawline.train.blocks.fused import Largest, build_fused, fp32
-from flawline.train.blocks.good_residuals import residual_statistics
 from flawline.train.blocks.pictures import (
     LIGHT,
     PUBLISHED,
@@ -34,6 +33,7 @@ from flawline.train.blocks.pictures import (
     planes,
     turned,
 )
+from flawline.train.blocks.standardised_maps import FusedStandardisation, StandardisedMaps
 from flawline.train.blocks.structural_similarity import (
     SAMPLE,
     GaussianMean,
@@ -88,8 +88,6 @@ WEIGHT_DECAY = 1e-5
 MIRRORED = 0.3
 # Degrees by which an image is rotated at most.
 DEGREES = 45.0
-# Added to the deviation of the residuals at a position, which may be 0.
-LEAST_DEVIATION = 0.02
 
 
 @dataclass(frozen=True)
@@ -111,15 +109,12 @@ class AESSIM(Method):
 
     settings: AESSIMSettings
     colour: Tensor  # [3], BGR from 0 to 1, the mean of the good images
-    offset: Tensor  # [H, W], subtracted from the residuals
-    scale: Tensor  # [H, W], divides them
 
     def __init__(self, settings: AESSIMSettings) -> None:
         super().__init__(settings)
         require_multiple(settings.size, 2 ** halvings(*settings.size), "AE-SSIM")
         self.register_buffer("colour", torch.full((3,), 0.5))
-        self.register_buffer("offset", torch.zeros(settings.size))
-        self.register_buffer("scale", torch.ones(settings.size))
+        self.standardised = StandardisedMaps(settings.size)
         self.network = AutoEncoder(*settings.size)
 
     @classmethod
@@ -147,7 +142,7 @@ class AESSIM(Method):
 
         The map is the residual, standardised in the light setting, and the score its largest value.
         """
-        anomaly_map = (self.residual(x, reconstruction) - self.offset) / self.scale
+        anomaly_map = self.standardised(self.residual(x, reconstruction))
         return anomaly_map.amax((1, 2)), anomaly_map
 
     def residual(self, x: Tensor, reconstruction: Tensor) -> Tensor:
@@ -163,8 +158,12 @@ class AESSIM(Method):
             done = self._train(fit, phase)
         # The second part is short and starts again when it was interrupted.
         if self.settings.training.standardised:
-            self._standardise(fit)
+            self.standardised.estimate(fit, self._residual_of)
         return done
+
+    def _residual_of(self, image: Tensor) -> Tensor:
+        x = planes(image, self.dtype)
+        return self.residual(x, self.reconstruct(x))
 
     def _train(self, fit: Fit, phase: Phase) -> int:
         settings = self.settings.training
@@ -192,17 +191,6 @@ class AESSIM(Method):
         if done == fit.steps:
             phase.finish()
         return done
-
-    def _standardise(self, fit: Fit) -> None:
-        """Set `offset` and `scale` to the mean and the deviation of the good images' residuals."""
-
-        def residual_of(image: Tensor) -> Tensor:
-            x = planes(image, self.dtype)
-            return self.residual(x, self.reconstruct(x))
-
-        mean, deviation = residual_statistics(fit.images, residual_of, self.device, fit.progress)
-        self.offset.copy_(mean)
-        self.scale.copy_(deviation + LEAST_DEVIATION)
 
     def _augmented(self, image: Image, rng: np.random.Generator) -> Image:
         training = self.settings.training
@@ -259,18 +247,16 @@ class _Residual(nn.Module):
     """1 - SSIM, averaged over the channels and standardised: [N, H, W]."""
 
     colour: Tensor
-    offset: Tensor
-    factor: Tensor
 
     def __init__(self, method: AESSIM) -> None:
         super().__init__()
         self.register_buffer("colour", method.colour.view(3, 1, 1))
-        self.register_buffer("offset", method.offset)
-        self.register_buffer("factor", 1 / method.scale)
+        self.standardisation = FusedStandardisation(method.standardised)
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
         x = x / 255
         difference = torch.sigmoid(logits) - x
         x = x - self.colour
         residual = dissimilarity(x, difference, uniform_mean, self.colour, SAMPLE).mean(1)
-        return (residual - self.offset) * self.factor
+        standardised: Tensor = self.standardisation(residual)
+        return standardised

@@ -4,6 +4,9 @@ Zavrtanik, Kristan and Skočaj, "DRAEM: a discriminatively trained reconstructio
 surface anomaly detection" (ICCV 2021), with the constants of the authors' code (VitjanZ/DRAEM).
 Their textures are those of the Describable Textures Dataset, which `--textures` takes; by default
 they are drawn by formulas.
+
+After a short training, good images have high probabilities at some places. The light setting
+therefore standardises the maps at every position by their mean and deviation on the good images.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from torch.nn import functional as F
 from flawline.options import option
 from flawline.runtime.image import Geometry, Image
 from flawline.train.anomalies.perlin import perlin_mask
-from flawline.train.anomalies.textured import Recipe, Textured
-from flawline.train.anomalies.textures import TextureSource, open_textures
+from flawline.train.anomalies.textured import Recipe
+from flawline.train.anomalies.textured_windows import TexturedWindows
+from flawline.train.anomalies.textures import open_textures
 from flawline.train.blocks.fused import build_fused, fp32
 from flawline.train.blocks.pictures import (
     LIGHT,
@@ -31,28 +35,24 @@ from flawline.train.blocks.pictures import (
     PictureSettings,
     Planes,
     planes,
-    random_crop,
-    turned,
 )
+from flawline.train.blocks.standardised_maps import FusedStandardisation, StandardisedMaps
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
 from flawline.train.blocks.u_nets import (
     UNIT,
     DifferenceNetwork,
     FoldedNetworks,
     ReconstructionNetwork,
+    focal_loss,
     initialise,
 )
 from flawline.train.loop import Steps, half_cosine, half_precision
-from flawline.train.method import Fit, Method, require_multiple
+from flawline.train.method import Fit, Method, Phase, require_multiple
 
 # Side of the window, in pixels, whose largest mean probability is the score.
 WINDOW = 21
-FOCUS = 2.0
 # Largest share of the good image that stays visible below a texture.
 LARGEST_KEPT = 0.8
-# Probability that the good image is rotated first, and by how many degrees at most.
-TURNED = 0.3
-DEGREES = 90.0
 PUBLISHED_EPOCHS = 700
 BATCH = 8
 
@@ -66,7 +66,8 @@ class Training(NamedTuple):
     decay: whether the learning rate falls to 0 along half a cosine; otherwise it is a fifth after
     0.8 and a twenty-fifth after 0.9 of the steps. stride: pixels between the windows of SSIM.
     turned: the probability of a random rotation of the good image. matched: whether textures in a
-    grey image are grey. spread: of the initial weights, as in `initialise`.
+    grey image are grey. spread: of the initial weights, as in `initialise`. standardised: whether
+    the map is.
     """
 
     widths: tuple[int, int]
@@ -79,13 +80,14 @@ class Training(NamedTuple):
     turned: float
     matched: bool
     spread: float | None
+    standardised: bool
 
 
 TRAININGS = {
     LIGHT: Training(
         widths=(16, 8),
         align_corners=False,
-        steps=800,
+        steps=500,
         crop=128,
         learning_rate=1e-3,
         decay=True,
@@ -93,6 +95,7 @@ TRAININGS = {
         turned=0.0,
         matched=True,
         spread=None,
+        standardised=True,
     ),
     PUBLISHED: Training(
         widths=(128, 64),
@@ -102,9 +105,10 @@ TRAININGS = {
         learning_rate=1e-4,
         decay=False,
         stride=1,
-        turned=TURNED,
+        turned=0.3,
         matched=False,
         spread=0.02,
+        standardised=False,
     ),
 }
 
@@ -131,27 +135,6 @@ def draw_kept(rng: np.random.Generator) -> float:
     return float(rng.uniform(0, LARGEST_KEPT))
 
 
-class Draws(Textured):
-    """Rotated windows of good images and their partners with textures, as DRAEM is trained on."""
-
-    def __init__(
-        self, images: Sequence[Image], textures: TextureSource, training: Training, seed: int
-    ) -> None:
-        recipe = Recipe(perlin_mask, draw_kept, share=0.5, matched=training.matched)
-        super().__init__(images, textures, recipe, seed)
-        self.training = training
-
-    def image(self, draw: int) -> Image:
-        """Return the good image of a draw."""
-        rng = np.random.default_rng([3, self.seed, draw])
-        image = super().image(draw)
-        if rng.random() < self.training.turned:
-            image = turned(image, float(rng.uniform(-DEGREES, DEGREES)))
-        if self.training.crop is not None:
-            image = image[random_crop(image.shape, self.training.crop, rng)]
-        return image
-
-
 class DRAEM(Method):
     """DRAEM."""
 
@@ -167,6 +150,7 @@ class DRAEM(Method):
         training = settings.training
         self.reconstruction = ReconstructionNetwork(training.widths[0], training.align_corners)
         self.difference = DifferenceNetwork(training.widths[1], training.align_corners)
+        self.standardised = StandardisedMaps(settings.size)
 
     @classmethod
     def settings_for(cls, backbone: str) -> DRAEMSettings:
@@ -179,8 +163,13 @@ class DRAEM(Method):
         return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
 
     @classmethod
-    def anomalies(cls, settings: DRAEMSettings, images: Sequence[Image], seed: int) -> Draws:
-        return Draws(images, open_textures(settings.textures, seed), settings.training, seed)
+    def anomalies(
+        cls, settings: DRAEMSettings, images: Sequence[Image], seed: int
+    ) -> TexturedWindows:
+        training = settings.training
+        recipe = Recipe(perlin_mask, draw_kept, share=0.5, matched=training.matched)
+        textures = open_textures(settings.textures, seed)
+        return TexturedWindows(images, textures, recipe, seed, training.crop, training.turned)
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -195,17 +184,29 @@ class DRAEM(Method):
     def judge(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from logits [N, 2, H, W] of good and anomalous.
 
-        The map is the probability of an anomaly, and the score its largest mean over a window,
-        which beyond the border of the image counts as 0.
+        The map is the probability of an anomaly, standardised in the light setting, and the score
+        its largest mean over a window, which beyond the border of the image counts as 0.
         """
-        probability = torch.softmax(logits, 1)[:, 1]
-        return largest_mean(probability), probability
+        anomaly_map = self.standardised(torch.softmax(logits, 1)[:, 1])
+        return largest_mean(anomaly_map), anomaly_map
 
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
-        training = self.settings.training
         phase = fit.phase("training")
+        done = fit.steps
+        if not phase.done:
+            done = self._train(fit, phase)
+        # The second part is short and starts again when it was interrupted.
+        if self.settings.training.standardised:
+            self.standardised.estimate(fit, self._probability_of)
+        return done
+
+    def _probability_of(self, image: Tensor) -> Tensor:
+        return torch.softmax(self.logits(planes(image, self.dtype))[1], 1)[:, 1]
+
+    def _train(self, fit: Fit, phase: Phase) -> int:
+        training = self.settings.training
         if phase.state is None:
             generator = torch.Generator().manual_seed(fit.seed)
             initialise(self.reconstruction, training.spread, generator)
@@ -224,6 +225,8 @@ class DRAEM(Method):
         self.train()
         done = steps.run(_batches(steps.start), loss_of)
         self.eval()
+        if done == fit.steps:
+            phase.finish()
         return done
 
     def loss(self, samples: Sequence[tuple[Any, Any, Any]], mean: GaussianMean) -> Tensor:
@@ -265,19 +268,12 @@ def _rate(training: Training, share: float) -> float:
     return rate
 
 
-def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Compute the focal loss of logits [N, 2, H, W] of good and anomalous; mask: bool [N, H, W]."""
-    log = torch.log_softmax(logits, 1)
-    log = torch.where(mask, log[:, 1], log[:, 0])
-    return -((1 - log.exp()) ** FOCUS * log).mean()
-
-
-def largest_mean(probability: Tensor) -> Tensor:
+def largest_mean(maps: Tensor) -> Tensor:
     """Return the largest mean of a window of 21 x 21 pixels of maps [N, H, W]: [N].
 
     Pixels beyond the border count as 0.
     """
-    return F.avg_pool2d(probability[:, None], WINDOW, 1, WINDOW // 2).amax((1, 2, 3))
+    return F.avg_pool2d(maps[:, None], WINDOW, 1, WINDOW // 2).amax((1, 2, 3))
 
 
 class FusedDRAEM(nn.Module):
@@ -292,7 +288,7 @@ class FusedDRAEM(nn.Module):
         self.input = Planes()
         self.backbone = FoldedNetworks(method.reconstruction, method.difference)
         self.last = self.backbone.take_last()
-        self.probability = fp32(nn.Sigmoid())
+        self.map = fp32(_Map(method))
         self.largest = fp32(_LargestMean())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,12 +297,24 @@ class FusedDRAEM(nn.Module):
 
     def head(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from the features [N, C, H, W] of the networks."""
-        probability = self.probability(self.last(features))
-        return self.largest(probability), probability[:, 0]
+        anomaly_map = self.map(self.last(features))
+        return self.largest(anomaly_map), anomaly_map
+
+
+class _Map(nn.Module):
+    """The logit of an anomaly [N, 1, H, W] to the map [N, H, W]."""
+
+    def __init__(self, method: DRAEM) -> None:
+        super().__init__()
+        self.standardisation = FusedStandardisation(method.standardised)
+
+    def forward(self, logit: Tensor) -> Tensor:
+        standardised: Tensor = self.standardisation(torch.sigmoid(logit)[:, 0])
+        return standardised
 
 
 class _LargestMean(nn.Module):
-    """`largest_mean` of [N, 1, H, W]: [N]."""
+    """`largest_mean` as a module, so that it can be marked FP32."""
 
-    def forward(self, probability: Tensor) -> Tensor:
-        return largest_mean(probability[:, 0])
+    def forward(self, anomaly_map: Tensor) -> Tensor:
+        return largest_mean(anomaly_map)

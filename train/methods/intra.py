@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from flawline.runtime.image import Geometry
 from flawline.train.blocks.fused import Largest, build_fused, fp32
-from flawline.train.blocks.good_residuals import Standardised, residual_statistics
 from flawline.train.blocks.gradient_similarity import (
     GradientResidual,
     gradient_loss,
@@ -48,6 +47,7 @@ from flawline.train.blocks.pictures import (
     mean_colour,
     planes,
 )
+from flawline.train.blocks.standardised_maps import FusedStandardisation, StandardisedMaps
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
 from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
 from flawline.train.method import Fit, Method, Phase, require_multiple
@@ -56,8 +56,6 @@ SCALES = 3
 # Side of the mean filter of the map, in pixels.
 FILTER = 21
 WEIGHT_DECAY = 1e-5
-# Added to the deviation of the residuals at a position, which may be 0.
-LEAST_DEVIATION = 0.01
 # Of the means of 1 - MSGMS and 1 - SSIM in the loss.
 SIMILARITY_WEIGHT = 0.01
 
@@ -112,8 +110,6 @@ class InTra(Method):
     trains_on_pixels: ClassVar[bool] = True
 
     settings: InTraSettings
-    offset: Tensor  # [H, W], subtracted from the residuals
-    scale: Tensor  # [H, W], divides them
     table: Tensor  # int64 [patches, 49], the window of each patch
 
     def __init__(self, settings: InTraSettings) -> None:
@@ -122,8 +118,7 @@ class InTra(Method):
         training = settings.training
         table = window_table(*settings.grid)
         self.register_buffer("table", table, persistent=False)
-        self.register_buffer("offset", torch.zeros(settings.size))
-        self.register_buffer("scale", torch.ones(settings.size))
+        self.standardised = StandardisedMaps(settings.size)
         self.network = InpaintingTransformer(
             training.width, training.heads, training.blocks, len(table)
         )
@@ -159,7 +154,7 @@ class InTra(Method):
 
         The map is the residual, standardised in the light setting, and the score its largest value.
         """
-        anomaly_map = (self.residual(x, reconstruction) - self.offset) / self.scale
+        anomaly_map = self.standardised(self.residual(x, reconstruction))
         return anomaly_map.amax((1, 2)), anomaly_map
 
     def residual(self, x: Tensor, reconstruction: Tensor) -> Tensor:
@@ -179,7 +174,7 @@ class InTra(Method):
             done = self._train(fit, phase)
         # The second part is short and starts again when it was interrupted.
         if self.settings.training.standardised:
-            self._standardise(fit)
+            self.standardised.estimate(fit, self._residual_of)
         return done
 
     def _train(self, fit: Fit, phase: Phase) -> int:
@@ -208,16 +203,10 @@ class InTra(Method):
             phase.finish()
         return done
 
-    def _standardise(self, fit: Fit) -> None:
-        """Set `offset` and `scale` to the mean and the deviation of the good images' residuals."""
-
-        def residual_of(image: Tensor) -> Tensor:
-            x = planes(image, self.dtype)
-            return self.residual(x, self.reconstruct(x))
-
-        mean, deviation = residual_statistics(fit.images, residual_of, self.device, fit.progress)
-        self.offset.copy_(mean)
-        self.scale.copy_(deviation + LEAST_DEVIATION)
+    def _residual_of(self, image: Tensor) -> Tensor:
+        """Compute the residuals [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
+        x = planes(image, self.dtype)
+        return self.residual(x, self.reconstruct(x))
 
     def _learning_rate(self, share: float) -> float:
         """Return the learning rate after a share of the training, from 0 to 1."""
@@ -278,7 +267,7 @@ class FusedInTra(nn.Module):
         self.backbone = FusedInpaintingTransformer(method.network, method.table, 255)
         filters = (mean_matrix(size[0], FILTER), mean_matrix(size[1], FILTER))
         self.residual = fp32(_Residual(GradientResidual(size, SCALES, 1, filters)))
-        self.standardised = fp32(Standardised(method.offset, method.scale))
+        self.standardised = fp32(FusedStandardisation(method.standardised))
         self.largest = fp32(Largest())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

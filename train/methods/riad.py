@@ -26,7 +26,6 @@ from flawline.runtime.image import Geometry
 from flawline.train.backbones.torchvision_files import initialise
 from flawline.train.blocks.disjoint_masks import disjoint_masks
 from flawline.train.blocks.fused import FoldedInput, Largest, build_fused, fold_batchnorm, fp32
-from flawline.train.blocks.good_residuals import Standardised, residual_statistics
 from flawline.train.blocks.gradient_similarity import (
     GradientResidual,
     gradient_loss,
@@ -35,6 +34,7 @@ from flawline.train.blocks.gradient_similarity import (
 )
 from flawline.train.blocks.inpainting_unet import UNIT, InpaintingUNet
 from flawline.train.blocks.pictures import LIGHT, PUBLISHED, PictureSettings
+from flawline.train.blocks.standardised_maps import FusedStandardisation, StandardisedMaps
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
 from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
 from flawline.train.method import Fit, Method, Phase, require_multiple
@@ -47,8 +47,6 @@ SCALES = 4
 FILTER = 21
 GREY = 127.5
 WEIGHT_DECAY = 1e-5
-# Added to the deviation of the residuals at a position, which may be 0.
-LEAST_DEVIATION = 0.01
 
 
 class Training(NamedTuple):
@@ -91,8 +89,6 @@ class RIAD(Method):
     trains_on_pixels: ClassVar[bool] = True
 
     settings: RIADSettings
-    offset: Tensor  # [H, W], subtracted from the residuals
-    scale: Tensor  # [H, W], divides them
     kept: Tensor  # bool [12, 1, H, W], the masks of an inspection, those of one size in succession
 
     def __init__(self, settings: RIADSettings) -> None:
@@ -100,8 +96,7 @@ class RIAD(Method):
         require_multiple(settings.size, UNIT, "RIAD")
         masks = torch.zeros(len(CELLS) * PARTS, 1, *settings.size, dtype=torch.bool)
         self.register_buffer("kept", masks)
-        self.register_buffer("offset", torch.zeros(settings.size))
-        self.register_buffer("scale", torch.ones(settings.size))
+        self.standardised = StandardisedMaps(settings.size)
         self.network = InpaintingUNet(settings.training.width)
         self._draw_masks(0)
 
@@ -144,7 +139,7 @@ class RIAD(Method):
 
         The map is the residual, standardised in the light setting, and the score its largest value.
         """
-        anomaly_map = (self.residual(x, reconstructions) - self.offset) / self.scale
+        anomaly_map = self.standardised(self.residual(x, reconstructions))
         return anomaly_map.amax((1, 2)), anomaly_map
 
     def residual(self, x: Tensor, reconstructions: Sequence[Tensor]) -> Tensor:
@@ -166,7 +161,7 @@ class RIAD(Method):
             done = self._train(fit, phase)
         # The second part is short and starts again when it was interrupted.
         if self.settings.training.standardised:
-            self._standardise(fit)
+            self.standardised.estimate(fit, self._residual_of)
         return done
 
     def _train(self, fit: Fit, phase: Phase) -> int:
@@ -198,16 +193,10 @@ class RIAD(Method):
             phase.finish()
         return done
 
-    def _standardise(self, fit: Fit) -> None:
-        """Set `offset` and `scale` to the mean and the deviation of the good images' residuals."""
-
-        def residual_of(image: Tensor) -> Tensor:
-            x = normalised(image, self.dtype)
-            return self.residual(x, self.reconstruct(x))
-
-        mean, deviation = residual_statistics(fit.images, residual_of, self.device, fit.progress)
-        self.offset.copy_(mean)
-        self.scale.copy_(deviation + LEAST_DEVIATION)
+    def _residual_of(self, image: Tensor) -> Tensor:
+        """Compute the residuals [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
+        x = normalised(image, self.dtype)
+        return self.residual(x, self.reconstruct(x))
 
     def _draw_masks(self, seed: int) -> None:
         """Draw the masks of an inspection."""
@@ -258,7 +247,7 @@ class FusedRIAD(nn.Module):
         filters = (mean_matrix(size[0], FILTER), mean_matrix(size[1], FILTER))
         residual = GradientResidual(size, SCALES, len(CELLS), filters)
         self.residual = fp32(residual)
-        self.standardised = fp32(Standardised(method.offset, method.scale))
+        self.standardised = fp32(FusedStandardisation(method.standardised))
         self.largest = fp32(Largest())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
