@@ -25,6 +25,7 @@ METHODS = {
     "ae_ssim": "flawline.train.methods.ae_ssim:AESSIM",
     "draem": "flawline.train.methods.draem:DRAEM",
     "riad": "flawline.train.methods.riad:RIAD",
+    "intra": "flawline.train.methods.intra:InTra",
 }
 
 

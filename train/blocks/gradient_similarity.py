@@ -129,3 +129,12 @@ class GradientResidual(nn.Module):
             results.append(rows @ (difference @ getattr(self, f"columns{scale}")))
         total: Tensor = sum(results[1:], results[0])
         return total
+
+
+def mean_matrix(n: int, window: int) -> Tensor:
+    """Return the mean over an odd `window` of a line of n values, with 0 beyond its ends.
+
+    It is a matrix [n, n], float64.
+    """
+    offsets = torch.arange(n)[:, None] - torch.arange(n)
+    return (offsets.abs() <= window // 2).double() / window

@@ -43,7 +43,8 @@ class InpaintingUNet(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         widths = [factor * width for factor in WIDTHS]
-        self.down = nn.ModuleList([_Convolutions(3, widths[0], False)])
+        self.first = _Convolutions(3, width, False)
+        self.down = nn.ModuleList()
         self.doubled = nn.ModuleList()
         self.up = nn.ModuleList()
         for before, after in pairwise(widths):
@@ -54,11 +55,11 @@ class InpaintingUNet(nn.Module):
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
         levels = []
         for block in self.down:
-            x = block(x)
             levels.append(x)
-        levels.pop()
+            x = block(x)
         for double, block in zip(self.doubled, self.up, strict=True):
             x = block(torch.cat([double(x), levels.pop()], 1))
         logits: Tensor = self.last(x)

@@ -5,6 +5,9 @@ Recognition 2021), with the constants of a public re-implementation (taikiinoue4
 draws new masks for every test image and keeps the weights with the smallest loss on a part of the
 good images. Here the masks of an inspection are drawn once, with the seed of the training, because
 an exported graph must give the same score for the same image, and the last weights are kept.
+
+The light setting standardises the residuals at every position by their mean and deviation on the
+good images, since they are largest where a good part cannot be completed.
 """
 
 from __future__ import annotations
@@ -19,20 +22,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawline.runtime.image import Geometry, Image
+from flawline.runtime.image import Geometry
 from flawline.train.backbones.torchvision_files import initialise
 from flawline.train.blocks.disjoint_masks import disjoint_masks
 from flawline.train.blocks.fused import FoldedInput, Largest, build_fused, fold_batchnorm, fp32
 from flawline.train.blocks.gradient_similarity import (
     GradientResidual,
     gradient_loss,
+    mean_matrix,
     similarity_map,
 )
 from flawline.train.blocks.inpainting_unet import UNIT, InpaintingUNet
-from flawline.train.blocks.pictures import LIGHT, PUBLISHED, PictureSettings, random_crop
+from flawline.train.blocks.pictures import LIGHT, PUBLISHED, PictureSettings
+from flawline.train.blocks.standardised_maps import FusedStandardisation, StandardisedMaps
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
 from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
-from flawline.train.method import Fit, Method, require_multiple
+from flawline.train.method import Fit, Method, Phase, require_multiple
 
 # Sides of the hidden cells in pixels, and parts into which the cells of each side are divided.
 CELLS = (2, 4, 8, 16)
@@ -47,42 +52,33 @@ WEIGHT_DECAY = 1e-5
 class Training(NamedTuple):
     """The width of the network, and how it is trained.
 
-    steps: of the default length; None for EPOCHS. crop: side of the part of an image that a step
-    reads, or None for whole images. decay: whether the learning rate falls to 0 along half a
-    cosine.
+    steps: of the default length; None for EPOCHS. decay: whether the learning rate falls to 0 along
+    half a cosine. standardised: whether the map is.
     """
 
     width: int
     steps: int | None
     batch: int
-    crop: int | None
     learning_rate: float
     decay: bool
+    standardised: bool
 
 
 EPOCHS = 300
 TRAININGS = {
-    LIGHT: Training(8, 1500, 8, 64, 1e-3, True),
-    PUBLISHED: Training(64, None, 4, None, 1e-4, False),
+    LIGHT: Training(8, 600, 4, 2e-3, True, True),
+    PUBLISHED: Training(64, None, 4, 1e-4, False, False),
 }
 
 
 @dataclass(frozen=True)
 class RIADSettings(PictureSettings):
-    """The settings of RIAD."""
+    """The settings of RIAD; the published one is for images of 256 x 256 pixels."""
 
     @property
     def training(self) -> Training:
         """The width of the network, and how it is trained."""
         return TRAININGS[self.setting]
-
-    @property
-    def crop(self) -> tuple[int, int]:
-        """Height and width of what a step of the training reads, in pixels."""
-        side = self.training.crop
-        if side is None:
-            return self.size
-        return min(side, self.size[0]), min(side, self.size[1])
 
 
 class RIAD(Method):
@@ -100,12 +96,13 @@ class RIAD(Method):
         require_multiple(settings.size, UNIT, "RIAD")
         masks = torch.zeros(len(CELLS) * PARTS, 1, *settings.size, dtype=torch.bool)
         self.register_buffer("kept", masks)
+        self.standardised = StandardisedMaps(settings.size)
         self.network = InpaintingUNet(settings.training.width)
         self._draw_masks(0)
 
     @classmethod
     def settings_for(cls, backbone: str) -> RIADSettings:
-        return RIADSettings("", Geometry("stretch", 256, 256))
+        return RIADSettings("", Geometry("stretch", 128, 128))
 
     @classmethod
     def steps(cls, settings: RIADSettings, images: int, epochs: int | None) -> int:
@@ -116,7 +113,14 @@ class RIAD(Method):
 
     # ------------------------------------------------------------ the literal pipeline
 
-    def reconstruct(self, x: Tensor, kept: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor) -> list[Tensor]:
+        """Compute the reconstructions of images with the masks of an inspection, [N, 3, H, W] each.
+
+        There is one for each of CELLS.
+        """
+        return [self.complete(x, kept) for kept in torch.split(self.kept, PARTS)]
+
+    def complete(self, x: Tensor, kept: Tensor) -> Tensor:
         """Complete every part of images [N, 3, H, W] from the rest; kept: masks [PARTS, 1, H, W].
 
         The images are from -1 to 1, and hidden pixels are 0, a medium grey.
@@ -128,25 +132,40 @@ class RIAD(Method):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = normalised(image, self.dtype)
-        return self.judge(x, [self.reconstruct(x, kept) for kept in self.kept.split(PARTS)])
+        return self.judge(x, self.reconstruct(x))
 
     def judge(self, x: Tensor, reconstructions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from images and reconstructions, [N, 3, H, W] each.
 
-        The map is 1 - MSGMS, averaged over channels and reconstructions and then over 21 x 21
-        pixels, with 0 beyond the border. The score is its largest value.
+        The map is the residual, standardised in the light setting, and the score its largest value.
+        """
+        anomaly_map = self.standardised(self.residual(x, reconstructions))
+        return anomaly_map.amax((1, 2)), anomaly_map
+
+    def residual(self, x: Tensor, reconstructions: Sequence[Tensor]) -> Tensor:
+        """Compute 1 - MSGMS, averaged over channels, reconstructions and 21 x 21 pixels: [N, H, W].
+
+        It is 0 beyond the border.
         """
         maps = []
         for reconstruction in reconstructions:
             maps.append((1 - similarity_map(x, reconstruction, SCALES)).mean(1))
-        anomaly_map = F.avg_pool2d(torch.stack(maps).mean(0), FILTER, 1, FILTER // 2)
-        return anomaly_map.amax((1, 2)), anomaly_map
+        return F.avg_pool2d(torch.stack(maps).mean(0), FILTER, 1, FILTER // 2)
 
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
-        settings = self.settings.training
         phase = fit.phase("training")
+        done = fit.steps
+        if not phase.done:
+            done = self._train(fit, phase)
+        # The second part is short and starts again when it was interrupted.
+        if self.settings.training.standardised:
+            self.standardised.estimate(fit, self._residual_of)
+        return done
+
+    def _train(self, fit: Fit, phase: Phase) -> int:
+        settings = self.settings.training
         if phase.state is None:
             initialise(self.network, fit.seed)
             self._draw_masks(fit.seed)
@@ -154,27 +173,30 @@ class RIAD(Method):
             self.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY
         )
         steps = Steps(fit, phase, [optimiser], fit.steps)
-        mean = GaussianMean(*self.settings.crop).to(self.device)
+        mean = GaussianMean(*self.settings.size).to(self.device)
 
         def loss_of(step: int, chosen: Indices) -> Tensor:
             if settings.decay:
                 rate = settings.learning_rate * half_cosine(step / fit.steps)
                 optimiser.param_groups[0]["lr"] = rate
             rng = np.random.default_rng((fit.seed, 1, step))
-            images = [self._cropped(fit.images[index], rng) for index in chosen]
+            images = [fit.images[index] for index in chosen]
             cell = int(rng.choice(CELLS))
-            kept = disjoint_masks(self.settings.crop, cell, PARTS, rng)
+            kept = disjoint_masks(self.settings.size, cell, PARTS, rng)
             return self.loss(torch.from_numpy(np.stack(images)), kept, mean)
 
         self.train()
         batches = batch_indices(len(fit.images), settings.batch, fit.seed, steps.start)
         done = steps.run(batches, loss_of)
         self.eval()
+        if done == fit.steps:
+            phase.finish()
         return done
 
-    def _cropped(self, image: Image, rng: np.random.Generator) -> Image:
-        crop: Image = image[random_crop(image.shape, max(self.settings.crop), rng)]
-        return crop
+    def _residual_of(self, image: Tensor) -> Tensor:
+        """Compute the residuals [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
+        x = normalised(image, self.dtype)
+        return self.residual(x, self.reconstruct(x))
 
     def _draw_masks(self, seed: int) -> None:
         """Draw the masks of an inspection."""
@@ -221,9 +243,11 @@ class FusedRIAD(nn.Module):
         self.input = FoldedInput(torch.full((3,), GREY, dtype=torch.float64))
         self.backbone = _Passes(method.kept, fold_batchnorm(method.network))
         self.completed = fp32(_Completed(method.kept))
-        filters = (mean_matrix(method.settings.size[0]), mean_matrix(method.settings.size[1]))
-        residual = GradientResidual(method.settings.size, SCALES, len(CELLS), filters)
+        size = method.settings.size
+        filters = (mean_matrix(size[0], FILTER), mean_matrix(size[1], FILTER))
+        residual = GradientResidual(size, SCALES, len(CELLS), filters)
         self.residual = fp32(residual)
+        self.standardised = fp32(FusedStandardisation(method.standardised))
         self.largest = fp32(Largest())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +257,7 @@ class FusedRIAD(nn.Module):
 
     def head(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] from images minus grey and logits [12N, 3, H, W]."""
-        anomaly_map = self.residual(*self.completed(x, logits))
+        anomaly_map = self.standardised(self.residual(*self.completed(x, logits)))
         return self.largest(anomaly_map), anomaly_map
 
 
@@ -248,8 +272,8 @@ class _Passes(nn.Module):
         self.size = (kept.shape[2], kept.shape[3])
         self.register_buffer("kept", kept.double())
         self.network = network
-        first = network.down[0].conv1
-        first.weight.data = first.weight.data / GREY
+        weight = network.first.conv1.weight
+        weight.data = weight.data / GREY
 
     def forward(self, x: Tensor) -> Tensor:
         copies = x[:, None] * self.kept
@@ -271,9 +295,3 @@ class _Completed(nn.Module):
     def forward(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         chosen = (logits.reshape(self.shape) * self.hidden).sum(2)
         return x[:, None] / GREY, torch.tanh(chosen)
-
-
-def mean_matrix(n: int) -> Tensor:
-    """Return the mean filter of a line of n pixels, with 0 beyond its ends, as [n, n], float64."""
-    offsets = torch.arange(n)[:, None] - torch.arange(n)
-    return (offsets.abs() <= FILTER // 2).double() / FILTER
