@@ -31,7 +31,7 @@ from flawline.train.blocks.discriminator import (
     fold_head,
     initialise_head,
 )
-from flawline.train.blocks.feature_vectors import MEASURED_IMAGES, mean_deviation
+from flawline.train.blocks.feature_vectors import mean_deviation, spread_indices
 from flawline.train.blocks.fused import (
     FusedMethod,
     Largest,
@@ -159,9 +159,11 @@ class SuperSimpleNet(Method):
         """
         n, d, h, w = features.shape
         logits = self.discriminator(self.adapter(features.permute(0, 2, 3, 1).reshape(-1, d)))
-        planes = F.interpolate(
-            logits.view(n, 1, h, w), size=self.settings.size, mode="bilinear", align_corners=False
-        )
+        return self.smooth(logits.view(n, 1, h, w))
+
+    def smooth(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute score [N] and map [N, H, W] from logits [N, 1, h, w]."""
+        planes = F.interpolate(logits, self.settings.size, mode="bilinear", align_corners=False)
         anomaly_map = mirrored_gaussian(planes, SIGMA)[:, 0]
         return anomaly_map.amax((1, 2)), anomaly_map
 
@@ -227,12 +229,12 @@ class SuperSimpleNet(Method):
     def _deviation(self, levels: StoredLevels, at_positions: UpscaledPositions) -> float:
         """Return the standard deviation of the features, the mean over the channels."""
         rng = np.random.default_rng(0)
-        count = min(MEASURED_IMAGES, len(levels))
+        positions = int(np.prod(at_positions.size))
         vectors = []
-        for index in np.linspace(0, len(levels) - 1, count).astype(int):
-            places = rng.integers(int(np.prod(at_positions.size)), size=(1, MEASURED_POSITIONS))
-            drawn = torch.from_numpy(places).to(self.device)
-            vectors.append(at_positions(levels.of(np.array([index])), drawn)[0].cpu().numpy())
+        for index in spread_indices(len(levels)):
+            places = torch.from_numpy(rng.integers(positions, size=(1, MEASURED_POSITIONS)))
+            drawn = at_positions(levels.of(np.array([index])), places.to(self.device))
+            vectors.append(drawn[0].cpu().numpy())
         return mean_deviation(np.stack(vectors))
 
     def _draw_places(self, images: int, rng: np.random.Generator) -> Tensor | None:
