@@ -7,34 +7,31 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from flawline.train.blocks.noisy_regions import draw_region, segmentation_loss
+from flawline.train.blocks.noisy_regions import draw_regions, segmentation_loss
 
 pytestmark = pytest.mark.torch
 
 
 def test_half_of_the_regions_are_empty_and_others_cover_a_part() -> None:
     rng = np.random.default_rng(0)
-    shares = np.array([draw_region((64, 48), 0.2, rng).mean() for _ in range(400)])
+    shares = draw_regions(400, (64, 48), 0.2, rng).mean((1, 2))
     empty = float((shares == 0).mean())
     assert 0.45 < empty < 0.6
     assert 0.1 < shares[shares > 0].mean() < 0.5
     assert shares.max() < 1
-    high = np.array([draw_region((64, 48), 0.6, rng).mean() for _ in range(400)])
-    assert high.mean() < 0.5 * shares.mean()
+    assert draw_regions(400, (64, 48), 0.6, rng).mean() < 0.5 * shares.mean()
 
 
 def test_a_region_is_contiguous_and_follows_the_seed() -> None:
     """Neighbours agree more often than independent positions, which do so in p^2 + (1 - p)^2."""
-    rng = np.random.default_rng(1)
     excess = []
-    for _ in range(100):
-        region = draw_region((64, 64), 0.2, rng)
+    for region in draw_regions(200, (64, 64), 0.2, np.random.default_rng(1)):
         share = region.mean()
         if share > 0:
             agree = (region[1:] == region[:-1]).mean()
             excess.append(agree - share**2 - (1 - share) ** 2)
     assert np.mean(excess) > 0.2
-    first = [draw_region((8, 8), 0.2, np.random.default_rng(5)) for _ in range(2)]
+    first = [draw_regions(6, (8, 8), 0.2, np.random.default_rng(5)) for _ in range(2)]
     np.testing.assert_array_equal(first[0], first[1])
 
 

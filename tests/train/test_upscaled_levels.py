@@ -69,13 +69,15 @@ def test_features_at_positions_are_those_of_the_whole_grid(grids: Any, align_cor
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("grids", GRIDS)
-def test_the_fused_form_is_the_sum_of_the_levels(grids: Any, align_corners: bool) -> None:
+def test_the_fused_form_is_the_sum_of_the_levels_and_then_the_bias(
+    grids: Any, align_corners: bool
+) -> None:
     fine, coarse = levels_of(grids, channels=(6, 6))
+    bias = torch.linspace(-1, 4, 6, dtype=torch.float64)
     literal = upscale_levels([fine, coarse], align_corners)
-    module = FusedUpscaling(grids, align_corners)
-    torch.testing.assert_close(
-        module(fine, coarse), literal[:, :6] + literal[:, 6:], atol=1e-12, rtol=0
-    )
+    expected = literal[:, :6] + literal[:, 6:] + bias[:, None, None]
+    got = FusedUpscaling(grids, align_corners, bias)(fine, coarse)
+    torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
 
 
 def test_a_row_has_three_values_at_most_and_the_outer_ones_sum_to_two_thirds() -> None:

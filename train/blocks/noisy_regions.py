@@ -18,16 +18,20 @@ MARGIN = 0.5  # of the truncated L1 loss, on either side
 FOCUS = 4  # exponent of the focal loss
 
 
-def draw_region(shape: tuple[int, int], threshold: float, rng: np.random.Generator) -> Mask:
-    """Draw where Perlin noise of a random fineness exceeds a threshold, bool [H, W].
+def draw_regions(
+    count: int, shape: tuple[int, int], threshold: float, rng: np.random.Generator
+) -> Mask:
+    """Draw where Perlin noise of random finenesses exceeds a threshold, bool [count, H, W].
 
-    It is empty with a probability of a half, and where no noise is above the threshold.
+    A region is empty with a probability of a half, and where no noise is above the threshold.
     """
-    rows, columns = (2 ** rng.integers(0, EXPONENTS, 2)).tolist()
-    noise = perlin_noise(shape, (rows, columns), rng)
-    if rng.random() > 0.5:
-        return np.zeros(shape, bool)
-    return np.asarray(noise > threshold, bool)
+    regions = np.zeros((count, *shape), bool)
+    for region in regions:
+        rows, columns = (2 ** rng.integers(0, EXPONENTS, 2)).tolist()
+        noise = perlin_noise(shape, (rows, columns), rng)
+        if rng.random() < 0.5:
+            region[:] = noise > threshold
+    return regions
 
 
 def segmentation_loss(logits: Tensor, anomalous: Tensor) -> Tensor:

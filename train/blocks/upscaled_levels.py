@@ -1,8 +1,7 @@
 """Two levels on twice the grid of the first one, averaged over 3x3: literally, and as matrices.
 
 Rolih et al., "SuperSimpleNet" (ICPR 2024). The average divides by 9 everywhere, also at the border,
-where the values outside are 0. Resize and average act on positions alone, one axis after the other,
-so that both together are a matrix per level and axis.
+where the values outside are 0.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flawline.train.blocks.fused import Size, resize_matrix
+from flawline.train.blocks.fused import Size, Upsample, resize_matrix
 
 WINDOW = 3
 
@@ -79,27 +78,27 @@ class UpscaledPositions(nn.Module):
 
 
 class FusedUpscaling(nn.Module):
-    """The sum of two levels, each resized to twice the grid of the first and averaged over 3x3.
+    """The sum of two levels, each resized to twice the grid of the first and averaged, plus a bias.
 
-    Both levels have the same channels: [N, C, h, w] and [N, C, k, l] to [N, C, 2h, 2w]. The columns
-    of each level are one product, the rows of both another, which also adds them. grids: of the
-    levels.
+    Both levels have as many channels: [N, C, h, w] and [N, C, k, l] to [N, C, 2h, 2w]. The average
+    is a convolution of single channels, which also adds the bias: it comes after the average, whose
+    result is no constant for a constant. Engines compute the activation after it in the same pass.
+
+    grids: of the levels. bias: [C].
     """
 
-    columns_fine: Tensor
-    columns_coarse: Tensor
-    rows: Tensor
-
-    def __init__(self, grids: Sequence[Size], align_corners: bool) -> None:
+    def __init__(self, grids: Sequence[Size], align_corners: bool, bias: Tensor) -> None:
         super().__init__()
-        height, width = upscaled_grid(grids[0])
-        rows = []
-        for name, grid in zip(("fine", "coarse"), grids, strict=True):
-            columns = upscaling_matrix(grid[1], width, align_corners)
-            self.register_buffer(f"columns_{name}", columns.T.contiguous())
-            rows.append(upscaling_matrix(grid[0], height, align_corners))
-        self.register_buffer("rows", torch.cat(rows, 1))
+        size = upscaled_grid(grids[0])
+        self.fine = Upsample(grids[0], size, align_corners)
+        self.coarse = Upsample(grids[1], size, align_corners)
+        channels = len(bias)
+        self.average = nn.Conv2d(channels, channels, WINDOW, 1, WINDOW // 2, groups=channels)
+        shape = (channels, 1, WINDOW, WINDOW)
+        self.average.weight.data = bias.new_full(shape, 1 / WINDOW**2)
+        assert self.average.bias is not None
+        self.average.bias.data = bias
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        both = torch.cat([fine @ self.columns_fine, coarse @ self.columns_coarse], 2)
-        return self.rows @ both
+        averaged: Tensor = self.average(self.fine(fine) + self.coarse(coarse))
+        return averaged

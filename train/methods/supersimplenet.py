@@ -41,7 +41,7 @@ from flawline.train.blocks.fused import (
     pointwise,
 )
 from flawline.train.blocks.mirrored_gaussian import mirrored_gaussian, mirrored_gaussian_matrix
-from flawline.train.blocks.noisy_regions import draw_region, segmentation_loss
+from flawline.train.blocks.noisy_regions import draw_regions, segmentation_loss
 from flawline.train.blocks.stored_levels import StoredLevels, stored_levels
 from flawline.train.blocks.upscaled_levels import (
     FusedUpscaling,
@@ -251,10 +251,8 @@ class SuperSimpleNet(Method):
         The order is that of the vectors, for the first copies and then for the second ones.
         """
         shape = upscaled_grid(self.grids[0])
-        masks = []
-        for _ in range(2 * images):
-            masks.append(draw_region(shape, self.settings.threshold, rng))
-        regions = torch.from_numpy(np.stack(masks)).to(self.device).flatten(1)
+        masks = draw_regions(2 * images, shape, self.settings.threshold, rng)
+        regions = torch.from_numpy(masks).to(self.device).flatten(1)
         if places is not None:
             regions = regions.gather(1, places.repeat(2, 1))
         return regions.flatten()
@@ -289,14 +287,11 @@ def published_factor(share: float) -> float:
 
 
 class FusedSuperSimpleNet(FusedMethod):
-    """h = R2 (Wh2 L2) R2' + R3 (Wh3 L3) R3' + b; map = sign(w) . LeakyReLU(h), smoothed.
+    """h = Average(Up(Wh2 L2) + Up(Wh3 L3)) + b; map = sign(w) . LeakyReLU(h), smoothed.
 
     Adapter, first layer and BatchNorm are one affine map of a vector, which commutes with resize
-    and average, so that the products run on the levels' own grids. The bias comes after the
-    average, which is not that of a constant at the border.
+    and average, so that the products run on the levels' own grids.
     """
-
-    bias: Tensor
 
     def __init__(self, method: SuperSimpleNet) -> None:
         super().__init__(method)
@@ -306,8 +301,7 @@ class FusedSuperSimpleNet(FusedMethod):
         for part in weight.tensor_split([method.backbone.channels[0]], 1):
             self.heads.append(pointwise(part.contiguous()))
         self.limit = nn.Hardtanh(-FP16_LIMIT, FP16_LIMIT)
-        self.upscale = FusedUpscaling(method.grids, settings.align_corners)
-        self.register_buffer("bias", bias[:, None, None])
+        self.upscale = FusedUpscaling(method.grids, settings.align_corners, bias)
         # The sum over the hidden units, and what is computed from it, need FP32.
         self.tail = fp32(pointwise(sign[None]))
         grid = upscaled_grid(method.grids[0])
@@ -318,6 +312,6 @@ class FusedSuperSimpleNet(FusedMethod):
         products = []
         for product, level in zip(self.heads, levels, strict=True):
             products.append(self.limit(product(level)))
-        hidden = F.leaky_relu_(self.upscale(*products).add_(self.bias), NEGATIVE_SLOPE)
+        hidden = F.leaky_relu_(self.upscale(*products), NEGATIVE_SLOPE)
         anomaly_map = self.smooth(self.tail(hidden).squeeze(1))
         return self.largest(anomaly_map), anomaly_map
