@@ -36,7 +36,8 @@ class LiteralSuperSimpleNet(Form):
 
     def _logits(self, adapted: Tensor) -> Tensor:
         """Compute logits [N, 1, h, w] of adapted features [N, D, h, w]."""
-        first, norm, activation, last = self.method.discriminator
+        layers: Any = self.method.discriminator
+        first, norm, activation, last = layers
         hidden = F.batch_norm(
             _pointwise(adapted, first),
             norm.running_mean,
