@@ -58,7 +58,10 @@ ADAPTER_RATE = 1e-4
 DISCRIMINATOR_RATE = 2e-4
 DISCRIMINATOR_DECAY = 1e-5
 PUBLISHED_EPOCHS = 300
-LIGHT_STEPS = 1400
+LIGHT_STEPS = 2000
+# Noise relative to the standard deviation of the features, which are smoother than SimpleNet's. On
+# elpv_mono, a tuning set, 0.25 has an AUROC of 0.900, 0.4 of 0.926, 0.7 and 1.0 of 0.935.
+RELATIVE_NOISE = 0.7
 # The published rates fall to 0.4 of their value at these shares of the training.
 PUBLISHED_DROPS = (0.8, 0.9)
 PUBLISHED_DROP = 0.4
@@ -82,7 +85,7 @@ class SuperSimpleNetSettings(MethodSettings):
         0.015, "standard deviation of the noise; None to take `relative_noise`"
     )
     relative_noise: float = option(
-        0.25, "the same as a multiple of the features' standard deviation"
+        RELATIVE_NOISE, "the same as a multiple of the features' standard deviation"
     )
     threshold: float = option(0.2, "noise is added where Perlin noise is above it")
     batch: int = option(32, "images of a step")
@@ -127,7 +130,7 @@ class SuperSimpleNet(Method):
             noise=None,
             batch=8,
             positions=128,
-            first_rate=3.0,
+            first_rate=10.0,
             last_rate=0.1,
             averaged_share=0.25,
         )
