@@ -176,9 +176,9 @@ def require_different_scores(
     """Refuse scores [n] of several images that differ by no more than `tolerance`.
 
     Such images are most likely one image n times, from which nothing follows about other parts.
-    Raises CalibrationError.
+    Scores that are not finite are left to `set_threshold`. Raises CalibrationError.
     """
-    if len(scores) < 2 or np.ptp(scores) > tolerance:
+    if len(scores) < 2 or np.ptp(scores) > tolerance or not np.isfinite(scores).all():
         return
     raise CalibrationError(
         f"the scores of the {len(scores)} {called} are all equal within the tolerance of the "

@@ -23,6 +23,10 @@ METHODS = {
     "cflow": "flawline.train.methods.cflow:CFlow",
     "csflow": "flawline.train.methods.csflow:CSFlow",
     "differnet": "flawline.train.methods.differnet:DifferNet",
+    "ae_ssim": "flawline.train.methods.ae_ssim:AESSIM",
+    "draem": "flawline.train.methods.draem:DRAEM",
+    "riad": "flawline.train.methods.riad:RIAD",
+    "intra": "flawline.train.methods.intra:InTra",
 }
 
 

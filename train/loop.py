@@ -174,7 +174,8 @@ class Steps:
         `batches` begins with the batch of step `start`. `after` runs after each update and belongs
         to it. A snapshot is saved once a minute and when the run ends early, also when it is
         interrupted, but never in the middle of an update, which resuming would apply twice. Ctrl-C
-        and SIGTERM take effect at the end of a step; a second one takes effect at once.
+        and SIGTERM take effect at the end of a step; a second one takes effect at once. Raises
+        TrainError if a loss is not finite.
         """
         with DelayedSignals() as signals:
             return self._run(batches, loss_of, after, signals)
@@ -195,7 +196,15 @@ class Steps:
                     break
                 for optimiser in self.optimisers:
                     optimiser.zero_grad(set_to_none=True)
-                loss_of(step, batch).backward()  # type: ignore[no-untyped-call]
+                loss = loss_of(step, batch)
+                # The weights of a training that diverged are not worth a snapshot.
+                complete = bool(loss.detach().isfinite())
+                if not complete:
+                    raise TrainError(
+                        f"the training diverged: the loss of step {step + 1} is not finite; "
+                        "try another --seed"
+                    )
+                loss.backward()  # type: ignore[no-untyped-call]
                 complete = False
                 self._update(after)
                 step += 1

@@ -176,8 +176,21 @@ class Method(nn.Module, abc.ABC):
 
     def __init__(self, settings: MethodSettings) -> None:
         super().__init__()
-        _check_size(settings, self.smallest_size)
+        self._check_size(settings)
         self.settings = settings
+
+    @classmethod
+    def _check_size(cls, settings: MethodSettings) -> None:
+        """Raise TrainError unless the method and its backbone take images of this size."""
+        name = settings.backbone
+        side = min(settings.size)
+        if side < cls.smallest_size:
+            raise TrainError(f"--size {side} is below {cls.smallest_size}; use a larger one")
+        size = backbone_facts(name).fixed_size if name else None
+        if size is not None and settings.size != (size, size):
+            fits = cls.settings_for(name).size == (size, size)
+            remedy = "leave --size out" if fits else f"{cls.name} needs another --backbone"
+            raise TrainError(f"{name} takes images of {size} x {size} only; {remedy}")
 
     @property
     def geometry(self) -> Geometry:
@@ -288,17 +301,6 @@ class Method(nn.Module, abc.ABC):
     @abc.abstractmethod
     def fused(self) -> nn.Module:
         """Return the module that is exported, in eval mode. Raises TrainError before `fit`."""
-
-
-def _check_size(settings: MethodSettings, smallest: int) -> None:
-    if min(settings.size) < smallest:
-        raise TrainError(f"--size {min(settings.size)} is below {smallest}; use a larger one")
-    if not settings.backbone:
-        return
-    size = backbone_facts(settings.backbone).fixed_size
-    if size is not None and settings.size != (size, size):
-        name = settings.backbone
-        raise TrainError(f"{name} takes images of {size} x {size} only; leave --size out")
 
 
 def require_multiple(size: tuple[int, int], unit: int, method: str) -> None:

@@ -50,6 +50,6 @@ PUBLISHED_CODE = PublishedCode[CSFlow](
     notes=(
         "Head: everything after the feature maps. (a) computes the log-determinant and the loss,",
         "which are discarded; (b) computes the log-determinant in torch, exporters drop it. (b)",
-        "permutes by an index. (c) permutes and splits by 1x1 convolutions.",
+        "permutes by an index and splits; (c) gathers both halves of a permutation.",
     ),
 )

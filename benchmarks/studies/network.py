@@ -39,10 +39,12 @@ def build_network(options: NetworkOptions, count: int) -> tuple[Method, Image]:
     are those of real features. Raises TrainError and DataError.
     """
     method_class = resolve_method(options.method)
+    # The flags of a study always name a backbone, also for a method without one.
+    without_backbone = not method_class.settings_for(options.backbone).backbone
     recipe = plan(
         options.method,
         options.data or Path(DEMO_IMAGES),
-        backbone=options.backbone,
+        backbone=None if without_backbone else options.backbone,
         size=options.size,
         geometry=None if options.size is None else "stretch",
         options=_parsed_settings(options, method_class.Settings),

@@ -77,7 +77,8 @@ class Overlays(Output):
         if not bundle.has_map:
             raise OutputError(
                 f"output overlays: bundle {bundle.path} gives no maps to paint; "
-                f"leave this output out, or build it with --outputs map, of a method that has maps"
+                "leave this output (--save, --save-rejected) out, or build it with --outputs map, "
+                "of a method that has maps"
             )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from flawline.benchmarks.studies.network import build_network
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.train import METHODS, TrainError
 from flawline.train.blocks.fused_flow import FLOW_FORMS
+from flawline.train.method import resolve_method
 
 pytestmark = pytest.mark.torch
 
@@ -54,9 +55,10 @@ def test_dimensions_without_whole_factors_have_no_literal_onnx() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_form_of_every_method_computes_the_same(name: str) -> None:
-    method = small_network(name).double()
+    size = max(64, resolve_method(name).smallest_size)
+    method = small_network(name, size).double()
     forms = build_forms(method)
-    image = random_images()
+    image = random_images(size)
     with torch.inference_mode():
         expected = method(image)
         levels = find_published(name).levels(method, image)

@@ -180,6 +180,21 @@ def test_a_size_below_the_smallest_is_refused(kind: type[Method]) -> None:
         kind(settings)
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_backbone_is_taken_or_refused_in_one_line(kind: type[Method], backbone: str) -> None:
+    """Without --size, so that no message may say to leave it out."""
+    settings = kind.settings_for(backbone)
+    message = ""
+    try:
+        kind.steps(settings, 20, None)
+        with torch.device("meta"):
+            kind(settings)
+    except TrainError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert "--size" not in message
+
+
 # ---------------------------------------------------------------- training
 
 

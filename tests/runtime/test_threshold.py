@@ -142,6 +142,14 @@ def test_equal_scores_support_no_threshold() -> None:
         require_different_scores(np.array([1.0, 1.05, 1.1]), 0.11, "good images")
 
 
+def test_scores_that_are_not_finite_are_not_called_equal() -> None:
+    """As those of a detector whose training diverged."""
+    scores = np.full(3, np.nan)
+    require_different_scores(scores, 0.1)
+    with pytest.raises(CalibrationError, match="3 good scores, not all finite"):
+        set_threshold(scores, 0.25)
+
+
 @pytest.mark.parametrize(("rate", "images"), [(0.05, 19), (0.01, 99), (0.005, 199), (0.1, 9)])
 def test_a_rate_takes_so_many_images(rate: float, images: int) -> None:
     assert images_for(rate) == images

@@ -12,7 +12,12 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from flow_oracles import close, random_images
 
-from flawline.train.blocks.flow_scores import choose_score, fused_score, literal_score
+from flawline.train.blocks.flow_scores import (
+    choose_score,
+    fused_score,
+    literal_score,
+    log_energy,
+)
 from flawline.train.method import Fit
 
 pytestmark = pytest.mark.torch
@@ -21,6 +26,15 @@ pytestmark = pytest.mark.torch
 def latent() -> Any:
     generator = torch.Generator().manual_seed(0)
     return 2 * torch.randn(3, 24, 4, 5, dtype=torch.float64, generator=generator)
+
+
+def test_the_same_share_of_an_energy_is_the_same_difference_of_its_logarithm() -> None:
+    energies = torch.tensor([0.0, 0.1, 1.0, 1e8], dtype=torch.float64)
+    scores = log_energy(energies)
+    assert torch.isfinite(scores).all()
+    assert torch.equal(scores.sort().values, scores)
+    differences = log_energy(1.01 * energies) - scores
+    np.testing.assert_allclose(differences[1:], math.log(1.01), rtol=1e-3)
 
 
 def test_the_energy_by_numpy() -> None:

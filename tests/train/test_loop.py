@@ -144,6 +144,20 @@ def test_an_interrupt_in_the_middle_of_an_update_saves_nothing() -> None:
         steps.run(itertools.count(), lambda *_: model.weight.sum(), after)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_training_that_diverges_ends_without_a_snapshot(value: float) -> None:
+    model = nn.Linear(2, 2)
+    fit = Fit([], 10)
+    fit.save = lambda state: pytest.fail("weights that diverged were saved")
+    steps = Steps(fit, fit.phase("training"), [torch.optim.SGD(model.parameters(), 0.1)], 10)
+
+    def loss_of(step: int, batch: Any) -> Any:
+        return model.weight.sum() * (value if step == 3 else 1.0)
+
+    with pytest.raises(TrainError, match="the loss of step 4 is not finite; try another --seed"):
+        steps.run(itertools.count(), loss_of)
+
+
 def test_the_deadline_leaves_at_least_one_step_and_saves_it() -> None:
     model = nn.Linear(2, 2)
     saved: list[Any] = []

@@ -24,7 +24,7 @@ from flawline.train import TrainError
 from flawline.train.backbones.torchvision_files import initialise
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.blocks.reverse_resnet import Decoder, Embedding
-from flawline.train.methods.rd4ad import SIGMA, RevDist, RevDistSettings
+from flawline.train.methods.rd4ad import BATCH, SIGMA, RevDist, RevDistSettings
 
 pytestmark = pytest.mark.torch
 SIZE = 64
@@ -143,6 +143,16 @@ def test_training_lowers_the_loss_and_leaves_the_teacher_as_it_is() -> None:
     assert losses[1] < 0.8 * losses[0]
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(value, teacher[name]), name
+
+
+def test_a_last_batch_of_one_image_has_statistics_at_the_smallest_size() -> None:
+    size = RevDist.smallest_size
+    images = board_images(size, BATCH + 1)
+    model = unfitted((size, size))
+    model.load_weights("random", 0, images)
+    fit_method(model, images, 2)
+    with pytest.raises(TrainError, match="--size 32 is below 64"):
+        unfitted((32, 32))
 
 
 # ---------------------------------------------------------------- the exported form

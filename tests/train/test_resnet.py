@@ -143,6 +143,14 @@ def test_estimated_statistics_keep_random_features_near_a_deviation_of_one() -> 
     assert 0.1 < float(level3.std()) < 3
 
 
+def test_statistics_are_estimated_for_any_number_of_images() -> None:
+    """A batch of one image would have none on layer3 of 16 pixels, which has one position."""
+    backbone = ResNet("resnet18").eval()
+    backbone.load("random", 1)
+    backbone.estimate_batchnorm(list(random_images(16, 9).numpy()))
+    assert int(backbone.bn1.num_batches_tracked) == 2
+
+
 def test_texture_weights_that_do_not_exist_name_those_that_do() -> None:
     with pytest.raises(TrainError, match="none of resnet101, only of resnet18"):
         ResNet("resnet101").load("texture")

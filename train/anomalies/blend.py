@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from flawline.runtime.image import Image
 from flawline.train.anomalies import Mask
+from flawline.train.anomalies.series import ShuffledImages
 
 Box = tuple[slice, slice]  # rows, columns
 Shape = tuple[int, int]  # height, width
@@ -66,41 +67,27 @@ class BlendSettings:
     min_overlap: float = 0.0
 
 
-class Blended:
+class Blended(ShuffledImages):
     """Good images and their blended partners: a `SyntheticAnomalies`.
 
     images: uint8 [H, W, 3] each, all of one size, never modified. Keep them in memory: each is read
-    about twice per pass.
-
-    Every pass draws each image once, in a new order. A draw is a function of the seed and its
-    number alone, in any number of threads, so that a resumed training sees what an uninterrupted
-    one sees.
+    about twice per pass. A draw may be computed in any number of threads.
     """
 
     def __init__(
         self, images: Sequence[Image], settings: BlendSettings, seed: int, description: str = ""
     ) -> None:
-        if not len(images):
-            raise ValueError("no images to blend")
-        self.images = images
+        super().__init__(images, seed)
         self.settings = settings
-        self.seed = seed
         self.description = description
         # An image is read for its own draw and, as the source, for the next one.
         self._read = lru_cache(32)(images.__getitem__)
-        self._order = lru_cache(4)(self._shuffled)
-
-    def _shuffled(self, epoch: int) -> list[int]:
-        rng = np.random.default_rng([1, self.seed, epoch])
-        order: list[int] = rng.permutation(len(self.images)).tolist()
-        return order
 
     def index(self, draw: int) -> int:
         """Return the index of the normal image of a draw; that of draw -1 is the first source."""
         if draw < 0:
             return self._order(0)[-1]
-        epoch, place = divmod(draw, len(self.images))
-        return self._order(epoch)[place]
+        return super().index(draw)
 
     def sources(self, draw: int) -> list[int]:
         """Return the indices of the normal image and of the image that its patches come from."""
@@ -120,7 +107,7 @@ class Blended:
 
         The images are uint8 [H, W, 3], the mask is bool [H, W]; see `blend`.
         """
-        rng = np.random.default_rng([2, self.seed, draw])
+        rng = self.rng(draw)
         # These two values decided about sharpening, which is gone; without them every sample
         # changes.
         rng.random(2)

@@ -31,36 +31,25 @@ def perlin_noise(shape: Shape, cells: Shape, rng: np.random.Generator) -> Noise:
 
     Its values lie between -1 and 1, and are 0 at the upper left corner of every cell.
     """
-    angles = rng.uniform(0, 2 * math.pi, (cells[0] + 1, cells[1] + 1))
-    down = np.sin(angles).astype(np.float32)
-    right = np.cos(angles).astype(np.float32)
-    row, y = _places(shape[0], cells[0])
-    column, x = _places(shape[1], cells[1])
-    rows = []
-    for below in (0, 1):
-        corners = []
-        for beside in (0, 1):
-            corner = np.ix_(row + below, column + beside)
-            slope = (y - below)[:, None] * down[corner] + (x - beside)[None] * right[corner]
-            corners.append(slope)
-        rows.append(_between(corners[0], corners[1], _fade(x)[None]))
-    noise = _between(rows[0], rows[1], _fade(y)[:, None])
-    return np.asarray(math.sqrt(2) * noise, np.float32)
+    angles = rng.uniform(0, 2 * math.pi, (cells[0] + 1, cells[1] + 1)).astype(np.float32)
+    weight_y, slope_y = _corner_weights(shape[0], cells[0])
+    weight_x, slope_x = _corner_weights(shape[1], cells[1])
+    # The sum over the corners of a cell is a product of matrices.
+    down = slope_y @ np.sin(angles) @ weight_x.T
+    right = weight_y @ np.cos(angles) @ slope_x.T
+    return np.asarray(np.float32(math.sqrt(2)) * (down + right), np.float32)
 
 
-def _places(side: int, cells: int) -> tuple[npt.NDArray[np.int64], Noise]:
-    """Return the cell of each pixel of an axis, and where in it the pixel lies, from 0 to 1."""
-    position = np.arange(side) * (cells / side)
-    cell = position.astype(np.int64)
-    return cell, (position - cell).astype(np.float32)
+def _corner_weights(side: int, cells: int) -> tuple[Noise, Noise]:
+    """Return the weights of the corners at the pixels of an axis, [side, cells + 1].
 
-
-def _fade(t: Noise) -> Noise:
-    return np.asarray(t**3 * (t * (6 * t - 15) + 10), np.float32)
-
-
-def _between(first: Noise, second: Noise, share: Noise) -> Noise:
-    return np.asarray(first + share * (second - first), np.float32)
+    The second array holds the weights times the distance from the corner, in cells, with its sign.
+    """
+    pixels = np.arange(side) * (cells / side)
+    distance = (pixels[:, None] - np.arange(cells + 1)).astype(np.float32)
+    t = np.minimum(np.abs(distance), 1)
+    weight = 1 - t**3 * (t * (6 * t - 15) + 10)
+    return weight, weight * distance
 
 
 def perlin_mask(shape: Shape, rng: np.random.Generator) -> Mask:

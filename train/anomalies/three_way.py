@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from flawline.train.anomalies.rectangles import (
     paste_rotated,
     rotated,
 )
+from flawline.train.anomalies.series import ShuffledImages
 from flawline.train.anomalies.sheet import outlined
 
 # The classes, in the order of their labels.
@@ -39,46 +39,14 @@ class Triple(NamedTuple):
     scar: Image
 
 
-class ThreeWay(abc.ABC):
-    """An endless series of triples, numbered from 0 on; a `SyntheticAnomalies`.
-
-    images: uint8 [H, W, 3] each, all of one size, never modified.
-
-    Every pass draws each image once, in a new order. A draw is a function of the seed and its
-    number alone, so that a resumed training sees what an uninterrupted one sees.
-    """
+class ThreeWay(ShuffledImages, abc.ABC):
+    """An endless series of triples; a `SyntheticAnomalies`."""
 
     description = ""
-
-    def __init__(self, images: Sequence[Image], seed: int) -> None:
-        if not len(images):
-            raise ValueError("there are no images to make anomalies of")
-        self.images = images
-        self.seed = seed
-        self._order = lru_cache(4)(self._shuffled)
-
-    def _shuffled(self, epoch: int) -> list[int]:
-        order: list[int] = (
-            np.random.default_rng([1, self.seed, epoch]).permutation(len(self.images)).tolist()
-        )
-        return order
-
-    def index(self, draw: int) -> int:
-        """Return the index of the image of a draw."""
-        epoch, place = divmod(draw, len(self.images))
-        return self._order(epoch)[place]
 
     def sources(self, draw: int) -> list[int]:
         """Return the indices of the images of a draw, which is one."""
         return [self.index(draw)]
-
-    def image(self, draw: int) -> Image:
-        """Return the image of a draw as it is in the data set."""
-        return np.asarray(self.images[self.index(draw)])
-
-    def rng(self, draw: int) -> np.random.Generator:
-        """Return the random numbers of a draw."""
-        return np.random.default_rng([2, self.seed, draw])
 
     @abc.abstractmethod
     def triple(self, draw: int) -> Triple:

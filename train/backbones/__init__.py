@@ -46,12 +46,16 @@ def create_backbone(name: str, levels: tuple[int, ...]) -> Backbone:
 
     Raises TrainError for an unknown name and for a backbone without one of these levels.
     """
-    facts = backbone_facts(name)
-    if not set(levels) <= set(facts.levels):
+    require_levels(name, levels)
+    return resolve_backbone(name)(name, levels)
+
+
+def require_levels(name: str, levels: tuple[int, ...]) -> None:
+    """Raise TrainError for an unknown backbone and for one without one of these levels."""
+    if not set(levels) <= set(backbone_facts(name).levels):
         known = [other for other in BACKBONES if set(levels) <= set(backbone_facts(other).levels)]
         wanted = ", ".join(map(str, levels))
         raise TrainError(
             f"backbone {name} does not have the levels {wanted} that this method reads; "
             f"known: {', '.join(known)}"
         )
-    return resolve_backbone(name)(name, levels)

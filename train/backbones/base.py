@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +23,7 @@ from flawline.train.backbones.facts import (
 )
 from flawline.train.backbones.memory import FeatureMemory
 
-# Batch size and number of images with which random weights get their BatchNorm statistics.
+# Largest batch and number of images with which random weights get their BatchNorm statistics.
 STATISTICS_BATCH = 8
 STATISTICS_IMAGES = 32
 # The files BACKBONE-texture.pth that train.pretrain made from formulas.
@@ -186,10 +187,12 @@ class Backbone(nn.Module, abc.ABC):
             norm.momentum = None  # a plain average over the batches
         self.train()
         count = min(STATISTICS_IMAGES, len(images))
-        chosen = np.linspace(0, len(images) - 1, count).astype(int).tolist()
-        for start in range(0, count, STATISTICS_BATCH):
+        chosen = np.linspace(0, len(images) - 1, count).astype(int)
+        # Batches of about the same size: a last one of a single image would have no statistics
+        # where a level has a single position, and elsewhere it would count as much as the others.
+        for indices in np.array_split(chosen, math.ceil(count / STATISTICS_BATCH)):
             batch = []
-            for index in chosen[start : start + STATISTICS_BATCH]:
+            for index in indices.tolist():
                 batch.append(np.asarray(images[index]))
             self.extract(torch.from_numpy(np.stack(batch)).to(self.first_convolution.weight.device))
         self.eval()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from flawline.train.backbones import backbone_facts, create_backbone
+from flawline.train import TrainError
+from flawline.train.backbones import backbone_facts, create_backbone, require_levels
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import BackboneFacts
 
@@ -19,9 +20,16 @@ class ImagePyramid(Backbone):
     come first, then those of the second one; `channels` and `strides` are in this order too.
 
     steps: of each scale, in pixels; the first one is usually 1.
+    Raises TrainError for a backbone without one of the levels, and for one with a fixed size.
     """
 
     def __init__(self, name: str, levels: tuple[int, ...], steps: Sequence[int]) -> None:
+        require_levels(name, levels)
+        if backbone_facts(name).fixed_size is not None:
+            raise TrainError(
+                f"{name} takes images of one size only, and this method reads several sizes; "
+                "choose a residual network"
+            )
         super().__init__(name, levels)
         self.network = create_backbone(name, levels)
         self.steps = tuple(steps)

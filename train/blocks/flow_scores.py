@@ -15,6 +15,9 @@ from flawline.train.anomalies import SyntheticAnomalies
 from flawline.train.method import Fit
 from flawline.train.metrics import auroc
 
+# Added to an energy before its logarithm is taken, which 0 has not.
+SMALLEST_ENERGY = 1e-4
+
 
 def literal_score(z: Tensor, by_energy: bool) -> Tensor:
     """Compute the score of every position of a latent: [N, C, h, w] to [N, h, w].
@@ -38,6 +41,17 @@ def judge_positions(
     planes = per_position[:, None]
     anomaly_map = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)[:, 0]
     return LargestWindow(window)(planes, anomaly_map), anomaly_map
+
+
+def log_energy(energy: Tensor) -> Tensor:
+    """Return the logarithms of energies [N], which are 0 or more, as scores [N].
+
+    The order of the images stays as it is. Energies of defects are up to a million times those of
+    good images, and rounding errors are in proportion to them: after the logarithm, the same share
+    of an energy is the same difference of a score for all images. log(1 + energy) does not reach
+    that for good images with energies below 1, whose scores it brings close together.
+    """
+    return torch.log(energy + SMALLEST_ENERGY)
 
 
 class LargestWindow(nn.Module):

@@ -24,7 +24,7 @@ from flawline.train.blocks.cross_scale_flow import (
     upsampled_by_two,
 )
 from flawline.train.blocks.flow_scores import MeanEnergy
-from flawline.train.blocks.fused import fp32, pointwise
+from flawline.train.blocks.fused import fp32
 
 # The channels of a scale: all of them at first, later the two halves of a block.
 State = tuple[Tensor, ...]
@@ -33,23 +33,23 @@ State = tuple[Tensor, ...]
 class FusedCrossScaleFlow(nn.Module):
     """A flow for export: features [N, C, h, w] of each scale to their mean energies [N, 1, h, w].
 
-    A permutation and the split after it are one 1x1 convolution for each half, of which the first
-    one contains the standardisation of the features too. In a sub-network, the convolutions of a
-    scale itself and of the upsampled coarser scale are one convolution of both; the gains and the
-    divisor of the arc tangent are in the weights, and all biases in one. Log-scales and shifts have
-    convolutions of their own, which saves a split. Energies are means over the channels of z^2 / 2.
+    The features are standardised by one depthwise 1x1 convolution, and a permutation gathers each
+    half. In a sub-network, the convolutions of a scale itself and of the upsampled coarser scale
+    are one convolution of both; the gains and the divisor of the arc tangent are in the weights,
+    and all biases in one. Energies are means over the channels of z^2 / 2.
 
     Pass a float64 flow. mean, std: [scales, C] of the features.
     """
 
     def __init__(self, flow: CrossScaleFlow, mean: Tensor, std: Tensor) -> None:
         super().__init__()
+        self.standardise = nn.ModuleList()
+        for mean_of_scale, std_of_scale in zip(mean, std, strict=True):
+            self.standardise.append(_standardisation(mean_of_scale, std_of_scale))
         self.blocks = nn.ModuleList()
         for block in flow.blocks:
             assert isinstance(block, CrossScaleBlock)
-            self.blocks.append(_FusedBlock(block, mean, std))
-            # Only the features themselves are standardised.
-            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+            self.blocks.append(_FusedBlock(block))
         # One module per scale, because the exporter gives other names to those that are called
         # again, which are then in no FP32 island.
         self.energies = nn.ModuleList()
@@ -57,7 +57,9 @@ class FusedCrossScaleFlow(nn.Module):
             self.energies.append(fp32(_EnergyOfHalves(mean.shape[1])))
 
     def forward(self, scales: Sequence[Tensor]) -> list[Tensor]:
-        state: list[State] = [(scale,) for scale in scales]
+        state: list[State] = []
+        for scale, standardise in zip(scales, self.standardise, strict=True):
+            state.append((standardise(scale),))
         for block in self.blocks:
             state = block(state)
         results = []
@@ -69,12 +71,11 @@ class FusedCrossScaleFlow(nn.Module):
 class _FusedBlock(nn.Module):
     """A block of the flow: reads the state of each scale and returns its two halves."""
 
-    def __init__(self, block: CrossScaleBlock, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, block: CrossScaleBlock) -> None:
         super().__init__()
         self.permutations = nn.ModuleList()
-        for order, mean_of_scale, std_of_scale in zip(block.orders, mean, std, strict=True):
-            permutation = _Permutation(order, block.splits, mean_of_scale, std_of_scale)
-            self.permutations.append(fp32(permutation))
+        for order in block.orders:
+            self.permutations.append(_Permutation(order, block.splits))
         self.to_first = _FusedHalf(block.to_first)
         self.to_second = _FusedHalf(block.to_second)
 
@@ -91,25 +92,25 @@ class _FusedBlock(nn.Module):
 
 
 class _Permutation(nn.Module):
-    """Standardises and permutes the channels of a scale and splits them in two halves.
+    """Permutes the channels of a scale and splits them in two halves.
 
-    order: int64 [C]. mean, std: [C].
+    Products with a matrix would round the latent in engines that compute convolutions in BF16.
+
+    order: int64 [C].
     """
 
-    def __init__(self, order: Tensor, splits: Sequence[int], mean: Tensor, std: Tensor) -> None:
+    first: Tensor
+    second: Tensor
+
+    def __init__(self, order: Tensor, splits: list[int]) -> None:
         super().__init__()
-        matrix = torch.diag(1 / std)[order]
-        offset = -(mean / std)[order]
-        first = splits[0]
-        biases: list[Tensor | None] = [None, None]
-        if offset.any():
-            biases = [offset[:first], offset[first:]]
-        self.first = pointwise(matrix[:first], biases[0])
-        self.second = pointwise(matrix[first:], biases[1])
+        first, second = torch.split(order, splits)
+        self.register_buffer("first", first.clone())
+        self.register_buffer("second", second.clone())
 
     def forward(self, *halves: Tensor) -> tuple[Tensor, Tensor]:
         joined = halves[0] if len(halves) == 1 else torch.cat(halves, 1)
-        return self.first(joined), self.second(joined)
+        return joined.index_select(1, self.first), joined.index_select(1, self.second)
 
 
 class _FusedHalf(nn.Module):
@@ -118,14 +119,11 @@ class _FusedHalf(nn.Module):
     def __init__(self, subnetwork: CrossConvolutions) -> None:
         super().__init__()
         self.first = subnetwork.first
-        self.log_scales = nn.ModuleList()
-        self.shifts = nn.ModuleList()
+        self.predictions = nn.ModuleList()
         self.affines = nn.ModuleList()
-        half = subnetwork.c_out // 2
         for number in range(SCALES):
-            self.log_scales.append(_Prediction(subnetwork, number, slice(0, half), 1 / CLAMP))
-            self.shifts.append(_Prediction(subnetwork, number, slice(half, 2 * half), 1.0))
-            self.affines.append(fp32(_Affine()))
+            self.predictions.append(_Prediction(subnetwork, number))
+            self.affines.append(fp32(_Affine(subnetwork.c_out // 2)))
 
     def forward(self, active: Sequence[Tensor], passive: Sequence[Tensor]) -> list[Tensor]:
         hidden = []
@@ -137,36 +135,36 @@ class _FusedHalf(nn.Module):
             if number + 1 < SCALES:
                 own = torch.cat([own, upsampled_by_two(hidden[number + 1])], 1)
             finer = () if number == 0 else (hidden[number - 1],)
-            log_scale = self.log_scales[number](own, *finer)
-            shift = self.shifts[number](own, *finer)
-            results.append(self.affines[number](x, log_scale, shift))
+            prediction = self.predictions[number](own, *finer)
+            results.append(self.affines[number](x, prediction))
         return results
 
 
 class _Prediction(nn.Module):
-    """Some rows of the prediction for one scale, multiplied by the gain and by a factor.
+    """The prediction for one scale: tangents of log-scales, then shifts.
 
     It reads the hidden channels of the scale, joined with the upsampled ones of the coarser scale,
     and those of the finer scale, where there are such scales.
     """
 
-    def __init__(
-        self, subnetwork: CrossConvolutions, number: int, rows: slice, factor: float
-    ) -> None:
+    def __init__(self, subnetwork: CrossConvolutions, number: int) -> None:
         super().__init__()
-        factors = factor * subnetwork.gains.detach()[number]
+        gain = subnetwork.gains.detach()[number]
+        factors = gain.repeat(subnetwork.c_out)
+        factors[: subnetwork.c_out // 2] /= CLAMP
+        kernels = factors[:, None, None, None]
         joined: list[Any] = [subnetwork.last[number]]
         added: list[Any] = []
         if number + 1 < SCALES:
             joined.append(subnetwork.from_coarser[number])
         if number > 0:
             added.append(subnetwork.from_finer[number - 1])
-        weight = torch.cat([layer.weight.detach()[rows] for layer in joined], 1)
-        bias = sum(layer.bias.detach()[rows] for layer in joined + added)
-        self.own = _convolution(factors * weight, factors * bias)
+        weight = torch.cat([layer.weight.detach() for layer in joined], 1)
+        bias = sum(layer.bias.detach() for layer in joined + added)
+        self.own = _convolution(kernels * weight, factors * bias)
         self.finer: nn.Module | None = None
         if added:
-            self.finer = _convolution(factors * added[0].weight.detach()[rows], None, stride=2)
+            self.finer = _convolution(kernels * added[0].weight.detach(), None, stride=2)
 
     def forward(self, own: Tensor, finer: Tensor | None = None) -> Tensor:
         predicted: Tensor = self.own(own)
@@ -176,9 +174,17 @@ class _Prediction(nn.Module):
 
 
 class _Affine(nn.Module):
-    """x e^s + t of [N, C, h, w], where s is given as its tangent, clamped afterwards."""
+    """x e^s + t of [N, c, h, w], clamped afterwards, from the tangents of s and t, [N, 2c, h, w].
 
-    def forward(self, x: Tensor, tangent: Tensor, shift: Tensor) -> Tensor:
+    channels: c.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor, prediction: Tensor) -> Tensor:
+        tangent, shift = torch.split(prediction, self.channels, 1)
         log_scale = CLAMP * ATAN_FACTOR * torch.atan(tangent)
         return (x * torch.exp(log_scale) + shift).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
@@ -193,6 +199,21 @@ class _EnergyOfHalves(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         energy: Tensor = self.energy(torch.cat([first, second], 1))
         return energy
+
+
+def _standardisation(mean: Tensor, std: Tensor) -> nn.Module:
+    """Return (x - mean) / std of [N, C, h, w] as a depthwise 1x1 convolution; mean, std: [C].
+
+    Features that are not standardised have a mean of 0 and a deviation of 1, and need none.
+    """
+    if not mean.any() and bool((std == 1).all()):
+        return nn.Identity()
+    channels = len(mean)
+    layer = nn.Conv2d(channels, channels, 1, groups=channels)
+    layer.weight.data = (1 / std)[:, None, None, None]
+    assert layer.bias is not None
+    layer.bias.data = -mean / std
+    return fp32(layer)
 
 
 def _convolution(weight: Tensor, bias: Tensor | None, stride: int = 1) -> nn.Conv2d:

@@ -6,9 +6,10 @@ weights that are best on the test images, and takes the maxima that normalise th
 images, too. Here the last weights are kept, and the maxima are those of the good images of the
 training.
 
-The light setting reads layer2 and layer3, has fewer couplings, and computes features once, so that
-training images are not rotated. Its levels take equally many steps: with steps for every position,
-the coarser level gets a fifth of them, and its likelihoods stay behind.
+The light setting reads layer2 and layer3, has half as many couplings, and computes features once,
+so that training images are not rotated. It trains for 2000 steps of twice as many positions, with
+ten times the learning rate. Its levels take equally many steps: with steps for every position, the
+coarser level gets a fifth of them, and its likelihoods stay behind.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 
 from flawline.options import option
 from flawline.runtime.image import Geometry
-from flawline.train.backbones import backbone_facts, create_backbone
+from flawline.train.backbones import backbone_facts, create_backbone, require_levels
 from flawline.train.blocks.fused import (
     FusedMethod,
     Largest,
@@ -235,7 +236,9 @@ def _levels(settings: CFlowSettings) -> tuple[int, ...]:
 def _schedule(settings: CFlowSettings, images: int) -> PositionSchedule:
     """Return the order of the steps over so many images."""
     grids = []
-    for level in _levels(settings):
+    levels = _levels(settings)
+    require_levels(settings.backbone, levels)
+    for level in levels:
         stride = backbone_facts(settings.backbone).levels[level].stride
         height, width = settings.size
         grids.append((-(-height // stride), -(-width // stride)))

@@ -4,11 +4,13 @@ Rudolph et al., "Fully convolutional cross-scale-flows for image-based defect de
 with the constants of the authors' code (marco-rudolph/cs-flow): EfficientNet-B5 on images of 768,
 384 and 192 pixels. Unlike the authors, who report the best result on test images of any epoch, the
 weights of the last step count. The light setting is a ResNet on images of 256, 128 and 64 pixels
-with a small flow, whose features are standardised first.
+with a small flow, whose features are standardised first and get noise in training. Its learning
+rate is 25 times as high and falls to zero.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,6 +28,7 @@ from flawline.train.backbones import backbone_facts
 from flawline.train.backbones.pyramid import ImagePyramid
 from flawline.train.blocks.averaged_levels import channel_statistics
 from flawline.train.blocks.cross_scale_flow import SCALES, CrossScaleFlow
+from flawline.train.blocks.flow_scores import log_energy
 from flawline.train.blocks.fused import FusedMethod, Upsample, build_fused, fp32
 from flawline.train.blocks.fused_cross_scale_flow import FusedCrossScaleFlow
 from flawline.train.blocks.stored_levels import StoredLevels, flatten_levels, stored_levels
@@ -72,16 +75,11 @@ class CSFlow(Method):
 
     def __init__(self, settings: CSFlowSettings) -> None:
         super().__init__(settings)
-        facts = backbone_facts(settings.backbone)
-        if facts.fixed_size is not None:
-            raise TrainError(
-                f"{settings.backbone} takes images of one size only, and csflow reads three sizes; "
-                "choose a residual network"
-            )
         self.backbone = ImagePyramid(settings.backbone, (settings.level,), STEPS_OF_SCALES)
         # Each grid has exactly half the height and width of the one before.
         require_multiple(settings.size, self.backbone.strides[-1], self.name)
         self.grids = self.backbone.grids(*settings.size)
+        _require_halves(self.grids, settings.backbone)
         channels = self.backbone.channels[0]
         self.register_buffer("mean", torch.zeros(SCALES, channels))
         self.register_buffer("std", torch.ones(SCALES, channels))
@@ -133,16 +131,16 @@ class CSFlow(Method):
         """Compute score [N] and map [N, H, W] from latents [N, C, h, w] of each scale.
 
         The energy of an image is the mean of z^2 / 2 over the latents of all scales, that of a
-        position its mean over the channels of the finest scale. Scores and maps are log(1 + energy)
-        of them, which leaves their order as it is: energies of defects are hundreds of times those
-        of good images, and rounding errors are in proportion to them.
+        position its mean over the channels of the finest scale. The authors' code scores by the
+        energies. Here the score is their logarithm (see `log_energy`), and the map is
+        log(1 + energy), which is 0 or more.
         """
         energy = flatten_levels(latents).square().mean(1) / 2
         per_position = torch.log1p(latents[0].square().mean(1, keepdim=True) / 2)
         anomaly_map = F.interpolate(
             per_position, size=self.settings.size, mode="bilinear", align_corners=False
         )
-        return torch.log1p(energy), anomaly_map[:, 0]
+        return log_energy(energy), anomaly_map[:, 0]
 
     def standardised(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """Standardise features [N, C, h, w] of each scale by the statistics of good images."""
@@ -227,6 +225,20 @@ class CSFlow(Method):
         return build_fused(self, FusedCSFlow)
 
 
+def _require_halves(grids: Sequence[tuple[int, int]], backbone: str) -> None:
+    """Raise TrainError unless each grid has half the height and width of the one before.
+
+    Those of a network that does not pad its poolings have not, whatever the size of the image.
+    """
+    for finer, coarser in itertools.pairwise(grids):
+        if finer != (2 * coarser[0], 2 * coarser[1]):
+            raise TrainError(
+                f"backbone {backbone}: its maps of an image and of half of it have {finer[1]} and "
+                f"{coarser[1]} columns, and csflow needs exactly half as many; choose a residual "
+                "network"
+            )
+
+
 class FusedCSFlow(FusedMethod):
     """CS-Flow for export; see `FusedCrossScaleFlow`."""
 
@@ -251,7 +263,7 @@ class _Logarithm(nn.Module):
 
 
 class _Score(nn.Module):
-    """log(1 + mean energy of all positions): energies [N, 1, h, w] of each scale to [N]."""
+    """`log_energy` of the mean of all positions: energies [N, 1, h, w] of each scale to [N]."""
 
     def __init__(self, grids: Sequence[tuple[int, int]]) -> None:
         super().__init__()
@@ -261,4 +273,4 @@ class _Score(nn.Module):
         total = first.sum((1, 2, 3))
         for other in others:
             total = total + other.sum((1, 2, 3))
-        return torch.log1p(total * self.share)
+        return log_energy(total * self.share)

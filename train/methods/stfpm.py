@@ -3,6 +3,9 @@
 Wang, Han, Ding and Huang, "Student-teacher feature pyramid matching for anomaly detection", BMVC
 2021, with the constants of the authors' code (gdwang08/STFPM). That code holds out a fifth of the
 good images and keeps the weights with the smallest loss on them; here the last ones are kept.
+
+The light setting compares layer2 and layer3 alone, on the grid of layer2. It trains for 200 steps
+of 8 images, with half the learning rate, which falls to zero.
 """
 
 from __future__ import annotations

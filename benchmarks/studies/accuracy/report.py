@@ -28,9 +28,11 @@ def accuracy_report(rows: Sequence[Mapping[str, Any]], command: str) -> str:
         lines.append([*cells, f"{minutes:.1f}"])
     table = markdown_table(["data", "images", "seeds", *METRICS.values(), "minutes"], lines)
     first = rows[0]
+    network = first["method"]
+    if first["backbone"]:
+        network = f"{network}, {first['backbone']}, weights {first['weights']}"
     note = (
-        f"{first['method']}, {first['backbone']}, weights {first['weights']}, "
-        f"input {first['input']}, last epoch; mean ± standard deviation over seeds; "
+        f"{network}, input {first['input']}, last epoch; mean ± standard deviation over seeds; "
         f"{first['engine']}. `{command}`"
     )
     return f"{table}\n\n{note}"

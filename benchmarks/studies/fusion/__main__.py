@@ -98,7 +98,8 @@ def _run(name: str, args: argparse.Namespace) -> int:
     report = fusion_report(about, find_published(method.name).notes, result)
     print(report)
     if args.out is not None:
-        stem = f"fusion-{method.name}-{method.settings.backbone}-{geometry.height}"
+        names = filter(None, ("fusion", method.name, method.settings.backbone))
+        stem = "-".join([*names, str(geometry.height)])
         write_results(args.out / stem, {**about, **result.as_json()}, report)
     inexact = inexact_rows(result.rows)
     for row in inexact:

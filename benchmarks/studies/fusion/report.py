@@ -114,7 +114,8 @@ def _added_time(backbone: Row, fused: Row) -> str | None:
 
 
 def _heading(about: Mapping[str, Any]) -> str:
-    parts = [f"{about['method']}, {about['backbone']}, {about['input']}"]
+    network = filter(None, (about["method"], about["backbone"], about["input"]))
+    parts = [", ".join(network)]
     parts += about["settings"]
     parts += [
         str(about["device"]),
