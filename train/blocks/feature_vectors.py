@@ -26,9 +26,12 @@ def draw_vectors(features: Array, chosen: Array, count: int | None, seed: tuple[
     return features[chosen[:, None], drawn].reshape(-1, dim)
 
 
+def spread_indices(images: int) -> Array:
+    """Return the indices of the images on which the deviation is measured, int64."""
+    return np.linspace(0, images - 1, min(MEASURED_IMAGES, images)).astype(int)
+
+
 def mean_deviation(features: Array) -> float:
     """Return the standard deviation of features [images, positions, D], the mean over D."""
-    count = min(MEASURED_IMAGES, len(features))
-    chosen = np.linspace(0, len(features) - 1, count).astype(int)
-    vectors = features[chosen].reshape(-1, features.shape[-1])
+    vectors = features[spread_indices(len(features))].reshape(-1, features.shape[-1])
     return float(vectors.std(0).mean())

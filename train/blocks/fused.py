@@ -218,7 +218,7 @@ def pointwise(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
 
 
 class Upsample(nn.Module):
-    """Bilinear resize [N, C, h, w] to a fixed size, with half-pixel centres.
+    """Bilinear resize [N, C, h, w] to a fixed size, with half-pixel centres or `align_corners`.
 
     An integer factor is one Resize node with a constant scale. Any other factor is two small matrix
     products, since a scale would have to be rounded.
@@ -227,19 +227,23 @@ class Upsample(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, source: Size, target: Size) -> None:
+    def __init__(self, source: Size, target: Size, align_corners: bool = False) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.factor: tuple[float, float] | None = None
         if target[0] % source[0] == 0 and target[1] % source[1] == 0:
             self.factor = (target[0] / source[0], target[1] / source[1])
         else:
-            self.register_buffer("rows", resize_matrix(source[0], target[0]))
-            self.register_buffer("columns", resize_matrix(source[1], target[1]).T.contiguous())
+            columns = resize_matrix(source[1], target[1], align_corners)
+            self.register_buffer("rows", resize_matrix(source[0], target[0], align_corners))
+            self.register_buffer("columns", columns.T.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.factor is not None:
-            return F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
-        return self.rows @ (x @ self.columns)
+        if self.factor is None:
+            return self.rows @ (x @ self.columns)
+        return F.interpolate(
+            x, scale_factor=self.factor, mode="bilinear", align_corners=self.align_corners
+        )
 
 
 def resize_matrix(n_in: int, n_out: int, align_corners: bool = False) -> Tensor:
@@ -270,15 +274,24 @@ def gaussian_matrix(n: int, sigma: float) -> Tensor:
 
 
 class SmoothUpsample(nn.Module):
-    """Bilinear upsampling and a Gaussian, as two matrix products: [N, h, w] to [N, H, W]."""
+    """Bilinear upsampling and a Gaussian, as two matrix products: [N, h, w] to [N, H, W].
+
+    gaussian: returns the filter of a line of n samples as a matrix, from n and sigma.
+    """
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, source: Size, target: Size, sigma: float) -> None:
+    def __init__(
+        self,
+        source: Size,
+        target: Size,
+        sigma: float,
+        gaussian: Callable[[int, float], Tensor] = gaussian_matrix,
+    ) -> None:
         super().__init__()
-        rows = gaussian_matrix(target[0], sigma) @ resize_matrix(source[0], target[0])
-        columns = gaussian_matrix(target[1], sigma) @ resize_matrix(source[1], target[1])
+        rows = gaussian(target[0], sigma) @ resize_matrix(source[0], target[0])
+        columns = gaussian(target[1], sigma) @ resize_matrix(source[1], target[1])
         self.register_buffer("rows", rows)
         self.register_buffer("columns", columns.T.contiguous())
 

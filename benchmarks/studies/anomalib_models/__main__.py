@@ -37,6 +37,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
         {"backbone": BACKBONE, "layers": ("layer2", "layer3"), "coupling_blocks": 4},
         16,
     ),
+    "supersimplenet": ("Supersimplenet", {"backbone": BACKBONE}, 32),
 }
 
 
