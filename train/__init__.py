@@ -11,6 +11,7 @@ from flawline import FlawlineError
 # Name -> "module:Class" of a flawline.train.method.Method, which is imported when it is used.
 METHODS = {
     "simplenet": "flawline.train.methods.simplenet:SimpleNet",
+    "supersimplenet": "flawline.train.methods.supersimplenet:SuperSimpleNet",
     "patchcore": "flawline.train.methods.patchcore:PatchCore",
     "cutpaste": "flawline.train.methods.cutpaste:CutPaste",
     "cutswap": "flawline.train.methods.cutswap:CutSwap",

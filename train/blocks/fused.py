@@ -270,15 +270,24 @@ def gaussian_matrix(n: int, sigma: float) -> Tensor:
 
 
 class SmoothUpsample(nn.Module):
-    """Bilinear upsampling and a Gaussian, as two matrix products: [N, h, w] to [N, H, W]."""
+    """Bilinear upsampling and a Gaussian, as two matrix products: [N, h, w] to [N, H, W].
+
+    gaussian: returns the filter of a line of n samples as a matrix, from n and sigma.
+    """
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, source: Size, target: Size, sigma: float) -> None:
+    def __init__(
+        self,
+        source: Size,
+        target: Size,
+        sigma: float,
+        gaussian: Callable[[int, float], Tensor] = gaussian_matrix,
+    ) -> None:
         super().__init__()
-        rows = gaussian_matrix(target[0], sigma) @ resize_matrix(source[0], target[0])
-        columns = gaussian_matrix(target[1], sigma) @ resize_matrix(source[1], target[1])
+        rows = gaussian(target[0], sigma) @ resize_matrix(source[0], target[0])
+        columns = gaussian(target[1], sigma) @ resize_matrix(source[1], target[1])
         self.register_buffer("rows", rows)
         self.register_buffer("columns", columns.T.contiguous())
 

@@ -7,9 +7,7 @@ is the same function with everything between backbone and LeakyReLU as one affin
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,22 +15,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from flawline.options import option
 from flawline.runtime.image import Geometry
 from flawline.train.backbones import backbone_facts, create_backbone
 from flawline.train.blocks import fused as rewrites
-from flawline.train.blocks.averaging import average_of_share
+from flawline.train.blocks.discriminator import (
+    NEGATIVE_SLOPE,
+    HeadTraining,
+    Watch,
+    build_discriminator,
+    even_decay,
+    fold_head,
+    initialise_head,
+)
 from flawline.train.blocks.feature_vectors import draw_vectors, mean_deviation
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
 from flawline.train.blocks.patches import aggregate, collect_features, smoothed_map
-from flawline.train.loop import Steps, batch_indices, choose_steps, half_precision
+from flawline.train.loop import choose_steps, half_precision
 from flawline.train.method import Fit, Method, MethodSettings
 
 Array = npt.NDArray[Any]
-Watch = Callable[[int, nn.Module, nn.Module], None]
 
 BATCH = 8  # images; 8 x 36 x 36 vectors per step in the published setting
 ADAPTER_RATE = 1e-4
@@ -45,7 +48,6 @@ LIGHT_STEPS = 1400
 # against 0.949, seed 0) and with texture weights on the demo's weave and board (0.902 and 0.866
 # against 0.915 and 0.890), but finds more on small parts that lie anywhere, in any orientation.
 RELATIVE_NOISE = 0.25
-NEGATIVE_SLOPE = 0.2
 SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
 
 
@@ -83,12 +85,7 @@ class SimpleNet(Method):
         super().__init__(settings)
         self.backbone = create_backbone(settings.backbone, (2, 3))
         self.adapter = nn.Linear(settings.target_dim, settings.target_dim)
-        self.discriminator = nn.Sequential(
-            nn.Linear(settings.target_dim, settings.hidden),
-            nn.BatchNorm1d(settings.hidden),
-            nn.LeakyReLU(NEGATIVE_SLOPE),
-            nn.Linear(settings.hidden, 1, bias=False),
-        )
+        self.discriminator = build_discriminator(settings.target_dim, settings.hidden)
 
     @classmethod
     def settings_for(cls, backbone: str) -> SimpleNetSettings:
@@ -164,45 +161,24 @@ class SimpleNet(Method):
         phase = fit.phase("training")
         if phase.state is None:
             self._initialise(fit.seed)
-        head = nn.Sequential(self.adapter, self.discriminator)
-        averaging = average_of_share(self.settings.averaged_share)
-        average = AveragedModel(head, multi_avg_fn=averaging, use_buffers=True)
-        optimisers = (
-            torch.optim.AdamW(self.adapter.parameters(), lr=ADAPTER_RATE),
-            torch.optim.Adam(
-                self.discriminator.parameters(), lr=DISCRIMINATOR_RATE, weight_decay=1e-5
+        settings = self.settings
+        training = HeadTraining(
+            optimisers=(
+                torch.optim.AdamW(self.adapter.parameters(), lr=ADAPTER_RATE),
+                torch.optim.Adam(
+                    self.discriminator.parameters(), lr=DISCRIMINATOR_RATE, weight_decay=1e-5
+                ),
             ),
+            factor_at=even_decay(settings.first_rate, settings.last_rate),
+            averaged_share=settings.averaged_share,
+            images=len(features),
+            batch=BATCH,
         )
-        steps = Steps(fit, phase, optimisers, fit.steps, {"average": average})
-        self._set_rates(optimisers, steps.start / fit.steps)
-
-        def after() -> None:
-            average.update_parameters(head)
-            done = int(average.n_averaged)
-            self._set_rates(optimisers, done / fit.steps)
-            if watch is not None:
-                watch(done, head, average.module)
-
+        head = nn.Sequential(self.adapter, self.discriminator)
         self.train()
-        done = steps.run(
-            batch_indices(len(features), BATCH, fit.seed, steps.start),
-            self._loss_function(features, fit.seed),
-            after,
-        )
-        head.load_state_dict(average.module.state_dict())
+        done = training.run(head, fit, phase, self._loss_function(features, fit.seed), watch)
         self.eval()
         return done
-
-    def _set_rates(self, optimisers: tuple[Optimizer, Optimizer], share: float) -> None:
-        """Set the learning rates that apply after this share of the training, from 0 to 1.
-
-        They depend on the share alone, so that a resumed training has the same ones.
-        """
-        first = self.settings.first_rate
-        factor = first * (self.settings.last_rate / first) ** share
-        for optimiser, rate in zip(optimisers, (ADAPTER_RATE, DISCRIMINATOR_RATE), strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = factor * rate
 
     def _loss_function(self, features: Array, seed: int) -> Any:
         """Return the loss of a step as a function of the step and the indices of its images."""
@@ -235,17 +211,7 @@ class SimpleNet(Method):
         return F.relu(margin - good).mean() + F.relu(margin + bad).mean()
 
     def _initialise(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        linears: list[Any] = [self.adapter, self.discriminator[0], self.discriminator[3]]
-        for linear in linears:
-            # Drawn on the CPU, where the generator is, so that every device gets the same values.
-            weight = torch.empty_like(linear.weight, device="cpu")
-            linear.weight.data.copy_(nn.init.xavier_normal_(weight, generator=generator))
-            if linear.bias is not None:
-                bound = 1 / math.sqrt(linear.in_features)
-                bias = torch.empty_like(linear.bias, device="cpu")
-                nn.init.uniform_(bias, -bound, bound, generator=generator)
-                linear.bias.data.copy_(bias)
+        initialise_head(self.adapter, self.discriminator, seed)
 
     # ------------------------------------------------------------ the exported form
 
@@ -265,7 +231,7 @@ class FusedSimpleNet(FusedMethod):
     def __init__(self, method: SimpleNet) -> None:
         super().__init__(method)
         settings = method.settings
-        weight, bias, sign = _folded_head(method)
+        weight, bias, sign = fold_head(method.adapter, method.discriminator)
         kernels = rewrites.patch_stencils(
             method.backbone.channels, settings.level_dim, settings.target_dim
         )
@@ -289,22 +255,3 @@ class FusedSimpleNet(FusedMethod):
         hidden = F.leaky_relu_(fine.add_(self.upsample(coarse)), NEGATIVE_SLOPE)
         patch_score = self.tail(hidden).squeeze(1)
         return patch_score.amax((1, 2)), self.smooth(patch_score)
-
-
-def _folded_head(method: SimpleNet) -> tuple[Tensor, Tensor, Tensor]:
-    """Fold adapter, discriminator and BatchNorm up to LeakyReLU into one affine map.
-
-    Returns its matrix [hidden, D2] and bias [hidden], scaled by the last layer's absolute weights,
-    and the signs [hidden] of those; hidden units are in the order of their signs.
-    """
-    layers: Any = method.discriminator
-    first = layers[0]
-    norm = layers[1]
-    last = layers[3].weight.data[0]
-    scale = last.abs() * norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    weight = scale[:, None] * (first.weight @ method.adapter.weight)
-    offset = first.weight @ method.adapter.bias + first.bias - norm.running_mean
-    bias = scale * offset + last.abs() * norm.bias
-    sign = last.sign()
-    order = sign.argsort(stable=True)
-    return weight.detach()[order], bias.detach()[order], sign[order]
