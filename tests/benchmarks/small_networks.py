@@ -12,6 +12,7 @@ from flawline.train.method import Method
 # Keeps every method small; SimpleNet's pooling must be by whole factors.
 SETTINGS = {
     "simplenet": ("level_dim=64", "target_dim=64", "hidden=32"),
+    "glass": ("level_dim=64", "target_dim=64", "hidden=32"),
     "fastflow": ("blocks=2",),
     "ssnf": ("blocks=2",),
     "cflow": ("blocks=2",),
