@@ -16,6 +16,7 @@ from builders import board_images, fit_method, small_simplenet
 
 from flawline.runtime.image import Geometry
 from flawline.train import TrainError
+from flawline.train.blocks.quick_patches import QuickPatches
 from flawline.train.method import Fit
 from flawline.train.methods import glass
 from flawline.train.methods.glass import DISTRIBUTIONS, Glass, GlassSettings
@@ -73,6 +74,15 @@ def test_the_graph_is_simplenets() -> None:
         for form, counterpart in ((one, other.eval()), (one.fused(), other.fused())):
             for left, right in zip(form(batch), counterpart(batch), strict=True):
                 assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize(("level", "target"), [(48, 48), (100, 70), (64, 33)])
+def test_quick_patches_are_the_features_of_the_literal_pipeline(level: int, target: int) -> None:
+    model = small_simplenet(level=level, target=target)
+    batch = torch.from_numpy(np.stack(board_images(64, 2)))
+    with torch.inference_mode():
+        expected = model.flat_features(batch)
+    torch.testing.assert_close(QuickPatches(model)(batch), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_distribution_is_an_error() -> None:

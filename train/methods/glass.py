@@ -18,7 +18,7 @@ SimpleNet's graph: the order of the images is the same, and strong defects still
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +41,7 @@ from flawline.train.blocks.feature_vectors import draw_positions, mean_deviation
 from flawline.train.blocks.gradient_ascent import LIMITED_EVERY, AscentLoss, Good
 from flawline.train.blocks.local_anomalies import LocalAnomalies
 from flawline.train.blocks.patches import collect_features
+from flawline.train.blocks.quick_patches import QuickPatches
 from flawline.train.judging import evaluate
 from flawline.train.loop import choose_steps
 from flawline.train.method import Fit, Phase
@@ -60,7 +61,7 @@ HYPERSPHERE = "hypersphere"
 DISTRIBUTIONS = (MANIFOLD, HYPERSPHERE)
 AUTO = "auto"
 # Of the steps, in each of the two trainings that are compared.
-TRIAL_SHARE = 0.15
+TRIAL_SHARE = 0.1
 # Good images that the two are compared on.
 JUDGED_IMAGES = 64
 
@@ -158,7 +159,6 @@ class Glass(AdaptedPatches):
             Geometry("stretch", 256, 256),
             level_dim=384,
             target_dim=384,
-            own=0.25,
             matched=True,
             noise=None,
             ascent_steps=LIMITED_EVERY,
@@ -194,10 +194,9 @@ class Glass(AdaptedPatches):
     def fit(self, fit: Fit) -> int:
         self.eval()
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            features = collect_features(
-                fit.images, self.flat_features, self.device, folder, fit.progress
-            )
-            material = self._material(features, fit)
+            features_of = QuickPatches(self)
+            features = collect_features(fit.images, features_of, self.device, folder, fit.progress)
+            material = self._material(features, features_of, fit)
             distribution: str = self.settings.distribution
             if distribution == AUTO:
                 trial_steps = max(1, round(TRIAL_SHARE * fit.steps))
@@ -211,14 +210,16 @@ class Glass(AdaptedPatches):
                     fit.phase(name)  # is not needed
             return self._train(fit.phase("training"), distribution, material, fit.steps)
 
-    def _material(self, features: Array, fit: Fit) -> Material:
+    def _material(
+        self, features: Array, features_of: Callable[[Tensor], Tensor], fit: Fit
+    ) -> Material:
         settings = self.settings
         sigma = settings.noise
         if sigma is None:
             sigma = settings.relative_noise * mean_deviation(features)
         local = LocalAnomalies(
             self.anomalies(settings, fit.images, fit.seed),
-            self.flat_features,
+            features_of,
             self.backbone.grids(*settings.size)[0],
             settings.local_images,
             settings.local_vectors,
