@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flawline.train.anomalies import Mask, SyntheticAnomalies
+from flawline.train.loop import half_precision
 
 Array = npt.NDArray[Any]
 
@@ -70,7 +71,9 @@ class LocalAnomalies:
             images.append(synthetic)
             masks.append(mask)
         anomalous = anomalous_patches(masks, self.grid)
-        features = self.features_of(torch.from_numpy(np.stack(images)).to(device))
+        # Rounding to bfloat16 is far below the noise that the training adds to features.
+        with half_precision(device):
+            features = self.features_of(torch.from_numpy(np.stack(images)).to(device)).float()
         positions = self._positions(anomalous.numpy(), step)
         rows = torch.arange(len(images))[:, None]
         return LocalVectors(
