@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -152,8 +152,8 @@ class Glass(AdaptedPatches):
     def settings_for(cls, backbone: str) -> GlassSettings:
         if not backbone_facts(backbone).light:
             return GlassSettings(backbone, Geometry("shorter-crop", 288, 288, 288))
-        # As SimpleNet's light setting. The ascent of the authors moves a vector by 3 % of the noise
-        # in 20 steps.
+        # As SimpleNet's light setting, for a training of some minutes on two cores. Procedural
+        # textures are coloured, which would tell them from grey products.
         return GlassSettings(
             backbone,
             Geometry("stretch", 256, 256),
@@ -196,47 +196,51 @@ class Glass(AdaptedPatches):
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             features_of = QuickPatches(self)
             features = collect_features(fit.images, features_of, self.device, folder, fit.progress)
-            material = self._material(features, features_of, fit)
             distribution: str = self.settings.distribution
             if distribution == AUTO:
                 trial_steps = max(1, round(TRIAL_SHARE * fit.steps))
+                half = self._material(features[::2], features_of, fit.images[::2], fit.seed)
                 for name in DISTRIBUTIONS:
-                    done = self._try(name, material, trial_steps, fit)
+                    done = self._try(name, half, trial_steps, fit)
                     if done < trial_steps:
                         return done
                 distribution = self._better(fit)
             else:
                 for name in DISTRIBUTIONS:
                     fit.phase(name)  # is not needed
+            material = self._material(features, features_of, fit.images, fit.seed)
             return self._train(fit.phase("training"), distribution, material, fit.steps)
 
     def _material(
-        self, features: Array, features_of: Callable[[Tensor], Tensor], fit: Fit
+        self,
+        features: Array,
+        features_of: Callable[[Tensor], Tensor],
+        images: Sequence[Image],
+        seed: int,
     ) -> Material:
         settings = self.settings
         sigma = settings.noise
         if sigma is None:
             sigma = settings.relative_noise * mean_deviation(features)
         local = LocalAnomalies(
-            self.anomalies(settings, fit.images, fit.seed),
+            self.anomalies(settings, images, seed),
             features_of,
             self.backbone.grids(*settings.size)[0],
             settings.local_images,
             settings.local_vectors,
-            fit.seed,
+            seed,
         )
         mean = torch.from_numpy(features.mean(0)).to(self.device)
         return Material(features, mean, sigma, local)
 
-    def _try(self, distribution: str, material: Material, steps: int, fit: Fit) -> int:
+    def _try(self, distribution: str, half: Material, steps: int, fit: Fit) -> int:
         """Train for some steps, and store the AUROC on synthetic anomalies in the facts.
 
-        Every second image is trained on, and the others are judged. Returns the steps done.
+        half: of every second image; the others are judged. Returns the steps done.
         """
         phase = fit.phase(distribution)
         if phase.done:
             return steps
-        half = replace(material, features=material.features[::2])
         done = self._train(phase, distribution, half, steps)
         if done < steps:
             return done
