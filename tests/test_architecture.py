@@ -189,6 +189,7 @@ def test_importing_the_stream_command_loads_no_engine() -> None:
 # Where a member of a dictionary may be named outside its own folder, and why.
 NAMED = {
     "train/fit.py": "the default method",
+    "benchmarks/measure/external.py": "models that fit no bundle, and so no engine",
     "benchmarks/studies/anomalib_models/__main__.py": "a study of models of another library",
     "benchmarks/studies/bank_size/__main__.py": "a study of PatchCore's memory bank",
     "benchmarks/studies/cutswap/__main__.py": "a study of CutSwap's fine-tuning",

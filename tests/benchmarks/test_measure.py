@@ -13,10 +13,12 @@ from builders import random_images
 from foreign_models import write_convolution
 from small_networks import small_network
 
+from flawline.benchmarks.measure.external import external_calls
 from flawline.benchmarks.measure.meter import count_parameters, measure_cost
 from flawline.benchmarks.measure.nodes import bytes_written, profile_nodes
-from flawline.benchmarks.measure.sessions import external_call, inference_call
+from flawline.benchmarks.measure.sessions import inference_call
 from flawline.benchmarks.measure.timing import alternate, percentiles
+from flawline.benchmarks.studies.fusion.rows import ONNX_RUNTIME
 from flawline.export.graphs.to_onnx import onnx_from_module
 from flawline.runtime.engines import EngineError
 
@@ -89,10 +91,32 @@ def test_the_model_of_another_program_runs_on_values_of_its_own(
     dynamic: bool, tmp_path: Path
 ) -> None:
     path = write_convolution(tmp_path / "other.onnx", 64, dynamic)
-    call = external_call(path, (64, 64), 1)
-    (result,) = call(random_images().numpy())
+    calls = external_calls(path, (64, 64), 1)
+    (result,) = calls[ONNX_RUNTIME](random_images().numpy())
     assert result.shape == (1, 2, 62, 62)
-    assert np.array_equal(result, call(random_images(32).numpy())[0])
+    for call in calls.values():
+        np.testing.assert_allclose(call(random_images(32).numpy())[0], result, atol=1e-5)
+
+
+def test_the_model_of_another_program_runs_in_openvino_in_fp32(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    calls = external_calls(write_convolution(tmp_path / "other.onnx", 64), (64, 64), 1)
+    assert list(calls) == [ONNX_RUNTIME, "openvino fp32"]
+
+
+def test_openvino_is_left_out_with_a_note_where_it_cannot_run_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    openvino = pytest.importorskip("openvino")
+
+    def read_model(self: object, path: Path) -> object:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(openvino.Core, "read_model", read_model)
+    path = write_convolution(tmp_path / "other.onnx", 64)
+    assert list(external_calls(path, (64, 64), 1)) == [ONNX_RUNTIME]
+    note = f"openvino fp32 is left out: {path} cannot be timed: no such operator"
+    assert note in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
@@ -107,4 +131,4 @@ def test_a_model_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     }
     for path, reason in reasons.items():
         with pytest.raises(EngineError, match=f"{path.name} {reason}"):
-            external_call(path, (64, 64), 1)
+            external_calls(path, (64, 64), 1)

@@ -8,7 +8,8 @@
 file runs there, so it imports nothing of Flawline. The image AUROC is that of the scores as the
 network gives them: anomalib's own metric is computed after a normalisation that clamps scores to
 [0, 1]. The last epoch counts. The model has the size and the backbone's weights of Flawline's light
-setting, all other settings are anomalib's defaults.
+setting, and Cflow its levels and its number of couplings; all other settings are anomalib's
+defaults. Csflow is missing: its constructor takes no backbone, it always has EfficientNet-B5.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "--against",
         type=path_argument,
         metavar="OTHER.onnx",
-        help="another program's model, timed in ONNX Runtime in turns",
+        help="another program's model, timed in turns in FP32, in ONNX Runtime and OpenVINO",
     )
     parser.add_argument(
         "--out",

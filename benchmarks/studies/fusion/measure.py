@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from flawline.benchmarks.measure.external import external_calls
 from flawline.benchmarks.measure.meter import count_parameters, measure_cost
 from flawline.benchmarks.measure.nodes import Node, bytes_written
-from flawline.benchmarks.measure.sessions import InferenceCall, external_call, inference_call
+from flawline.benchmarks.measure.sessions import InferenceCall, inference_call
 from flawline.benchmarks.measure.timing import alternate
 from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.fusion.engines import other_engines
@@ -95,10 +96,10 @@ class _Measurement:
         self.others: list[_Run] = []
 
     def add_external_model(self, path: Path) -> None:
-        """Add the ONNX model of another program."""
+        """Add the ONNX model of another program, in every engine that can run it."""
         size = (self.method.geometry.height, self.method.geometry.width)
-        call = external_call(path, size, self.threads)
-        self.others.append(_Run(Row(AGAINST, ONNX_RUNTIME), call))
+        for name, call in external_calls(path, size, self.threads).items():
+            self.others.append(_Run(Row(AGAINST, name), call))
 
     def add_eager(self, label: str, module: nn.Module) -> None:
         """Add a form in torch, and count what it computes and writes."""
