@@ -12,6 +12,7 @@ from flawline import FlawlineError
 METHODS = {
     "simplenet": "flawline.train.methods.simplenet:SimpleNet",
     "supersimplenet": "flawline.train.methods.supersimplenet:SuperSimpleNet",
+    "glass": "flawline.train.methods.glass:Glass",
     "patchcore": "flawline.train.methods.patchcore:PatchCore",
     "cutpaste": "flawline.train.methods.cutpaste:CutPaste",
     "cutswap": "flawline.train.methods.cutswap:CutSwap",

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from flawline.benchmarks.published.form import Form, PublishedCode
 from flawline.train import TrainError
 from flawline.train.backbones.resnet import residual_stage
+from flawline.train.blocks.adapted_patches import AdaptedPatches
 from flawline.train.methods.simplenet import SimpleNet
 
 
@@ -22,7 +23,7 @@ class PublishedSimpleNet(Form):
     size of the input and copied to the host, where nothing reads them.
     """
 
-    def __init__(self, method: SimpleNet) -> None:
+    def __init__(self, method: AdaptedPatches) -> None:
         super().__init__()
         self.method = method
         self.layer4 = residual_stage(method.backbone.name, 4)
@@ -30,10 +31,7 @@ class PublishedSimpleNet(Form):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         method = self.method
-        level2, level3 = method.backbone.extract(image)
-        # The result is discarded, as everything that is computed beyond layer3.
-        self.classifier(self.layer4(level3).mean((2, 3)))
-        features = self._embed(level2, level3)
+        features = self.features(image)
         result = method.judge(features)
         # The authors' code returns these features too, and its caller drops them.
         unread = F.interpolate(
@@ -44,6 +42,13 @@ class PublishedSimpleNet(Form):
         )
         unread.cpu().numpy()
         return result
+
+    def features(self, image: Tensor) -> Tensor:
+        """Compute patch features [N, h, w, D2], with what the backbone computes in vain."""
+        level2, level3 = self.method.backbone.extract(image)
+        # The result is discarded, as everything that is computed beyond layer3.
+        self.classifier(self.layer4(level3).mean((2, 3)))
+        return self._embed(level2, level3)
 
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         """Compute only what the result needs: no layer4, classifier or unread upsampling."""
@@ -89,7 +94,7 @@ class ExportableSimpleNet(Form):
     Raises TrainError for dimensions that do not divide.
     """
 
-    def __init__(self, method: SimpleNet) -> None:
+    def __init__(self, method: AdaptedPatches) -> None:
         super().__init__()
         self.method = method
         self.backbone = method.backbone

@@ -13,6 +13,7 @@ from flawline.train.method import Method
 SETTINGS = {
     "simplenet": ("level_dim=64", "target_dim=64", "hidden=32"),
     "supersimplenet": ("hidden=32",),
+    "glass": ("level_dim=64", "target_dim=64", "hidden=32"),
     "fastflow": ("blocks=2",),
     "ssnf": ("blocks=2",),
     "cflow": ("blocks=2",),

@@ -83,7 +83,7 @@ def test_a_bearing_turns_and_moves_and_keeps_its_bytes() -> None:
 
 def test_a_head_that_is_measured_scores_as_the_method_does() -> None:
     model = SimpleNet(SETTINGS)
-    model._initialise(0)
+    model.initialise(0)
     model.eval()
     vectors = torch.from_numpy(features().test[0])
     head = torch.nn.Sequential(model.adapter, model.discriminator)

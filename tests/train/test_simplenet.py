@@ -112,7 +112,7 @@ def test_training_lowers_the_loss_and_depends_on_the_seed() -> None:
     trained = small_simplenet()
     vectors = trained.features(random_images(count=12)).flatten(0, 2)
     untrained = small_simplenet()
-    untrained._initialise(SEED)
+    untrained.initialise(SEED)
     fit(trained, 150)
     losses = []
     for model in (untrained, trained):
@@ -121,7 +121,7 @@ def test_training_lowers_the_loss_and_depends_on_the_seed() -> None:
         losses.append(float(loss.detach()))
     assert losses[1] < 0.9 * losses[0]
     other = small_simplenet()
-    other._initialise(SEED + 1)
+    other.initialise(SEED + 1)
     assert not torch.equal(other.adapter.weight, untrained.adapter.weight)
 
 

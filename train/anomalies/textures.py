@@ -62,7 +62,8 @@ class ProceduralTextures:
     """Textures that are drawn by formulas: a `TextureSource`.
 
     A texture is drawn when it is first needed and is then kept in memory, 0.2 MB for 256 x 256
-    pixels. Each is a function of the seed and its number alone.
+    pixels, also for later objects of the same seed. Each is a function of the seed and its number
+    alone.
     """
 
     description = "procedural textures"
@@ -70,27 +71,24 @@ class ProceduralTextures:
     def __init__(self, seed: int, images: int = IMAGES) -> None:
         self.seed = seed
         self.images = images
-        self._textures = Textures(CLASSES, seed)
-        self._groups: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
 
     def texture(self, shape: Shape, rng: np.random.Generator) -> Image:
         number = int(rng.integers(self.images))
         side = max(shape)
         group, place = divmod(number, DRAWN_TOGETHER)
-        drawn = self._group(group, side)[place]
+        drawn = _drawn_group(self.seed, group, side)[place]
         top = int(rng.integers(side - shape[0] + 1))
         left = int(rng.integers(side - shape[1] + 1))
         return np.array(drawn[top : top + shape[0], left : left + shape[1]])
 
-    def _group(self, group: int, side: int) -> npt.NDArray[np.uint8]:
-        """Return a group of textures, uint8 [DRAWN_TOGETHER, side, side, 3]."""
-        key = (group, side)
-        if key not in self._groups:
-            generator = torch.Generator().manual_seed((self.seed << 20) + group)
-            batch = self._textures.batch(DRAWN_TOGETHER, side, generator, mixed=True)
-            pixels = (255 * batch.images).round().clamp(0, 255).to(torch.uint8)
-            self._groups[key] = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        return self._groups[key]
+
+@lru_cache(IMAGES // DRAWN_TOGETHER)
+def _drawn_group(seed: int, group: int, side: int) -> npt.NDArray[np.uint8]:
+    """Return a group of textures, uint8 [DRAWN_TOGETHER, side, side, 3]."""
+    generator = torch.Generator().manual_seed((seed << 20) + group)
+    batch = Textures(CLASSES, seed).batch(DRAWN_TOGETHER, side, generator, mixed=True)
+    pixels = (255 * batch.images).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 class TextureFolder:

@@ -39,9 +39,11 @@ def build_discriminator(dim: int, hidden: int) -> nn.Sequential:
 
 
 def initialise_head(adapter: nn.Linear, discriminator: nn.Sequential, seed: int) -> None:
-    """Draw the weights of all linear layers as the authors' codes do."""
+    """Draw the weights of all linear layers as the authors' codes do, and reset BatchNorm."""
     generator = torch.Generator().manual_seed(seed)
     for linear in (adapter, *discriminator):
+        if isinstance(linear, nn.BatchNorm1d):
+            linear.reset_parameters()
         if not isinstance(linear, nn.Linear):
             continue
         # Drawn on the CPU, where the generator is, so that every device gets the same values.
@@ -66,6 +68,7 @@ class HeadTraining:
         1. It depends on the share alone, so that a resumed training has the same rates.
     averaged_share: share of the training over which the weights are averaged.
     images, batch: how many there are, and how many belong to a step.
+    total: the number of steps; None for that of the `Fit`.
     """
 
     optimisers: Sequence[Optimizer]
@@ -73,6 +76,7 @@ class HeadTraining:
     averaged_share: float
     images: int
     batch: int
+    total: int | None = None
 
     def run(
         self, head: nn.Module, fit: Fit, phase: Phase, loss_of: LossOf, watch: Watch | None = None
@@ -86,13 +90,14 @@ class HeadTraining:
         averaging = average_of_share(self.averaged_share)
         average = AveragedModel(head, multi_avg_fn=averaging, use_buffers=True)
         rates = self._published_rates()
-        steps = Steps(fit, phase, self.optimisers, fit.steps, {"average": average})
-        self._set_rates(rates, steps.start / fit.steps)
+        total = self.total or fit.steps
+        steps = Steps(fit, phase, self.optimisers, total, {"average": average})
+        self._set_rates(rates, steps.start / total)
 
         def after() -> None:
             average.update_parameters(head)
             done = int(average.n_averaged)
-            self._set_rates(rates, done / fit.steps)
+            self._set_rates(rates, done / total)
             if watch is not None:
                 watch(done, head, average.module)
 

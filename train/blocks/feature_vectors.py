@@ -18,12 +18,20 @@ def draw_vectors(features: Array, chosen: Array, count: int | None, seed: tuple[
     chosen: indices of the images of the step, [k]. count: how many vectors are drawn from them in
     all, as many of each image and at least one; None takes all.
     """
+    return draw_positions(features, chosen, count, seed)[0]
+
+
+def draw_positions(
+    features: Array, chosen: Array, count: int | None, seed: tuple[int, int]
+) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Return what `draw_vectors` does, and the positions [n] of the vectors."""
     positions, dim = features.shape[1:]
     if count is None:
-        return features[chosen].reshape(-1, dim)
+        all_positions = np.tile(np.arange(positions), len(chosen))
+        return features[chosen].reshape(-1, dim), all_positions
     of_each = max(1, count // len(chosen))
     drawn = np.random.default_rng(seed).integers(positions, size=(len(chosen), of_each))
-    return features[chosen[:, None], drawn].reshape(-1, dim)
+    return features[chosen[:, None], drawn].reshape(-1, dim), drawn.ravel()
 
 
 def spread_indices(images: int) -> Array:

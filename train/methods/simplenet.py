@@ -1,8 +1,7 @@
 """SimpleNet: a linear adapter on frozen features, and a discriminator trained against noise.
 
 Liu, Zhou, Xu and Wang, "SimpleNet: a simple network for image anomaly detection and localization",
-CVPR 2023, with the constants of the authors' code. `forward` is their pipeline, literally; `fused`
-is the same function with everything between backbone and LeakyReLU as one affine map per level.
+CVPR 2023, with the constants of the authors' code. `train/blocks/adapted_patches.py` has the graph.
 """
 
 from __future__ import annotations
@@ -18,22 +17,13 @@ from torch.nn import functional as F
 
 from flawline.options import option
 from flawline.runtime.image import Geometry
-from flawline.train.backbones import backbone_facts, create_backbone
-from flawline.train.blocks import fused as rewrites
-from flawline.train.blocks.discriminator import (
-    NEGATIVE_SLOPE,
-    HeadTraining,
-    Watch,
-    build_discriminator,
-    even_decay,
-    fold_head,
-    initialise_head,
-)
+from flawline.train.backbones import backbone_facts
+from flawline.train.blocks.adapted_patches import AdaptedPatches, AdaptedSettings
+from flawline.train.blocks.discriminator import HeadTraining, Watch, even_decay
 from flawline.train.blocks.feature_vectors import draw_vectors, mean_deviation
-from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
-from flawline.train.blocks.patches import aggregate, collect_features, smoothed_map
+from flawline.train.blocks.patches import collect_features
 from flawline.train.loop import choose_steps, half_precision
-from flawline.train.method import Fit, Method, MethodSettings
+from flawline.train.method import Fit
 
 Array = npt.NDArray[Any]
 
@@ -48,16 +38,12 @@ LIGHT_STEPS = 1400
 # against 0.949, seed 0) and with texture weights on the demo's weave and board (0.902 and 0.866
 # against 0.915 and 0.890), but finds more on small parts that lie anywhere, in any orientation.
 RELATIVE_NOISE = 0.25
-SIGMA = 4.0  # of the Gaussian over the anomaly map, in pixels of the input
 
 
 @dataclass(frozen=True)
-class SimpleNetSettings(MethodSettings):
+class SimpleNetSettings(AdaptedSettings):
     """The settings of SimpleNet; none is a flag. The defaults are the published values."""
 
-    level_dim: int = option(1536, "values per patch and level after pooling")
-    target_dim: int = option(1536, "feature dimensions of a patch")
-    hidden: int = option(1024, "hidden units of the discriminator")
     noise: float | None = option(
         0.015, "standard deviation of the negatives' noise; None to take `relative_noise`"
     )
@@ -73,19 +59,13 @@ class SimpleNetSettings(MethodSettings):
     averaged_share: float = option(0.0, "share of the training over which weights are averaged")
 
 
-class SimpleNet(Method):
+class SimpleNet(AdaptedPatches):
     """SimpleNet, trained as published or in a light setting for small backbones."""
 
     name: ClassVar[str] = "simplenet"
     Settings = SimpleNetSettings
 
     settings: SimpleNetSettings
-
-    def __init__(self, settings: SimpleNetSettings) -> None:
-        super().__init__(settings)
-        self.backbone = create_backbone(settings.backbone, (2, 3))
-        self.adapter = nn.Linear(settings.target_dim, settings.target_dim)
-        self.discriminator = build_discriminator(settings.target_dim, settings.hidden)
 
     @classmethod
     def settings_for(cls, backbone: str) -> SimpleNetSettings:
@@ -118,39 +98,15 @@ class SimpleNet(Method):
             light=LIGHT_STEPS,
         )
 
-    # ------------------------------------------------------------ the literal pipeline
-
-    def features(self, image: Tensor) -> Tensor:
-        """Compute patch features [N, h, w, D2] of images, uint8 BGR [N, H, W, 3]."""
-        return self.embed(*self.backbone.extract(image))
-
-    def embed(self, level2: Tensor, level3: Tensor) -> Tensor:
-        """Aggregate both levels to patch features [N, h, w, D2] (section 3.1 of the paper)."""
-        return aggregate(level2, level3, self.settings.level_dim, self.settings.target_dim)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.judge(self.features(image))
-
-    def judge(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute score [N] and map [N, H, W] from patch features [N, h, w, D2]."""
-        n, h, w, d = features.shape
-        logits = self.discriminator(self.adapter(features.view(-1, d)))
-        patch_score = -logits.view(n, h, w)
-        anomaly_map = smoothed_map(patch_score, self.settings.size, SIGMA)
-        return patch_score.amax((1, 2)), anomaly_map
-
     # ------------------------------------------------------------ training
 
     def fit(self, fit: Fit) -> int:
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             self.eval()
             features = collect_features(
-                fit.images, self._flat_features, self.device, folder, fit.progress
+                fit.images, self.flat_features, self.device, folder, fit.progress
             )
             return self.train_on(features, fit)
-
-    def _flat_features(self, image: Tensor) -> Tensor:
-        return self.features(image).flatten(1, 2)
 
     def train_on(self, features: Array, fit: Fit, watch: Watch | None = None) -> int:
         """Train adapter and discriminator on features [n, positions, D2]; `fit` without images.
@@ -160,7 +116,7 @@ class SimpleNet(Method):
         """
         phase = fit.phase("training")
         if phase.state is None:
-            self._initialise(fit.seed)
+            self.initialise(fit.seed)
         settings = self.settings
         training = HeadTraining(
             optimisers=(
@@ -209,49 +165,3 @@ class SimpleNet(Method):
         good, bad = logits.chunk(2)
         margin = self.settings.margin
         return F.relu(margin - good).mean() + F.relu(margin + bad).mean()
-
-    def _initialise(self, seed: int) -> None:
-        initialise_head(self.adapter, self.discriminator, seed)
-
-    # ------------------------------------------------------------ the exported form
-
-    def fused(self) -> nn.Module:
-        return build_fused(self, FusedSimpleNet)
-
-
-class FusedSimpleNet(FusedMethod):
-    """h = |w| (Wh2 (T2 * L2) + Up(Wh3 (T3 * L3)) + b); patch score = -sign(w) . LeakyReLU(h).
-
-    Unfold, both pools, resize, adapter, first discriminator layer and BatchNorm are linear. Pooling
-    acts on channels and taps, resizing on positions, so they commute, and both products run on
-    their own level's grid. LeakyReLU is positively homogeneous, so the last layer's weights move
-    into the first and leave a signed sum, whose terms have one scale, which suits INT8.
-    """
-
-    def __init__(self, method: SimpleNet) -> None:
-        super().__init__(method)
-        settings = method.settings
-        weight, bias, sign = fold_head(method.adapter, method.discriminator)
-        kernels = rewrites.patch_stencils(
-            method.backbone.channels, settings.level_dim, settings.target_dim
-        )
-        self.stencils = nn.ModuleList()
-        self.heads = nn.ModuleList()
-        for kernel, level_bias in zip(kernels, (bias, None), strict=True):
-            used = kernel.flatten(1).abs().sum(1) > 0
-            self.stencils.append(rewrites.grouped_convolution(kernel[used]))
-            self.heads.append(rewrites.pointwise(weight[:, used], level_bias))
-        grid2, grid3 = method.backbone.grids(*settings.size)
-        self.upsample = rewrites.Upsample(grid3, grid2)
-        # The sum over a thousand hidden units, and what is computed from it, need FP32.
-        self.tail = fp32(rewrites.pointwise(-sign[None]))
-        self.smooth = fp32(rewrites.SmoothUpsample(grid2, settings.size, SIGMA))
-
-    def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
-        level2, level3 = levels
-        fine = self.heads[0](self.stencils[0](level2))
-        coarse = self.heads[1](self.stencils[1](level3))
-        # In place: the hidden map is the largest tensor of the head, and exists once.
-        hidden = F.leaky_relu_(fine.add_(self.upsample(coarse)), NEGATIVE_SLOPE)
-        patch_score = self.tail(hidden).squeeze(1)
-        return patch_score.amax((1, 2)), self.smooth(patch_score)
