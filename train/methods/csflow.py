@@ -98,7 +98,7 @@ class CSFlow(Method):
                 standardised=True,
                 # Many features of a ReLU are exactly 0 in most images. Without noise the flow
                 # stretches these without limit, and with them the rounding errors of FP16.
-                noise=0.1,
+                noise=0.2,
                 learning_rate=5e-3,
                 # The gradients of the loss per dimension are smaller than the published one.
                 epsilon=1e-8,
