@@ -190,9 +190,10 @@ class Backbone(nn.Module, abc.ABC):
         chosen = np.linspace(0, len(images) - 1, count).astype(int)
         # Batches of about the same size: a last one of a single image would have no statistics
         # where a level has a single position, and elsewhere it would count as much as the others.
-        for indices in np.array_split(chosen, math.ceil(count / STATISTICS_BATCH)):
+        batches = math.ceil(count / STATISTICS_BATCH)
+        for first in range(batches):
             batch = []
-            for index in indices.tolist():
+            for index in chosen[first::batches].tolist():
                 batch.append(np.asarray(images[index]))
             self.extract(torch.from_numpy(np.stack(batch)).to(self.first_convolution.weight.device))
         self.eval()

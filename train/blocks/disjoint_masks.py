@@ -23,4 +23,6 @@ def disjoint_masks(
         part_of[chosen] = part
     cells = torch.from_numpy(part_of).view(rows, columns)
     pixels = cells.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
-    return (pixels != torch.arange(parts)[:, None, None])[:, None]
+    # On the CPU as the cells are, whatever the default device is.
+    number = torch.arange(parts, device="cpu")
+    return (pixels != number[:, None, None])[:, None]
