@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from flawline.train.method import Fit
+from flawline.train.method import Fit, Method, Phase
 
 # Added to the deviation at a position, which may be 0.
 LEAST_DEVIATION = 0.02
@@ -46,6 +48,39 @@ class StandardisedMaps(nn.Module):
         mean, square = total / len(fit.images)
         self.offset.copy_(mean)
         self.scale.copy_((square - mean * mean).clamp_min(0).sqrt() + LEAST_DEVIATION)
+
+
+class StandardisedMethod(Method):
+    """A method that is trained on the pixels and whose maps may be standardised afterwards.
+
+    A subclass creates `standardised` and implements the three methods below.
+    """
+
+    trains_on_pixels: ClassVar[bool] = True
+    standardised: StandardisedMaps
+
+    def fit(self, fit: Fit) -> int:
+        phase = fit.phase("training")
+        done = fit.steps
+        if not phase.done:
+            done = self._train(fit, phase)
+        # The second part is short and starts again when it was interrupted.
+        if self._standardises:
+            self.standardised.estimate(fit, self._map_of)
+        return done
+
+    @property
+    @abc.abstractmethod
+    def _standardises(self) -> bool:
+        """Whether the maps of this setting are standardised."""
+
+    @abc.abstractmethod
+    def _train(self, fit: Fit, phase: Phase) -> int:
+        """Train the networks to the end or the deadline; return the steps done."""
+
+    @abc.abstractmethod
+    def _map_of(self, image: Tensor) -> Tensor:
+        """Compute maps [N, H, W], not standardised yet, of images, uint8 BGR [N, H, W, 3]."""
 
 
 class FusedStandardisation(nn.Module):

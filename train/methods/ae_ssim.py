@@ -33,7 +33,11 @@ from flawline.train.blocks.pictures import (
     planes,
     turned,
 )
-from flawline.train.blocks.standardised_maps import FusedStandardisation, StandardisedMaps
+from flawline.train.blocks.standardised_maps import (
+    FusedStandardisation,
+    StandardisedMaps,
+    StandardisedMethod,
+)
 from flawline.train.blocks.structural_similarity import (
     SAMPLE,
     GaussianMean,
@@ -43,7 +47,7 @@ from flawline.train.blocks.structural_similarity import (
     uniform_mean,
 )
 from flawline.train.loop import Steps, batch_indices, half_cosine, half_precision
-from flawline.train.method import Fit, Method, Phase, require_multiple
+from flawline.train.method import Fit, Phase, require_multiple
 
 
 class Training(NamedTuple):
@@ -100,12 +104,11 @@ class AESSIMSettings(PictureSettings):
         return TRAININGS[self.setting]
 
 
-class AESSIM(Method):
+class AESSIM(StandardisedMethod):
     """AE-SSIM on whole images."""
 
     name: ClassVar[str] = "ae_ssim"
     Settings = AESSIMSettings
-    trains_on_pixels: ClassVar[bool] = True
 
     settings: AESSIMSettings
     colour: Tensor  # [3], BGR from 0 to 1, the mean of the good images
@@ -151,17 +154,11 @@ class AESSIM(Method):
 
     # ------------------------------------------------------------ training
 
-    def fit(self, fit: Fit) -> int:
-        phase = fit.phase("training")
-        done = fit.steps
-        if not phase.done:
-            done = self._train(fit, phase)
-        # The second part is short and starts again when it was interrupted.
-        if self.settings.training.standardised:
-            self.standardised.estimate(fit, self._residual_of)
-        return done
+    @property
+    def _standardises(self) -> bool:
+        return self.settings.training.standardised
 
-    def _residual_of(self, image: Tensor) -> Tensor:
+    def _map_of(self, image: Tensor) -> Tensor:
         x = planes(image, self.dtype)
         return self.residual(x, self.reconstruct(x))
 

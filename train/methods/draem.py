@@ -36,7 +36,11 @@ from flawline.train.blocks.pictures import (
     Planes,
     planes,
 )
-from flawline.train.blocks.standardised_maps import FusedStandardisation, StandardisedMaps
+from flawline.train.blocks.standardised_maps import (
+    FusedStandardisation,
+    StandardisedMaps,
+    StandardisedMethod,
+)
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
 from flawline.train.blocks.u_nets import (
     UNIT,
@@ -47,7 +51,7 @@ from flawline.train.blocks.u_nets import (
     initialise,
 )
 from flawline.train.loop import Steps, half_cosine, half_precision
-from flawline.train.method import Fit, Method, Phase, require_multiple
+from flawline.train.method import Fit, Phase, require_multiple
 
 # Side of the window, in pixels, whose largest mean probability is the score.
 WINDOW = 21
@@ -135,12 +139,11 @@ def draw_kept(rng: np.random.Generator) -> float:
     return float(rng.uniform(0, LARGEST_KEPT))
 
 
-class DRAEM(Method):
+class DRAEM(StandardisedMethod):
     """DRAEM."""
 
     name: ClassVar[str] = "draem"
     Settings = DRAEMSettings
-    trains_on_pixels: ClassVar[bool] = True
 
     settings: DRAEMSettings
 
@@ -192,17 +195,11 @@ class DRAEM(Method):
 
     # ------------------------------------------------------------ training
 
-    def fit(self, fit: Fit) -> int:
-        phase = fit.phase("training")
-        done = fit.steps
-        if not phase.done:
-            done = self._train(fit, phase)
-        # The second part is short and starts again when it was interrupted.
-        if self.settings.training.standardised:
-            self.standardised.estimate(fit, self._probability_of)
-        return done
+    @property
+    def _standardises(self) -> bool:
+        return self.settings.training.standardised
 
-    def _probability_of(self, image: Tensor) -> Tensor:
+    def _map_of(self, image: Tensor) -> Tensor:
         return torch.softmax(self.logits(planes(image, self.dtype))[1], 1)[:, 1]
 
     def _train(self, fit: Fit, phase: Phase) -> int:

@@ -47,10 +47,14 @@ from flawline.train.blocks.pictures import (
     mean_colour,
     planes,
 )
-from flawline.train.blocks.standardised_maps import FusedStandardisation, StandardisedMaps
+from flawline.train.blocks.standardised_maps import (
+    FusedStandardisation,
+    StandardisedMaps,
+    StandardisedMethod,
+)
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
 from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
-from flawline.train.method import Fit, Method, Phase, require_multiple
+from flawline.train.method import Fit, Phase, require_multiple
 
 SCALES = 3
 # Side of the mean filter of the map, in pixels.
@@ -101,13 +105,12 @@ class InTraSettings(PictureSettings):
         return self.size[0] // PATCH, self.size[1] // PATCH
 
 
-class InTra(Method):
+class InTra(StandardisedMethod):
     """InTra on patches of 16 x 16 pixels and windows of 7 x 7 patches."""
 
     name: ClassVar[str] = "intra"
     Settings = InTraSettings
     smallest_size: ClassVar[int] = PATCH * WINDOW
-    trains_on_pixels: ClassVar[bool] = True
 
     settings: InTraSettings
     table: Tensor  # int64 [patches, 49], the window of each patch
@@ -167,15 +170,9 @@ class InTra(Method):
 
     # ------------------------------------------------------------ training
 
-    def fit(self, fit: Fit) -> int:
-        phase = fit.phase("training")
-        done = fit.steps
-        if not phase.done:
-            done = self._train(fit, phase)
-        # The second part is short and starts again when it was interrupted.
-        if self.settings.training.standardised:
-            self.standardised.estimate(fit, self._residual_of)
-        return done
+    @property
+    def _standardises(self) -> bool:
+        return self.settings.training.standardised
 
     def _train(self, fit: Fit, phase: Phase) -> int:
         settings = self.settings.training
@@ -203,7 +200,7 @@ class InTra(Method):
             phase.finish()
         return done
 
-    def _residual_of(self, image: Tensor) -> Tensor:
+    def _map_of(self, image: Tensor) -> Tensor:
         """Compute the residuals [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
         x = planes(image, self.dtype)
         return self.residual(x, self.reconstruct(x))

@@ -34,10 +34,14 @@ from flawline.train.blocks.gradient_similarity import (
 )
 from flawline.train.blocks.inpainting_unet import UNIT, InpaintingUNet
 from flawline.train.blocks.pictures import LIGHT, PUBLISHED, PictureSettings
-from flawline.train.blocks.standardised_maps import FusedStandardisation, StandardisedMaps
+from flawline.train.blocks.standardised_maps import (
+    FusedStandardisation,
+    StandardisedMaps,
+    StandardisedMethod,
+)
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
 from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
-from flawline.train.method import Fit, Method, Phase, require_multiple
+from flawline.train.method import Fit, Phase, require_multiple
 
 # Sides of the hidden cells in pixels, and parts into which the cells of each side are divided.
 CELLS = (2, 4, 8, 16)
@@ -81,12 +85,11 @@ class RIADSettings(PictureSettings):
         return TRAININGS[self.setting]
 
 
-class RIAD(Method):
+class RIAD(StandardisedMethod):
     """RIAD with masks of four sizes, each of which hides the image in three parts."""
 
     name: ClassVar[str] = "riad"
     Settings = RIADSettings
-    trains_on_pixels: ClassVar[bool] = True
 
     settings: RIADSettings
     kept: Tensor  # bool [12, 1, H, W], the masks of an inspection, those of one size in succession
@@ -154,15 +157,9 @@ class RIAD(Method):
 
     # ------------------------------------------------------------ training
 
-    def fit(self, fit: Fit) -> int:
-        phase = fit.phase("training")
-        done = fit.steps
-        if not phase.done:
-            done = self._train(fit, phase)
-        # The second part is short and starts again when it was interrupted.
-        if self.settings.training.standardised:
-            self.standardised.estimate(fit, self._residual_of)
-        return done
+    @property
+    def _standardises(self) -> bool:
+        return self.settings.training.standardised
 
     def _train(self, fit: Fit, phase: Phase) -> int:
         settings = self.settings.training
@@ -193,7 +190,7 @@ class RIAD(Method):
             phase.finish()
         return done
 
-    def _residual_of(self, image: Tensor) -> Tensor:
+    def _map_of(self, image: Tensor) -> Tensor:
         """Compute the residuals [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
         x = normalised(image, self.dtype)
         return self.residual(x, self.reconstruct(x))
