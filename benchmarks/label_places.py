@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 # Directions in which a label may lie, as (x, y), the preferred ones first.
@@ -101,11 +99,7 @@ def draw_labels(
 def text_size(axes: Axes, label: Label, size: float) -> tuple[float, float]:
     """Return the width and height of a text of `size` points in pixels."""
     drawn = axes.text(0, 0, label.text, fontsize=size, fontweight=_weight(label))
-    figure = axes.get_figure(root=True)
-    canvas = figure.canvas
-    if not isinstance(canvas, FigureCanvasAgg):
-        canvas = FigureCanvasAgg(figure)
-    box = drawn.get_window_extent(canvas.get_renderer())
+    box = drawn.get_window_extent()
     drawn.remove()
     return box.width, box.height
 
@@ -230,7 +224,7 @@ def _draw(axes: Axes, label: Label, anchor: Xy, place: _Place, size: float) -> N
         va="center",
         zorder=4,
         # The name stays legible where a line of the grid passes behind it.
-        path_effects=[withStroke(linewidth=2.0, foreground="white")],
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8},
     )
 
 

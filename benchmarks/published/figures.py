@@ -29,8 +29,9 @@ Pair = tuple["float | None", "float | None"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a figure was printed; `kind` is paper, report or repository."""
+    """Where a figure was printed; `kind` is paper, report or repository, `short` a name."""
 
+    short: str
     kind: str
     title: str
     authors: str | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,28 +41,39 @@ FEW_DETECTORS = 8
 SMALL_TEXT = 7.5  # of the names beside points, in points of print
 MARKER = 8.0
 TICKS_PER_INCH = 1.2
-LINK = {"color": "0.85", "linewidth": 1.0, "zorder": 1.5}
+LINK: dict[str, Any] = {"color": "0.85", "linewidth": 1.0, "zorder": 1.5}
 IN_TURNS_LABEL = "frames per second of the engine alone (median, one image per call)"
 SPEED_LABEL = "frames per second (median; resizing and engine, one image per call)"
 ACCURACY_LABEL = "image AUROC [%]"
 
 
 def main_figure(machine: Machine) -> Figure | None:
+    """Return the figure of a machine: the mean of the data sets, or the only one.
+
+    Returns None where no row has both a speed and an accuracy.
+    """
+    panels = panels_of(machine)
+    if not panels:
+        return None
+    figure = Figure(figsize=(WIDTH, MAIN_HEIGHT), layout="constrained")
+    axes = _draw_main(figure, machine, panels[0])
+    _finish(figure)
+    _label(axes, panels[0])
+    return figure
+
+
+def figure_with_published(machine: Machine) -> Figure | None:
     """Return the figure of the README: ours above, those published below in panels of their own.
 
-    The upper panel has the mean of the data sets, or the only one. Returns None where no row has
-    both a speed and an accuracy.
+    Returns None where no row has both a speed and an accuracy.
     """
     panels = panels_of(machine)
     if not panels:
         return None
     figure = Figure(figsize=(WIDTH, MAIN_HEIGHT + PUBLISHED_HEIGHT), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(MAIN_HEIGHT, PUBLISHED_HEIGHT))
-    axes = upper.subplots()
-    styles = Styles(panels[0].points, variant_of)
-    _draw(axes, panels[0], styles, WIDTH - 1, _speed_label(machine))
-    _legend(upper, panels[:1], styles)
-    _title(upper, machine)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(MAIN_HEIGHT, PUBLISHED_HEIGHT))
+    upper, lower = parts
+    axes = _draw_main(upper, machine, panels[0])
     published = draw_published(lower)
     _finish(figure)
     _label(axes, panels[0])
@@ -101,6 +113,15 @@ def published_figure() -> Figure:
     _finish(figure)
     label_published(published)
     return figure
+
+
+def _draw_main(figure: Figure, machine: Machine, panel: Panel) -> Axes:
+    axes: Axes = figure.subplots()
+    styles = Styles(panel.points, variant_of)
+    _draw(axes, panel, styles, WIDTH - 1, _speed_label(machine))
+    _legend(figure, [panel], styles)
+    _title(figure, machine)
+    return axes
 
 
 def _draw(axes: Axes, panel: Panel, styles: Styles, width: float, speed_label: str) -> None:

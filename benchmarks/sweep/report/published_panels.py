@@ -118,9 +118,9 @@ def speed_points(figures: Figures, data: str) -> list[PublishedPoint]:
     """
     found: dict[str, PublishedPoint] = {}
     for point in figures.points:
-        if point.data == data and point.image_auroc is not None:
-            if point.single_image_fps is not None:
-                found.setdefault(point.method, point)
+        complete = point.image_auroc is not None and point.single_image_fps is not None
+        if point.data == data and complete:
+            found.setdefault(point.method, point)
     return list(found.values())
 
 
