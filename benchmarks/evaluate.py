@@ -13,8 +13,10 @@ import numpy as np
 from flawline.benchmarks.interleaved import (
     EngineChoice,
     EngineRun,
+    LeftOut,
     Measurement,
     judge_samples,
+    log_left_out,
     open_measurements,
 )
 from flawline.benchmarks.labels import labels_of
@@ -64,14 +66,17 @@ def evaluate_bundles(
     choices: Sequence[EngineChoice],
     repeats: int,
     skip_unavailable: bool = False,
+    left_out: LeftOut = log_left_out,
+    turn: int = 1,
 ) -> list[Row]:
     """Judge the test images of `data` with each bundle in each engine; return a row for each.
 
     Every image is judged `repeats` times by every engine: the accuracy is that of the last time,
     the speed that of all times. Bundles and engines take turns on each image, so that a disturbance
-    of the machine affects all of them. An engine that cannot be opened raises EngineError or
-    BundleError; with `skip_unavailable` it is logged and has no row. Raises DataError for
-    unsuitable data.
+    of the machine affects all of them; `turn` images at a time take less time in all. An engine
+    that cannot be opened raises EngineError or BundleError; with `skip_unavailable` it has no row
+    and `left_out` is called. Raises DataError for unsuitable data, and JudgingError for an engine
+    that cannot judge an image.
     """
     data_set = open_data(data)
     samples = data_set.test
@@ -86,11 +91,11 @@ def evaluate_bundles(
             # Maps of a whole test set are large, and nothing but masks needs them.
             keeps_maps = bool(entry.masks)
             entry.measurements = open_measurements(
-                entry.bundle, choices, skip_unavailable, keeps_maps, stack
+                entry.bundle, choices, left_out if skip_unavailable else None, keeps_maps, stack
             )
             measurements += entry.measurements
         start = read_cpu()
-        judge_samples(measurements, samples, repeats, _title(entries, data))
+        judge_samples(measurements, samples, repeats, _title(entries, data), turn)
         others = share_of_others(start, read_cpu())
     # The engines are closed now: the metrics need the memory.
     rows = []

@@ -22,6 +22,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = [
     "make demo",
     "make test",
+    'make bench-train DATA="/data/bottle /data/tiles" WEIGHTS=imagenet',
+    "make bench",
     'pip install ".[train]"',
     "pip install .",
     'pip install ".[video]"',
