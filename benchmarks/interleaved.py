@@ -6,8 +6,8 @@ A disturbance of the machine then affects all of them in the same way.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +89,15 @@ class Measurement:
         return self.detector.bundle
 
 
+@contextmanager
+def judging(run: EngineRun) -> Iterator[None]:
+    """Raise an EngineError of the block as JudgingError, which states the engine."""
+    try:
+        yield
+    except EngineError as error:
+        raise JudgingError(str(error), run.engine, run.precision) from error
+
+
 def open_measurements(
     bundle: Bundle,
     choices: Sequence[EngineChoice],
@@ -145,13 +154,10 @@ def judge_samples(
                 if bit_depth not in images:
                     # A 16-bit image is an error if the detector was trained on 8-bit images.
                     images[bit_depth] = [read_image(sample.path, bit_depth) for sample in now]
-                try:
+                with judging(measurement.run):
                     _settle(measurement.detector, images[bit_depth][0], warm_up, settle_s)
                     for image, sample in zip(images[bit_depth], now, strict=True):
                         _measure(measurement, image, sample.path, repeats)
-                except EngineError as error:
-                    run = measurement.run
-                    raise JudgingError(str(error), run.engine, run.precision) from error
             warm_up = 0
             progress(title, first + len(now), len(samples))
 

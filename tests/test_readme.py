@@ -22,12 +22,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = [
     "make demo",
     "make test",
-    'make bench-train DATA="/data/bottle /data/tiles" WEIGHTS=imagenet',
-    "make bench",
     'pip install ".[train]"',
     "pip install .",
     'pip install ".[video]"',
     "pip install torch --index-url https://download.pytorch.org/whl/cpu",
+    'make bench-train DATA="/data/bottle /data/tiles" WEIGHTS=imagenet',
+    "make bench",
 ]
 # The steps on a Jetson change the system; their flags are checked.
 NEEDS_JETSON = (

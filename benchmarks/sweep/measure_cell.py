@@ -126,7 +126,7 @@ def _evaluate(
     remaining = list(choices)
     while remaining:
         try:
-            rows = evaluate_bundles([bundle], data, remaining, 1, True, left_out, TURN)
+            rows = evaluate_bundles([bundle], data, remaining, 1, True, True, left_out, TURN)
         except JudgingError as error:
             # The others are measured without it.
             reasons[error.engine, error.precision] = str(error)
