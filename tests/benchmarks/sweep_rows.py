@@ -141,6 +141,54 @@ def _row_of(method: str, data: str, seed: int, fps: float, accuracy: float, devi
     return row
 
 
+def speed_row(**changes: Any) -> Row:
+    """One row of `speed/`; a change replaces its value."""
+    row: Row = {
+        "cell": "simplenet-resnet18-mvtec_bottle-0",
+        "status": "measured",
+        "data": "mvtec_bottle",
+        "engine": "onnxruntime 1.32.0 CPU fp32",
+        "engine_name": "onnxruntime",
+        "precision": "fp32",
+        "device": DEVICE,
+        "versions": VERSIONS,
+        "other_processes": 0.02,
+        "engine_p50_ms": 10.0,
+        "engine_p95_ms": 11.0,
+        "engine_p99_ms": 12.0,
+        "engine_fps": 100.0,
+        "engine_fps_slowest": 97.0,
+        "engine_fps_fastest": 102.0,
+        "end_to_end_p50_ms": 15.6,
+        "decode_p50_ms": 4.0,
+        "prepare_p50_ms": 1.5,
+        "best_batch": 8,
+        "best_batch_fps": 140.0,
+        "energy_per_frame_mj": None,
+    }
+    return row | changes
+
+
+def robustness_rows() -> list[Row]:
+    """Rows of `robustness/`: the images as they are, and with less light."""
+    rows = []
+    for name, strength, auroc, alarms in (("none", 0, 0.95, 0.02), ("gain", 0.7, 0.91, 0.12)):
+        rows.append(
+            {
+                "cell": "simplenet-resnet18-mvtec_bottle-0",
+                "engine": "onnxruntime 1.32.0 CPU fp32",
+                "precision": "fp32",
+                "perturbation": name,
+                "strength": strength,
+                "image_auroc": auroc,
+                "false_alarm_rate": alarms,
+                "false_alarm_interval": [alarms / 2, alarms * 2],
+                "recall": 0.6,
+            }
+        )
+    return rows
+
+
 def write_sweep(folder: Path, measured: Iterable[Row], **others: Iterable[Row]) -> Path:
     """Write a sweep's folder: the rows of each step in the file of their cell."""
     for step, rows in {"measured": measured, **others}.items():

@@ -22,14 +22,13 @@ GUESS = 0.5
 # Key of a row and its title, in the order of the columns.
 ACCURACIES = {"pg2": "PG2", "pb2": "PB2"}
 PIXEL_ACCURACIES = {"pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "seg_f1": "SegF1"}
-DECISIONS = (
+# What the columns mean, for all tables of accuracy.
+LEGEND = (
     "False alarms and recall are those at the threshold of the bundle, which was set from good "
-    "images before a test image was judged; in brackets the exact 95 % interval."
-)
-SHARES = (
+    "images before a test image was judged; in brackets the exact 95 % interval.",
     "PG2: share of good images that pass if at most 2 % of the defective ones are missed. PB2: "
     "share of defective images that are rejected if at most 2 % of the good ones are. SegF1: F1 of "
-    "all pixels at a threshold from held-out good images."
+    "all pixels at a threshold from held-out good images.",
 )
 
 
@@ -132,9 +131,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
     }
     if rates:
         asked = " or ".join(percent(value) for value in sorted(rates))
-        notes.append(f"{DECISIONS} The thresholds were set for false-alarm rates of {asked}.")
-    if any(result.values("pg2") for result in results):
-        notes.append(SHARES)
+        notes.append(f"The thresholds were set for false-alarm rates of {asked}.")
     if any(result.tuned for result in results):
         notes.append(f"{TUNED_MARK} The settings of the method were chosen on this data set.")
     return notes + _reasons(results)

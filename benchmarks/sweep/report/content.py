@@ -25,6 +25,7 @@ class MachineSection:
     title: str
     facts: Sequence[str]
     drawings: Sequence[Drawing]
+    legend: Sequence[str]
     tables: Sequence[Table]
 
 

@@ -20,6 +20,7 @@ def markdown_of(report: Report) -> str:
 def _section(section: MachineSection) -> list[str]:
     parts = [f"## {section.title}", "\n".join(f"- {fact}" for fact in section.facts)]
     parts += [f"![{drawing.label}]({drawing.name}.png)" for drawing in section.drawings]
+    parts += section.legend
     for table in section.tables:
         parts += [f"### {table.title}", table.markdown()]
     return parts

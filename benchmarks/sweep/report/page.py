@@ -14,7 +14,7 @@ from flawline.benchmarks import bundle_report
 from flawline.benchmarks.bundle_report.formatting import number
 from flawline.benchmarks.figure import save_figure
 from flawline.benchmarks.measure.machine import machine_lines
-from flawline.benchmarks.sweep.report.accuracy_tables import accuracy_table, area_table
+from flawline.benchmarks.sweep.report.accuracy_tables import LEGEND, accuracy_table, area_table
 from flawline.benchmarks.sweep.report.categories import category_tables
 from flawline.benchmarks.sweep.report.content import Drawing, MachineSection, Report
 from flawline.benchmarks.sweep.report.engine_tables import drift_table, engine_table, stage_table
@@ -31,6 +31,7 @@ from flawline.benchmarks.sweep.report.results import Machine, machines_of
 from flawline.benchmarks.sweep.report.robustness_tables import robustness_tables
 from flawline.benchmarks.sweep.report.rows import SweepFiles, read_sweep
 from flawline.benchmarks.sweep.report.tables import Cell, Table
+from flawline.benchmarks.sweep.store import Store
 from flawline.runtime.files import write_atomically
 
 FOLDER = Path(__file__).parent
@@ -41,10 +42,10 @@ def write_report(folder: Path, pictures: bool = True) -> list[Path]:
     """Write report.html, report.md and the figures into a sweep's folder; return their paths.
 
     With `pictures`, the test images of each data set are judged once more, by its most accurate
-    bundle, which takes a minute or so. Raises SweepReportError for a folder without any result and
+    bundle, which takes a minute or so. Raises SweepError for a folder without any result and
     OSError where a file cannot be written.
     """
-    sweep = read_sweep(folder)
+    sweep = read_sweep(Store(folder))
     paths: list[Path] = []
     machines = []
     for index, machine in enumerate(machines_of(sweep)):
@@ -106,7 +107,7 @@ def _section(machine: Machine, index: int, folder: Path, paths: list[Path]) -> M
     tables += [table for table in found if table is not None]
     tables += robustness_tables(machine)
     tables += [engine_table(machine, data) for data in machine.data_sets]
-    return MachineSection(machine.device, _facts(machine), drawings, tables)
+    return MachineSection(machine.device, _facts(machine), drawings, LEGEND, tables)
 
 
 def _facts(machine: Machine) -> list[str]:
@@ -119,10 +120,10 @@ def _plan(sweep: SweepFiles) -> list[tuple[str, str]]:
     """Return what was asked for, as names and values."""
     lines = []
     for name, value in sweep.plan.items():
-        if not value or isinstance(value, dict):
+        if name == "cells" or not value:
             continue
         if isinstance(value, list):
-            # Of folders, the name says enough, and the rest is of no use on another machine.
+            # Of a folder, the name says enough: the rest is of no use on another machine.
             value = ", ".join(Path(str(item)).name for item in value)
         lines.append((name, str(value)))
     return lines

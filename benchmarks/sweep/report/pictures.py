@@ -36,16 +36,15 @@ def pictures_of(sweep: SweepFiles) -> list[Pictures]:
 
     A data set or bundle that is not on this machine is left out, which is logged.
     """
-    folders = {Path(folder).name: Path(folder) for folder in sweep.plan.get("data", ())}
     found = []
     for data in dict.fromkeys(row["data"] for row in sweep.measured):
-        folder = folders.get(data)
+        row = _most_accurate([row for row in sweep.measured if row["data"] == data])
+        folder = _folder(sweep, row["cell"])
         if folder is None or not folder.exists():
             log(f"note: no pictures of {data}, because its images are not on this machine")
             continue
-        row = _most_accurate([row for row in sweep.measured if row["data"] == data])
         try:
-            found.append(_pictures(sweep.folder / "trained" / row["cell"], folder, data))
+            found.append(_pictures(sweep.store.bundle(row["cell"]), folder, data))
         except FlawlineError as error:
             log(f"note: no pictures of {data}: {error}")
     return found
@@ -53,6 +52,12 @@ def pictures_of(sweep: SweepFiles) -> list[Pictures]:
 
 def _most_accurate(rows: Sequence[Row]) -> Row:
     return max(rows, key=lambda row: (row.get("image_auroc") or 0, row["cell"]))
+
+
+def _folder(sweep: SweepFiles, cell: str) -> Path | None:
+    """Return the folder of the data set of a cell, as the plan names it."""
+    planned = sweep.plan.get("cells", {}).get(cell)
+    return None if planned is None else Path(planned["data"])
 
 
 def _pictures(bundle_path: Path, folder: Path, data: str) -> Pictures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flawline.benchmarks.bundle_report.formatting import percent
+from flawline.benchmarks.robustness import NONE
 from flawline.benchmarks.sweep.report.results import Machine, Result, known
 from flawline.benchmarks.sweep.report.rows import Row
 from flawline.benchmarks.sweep.report.tables import Cell, Table
@@ -26,7 +27,7 @@ def robustness_tables(machine: Machine) -> list[Table]:
         changes = _changes(machine, results)
         for key, title in (("image_auroc", "image AUROC"), ("false_alarm_rate", "false alarms")):
             rows = [_line(machine, result, changes, key) for result in results]
-            header = ["detector", "engine", "unchanged", *(_name(change) for change in changes)]
+            header = ["detector", "engine", *(_name(change) for change in changes)]
             tables.append(Table(f"Changed images, {title}: {data}", header, rows, [NOTE], words=2))
     return tables
 
@@ -34,7 +35,7 @@ def robustness_tables(machine: Machine) -> list[Table]:
 def _line(
     machine: Machine, result: Result, changes: Sequence[tuple[str, float]], key: str
 ) -> list[Cell]:
-    cells = [Cell(result.name), Cell(result.variant), _cell(result.rows, key)]
+    cells = [Cell(result.name), Cell(result.variant)]
     rows = _rows_of(machine, result)
     for change in changes:
         cells.append(_cell([row for row in rows if _change(row) == change], key))
@@ -75,4 +76,6 @@ def _change(row: Row) -> tuple[str, float]:
 
 def _name(change: tuple[str, float]) -> str:
     name, strength = change
+    if name == NONE:
+        return "unchanged"
     return f"{name.replace('_', ' ')} {strength:g}"

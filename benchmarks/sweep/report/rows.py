@@ -1,22 +1,17 @@
-"""Reads the files of a sweep's folder."""
+"""Reads the files of a sweep's folder for its report."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flawline import FlawlineError
+from flawline.benchmarks.sweep.store import Store, SweepError, read_record, read_rows
 
 Row = Mapping[str, Any]
 # What a row with a result has as its status, or none; any other one comes with a reason.
 WITH_RESULT = ("trained", "measured", None)
-
-
-class SweepReportError(FlawlineError):
-    """The folder of a sweep cannot be reported."""
 
 
 @dataclass(frozen=True)
@@ -30,85 +25,71 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepFiles:
-    """What a sweep's folder holds.
+    """What a sweep's folder holds: the plan, and the rows of each step that have a result.
 
-    `trained` has one row per bundle; `measured`, `speed` and `robustness` are as documented in
-    docs/protocol.md. `folder` holds the bundles in `trained/<cell>`.
+    `measured` has a row for each bundle, engine and precision, and so has `speed`. `robustness` has
+    a row for each change of the test images, too.
     """
 
-    folder: Path
+    store: Store
     plan: Row
-    trained: Sequence[Row]
     measured: Sequence[Row]
     speed: Sequence[Row]
     robustness: Sequence[Row]
     failures: Sequence[Failure]
 
 
-def read_sweep(folder: Path) -> SweepFiles:
-    """Return what the files of a sweep's folder hold.
+def read_sweep(store: Store) -> SweepFiles:
+    """Return what the files of a sweep's folder hold; damaged ones are left out with a warning.
 
-    Raises SweepReportError for a folder without any result and for a file that is damaged.
+    Raises SweepError for a folder without any result.
     """
-    failures: list[Failure] = []
-    trained = _read_rows(folder, "trained", failures)
+    failures = _failed_trainings(store)
     sweep = SweepFiles(
-        folder=folder,
-        plan=_read_plan(folder / "plan.json"),
-        trained=trained,
-        measured=_read_rows(folder, "measured", failures),
-        speed=_read_rows(folder, "speed", failures),
-        robustness=_read_rows(folder, "robustness", failures),
+        store=store,
+        plan=read_record(store.plan) or {},
+        measured=_rows(store, "measured", failures),
+        speed=_rows(store, "speed", failures),
+        robustness=_rows(store, "robustness", failures),
         failures=failures,
     )
-    if not sweep.measured and not sweep.trained and not failures:
-        raise SweepReportError(
-            f"{folder} holds no result of a sweep; give the --out folder of flawline sweep"
+    if not sweep.measured and not failures:
+        raise SweepError(
+            f"{store.root} holds nothing that was measured; run flawline sweep with this --out"
         )
     return sweep
 
 
-def _read_plan(path: Path) -> Row:
-    if not path.exists():
-        return {}
-    plan = _read_json(path)
-    if not isinstance(plan, dict):
-        raise _damaged(path, "it is no JSON object")
-    return plan
+def _failed_trainings(store: Store) -> list[Failure]:
+    failures = []
+    for path in _files(store, "trained"):
+        facts = read_record(path) or {}
+        if facts.get("status") not in WITH_RESULT:
+            failures.append(_failure("training", {"cell": path.stem} | facts))
+    return failures
 
 
-def _read_rows(folder: Path, step: str, failures: list[Failure]) -> list[Row]:
-    """Return the rows of all files of one step; those with an error are added to `failures`."""
+def _rows(store: Store, step: str, failures: list[Failure]) -> list[Row]:
+    """Return the rows of all files of one step; those without a result go to `failures`."""
     rows: list[Row] = []
-    for path in sorted((folder / step).glob("*.json")):
-        content = _read_json(path)
-        found = content if isinstance(content, list) else [content]
-        for row in found:
-            if not isinstance(row, dict):
-                raise _damaged(path, "its rows are no JSON objects")
+    for path in _files(store, step):
+        for row in read_rows(path):
             row = {"cell": path.stem} | row
-            if row.get("status") not in WITH_RESULT:
-                failures.append(_failure(step, row))
-            else:
+            if row.get("status") in WITH_RESULT:
                 rows.append(row)
+                continue
+            failure = _failure(step, row)
+            # An engine that refuses a bundle is the same failure in every step.
+            if all((failure.cell, failure.reason) != (f.cell, f.reason) for f in failures):
+                failures.append(failure)
     return rows
 
 
+def _files(store: Store, step: str) -> list[Path]:
+    return sorted((store.root / step).glob("*.json"))
+
+
 def _failure(step: str, row: Row) -> Failure:
-    what = step
     if "engine" in row:
-        what = f"{step}, {row['engine']} {row.get('precision', '')}".rstrip()
-    return Failure(str(row["cell"]), what, str(row.get("reason")))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _damaged(path: Path, reason: str) -> SweepReportError:
-    return SweepReportError(
-        f"{path} cannot be read ({reason}); delete it and run flawline sweep again"
-    )
+        step = f"{row['engine']} {row['precision']}"
+    return Failure(str(row["cell"]), step, str(row.get("reason")))
