@@ -5,9 +5,11 @@ segmentation" (ECCV 2022): the features of an image and of its partner with a bl
 less similar, and those of two slightly different views of it stay similar.
 
 What is ours: features are compared position by position instead of after pooling, since one per
-cent of the pixels hardly moves their mean; and the features of the second view are those of the
-pretrained backbone. These hold the trained ones in place, as the paper's ordinary task on ImageNet
-does. As in SimSiam, which is one of these tasks, no gradient flows into them.
+cent of the pixels hardly moves their mean (on solar cells, the pooled features of ResNet18's levels
+have cosines of 0.9995 and more with those of a blended image, and features at the patch 0.6 to
+0.8); and the features of the second view are those of the pretrained backbone. These hold the
+trained ones in place, as the paper's ordinary task on ImageNet does. As in SimSiam, which is one of
+these tasks, no gradient flows into them.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ class SPD(TunedBackbone, PaDiM):
 
     name: ClassVar[str] = "spd"
     Settings = SPDSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
     phases: ClassVar[tuple[str, ...]] = (FINE_TUNING, "Gaussians")
     light_steps: ClassVar[int] = 60
 
