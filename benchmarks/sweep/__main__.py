@@ -178,7 +178,17 @@ def _run(args: argparse.Namespace) -> int:
                 train_cells(store, cells, submit, deadline, rest)
         if not args.train_only:
             measure_cells(store, cells, choices_of(plan), deadline, rest)
+            _write_report(store)
     return _report(rest)
+
+
+def _write_report(store: Store) -> None:
+    """Write the report of everything that the folder holds, unless nothing is measured yet."""
+    from flawline.benchmarks.sweep.report.page import write_report
+
+    if any(store.root.glob("measured/*.json")):
+        for path in write_report(store.root):
+            log(f"wrote {path}")
 
 
 def _plan(args: argparse.Namespace, before: Plan) -> Plan:
