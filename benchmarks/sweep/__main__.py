@@ -6,6 +6,7 @@ Also `python -m benchmarks.sweep`.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 if __name__ == "__main__":
     # The imports below take a while.
@@ -82,6 +83,11 @@ def _parser() -> Parser:
     stages = parser.add_mutually_exclusive_group()
     stages.add_argument("--train-only", action="store_true", help="measure nothing")
     stages.add_argument("--measure-only", action="store_true", help="train nothing")
+    parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="also judge the test images after changes of light and lens, in the first engine",
+    )
     parser.add_argument(
         "--budget-minutes",
         type=float,
@@ -177,7 +183,9 @@ def _run(args: argparse.Namespace) -> int:
             with _submitting(store, args, lock) as submit:
                 train_cells(store, cells, submit, deadline, rest)
         if not args.train_only:
-            measure_cells(store, cells, choices_of(plan), deadline, rest)
+            choices = choices_of(plan)
+            measure_cells(store, cells, choices, deadline, rest, args.robustness)
+            _write_report(store)
     return _report(rest)
 
 
@@ -221,6 +229,18 @@ def _submitting(
     from flawline.benchmarks.sweep.ray_cluster import ray_tasks
 
     return ray_tasks(store, args.ray, jobs)
+
+
+def _write_report(store: Store) -> None:
+    """Write the report and the figure from the files of the folder, if anything was measured."""
+    if not any(store.measured("").parent.glob("*.json")):
+        return
+    if find_spec("flawline.benchmarks.sweep.report") is None:
+        return
+    from flawline.benchmarks.sweep.report.page import write_report
+
+    for path in write_report(store.root):
+        log(f"wrote {path}")
 
 
 def _report(rest: Rest) -> int:
