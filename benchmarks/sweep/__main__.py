@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import IO, TYPE_CHECKING, Any
 
 from flawline.benchmarks.sweep.plan import (
@@ -237,8 +238,7 @@ def _write_report(store: Store) -> None:
         return
     if find_spec("flawline.benchmarks.sweep.report") is None:
         return
-    from flawline.benchmarks.sweep.report.page import write_report
-
+    write_report = resolve_name("flawline.benchmarks.sweep.report.page:write_report")
     for path in write_report(store.root):
         log(f"wrote {path}")
 
