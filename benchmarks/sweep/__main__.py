@@ -6,7 +6,6 @@ Also `python -m benchmarks.sweep`.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 
 if __name__ == "__main__":
     # The imports below take a while.
@@ -19,7 +18,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import IO, TYPE_CHECKING, Any
 
 from flawline.benchmarks.sweep.plan import (
@@ -190,6 +188,15 @@ def _run(args: argparse.Namespace) -> int:
     return _report(rest)
 
 
+def _write_report(store: Store) -> None:
+    """Write the report of everything that the folder holds, unless nothing is measured yet."""
+    from flawline.benchmarks.sweep.report.page import write_report
+
+    if any(store.root.glob("measured/*.json")):
+        for path in write_report(store.root):
+            log(f"wrote {path}")
+
+
 def _plan(args: argparse.Namespace, before: Plan) -> Plan:
     """Return the plan: what the command line says, and for the rest the plan of the run before."""
     changes: dict[str, Any] = {}
@@ -230,17 +237,6 @@ def _submitting(
     from flawline.benchmarks.sweep.ray_cluster import ray_tasks
 
     return ray_tasks(store, args.ray, jobs)
-
-
-def _write_report(store: Store) -> None:
-    """Write the report and the figure from the files of the folder, if anything was measured."""
-    if not any(store.measured("").parent.glob("*.json")):
-        return
-    if find_spec("flawline.benchmarks.sweep.report") is None:
-        return
-    write_report = resolve_name("flawline.benchmarks.sweep.report.page:write_report")
-    for path in write_report(store.root):
-        log(f"wrote {path}")
 
 
 def _report(rest: Rest) -> int:
