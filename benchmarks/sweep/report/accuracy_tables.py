@@ -123,7 +123,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
     seeds = sorted({row.get("seed", 0) for result in results for row in result.rows})
     notes = [
         f"{first['good_images']} good and {first['defective_images']} defective test images; "
-        f"{results[0].variant}; seeds {', '.join(str(seed) for seed in seeds)}"
+        f"{results[0].variant}; {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(str(seed) for seed in seeds)}"
         + ("." if len(seeds) == 1 else "; mean ± standard deviation over the seeds.")
     ]
     rates = {
