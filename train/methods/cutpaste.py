@@ -61,6 +61,7 @@ class CutPaste(TunedPatchCore):
     """CutPaste with three classes; by default at the run-time cost of PatchCore."""
 
     name: ClassVar[str] = "cutpaste"
+    trains_against: ClassVar[tuple[str, ...]] = ("patch", "scar")
     Settings = CutPasteSettings
 
     settings: CutPasteSettings

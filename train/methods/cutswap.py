@@ -103,6 +103,7 @@ class CutSwap(TunedPatchCore):
     """CutSwap with three classes, at the run-time cost of PatchCore."""
 
     name: ClassVar[str] = "cutswap"
+    trains_against: ClassVar[tuple[str, ...]] = ("patch", "scar")
     Settings = CutSwapSettings
 
     settings: CutSwapSettings

@@ -142,6 +142,7 @@ class Glass(AdaptedPatches):
     """GLASS, trained as published or in a light setting for small backbones."""
 
     name: ClassVar[str] = "glass"
+    trains_against: ClassVar[tuple[str, ...]] = ("texture",)
     Settings = GlassSettings
     phases: ClassVar[tuple[str, ...]] = (*DISTRIBUTIONS, "training")
     trains_on_pixels: ClassVar[bool] = True
