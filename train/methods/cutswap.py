@@ -105,6 +105,7 @@ class CutSwap(TunedPatchCore):
     name: ClassVar[str] = "cutswap"
     trains_against: ClassVar[tuple[str, ...]] = ("patch", "scar")
     Settings = CutSwapSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 
     settings: CutSwapSettings
 

@@ -145,6 +145,7 @@ class DRAEM(StandardisedMethod):
     name: ClassVar[str] = "draem"
     trains_against: ClassVar[tuple[str, ...]] = ("texture",)
     Settings = DRAEMSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo",)
 
     settings: DRAEMSettings
 

@@ -144,6 +144,7 @@ class Glass(AdaptedPatches):
     name: ClassVar[str] = "glass"
     trains_against: ClassVar[tuple[str, ...]] = ("texture",)
     Settings = GlassSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
     phases: ClassVar[tuple[str, ...]] = (*DISTRIBUTIONS, "training")
     trains_on_pixels: ClassVar[bool] = True
 

@@ -63,6 +63,7 @@ class PaDiM(Method):
 
     name: ClassVar[str] = "padim"
     Settings = PaDiMSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
 
     settings: PaDiMSettings
     chosen: Tensor  # indices of the drawn channels [d]
