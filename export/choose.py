@@ -71,17 +71,6 @@ def _parser() -> Parser:
         help="longest median time per frame, for resizing it and running the graph",
     )
     parser.add_argument(
-        "--engine",
-        default="auto",
-        help=f"{', '.join(ENGINES)}, or auto for all that this machine can use; default auto",
-    )
-    parser.add_argument(
-        "--precision",
-        nargs="+",
-        choices=tuple(PRECISIONS),
-        help="default is every precision that the engine runs",
-    )
-    parser.add_argument(
         "--methods", nargs="+", help=f"all or some of {', '.join(METHODS)}; default all"
     )
     parser.add_argument(
@@ -90,11 +79,7 @@ def _parser() -> Parser:
         help=f"all or some of {', '.join(BACKBONES)}; default is that of each method",
     )
     _add_training_arguments(parser)
-    parser.add_argument(
-        "--threads",
-        type=int,
-        help="threads of a CPU engine; default: the cores that this process may use",
-    )
+    _add_engine_arguments(parser)
     parser.add_argument(
         "--out",
         type=path_argument,
@@ -103,6 +88,26 @@ def _parser() -> Parser:
     )
     add_build_arguments(parser)
     return parser
+
+
+def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engines")
+    group.add_argument(
+        "--engine",
+        default="auto",
+        help=f"{', '.join(ENGINES)}, or auto for all that this machine can use; default auto",
+    )
+    group.add_argument(
+        "--precision",
+        nargs="+",
+        choices=tuple(PRECISIONS),
+        help="default is every precision that the engine runs",
+    )
+    group.add_argument(
+        "--threads",
+        type=int,
+        help="threads of a CPU engine; default: the cores that this process may use",
+    )
 
 
 def _add_training_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,9 @@ from flawline.train.anomalies.rectangles import (
 from flawline.train.anomalies.textured import blend_texture, draw_filled
 from flawline.train.anomalies.textures import ProceduralTextures, altered, is_grey, to_grey
 
-STRENGTHS = (0.15, 0.3, 0.6)
+STRENGTHS = (0.1, 0.2, 0.4)
+# Different textures; three random changes make more of them.
+TEXTURES = 64
 # A kind that leaves the image as it is, because no place suits it, is drawn again.
 ATTEMPTS = 10
 # Of blended patches: half-sides as fractions of the image's, so that a patch is not most of it.
@@ -56,7 +58,7 @@ def _scar(image: Image, other: Image, seed: int, rng: np.random.Generator) -> Im
 
 def _texture(image: Image, other: Image, seed: int, rng: np.random.Generator) -> Image:
     shape = (image.shape[0], image.shape[1])
-    filling = altered(ProceduralTextures(seed).texture(shape, rng), rng)
+    filling = altered(ProceduralTextures(seed, TEXTURES).texture(shape, rng), rng)
     if is_grey(image):
         # Its colour alone would tell it from the product.
         filling = to_grey(filling)
