@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawline import FlawlineError
+from flawline.commands import shell_line
 from flawline.runtime.console import last_line
 
 # Libraries take long to import, and a first call compiles the model.
@@ -43,11 +44,12 @@ class Peer:
     ) -> None:
         """Start the process and wait until it is ready. Raises PeerError."""
         self._answer_s = answer_s
+        self._words = [str(word) for word in command]
         # What it prints is kept for a message about its end.
         self._errors = tempfile.TemporaryFile("w+", prefix="flawline-")  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
-                [str(word) for word in command],
+                self._words,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -129,7 +131,7 @@ class Peer:
         return value
 
     def _command(self) -> str:
-        return subprocess.list2cmdline([str(word) for word in self._process.args])
+        return shell_line(self._words)
 
     def _last_error(self) -> str:
         self._errors.seek(0)
