@@ -135,10 +135,11 @@ def test_the_focal_loss_by_hand() -> None:
 
 
 def test_the_published_rate_falls_twice_and_the_light_one_along_a_cosine() -> None:
-    published = draem.TRAININGS["published"]
-    rates = [draem._rate(published, share) for share in (0, 0.79, 0.8, 0.89, 0.9, 0.99)]
-    assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
-    assert [draem._rate(LIGHT, share) for share in (0, 0.5)] == pytest.approx([1, 0.5])
+    published = draem.TRAININGS["published"].schedule
+    rates = [published.rate(share) for share in (0, 0.79, 0.8, 0.89, 0.9, 0.99)]
+    assert rates == pytest.approx([1e-4, 1e-4, 2e-5, 2e-5, 4e-6, 4e-6])
+    light = LIGHT.schedule
+    assert light.rate(0.5) == pytest.approx(light.learning_rate / 2)
 
 
 def test_the_maps_of_the_training_images_are_standardised_in_the_light_setting_only(

@@ -12,7 +12,6 @@ therefore standardises the maps at every position by their mean and deviation on
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -36,6 +35,7 @@ from flawline.train.blocks.pictures import (
     Planes,
     planes,
 )
+from flawline.train.blocks.schedule import Drop, Schedule
 from flawline.train.blocks.standardised_maps import (
     FusedStandardisation,
     StandardisedMaps,
@@ -50,25 +50,21 @@ from flawline.train.blocks.u_nets import (
     focal_loss,
     initialise,
 )
-from flawline.train.loop import Steps, half_cosine, half_precision
+from flawline.train.loop import Steps, half_precision
 from flawline.train.method import Fit, Phase, require_multiple
 
 # Side of the window, in pixels, whose largest mean probability is the score.
 WINDOW = 21
 # Largest share of the good image that stays visible below a texture.
 LARGEST_KEPT = 0.8
-PUBLISHED_EPOCHS = 700
-BATCH = 8
 
 
 class Training(NamedTuple):
     """The networks and how they are trained.
 
     widths: channels of both networks at full size. align_corners: of their upsampling.
-    steps: of the default length; None for PUBLISHED_EPOCHS.
     crop: side of the random windows that are trained on; None for whole images.
-    decay: whether the learning rate falls to 0 along half a cosine; otherwise it is a fifth after
-    0.8 and a twenty-fifth after 0.9 of the steps. stride: pixels between the windows of SSIM.
+    stride: pixels between the windows of SSIM.
     turned: the probability of a random rotation of the good image. matched: whether textures in a
     grey image are grey. spread: of the initial weights, as in `initialise`. standardised: whether
     the map is.
@@ -76,10 +72,8 @@ class Training(NamedTuple):
 
     widths: tuple[int, int]
     align_corners: bool
-    steps: int | None
+    schedule: Schedule
     crop: int | None
-    learning_rate: float
-    decay: bool
     stride: int
     turned: float
     matched: bool
@@ -91,10 +85,8 @@ TRAININGS = {
     LIGHT: Training(
         widths=(16, 8),
         align_corners=False,
-        steps=500,
+        schedule=Schedule(batch=8, learning_rate=1e-3, steps=500),
         crop=128,
-        learning_rate=1e-3,
-        decay=True,
         stride=3,
         turned=0.0,
         matched=True,
@@ -104,10 +96,10 @@ TRAININGS = {
     PUBLISHED: Training(
         widths=(128, 64),
         align_corners=True,
-        steps=None,
+        schedule=Schedule(
+            8, learning_rate=1e-4, epochs=700, drops=(Drop(0.8, 0.2), Drop(0.9, 0.04))
+        ),
         crop=None,
-        learning_rate=1e-4,
-        decay=False,
         stride=1,
         turned=0.3,
         matched=False,
@@ -161,9 +153,7 @@ class DRAEM(StandardisedMethod):
 
     @classmethod
     def steps(cls, settings: DRAEMSettings, images: int, epochs: int | None) -> int:
-        if epochs is None and settings.training.steps is not None:
-            return settings.training.steps
-        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
+        return settings.training.schedule.length(images, epochs)
 
     @classmethod
     def anomalies(
@@ -204,23 +194,23 @@ class DRAEM(StandardisedMethod):
 
     def _train(self, fit: Fit, phase: Phase) -> int:
         training = self.settings.training
+        schedule = training.schedule
         if phase.state is None:
             generator = torch.Generator().manual_seed(fit.seed)
             initialise(self.reconstruction, training.spread, generator)
             initialise(self.difference, training.spread, generator)
-        optimiser = torch.optim.Adam(self.parameters(), training.learning_rate)
+        optimiser = torch.optim.Adam(self.parameters(), schedule.learning_rate)
         steps = Steps(fit, phase, [optimiser], fit.steps)
         draws = self.anomalies(self.settings, fit.images, fit.seed)
         first = draws.image(0)
         mean = GaussianMean(first.shape[0], first.shape[1], training.stride).to(self.device)
 
         def loss_of(step: int, chosen: Any) -> Tensor:
-            share = step / fit.steps
-            optimiser.param_groups[0]["lr"] = training.learning_rate * _rate(training, share)
+            optimiser.param_groups[0]["lr"] = schedule.rate(step / fit.steps)
             return self.loss([draws.sample(draw) for draw in chosen], mean)
 
         self.train()
-        done = steps.run(_batches(steps.start), loss_of)
+        done = steps.run(_batches(schedule.batch, steps.start), loss_of)
         self.eval()
         if done == fit.steps:
             phase.finish()
@@ -248,21 +238,10 @@ class DRAEM(StandardisedMethod):
         return build_fused(self, FusedDRAEM)
 
 
-def _batches(start: int) -> Iterator[range]:
+def _batches(size: int, start: int) -> Iterator[range]:
     """Yield the numbers of the draws of each step, without end."""
     for step in itertools.count(start):
-        yield range(step * BATCH, (step + 1) * BATCH)
-
-
-def _rate(training: Training, share: float) -> float:
-    """Return the learning rate after a share of the training, relative to the first."""
-    if training.decay:
-        return half_cosine(share)
-    rate = 1.0
-    for drop in (0.8, 0.9):
-        if share >= drop:
-            rate /= 5
-    return rate
+        yield range(step * size, (step + 1) * size)
 
 
 def largest_mean(maps: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ good images, since they are largest where a good part cannot be completed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -34,13 +33,14 @@ from flawline.train.blocks.gradient_similarity import (
 )
 from flawline.train.blocks.inpainting_unet import UNIT, InpaintingUNet
 from flawline.train.blocks.pictures import LIGHT, PUBLISHED, PictureSettings
+from flawline.train.blocks.schedule import Schedule
 from flawline.train.blocks.standardised_maps import (
     FusedStandardisation,
     StandardisedMaps,
     StandardisedMethod,
 )
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
-from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
+from flawline.train.loop import Indices, Steps, batch_indices, half_precision
 from flawline.train.method import Fit, Phase, require_multiple
 
 # Sides of the hidden cells in pixels, and parts into which the cells of each side are divided.
@@ -54,24 +54,16 @@ WEIGHT_DECAY = 1e-5
 
 
 class Training(NamedTuple):
-    """The width of the network, and how it is trained.
-
-    steps: of the default length; None for EPOCHS. decay: whether the learning rate falls to 0 along
-    half a cosine. standardised: whether the map is.
-    """
+    """The width of the network, how it is trained, and whether the map is standardised."""
 
     width: int
-    steps: int | None
-    batch: int
-    learning_rate: float
-    decay: bool
+    schedule: Schedule
     standardised: bool
 
 
-EPOCHS = 300
 TRAININGS = {
-    LIGHT: Training(8, 600, 4, 2e-3, True, True),
-    PUBLISHED: Training(64, None, 4, 1e-4, False, False),
+    LIGHT: Training(8, Schedule(batch=4, learning_rate=2e-3, steps=600), True),
+    PUBLISHED: Training(64, Schedule(batch=4, learning_rate=1e-4, epochs=300, drops=()), False),
 }
 
 
@@ -109,10 +101,7 @@ class RIAD(StandardisedMethod):
 
     @classmethod
     def steps(cls, settings: RIADSettings, images: int, epochs: int | None) -> int:
-        training = settings.training
-        if epochs is None and training.steps is not None:
-            return training.steps
-        return (epochs or EPOCHS) * math.ceil(images / training.batch)
+        return settings.training.schedule.length(images, epochs)
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -153,7 +142,8 @@ class RIAD(StandardisedMethod):
         maps = []
         for reconstruction in reconstructions:
             maps.append((1 - similarity_map(x, reconstruction, SCALES)).mean(1))
-        return F.avg_pool2d(torch.stack(maps).mean(0), FILTER, 1, FILTER // 2)
+        residual = torch.stack(maps).mean(0)[:, None]
+        return F.avg_pool2d(residual, FILTER, 1, FILTER // 2)[:, 0]
 
     # ------------------------------------------------------------ training
 
@@ -162,20 +152,18 @@ class RIAD(StandardisedMethod):
         return self.settings.training.standardised
 
     def _train(self, fit: Fit, phase: Phase) -> int:
-        settings = self.settings.training
+        schedule = self.settings.training.schedule
         if phase.state is None:
             initialise(self.network, fit.seed)
             self._draw_masks(fit.seed)
         optimiser = torch.optim.Adam(
-            self.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY
+            self.parameters(), schedule.learning_rate, weight_decay=WEIGHT_DECAY
         )
         steps = Steps(fit, phase, [optimiser], fit.steps)
         mean = GaussianMean(*self.settings.size).to(self.device)
 
         def loss_of(step: int, chosen: Indices) -> Tensor:
-            if settings.decay:
-                rate = settings.learning_rate * half_cosine(step / fit.steps)
-                optimiser.param_groups[0]["lr"] = rate
+            optimiser.param_groups[0]["lr"] = schedule.rate(step / fit.steps)
             rng = np.random.default_rng((fit.seed, 1, step))
             images = [fit.images[index] for index in chosen]
             cell = int(rng.choice(CELLS))
@@ -183,7 +171,7 @@ class RIAD(StandardisedMethod):
             return self.loss(torch.from_numpy(np.stack(images)), kept, mean)
 
         self.train()
-        batches = batch_indices(len(fit.images), settings.batch, fit.seed, steps.start)
+        batches = batch_indices(len(fit.images), schedule.batch, fit.seed, steps.start)
         done = steps.run(batches, loss_of)
         self.eval()
         if done == fit.steps:
