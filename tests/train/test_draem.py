@@ -90,12 +90,12 @@ def test_the_score_is_the_largest_mean_of_a_window_of_21_pixels() -> None:
 # ---------------------------------------------------------------- training
 
 
-def test_half_of_the_draws_are_good_images_and_all_are_windows_of_one_size() -> None:
-    draws = DRAEM.anomalies(settings((160, 160)), board_images(160, 3), 0)
+def test_half_of_the_draws_are_good_images_and_all_are_whole() -> None:
+    draws = DRAEM.anomalies(settings(), board_images(SIZE, 3), 0)
     empty = 0
     for draw in range(60):
         normal, synthetic, mask = draws.sample(draw)
-        assert normal.shape == synthetic.shape == (128, 128, 3)
+        assert normal.shape == synthetic.shape == (SIZE, SIZE, 3)
         np.testing.assert_array_equal(normal[~mask], synthetic[~mask])
         if not mask.any():
             empty += 1

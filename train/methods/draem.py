@@ -85,8 +85,8 @@ TRAININGS = {
     LIGHT: Training(
         widths=(16, 8),
         align_corners=False,
-        schedule=Schedule(batch=8, learning_rate=1e-3, steps=500),
-        crop=128,
+        schedule=Schedule(batch=8, learning_rate=3e-3, steps=500),
+        crop=None,
         stride=3,
         turned=0.0,
         matched=True,
@@ -96,9 +96,7 @@ TRAININGS = {
     PUBLISHED: Training(
         widths=(128, 64),
         align_corners=True,
-        schedule=Schedule(
-            8, learning_rate=1e-4, epochs=700, drops=(Drop(0.8, 0.2), Drop(0.9, 0.04))
-        ),
+        schedule=Schedule(8, 1e-4, epochs=700, drops=(Drop(0.8, 0.2), Drop(0.9, 0.04))),
         crop=None,
         stride=1,
         turned=0.3,
@@ -111,7 +109,7 @@ TRAININGS = {
 
 @dataclass(frozen=True)
 class DRAEMSettings(PictureSettings):
-    """The settings of DRAEM."""
+    """The settings of DRAEM; the published one is for images of 256 x 256 pixels."""
 
     textures: str | None = option(
         None,
@@ -149,7 +147,7 @@ class DRAEM(StandardisedMethod):
 
     @classmethod
     def settings_for(cls, backbone: str) -> DRAEMSettings:
-        return DRAEMSettings("", Geometry("stretch", 256, 256))
+        return DRAEMSettings("", Geometry("stretch", 128, 128))
 
     @classmethod
     def steps(cls, settings: DRAEMSettings, images: int, epochs: int | None) -> int:
