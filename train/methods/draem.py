@@ -25,7 +25,7 @@ from flawline.options import option
 from flawline.runtime.image import Geometry, Image
 from flawline.train.anomalies.perlin import perlin_mask
 from flawline.train.anomalies.textured import Recipe
-from flawline.train.anomalies.textured_windows import TexturedWindows
+from flawline.train.anomalies.textured_turned import TexturedTurned
 from flawline.train.anomalies.textures import open_textures
 from flawline.train.blocks.fused import build_fused, fp32
 from flawline.train.blocks.pictures import (
@@ -53,8 +53,6 @@ from flawline.train.blocks.u_nets import (
 from flawline.train.loop import Steps, half_precision
 from flawline.train.method import Fit, Phase, require_multiple
 
-# Side of the window, in pixels, whose largest mean probability is the score.
-WINDOW = 21
 # Largest share of the good image that stays visible below a texture.
 LARGEST_KEPT = 0.8
 
@@ -63,7 +61,7 @@ class Training(NamedTuple):
     """The networks and how they are trained.
 
     widths: channels of both networks at full size. align_corners: of their upsampling.
-    crop: side of the random windows that are trained on; None for whole images.
+    window: side of the window, in pixels, whose largest mean is the score.
     stride: pixels between the windows of SSIM.
     turned: the probability of a random rotation of the good image. matched: whether textures in a
     grey image are grey. spread: of the initial weights, as in `initialise`. standardised: whether
@@ -73,7 +71,7 @@ class Training(NamedTuple):
     widths: tuple[int, int]
     align_corners: bool
     schedule: Schedule
-    crop: int | None
+    window: int
     stride: int
     turned: float
     matched: bool
@@ -86,7 +84,7 @@ TRAININGS = {
         widths=(16, 8),
         align_corners=False,
         schedule=Schedule(batch=8, learning_rate=3e-3, steps=500),
-        crop=None,
+        window=11,
         stride=3,
         turned=0.0,
         matched=True,
@@ -97,7 +95,7 @@ TRAININGS = {
         widths=(128, 64),
         align_corners=True,
         schedule=Schedule(8, 1e-4, epochs=700, drops=(Drop(0.8, 0.2), Drop(0.9, 0.04))),
-        crop=None,
+        window=21,
         stride=1,
         turned=0.3,
         matched=False,
@@ -156,11 +154,11 @@ class DRAEM(StandardisedMethod):
     @classmethod
     def anomalies(
         cls, settings: DRAEMSettings, images: Sequence[Image], seed: int
-    ) -> TexturedWindows:
+    ) -> TexturedTurned:
         training = settings.training
         recipe = Recipe(perlin_mask, draw_kept, share=0.5, matched=training.matched)
         textures = open_textures(settings.textures, seed)
-        return TexturedWindows(images, textures, recipe, seed, training.crop, training.turned)
+        return TexturedTurned(images, textures, recipe, seed, training.turned)
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -179,7 +177,7 @@ class DRAEM(StandardisedMethod):
         its largest mean over a window, which beyond the border of the image counts as 0.
         """
         anomaly_map = self.standardised(torch.softmax(logits, 1)[:, 1])
-        return largest_mean(anomaly_map), anomaly_map
+        return largest_mean(anomaly_map, self.settings.training.window), anomaly_map
 
     # ------------------------------------------------------------ training
 
@@ -200,8 +198,7 @@ class DRAEM(StandardisedMethod):
         optimiser = torch.optim.Adam(self.parameters(), schedule.learning_rate)
         steps = Steps(fit, phase, [optimiser], fit.steps)
         draws = self.anomalies(self.settings, fit.images, fit.seed)
-        first = draws.image(0)
-        mean = GaussianMean(first.shape[0], first.shape[1], training.stride).to(self.device)
+        mean = GaussianMean(*self.settings.size, training.stride).to(self.device)
 
         def loss_of(step: int, chosen: Any) -> Tensor:
             optimiser.param_groups[0]["lr"] = schedule.rate(step / fit.steps)
@@ -242,12 +239,12 @@ def _batches(size: int, start: int) -> Iterator[range]:
         yield range(step * size, (step + 1) * size)
 
 
-def largest_mean(maps: Tensor) -> Tensor:
-    """Return the largest mean of a window of 21 x 21 pixels of maps [N, H, W]: [N].
+def largest_mean(maps: Tensor, window: int) -> Tensor:
+    """Return the largest mean of a window of so many pixels squared of maps [N, H, W]: [N].
 
     Pixels beyond the border count as 0.
     """
-    return F.avg_pool2d(maps[:, None], WINDOW, 1, WINDOW // 2).amax((1, 2, 3))
+    return F.avg_pool2d(maps[:, None], window, 1, window // 2).amax((1, 2, 3))
 
 
 class FusedDRAEM(nn.Module):
@@ -263,7 +260,7 @@ class FusedDRAEM(nn.Module):
         self.backbone = FoldedNetworks(method.reconstruction, method.difference)
         self.last = self.backbone.take_last()
         self.map = fp32(_Map(method))
-        self.largest = fp32(_LargestMean())
+        self.largest = fp32(_LargestMean(method.settings.training.window))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
@@ -290,5 +287,9 @@ class _Map(nn.Module):
 class _LargestMean(nn.Module):
     """`largest_mean` as a module, so that it can be marked FP32."""
 
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
     def forward(self, anomaly_map: Tensor) -> Tensor:
-        return largest_mean(anomaly_map)
+        return largest_mean(anomaly_map, self.window)
