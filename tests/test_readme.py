@@ -26,6 +26,8 @@ NOT_RUN = [
     "pip install .",
     'pip install ".[video]"',
     "pip install torch --index-url https://download.pytorch.org/whl/cpu",
+    'make bench-train DATA="/data/bottle /data/tiles" WEIGHTS=imagenet',
+    "make bench",
 ]
 # The steps on a Jetson change the system; their flags are checked.
 NEEDS_JETSON = (

@@ -156,6 +156,7 @@ class Method(nn.Module, abc.ABC):
 
     name: ClassVar[str]
     Settings: ClassVar[type[MethodSettings]]
+    tuned_on: ClassVar[tuple[str, ...]]  # names in TUNING_SETS, whose results chose the settings
     # Tolerance of an exported graph's maps, as a multiple of the tolerance of its scores.
     map_tolerance: ClassVar[float] = 1.0
     # GRAPH_OUTPUTS, or ("score",) for a method that judges images as a whole: its `forward` and
@@ -167,9 +168,8 @@ class Method(nn.Module, abc.ABC):
     phases: ClassVar[tuple[str, ...]] = ()
     # Smallest height and width of the input, in pixels.
     smallest_size: ClassVar[int] = 32
-    # Whether `fit` reads pixels in every step instead of features that it computes once. Training
-    # then decodes and resizes every image once and passes them from a cache on disk, unless
-    # `images_used` is fewer than all: `fit` has to hold those few itself.
+    # Whether `fit` reads pixels in every step, not features that it computes once. Training then
+    # prepares each image once, for a cache on disk, unless `images_used` is fewer than all.
     trains_on_pixels: ClassVar[bool] = False
 
     settings: MethodSettings

@@ -67,6 +67,52 @@ def aupro(masks: Labels, maps: Scores, limit: float = 0.3) -> float:
     return _area(x, y) / limit
 
 
+def good_passed(labels: Labels, scores: Scores, missed: float = 0.02) -> float:
+    """Return the share of good images that pass if at most this share of the bad ones is missed.
+
+    labels and scores are [n]. This is PGn of Baitieva et al. ("Beyond academic benchmarks", 2025),
+    PG2 for the default: with the highest threshold that misses no more than `missed` of the bad
+    images, a score above it rejects an image. The allowed share is rounded down to whole images.
+    anomalib's PGn interpolates between two scores instead, and can miss one image more.
+    """
+    good, bad = _good_and_bad(labels, scores)
+    if not good.size or not bad.size:
+        return float("nan")
+    # The first bad image that must be found: good images below its score can pass.
+    limit = np.sort(bad)[_whole_images(missed, bad.size)]
+    return float(np.mean(good < limit))
+
+
+def bad_caught(labels: Labels, scores: Scores, rejected: float = 0.02) -> float:
+    """Return the share of bad images that are found if at most this share of good is rejected.
+
+    labels and scores are [n]. This is PBn of the same paper, PB2 for the default: with the lowest
+    threshold that rejects no more than `rejected` of the good images. The allowed share is rounded
+    down to whole images; anomalib's PBn interpolates between two scores instead.
+    """
+    good, bad = _good_and_bad(labels, scores)
+    if not good.size or not bad.size:
+        return float("nan")
+    # The first good image that must pass: bad images above its score are found.
+    limit = np.sort(good)[::-1][_whole_images(rejected, good.size)]
+    return float(np.mean(bad > limit))
+
+
+def f1(labels: Labels, found: Labels) -> float:
+    """Return the harmonic mean of precision and recall; labels and found have the same shape.
+
+    Of pixels it is SegF1: all pixels of all images are counted together. It is NaN where nothing
+    is defective and nothing is found.
+    """
+    if labels.shape != found.shape:
+        raise ValueError(f"labels {labels.shape} and found {found.shape} do not match")
+    both = np.count_nonzero(labels & found)
+    either = np.count_nonzero(labels) + np.count_nonzero(found)
+    if not either:
+        return float("nan")
+    return float(2 * both / either)
+
+
 def roc_curve(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
     """Return false-positive and true-positive rates, one point per distinct score.
 
@@ -76,6 +122,20 @@ def roc_curve(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
     false_positive_rate = negatives / max(negatives[-1], 1)
     true_positive_rate = positives / max(positives[-1], 1)
     return false_positive_rate, true_positive_rate
+
+
+def _good_and_bad(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
+    """Return the scores of the good and of the bad images. Raises ValueError as `auroc` does."""
+    labels, scores = _checked(labels, scores)
+    return scores[~labels], scores[labels]
+
+
+def _whole_images(share: float, images: int) -> int:
+    """Return how many whole images a share of them is, rounded down; less than all."""
+    if not 0 <= share < 1:
+        raise ValueError(f"a share of {share:g} is not from 0 to below 1")
+    # A product such as 0.07 * 100 is inexact, and may lie just above or below a whole number.
+    return int(share * images + 1e-9)
 
 
 def _region_weights(masks: Labels) -> tuple[npt.NDArray[np.float64], int]:
@@ -94,6 +154,16 @@ def _region_weights(masks: Labels) -> tuple[npt.NDArray[np.float64], int]:
 
 def _cumulative_counts(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
     """Count positives and negatives at or above each distinct score, descending, from zero on."""
+    labels, scores = _checked(labels, scores)
+    order = np.argsort(scores, kind="stable")[::-1]
+    last = _last_of_ties(scores[order])
+    positives = np.concatenate([[0], np.cumsum(labels[order])[last]])
+    everything = np.concatenate([[0], last + 1])
+    return positives, everything - positives
+
+
+def _checked(labels: Labels, scores: Scores) -> tuple[Labels, Scores]:
+    """Return both as flat arrays. Raises ValueError if they do not match or are not finite."""
     labels = np.asarray(labels, bool).ravel()
     scores = np.asarray(scores).ravel()
     if labels.shape != scores.shape or not labels.size:
@@ -102,11 +172,7 @@ def _cumulative_counts(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
         )
     if not np.isfinite(scores).all():
         raise ValueError("scores contain NaN or infinity")
-    order = np.argsort(scores, kind="stable")[::-1]
-    last = _last_of_ties(scores[order])
-    positives = np.concatenate([[0], np.cumsum(labels[order])[last]])
-    everything = np.concatenate([[0], last + 1])
-    return positives, everything - positives
+    return labels, scores
 
 
 def _area(x: Scores, y: Scores) -> float:

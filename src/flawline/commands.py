@@ -33,6 +33,10 @@ COMMANDS = {
         "flawline.runtime.calibrate:main", "set the threshold on the box from good parts"
     ),
     "bench": Command("flawline.benchmarks.run:main", "measure speed and accuracy of bundles"),
+    "sweep": Command(
+        "flawline.benchmarks.sweep.__main__:main",
+        "train and measure methods, backbones, data sets and engines",
+    ),
     "report": Command(
         "flawline.benchmarks.bundle_report.__main__:main",
         "write an HTML report of a bundle's verdicts",

@@ -62,6 +62,7 @@ class CutPaste(TunedPatchCore):
 
     name: ClassVar[str] = "cutpaste"
     Settings = CutPasteSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 
     settings: CutPasteSettings
     # Of the embeddings of the good images; empty without a Gaussian.

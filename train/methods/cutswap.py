@@ -104,6 +104,7 @@ class CutSwap(TunedPatchCore):
 
     name: ClassVar[str] = "cutswap"
     Settings = CutSwapSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 
     settings: CutSwapSettings
 

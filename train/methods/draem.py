@@ -132,6 +132,7 @@ class DRAEM(StandardisedMethod):
 
     name: ClassVar[str] = "draem"
     Settings = DRAEMSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo",)
 
     settings: DRAEMSettings
 

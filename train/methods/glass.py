@@ -143,6 +143,7 @@ class Glass(AdaptedPatches):
 
     name: ClassVar[str] = "glass"
     Settings = GlassSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
     phases: ClassVar[tuple[str, ...]] = (*DISTRIBUTIONS, "training")
     trains_on_pixels: ClassVar[bool] = True
 

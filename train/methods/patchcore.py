@@ -83,6 +83,7 @@ class PatchCore(Method):
 
     name: ClassVar[str] = "patchcore"
     Settings = PatchCoreSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
 
     settings: PatchCoreSettings
 

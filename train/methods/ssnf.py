@@ -104,6 +104,7 @@ class SSNF(Method):
 
     name: ClassVar[str] = "ssnf"
     Settings = SSNFSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
     # Good scores differ by about 0.01 and defects in a map by about 0.3, and rounding errors grow
     # with the distance from good images.
     map_tolerance: ClassVar[float] = 20.0
