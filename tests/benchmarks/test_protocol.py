@@ -233,4 +233,4 @@ def test_the_magnetic_tiles_are_no_tuning_set_of_any_method() -> None:
 
 def test_the_readme_names_the_methods_that_were_not_tuned_on_the_cells() -> None:
     others = [n for n in METHODS if not was_tuned_on(resolve_method(n), Path("elpv_mono"))]
-    assert others == ["draem", "riad", "intra"]
+    assert others == ["intra"]

@@ -132,7 +132,7 @@ class DRAEM(StandardisedMethod):
 
     name: ClassVar[str] = "draem"
     Settings = DRAEMSettings
-    tuned_on: ClassVar[tuple[str, ...]] = ("demo",)
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 
     settings: DRAEMSettings
 

@@ -97,7 +97,7 @@ class RIAD(StandardisedMethod):
 
     name: ClassVar[str] = "riad"
     Settings = RIADSettings
-    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "mvtec_bottle")
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 
     settings: RIADSettings
     # bool [3 for each side of cells, 1, H, W]: the masks of an inspection, those of one side in
