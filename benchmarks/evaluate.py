@@ -278,13 +278,14 @@ def _pixel_accuracy(masks: Sequence[Mask | None], run: EngineRun) -> Row:
 
 
 def compare_with_reference(run: EngineRun, reference: EngineRun | None, bundle: Bundle) -> Row:
-    """Return how much faster a run is than the reference, and its flipped verdicts.
+    """Return how much faster a run is than the reference, its flipped verdicts and its drift.
 
     A flip is clear when the score of the reference is farther from the threshold than the
-    manifest's tolerance. All values are None without a reference.
+    manifest's tolerance. The drift is the largest difference of a score, in standard deviations of
+    the scores of good images; None if these are all equal. All values are None without a reference.
     """
     if reference is None:
-        return {"speedup": None, "flips": None, "clear_flips": None}
+        return {"speedup": None, "flips": None, "clear_flips": None, "drift": None}
     threshold = bundle.calibration.threshold
     tolerance = bundle.manifest.score_tolerance
     expected = np.array(reference.scores)
@@ -293,8 +294,13 @@ def compare_with_reference(run: EngineRun, reference: EngineRun | None, bundle: 
     clear_flips = clear_flip(expected, scores, threshold, tolerance)
     # Medians, so that a few disturbed calls do not decide.
     speedup = np.median(reference.times_ms) / np.median(run.times_ms)
+    drift = None
+    if bundle.manifest.score.std > 0:
+        largest = float(np.abs(scores - expected).max())
+        drift = round(largest / bundle.manifest.score.std, 4)
     return {
         "speedup": round(float(speedup), 2),
         "flips": int(flips.sum()),
         "clear_flips": int(clear_flips.sum()),
+        "drift": drift,
     }

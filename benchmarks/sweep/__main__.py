@@ -83,6 +83,11 @@ def _parser() -> Parser:
     stages.add_argument("--train-only", action="store_true", help="measure nothing")
     stages.add_argument("--measure-only", action="store_true", help="train nothing")
     parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="also judge the test images after changes of light and lens, in the first engine",
+    )
+    parser.add_argument(
         "--budget-minutes",
         type=float,
         help="begin no cell after so many minutes; those that are left are listed",
@@ -177,8 +182,19 @@ def _run(args: argparse.Namespace) -> int:
             with _submitting(store, args, lock) as submit:
                 train_cells(store, cells, submit, deadline, rest)
         if not args.train_only:
-            measure_cells(store, cells, choices_of(plan), deadline, rest)
+            choices = choices_of(plan)
+            measure_cells(store, cells, choices, deadline, rest, args.robustness)
+            _write_report(store)
     return _report(rest)
+
+
+def _write_report(store: Store) -> None:
+    """Write the report of everything that the folder holds, unless nothing is measured yet."""
+    from flawline.benchmarks.sweep.report.page import write_report
+
+    if any(store.root.glob("measured/*.json")):
+        for path in write_report(store.root):
+            log(f"wrote {path}")
 
 
 def _plan(args: argparse.Namespace, before: Plan) -> Plan:

@@ -16,6 +16,7 @@ from flawline.benchmarks.sweep.measure_cell import (
 )
 from flawline.benchmarks.sweep.plan import Cell, data_names
 from flawline.benchmarks.sweep.progress import CellCounter, Rest, is_over
+from flawline.benchmarks.sweep.robust_cell import measure_robustness
 from flawline.benchmarks.sweep.speed import Trained, has_speed, measure_speed
 from flawline.benchmarks.sweep.store import Row, Store, read_rows
 from flawline.cameras.listing import count_of
@@ -28,9 +29,11 @@ def measure_cells(
     choices: Sequence[EngineChoice],
     deadline: float | None,
     rest: Rest,
+    robustness: bool = False,
 ) -> None:
     """Measure the accuracy of each trained cell, then the speed of the bundles of each data set.
 
+    With `robustness`, each cell is also measured on changed images, in the first engine.
     Measurements never run at the same time, which would disturb the times. `rest` gets those that
     fail or are not begun in time, and the cells that are not trained.
     """
@@ -44,6 +47,8 @@ def measure_cells(
     measuring = _Measuring(store, choices, deadline, rest)
     measuring.accuracy(trained)
     measuring.speed(trained)
+    if robustness:
+        measuring.robustness(trained)
 
 
 @dataclass
@@ -78,6 +83,19 @@ class _Measuring:
             with self._stage("speed", name, counter) as results:
                 if results is not None:
                     results += measure_speed(self.store, of_data, self.choices)
+
+    def robustness(self, trained: Sequence[Trained]) -> None:
+        choice = self.choices[0]
+        missing: list[Trained] = []
+        for cell, facts in trained:
+            rows = read_rows(self.store.robustness(cell.name))
+            if not has_rows(rows, facts["bundle_id"], [choice]):
+                missing.append((cell, facts))
+        counter = CellCounter("robustness of", len(missing))
+        for cell, facts in missing:
+            with self._stage("robustness", cell.name, counter) as results:
+                if results is not None:
+                    results += measure_robustness(self.store, cell, facts, choice)
 
     @contextmanager
     def _stage(self, stage: str, name: str, counter: CellCounter) -> Iterator[list[Row] | None]:

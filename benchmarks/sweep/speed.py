@@ -2,7 +2,8 @@
 
 A disturbance of the machine then affects all of them. Two times are measured: of the engine alone,
 from the prepared image to score and map, and from the encoded file to the verdict, with decoding
-and resizing. The engine alone is also measured in batches, on machines and engines that take them.
+and resizing, which are timed alone, too. The engine alone is also measured in batches, on machines
+and engines that take them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from flawline.benchmarks.interleaved import SETTLE_S, WARM_UP, EngineChoice
 from flawline.benchmarks.measure.energy import EnergyMeter, energy_meter
 from flawline.benchmarks.measure.machine import machine_facts
-from flawline.benchmarks.measure.timing import percentiles
+from flawline.benchmarks.measure.timing import percentiles, slowest_and_fastest
 from flawline.benchmarks.sweep.measure_cell import (
     REFUSED,
     facts_of_row,
@@ -64,6 +65,8 @@ class _Runner:
     cell: Cell
     engine_ms: list[float] = field(default_factory=list)
     end_to_end_ms: list[float] = field(default_factory=list)
+    decode_ms: list[float] = field(default_factory=list)
+    prepare_ms: list[float] = field(default_factory=list)
     batch_ms: dict[int, list[float]] = field(default_factory=dict)
     joules: float | None = None
 
@@ -178,6 +181,10 @@ def _judge(runner: _Runner, path: Path) -> None:
     runner.end_to_end_ms += time_calls(
         lambda: detector(detector.read_image(path)), warm_up=0, repeats=REPEATS
     )
+    source = detector.read_image(path)
+    geometry = detector.bundle.manifest.geometry
+    runner.decode_ms += time_calls(lambda: detector.read_image(path), warm_up=0, repeats=REPEATS)
+    runner.prepare_ms += time_calls(lambda: prepare(source, geometry), warm_up=0, repeats=REPEATS)
 
 
 def _batches(runner: _Runner, paths: Sequence[Path]) -> None:
@@ -217,6 +224,10 @@ def _figures(runner: _Runner, meter: EnergyMeter | None) -> Row:
     for prefix, times in (("engine", runner.engine_ms), ("end_to_end", runner.end_to_end_ms)):
         for key, value in percentiles(times).items():
             row[f"{prefix}_{key}"] = value
+        slowest, fastest = slowest_and_fastest(times, REPEATS)
+        row[f"{prefix}_fps_slowest"], row[f"{prefix}_fps_fastest"] = slowest, fastest
+    row["decode_p50_ms"] = percentiles(runner.decode_ms)["p50_ms"]
+    row["prepare_p50_ms"] = percentiles(runner.prepare_ms)["p50_ms"]
     batch_fps = {}
     for size, times in runner.batch_ms.items():
         batch_fps[str(size)] = percentiles(times)["fps"]

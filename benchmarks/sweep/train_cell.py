@@ -35,6 +35,7 @@ from flawline.runtime.environment import cpu_name, versions
 
 MODULE = "flawline.benchmarks.sweep.train_cell"
 BEGUN = "begun"
+NOT_ENDED = "its training was begun and has not ended; the same command continues"
 TRAINED = "trained"
 FAILED = "failed"
 LEFT = "left"
@@ -200,7 +201,7 @@ def _train(store: Store, name: str) -> int:
         checkpoint.unlink(missing_ok=True)
         unfinished.unlink(missing_ok=True)
     resumed = checkpoint.exists() or unfinished.exists()
-    write_json(store.facts(name), _record(BEGUN, cell))
+    write_json(store.facts(name), _record(BEGUN, cell, reason=NOT_ENDED))
     data = Path(cell.data)
     bundle = store.bundle(name)
     minutes = train_bundle(data, cell.seed, cell.build_flags(), bundle, checkpoint)

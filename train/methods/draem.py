@@ -131,6 +131,7 @@ class DRAEM(StandardisedMethod):
     """DRAEM."""
 
     name: ClassVar[str] = "draem"
+    trains_against: ClassVar[tuple[str, ...]] = ("texture",)
     Settings = DRAEMSettings
     tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 

@@ -51,6 +51,7 @@ class SPD(TunedBackbone, PaDiM):
     """SPD, at the run-time cost of PaDiM."""
 
     name: ClassVar[str] = "spd"
+    trains_against: ClassVar[tuple[str, ...]] = ("patch",)
     Settings = SPDSettings
     tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
     phases: ClassVar[tuple[str, ...]] = (FINE_TUNING, "Gaussians")
