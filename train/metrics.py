@@ -6,7 +6,7 @@ is undefined, because there is only one class, is NaN. Imports numpy and OpenCV 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,10 +24,14 @@ def auroc(labels: Labels, scores: Scores) -> float:
     labels and scores have the same shape. Raises ValueError for other shapes and for NaN or
     infinity.
     """
-    positives, negatives = _cumulative_counts(labels, scores)
-    if not positives[-1] or not negatives[-1]:
+    labels, scores = _checked(labels, scores)
+    good = np.sort(scores[~labels])
+    bad = scores[labels]
+    if not bad.size or not good.size:
         return float("nan")
-    return _area(negatives / negatives[-1], positives / positives[-1])
+    at = _thresholds(bad, np.ones(bad.size), good)
+    pairs = at.weight * (good.size - (at.good_above + at.good_from) / 2)
+    return float(pairs.sum() / (bad.size * good.size))
 
 
 def average_precision(labels: Labels, scores: Scores) -> float:
@@ -36,11 +40,13 @@ def average_precision(labels: Labels, scores: Scores) -> float:
     labels and scores have the same shape. Raises ValueError for other shapes and for NaN or
     infinity.
     """
-    positives, negatives = _cumulative_counts(labels, scores)
-    if not positives[-1]:
+    labels, scores = _checked(labels, scores)
+    bad = scores[labels]
+    if not bad.size:
         return float("nan")
-    precision = positives[1:] / (positives[1:] + negatives[1:])
-    return float((np.diff(positives) * precision).sum() / positives[-1])
+    at = _thresholds(bad, np.ones(bad.size), np.sort(scores[~labels]))
+    found = np.cumsum(at.weight)
+    return float((at.weight * found / (found + at.good_from)).sum() / bad.size)
 
 
 def aupro(masks: Labels, maps: Scores, limit: float = 0.3) -> float:
@@ -52,19 +58,66 @@ def aupro(masks: Labels, maps: Scores, limit: float = 0.3) -> float:
     and thresholds are not sampled.
     """
     weights, regions = _region_weights(masks)
-    background = int((~masks).sum())
-    if not regions or not background:
+    background = np.sort(maps[~masks])
+    if not regions or not background.size:
         return float("nan")
-    order = np.argsort(maps, axis=None)[::-1]
-    last = _last_of_ties(maps.ravel()[order])
-    overlap = np.cumsum(weights.ravel()[order])[last] / regions
-    rate = np.cumsum(~masks.ravel()[order])[last] / background
-    overlap = np.concatenate([[0], overlap])
-    rate = np.concatenate([[0], rate])
+    at = _thresholds(maps[masks], weights[masks], background)
+    # Between two of these thresholds the curve is horizontal: it has a point before each of them
+    # and one at it.
+    steps = np.cumsum(at.weight) / regions
+    overlap = np.concatenate([[0], np.repeat(steps, 2)])
+    rate = np.stack([at.good_above, at.good_from], 1).ravel() / background.size
+    rate = np.append(rate, 1.0)
     inside = rate <= limit
     x = np.append(rate[inside], limit)
     y = np.append(overlap[inside], np.interp(limit, rate, overlap))
     return _area(x, y) / limit
+
+
+def good_passed(labels: Labels, scores: Scores, missed: float = 0.02) -> float:
+    """Return the share of good images that pass if at most this share of the bad ones is missed.
+
+    labels and scores are [n]. This is PGn of Baitieva et al. ("Beyond academic benchmarks", 2025),
+    PG2 for the default: with the highest threshold that misses no more than `missed` of the bad
+    images, a score above it rejects an image. The allowed share is rounded down to whole images.
+    anomalib's PGn interpolates between two scores instead, and can miss one image more.
+    """
+    good, bad = _good_and_bad(labels, scores)
+    if not good.size or not bad.size:
+        return float("nan")
+    # The first bad image that must be found: good images below its score can pass.
+    limit = np.sort(bad)[_whole_images(missed, bad.size)]
+    return float(np.mean(good < limit))
+
+
+def bad_caught(labels: Labels, scores: Scores, rejected: float = 0.02) -> float:
+    """Return the share of bad images that are found if at most this share of good is rejected.
+
+    labels and scores are [n]. This is PBn of the same paper, PB2 for the default: with the lowest
+    threshold that rejects no more than `rejected` of the good images. The allowed share is rounded
+    down to whole images; anomalib's PBn interpolates between two scores instead.
+    """
+    good, bad = _good_and_bad(labels, scores)
+    if not good.size or not bad.size:
+        return float("nan")
+    # The first good image that must pass: bad images above its score are found.
+    limit = np.sort(good)[::-1][_whole_images(rejected, good.size)]
+    return float(np.mean(bad > limit))
+
+
+def f1(labels: Labels, found: Labels) -> float:
+    """Return the harmonic mean of precision and recall; labels and found have the same shape.
+
+    Of pixels it is SegF1: all pixels of all images are counted together. It is NaN where nothing
+    is defective and nothing is found.
+    """
+    if labels.shape != found.shape:
+        raise ValueError(f"labels {labels.shape} and found {found.shape} do not match")
+    both = np.count_nonzero(labels & found)
+    either = np.count_nonzero(labels) + np.count_nonzero(found)
+    if not either:
+        return float("nan")
+    return float(2 * both / either)
 
 
 def roc_curve(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
@@ -76,6 +129,20 @@ def roc_curve(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
     false_positive_rate = negatives / max(negatives[-1], 1)
     true_positive_rate = positives / max(positives[-1], 1)
     return false_positive_rate, true_positive_rate
+
+
+def _good_and_bad(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
+    """Return the scores of the good and of the bad images. Raises ValueError as `auroc` does."""
+    labels, scores = _checked(labels, scores)
+    return scores[~labels], scores[labels]
+
+
+def _whole_images(share: float, images: int) -> int:
+    """Return how many whole images a share of them is, rounded down; less than all."""
+    if not 0 <= share < 1:
+        raise ValueError(f"a share of {share:g} is not from 0 to below 1")
+    # A product such as 0.07 * 100 is inexact, and may lie just above or below a whole number.
+    return int(share * images + 1e-9)
 
 
 def _region_weights(masks: Labels) -> tuple[npt.NDArray[np.float64], int]:
@@ -92,8 +159,45 @@ def _region_weights(masks: Labels) -> tuple[npt.NDArray[np.float64], int]:
     return weights, regions
 
 
+class _Thresholds(NamedTuple):
+    """The distinct scores of what is defective, from the highest down, as thresholds.
+
+    weight: that of the defective ones with this score. good_above, good_from: how many good ones
+    have a higher score, and how many that or a higher one.
+    """
+
+    weight: npt.NDArray[np.float64]
+    good_above: npt.NDArray[np.int_]
+    good_from: npt.NDArray[np.int_]
+
+
+def _thresholds(bad: Scores, weights: Scores, good: Scores) -> _Thresholds:
+    """Return the thresholds of scores [n] with weights [n]; `good` are sorted scores.
+
+    Only the few defective pixels are ordered with their weights. Sorting the values of the others
+    takes a fraction of the time of ordering them.
+    """
+    order = np.argsort(bad, kind="stable")[::-1]
+    last = _last_of_ties(bad[order])
+    weight = np.diff(np.cumsum(weights[order])[last], prepend=0.0)
+    distinct = bad[order][last]
+    good_above = good.size - np.searchsorted(good, distinct, "right")
+    good_from = good.size - np.searchsorted(good, distinct, "left")
+    return _Thresholds(weight, good_above, good_from)
+
+
 def _cumulative_counts(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
     """Count positives and negatives at or above each distinct score, descending, from zero on."""
+    labels, scores = _checked(labels, scores)
+    order = np.argsort(scores, kind="stable")[::-1]
+    last = _last_of_ties(scores[order])
+    positives = np.concatenate([[0], np.cumsum(labels[order])[last]])
+    everything = np.concatenate([[0], last + 1])
+    return positives, everything - positives
+
+
+def _checked(labels: Labels, scores: Scores) -> tuple[Labels, Scores]:
+    """Return both as flat arrays. Raises ValueError if they do not match or are not finite."""
     labels = np.asarray(labels, bool).ravel()
     scores = np.asarray(scores).ravel()
     if labels.shape != scores.shape or not labels.size:
@@ -102,11 +206,7 @@ def _cumulative_counts(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
         )
     if not np.isfinite(scores).all():
         raise ValueError("scores contain NaN or infinity")
-    order = np.argsort(scores, kind="stable")[::-1]
-    last = _last_of_ties(scores[order])
-    positives = np.concatenate([[0], np.cumsum(labels[order])[last]])
-    everything = np.concatenate([[0], last + 1])
-    return positives, everything - positives
+    return labels, scores
 
 
 def _area(x: Scores, y: Scores) -> float:

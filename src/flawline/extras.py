@@ -23,6 +23,7 @@ EXTRA_OF_PACKAGE = {
     "timm": "cait",
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
+    "ray": "cluster",
     "av": "video",
     "pypylon": "basler",
     "harvesters": "genicam",

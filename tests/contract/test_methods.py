@@ -36,6 +36,7 @@ from flawline.train.judging import evaluate
 from flawline.train.method import Fit, Method, Phase, flag_fields, resolve_method
 from flawline.train.out_of_fold import OutOfFold
 from flawline.train.recipe import Recipe
+from flawline.train.tuning_sets import TUNING_SETS
 
 pytestmark = pytest.mark.torch
 SMALLEST_SIZE = 64
@@ -124,6 +125,13 @@ def map_size(method: Method) -> tuple[int, int]:
 
 def test_the_name_is_the_listed_one(kind: type[Method]) -> None:
     assert resolve_method(kind.name) is kind
+
+
+def test_the_sets_that_it_was_tuned_on_are_its_own_statement(kind: type[Method]) -> None:
+    """A method that derives from another one must not inherit its sets: it has more settings."""
+    assert "tuned_on" in vars(kind)
+    assert set(kind.tuned_on) <= set(TUNING_SETS)
+    assert len(set(kind.tuned_on)) == len(kind.tuned_on)
 
 
 def test_score_and_map_have_the_signature(fitted: Method, good: list[Any]) -> None:

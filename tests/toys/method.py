@@ -30,6 +30,7 @@ class MeanImage(Method):
 
     name: ClassVar[str] = "toy"
     Settings = MeanImageSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ()
 
     settings: MeanImageSettings
     mean: Tensor  # [3, h, w]

@@ -95,3 +95,62 @@ def area_up_to(points: list[tuple[float, float]], limit: float) -> float:
         y_end = y1 if x1 == x0 else y0 + (y1 - y0) * (end - x0) / (x1 - x0)
         area += (end - x0) * (y0 + y_end) / 2
     return area
+
+
+# ---------------------------------------------------------------- decisions
+
+
+def test_the_share_that_passes_or_is_caught_against_every_threshold() -> None:
+    """PG and PB by trying every threshold, with ties."""
+    rng = np.random.default_rng(1)
+    for images in (30, 49, 50, 51, 150, 313):
+        labels = rng.random(images) < 0.6
+        labels[:2] = (True, False)
+        scores = np.round(rng.normal(size=images) + labels, 1)
+        passed = caught = 0.0
+        for threshold in (-np.inf, *np.unique(scores)):
+            rejected = scores > threshold
+            if 50 * (labels & ~rejected).sum() <= labels.sum():
+                passed = max(passed, float((~rejected)[~labels].mean()))
+            if 50 * (~labels & rejected).sum() <= (~labels).sum():
+                caught = max(caught, float(rejected[labels].mean()))
+        assert metrics.good_passed(labels, scores) == pytest.approx(passed)
+        assert metrics.bad_caught(labels, scores) == pytest.approx(caught)
+
+
+def test_no_more_than_the_stated_share_is_given_up() -> None:
+    """The example of anomalib's PGn and PBn, at 20 % of two images, which allow no error.
+
+    By interpolation between the two images, anomalib has 1.0 there, with one of two misjudged.
+    """
+    labels = np.array([0, 0, 1, 1], bool)
+    scores = np.array([0.1, 0.4, 0.35, 0.8])
+    assert metrics.good_passed(labels, scores, 0.2) == 0.5
+    assert metrics.bad_caught(labels, scores, 0.2) == 0.5
+    assert metrics.good_passed(labels, scores, 0.5) == 1.0
+    assert metrics.bad_caught(labels, scores, 0.5) == 1.0
+
+
+def test_shares_of_one_kind_are_nan_and_impossible_shares_are_refused() -> None:
+    scores = np.arange(3.0)
+    assert np.isnan(metrics.good_passed(np.ones(3, bool), scores))
+    assert np.isnan(metrics.bad_caught(np.zeros(3, bool), scores))
+    labels = np.array([0, 1, 1], bool)
+    with pytest.raises(ValueError, match="share"):
+        metrics.good_passed(labels, scores, 1.0)
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.bad_caught(labels, np.array([0, 1, np.nan]))
+
+
+def test_f1_against_precision_and_recall() -> None:
+    rng = np.random.default_rng(2)
+    masks = rng.random((2, 9, 8)) < 0.2
+    found = rng.random(masks.shape) < 0.3
+    precision = masks[found].mean()
+    recall = found[masks].mean()
+    expected = 2 * precision * recall / (precision + recall)
+    assert metrics.f1(masks, found) == pytest.approx(expected)
+    assert metrics.f1(masks, np.zeros_like(masks)) == 0
+    assert np.isnan(metrics.f1(np.zeros(3, bool), np.zeros(3, bool)))
+    with pytest.raises(ValueError, match="match"):
+        metrics.f1(masks, found[:1])

@@ -109,6 +109,7 @@ class AESSIM(StandardisedMethod):
 
     name: ClassVar[str] = "ae_ssim"
     Settings = AESSIMSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 
     settings: AESSIMSettings
     colour: Tensor  # [3], BGR from 0 to 1, the mean of the good images

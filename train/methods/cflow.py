@@ -80,6 +80,7 @@ class CFlow(Method):
 
     name: ClassVar[str] = "cflow"
     Settings = CFlowSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
     # Rounding errors grow with the distance from good images, as in the other flows.
     map_tolerance: ClassVar[float] = 10.0
     trains_on_pixels: ClassVar[bool] = True

@@ -65,6 +65,7 @@ class CSFlow(Method):
 
     name: ClassVar[str] = "csflow"
     Settings = CSFlowSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
     # Rounding errors grow with the distance from good images, as in FastFlow.
     map_tolerance: ClassVar[float] = 10.0
     smallest_size: ClassVar[int] = 64

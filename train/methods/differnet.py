@@ -98,6 +98,7 @@ class DifferNet(Method):
 
     name: ClassVar[str] = "differnet"
     Settings = DifferNetSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
     outputs: ClassVar[tuple[str, ...]] = ("score",)
     # The coarsest scale of a residual network has at least one position.
     smallest_size: ClassVar[int] = 64

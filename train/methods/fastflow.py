@@ -57,6 +57,7 @@ class FastFlow(Method):
 
     name: ClassVar[str] = "fastflow"
     Settings = FastFlowSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
     # Rounding errors grow with the distance from good images, as in SSNF.
     map_tolerance: ClassVar[float] = 10.0
 

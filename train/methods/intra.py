@@ -110,6 +110,7 @@ class InTra(StandardisedMethod):
 
     name: ClassVar[str] = "intra"
     Settings = InTraSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo",)
     smallest_size: ClassVar[int] = PATCH * WINDOW
 
     settings: InTraSettings

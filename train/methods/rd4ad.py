@@ -57,6 +57,7 @@ class RevDist(Method):
 
     name: ClassVar[str] = "rd4ad"
     Settings = RevDistSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
     # At half of it the embedding has a single position, of which BatchNorm takes no statistics in a
     # batch of one image.
     smallest_size: ClassVar[int] = 2 * STRIDE

@@ -90,6 +90,7 @@ class RIAD(StandardisedMethod):
 
     name: ClassVar[str] = "riad"
     Settings = RIADSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "mvtec_bottle")
 
     settings: RIADSettings
     kept: Tensor  # bool [12, 1, H, W], the masks of an inspection, those of one size in succession

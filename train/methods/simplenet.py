@@ -64,6 +64,7 @@ class SimpleNet(AdaptedPatches):
 
     name: ClassVar[str] = "simplenet"
     Settings = SimpleNetSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "rotating_bearing")
 
     settings: SimpleNetSettings
 

@@ -67,6 +67,7 @@ class STFPM(Method):
 
     name: ClassVar[str] = "stfpm"
     Settings = STFPMSettings
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
     trains_on_pixels: ClassVar[bool] = True
 
     settings: STFPMSettings

@@ -106,7 +106,7 @@ class SuperSimpleNet(Method):
 
     name: ClassVar[str] = "supersimplenet"
     Settings = SuperSimpleNetSettings
-
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
     settings: SuperSimpleNetSettings
 
     def __init__(self, settings: SuperSimpleNetSettings) -> None:
