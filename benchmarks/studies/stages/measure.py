@@ -64,8 +64,9 @@ def measure_stages(
 ) -> dict[str, Any]:
     """Judge test images with every form of a detector; return the rows and what they hold for.
 
-    count: of the images, spread over all; None for all. device: of PyTorch. Raises TrainError, BundleError and
-    DataError, and TrainError for a bundle of another method or size than the checkpoint's.
+    count: of the images, spread over all; None for all. device: of PyTorch. Raises TrainError,
+    BundleError and DataError, and TrainError for a bundle of another method or size than the
+    checkpoint's.
     """
     loaded = load_checkpoint(checkpoint)
     bundle = read_bundle(bundle_path)
