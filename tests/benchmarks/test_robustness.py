@@ -184,12 +184,15 @@ def test_the_command_writes_a_table(
     assert main([*command, "--changes", "gain", "noise", "--threads", "1"]) == 0
     page = (tmp_path / "r.md").read_text()
     assert capsys.readouterr().out == page
-    assert "| gain | 1.2 | 1.0000 | 50.0% | 6.8% to 93.2% | 100.0% |" in page
+    assert "| gain 1.2 | 1.0000 | 50.0% | 6.8% to 93.2% | 100.0% |" in page
     assert "noise: standard deviation" in page
     assert "blur" not in page
     assert str(tmp_path) not in page
     rows = json.loads((tmp_path / "r.json").read_text())
     assert len(rows) == 6
+    figure = (tmp_path / "r.svg").read_text()
+    assert all(f"<!-- {text} -->" in figure for text in ("no change", "gain 1.2", "noise 5"))
+    assert (tmp_path / "r.png").stat().st_size > 1000
     with pytest.raises(SystemExit):
         main([*command, "--changes", "fog"])
     # A second measurement of the bundle replaces the first, and another bundle's rows stay.

@@ -3,8 +3,8 @@
     python -m benchmarks.studies.robustness --bundle B --data DATA --out results/robustness
 
 Every test image is judged as it is and after each change of `benchmarks.perturbations`, always with
-the bundle's threshold. Prints a table for each bundle and writes all rows as JSON. OUT.json keeps
-its rows of other bundles, data and engines.
+the bundle's threshold. Prints a table for each bundle, and writes all rows and a figure. OUT.json
+keeps its rows of other bundles, data and engines.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def _parser() -> Parser:
 
 def _run(args: argparse.Namespace) -> None:
     from flawline.benchmarks.robustness import robustness_of
+    from flawline.benchmarks.studies.robustness.figure import draw_robustness
     from flawline.benchmarks.studies.robustness.report import replace_rows, robustness_page
     from flawline.cameras.bit_depth import bit_depth_remedy
     from flawline.export.provenance import public_command
@@ -68,6 +69,8 @@ def _run(args: argparse.Namespace) -> None:
         log(f"{bundle.path.name}: {len(new)} rows")
     page = robustness_page(rows)
     write_results(args.out, rows, page)
+    for path in draw_robustness(rows, args.out):
+        log(f"wrote {path}")
     print(page)
 
 

@@ -12,7 +12,7 @@ from flawline.benchmarks.tables import markdown_table
 from flawline.runtime.threshold import CONFIDENCE
 
 Row = Mapping[str, Any]
-HEADER = ("change", "strength", "I-AUROC", "false alarms", "interval", "found defects")
+HEADER = ("change", "I-AUROC", "false alarms", "interval", "found defects")
 
 
 # What tells two measurements apart.
@@ -31,14 +31,28 @@ def _measurement(row: Row) -> tuple[str, ...]:
     return tuple(row[key] for key in MEASUREMENT)
 
 
+def measurements_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows of each measurement."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_measurement(row), []).append(row)
+    return list(groups.values())
+
+
+def change_of(row: Row) -> str:
+    """Return the name and the strength of a row's change."""
+    if row["perturbation"] == NONE:
+        return "no change"
+    return f"{row['perturbation']} {row['strength']:g}"
+
+
 def robustness_page(rows: Sequence[Row]) -> str:
     """Return the page in Markdown: a table of each measurement, and what a strength means.
 
     The rows have the command that measured them.
     """
     parts = []
-    for measurement in dict.fromkeys(_measurement(row) for row in rows):
-        of_bundle = [row for row in rows if _measurement(row) == measurement]
+    for of_bundle in measurements_of(rows):
         table = markdown_table(HEADER, [_cells(row) for row in of_bundle])
         parts.append(f"{_title(of_bundle[0])}\n\n{table}")
     measured = set(column(rows, "perturbation"))
@@ -68,10 +82,8 @@ def _title(row: Row) -> str:
 
 def _cells(row: Row) -> list[object]:
     low, high = row["false_alarm_interval"]
-    strength = "" if row["perturbation"] == NONE else f"{row['strength']:g}"
     return [
-        row["perturbation"],
-        strength,
+        change_of(row),
         f"{row['image_auroc']:.4f}",
         f"{row['false_alarm_rate']:.1%}",
         f"{low:.1%} to {high:.1%}",
