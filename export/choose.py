@@ -28,7 +28,7 @@ from flawline.commands import command_line, program_of
 from flawline.export import ExportError
 from flawline.export.local_engine import add_build_arguments, read_build_options
 from flawline.runtime.command_parser import Parser, path_argument
-from flawline.runtime.console import log, run_command
+from flawline.runtime.console import log, run_command, warn
 from flawline.runtime.engines import ENGINES
 from flawline.runtime.precisions import PRECISIONS
 from flawline.train import METHODS
@@ -154,7 +154,8 @@ def _run(words: Sequence[str]) -> None:
     store.write(".", RESULT, {"rows": json_of(comparison.rows), "left_out": comparison.left_out})
     print(text_of(comparison.rows))
     for name, reason in comparison.left_out.items():
-        log(f"left out {name}: {reason}")
+        # Without it, the table looks complete.
+        warn(f"left out {name}: {reason}")
     _log_best(comparison, store.bundle, args)
 
 

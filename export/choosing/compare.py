@@ -11,7 +11,7 @@ from flawline.export.choosing.cost import Costs, measure_costs
 from flawline.export.choosing.engines import EnginePlan, Place
 from flawline.export.choosing.scoring import make_trial_set
 from flawline.export.choosing.store import Store
-from flawline.export.choosing.table import Row, dropped_rows, ranked_rows
+from flawline.export.choosing.table import OVER, Row, dropped_rows, ranked_rows
 from flawline.export.choosing.trained import (
     FAILURES,
     Clock,
@@ -112,8 +112,9 @@ def _require_any(
     """Raise ExportError where no candidate is left to train."""
     if places:
         return
-    if dropped:
-        fastest = dropped[0]
+    measured = [row for row in dropped if row.note == OVER]
+    if measured:
+        fastest = measured[0]
         raise ExportError(
             f"no candidate fits {budget_ms:g} ms per frame; the fastest is {fastest.name} with "
             f"{fastest.place} and {fastest.milliseconds:.1f} ms; raise --budget-ms, or compare "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,16 @@ class Store:
                     f"another --out or the same values"
                 )
 
-    def read(self, kind: str, name: str) -> dict[str, Any] | None:
-        """Return a record, or None where there is none. Raises ExportError for a damaged one."""
-        return _read(self._path(kind, name))
+    def read(self, kind: str, name: str, keys: Sequence[str]) -> dict[str, Any] | None:
+        """Return a record with these keys, or None where there is none.
+
+        Raises ExportError for a damaged record.
+        """
+        path = self._path(kind, name)
+        record = _read(path)
+        if record is not None and not set(keys) <= set(record):
+            raise _damaged(path)
+        return record
 
     def write(self, kind: str, name: str, record: Mapping[str, Any]) -> None:
         """Write a record. Raises ExportError."""
@@ -80,7 +87,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise ExportError(f"{path} cannot be read ({reason_of(error)}); see --out") from error
     except ValueError as error:
-        raise ExportError(f"{path} is damaged; delete it and run the command again") from error
+        raise _damaged(path) from error
     if not isinstance(content, dict):
-        raise ExportError(f"{path} is damaged; delete it and run the command again")
+        raise _damaged(path)
     return content
+
+
+def _damaged(path: Path) -> ExportError:
+    return ExportError(f"{path} is damaged; delete it and run the command again")

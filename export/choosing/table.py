@@ -12,6 +12,7 @@ from flawline.export.choosing.rank import criteria, kind_aurocs
 from flawline.export.choosing.trained import Result
 from flawline.train.anomalies.kinds import KINDS
 
+OVER = "over the budget"
 HEADER = ("rank", "detector", "engine", "ms", "criterion", *KINDS, "note")
 
 
@@ -66,7 +67,7 @@ def ranked_rows(
         elif one.used:
             row = Row(one.name, str(one.place), one.milliseconds, note="trained on every kind")
         elif one.milliseconds > budget_ms:
-            row = Row(one.name, str(one.place), one.milliseconds, note="over the budget")
+            row = Row(one.name, str(one.place), one.milliseconds, note=OVER)
         else:
             row = Row(one.name, str(one.place), one.milliseconds, note="fits, less exact or slower")
         rows.append(row)
@@ -85,7 +86,7 @@ def dropped_rows(costs: Mapping[str, Costs], budget_ms: float) -> list[Row]:
     for name, known in costs.items():
         for cost in known.costs:
             if cost.milliseconds > budget_ms:
-                note = "over the budget" if cost.measured else "over the budget at least"
+                note = OVER if cost.measured else f"{OVER}, a lower bound"
                 rows.append(Row(name, str(cost.place), cost.milliseconds, trained=False, note=note))
     return sorted(rows, key=lambda row: row.milliseconds)
 

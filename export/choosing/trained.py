@@ -180,7 +180,7 @@ class Judge:
         """Return the scores of the good images and of the anomalies, from the store if it can."""
         name = f"{one.name}-{one.place.engine}-{one.place.precision}"
         model = one.bundle.model_sha256(one.place.precision)
-        record = self.store.read(SCORES, name)
+        record = self.store.read(SCORES, name, ("model_sha256", "good", "anomalies"))
         if record is None or record["model_sha256"] != model:
             geometry = one.bundle.manifest.geometry
             label = f"{one.name} {one.place}"

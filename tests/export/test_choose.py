@@ -18,12 +18,16 @@ from builders import write_squares
 
 from flawline.export import choose
 from flawline.export.choosing import cost, trained
-from flawline.export.choosing.candidates import Request, candidates_of
+from flawline.export.choosing.candidates import Candidate, Request, candidates_of
 from flawline.export.choosing.engines import Place
 from flawline.export.choosing.rank import criteria, kind_aurocs
 from flawline.export.choosing.trained import Clock, OutOfTimeError, _preference
+from flawline.runtime.engines import open_engine
 from flawline.train import METHODS
 from flawline.train.anomalies.kinds import KINDS
+from flawline.train.data import PreparedImages
+from flawline.train.method import resolve_method
+from flawline.train.recipe import plan
 
 pytestmark = pytest.mark.torch
 TOYS = {
@@ -197,9 +201,10 @@ def test_a_folder_of_another_request_and_a_damaged_record_are_refused(
     assert run(data, out, "--methods", "coarse") == 0
     assert run(data, out, "--methods", "coarse", "--seed", "1") == 2
     assert "is of a run with seed 0, now it is 1" in capsys.readouterr().err
-    (out / "cost" / "coarse-none.json").write_text("{")
-    assert run(data, out, "--methods", "coarse") == 2
-    assert "is damaged; delete it and run the command again" in capsys.readouterr().err
+    for text in ("{", "[]", "{}"):
+        (out / "cost" / "coarse-none.json").write_text(text)
+        assert run(data, out, "--methods", "coarse") == 2
+        assert "is damaged; delete it and run the command again" in capsys.readouterr().err
 
 
 def test_a_method_without_a_choice_of_backbones_is_one_candidate(tmp_path: Path) -> None:
@@ -215,6 +220,39 @@ def test_the_most_exact_precision_that_fits_is_used() -> None:
     fast = _preference(Place("openvino", "bf16"), 2.0)
     other = _preference(Place("onnxruntime", "fp32"), 8.0)
     assert sorted([fast, exact, other]) == [other, exact, fast]
+
+
+def test_a_graph_that_would_still_be_too_slow_is_not_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise AssertionError("this graph is not needed")
+
+    monkeypatch.setattr(cost, "write_graph", fail)
+    out = tmp_path / "out"
+    words = ("--methods", "fine", "--precision", "fp32", "int8")
+    assert run(data, out, *words, budget="0.5") == 2
+    assert "fine-none with onnxruntime fp32 and 3.0 ms" in capsys.readouterr().err
+    costs = json.loads((out / "cost" / "fine-none.json").read_text())["costs"]
+    assert [(one["precision"], one["milliseconds"], one["measured"]) for one in costs] == [
+        ("fp32", 3.0, True),
+        ("int8", 0.75, False),
+    ]
+    # A larger budget may be met by it, so that it is written and timed then.
+    with pytest.raises(AssertionError, match="this graph is not needed"):
+        run(data, out, *words, budget="1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in TOYS])
+def test_every_method_can_be_timed_after_one_step(method: str, data: Path, tmp_path: Path) -> None:
+    kind = resolve_method(method)
+    weights = "random" if kind.default_backbone and kind.settings_for("resnet18").backbone else None
+    recipe = plan(method, data, size=max(64, kind.smallest_size), weights=weights, folds=0)
+    paths = sorted((data / "train" / "good").iterdir())[:16]
+    few = PreparedImages(paths, recipe.settings.geometry)
+    bundle = cost.trial_bundle(Candidate(method, recipe), few, 100, tmp_path / "trial")
+    assert open_engine(bundle, "onnxruntime").precision == "fp32"
 
 
 # ---------------------------------------------------------------- the criterion
