@@ -7,12 +7,21 @@ BIN := .venv/bin
 
 # Folders of data sets that the benchmark compares the methods on, next to the demo's:
 #   make bench-train bench DATA="/data/bottle /data/tiles" WEIGHTS=imagenet
+# What is left out is as in the run before, and in a first run the demo's, without a download.
 DATA ?=
-WEIGHTS ?= texture
-ENGINES ?= onnxruntime openvino:bf16 openvino:int8
+WEIGHTS ?=
+ENGINES ?=
 SWEEP ?= sweep
-SWEEP_COMMAND = $(BIN)/python -m benchmarks.sweep --out $(SWEEP) --demo $(if $(DATA),--data $(DATA)) \
-	--weights $(WEIGHTS) --engines $(ENGINES)
+FIRST_WEIGHTS := texture
+FIRST_ENGINES := onnxruntime openvino:bf16 openvino:int8
+SWEEP_COMMAND = $(BIN)/python -m benchmarks.sweep --out $(SWEEP)
+ifeq ($(wildcard $(SWEEP)/plan.json),)
+SWEEP_COMMAND += --demo --weights $(or $(WEIGHTS),$(FIRST_WEIGHTS)) \
+	--engines $(or $(ENGINES),$(FIRST_ENGINES)) $(if $(DATA),--data $(DATA))
+else
+SWEEP_COMMAND += $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(ENGINES),--engines $(ENGINES)) \
+	$(if $(DATA),--demo --data $(DATA))
+endif
 
 .PHONY: demo test test-slow lint docs bench-train bench clean
 

@@ -34,6 +34,8 @@ def levels_of(method: AESSIM, image: Tensor) -> tuple[Tensor, ...]:
 
 PUBLISHED_CODE = PublishedCode[AESSIM](
     as_literal=LiteralAESSIM,
+    # ONNX Runtime has no pooling in float64.
+    literal_exports=False,
     levels=levels_of,
     notes=(
         "Backbone: the auto-encoder; head: everything after it. The head of (b) computes 1 - SSIM",

@@ -75,10 +75,12 @@ class _AllAtOnce(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         windows = patches_of(image / 255)[:, self.table].flatten(0, 1)
-        table = self.table.repeat(len(image), 1)
-        own = torch.arange(len(self.table), device=image.device).repeat(len(image))
+        # Not len(): the exporter would write the number of images of its example.
+        images = image.shape[0]
+        table = self.table.repeat(images, 1)
+        own = torch.arange(len(self.table), device=image.device).repeat(images)
         predicted: Tensor = self.network(windows, table, own)
-        return predicted.view(len(image), len(self.table), -1)
+        return predicted.view(images, len(self.table), -1)
 
 
 def levels_of(method: InTra, image: Tensor) -> tuple[Tensor, ...]:

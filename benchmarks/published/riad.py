@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flawline.benchmarks.published.form import Form, PublishedCode
-from flawline.train.methods.riad import CELLS, GREY, PARTS, RIAD
+from flawline.train.methods.riad import GREY, PARTS, RIAD
 
 
 class LiteralRIAD(Form):
@@ -27,8 +27,9 @@ class LiteralRIAD(Form):
     def head(self, *levels: Tensor) -> tuple[Tensor, Tensor]:
         x, logits = levels
         size = self.method.settings.size
-        completed = torch.tanh(logits).view(-1, len(CELLS), PARTS, 3, *size)
-        hidden = (~self.method.kept).to(logits.dtype).view(len(CELLS), PARTS, 1, *size)
+        cells = len(self.method.settings.training.cells)
+        completed = torch.tanh(logits).view(-1, cells, PARTS, 3, *size)
+        hidden = (~self.method.kept).to(logits.dtype).view(cells, PARTS, 1, *size)
         reconstructions = (completed * hidden).sum(2)
         return self.method.judge(x / GREY, reconstructions.unbind(1))
 
@@ -48,7 +49,7 @@ class _Centred(nn.Module):
 
 
 class _Passes(nn.Module):
-    """One pass of the network for each mask: [N, 3, H, W] to [12N, 3, H, W]."""
+    """One pass of the network for each mask: [N, 3, H, W] to [MN, 3, H, W] for M masks."""
 
     def __init__(self, method: RIAD) -> None:
         super().__init__()
@@ -75,6 +76,6 @@ PUBLISHED_CODE = PublishedCode[RIAD](
     levels=levels_of,
     notes=(
         "Backbone: the passes of the network; head: everything after them. In (b), the network",
-        "runs twelve times in succession, and in (c) once on a batch of twelve.",
+        "runs for one mask after the other, and in (c) once on a batch of all masks.",
     ),
 )

@@ -10,7 +10,7 @@ from flawline.benchmarks.interleaved import EngineChoice, JudgingError
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.sweep.plan import Cell
 from flawline.benchmarks.sweep.store import Row, Store, read_record, read_rows, write_json
-from flawline.benchmarks.sweep.train_cell import TRAINED, add_graphs
+from flawline.benchmarks.sweep.train_cell import add_graphs, is_trained
 from flawline.runtime.console import printable
 from flawline.runtime.engines import EngineError
 from flawline.runtime.environment import cpu_name, versions
@@ -23,11 +23,11 @@ TURN = 16
 
 
 def trained_facts(store: Store, cell: Cell) -> dict[str, Any] | None:
-    """Return the facts of a trained cell, None of one that is not."""
-    facts = read_record(store.facts(cell.name))
-    if facts is None or facts.get("status") != TRAINED:
-        return None
-    return facts
+    """Return the facts of a cell that is trained as it says, None of any other.
+
+    Raises DataError for an unsuitable data set.
+    """
+    return read_record(store.facts(cell.name)) if is_trained(store, cell) else None
 
 
 def machine_of_rows() -> Row:

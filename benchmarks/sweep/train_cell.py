@@ -125,12 +125,12 @@ def is_trained(store: Store, cell: Cell) -> bool:
         return False
     for key, value in cell.identity().items():
         if facts.get(key) != value:
-            log(f"{cell.name} was trained with another {key}; it is trained again")
+            log(f"{cell.name} was trained with another {key}, so that it does not count")
             return False
     try:
         return read_bundle(store.bundle(cell.name)).short_id == facts.get("bundle_id")
     except BundleError as error:
-        log(f"{cell.name} is trained again: {error}")
+        log(f"the bundle of {cell.name} does not count: {error}")
         return False
 
 

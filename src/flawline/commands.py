@@ -26,6 +26,9 @@ COMMANDS = {
     "build": Command(
         "flawline.export.build:main", "export a detector to a bundle, prepare this machine's engine"
     ),
+    "choose": Command(
+        "flawline.export.choose:main", "rank the methods that fit a time per frame on this machine"
+    ),
     "stream": Command(
         "flawline.runtime.infer_stream:main", "judge every frame of a camera, folder or video"
     ),

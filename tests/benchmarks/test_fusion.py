@@ -135,6 +135,32 @@ def test_the_study_of_two_networks_counts_both_as_the_backbone(
     assert not convolutions
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("ae_ssim", 64),
+        ("draem", 64),
+        pytest.param("riad", 64, marks=pytest.mark.slow),
+        pytest.param("intra", 112, marks=pytest.mark.slow),
+    ],
+)
+def test_the_study_of_a_method_without_a_backbone(
+    name: str, size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--method", name, "--size", str(size), "--rounds", "1", "--threads", "1"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    page = capsys.readouterr().out
+    result = json.loads((tmp_path / f"fusion-{name}-{size}.json").read_text())
+    rows = rows_of(result)
+    for line in ratios(rows):
+        assert f"- {line}\n" in page
+    by_key = {(row.form, row.engine): row for row in rows}
+    assert by_key[BACKBONE, ONNX_RUNTIME].ms > 0
+    exported = find_published(name).literal_exports
+    assert ((LITERAL, ONNX_RUNTIME) in by_key) == exported
+    assert by_key[FUSED, EAGER].head_macs <= by_key[LITERAL, EAGER].head_macs
+
+
 def test_a_wrong_rewrite_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -237,6 +237,8 @@ def test_the_budget_is_in_the_exit_status(
     assert main(words) == 3
     lines = capsys.readouterr().err.splitlines()
     assert "left by --budget-minutes: padim-resnet18-squares-0; the same command continues" in lines
+    # A bundle with other flags is none of this cell.
+    FakeTrainings(store)(cells_of(small_plan(data, flags={"padim": "--size 64"}))[0], None)
     assert main(["--out", str(store.root), "--measure-only"]) == 3
     assert "not trained, and so not measured: padim-resnet18-squares-0" in capsys.readouterr().err
 

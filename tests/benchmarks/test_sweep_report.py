@@ -192,6 +192,13 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert page.row("Without a result: 1", "intra-none-part-0")["reason"] == failed["reason"]
 
 
+def test_a_training_that_was_interrupted_is_listed(tmp_path: Path) -> None:
+    begun = {"cell": "intra-none-part-0", "status": "begun"}
+    page = page_of(tmp_path, measured_row(), trained=[begun])
+    row = page.row("Without a result: 1", "intra-none-part-0")
+    assert (row["step"], row["reason"]) == ("training", "begun and not finished")
+
+
 def test_an_engine_that_refused_a_bundle_is_listed_once(tmp_path: Path) -> None:
     refused = {
         "cell": "simplenet-resnet18-mvtec_bottle-0", "data": "mvtec_bottle", "status": "refused",

@@ -207,12 +207,8 @@ def test_the_published_setting_is_that_of_the_code() -> None:
     assert InTra.steps(published, 300, None) == 2 * 2000
     light = InTra.settings_for("")
     assert light.setting == "light"
-    assert InTra.steps(light, 300, None) == training_steps(light)
+    assert InTra.steps(light, 300, None) == light.training.schedule.steps
     assert InTra.steps(light, 300, 2) == 2 * 38
-
-
-def training_steps(light: InTraSettings) -> Any:
-    return light.training.steps
 
 
 # ---------------------------------------------------------------- the exported form

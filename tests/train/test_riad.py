@@ -24,7 +24,7 @@ from flawline.train.blocks.fused import fp32_islands
 from flawline.train.blocks.gradient_similarity import gradient_loss, similarity_map
 from flawline.train.blocks.inpainting_unet import InpaintingUNet
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
-from flawline.train.methods.riad import CELLS, PARTS, RIAD, RIADSettings
+from flawline.train.methods.riad import PARTS, RIAD, TRAININGS, RIADSettings
 
 pytestmark = pytest.mark.torch
 SIZE = 64
@@ -38,7 +38,7 @@ def unfitted(size: tuple[int, int] = (SIZE, SIZE), setting: Any = "light") -> RI
 # ---------------------------------------------------------------- masks and network
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", TRAININGS["published"].cells)
 def test_every_pixel_is_hidden_in_exactly_one_part(cell: int) -> None:
     masks = disjoint_masks((48, 80), cell, 3, np.random.default_rng(0))
     assert masks.shape == (3, 1, 48, 80)
@@ -66,7 +66,7 @@ def test_the_masks_of_an_inspection_follow_the_seed_of_the_training() -> None:
         model = unfitted()
         fit_method(model, images, seed=seed)
         kept.append(model.kept)
-        assert [len(masks) for masks in model.kept.split(PARTS)] == [PARTS] * len(CELLS)
+        assert [len(masks) for masks in model.kept.split(PARTS)] == [PARTS] * 2
     assert torch.equal(kept[0], kept[1])
     assert not torch.equal(kept[0], kept[2])
 
@@ -79,10 +79,12 @@ def test_a_size_that_the_cells_do_not_fill_is_refused() -> None:
 # ---------------------------------------------------------------- the literal pipeline
 
 
-def test_forward_by_hand() -> None:
+@pytest.mark.parametrize(("setting", "cells", "side"), [("light", 2, 3), ("published", 4, 21)])
+def test_forward_by_hand(setting: str, cells: int, side: int) -> None:
     """Each reconstruction consists of the hidden pixels of three passes."""
     size = (64, 80)
-    model = trained_like(unfitted(size)).double()
+    model = trained_like(unfitted(size, setting)).double()
+    assert len(model.kept) == 3 * cells
     model.standardised.offset.uniform_(0, 1)
     model.standardised.scale.uniform_(0.1, 1)
     image = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
@@ -90,17 +92,17 @@ def test_forward_by_hand() -> None:
         score, anomaly_map = model(image)
         x = image.permute(0, 3, 1, 2).double() / 127.5 - 1
         total = torch.zeros(2, *size, dtype=torch.float64)
-        for first in range(0, 12, 3):
+        for first in range(0, 3 * cells, 3):
             completed = torch.full_like(x, torch.nan)
             for mask in model.kept[first : first + 3, 0]:
                 seen = x.clone()
                 seen[:, :, ~mask] = 0
                 completed[:, :, ~mask] = model.network(seen).tanh()[:, :, ~mask]
             total += (1 - similarity_map(x, completed, 4)).mean(1)
-    mean = nn.Conv2d(1, 1, 21, padding=10, bias=False).double().requires_grad_(False)
-    mean.weight.fill_(1 / 441)
+    mean = nn.Conv2d(1, 1, side, padding=side // 2, bias=False).double().requires_grad_(False)
+    mean.weight.fill_(1 / side**2)
     expected = (
-        mean(total[:, None] / 4)[:, 0] - model.standardised.offset
+        mean(total[:, None] / cells)[:, 0] - model.standardised.offset
     ) / model.standardised.scale
     torch.testing.assert_close(anomaly_map, expected, rtol=1e-10, atol=0)
     torch.testing.assert_close(score, expected.amax((1, 2)), rtol=1e-10, atol=0)

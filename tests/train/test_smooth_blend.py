@@ -53,7 +53,7 @@ def test_the_patch_is_mixed_as_the_mask_says() -> None:
     np.testing.assert_array_equal(blended, image)
 
 
-def test_areas_and_proportions_are_the_published_ones() -> None:
+def test_areas_and_proportions_have_the_stated_ranges() -> None:
     shape = (256, 200)
     series = SmoothBlend([np.zeros((*shape, 3), np.uint8)], 0)
     areas, ratios = [], []

@@ -7,8 +7,8 @@ the jitter, which is CutPaste's; the width of the smoothing, a share of the patc
 and that the patch is cut with a margin, so that the soft edges show its own surroundings and not
 black.
 
-A draw also has a second view of the whole image, which differs by its colours alone. The paper's
-views are shifted and scaled as well; these are not, so that positions can be compared.
+A draw also has a second view of the whole image, which differs by its colours alone: it is neither
+shifted nor scaled, so that positions can be compared.
 """
 
 from __future__ import annotations

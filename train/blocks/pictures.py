@@ -69,10 +69,3 @@ def turned(image: Image, degrees: float, zoom: float = 1.0) -> Image:
     return np.asarray(
         cv2.warpAffine(image, matrix, (width, height), borderMode=border), image.dtype
     )
-
-
-def random_crop(shape: Sequence[int], side: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Draw a window of at most `side` x `side` pixels within an image of a shape (H, W, ...)."""
-    top = int(rng.integers(max(1, shape[0] - side + 1)))
-    left = int(rng.integers(max(1, shape[1] - side + 1)))
-    return slice(top, top + side), slice(left, left + side)

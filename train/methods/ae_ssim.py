@@ -33,6 +33,7 @@ from flawline.train.blocks.pictures import (
     planes,
     turned,
 )
+from flawline.train.blocks.schedule import Schedule
 from flawline.train.blocks.standardised_maps import (
     FusedStandardisation,
     StandardisedMaps,
@@ -46,22 +47,18 @@ from flawline.train.blocks.structural_similarity import (
     similarity_loss,
     uniform_mean,
 )
-from flawline.train.loop import Steps, batch_indices, half_cosine, half_precision
+from flawline.train.loop import Steps, batch_indices, half_precision
 from flawline.train.method import Fit, Phase, require_multiple
 
 
 class Training(NamedTuple):
     """How the network is trained.
 
-    steps: of the default length. decay: whether the learning rate falls to 0 along half a cosine.
     stride: pixels between the windows of the loss. turned: the probability of a random rotation.
     standardised: whether the map is.
     """
 
-    steps: int
-    batch: int
-    learning_rate: float
-    decay: bool
+    schedule: Schedule
     stride: int
     turned: float
     standardised: bool
@@ -69,20 +66,14 @@ class Training(NamedTuple):
 
 TRAININGS = {
     LIGHT: Training(
-        steps=1000,
-        batch=8,
-        learning_rate=1e-3,
-        decay=True,
+        schedule=Schedule(batch=8, learning_rate=1e-3, steps=1000),
         stride=3,
         turned=0.0,
         standardised=True,
     ),
     PUBLISHED: Training(
         # 200 passes over 10,000 images that are drawn from the good ones.
-        steps=200 * math.ceil(10_000 / 128),
-        batch=128,
-        learning_rate=2e-4,
-        decay=False,
+        schedule=Schedule(128, learning_rate=2e-4, steps=200 * math.ceil(10_000 / 128), drops=()),
         stride=1,
         turned=0.3,
         standardised=False,
@@ -127,9 +118,7 @@ class AESSIM(StandardisedMethod):
 
     @classmethod
     def steps(cls, settings: AESSIMSettings, images: int, epochs: int | None) -> int:
-        if epochs is None:
-            return settings.training.steps
-        return epochs * math.ceil(images / settings.training.batch)
+        return settings.training.schedule.length(images, epochs)
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -164,26 +153,25 @@ class AESSIM(StandardisedMethod):
         return self.residual(x, self.reconstruct(x))
 
     def _train(self, fit: Fit, phase: Phase) -> int:
-        settings = self.settings.training
+        training = self.settings.training
+        schedule = training.schedule
         if phase.state is None:
             self.colour.copy_(mean_colour(fit.images))
             self.network.initialise(torch.Generator().manual_seed(fit.seed), self.colour)
         optimiser = torch.optim.Adam(
-            self.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY
+            self.parameters(), schedule.learning_rate, weight_decay=WEIGHT_DECAY
         )
         steps = Steps(fit, phase, [optimiser], fit.steps)
-        mean = GaussianMean(*self.settings.size, settings.stride).to(self.device)
+        mean = GaussianMean(*self.settings.size, training.stride).to(self.device)
 
         def loss_of(step: int, chosen: Any) -> Tensor:
-            if settings.decay:
-                rate = settings.learning_rate * half_cosine(step / fit.steps)
-                optimiser.param_groups[0]["lr"] = rate
+            optimiser.param_groups[0]["lr"] = schedule.rate(step / fit.steps)
             rng = np.random.default_rng((fit.seed, 1, step))
             images = [self._augmented(fit.images[index], rng) for index in chosen]
             return self.loss(images, mean)
 
         self.train()
-        batches = batch_indices(len(fit.images), settings.batch, fit.seed, steps.start)
+        batches = batch_indices(len(fit.images), schedule.batch, fit.seed, steps.start)
         done = steps.run(batches, loss_of)
         self.eval()
         if done == fit.steps:

@@ -12,7 +12,6 @@ therefore standardises the maps at every position by their mean and deviation on
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -26,7 +25,7 @@ from flawline.options import option
 from flawline.runtime.image import Geometry, Image
 from flawline.train.anomalies.perlin import perlin_mask
 from flawline.train.anomalies.textured import Recipe
-from flawline.train.anomalies.textured_windows import TexturedWindows
+from flawline.train.anomalies.textured_turned import TexturedTurned
 from flawline.train.anomalies.textures import open_textures
 from flawline.train.blocks.fused import build_fused, fp32
 from flawline.train.blocks.pictures import (
@@ -36,6 +35,7 @@ from flawline.train.blocks.pictures import (
     Planes,
     planes,
 )
+from flawline.train.blocks.schedule import Drop, Schedule
 from flawline.train.blocks.standardised_maps import (
     FusedStandardisation,
     StandardisedMaps,
@@ -50,25 +50,19 @@ from flawline.train.blocks.u_nets import (
     focal_loss,
     initialise,
 )
-from flawline.train.loop import Steps, half_cosine, half_precision
+from flawline.train.loop import Steps, half_precision
 from flawline.train.method import Fit, Phase, require_multiple
 
-# Side of the window, in pixels, whose largest mean probability is the score.
-WINDOW = 21
 # Largest share of the good image that stays visible below a texture.
 LARGEST_KEPT = 0.8
-PUBLISHED_EPOCHS = 700
-BATCH = 8
 
 
 class Training(NamedTuple):
     """The networks and how they are trained.
 
     widths: channels of both networks at full size. align_corners: of their upsampling.
-    steps: of the default length; None for PUBLISHED_EPOCHS.
-    crop: side of the random windows that are trained on; None for whole images.
-    decay: whether the learning rate falls to 0 along half a cosine; otherwise it is a fifth after
-    0.8 and a twenty-fifth after 0.9 of the steps. stride: pixels between the windows of SSIM.
+    window: side of the window, in pixels, whose largest mean is the score.
+    stride: pixels between the windows of SSIM.
     turned: the probability of a random rotation of the good image. matched: whether textures in a
     grey image are grey. spread: of the initial weights, as in `initialise`. standardised: whether
     the map is.
@@ -76,10 +70,8 @@ class Training(NamedTuple):
 
     widths: tuple[int, int]
     align_corners: bool
-    steps: int | None
-    crop: int | None
-    learning_rate: float
-    decay: bool
+    schedule: Schedule
+    window: int
     stride: int
     turned: float
     matched: bool
@@ -91,10 +83,8 @@ TRAININGS = {
     LIGHT: Training(
         widths=(16, 8),
         align_corners=False,
-        steps=500,
-        crop=128,
-        learning_rate=1e-3,
-        decay=True,
+        schedule=Schedule(batch=8, learning_rate=3e-3, steps=500),
+        window=11,
         stride=3,
         turned=0.0,
         matched=True,
@@ -104,10 +94,8 @@ TRAININGS = {
     PUBLISHED: Training(
         widths=(128, 64),
         align_corners=True,
-        steps=None,
-        crop=None,
-        learning_rate=1e-4,
-        decay=False,
+        schedule=Schedule(8, 1e-4, epochs=700, drops=(Drop(0.8, 0.2), Drop(0.9, 0.04))),
+        window=21,
         stride=1,
         turned=0.3,
         matched=False,
@@ -119,7 +107,7 @@ TRAININGS = {
 
 @dataclass(frozen=True)
 class DRAEMSettings(PictureSettings):
-    """The settings of DRAEM."""
+    """The settings of DRAEM; the published one is for images of 256 x 256 pixels."""
 
     textures: str | None = option(
         None,
@@ -143,8 +131,9 @@ class DRAEM(StandardisedMethod):
     """DRAEM."""
 
     name: ClassVar[str] = "draem"
+    trains_against: ClassVar[tuple[str, ...]] = ("texture",)
     Settings = DRAEMSettings
-    tuned_on: ClassVar[tuple[str, ...]] = ("demo",)
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 
     settings: DRAEMSettings
 
@@ -158,22 +147,20 @@ class DRAEM(StandardisedMethod):
 
     @classmethod
     def settings_for(cls, backbone: str) -> DRAEMSettings:
-        return DRAEMSettings("", Geometry("stretch", 256, 256))
+        return DRAEMSettings("", Geometry("stretch", 128, 128))
 
     @classmethod
     def steps(cls, settings: DRAEMSettings, images: int, epochs: int | None) -> int:
-        if epochs is None and settings.training.steps is not None:
-            return settings.training.steps
-        return (epochs or PUBLISHED_EPOCHS) * math.ceil(images / BATCH)
+        return settings.training.schedule.length(images, epochs)
 
     @classmethod
     def anomalies(
         cls, settings: DRAEMSettings, images: Sequence[Image], seed: int
-    ) -> TexturedWindows:
+    ) -> TexturedTurned:
         training = settings.training
         recipe = Recipe(perlin_mask, draw_kept, share=0.5, matched=training.matched)
         textures = open_textures(settings.textures, seed)
-        return TexturedWindows(images, textures, recipe, seed, training.crop, training.turned)
+        return TexturedTurned(images, textures, recipe, seed, training.turned)
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -192,7 +179,7 @@ class DRAEM(StandardisedMethod):
         its largest mean over a window, which beyond the border of the image counts as 0.
         """
         anomaly_map = self.standardised(torch.softmax(logits, 1)[:, 1])
-        return largest_mean(anomaly_map), anomaly_map
+        return largest_mean(anomaly_map, self.settings.training.window), anomaly_map
 
     # ------------------------------------------------------------ training
 
@@ -205,23 +192,22 @@ class DRAEM(StandardisedMethod):
 
     def _train(self, fit: Fit, phase: Phase) -> int:
         training = self.settings.training
+        schedule = training.schedule
         if phase.state is None:
             generator = torch.Generator().manual_seed(fit.seed)
             initialise(self.reconstruction, training.spread, generator)
             initialise(self.difference, training.spread, generator)
-        optimiser = torch.optim.Adam(self.parameters(), training.learning_rate)
+        optimiser = torch.optim.Adam(self.parameters(), schedule.learning_rate)
         steps = Steps(fit, phase, [optimiser], fit.steps)
         draws = self.anomalies(self.settings, fit.images, fit.seed)
-        first = draws.image(0)
-        mean = GaussianMean(first.shape[0], first.shape[1], training.stride).to(self.device)
+        mean = GaussianMean(*self.settings.size, training.stride).to(self.device)
 
         def loss_of(step: int, chosen: Any) -> Tensor:
-            share = step / fit.steps
-            optimiser.param_groups[0]["lr"] = training.learning_rate * _rate(training, share)
+            optimiser.param_groups[0]["lr"] = schedule.rate(step / fit.steps)
             return self.loss([draws.sample(draw) for draw in chosen], mean)
 
         self.train()
-        done = steps.run(_batches(steps.start), loss_of)
+        done = steps.run(_batches(schedule.batch, steps.start), loss_of)
         self.eval()
         if done == fit.steps:
             phase.finish()
@@ -249,29 +235,18 @@ class DRAEM(StandardisedMethod):
         return build_fused(self, FusedDRAEM)
 
 
-def _batches(start: int) -> Iterator[range]:
+def _batches(size: int, start: int) -> Iterator[range]:
     """Yield the numbers of the draws of each step, without end."""
     for step in itertools.count(start):
-        yield range(step * BATCH, (step + 1) * BATCH)
+        yield range(step * size, (step + 1) * size)
 
 
-def _rate(training: Training, share: float) -> float:
-    """Return the learning rate after a share of the training, relative to the first."""
-    if training.decay:
-        return half_cosine(share)
-    rate = 1.0
-    for drop in (0.8, 0.9):
-        if share >= drop:
-            rate /= 5
-    return rate
-
-
-def largest_mean(maps: Tensor) -> Tensor:
-    """Return the largest mean of a window of 21 x 21 pixels of maps [N, H, W]: [N].
+def largest_mean(maps: Tensor, window: int) -> Tensor:
+    """Return the largest mean of a window of so many pixels squared of maps [N, H, W]: [N].
 
     Pixels beyond the border count as 0.
     """
-    return F.avg_pool2d(maps[:, None], WINDOW, 1, WINDOW // 2).amax((1, 2, 3))
+    return F.avg_pool2d(maps[:, None], window, 1, window // 2).amax((1, 2, 3))
 
 
 class FusedDRAEM(nn.Module):
@@ -287,7 +262,7 @@ class FusedDRAEM(nn.Module):
         self.backbone = FoldedNetworks(method.reconstruction, method.difference)
         self.last = self.backbone.take_last()
         self.map = fp32(_Map(method))
-        self.largest = fp32(_LargestMean())
+        self.largest = fp32(_LargestMean(method.settings.training.window))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Compute score [N] and map [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
@@ -314,5 +289,9 @@ class _Map(nn.Module):
 class _LargestMean(nn.Module):
     """`largest_mean` as a module, so that it can be marked FP32."""
 
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
     def forward(self, anomaly_map: Tensor) -> Tensor:
-        return largest_mean(anomaly_map)
+        return largest_mean(anomaly_map, self.window)

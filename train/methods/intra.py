@@ -11,7 +11,6 @@ good images, since they are largest where a good part cannot be predicted.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -47,13 +46,14 @@ from flawline.train.blocks.pictures import (
     mean_colour,
     planes,
 )
+from flawline.train.blocks.schedule import Drop, Schedule
 from flawline.train.blocks.standardised_maps import (
     FusedStandardisation,
     StandardisedMaps,
     StandardisedMethod,
 )
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
-from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
+from flawline.train.loop import Indices, Steps, batch_indices, half_precision
 from flawline.train.method import Fit, Phase, require_multiple
 
 SCALES = 3
@@ -67,26 +67,34 @@ SIMILARITY_WEIGHT = 0.01
 class Training(NamedTuple):
     """The size of the network, and how it is trained.
 
-    steps: of the default length; None for EPOCHS. batch: images per step. windows: that are read
-    of each of them. decay: whether the learning rate falls to 0 along half a cosine; otherwise the
-    last third of the training has a tenth of it. standardised: whether the map is.
+    windows: that are read of each image of a step. standardised: whether the map is.
     """
 
     width: int
     heads: int
     blocks: int
-    steps: int | None
-    batch: int
     windows: int
-    learning_rate: float
-    decay: bool
+    schedule: Schedule
     standardised: bool
 
 
-EPOCHS = 2000
 TRAININGS = {
-    LIGHT: Training(96, 4, 4, 1500, 8, 8, 1e-3, True, True),
-    PUBLISHED: Training(512, 8, 13, None, 256, 1, 1e-4, False, False),
+    LIGHT: Training(
+        width=96,
+        heads=4,
+        blocks=4,
+        windows=8,
+        schedule=Schedule(batch=8, learning_rate=1e-3, steps=1500),
+        standardised=True,
+    ),
+    PUBLISHED: Training(
+        width=512,
+        heads=8,
+        blocks=13,
+        windows=1,
+        schedule=Schedule(256, learning_rate=1e-4, epochs=2000, drops=(Drop(2 / 3, 0.1),)),
+        standardised=False,
+    ),
 }
 
 
@@ -133,10 +141,7 @@ class InTra(StandardisedMethod):
 
     @classmethod
     def steps(cls, settings: InTraSettings, images: int, epochs: int | None) -> int:
-        training = settings.training
-        if epochs is None and training.steps is not None:
-            return training.steps
-        return (epochs or EPOCHS) * math.ceil(images / training.batch)
+        return settings.training.schedule.length(images, epochs)
 
     # ------------------------------------------------------------ the literal pipeline
 
@@ -166,8 +171,8 @@ class InTra(StandardisedMethod):
 
         It is 0 beyond the border.
         """
-        residual = (1 - similarity_map(x, reconstruction, SCALES)).mean(1)
-        return F.avg_pool2d(residual, FILTER, 1, FILTER // 2)
+        residual = (1 - similarity_map(x, reconstruction, SCALES)).mean(1, keepdim=True)
+        return F.avg_pool2d(residual, FILTER, 1, FILTER // 2)[:, 0]
 
     # ------------------------------------------------------------ training
 
@@ -176,25 +181,25 @@ class InTra(StandardisedMethod):
         return self.settings.training.standardised
 
     def _train(self, fit: Fit, phase: Phase) -> int:
-        settings = self.settings.training
+        schedule = self.settings.training.schedule
         if phase.state is None:
             colour = mean_colour(fit.images).float()
             self.network.initialise(torch.Generator().manual_seed(fit.seed), colour)
         optimiser = torch.optim.Adam(
-            self.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY
+            self.parameters(), schedule.learning_rate, weight_decay=WEIGHT_DECAY
         )
         steps = Steps(fit, phase, [optimiser], fit.steps)
         mean = GaussianMean(PATCH, PATCH).to(self.device)
 
         def loss_of(step: int, chosen: Indices) -> Tensor:
-            optimiser.param_groups[0]["lr"] = self._learning_rate(step / fit.steps)
+            optimiser.param_groups[0]["lr"] = schedule.rate(step / fit.steps)
             rng = np.random.default_rng((fit.seed, 1, step))
             image = torch.from_numpy(np.stack([fit.images[index] for index in chosen]))
             table, own = self._draw_windows(len(chosen), rng)
             return self.loss(image, table, own, mean)
 
         self.train()
-        batches = batch_indices(len(fit.images), settings.batch, fit.seed, steps.start)
+        batches = batch_indices(len(fit.images), schedule.batch, fit.seed, steps.start)
         done = steps.run(batches, loss_of)
         self.eval()
         if done == fit.steps:
@@ -205,15 +210,6 @@ class InTra(StandardisedMethod):
         """Compute the residuals [N, H, W] of images, uint8 BGR [N, H, W, 3]."""
         x = planes(image, self.dtype)
         return self.residual(x, self.reconstruct(x))
-
-    def _learning_rate(self, share: float) -> float:
-        """Return the learning rate after a share of the training, from 0 to 1."""
-        training = self.settings.training
-        if training.decay:
-            return training.learning_rate * half_cosine(share)
-        if share < 2 / 3:
-            return training.learning_rate
-        return training.learning_rate / 10
 
     def _draw_windows(self, images: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Draw the windows of a step, and one hidden patch in each: [images, k, 49], [images, k].

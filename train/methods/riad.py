@@ -12,7 +12,6 @@ good images, since they are largest where a good part cannot be completed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -34,44 +33,52 @@ from flawline.train.blocks.gradient_similarity import (
 )
 from flawline.train.blocks.inpainting_unet import UNIT, InpaintingUNet
 from flawline.train.blocks.pictures import LIGHT, PUBLISHED, PictureSettings
+from flawline.train.blocks.schedule import Schedule
 from flawline.train.blocks.standardised_maps import (
     FusedStandardisation,
     StandardisedMaps,
     StandardisedMethod,
 )
 from flawline.train.blocks.structural_similarity import GaussianMean, similarity_loss
-from flawline.train.loop import Indices, Steps, batch_indices, half_cosine, half_precision
+from flawline.train.loop import Indices, Steps, batch_indices, half_precision
 from flawline.train.method import Fit, Phase, require_multiple
 
-# Sides of the hidden cells in pixels, and parts into which the cells of each side are divided.
-CELLS = (2, 4, 8, 16)
+# Parts into which the cells of each side are divided.
 PARTS = 3
 SCALES = 4
-# Side of the mean filter of the map, in pixels.
-FILTER = 21
 GREY = 127.5
 WEIGHT_DECAY = 1e-5
 
 
 class Training(NamedTuple):
-    """The width of the network, and how it is trained.
+    """The network, how it is trained, and how its residuals become a map.
 
-    steps: of the default length; None for EPOCHS. decay: whether the learning rate falls to 0 along
-    half a cosine. standardised: whether the map is.
+    width: channels of the network at full size. cells: sides of the hidden cells in pixels.
+    filter: side of the mean filter of the map, in pixels. standardised: whether the map is.
     """
 
     width: int
-    steps: int | None
-    batch: int
-    learning_rate: float
-    decay: bool
+    cells: tuple[int, ...]
+    filter: int
+    schedule: Schedule
     standardised: bool
 
 
-EPOCHS = 300
 TRAININGS = {
-    LIGHT: Training(8, 600, 4, 2e-3, True, True),
-    PUBLISHED: Training(64, None, 4, 1e-4, False, False),
+    LIGHT: Training(
+        width=8,
+        cells=(8, 16),
+        filter=3,
+        schedule=Schedule(batch=4, learning_rate=2e-3, steps=600),
+        standardised=True,
+    ),
+    PUBLISHED: Training(
+        width=64,
+        cells=(2, 4, 8, 16),
+        filter=21,
+        schedule=Schedule(batch=4, learning_rate=1e-4, epochs=300, drops=()),
+        standardised=False,
+    ),
 }
 
 
@@ -86,19 +93,22 @@ class RIADSettings(PictureSettings):
 
 
 class RIAD(StandardisedMethod):
-    """RIAD with masks of four sizes, each of which hides the image in three parts."""
+    """RIAD with masks of several sizes, each of which hides the image in three parts."""
 
     name: ClassVar[str] = "riad"
     Settings = RIADSettings
-    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "mvtec_bottle")
+    tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 
     settings: RIADSettings
-    kept: Tensor  # bool [12, 1, H, W], the masks of an inspection, those of one size in succession
+    # bool [3 for each side of cells, 1, H, W]: the masks of an inspection, those of one side in
+    # succession.
+    kept: Tensor
 
     def __init__(self, settings: RIADSettings) -> None:
         super().__init__(settings)
         require_multiple(settings.size, UNIT, "RIAD")
-        masks = torch.zeros(len(CELLS) * PARTS, 1, *settings.size, dtype=torch.bool)
+        cells = settings.training.cells
+        masks = torch.zeros(len(cells) * PARTS, 1, *settings.size, dtype=torch.bool)
         self.register_buffer("kept", masks)
         self.standardised = StandardisedMaps(settings.size)
         self.network = InpaintingUNet(settings.training.width)
@@ -110,17 +120,14 @@ class RIAD(StandardisedMethod):
 
     @classmethod
     def steps(cls, settings: RIADSettings, images: int, epochs: int | None) -> int:
-        training = settings.training
-        if epochs is None and training.steps is not None:
-            return training.steps
-        return (epochs or EPOCHS) * math.ceil(images / training.batch)
+        return settings.training.schedule.length(images, epochs)
 
     # ------------------------------------------------------------ the literal pipeline
 
     def reconstruct(self, x: Tensor) -> list[Tensor]:
         """Compute the reconstructions of images with the masks of an inspection, [N, 3, H, W] each.
 
-        There is one for each of CELLS.
+        There is one for each side of the cells.
         """
         return [self.complete(x, kept) for kept in torch.split(self.kept, PARTS)]
 
@@ -147,14 +154,16 @@ class RIAD(StandardisedMethod):
         return anomaly_map.amax((1, 2)), anomaly_map
 
     def residual(self, x: Tensor, reconstructions: Sequence[Tensor]) -> Tensor:
-        """Compute 1 - MSGMS, averaged over channels, reconstructions and 21 x 21 pixels: [N, H, W].
+        """Compute 1 - MSGMS, averaged over channels and reconstructions, and smoothed: [N, H, W].
 
         It is 0 beyond the border.
         """
         maps = []
         for reconstruction in reconstructions:
             maps.append((1 - similarity_map(x, reconstruction, SCALES)).mean(1))
-        return F.avg_pool2d(torch.stack(maps).mean(0), FILTER, 1, FILTER // 2)
+        side = self.settings.training.filter
+        residual = torch.stack(maps).mean(0)[:, None]
+        return F.avg_pool2d(residual, side, 1, side // 2)[:, 0]
 
     # ------------------------------------------------------------ training
 
@@ -163,28 +172,27 @@ class RIAD(StandardisedMethod):
         return self.settings.training.standardised
 
     def _train(self, fit: Fit, phase: Phase) -> int:
-        settings = self.settings.training
+        training = self.settings.training
+        schedule = training.schedule
         if phase.state is None:
             initialise(self.network, fit.seed)
             self._draw_masks(fit.seed)
         optimiser = torch.optim.Adam(
-            self.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY
+            self.parameters(), schedule.learning_rate, weight_decay=WEIGHT_DECAY
         )
         steps = Steps(fit, phase, [optimiser], fit.steps)
         mean = GaussianMean(*self.settings.size).to(self.device)
 
         def loss_of(step: int, chosen: Indices) -> Tensor:
-            if settings.decay:
-                rate = settings.learning_rate * half_cosine(step / fit.steps)
-                optimiser.param_groups[0]["lr"] = rate
+            optimiser.param_groups[0]["lr"] = schedule.rate(step / fit.steps)
             rng = np.random.default_rng((fit.seed, 1, step))
             images = [fit.images[index] for index in chosen]
-            cell = int(rng.choice(CELLS))
+            cell = int(rng.choice(training.cells))
             kept = disjoint_masks(self.settings.size, cell, PARTS, rng)
             return self.loss(torch.from_numpy(np.stack(images)), kept, mean)
 
         self.train()
-        batches = batch_indices(len(fit.images), settings.batch, fit.seed, steps.start)
+        batches = batch_indices(len(fit.images), schedule.batch, fit.seed, steps.start)
         done = steps.run(batches, loss_of)
         self.eval()
         if done == fit.steps:
@@ -199,7 +207,9 @@ class RIAD(StandardisedMethod):
     def _draw_masks(self, seed: int) -> None:
         """Draw the masks of an inspection."""
         rng = np.random.default_rng((seed, 2))
-        masks = [disjoint_masks(self.settings.size, cell, PARTS, rng) for cell in CELLS]
+        masks = []
+        for cell in self.settings.training.cells:
+            masks.append(disjoint_masks(self.settings.size, cell, PARTS, rng))
         self.kept.copy_(torch.cat(masks))
 
     def loss(self, image: Tensor, kept: Tensor, mean: GaussianMean) -> Tensor:
@@ -229,7 +239,7 @@ def normalised(image: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class FusedRIAD(nn.Module):
-    """RIAD for export: the twelve masked copies of an image are one batch, BatchNorm is folded.
+    """RIAD for export: the masked copies of an image are one batch, BatchNorm is folded.
 
     `backbone` is the network with the masks before it. Each pixel is hidden in one copy of each
     size of the cells, so the values of that copy are chosen before tanh, for a third of the values.
@@ -242,8 +252,9 @@ class FusedRIAD(nn.Module):
         self.backbone = _Passes(method.kept, fold_batchnorm(method.network))
         self.completed = fp32(_Completed(method.kept))
         size = method.settings.size
-        filters = (mean_matrix(size[0], FILTER), mean_matrix(size[1], FILTER))
-        residual = GradientResidual(size, SCALES, len(CELLS), filters)
+        training = method.settings.training
+        filters = (mean_matrix(size[0], training.filter), mean_matrix(size[1], training.filter))
+        residual = GradientResidual(size, SCALES, len(training.cells), filters)
         self.residual = fp32(residual)
         self.standardised = fp32(FusedStandardisation(method.standardised))
         self.largest = fp32(Largest())
@@ -254,13 +265,13 @@ class FusedRIAD(nn.Module):
         return self.head(x, self.backbone(x))
 
     def head(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute score [N] and map [N, H, W] from images minus grey and logits [12N, 3, H, W]."""
+        """Compute score [N] and map [N, H, W] from images minus grey and logits [MN, 3, H, W]."""
         anomaly_map = self.standardised(self.residual(*self.completed(x, logits)))
         return self.largest(anomaly_map), anomaly_map
 
 
 class _Passes(nn.Module):
-    """Images minus grey [N, 3, H, W] to the network's results for all masks, [12N, 3, H, W]."""
+    """Images minus grey [N, 3, H, W] to the network's results for all M masks, [MN, 3, H, W]."""
 
     kept: Tensor
 
@@ -280,15 +291,19 @@ class _Passes(nn.Module):
 
 
 class _Completed(nn.Module):
-    """The images [N, 1, 3, H, W] and their reconstructions [N, 4, 3, H, W], all from -1 to 1."""
+    """The images [N, 1, 3, H, W] and their reconstructions [N, K, 3, H, W], all from -1 to 1.
+
+    K is the number of sides of cells.
+    """
 
     hidden: Tensor
 
     def __init__(self, kept: Tensor) -> None:
         super().__init__()
-        shape = (len(CELLS), PARTS, 1, *kept.shape[2:])
+        cells = len(kept) // PARTS
+        shape = (cells, PARTS, 1, *kept.shape[2:])
         self.register_buffer("hidden", (~kept).double().view(shape))
-        self.shape = (-1, len(CELLS), PARTS, 3, *kept.shape[2:])
+        self.shape = (-1, cells, PARTS, 3, *kept.shape[2:])
 
     def forward(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         chosen = (logits.reshape(self.shape) * self.hidden).sum(2)

@@ -4,6 +4,9 @@ Zou et al., "SPot-the-Difference self-supervised pre-training for anomaly detect
 segmentation" (ECCV 2022). The paper adds its loss to the training on ImageNet, supervised or
 SimSiam's, from random weights; the resulting backbone serves any method, in its tables PaDiM. Here
 a pretrained backbone is fine-tuned on the good images alone, in a few steps.
+
+The area and the proportions of the patches and the weight of the loss are taken from a description
+of the paper; they were not compared with its text.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ class SPDSettings(TuningSettings, PaDiMSettings):
         0.001, "step of a convolution's weights at the start, relative to their root mean square"
     )
     patch_weight: float = option(
-        0.1, "of the similarity to images with a blended patch in the loss, as in the paper"
+        0.1, "of the similarity to images with a blended patch in the loss"
     )
 
     def __post_init__(self) -> None:
@@ -51,6 +54,7 @@ class SPD(TunedBackbone, PaDiM):
     """SPD, at the run-time cost of PaDiM."""
 
     name: ClassVar[str] = "spd"
+    trains_against: ClassVar[tuple[str, ...]] = ("patch",)
     Settings = SPDSettings
     tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
     phases: ClassVar[tuple[str, ...]] = (FINE_TUNING, "Gaussians")

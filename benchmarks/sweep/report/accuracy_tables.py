@@ -121,10 +121,13 @@ def _found_by_area(result: Result) -> dict[tuple[int, int], tuple[int, int]]:
 def _notes(results: Sequence[Result]) -> list[str]:
     first = results[0].rows[0]
     seeds = sorted({row.get("seed", 0) for result in results for row in result.rows})
+    numbers = ", ".join(str(seed) for seed in seeds)
+    of_seeds = f"seed {numbers}."
+    if len(seeds) > 1:
+        of_seeds = f"seeds {numbers}; mean ± standard deviation over the seeds."
     notes = [
         f"{first['good_images']} good and {first['defective_images']} defective test images; "
-        f"{results[0].variant}; seeds {', '.join(str(seed) for seed in seeds)}"
-        + ("." if len(seeds) == 1 else "; mean ± standard deviation over the seeds.")
+        f"{results[0].variant}; {of_seeds}"
     ]
     rates = {
         row["asked_rate"] for result in results for row in result.rows if row.get("asked_rate")

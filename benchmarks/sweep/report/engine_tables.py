@@ -69,7 +69,10 @@ def drift_table(machine: Machine) -> Table | None:
         "clear flips",
         "median speed-up",
     ]
-    table = Table("What engines and precisions change", header, rows, [FLIPS, DRIFT])
+    notes = [FLIPS]
+    if any(result.values("drift") for result in machine.results):
+        notes.append(DRIFT)
+    table = Table("What engines and precisions change", header, rows, notes)
     return table.without_empty_columns()
 
 

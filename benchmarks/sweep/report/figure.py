@@ -20,7 +20,16 @@ from flawline.benchmarks.figure import (
     scale_accuracy,
     scale_speed,
 )
-from flawline.benchmarks.figure_styles import BARS, BUSY_RING, FRONT, GREY, TEXT, Styles, variant_of
+from flawline.benchmarks.figure_styles import (
+    BARS,
+    BUSY_RING,
+    FRONT,
+    GREY,
+    RING_SIZE,
+    TEXT,
+    Styles,
+    variant_of,
+)
 from flawline.benchmarks.label_places import Label, draw_labels
 from flawline.benchmarks.points import Point, pareto_front
 from flawline.benchmarks.sweep.report.points import TUNED_MARK, Panel, panels_of
@@ -156,12 +165,15 @@ def _by_group(points: Sequence[Point]) -> list[list[Point]]:
 def _label(axes: Axes, panel: Panel) -> None:
     """Write the name of each detector beside its fastest point, bold on the Pareto front."""
     labels = []
-    front = {point.group for point in pareto_front(panel.points)}
+    front = set()
+    if len(panel.points) >= FEWEST_FOR_FRONT:
+        front = {point.group for point in pareto_front(panel.points)}
+    size = RING_SIZE if any(point.busy for point in panel.points) else MARKER
     for points in _by_group(panel.points):
         best = max(points, key=lambda point: (point.fps, point.auroc))
         labels.append(Label(best.group, best.fps, best.auroc, best.group in front))
     markers = [(point.fps, point.auroc) for point in panel.points]
-    draw_labels(axes, labels, markers, SMALL_TEXT, MARKER)
+    draw_labels(axes, labels, markers, SMALL_TEXT, size)
 
 
 def _legend(figure: Figure, panels: Sequence[Panel], styles: Styles) -> None:

@@ -125,6 +125,8 @@ def _plan(sweep: SweepFiles) -> list[tuple[str, str]]:
         if isinstance(value, list):
             # Of a folder, the name says enough: the rest is of no use on another machine.
             value = ", ".join(Path(str(item)).name for item in value)
+        elif isinstance(value, dict):
+            value = "; ".join(f"{key}: {item}" for key, item in value.items())
         lines.append((name, str(value)))
     return lines
 

@@ -75,7 +75,7 @@ def draw_published(figure: Figure) -> list[PublishedPanel]:
     figures = read_figures()
     figure.suptitle(
         "As published: other machines, other data and other conditions than above, one image per "
-        "call.\nTicks on the axis are methods whose speed on a named machine is not published.",
+        "call.\nTicks on the axis are accuracies that no source states together with a speed.",
         x=0.01,
         ha="left",
         fontsize=TEXT,
@@ -125,7 +125,7 @@ def speed_points(figures: Figures, data: str) -> list[PublishedPoint]:
 
 
 def ticks_without_speed(figures: Figures, drawn: Sequence[PublishedPoint]) -> list[Tick]:
-    """Return the methods of the tables of MVTec AD of which no speed is published.
+    """Return the methods of the tables of MVTec AD that have no point.
 
     Of several variants of a method, the best one counts. The average is computed from the
     categories; a printed one that differs is named.

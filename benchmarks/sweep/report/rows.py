@@ -92,4 +92,6 @@ def _files(store: Store, step: str) -> list[Path]:
 def _failure(step: str, row: Row) -> Failure:
     if "engine" in row:
         step = f"{row['engine']} {row['precision']}"
-    return Failure(str(row["cell"]), step, str(row.get("reason")))
+    # A training that was ended from outside leaves no reason.
+    reason = row.get("reason") or "begun and not finished"
+    return Failure(str(row["cell"]), step, str(reason))
