@@ -166,10 +166,10 @@ def file_of_lite0(folder: Path) -> Path:
     state = {}
     for name, value in randomised_lite0().state_dict().items():
         _, *parts = name.split(".")
-        if name.startswith("trunk.blocks."):
+        if name.startswith("network.blocks."):
             layer = names.get(parts[2], parts[2])
             name = f"blocks.{parts[1]}._{layer}.{parts[3]}"
-        elif name.startswith("trunk."):
+        elif name.startswith("network."):
             name = f"{parts[0].replace('conv0', 'conv_stem')}.{parts[1]}"
         state[f"_{name}"] = value
     path = folder / "lite0.pth"

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, a small backbone for CPUs, and the network around it.
+"""EfficientNet-Lite0, a small backbone for CPUs, and its layers.
 
 Tan and Le, "EfficientNet: rethinking model scaling for convolutional neural networks" (2019), in
 TensorFlow's Lite form for edge devices: no squeeze-and-excitation, and ReLU6. Its levels are linear
@@ -33,7 +33,7 @@ FILE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 # A tensor that every file of this network has, and where the names of its last layers begin.
 FIRST = "_conv_stem.weight"
 # The same in a file of train.pretrain, which has the names of this module.
-OWN_FIRST = "trunk.conv0.weight"
+OWN_FIRST = "network.conv0.weight"
 AFTER_BLOCKS = ("_conv_head.", "_bn1.", "_fc.")
 
 # The names of layers in the file, and here, where a BatchNorm has the number of its convolution.
@@ -102,7 +102,7 @@ class _Block(nn.Module):
         return x + y if self.residual else y
 
 
-class Trunk(nn.Module):
+class Blocks(nn.Module):
     """The stem and the blocks of EfficientNet-Lite0, up to block `last` (0 to 15)."""
 
     def __init__(self, last: int) -> None:
@@ -138,7 +138,7 @@ class EfficientNetLite0(Backbone):
 
     def __init__(self, name: str, levels: tuple[int, ...] = (2, 3)) -> None:
         super().__init__(name, levels)
-        self.trunk = Trunk(LEVEL_BLOCKS[max(levels)])
+        self.network = Blocks(LEVEL_BLOCKS[max(levels)])
 
     @classmethod
     def facts(cls, name: str) -> BackboneFacts:
@@ -146,18 +146,18 @@ class EfficientNetLite0(Backbone):
 
     @property
     def first_convolution(self) -> nn.Conv2d:
-        return self.trunk.conv0
+        return self.network.conv0
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.trunk(x)
+        outputs = self.network(x)
         return tuple(outputs[LEVEL_BLOCKS[level]] for level in self.levels)
 
     def stages_from(self, level: int) -> list[nn.Module]:
         first = LEVEL_BLOCKS[level - 1] + 1 if level > 1 else 0
-        return list(self.trunk.blocks[first:])
+        return list(self.network.blocks[first:])
 
     def stage_after(self, weights: str, seed: int) -> tuple[nn.Module, bool]:
-        whole = Trunk(LAST_BLOCK)
+        whole = Blocks(LAST_BLOCK)
         first = LEVEL_BLOCKS[max(self.levels)] + 1
         stage = nn.Sequential(*whole.blocks[first:])
         path = self._weight_file(weights)
@@ -165,7 +165,7 @@ class EfficientNetLite0(Backbone):
             initialise(stage, seed)
             return stage, False
         _, state = read_tensors(path, self.name, FIRST)
-        load_checked(whole, trunk_state(state, LAST_BLOCK), path, self.name)
+        load_checked(whole, state_of_blocks(state, LAST_BLOCK), path, self.name)
         return stage, True
 
     def _weight_file(self, weights: str) -> Path | None:
@@ -187,7 +187,7 @@ class EfficientNetLite0(Backbone):
                 f"weights imagenet: {path} is another file than that of {DISTRIBUTION} 0.1.0; "
                 "pass it with --weights FILE if it is meant"
             )
-        return self._load_file(path)
+        return f"{path.name} {self._load_file(path)}"
 
     def _load_file(self, path: Path) -> str:
         """Load a weight file of the package or of train.pretrain; return the file's hash.
@@ -200,7 +200,7 @@ class EfficientNetLite0(Backbone):
             used = {name: state[name] for name in self.state_dict() if name in state}
             load_checked(self, used, path, self.name)
         else:
-            load_checked(self.trunk, trunk_state(state, last), path, self.name)
+            load_checked(self.network, state_of_blocks(state, last), path, self.name)
         return f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
 
 
@@ -219,8 +219,8 @@ def published_file(wanted: str) -> Path:
     return files[0]
 
 
-def trunk_state(state: dict[str, Any], last: int) -> dict[str, Tensor]:
-    """Return the tensors of a weight file that belong to `Trunk(last)`, with its names.
+def state_of_blocks(state: dict[str, Any], last: int) -> dict[str, Tensor]:
+    """Return the tensors of a weight file that belong to `Blocks(last)`, with its names.
 
     The file has TensorFlow's names with an underscore before each: _blocks.0._depthwise_conv.weight
     and _bn0.weight for the stem.

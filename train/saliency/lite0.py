@@ -15,9 +15,9 @@ from flawline.train.backbones.efficientnet_lite import (
     FIRST,
     LAST_BLOCK,
     STAGES,
-    Trunk,
+    Blocks,
     published_file,
-    trunk_state,
+    state_of_blocks,
 )
 from flawline.train.saliency.base import SaliencyNetwork
 
@@ -36,13 +36,13 @@ class Lite0(SaliencyNetwork):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = Trunk(LAST_BLOCK)
+        self.network = Blocks(LAST_BLOCK)
         self.conv_head = nn.Conv2d(STAGES[-1][3], HEAD, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(HEAD, EPSILON)
         self.fc = nn.Linear(HEAD, CLASSES)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        outputs = self.trunk((image.permute(0, 3, 1, 2).flip(1) - 127) / 128)
+        outputs = self.network((image.permute(0, 3, 1, 2).flip(1) - 127) / 128)
         levels = [outputs[number] for number in LEVEL_BLOCKS]
         pooled = F.relu6(self.bn1(self.conv_head(outputs[-1]))).mean((2, 3))
         logits: Tensor = self.fc(pooled)
@@ -51,8 +51,8 @@ class Lite0(SaliencyNetwork):
     @classmethod
     def renamed(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         names = {}
-        for name, value in trunk_state(state, LAST_BLOCK).items():
-            names[f"trunk.{name}"] = value
+        for name, value in state_of_blocks(state, LAST_BLOCK).items():
+            names[f"network.{name}"] = value
         for name, value in state.items():
             if name.startswith(AFTER_BLOCKS):
                 names[name.removeprefix("_")] = torch.as_tensor(value)
