@@ -160,11 +160,11 @@ def test_lite0_is_that_of_timm(size: int) -> None:
     assert [size // level.shape[2] for level in levels] == list(Lite0.strides)
 
 
-def file_of_lite0(folder: Path) -> Path:
+def file_of_lite0(folder: Path, network: Lite0 | None = None) -> Path:
     """A weight file of Lite0 with the names of the package."""
     names = {"conv0": "expand_conv", "conv1": "depthwise_conv", "conv2": "project_conv"}
     state = {}
-    for name, value in randomised_lite0().state_dict().items():
+    for name, value in (network or randomised_lite0()).state_dict().items():
         _, *parts = name.split(".")
         if name.startswith("network.blocks."):
             layer = names.get(parts[2], parts[2])
