@@ -5,7 +5,16 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint docs clean
+# Folders of data sets that the benchmark compares the methods on, next to the demo's:
+#   make bench-train bench DATA="/data/bottle /data/tiles" WEIGHTS=imagenet
+DATA ?=
+WEIGHTS ?= texture
+ENGINES ?= onnxruntime openvino:bf16 openvino:int8
+SWEEP ?= sweep
+SWEEP_COMMAND = $(BIN)/python -m benchmarks.sweep --out $(SWEEP) --demo $(if $(DATA),--data $(DATA)) \
+	--weights $(WEIGHTS) --engines $(ENGINES)
+
+.PHONY: demo test test-slow lint docs bench-train bench clean
 
 .venv/train: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -15,6 +24,10 @@ BIN := .venv/bin
 
 .venv/dev: .venv/train
 	$(BIN)/python -m pip install --quiet -e ".[dev]" $(TORCH)
+	touch $@
+
+.venv/bench: .venv/train
+	$(BIN)/python -m pip install --quiet -e ".[openvino]" $(TORCH)
 	touch $@
 
 demo: .venv/train
@@ -36,6 +49,13 @@ lint: .venv/dev
 
 docs: .venv/dev
 	$(BIN)/python .ci/commands_page.py
+
+# Both continue where they were ended, and do only what SWEEP lacks.
+bench-train: .venv/bench
+	$(SWEEP_COMMAND) --train-only --budget-minutes 90
+
+bench: .venv/bench
+	$(SWEEP_COMMAND) --measure-only --budget-minutes 20
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -13,8 +13,11 @@ import numpy as np
 from flawline.benchmarks.interleaved import (
     EngineChoice,
     EngineRun,
+    LeftOut,
     Measurement,
     judge_samples,
+    judging,
+    log_left_out,
     open_measurements,
 )
 from flawline.benchmarks.labels import labels_of
@@ -28,7 +31,7 @@ from flawline.benchmarks.pixel_threshold import (
 from flawline.benchmarks.protocol import NO_MASKS, Truth, protocol_of, read_truth, rounded
 from flawline.cameras.listing import count_of
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.console import log, printable
+from flawline.runtime.console import log, log_notes, printable
 from flawline.runtime.engines import REFERENCE_ENGINE, EngineOptions
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.load import read_cpu, share_of_others
@@ -61,14 +64,12 @@ class _Entry:
         return None
 
     def open(
-        self, choices: Sequence[EngineChoice], skip_unavailable: bool, stack: ExitStack
+        self, choices: Sequence[EngineChoice], left_out: LeftOut | None, stack: ExitStack
     ) -> None:
         """Open the engines; see open_measurements."""
         # Maps of a whole test set are large, and nothing but masks needs them.
         keeps_maps = bool(self.masks)
-        self.measurements = open_measurements(
-            self.bundle, choices, skip_unavailable, keeps_maps, stack
-        )
+        self.measurements = open_measurements(self.bundle, choices, left_out, keeps_maps, stack)
 
     def set_pixel_thresholds(self, data_set: DataSet) -> None:
         """Set the threshold of the maps of each engine, from held-out good images."""
@@ -78,7 +79,8 @@ class _Entry:
         for measurement in self.measurements:
             pixel = PixelThreshold(None, reason=reason)
             if reason is None:
-                pixel = pixel_threshold(measurement.detector, data_set)
+                with judging(measurement.run):
+                    pixel = pixel_threshold(measurement.detector, data_set)
             self.pixel_thresholds.append(pixel)
 
     def protocol_rows(self, truth: Truth | None) -> list[Row]:
@@ -108,34 +110,35 @@ def evaluate_bundles(
     repeats: int,
     skip_unavailable: bool = False,
     protocol: bool = False,
+    left_out: LeftOut = log_left_out,
+    turn: int = 1,
 ) -> list[Row]:
     """Judge the test images of `data` with each bundle in each engine; return a row for each.
 
     Every image is judged `repeats` times by every engine: the accuracy is that of the last time,
     the speed that of all times. Bundles and engines take turns on each image, so that a disturbance
-    of the machine affects all of them. An engine that cannot be opened raises EngineError or
-    BundleError; with `skip_unavailable` it is logged and has no row. With `protocol`, rows also
-    have the keys of `protocol_of`, and held-out good images are judged first. Raises DataError for
-    unsuitable data.
+    of the machine affects all of them; `turn` images at a time take less time in all. An engine
+    that cannot be opened raises EngineError or BundleError; with `skip_unavailable` it has no row
+    and `left_out` is called. With `protocol`, rows also have the keys of `protocol_of`. Raises
+    DataError for unsuitable data, and JudgingError for an engine that cannot judge an image.
     """
     data_set = open_data(data)
     samples = data_set.test
     labels = labels_of(data_set)
     truth = read_truth(data_set) if protocol else None
-    for line in data_set.describe():
-        log(line)
+    log_notes(data_set.describe())
     # Masks are read first, so that a damaged one is reported before everything is measured.
     entries = _read_entries(bundle_paths, samples)
     with ExitStack() as stack:
         measurements = []
         for entry in entries:
-            entry.open(choices, skip_unavailable, stack)
+            entry.open(choices, left_out if skip_unavailable else None, stack)
             measurements += entry.measurements
             if protocol:
                 # Before the first test image is judged.
                 entry.set_pixel_thresholds(data_set)
         start = read_cpu()
-        judge_samples(measurements, samples, repeats, _title(entries, data))
+        judge_samples(measurements, samples, repeats, _title(entries, data), turn)
         others = share_of_others(start, read_cpu())
     # The engines are closed now: the metrics need the memory.
     rows = []
@@ -275,13 +278,14 @@ def _pixel_accuracy(masks: Sequence[Mask | None], run: EngineRun) -> Row:
 
 
 def compare_with_reference(run: EngineRun, reference: EngineRun | None, bundle: Bundle) -> Row:
-    """Return how much faster a run is than the reference, and its flipped verdicts.
+    """Return how much faster a run is than the reference, its flipped verdicts and its drift.
 
     A flip is clear when the score of the reference is farther from the threshold than the
-    manifest's tolerance. All values are None without a reference.
+    manifest's tolerance. The drift is the largest difference of a score, in standard deviations of
+    the scores of good images; None if these are all equal. All values are None without a reference.
     """
     if reference is None:
-        return {"speedup": None, "flips": None, "clear_flips": None}
+        return {"speedup": None, "flips": None, "clear_flips": None, "drift": None}
     threshold = bundle.calibration.threshold
     tolerance = bundle.manifest.score_tolerance
     expected = np.array(reference.scores)
@@ -290,8 +294,13 @@ def compare_with_reference(run: EngineRun, reference: EngineRun | None, bundle: 
     clear_flips = clear_flip(expected, scores, threshold, tolerance)
     # Medians, so that a few disturbed calls do not decide.
     speedup = np.median(reference.times_ms) / np.median(run.times_ms)
+    drift = None
+    if bundle.manifest.score.std > 0:
+        largest = float(np.abs(scores - expected).max())
+        drift = round(largest / bundle.manifest.score.std, 4)
     return {
         "speedup": round(float(speedup), 2),
         "flips": int(flips.sum()),
         "clear_flips": int(clear_flips.sum()),
+        "drift": drift,
     }

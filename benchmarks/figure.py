@@ -74,8 +74,12 @@ def write_report(rows: Sequence[Row], out: Path) -> list[Path]:
 
 def draw_speed_and_accuracy(rows: Sequence[Row], out: Path) -> list[Path]:
     """Draw FPS against image AUROC into `out` as PNG and SVG and return the paths."""
-    figure = speed_and_accuracy(rows)
-    paths = [out / "fps-auroc.png", out / "fps-auroc.svg"]
+    return save_figure(speed_and_accuracy(rows), out, "fps-auroc")
+
+
+def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
+    """Write a figure to `out` as PNG and SVG and return the paths."""
+    paths = [out / f"{name}.png", out / f"{name}.svg"]
     for path in paths:
         picture = io.BytesIO()
         figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150)
@@ -105,11 +109,11 @@ def speed_and_accuracy(rows: Sequence[Row]) -> Figure:
     letters = int(LETTERS * (WIDTH - LEGEND_WIDTH) / columns * 0.8)
     for axes, (title, panel) in zip(grid.flat, panels.points.items(), strict=False):
         axes.set_title(textwrap.fill(title, letters), fontsize=TEXT, fontweight="bold")
-        _draw_panel(axes, panel, styles)
+        draw_panel(axes, panel, styles)
         if _has_front(panels, panel):
-            _draw_front(axes, panel)
-    _scale_speed(grid[0, 0], points, (WIDTH - LEGEND_WIDTH) / columns - TICK_LABELS)
-    _scale_accuracy(grid[0, 0], points)
+            draw_front(axes, panel)
+    scale_speed(grid[0, 0], points, (WIDTH - LEGEND_WIDTH) / columns - TICK_LABELS)
+    scale_accuracy(grid[0, 0], points)
     for place in range(number, grid.size):
         grid.flat[place].set_axis_off()
         # The panel above is now the lowest of its column.
@@ -119,15 +123,22 @@ def speed_and_accuracy(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, points: Sequence[Point], styles: Styles) -> None:
+def draw_panel(axes: Axes, points: Sequence[Point], styles: Styles) -> None:
+    """Draw the points with their bars: of the speed over repeats, of the accuracy over seeds."""
     for point in points:
+        colour = styles.colour(point)
         if point.slowest is not None and point.fastest is not None:
-            colour = styles.colours[point.group]
-            speeds = [point.slowest, point.fastest]
-            axes.plot(speeds, [point.auroc] * 2, color=colour, **BARS)
+            axes.plot([point.slowest, point.fastest], [point.auroc] * 2, color=colour, **BARS)
+        if point.lowest is not None and point.highest is not None:
+            axes.plot([point.fps] * 2, [point.lowest, point.highest], color=colour, **BARS)
         if point.busy:
             axes.plot([point.fps], [point.auroc], **BUSY_RING)
         axes.plot([point.fps], [point.auroc], zorder=3, **styles.marker(point))
+    draw_frame(axes)
+
+
+def draw_frame(axes: Axes) -> None:
+    """Draw the grid and the axes of a panel."""
     axes.grid(color="0.92")
     axes.tick_params(labelsize=TEXT, length=3, color="0.6")
     axes.spines[["top", "right"]].set_visible(False)
@@ -140,7 +151,7 @@ def _has_front(panels: Panels, points: Sequence[Point]) -> bool:
     return panels.groups == DETECTORS and len(points) >= FEWEST_FOR_FRONT
 
 
-def _draw_front(axes: Axes, points: Sequence[Point]) -> None:
+def draw_front(axes: Axes, points: Sequence[Point]) -> None:
     """Draw the border of what is reached in both speed and accuracy, to the edges of the axes."""
     front = pareto_front(points)
     # The edges are not known before all panels are drawn; what is beyond them is cut off.
@@ -163,18 +174,20 @@ def _remarks(panels: Panels) -> list[tuple[Line2D, str]]:
     return remarks
 
 
-def _scale_speed(axes: Axes, points: Sequence[Point], width: float) -> None:
+def scale_speed(
+    axes: Axes, points: Sequence[Point], width: float, most_ticks: int = MOST_TICKS
+) -> None:
     """Scale the axis of the speed logarithmically: equal distances are equal factors."""
     low = min(point.slowest or point.fps for point in points) / SPEED_MARGIN
     high = max(point.fastest or point.fps for point in points) * SPEED_MARGIN
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(FixedLocator(speed_ticks(low, high, width)))
+    axes.xaxis.set_major_locator(FixedLocator(speed_ticks(low, high, width, most_ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
 
 
-def speed_ticks(low: float, high: float, width: float) -> list[float]:
+def speed_ticks(low: float, high: float, width: float, most: int = MOST_TICKS) -> list[float]:
     """Return the most round numbers whose texts fit below a logarithmic axis of `width` inches."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
@@ -183,7 +196,7 @@ def speed_ticks(low: float, high: float, width: float) -> list[float]:
         for exponent in exponents:
             ticks += [multiple * 10.0**exponent for multiple in multiples]
         ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) <= MOST_TICKS and _fit(ticks, width / math.log(high / low)):
+        if len(ticks) <= most and _fit(ticks, width / math.log(high / low)):
             break
     return ticks
 
@@ -202,8 +215,11 @@ def plain_number(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def _scale_accuracy(axes: Axes, points: Sequence[Point]) -> None:
-    values = [point.auroc for point in points]
+def scale_accuracy(axes: Axes, points: Sequence[Point]) -> None:
+    """Scale the axis of the accuracy, in percent, to the range of the points."""
+    values = []
+    for point in points:
+        values += [point.auroc, point.lowest or point.auroc, point.highest or point.auroc]
     spread = max(max(values) - min(values), SHORTEST_RANGE)
     high = max(values) + ACCURACY_MARGIN * spread
     low = max(values) - (1 + ACCURACY_MARGIN) * spread

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib import colormaps
@@ -39,15 +39,28 @@ BUSY_RING: dict[str, Any] = {
 }
 
 
+def group_of(point: Point) -> str:
+    """Return what has a colour of its own in most figures."""
+    return point.group
+
+
+def variant_of(point: Point) -> str:
+    """Return what has a colour of its own where names are written beside the points."""
+    return f"{point.engine} {point.precision}"
+
+
 class Styles:
     """The colour of each group, the marker of each engine and the filling of each precision.
 
     The first ones of each kind are taken from fixed lists. No two look the same, however many there
-    are.
+    are. `coloured` returns what gives a point its colour.
     """
 
-    def __init__(self, points: Sequence[Point]) -> None:
-        groups = list(dict.fromkeys(point.group for point in points))
+    def __init__(
+        self, points: Sequence[Point], coloured: Callable[[Point], str] = group_of
+    ) -> None:
+        self._coloured = coloured
+        groups = list(dict.fromkeys(coloured(point) for point in points))
         engines = list(dict.fromkeys(point.engine for point in points))
         used = {point.precision for point in points}
         self.colours = dict(zip(groups, _colours(len(groups)), strict=True))
@@ -61,10 +74,14 @@ class Styles:
             if name in used:
                 self.fillings[name] = filling
 
+    def colour(self, point: Point) -> str:
+        """Return the colour of a point."""
+        return self.colours[self._coloured(point)]
+
     def marker(self, point: Point) -> dict[str, Any]:
         """Return the properties of the line that draws a point."""
         return _marker(
-            self.colours[point.group],
+            self.colour(point),
             self.markers[point.engine],
             self.fillings[point.precision],
         )

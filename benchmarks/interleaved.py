@@ -6,8 +6,8 @@ A disturbance of the machine then affects all of them in the same way.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,24 @@ class EngineChoice(NamedTuple):
 
     name: str
     options: EngineOptions
+
+
+# Called with an engine that could not be opened, and the reason.
+LeftOut = Callable[[EngineChoice, str], None]
+
+
+class JudgingError(EngineError):
+    """An engine that was opened cannot judge an image; its name and precision are stated."""
+
+    def __init__(self, message: str, engine: str, precision: str) -> None:
+        super().__init__(message)
+        self.engine = engine
+        self.precision = precision
+
+
+def log_left_out(choice: EngineChoice, reason: str) -> None:
+    """Log an engine that could not be opened: its missing row must not look like no such engine."""
+    log(f"note: left out {choice.name} {choice.options.precision}: {reason}")
 
 
 @dataclass
@@ -71,27 +89,36 @@ class Measurement:
         return self.detector.bundle
 
 
+@contextmanager
+def judging(run: EngineRun) -> Iterator[None]:
+    """Raise an EngineError of the block as JudgingError, which states the engine."""
+    try:
+        yield
+    except EngineError as error:
+        raise JudgingError(str(error), run.engine, run.precision) from error
+
+
 def open_measurements(
     bundle: Bundle,
     choices: Sequence[EngineChoice],
-    skip_unavailable: bool,
+    left_out: LeftOut | None,
     keeps_maps: bool,
     stack: ExitStack,
 ) -> list[Measurement]:
     """Open the bundle in each engine; `stack` closes them.
 
-    An engine that cannot be opened raises EngineError or BundleError; with `skip_unavailable` it is
-    logged and left out, unless none is left.
+    An engine that cannot be opened raises EngineError or BundleError. With `left_out`, that is
+    called instead, and the error is raised only if no engine is left.
     """
     opened = []
-    for name, options in choices:
+    for choice in choices:
+        options = choice.options
         try:
-            detector = stack.enter_context(Detector(bundle, name, options))
+            detector = stack.enter_context(Detector(bundle, choice.name, options))
         except (EngineError, BundleError) as error:
-            if not skip_unavailable:
+            if left_out is None:
                 raise
-            # A missing row must not look like an engine that does not exist.
-            log(f"note: left out {name} {options.precision}: {error}")
+            left_out(choice, str(error))
             continue
         engine = detector.engine
         run = EngineRun(engine.name, engine.precision, engine.description, options.threads)
@@ -102,29 +129,37 @@ def open_measurements(
 
 
 def judge_samples(
-    measurements: Sequence[Measurement], samples: Sequence[Sample], repeats: int, title: str
+    measurements: Sequence[Measurement],
+    samples: Sequence[Sample],
+    repeats: int,
+    title: str,
+    turn: int = 1,
 ) -> None:
     """Judge each image `repeats` times with each detector, one after the other; add the results.
 
-    `title` is that of the progress bar. Raises EngineError for a score that is not finite.
+    `title` is that of the progress bar. A detector's turn has `turn` images: a longer one takes
+    less time in all, and a disturbance of the machine affects fewer of them. Raises JudgingError
+    for a score that is not finite and for an engine that fails.
     """
     # One engine alone is not disturbed by the threads of another.
     settle_s = SETTLE_S if len(measurements) > 1 else 0.0
     warm_up = WARM_UP
     with Bars() as progress:
-        for index, sample in enumerate(samples):
+        for first in range(0, len(samples), turn):
+            now = samples[first : first + turn]
             # By bit depth, in which bundles may differ.
-            images: dict[int | None, Image] = {}
+            images: dict[int | None, list[Image]] = {}
             for measurement in measurements:
                 bit_depth = measurement.bundle.manifest.file_bit_depth
                 if bit_depth not in images:
                     # A 16-bit image is an error if the detector was trained on 8-bit images.
-                    images[bit_depth] = read_image(sample.path, bit_depth)
-                image = images[bit_depth]
-                _settle(measurement.detector, image, warm_up, settle_s)
-                _measure(measurement, image, sample.path, repeats)
+                    images[bit_depth] = [read_image(sample.path, bit_depth) for sample in now]
+                with judging(measurement.run):
+                    _settle(measurement.detector, images[bit_depth][0], warm_up, settle_s)
+                    for image, sample in zip(images[bit_depth], now, strict=True):
+                        _measure(measurement, image, sample.path, repeats)
             warm_up = 0
-            progress(title, index + 1, len(samples))
+            progress(title, first + len(now), len(samples))
 
 
 def _settle(detector: Detector, image: npt.NDArray[Any], calls: int, seconds: float) -> None:

@@ -23,7 +23,8 @@ class Point:
 
     `group`, `engine` and `precision` are the names in the legend; the group has a colour. `fps` is
     the median, `slowest` and `fastest` are the FPS of the repeats, None for a single one. `auroc`
-    is in percent. `busy` is true if other processes disturbed the times.
+    is in percent, `lowest` and `highest` are its range over several seeds. `busy` is true if other
+    processes disturbed the times.
     """
 
     group: str
@@ -34,6 +35,8 @@ class Point:
     fastest: float | None
     auroc: float
     busy: bool
+    lowest: float | None = None
+    highest: float | None = None
 
     @property
     def series(self) -> tuple[str, str, str]:
@@ -115,11 +118,16 @@ def _detector_names(rows: Sequence[Row]) -> list[str]:
     return names
 
 
+def engine_of(row: Row) -> str:
+    """Return the description of a row's engine without its precision and the remarks on it."""
+    description: str = row["engine"]
+    return description.partition(f" {row['precision']}")[0]
+
+
 def _point(row: Row, group: str) -> Point:
     return Point(
         group=group,
-        # The description ends with the precision, and sometimes with remarks on it.
-        engine=row["engine"].partition(f" {row['precision']}")[0],
+        engine=engine_of(row),
         precision=row["precision"],
         fps=row["fps"],
         slowest=row["fps_slowest"],

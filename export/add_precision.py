@@ -11,14 +11,16 @@ from pkgutil import resolve_name
 from flawline.export import ExportError
 from flawline.export.graphs import WRITERS, GraphContext
 from flawline.export.parity import Parity, compare, require_parity, score_images
-from flawline.export.selection import select_images
+from flawline.export.selection import PARITY_IMAGES, select_images
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.console import log
 from flawline.runtime.engines import tolerances
 from flawline.train.progress import Bars, Progress
 
 
-def add_graph(bundle: Bundle, precision: str, data: Path) -> Bundle:
+def add_graph(
+    bundle: Bundle, precision: str, data: Path, test_images: int = PARITY_IMAGES
+) -> Bundle:
     """Write a bundle's graph of another precision, prove it on real images, and add it.
 
     Args:
@@ -26,6 +28,7 @@ def add_graph(bundle: Bundle, precision: str, data: Path) -> Bundle:
         precision: a name in WRITERS.
         data: the data set that the bundle was built on; the graph is compared on good images, those
             that are held out if there are any, and on test images.
+        test_images: how many test images to compare on at most.
 
     Raises:
         ExportError: the precision cannot be written, or its decisions, scores or maps leave their
@@ -33,7 +36,7 @@ def add_graph(bundle: Bundle, precision: str, data: Path) -> Bundle:
         DataError: the data set cannot be used.
     """
     with Bars() as bars:
-        model, parity = _write_and_compare(bundle, precision, data, bars)
+        model, parity = _write_and_compare(bundle, precision, data, test_images, bars)
     summary, *notes = parity.describe()
     log(f"{precision} against fp32: {summary}")
     for note in notes:
@@ -48,10 +51,12 @@ def add_graph(bundle: Bundle, precision: str, data: Path) -> Bundle:
 
 
 def _write_and_compare(
-    bundle: Bundle, precision: str, data: Path, progress: Progress
+    bundle: Bundle, precision: str, data: Path, test_images: int, progress: Progress
 ) -> tuple[bytes, Parity]:
     manifest = bundle.manifest
-    selection = select_images(data, manifest.geometry, manifest.file_bit_depth, manifest.folds)
+    selection = select_images(
+        data, manifest.geometry, manifest.file_bit_depth, manifest.folds, test_images
+    )
     context = GraphContext(
         fp32_islands=manifest.fp32_islands,
         good_images=selection.train,

@@ -89,11 +89,11 @@ def build_bundle(
     _require_finished(checkpoint, options)
     method = checkpoint.method
     selection, good = _select_images(checkpoint, data, options)
-    exported = _export(method, options)
+    exported = export_graph(method, options)
     reference, results = _judge(method, exported, selection.images)
     if good is None:
         good = held_out_scores(selection.good, results, reference)
-    manifest = _manifest(method, exported, good)
+    manifest = manifest_of(method, exported, good)
     calibration = good.calibrate(options.false_alarm_rate, manifest.score_tolerance)
     if exported.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
         reference = replace(reference, maps=results.maps)
@@ -108,7 +108,7 @@ def build_bundle(
 
 
 @dataclass(frozen=True)
-class _Exported:
+class ExportedGraph:
     """A serialised FP32 graph with its outputs and its FP32 islands."""
 
     model: bytes
@@ -219,16 +219,17 @@ def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
         )
 
 
-def _export(method: Method, options: ExportOptions) -> _Exported:
+def export_graph(method: Method, options: ExportOptions) -> ExportedGraph:
+    """Serialise the fused form of a fitted method. Raises ExportError for outputs it lacks."""
     outputs = choose_outputs(method, options.outputs)
     module = method.fused()
     model = onnx_from_module(module, method.geometry, outputs, options.static_batch)
     log(f"exported {node_types(model).total()} ONNX nodes, {len(model) / 1e6:.1f} MB")
-    return _Exported(model, outputs, islands_in(model, fp32_islands(module)))
+    return ExportedGraph(model, outputs, islands_in(model, fp32_islands(module)))
 
 
 def _judge(
-    method: Method, exported: _Exported, images: Sequence[Image]
+    method: Method, exported: ExportedGraph, images: Sequence[Image]
 ) -> tuple[ScoresAndMaps, ScoresAndMaps]:
     """Return the results of the torch module and those of its ONNX graph."""
     map_size = (0, 0)
@@ -240,7 +241,7 @@ def _judge(
     return ScoresAndMaps(scores, maps), results
 
 
-def _manifest(method: Method, exported: _Exported, good: GoodScores) -> Manifest:
+def manifest_of(method: Method, exported: ExportedGraph, good: GoodScores) -> Manifest:
     """Describe the exported method and its scores of good images."""
     score = Spread.of(good.scores)
     map_peak = Spread.of(good.peaks)
@@ -314,7 +315,5 @@ def _golden(
             selected.append(int(index))
     if not selected:
         selected.append(int(ascending[0]))
-    prepared = []
-    for index in selected:
-        prepared.append(images[index])
+    prepared = [images[index] for index in selected]
     return Golden(np.stack(prepared), scores[selected], reference.maps[selected])

@@ -55,8 +55,25 @@ TimeTurn = Callable[[Engine, Image], Sequence[float]]
 
 def time_turn(engine: Engine, image: Image) -> list[float]:
     """Time the calls of an engine with one image for a tenth of a second, and at least once."""
-    time_calls(lambda: engine(image), warm_up=0, seconds=SETTLE_S)
-    return time_calls(lambda: engine(image), warm_up=0, seconds=TURN_S)
+    return turn_of(lambda: engine(image))
+
+
+def turn_of(call: Callable[[], object]) -> list[float]:
+    """Time a call for a tenth of a second, and at least once; return the milliseconds of each."""
+    time_calls(call, warm_up=0, seconds=SETTLE_S)
+    return time_calls(call, warm_up=0, seconds=TURN_S)
+
+
+def medians_in_turns(calls: Sequence[Callable[[], object]]) -> list[float]:
+    """Time calls in alternating turns, and return the median milliseconds of each.
+
+    A disturbance of the machine then affects all of them.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(ROUNDS):
+        for number, call in enumerate(calls):
+            times[number] += turn_of(call)
+    return [statistics.median(values) for values in times]
 
 
 @dataclass

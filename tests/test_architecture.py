@@ -190,7 +190,8 @@ def test_importing_the_stream_command_loads_no_engine() -> None:
 NAMED = {
     "train/fit.py": "the default method",
     "benchmarks/measure/external.py": "models that fit no bundle, and so no engine",
-    "benchmarks/studies/anomalib_models/__main__.py": "a study of models of another library",
+    "benchmarks/peers/__main__.py": "the inferencers of another library",
+    "benchmarks/peers/theirs.py": "models of another library",
     "benchmarks/studies/bank_size/__main__.py": "a study of PatchCore's memory bank",
     "benchmarks/studies/cutswap/__main__.py": "a study of CutSwap's fine-tuning",
     "benchmarks/studies/cutswap/variants.py": "a study of CutSwap's fine-tuning",

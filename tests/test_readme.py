@@ -26,6 +26,8 @@ NOT_RUN = [
     "pip install .",
     'pip install ".[video]"',
     "pip install torch --index-url https://download.pytorch.org/whl/cpu",
+    'make bench-train DATA="/data/bottle /data/tiles" WEIGHTS=imagenet',
+    "make bench",
 ]
 # The steps on a Jetson change the system; their flags are checked.
 NEEDS_JETSON = (
@@ -105,6 +107,10 @@ def test_the_commands_and_scripts_run_as_written(checkout: Path) -> None:
         if words[:2] == ["flawline", "train"]:
             # The only change: no download, small images and three steps instead of minutes.
             words += ["--weights", "random", "--size", "64", "--steps", "3"]
+        if words[:2] == ["flawline", "choose"]:
+            # One method that is fitted in one pass, with a budget for any machine.
+            words += ["--methods", "padim", "--weights", "random", "--budget-ms", "100000"]
+            words += ["--engine", "onnxruntime", "--precision", "fp32"]
         run(words, checkout)
         ran.append(command)
     assert len(ran) >= 9

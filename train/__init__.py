@@ -17,6 +17,7 @@ METHODS = {
     "cutpaste": "flawline.train.methods.cutpaste:CutPaste",
     "cutswap": "flawline.train.methods.cutswap:CutSwap",
     "padim": "flawline.train.methods.padim:PaDiM",
+    "spd": "flawline.train.methods.spd:SPD",
     "ssnf": "flawline.train.methods.ssnf:SSNF",
     "fastflow": "flawline.train.methods.fastflow:FastFlow",
     "stfpm": "flawline.train.methods.stfpm:STFPM",

@@ -6,8 +6,8 @@ import abc
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, field
+from collections.abc import Sequence
+from dataclasses import Field, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,10 +22,21 @@ from flawline.train.anomalies import SyntheticAnomalies
 from flawline.train.backbones import DEFAULT_BACKBONE, backbone_facts
 from flawline.train.backbones.base import Backbone
 from flawline.train.backbones.facts import RANDOM
-from flawline.train.progress import Progress, Remark, no_progress, no_remark
+from flawline.train.fitting import Fit, Phase
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+__all__ = [
+    "Fit",
+    "Method",
+    "MethodSettings",
+    "Phase",
+    "flag_fields",
+    "require_multiple",
+    "require_positive",
+    "resolve_method",
+]
 
 
 @dataclass(frozen=True)
@@ -69,83 +80,6 @@ def flag_fields(settings: type[MethodSettings], marker: str = "flag") -> list[Fi
     return [field for field in dataclasses.fields(settings) if field.metadata.get(marker)]
 
 
-@dataclass
-class Fit:
-    """The argument of `Method.fit`: images, how long to train, and where progress and state go.
-
-    images: prepared good images, uint8 [H, W, 3] each; an access may decode a file.
-    steps: optimiser steps in all; 1 in a method with a closed form.
-    seed: of all random choices, from 0 to 2^31 - 1; `fit` is a function of it.
-    deadline: when to stop, as `time.monotonic()` counts; a later run resumes from there.
-    progress: is called with the kind of work, and how many of how many parts of it are done.
-    save: writes a checkpoint of the method with the given training state.
-    state: the training state of the run that is continued, or None in a new one.
-    remark: is called with a few words about how the training goes, for the line of the progress.
-    notes: lines for the user, such as a size that was chosen; `fit` appends to them.
-    facts: what the provenance of the checkpoint says about the training; `fit` adds to it.
-    """
-
-    images: Sequence[Image]
-    steps: int
-    seed: int = 0
-    deadline: float = math.inf
-    progress: Progress = no_progress
-    save: Callable[[dict[str, Any]], None] = lambda state: None
-    state: dict[str, Any] | None = None
-    remark: Remark = no_remark
-    notes: list[str] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        state = self.state or {}
-        self.finished: list[str] = list(state.get("finished", ()))
-        self.facts.update(state.get("facts", {}))
-        self.begun: list[str] = []
-
-    def phase(self, name: str) -> Phase:
-        """Begin or resume a phase of the training; a method may have several, in order."""
-        saved = None
-        if self.state is not None and self.state["phase"] == name:
-            saved = self.state["state"]
-        self.begun.append(name)
-        return Phase(self, name, saved)
-
-    def missing(self, phases: Sequence[str]) -> tuple[str, ...]:
-        """Return those of the phases that neither this run nor an earlier one has begun."""
-        started = {*self.begun, *self.finished}
-        return tuple(name for name in phases if name not in started)
-
-
-@dataclass
-class Phase:
-    """A part of a training that resumes on its own.
-
-    state: what this phase saved in the run that is continued, or None if it has to begin.
-    """
-
-    fit: Fit
-    name: str
-    state: dict[str, Any] | None
-
-    @property
-    def done(self) -> bool:
-        """Whether an earlier run has finished this phase; its result is in the checkpoint."""
-        return self.name in self.fit.finished
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint from which this phase resumes exactly; `state` is data only."""
-        self._save(self.name, state)
-
-    def finish(self) -> None:
-        """Record that this phase is done and write a checkpoint; needed before another phase."""
-        self.fit.finished.append(self.name)
-        self._save("", None)
-
-    def _save(self, name: str, state: dict[str, Any] | None) -> None:
-        record = {"finished": list(self.fit.finished), "facts": dict(self.fit.facts)}
-        self.fit.save({"phase": name, "state": state, **record})
-
-
 class Method(nn.Module, abc.ABC):
     """A detector: a module with one signature that is fitted on good images.
 
@@ -171,6 +105,9 @@ class Method(nn.Module, abc.ABC):
     # Whether `fit` reads pixels in every step, not features that it computes once. Training then
     # prepares each image once, for a cache on disk, unless `images_used` is fewer than all.
     trains_on_pixels: ClassVar[bool] = False
+    # Kinds of `flawline.train.anomalies.kinds.KINDS` that are like the synthetic anomalies that
+    # `fit` trains against. Detectors are not compared on a kind that one of them was trained with.
+    trains_against: ClassVar[tuple[str, ...]] = ()
 
     settings: MethodSettings
 
@@ -253,6 +190,15 @@ class Method(nn.Module, abc.ABC):
     def images_used(cls, settings: Any, available: int) -> int:
         """Return how many of the available good images `fit` trains on."""
         return available
+
+    @classmethod
+    def settings_to_time(cls, settings: Any, images: int, available: int) -> Any:
+        """Return settings with which a fit on fewer images gives a graph as large as on all.
+
+        images: the number of good images that it is fitted on. available: the number of all. The
+        default returns `settings`, for methods whose graph has one size.
+        """
+        return settings
 
     @classmethod
     def anomalies(

@@ -6,7 +6,7 @@ is undefined, because there is only one class, is NaN. Imports numpy and OpenCV 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,10 +24,14 @@ def auroc(labels: Labels, scores: Scores) -> float:
     labels and scores have the same shape. Raises ValueError for other shapes and for NaN or
     infinity.
     """
-    positives, negatives = _cumulative_counts(labels, scores)
-    if not positives[-1] or not negatives[-1]:
+    labels, scores = _checked(labels, scores)
+    good = np.sort(scores[~labels])
+    bad = scores[labels]
+    if not bad.size or not good.size:
         return float("nan")
-    return _area(negatives / negatives[-1], positives / positives[-1])
+    at = _thresholds(bad, np.ones(bad.size), good)
+    pairs = at.weight * (good.size - (at.good_above + at.good_from) / 2)
+    return float(pairs.sum() / (bad.size * good.size))
 
 
 def average_precision(labels: Labels, scores: Scores) -> float:
@@ -36,11 +40,13 @@ def average_precision(labels: Labels, scores: Scores) -> float:
     labels and scores have the same shape. Raises ValueError for other shapes and for NaN or
     infinity.
     """
-    positives, negatives = _cumulative_counts(labels, scores)
-    if not positives[-1]:
+    labels, scores = _checked(labels, scores)
+    bad = scores[labels]
+    if not bad.size:
         return float("nan")
-    precision = positives[1:] / (positives[1:] + negatives[1:])
-    return float((np.diff(positives) * precision).sum() / positives[-1])
+    at = _thresholds(bad, np.ones(bad.size), np.sort(scores[~labels]))
+    found = np.cumsum(at.weight)
+    return float((at.weight * found / (found + at.good_from)).sum() / bad.size)
 
 
 def aupro(masks: Labels, maps: Scores, limit: float = 0.3) -> float:
@@ -52,15 +58,16 @@ def aupro(masks: Labels, maps: Scores, limit: float = 0.3) -> float:
     and thresholds are not sampled.
     """
     weights, regions = _region_weights(masks)
-    background = int((~masks).sum())
-    if not regions or not background:
+    background = np.sort(maps[~masks])
+    if not regions or not background.size:
         return float("nan")
-    order = np.argsort(maps, axis=None)[::-1]
-    last = _last_of_ties(maps.ravel()[order])
-    overlap = np.cumsum(weights.ravel()[order])[last] / regions
-    rate = np.cumsum(~masks.ravel()[order])[last] / background
-    overlap = np.concatenate([[0], overlap])
-    rate = np.concatenate([[0], rate])
+    at = _thresholds(maps[masks], weights[masks], background)
+    # Between two of these thresholds the curve is horizontal: it has a point before each of them
+    # and one at it.
+    steps = np.cumsum(at.weight) / regions
+    overlap = np.concatenate([[0], np.repeat(steps, 2)])
+    rate = np.stack([at.good_above, at.good_from], 1).ravel() / background.size
+    rate = np.append(rate, 1.0)
     inside = rate <= limit
     x = np.append(rate[inside], limit)
     y = np.append(overlap[inside], np.interp(limit, rate, overlap))
@@ -150,6 +157,33 @@ def _region_weights(masks: Labels) -> tuple[npt.NDArray[np.float64], int]:
         weight[mask] = 1 / areas[components[mask]]
         regions += count - 1
     return weights, regions
+
+
+class _Thresholds(NamedTuple):
+    """The distinct scores of what is defective, from the highest down, as thresholds.
+
+    weight: that of the defective ones with this score. good_above, good_from: how many good ones
+    have a higher score, and how many that or a higher one.
+    """
+
+    weight: npt.NDArray[np.float64]
+    good_above: npt.NDArray[np.int_]
+    good_from: npt.NDArray[np.int_]
+
+
+def _thresholds(bad: Scores, weights: Scores, good: Scores) -> _Thresholds:
+    """Return the thresholds of scores [n] with weights [n]; `good` are sorted scores.
+
+    Only the few defective pixels are ordered with their weights. Sorting the values of the others
+    takes a fraction of the time of ordering them.
+    """
+    order = np.argsort(bad, kind="stable")[::-1]
+    last = _last_of_ties(bad[order])
+    weight = np.diff(np.cumsum(weights[order])[last], prepend=0.0)
+    distinct = bad[order][last]
+    good_above = good.size - np.searchsorted(good, distinct, "right")
+    good_from = good.size - np.searchsorted(good, distinct, "left")
+    return _Thresholds(weight, good_above, good_from)
 
 
 def _cumulative_counts(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:

@@ -7,7 +7,7 @@ time says little without these values.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,21 @@ def gpus() -> list[dict[str, str]]:
 
 def describe_machine(facts: dict[str, Any]) -> str:
     """Return the facts as a list in Markdown, one line each, without a newline at its end."""
+    return "\n".join(f"- {line}" for line in machine_lines(facts))
+
+
+def machine_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Return the facts as lines of text."""
     lines = []
     for name, value in facts.items():
         if name == "gpus":
             for gpu in value:
-                lines.append(f"- GPU: {_joined(gpu)}")
+                lines.append(f"GPU: {_joined(gpu)}")
         elif name == "cpu":
-            lines.append(f"- CPU: {value}")
+            lines.append(f"CPU: {value}")
         else:
-            lines.append(f"- {name}: {value}")
-    return "\n".join(lines)
+            lines.append(f"{name}: {value}")
+    return lines
 
 
 def _joined(gpu: dict[str, str]) -> str:

@@ -20,6 +20,15 @@ def rows_with(rows: Sequence[Row], key: str, value: object) -> list[Row]:
     return [row for row in rows if row[key] == value]
 
 
+def read_rows(stem: Path) -> list[dict[str, Any]]:
+    """Return the rows of STEM.json, written by `write_rows`; none if there is no such file."""
+    path = stem.with_name(f"{stem.name}.json")
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    return rows
+
+
 def write_results(stem: Path, content: object, page: str) -> None:
     """Write STEM.json and STEM.md, and the folder they are in where it is missing."""
     write_rows(stem, content)

@@ -18,6 +18,7 @@ unsigned activations, and even then gains little once the harmful convolutions s
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,8 @@ def to_int8(
         model: the serialised FP32 graph.
         images: good images, uint8 [H, W, 3] as the graph takes them; they set the ranges.
         islands: FP32 islands, see `islands_of`; their convolutions stay float.
-        score_std: standard deviation of the scores of good images.
+        score_std: standard deviation of the scores of good images; infinite to let every
+            convolution be INT8, for a graph that is only timed.
         progress: called with (what is being done, done, total).
 
     Raises:
@@ -87,21 +89,34 @@ def to_int8(
     proto = onnx.load_model_from_string(model)
     candidates = _convolutions(proto, islands)
     quantizer = _Quantizer(proto, images, progress)
-    probes = evenly_spaced(images, PROBES)
-    reference = _scores(proto, probes)
-    # Each convolution is judged alone: errors of several add up, but this shows which ones matter.
-    selected = []
-    for done, name in enumerate(candidates, 1):
-        change = np.abs(_scores(quantizer.quantize([name]), probes) - reference)
-        if change.max() <= LARGEST_CHANGE * score_std:
-            selected.append(name)
-        progress("convolutions", done, len(candidates))
+    selected = candidates
+    # An infinite deviation allows any change, so that none has to be measured.
+    if not math.isinf(score_std):
+        selected = _harmless(quantizer, candidates, LARGEST_CHANGE * score_std, progress)
     if not selected:
         raise ExportError("no convolution of this graph can be INT8; use fp32, fp16 or bf16")
     quantized = quantizer.quantize(selected)
     onnx.checker.check_model(quantized, full_check=True)
     serialised: bytes = quantized.SerializeToString(deterministic=True)
     return serialised
+
+
+def _harmless(
+    quantizer: _Quantizer, names: Sequence[str], largest_change: float, progress: Progress
+) -> list[str]:
+    """Return the convolutions that alone change no score of a good image by more than this.
+
+    Errors of several add up, but this shows which ones matter.
+    """
+    probes = evenly_spaced(quantizer.images, PROBES)
+    reference = _scores(quantizer.proto, probes)
+    selected = []
+    for done, name in enumerate(names, 1):
+        change = np.abs(_scores(quantizer.quantize([name]), probes) - reference)
+        if change.max() <= largest_change:
+            selected.append(name)
+        progress("convolutions", done, len(names))
+    return selected
 
 
 def describe_int8(model: bytes) -> str:
@@ -146,6 +161,7 @@ class _Quantizer:
 
     def __init__(self, proto: onnx.ModelProto, images: Sequence[Image], progress: Progress) -> None:
         self.proto = proto
+        self.images = images
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
             model = Path(folder) / "model.onnx"
             onnx.save(proto, str(model))

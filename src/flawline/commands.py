@@ -26,6 +26,9 @@ COMMANDS = {
     "build": Command(
         "flawline.export.build:main", "export a detector to a bundle, prepare this machine's engine"
     ),
+    "choose": Command(
+        "flawline.export.choose:main", "rank the methods that fit a time per frame on this machine"
+    ),
     "stream": Command(
         "flawline.runtime.infer_stream:main", "judge every frame of a camera, folder or video"
     ),
@@ -33,6 +36,10 @@ COMMANDS = {
         "flawline.runtime.calibrate:main", "set the threshold on the box from good parts"
     ),
     "bench": Command("flawline.benchmarks.run:main", "measure speed and accuracy of bundles"),
+    "sweep": Command(
+        "flawline.benchmarks.sweep.__main__:main",
+        "train and measure methods, backbones, data sets and engines",
+    ),
     "report": Command(
         "flawline.benchmarks.bundle_report.__main__:main",
         "write an HTML report of a bundle's verdicts",

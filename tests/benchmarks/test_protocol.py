@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from flawline.train.data.split import content_hashes
 from flawline.train.method import resolve_method
 from flawline.train.methods.patchcore import PatchCore
 from flawline.train.metrics import f1
-from flawline.train.tuning_sets import was_tuned_on
+from flawline.train.tuning_sets import TUNING_SETS, was_tuned_on
 
 pytestmark = pytest.mark.torch
 # As many good images as a rate of 20 % takes, and their hold-out of 4.
@@ -226,11 +227,17 @@ def test_tuning_sets_are_known_by_their_folder(tmp_path: Path) -> None:
 
 
 def test_the_magnetic_tiles_are_no_tuning_set_of_any_method() -> None:
-    """The README says so."""
+    """docs/protocol.md says so."""
     for name in METHODS:
         assert not was_tuned_on(resolve_method(name), Path("magnetic_tile"))
 
 
-def test_the_readme_names_the_methods_that_were_not_tuned_on_the_cells() -> None:
-    others = [n for n in METHODS if not was_tuned_on(resolve_method(n), Path("elpv_mono"))]
-    assert others == ["draem", "riad", "intra"]
+def test_the_page_lists_the_sets_of_every_method() -> None:
+    page = (Path(__file__).parents[2] / "docs/protocol.md").read_text(encoding="utf-8")
+    for tuning_set in TUNING_SETS:
+        (cell,) = re.findall(rf"^\| {tuning_set} \| (.*) \|$", page, re.MULTILINE)
+        listed = set(re.findall("`([a-z0-9_]+)`", cell))
+        if cell.startswith("all"):
+            listed = set(METHODS) - listed
+        tuned = {name for name in METHODS if tuning_set in resolve_method(name).tuned_on}
+        assert listed == tuned, tuning_set

@@ -75,7 +75,7 @@ def test_published_code_is_found_by_the_name_of_a_method_and_may_be_missing() ->
     assert unknown.as_published is None
     assert unknown.as_literal is LiteralForm
     # A file that is named after no method would never be found.
-    shared = {"__init__", "form", "flow_forms"}
+    shared = {"__init__", "form", "flow_forms", "figures"}
     files = {path.stem for path in Path(published.__file__).parent.glob("*.py")}
     assert files - shared <= {name.replace("-", "_") for name in METHODS}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -200,6 +201,15 @@ def test_a_convolution_that_harms_the_scores_stays_float(
     assert "/left/Conv" not in describe_int8(careless)
     errors = [np.abs(run(m, tmp_path, fresh)[0] - score).max() for m in (written, careless)]
     assert errors[0] < 0.5 * errors[1]
+
+
+def test_an_infinite_deviation_measures_no_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise AssertionError("scores are not needed")
+
+    monkeypatch.setattr(module, "_scores", fail)
+    written = to_int8(network(outlier=2000.0), random_images(), (), math.inf)
+    assert "/left/Conv" not in describe_int8(written)
 
 
 def test_the_same_arguments_give_the_same_bytes_and_nothing_is_left_behind(

@@ -98,7 +98,7 @@ def test_anomalies_with_stages_are_drawn_with_all_of_them(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flawline.train.methods.cutswap.open_network", lambda name: Channels())
-    for method, rows in (("cutpaste", 6), ("cutswap", 10)):
+    for method, rows in (("cutpaste", 6), ("cutswap", 10), ("spd", 7)):
         out = tmp_path / f"{method}.png"
         flags = ["--method", method, "--count", "2", "--size", "64", "--out", str(out)]
         if method == "cutswap":
@@ -118,7 +118,7 @@ def test_with_several_methods_that_have_anomalies_one_must_be_named(
     monkeypatch.setitem(METHODS, "second", f"{__name__}:AlsoBlends")
     flags = ["--data", str(data), "--out", str(tmp_path / "a.png"), "--count", "1", "--size", "64"]
     assert main(flags) == 2
-    names = "glass, cutpaste, cutswap, ssnf, draem, second"
+    names = "glass, cutpaste, cutswap, spd, ssnf, draem, second"
     expected = f"train.anomalies: --method is needed: one of {names}\n"
     assert capsys.readouterr().err == expected
     assert main([*flags, "--method", "second"]) == 0

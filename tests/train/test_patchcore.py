@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,13 @@ def test_bottle_with_pretrained_weights(tmp_path: Path) -> None:
     flags = ["--method", "patchcore", "--weights", str(weights), "--coreset", "0.01"]
     row = train_and_measure(shared("data", "mvtec_bottle"), 0, flags, tmp_path)
     assert row["image_auroc"] >= 0.998
+
+
+@pytest.mark.parametrize(
+    ("coreset", "expected"), [(None, 0.01 * 400 / 16), (0.1, 1.0), (300.0, 300.0)]
+)
+def test_a_trial_on_few_images_has_a_bank_of_the_size_of_all(
+    coreset: float | None, expected: float
+) -> None:
+    settings = replace(PatchCore.settings_for("resnet18"), coreset=coreset)
+    assert PatchCore.settings_to_time(settings, 16, 400).coreset == pytest.approx(expected)

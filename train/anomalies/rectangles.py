@@ -47,10 +47,15 @@ def jitter(image: Image, rng: np.random.Generator) -> Image:
     return np.asarray(np.clip(np.rint(255 * turned), 0, 255), np.uint8)
 
 
-def draw_patch_size(shape: Size, rng: np.random.Generator) -> Size:
-    """Draw the size of a patch of an image of this height and width."""
+def draw_patch_size(
+    shape: Size, rng: np.random.Generator, areas: tuple[float, float] = AREA
+) -> Size:
+    """Draw the size of a patch of an image of this height and width.
+
+    areas: bounds of its fraction of the image's area.
+    """
     height, width = shape
-    area = rng.uniform(*AREA) * height * width
+    area = rng.uniform(*areas) * height * width
     aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
     tall = round(math.sqrt(area * aspect))
     wide = round(math.sqrt(area / aspect))

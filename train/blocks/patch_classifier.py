@@ -2,8 +2,7 @@
 
 Li et al., "CutPaste" (CVPR 2021): the pooled features of the last stage, an MLP, and cross entropy
 over three classes. What is lighter here than there: the first stages keep their weights, and
-BatchNorms of pretrained stages keep their statistics and parameters. A backbone whose BatchNorms
-were folded into its convolutions is therefore trained exactly as one that still has them.
+BatchNorms of pretrained stages keep their statistics and parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from torch.nn import functional as F
 
 from flawline.train.anomalies.three_way import ThreeWay
 from flawline.train.backbones.base import Backbone
-from flawline.train.loop import Stateful, Steps, half_cosine, half_precision
+from flawline.train.blocks.tuned_backbone import convolution_parameters, set_rates
+from flawline.train.loop import Stateful, Steps, half_precision
 from flawline.train.method import Fit, Phase
 
 if TYPE_CHECKING:
@@ -58,15 +58,10 @@ class PatchClassifier(nn.Module):
 
     def trained(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters that are trained: the `pretrained` ones and the `new` ones."""
-        pretrained = []
-        for part in self.pretrained:
-            for module in part.modules():
-                if isinstance(module, nn.Conv2d):
-                    pretrained += list(module.parameters())
         new: list[nn.Parameter] = []
         for part in self.new:
             new += list(part.parameters())
-        return {"pretrained": pretrained, "new": new}
+        return {"pretrained": convolution_parameters(self.pretrained), "new": new}
 
     def train(self, mode: bool = True) -> Self:
         """Set training or eval mode; BatchNorms of pretrained parts always stay in eval mode."""
@@ -154,9 +149,7 @@ def train_classifier(
             yield torch.from_numpy(np.stack(images)), torch.tensor(labels)
 
     def loss_of(step: int, batch: tuple[Tensor, Tensor]) -> Tensor:
-        share = half_cosine(step / fit.steps)
-        for group in optimiser.param_groups:
-            group["lr"] = group["initial"] * share
+        set_rates(optimiser, step / fit.steps)
         images, labels = batch
         with half_precision(device):
             logits = classifier(images.to(device))

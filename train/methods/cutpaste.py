@@ -61,6 +61,7 @@ class CutPaste(TunedPatchCore):
     """CutPaste with three classes; by default at the run-time cost of PatchCore."""
 
     name: ClassVar[str] = "cutpaste"
+    trains_against: ClassVar[tuple[str, ...]] = ("patch", "scar")
     Settings = CutPasteSettings
     tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 

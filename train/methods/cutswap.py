@@ -103,6 +103,7 @@ class CutSwap(TunedPatchCore):
     """CutSwap with three classes, at the run-time cost of PatchCore."""
 
     name: ClassVar[str] = "cutswap"
+    trains_against: ClassVar[tuple[str, ...]] = ("patch", "scar")
     Settings = CutSwapSettings
     tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono", "mvtec_bottle")
 

@@ -142,6 +142,7 @@ class Glass(AdaptedPatches):
     """GLASS, trained as published or in a light setting for small backbones."""
 
     name: ClassVar[str] = "glass"
+    trains_against: ClassVar[tuple[str, ...]] = ("texture",)
     Settings = GlassSettings
     tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
     phases: ClassVar[tuple[str, ...]] = (*DISTRIBUTIONS, "training")

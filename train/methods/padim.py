@@ -115,10 +115,14 @@ class PaDiM(Method):
         anomaly_map = smoothed_map(distance, self.settings.size, SIGMA)
         return anomaly_map.amax((1, 2)), anomaly_map
 
-    @torch.inference_mode()
     def fit(self, fit: Fit) -> int:
         """Collect features in one pass, then estimate the Gaussians; there is nothing to resume."""
-        progress = raise_at_deadline(fit, self.name)
+        self.fit_gaussians(fit, raise_at_deadline(fit, self.name))
+        return fit.steps
+
+    @torch.inference_mode()
+    def fit_gaussians(self, fit: Fit, progress: Progress) -> None:
+        """Estimate the Gaussians of the features of all images, and add a note about their size."""
         self.eval()
         generator = torch.Generator().manual_seed(fit.seed)
         drawn = torch.randperm(sum(self.backbone.channels), generator=generator)
@@ -134,12 +138,11 @@ class PaDiM(Method):
             f"{len(mean)} Gaussians of {self.settings.channels} channels: {size:.1f} MB of the "
             "exported file"
         )
-        return fit.steps
 
     def fused(self) -> nn.Module:
         if not self.inverse_covariance.any():
             raise TrainError(
-                f"padim has no Gaussians yet; train it first: "
+                f"{self.name} has no Gaussians yet; train it first: "
                 f"{command_line('train', '--data', 'DATA')}"
             )
         return build_fused(self, FusedPaDiM)

@@ -9,7 +9,7 @@ matrix product.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -100,6 +100,16 @@ class PatchCore(Method):
         # the same stencil.
         geometry = Geometry("stretch", 256, 256)
         return PatchCoreSettings(backbone, geometry, level_dim=256, target_dim=256)
+
+    @classmethod
+    def settings_to_time(
+        cls, settings: PatchCoreSettings, images: int, available: int
+    ) -> PatchCoreSettings:
+        """Return settings that select as many rows from a few images as from all of them."""
+        coreset = settings.coreset or DEFAULT_CORESET
+        if coreset > 1:
+            return settings
+        return replace(settings, coreset=min(1.0, coreset * available / images))
 
     def features(self, image: Tensor) -> Tensor:
         """Compute patch features [N, h, w, D] of uint8 BGR [N, H, W, 3] (section 3.1)."""

@@ -103,6 +103,7 @@ class SSNF(Method):
     """SSNF on layer2 and layer3 of a residual network, or on the paper's transformer."""
 
     name: ClassVar[str] = "ssnf"
+    trains_against: ClassVar[tuple[str, ...]] = ("blend",)
     Settings = SSNFSettings
     tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
     # Good scores differ by about 0.01 and defects in a map by about 0.3, and rounding errors grow

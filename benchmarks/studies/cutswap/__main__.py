@@ -56,10 +56,10 @@ def _run(args: argparse.Namespace) -> None:
     )
     from flawline.benchmarks.studies.results import write_results, write_rows
     from flawline.export.provenance import public_command
-    from flawline.train.blocks.tuned_patchcore import LIGHT_STEPS
+    from flawline.train.blocks.tuned_patchcore import TunedPatchCore
     from flawline.train.progress import Bars
 
-    steps = args.steps or LIGHT_STEPS
+    steps = args.steps or TunedPatchCore.light_steps
     conditions = Conditions(args.weights, args.size, steps, args.device)
     rows = read_rows(args.out)
     folder = args.out.with_name(f"{args.out.name}-trainings")

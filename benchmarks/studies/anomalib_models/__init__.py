@@ -1,1 +1,0 @@
-"""The study of another library: models of anomalib, trained and exported in its own environment."""

@@ -1,0 +1,1 @@
+"""Accuracy and false alarms under changed light, lens, position, compression and noise."""

@@ -1,0 +1,1 @@
+"""The report of a sweep: figure, page and Markdown, from nothing but the files of its folder."""

@@ -1,0 +1,30 @@
+"""One training from images to a bundle, as a user would run it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flawline.export import build
+from flawline.runtime.signals import SIGNAL_CODE, Terminated
+
+
+def train_bundle(
+    data: Path, seed: int, flags: Sequence[str], bundle: Path, checkpoint: Path
+) -> float | None:
+    """Train and export on one data set, with a fifth of the good images held out.
+
+    `flags` go to `flawline build`. Returns the minutes that it took, or None when the build ended
+    with an error, which it has reported itself. Raises Terminated when a signal has ended it.
+    """
+    start = time.monotonic()
+    command = ["--data", str(data), "--out", str(bundle), "--seed", str(seed), "--folds", "0"]
+    command += [*flags, "--save-checkpoint", str(checkpoint)]
+    code = build.main(command)
+    if code > SIGNAL_CODE:
+        # A signal has ended the build, and must end what called it, too.
+        raise Terminated(code - SIGNAL_CODE)
+    if code != 0:
+        return None
+    return (time.monotonic() - start) / 60

@@ -1,0 +1,1 @@
+"""The parts of `flawline choose`: candidates, their cost, training, scores and ranks."""

@@ -1,0 +1,86 @@
+"""The folder of `flawline choose`: what was measured and trained, to continue a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flawline.export import ExportError
+from flawline.export.choosing.candidates import Request
+from flawline.os_errors import reason_of
+from flawline.runtime.environment import cpu_name
+from flawline.runtime.files import write_file
+
+PLAN = "plan.json"
+# Of a request: what may change without making the records in the folder wrong.
+FREE = ("methods", "backbones")
+
+
+class Store:
+    """Records by kind and name of the candidate, as KIND/NAME.json below the folder `out`."""
+
+    def __init__(self, out: Path, request: Request, threads: int | None) -> None:
+        """Open or create a folder. Raises ExportError if it is of another request."""
+        self.out = out
+        plan = _plan(request, threads)
+        known = _read(out / PLAN)
+        if known is None:
+            write_file(out / PLAN, _json(plan), ExportError, "--out")
+            return
+        for key, value in plan.items():
+            if known.get(key) != value:
+                raise ExportError(
+                    f"--out {out} is of a run with {key} {known.get(key)}, now it is {value}; give "
+                    f"another --out or the same values"
+                )
+
+    def read(self, kind: str, name: str) -> dict[str, Any] | None:
+        """Return a record, or None where there is none. Raises ExportError for a damaged one."""
+        return _read(self._path(kind, name))
+
+    def write(self, kind: str, name: str, record: Mapping[str, Any]) -> None:
+        """Write a record. Raises ExportError."""
+        write_file(self._path(kind, name), _json(record), ExportError, "--out")
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the file of the checkpoint of a candidate."""
+        return self.out / "checkpoints" / f"{name}.pt"
+
+    def bundle(self, name: str) -> Path:
+        """Return the folder of the bundle of a candidate."""
+        return self.out / "trained" / name
+
+    def _path(self, kind: str, name: str) -> Path:
+        return self.out / kind / f"{name}.json"
+
+
+def _plan(request: Request, threads: int | None) -> dict[str, Any]:
+    """Return what all records of a folder have in common."""
+    plan = asdict(request)
+    for key in FREE:
+        del plan[key]
+    plan["data"] = str(request.data.resolve())
+    plan["threads"] = threads
+    plan["cpu"] = cpu_name()
+    return plan
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read ({reason_of(error)}); see --out") from error
+    except ValueError as error:
+        raise ExportError(f"{path} is damaged; delete it and run the command again") from error
+    if not isinstance(content, dict):
+        raise ExportError(f"{path} is damaged; delete it and run the command again")
+    return content

@@ -1,0 +1,97 @@
+"""The study of the regret: what it reads of a sweep, and what it says about the choice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the train extra")
+
+from builders import write_squares
+from conftest import write_tiny_bundle
+
+from flawline.benchmarks.studies.regret import __main__ as study
+from flawline.benchmarks.studies.regret import measure
+from flawline.benchmarks.studies.regret.report import page, regrets
+from flawline.train.data import hold_out, open_data
+from flawline.train.data.split import content_hashes
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_squares(tmp_path / "squares", {"train/good": 10, "test/good": 1, "test/square": 1})
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two bundles with the same graph, and rows that differ in accuracy."""
+    folder = tmp_path / "sweep"
+    (folder / "measured").mkdir(parents=True)
+    for method, auroc in (("padim", 0.9), ("ssnf", 0.95)):
+        cell = f"{method}-resnet18-squares-0"
+        write_tiny_bundle(folder / "trained" / cell, method=method)
+        rows = []
+        for precision, value in (("bf16", 0.1), ("fp32", auroc)):
+            row = {"cell": cell, "data": "squares", "seed": 0, "method": method}
+            rows.append(
+                {**row, "backbone": "resnet18", "precision": precision, "image_auroc": value}
+            )
+        (folder / "measured" / f"{cell}.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_the_bundles_of_a_sweep_get_their_criterion_once(
+    sweep: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--sweep", str(sweep), "--data", str(data), "--out", str(tmp_path / "page")]
+    assert study.main(words) == 0
+    first = (tmp_path / "page.json").read_text()
+    rows = {row["method"]: row for row in json.loads(first)}
+    assert rows["padim"]["image_auroc"] == 0.9
+    assert rows["ssnf"]["not_counted"] == ["blend"]
+    # Their scores are equal, and so is the criterion, although a kind counts for one of them only.
+    assert rows["padim"]["aurocs"] == rows["ssnf"]["aurocs"]
+    assert rows["padim"]["criterion"] == rows["ssnf"]["criterion"]
+
+    def fail(*_: Any) -> Any:
+        raise AssertionError("scored already")
+
+    monkeypatch.setattr(measure, "score_trial_set", fail)
+    assert study.main(words) == 0
+    assert (tmp_path / "page.json").read_text() == first
+
+
+def test_bundles_that_learnt_the_held_out_images_are_refused(
+    sweep: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, held_out = hold_out(open_data(data).train_good)
+    known = tuple(sorted(content_hashes(held_out)))
+    write_tiny_bundle(
+        sweep / "trained" / "padim-resnet18-squares-0", method="padim", trained_images=known
+    )
+    assert study.main(["--sweep", str(sweep), "--data", str(data)]) == 2
+    assert "2 of 2 held-out images were trained on" in capsys.readouterr().err
+
+
+def test_data_without_rows_is_an_error(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study.main(["--sweep", str(sweep), "--data", str(tmp_path / "other")]) == 2
+    assert "has no rows of other in measured/; measure it first" in capsys.readouterr().err
+
+
+def test_the_regret_is_the_best_minus_the_chosen() -> None:
+    rows = []
+    for data, criterion, auroc in (("a", 0.7, 0.90), ("a", 0.6, 0.95), ("b", 0.8, 0.99)):
+        row = {"data": data, "seed": 0, "method": f"m{criterion}", "backbone": ""}
+        rows.append({**row, "criterion": criterion, "image_auroc": auroc, "not_counted": []})
+    summary = regrets(rows)
+    assert [one["regret"] for one in summary] == [0.05, 0.0]
+    assert summary[0]["chosen"] == "m0.7"
+    assert summary[0]["best"] == "m0.6"
+    assert "Mean regret in image AUROC: 0.0250" in page(rows)

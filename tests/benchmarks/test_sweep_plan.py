@@ -1,0 +1,264 @@
+"""The plan of a sweep, its files, and which of its cells are trained and measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import write_tiny_bundle
+
+pytest.importorskip("torch", reason="needs the train extra")
+
+from builders import write_squares
+
+from flawline.benchmarks.sweep import plan as plans
+from flawline.benchmarks.sweep import store as stores
+from flawline.benchmarks.sweep.__main__ import main
+from flawline.benchmarks.sweep.plan import (
+    Cell,
+    Plan,
+    cells_of,
+    choices_of,
+    complete,
+    parse_flags,
+    read_plan,
+    write_plan,
+)
+from flawline.benchmarks.sweep.progress import Rest
+from flawline.benchmarks.sweep.store import Store, SweepError, only_one_sweep, write_json
+from flawline.benchmarks.sweep.train_cell import FAILED, LEFT, TRAINED, Outcome, is_trained
+from flawline.benchmarks.sweep.training import train_cells
+from flawline.runtime.engines import EngineError
+from flawline.train import METHODS, TrainError
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    counts = {"train/good": 3, "test/good": 1, "test/square": 1}
+    return str(write_squares(tmp_path / "squares", counts))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "sweep")
+
+
+def small_plan(data: str, **changes: object) -> Plan:
+    plan = Plan(data=(data,), methods=("padim",), weights="random")
+    return complete(replace(plan, **changes))  # type: ignore[arg-type]
+
+
+class FakeTrainings:
+    """Writes a tiny bundle instead of training, and fails for some seeds."""
+
+    def __init__(self, store: Store, failing: tuple[int, ...] = ()) -> None:
+        self.store = store
+        self.failing = failing
+        self.trained: list[str] = []
+
+    def __call__(self, cell: Cell, deadline: float | None) -> Future[Outcome]:
+        future: Future[Outcome] = Future()
+        future.set_result(self._outcome(cell, deadline))
+        return future
+
+    def _outcome(self, cell: Cell, deadline: float | None) -> Outcome:
+        if deadline is not None and time.time() > deadline:
+            return Outcome(cell.name, LEFT)
+        self.trained.append(cell.name)
+        if cell.seed in self.failing:
+            return Outcome(cell.name, FAILED, "the disk is full")
+        bundle = write_tiny_bundle(self.store.bundle(cell.name))
+        facts = {"status": TRAINED, **cell.identity(), "bundle_id": bundle.short_id}
+        write_json(self.store.facts(cell.name), facts)
+        return Outcome(cell.name, TRAINED, minutes=0.1)
+
+
+def train(store: Store, plan: Plan, failing: tuple[int, ...] = ()) -> tuple[list[str], Rest]:
+    trainings = FakeTrainings(store, failing)
+    rest = Rest()
+    train_cells(store, cells_of(plan), trainings, None, rest)
+    return trainings.trained, rest
+
+
+# ---------------------------------------------------------------- plan
+
+
+def test_a_method_without_backbone_is_one_cell_for_all_backbones(data: str) -> None:
+    methods = ("padim", "ae_ssim")
+    plan = small_plan(data, methods=methods, backbones=("resnet18", "resnet34"), seeds=(0, 3))
+    cells = cells_of(plan)
+    assert [cell.name for cell in cells] == [
+        "padim-resnet18-squares-0",
+        "padim-resnet34-squares-0",
+        "ae_ssim-none-squares-0",
+        "padim-resnet18-squares-3",
+        "padim-resnet34-squares-3",
+        "ae_ssim-none-squares-3",
+    ]
+    # `flawline build` refuses both flags there.
+    assert "--weights" not in cells[2].build_flags()
+    assert "--backbone" not in cells[2].build_flags()
+
+
+def test_all_leaves_out_what_the_weights_do_not_fit(
+    data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The texture weights are those of one small backbone.
+    plan = small_plan(data, methods=("all",), backbones=("resnet34",), weights="texture")
+    methods = [cell.method for cell in cells_of(plan)]
+    assert "ae_ssim" in methods
+    assert "padim" not in methods
+    assert "note: left out padim resnet34: " in capsys.readouterr().err
+    # One that was named is tried, and its cell says why it failed.
+    named = small_plan(data, backbones=("resnet34",), weights="texture")
+    assert [cell.method for cell in cells_of(named)] == ["padim"]
+    every = small_plan(data, methods=("all",))
+    assert [cell.method for cell in cells_of(every)] == list(METHODS)
+
+
+def test_flags_are_of_single_methods(data: str) -> None:
+    flags = parse_flags(["padim=--size 64 --channels 8"])
+    plan = small_plan(data, methods=("padim", "patchcore"), flags=flags)
+    padim, patchcore = cells_of(plan)
+    assert padim.build_flags()[-4:] == ["--size", "64", "--channels", "8"]
+    assert "--size" not in patchcore.build_flags()
+    with pytest.raises(SweepError, match="is not METHOD="):
+        parse_flags(["--size 64"])
+    with pytest.raises(SweepError, match="known methods"):
+        small_plan(data, flags={"pandim": "--size 64"})
+
+
+def test_engines_are_resolved_to_precisions(data: str) -> None:
+    plan = small_plan(data, engines=("onnxruntime", "onnxruntime:int8", "onnxruntime:fp32"))
+    found = [(choice.name, choice.options.precision) for choice in choices_of(plan)]
+    assert found == [("onnxruntime", "fp32"), ("onnxruntime", "int8")]
+    with pytest.raises(EngineError):
+        small_plan(data, engines=("onyx",))
+    with pytest.raises(SweepError, match="known precisions"):
+        small_plan(data, engines=("onnxruntime:int7",))
+
+
+def test_wrong_plans_are_refused(data: str, tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match="--data DATA or --demo"):
+        complete(Plan())
+    other = tmp_path / "other" / "squares"
+    other.mkdir(parents=True)
+    with pytest.raises(SweepError, match="another data set has the name squares"):
+        complete(Plan(data=(data, str(other))))
+    with pytest.raises(TrainError):
+        cells_of(small_plan(data, methods=("pandim",)))
+
+
+def test_the_plan_is_read_again(data: str, store: Store) -> None:
+    plan = small_plan(data, seeds=(4, 5), flags={"padim": "--size 64"}, engines=("onnxruntime",))
+    write_plan(store, plan, cells_of(plan))
+    assert read_plan(store) == plan
+    assert plans.read_cell(store, "padim-resnet18-squares-5") == cells_of(plan)[1]
+    with pytest.raises(SweepError, match="has no cell"):
+        plans.read_cell(store, "padim-resnet18-squares-6")
+
+
+# ---------------------------------------------------------------- which cells are trained
+
+
+def test_only_new_cells_are_trained(data: str, store: Store) -> None:
+    plan = small_plan(data, seeds=(0,))
+    assert train(store, plan)[0] == ["padim-resnet18-squares-0"]
+    assert train(store, plan)[0] == []
+    more = replace(plan, seeds=(0, 1))
+    assert train(store, more)[0] == ["padim-resnet18-squares-1"]
+
+
+def test_a_cell_with_other_flags_images_or_weights_is_trained_again(
+    data: str, store: Store, tmp_path: Path
+) -> None:
+    plan = small_plan(data)
+    train(store, plan)
+    assert train(store, replace(plan, flags={"padim": "--size 64"}))[0]
+    assert train(store, replace(plan, weights="texture"))[0]
+    # Another data set of the same name.
+    moved = write_squares(tmp_path / "new" / "squares", {"train/good": 4, "test/good": 1})
+    assert train(store, replace(plan, weights="texture", data=(str(moved),)))[0]
+
+
+def test_a_failed_cell_is_reported_and_tried_again(
+    data: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = small_plan(data, seeds=(0, 1, 2))
+    _trained, rest = train(store, plan, failing=(1,))
+    assert rest.failed == {"padim-resnet18-squares-1": "the disk is full"}
+    lines = capsys.readouterr().err
+    assert "trained padim-resnet18-squares-1: failed: the disk is full" in lines
+    assert " min left" in lines
+    trained, rest = train(store, plan)
+    assert trained == ["padim-resnet18-squares-1"]
+    assert not rest.failed
+
+
+def test_a_damaged_file_or_bundle_is_one_line_and_trained_again(
+    data: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = small_plan(data)
+    (cell,) = cells_of(plan)
+    train(store, plan)
+    for content in ("{", "[]", '{"status": "trai'):
+        store.facts(cell.name).write_text(content)
+        capsys.readouterr()
+        assert not is_trained(store, cell)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(store.facts(cell.name)) in line
+        assert "is damaged" in line
+    assert train(store, plan)[0] == [cell.name]
+    (store.bundle(cell.name) / "model.onnx").write_bytes(b"x")
+    assert train(store, plan)[0] == [cell.name]
+    assert is_trained(store, cell)
+
+
+def test_after_the_budget_no_cell_is_begun(data: str, store: Store) -> None:
+    plan = small_plan(data, seeds=(0, 1))
+    trainings = FakeTrainings(store)
+    rest = Rest()
+    train_cells(store, cells_of(plan), trainings, time.time() - 1, rest)
+    assert trainings.trained == []
+    assert sorted(rest.left) == ["padim-resnet18-squares-0", "padim-resnet18-squares-1"]
+
+
+def test_the_budget_is_in_the_exit_status(
+    data: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", data, "--methods", "padim", "--weights", "random", "--jobs", "1"]
+    words += ["--out", str(store.root), "--budget-minutes", "1e-9"]
+    assert main(words) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert "left by --budget-minutes: padim-resnet18-squares-0; the same command continues" in lines
+    assert main(["--out", str(store.root), "--measure-only"]) == 3
+    assert "not trained, and so not measured: padim-resnet18-squares-0" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_two_sweeps_do_not_share_a_folder(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.0)
+    second = only_one_sweep(store)
+    with only_one_sweep(store), pytest.raises(SweepError, match="in use by another sweep"):
+        second.__enter__()
+    with only_one_sweep(store):
+        pass
+
+
+def test_rows_of_another_kind_are_damaged(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = store.measured("cell")
+    write_json(path, [{"a": 1}])
+    assert stores.read_rows(path) == [{"a": 1}]
+    for content in ("[1]", "{}", "[", "\udcff"):
+        path.write_bytes(content.encode("utf-8", "surrogateescape"))
+        assert stores.read_rows(path) == []
+        assert "is damaged" in capsys.readouterr().err
+    assert json.loads("[]") == stores.read_rows(store.measured("none"))
