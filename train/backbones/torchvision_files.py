@@ -37,10 +37,11 @@ def download(file: str, name: str) -> Path:
     return path
 
 
-def read_tensors(path: Path, name: str, first: str) -> tuple[bytes, dict[str, Any]]:
-    """Read a weight file: its bytes, and its tensors by torchvision's names.
+def read_tensors(path: Path, name: str, *first: str) -> tuple[bytes, dict[str, Any]]:
+    """Read a weight file: its bytes, and its tensors by their names.
 
-    name: of the backbone. first: the name of a tensor that every such file has. Raises TrainError.
+    name: of the backbone. first: names of tensors, one of which every such file has. Raises
+    TrainError.
     """
     try:
         data = path.read_bytes()
@@ -53,10 +54,8 @@ def read_tensors(path: Path, name: str, first: str) -> tuple[bytes, dict[str, An
         raise TrainError(
             f"weights {path}: not a torch state_dict; save one with torch.save(model.state_dict())"
         ) from error
-    if not isinstance(state, dict) or first not in state:
-        raise TrainError(
-            f"weights {path}: not a torchvision state_dict (no {first}); pass one of {name}"
-        )
+    if not isinstance(state, dict) or not any(tensor in state for tensor in first):
+        raise TrainError(f"weights {path}: no state_dict of {name} (no {first[0]}); pass one")
     return data, state
 
 

@@ -85,12 +85,15 @@ def pooled(stage: nn.Module, level: Tensor) -> Tensor:
     return after.mean((2, 3))
 
 
+@torch.no_grad()
 def channels_after(stage: nn.Module, channels: int) -> int:
-    """Return the channels of a stage that reads so many."""
-    convolutions = [module for module in stage.modules() if isinstance(module, nn.Conv2d)]
-    assert convolutions[0].in_channels == channels
-    # The shortcut of the first block has as many output channels as the stage.
-    return max(module.out_channels for module in convolutions)
+    """Return the channels of what a stage computes from so many; its mode and values stay."""
+    training = stage.training
+    weight = next(stage.parameters())
+    x = torch.zeros(1, channels, 1, 1, dtype=weight.dtype, device=weight.device)
+    after: Tensor = stage.eval()(x)
+    stage.train(training)
+    return after.shape[1]
 
 
 def _new_head(channels: int, seed: int) -> nn.Sequential:

@@ -44,3 +44,14 @@ def trace_to_onnx(
             dynamic_axes=axes,
         )
     return buffer.getvalue()
+
+
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Return height and width of [N, C, H, W] as numbers, which are constants of an exported graph.
+
+    While a module is traced, the exporter would otherwise write nodes that compute them.
+    """
+    with warnings.catch_warnings():
+        # It says that the size becomes a constant, as it should.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return int(x.shape[2]), int(x.shape[3])
