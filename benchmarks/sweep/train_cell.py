@@ -73,10 +73,11 @@ class Trainings:
     def run(self, command: Sequence[str], log_file: Path) -> int | None:
         """Run a command with its output in a file; return its exit code, or None if ended."""
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        with log_file.open("wb") as output:
-            with self._lock:
-                if self.ended:
-                    return None
+        with self._lock:
+            if self.ended:
+                # The log of an earlier run stays as it is.
+                return None
+            with log_file.open("wb") as output:
                 process = subprocess.Popen(
                     command,
                     # It ends when this process ends: see `_end_with_parent`.
@@ -86,8 +87,8 @@ class Trainings:
                     env={**os.environ, **ONE_THREAD, "PYTHONPATH": _python_path()},
                     pass_fds=self.pass_fds,
                 )
-                self._running.add(process)
-            code = process.wait()
+            self._running.add(process)
+        code = process.wait()
         with self._lock:
             self._running.discard(process)
         assert process.stdin is not None

@@ -250,6 +250,7 @@ def test_ctrl_c_ends_the_trainings_too(data: Path, tmp_path: Path) -> None:
     # Neither is a failure, and the second was not begun.
     assert status_of(store, FIRST) in ("begun", "trained")
     assert status_of(store, SECOND) is None
+    assert not store.log("trained", SECOND).exists()
 
 
 def test_ray_gives_the_same_rows(resumed: Store, data: Path, tmp_path: Path) -> None:
