@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -148,6 +149,12 @@ class DRAEM(StandardisedMethod):
     @classmethod
     def settings_for(cls, backbone: str) -> DRAEMSettings:
         return DRAEMSettings("", Geometry("stretch", 128, 128))
+
+    @classmethod
+    def complete_settings(cls, settings: DRAEMSettings, data: Path) -> DRAEMSettings:
+        # A folder that cannot be used is an error here, before any image is read.
+        open_textures(settings.textures, seed=0)
+        return settings
 
     @classmethod
     def steps(cls, settings: DRAEMSettings, images: int, epochs: int | None) -> int:
