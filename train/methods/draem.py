@@ -3,7 +3,9 @@
 Zavrtanik, Kristan and Skočaj, "DRAEM: a discriminatively trained reconstruction embedding for
 surface anomaly detection" (ICCV 2021), with the constants of the authors' code (VitjanZ/DRAEM).
 Their textures are those of the Describable Textures Dataset, which `--textures` takes; by default
-they are drawn by formulas.
+they are drawn by formulas. Other differences from their code, in both settings: the random changes
+of a texture are those of GLASS, an empty mask is drawn again, rotated images are mirrored at the
+border instead of black, and the good images are taken in shuffled passes, not with replacement.
 
 After a short training, good images have high probabilities at some places. The light setting
 therefore standardises the maps at every position by their mean and deviation on the good images.
