@@ -59,6 +59,14 @@ class MethodSettings:
         """Height and width of the input and of the map, in pixels."""
         return self.geometry.height, self.geometry.width
 
+    @property
+    def default_geometry(self) -> Geometry:
+        """How images become the input where nothing else is asked for; by default `geometry`.
+
+        A class whose other fields change the default returns that of its fields.
+        """
+        return self.geometry
+
 
 def require_positive(flag: str, value: float | None) -> None:
     """Raise TrainError for the value of a flag that is not finite and above 0; None is allowed."""

@@ -111,11 +111,12 @@ def plan(
         raise TrainError(f"--backbone {backbone}: {method} has no choice of it; leave it out")
     if weights is not None and not settings.backbone:
         raise TrainError(f"--weights {weights}: {method} has no backbone; leave it out")
+    settings = dataclasses.replace(settings, **(options or {}))
     try:
-        shape = _geometry(settings.geometry, size, geometry)
+        shape = _geometry(settings.default_geometry, size, geometry)
     except ValueError as error:
         raise TrainError(f"{error}; see --size and --geometry") from error
-    settings = dataclasses.replace(settings, geometry=shape, **(options or {}))
+    settings = dataclasses.replace(settings, geometry=shape)
     settings = kind.complete_settings(settings, data)
     return Recipe(method, data, settings, weights or DEFAULT_WEIGHTS, **training)
 

@@ -14,7 +14,13 @@ from flow_oracles import close
 from torch.nn import functional as F
 
 from flawline.train import TrainError
-from flawline.train.blocks.attention import Attention, AttentionSubnetwork, Dropout, position_code
+from flawline.train.blocks.attention import (
+    Attention,
+    AttentionSubnetwork,
+    Dropout,
+    hidden_channels,
+    position_code,
+)
 
 pytestmark = pytest.mark.torch
 
@@ -158,3 +164,13 @@ def test_dropped_values_are_the_same_positions_for_all_queries(
 def test_a_wrong_number_of_heads_is_an_error() -> None:
     with pytest.raises(TrainError, match="12 hidden channels are no multiple of twice the 4 heads"):
         AttentionSubnetwork(5, 6, 12, 4, Dropout(0.2), (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [(384, 128), (256, 128), (192, 96), (152, 72)],  # 152 are those of EfficientNet-Lite0
+)
+def test_hidden_channels_suit_the_heads_where_the_features_are_few(
+    channels: int, expected: int
+) -> None:
+    assert hidden_channels(128, channels, 4) == expected

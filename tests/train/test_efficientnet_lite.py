@@ -68,6 +68,19 @@ def test_a_file_of_its_own_names_loads(file: Path, tmp_path: Path) -> None:
         assert torch.equal(other.extract(images)[1], backbone.extract(images)[1])
 
 
+def test_the_stage_after_the_levels_of_a_file_of_its_own_names(file: Path, tmp_path: Path) -> None:
+    """A file of train.pretrain ends at the levels; one with all levels has the stage as well."""
+    expected, _ = create_backbone(NAME, (2, 3)).stage_after(str(file), 0)
+    for levels, contained in (((2, 3), False), ((3, 4), True)):
+        backbone = create_backbone(NAME, levels)
+        backbone.load(str(file))
+        torch.save(backbone.state_dict(), tmp_path / "own.pth")
+        stage, known = create_backbone(NAME, (2, 3)).stage_after(str(tmp_path / "own.pth"), 0)
+        assert known == contained
+        last, other = list(stage.parameters())[-3], list(expected.parameters())[-3]
+        assert torch.equal(last, other) == contained
+
+
 def test_another_file_in_the_package_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

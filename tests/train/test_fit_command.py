@@ -215,6 +215,25 @@ def test_a_plan_has_the_defaults_of_method_and_backbone() -> None:
     assert stretched.settings.geometry == Geometry("stretch", 128, 128)
 
 
+@pytest.mark.parametrize("method", ["ae_ssim", "draem", "riad", "intra"])
+def test_the_published_setting_has_the_image_size_of_the_paper(method: str) -> None:
+    assert plan(method, Path("x")).settings.size == (128, 128)
+    published = {"setting": "published"}
+    assert plan(method, Path("x"), options=published).settings.size == (256, 256)
+    assert plan(method, Path("x"), options=published, size=128).settings.size == (128, 128)
+    boxed = plan(method, Path("x"), options=published, geometry="letterbox")
+    assert boxed.settings.geometry == Geometry("letterbox", 256, 256)
+
+
+@pytest.mark.parametrize("method", ["draem", "glass"])
+def test_a_folder_of_textures_is_checked_before_any_image_is_read(
+    method: str, tmp_path: Path
+) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(TrainError, match=r"--textures .*: there "):
+            plan(method, Path("x"), options={"textures": str(folder)})
+
+
 @pytest.mark.parametrize(
     ("method", "backbone", "shorter"),
     [

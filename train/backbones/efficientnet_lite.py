@@ -160,13 +160,19 @@ class EfficientNetLite0(Backbone):
         whole = Blocks(LAST_BLOCK)
         first = LEVEL_BLOCKS[max(self.levels)] + 1
         stage = nn.Sequential(*whole.blocks[first:])
+        initialise(stage, seed)
         path = self._weight_file(weights)
         if path is None:
-            initialise(stage, seed)
             return stage, False
-        _, state = read_tensors(path, self.name, FIRST)
-        load_checked(whole, state_of_blocks(state, LAST_BLOCK), path, self.name)
-        return stage, True
+        _, state = read_tensors(path, self.name, FIRST, OWN_FIRST)
+        if OWN_FIRST in state:
+            tensors = {name.removeprefix("network."): value for name, value in state.items()}
+        else:
+            tensors = state_of_blocks(state, LAST_BLOCK)
+        known = f"blocks.{LAST_BLOCK}.conv1.weight" in tensors
+        if known:
+            load_checked(whole, tensors, path, self.name)
+        return stage, known
 
     def _weight_file(self, weights: str) -> Path | None:
         """Return the file of weights as in `load`; None for those that end at the levels."""

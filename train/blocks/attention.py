@@ -31,6 +31,18 @@ class Dropout(NamedTuple):
     values: bool = False
 
 
+def hidden_channels(wanted: int, channels: int, heads: int) -> int:
+    """Return how many channels a sub-network of features with so many channels has inside.
+
+    That is `wanted`, or, where it is more than half of the channels, the largest multiple of twice
+    the heads up to that half.
+    """
+    half = channels // 2
+    if wanted <= half:
+        return wanted
+    return half - half % (2 * heads)
+
+
 class AttentionSubnetwork(nn.Module):
     """Predicts log-scale and shift of a coupling: [N, c_in, h, w] to [N, c_out, h, w].
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from flawline.options import option
-from flawline.runtime.image import Image
+from flawline.runtime.image import Geometry, Image
 from flawline.train import TrainError
 from flawline.train.method import MethodSettings
 
 LIGHT = "light"
 PUBLISHED = "published"
+PUBLISHED_SIDE = 256  # of the papers' images, in pixels
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,21 @@ class PictureSettings(MethodSettings):
     """The settings of a method without a backbone, which would otherwise select them."""
 
     setting: Literal["light", "published"] = option(
-        LIGHT, "size of the networks and length of the training: light or published", flag=True
+        LIGHT,
+        "size of the networks and of the images, and length of the training: light or published "
+        "(256 x 256 pixels unless --size is given)",
+        flag=True,
     )
 
     def __post_init__(self) -> None:
         if self.setting not in (LIGHT, PUBLISHED):
             raise TrainError(f"--setting {self.setting} is unknown; known: {LIGHT}, {PUBLISHED}")
+
+    @property
+    def default_geometry(self) -> Geometry:
+        if self.setting == PUBLISHED:
+            return Geometry(self.geometry.kind, PUBLISHED_SIDE, PUBLISHED_SIDE)
+        return self.geometry
 
 
 def planes(image: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,7 +3,9 @@
 Zavrtanik, Kristan and Skočaj, "DRAEM: a discriminatively trained reconstruction embedding for
 surface anomaly detection" (ICCV 2021), with the constants of the authors' code (VitjanZ/DRAEM).
 Their textures are those of the Describable Textures Dataset, which `--textures` takes; by default
-they are drawn by formulas.
+they are drawn by formulas. Other differences from their code, in both settings: the random changes
+of a texture are those of GLASS, an empty mask is drawn again, rotated images are mirrored at the
+border instead of black, and the good images are taken in shuffled passes, not with replacement.
 
 After a short training, good images have high probabilities at some places. The light setting
 therefore standardises the maps at every position by their mean and deviation on the good images.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -148,6 +151,12 @@ class DRAEM(StandardisedMethod):
     @classmethod
     def settings_for(cls, backbone: str) -> DRAEMSettings:
         return DRAEMSettings("", Geometry("stretch", 128, 128))
+
+    @classmethod
+    def complete_settings(cls, settings: DRAEMSettings, data: Path) -> DRAEMSettings:
+        # A folder that cannot be used is an error here, before any image is read.
+        open_textures(settings.textures, seed=0)
+        return settings
 
     @classmethod
     def steps(cls, settings: DRAEMSettings, images: int, epochs: int | None) -> int:

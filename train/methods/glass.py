@@ -20,6 +20,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -172,6 +173,12 @@ class Glass(AdaptedPatches):
             last_rate=0.1,
             averaged_share=0.25,
         )
+
+    @classmethod
+    def complete_settings(cls, settings: GlassSettings, data: Path) -> GlassSettings:
+        # A folder that cannot be used is an error here, before any image is read.
+        open_textures(settings.textures, seed=0)
+        return settings
 
     @classmethod
     def steps(cls, settings: GlassSettings, images: int, epochs: int | None) -> int:

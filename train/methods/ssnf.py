@@ -32,7 +32,7 @@ from flawline.train.anomalies.blend import Blended
 from flawline.train.anomalies.products import choose_product, product_settings
 from flawline.train.backbones import backbone_facts, create_backbone
 from flawline.train.blocks import flow_scores
-from flawline.train.blocks.attention import AttentionSubnetwork, Dropout
+from flawline.train.blocks.attention import AttentionSubnetwork, Dropout, hidden_channels
 from flawline.train.blocks.averaged_levels import (
     FusedLevels,
     average_levels,
@@ -138,7 +138,7 @@ class SSNF(Method):
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("rotation", rotation)
         self.register_buffer("by_energy", torch.tensor(False))
-        self.hidden = min(settings.hidden, channels // 2)
+        self.hidden = hidden_channels(settings.hidden, channels, settings.heads)
         self.flow = build_flow(channels, self.grid, settings.blocks, self._subnetwork)
 
     def _subnetwork(self, number: int, c_in: int, c_out: int) -> AttentionSubnetwork:
