@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flawline import FlawlineError
+
 Row = TypeVar("Row", bound=Mapping[str, Any])
+
+
+class StudyError(FlawlineError):
+    """The results of an earlier run cannot be continued."""
 
 
 def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
@@ -21,11 +27,19 @@ def rows_with(rows: Sequence[Row], key: str, value: object) -> list[Row]:
 
 
 def read_rows(stem: Path) -> list[dict[str, Any]]:
-    """Return the rows of STEM.json, written by `write_rows`; none if there is no such file."""
+    """Return the rows of STEM.json, written by `write_rows`; none if there is no such file.
+
+    Raises StudyError for a damaged file, and OSError for one that cannot be read.
+    """
     path = stem.with_name(f"{stem.name}.json")
     if not path.exists():
         return []
-    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged ({error}); delete it or give another --out") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise StudyError(f"{path} holds no list of rows; delete it or give another --out")
     return rows
 
 

@@ -31,7 +31,7 @@ from flawline.benchmarks.sweep.plan import (
     write_plan,
 )
 from flawline.benchmarks.sweep.progress import Rest
-from flawline.benchmarks.sweep.store import Store, only_one_sweep
+from flawline.benchmarks.sweep.store import Store, SweepError, only_one_sweep
 from flawline.cameras.listing import count_of
 from flawline.commands import program_of
 from flawline.runtime.command_parser import Parser, path_argument
@@ -50,6 +50,7 @@ EXAMPLES = (
     "flawline sweep --data A B --engines onnxruntime openvino:bf16 openvino:int8 --out sweep",
     "flawline sweep --out sweep                 continue it",
     "flawline sweep --out sweep --seeds 0 1 2   train and measure two more seeds",
+    "flawline sweep --out sweep --report-only   write the report again",
 )
 # The folder that the demo data is written to.
 DEMO_FOLDER = Path("demo/data")
@@ -79,9 +80,7 @@ def _parser() -> Parser:
         default=Path("sweep"),
         help="folder of everything that the sweep writes; default %(default)s",
     )
-    stages = parser.add_mutually_exclusive_group()
-    stages.add_argument("--train-only", action="store_true", help="measure nothing")
-    stages.add_argument("--measure-only", action="store_true", help="train nothing")
+    _add_stage_arguments(parser)
     parser.add_argument(
         "--robustness",
         action="store_true",
@@ -106,6 +105,18 @@ def _parser() -> Parser:
         "without an address, start Ray here",
     )
     return parser
+
+
+def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that leave steps out, of which one can be given."""
+    stages = parser.add_mutually_exclusive_group()
+    stages.add_argument("--train-only", action="store_true", help="measure nothing")
+    stages.add_argument("--measure-only", action="store_true", help="train nothing")
+    stages.add_argument(
+        "--report-only",
+        action="store_true",
+        help="write the report of what the folder holds; all other flags but --out are ignored",
+    )
 
 
 def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +180,11 @@ def _run(args: argparse.Namespace) -> int:
     from flawline.benchmarks.sweep.training import train_cells
 
     store = Store(args.out.resolve())
+    if args.report_only:
+        _require_folder(store)
+        with only_one_sweep(store):
+            _write_report(store)
+        return 0
     deadline = None
     if args.budget_minutes is not None:
         deadline = time.time() + 60 * args.budget_minutes
@@ -177,24 +193,30 @@ def _run(args: argparse.Namespace) -> int:
         plan = _plan(args, read_plan(store))
         cells = cells_of(plan)
         write_plan(store, plan, cells)
-        log(f"{len(cells)} cells in {args.out}")
+        log(f"{count_of(len(cells), 'cell')} in {args.out}")
         if not args.measure_only:
             with _submitting(store, args, lock) as submit:
                 train_cells(store, cells, submit, deadline, rest)
         if not args.train_only:
             choices = choices_of(plan)
             measure_cells(store, cells, choices, deadline, rest, args.robustness)
-            _write_report(store)
+            if any(store.root.glob("measured/*.json")):
+                _write_report(store)
     return _report(rest)
 
 
+def _require_folder(store: Store) -> None:
+    """Raise SweepError for a folder that is no sweep's, before anything is written into it."""
+    if not store.plan.is_file():
+        raise SweepError(f"--out {store.root} is no folder of a sweep; run flawline sweep first")
+
+
 def _write_report(store: Store) -> None:
-    """Write the report of everything that the folder holds, unless nothing is measured yet."""
+    """Write the report of everything that the folder holds. Raises SweepError for no result."""
     from flawline.benchmarks.sweep.report.page import write_report
 
-    if any(store.root.glob("measured/*.json")):
-        for path in write_report(store.root):
-            log(f"wrote {path}")
+    for path in write_report(store.root):
+        log(f"wrote {path}")
 
 
 def _plan(args: argparse.Namespace, before: Plan) -> Plan:

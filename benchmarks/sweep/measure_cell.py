@@ -41,12 +41,20 @@ def of_this_machine(row: Row) -> bool:
 
 
 def has_rows(rows: Sequence[Row], bundle_id: str, choices: Sequence[EngineChoice]) -> bool:
-    """Whether there is a row of this machine for each engine and precision, of this bundle."""
-    found = set()
+    """Whether there is a row of this machine for each engine and precision, of this bundle.
+
+    Rows with times count only if they were measured with the same number of threads.
+    """
+    found: dict[tuple[Any, Any], Any] = {}
     for row in rows:
         if row.get("bundle_id") == bundle_id and of_this_machine(row):
-            found.add((row.get("engine_name"), row.get("precision")))
-    return all((name, options.precision) in found for name, options in choices)
+            found[row.get("engine_name"), row.get("precision")] = row.get("threads")
+    for choice in choices:
+        # A refusal and the rows of changed images have no times.
+        allowed = (None, choice.options.threads or "all")
+        if _key(choice) not in found or found[_key(choice)] not in allowed:
+            return False
+    return True
 
 
 def other_rows(rows: Sequence[Row], bundle_id: str) -> list[Row]:

@@ -13,8 +13,12 @@ from flawline.export.choosing.candidates import Request
 from flawline.os_errors import reason_of
 from flawline.runtime.environment import cpu_name
 from flawline.runtime.files import write_file
+from flawline.train.data import open_data
+from flawline.train.data.split import list_hash
 
 PLAN = "plan.json"
+# Key of the plan: a hash of the names and sizes of the good images.
+IMAGES = "good_images"
 # Of a request: what may change without making the records in the folder wrong.
 FREE = ("methods", "backbones")
 
@@ -23,13 +27,22 @@ class Store:
     """Records by kind and name of the candidate, as KIND/NAME.json below the folder `out`."""
 
     def __init__(self, out: Path, request: Request, threads: int | None) -> None:
-        """Open or create a folder. Raises ExportError if it is of another request."""
+        """Open or create a folder.
+
+        Raises ExportError if it is of another request or other good images, and DataError.
+        """
         self.out = out
         plan = _plan(request, threads)
         known = _read(out / PLAN)
         if known is None:
             write_file(out / PLAN, _json(plan), ExportError, "--out")
             return
+        if known.get(IMAGES) != plan[IMAGES]:
+            # A detector may have learnt an image that would now be held out.
+            raise ExportError(
+                f"the good images of {request.data} are not those of the run in --out {out}; give "
+                f"another --out"
+            )
         for key, value in plan.items():
             if known.get(key) != value:
                 raise ExportError(
@@ -70,6 +83,7 @@ def _plan(request: Request, threads: int | None) -> dict[str, Any]:
     for key in FREE:
         del plan[key]
     plan["data"] = str(request.data.resolve())
+    plan[IMAGES] = list_hash(open_data(request.data).train_good)
     plan["threads"] = threads
     plan["cpu"] = cpu_name()
     return plan

@@ -41,6 +41,8 @@ def sweep(tmp_path: Path) -> Path:
             rows.append(
                 {**row, "backbone": "resnet18", "precision": precision, "image_auroc": value}
             )
+        # An engine that refuses the bundle has no accuracy.
+        rows.insert(0, {"cell": cell, "precision": "fp32", "status": "refused", "data": "squares"})
         (folder / "measured" / f"{cell}.json").write_text(json.dumps(rows))
     return folder
 
@@ -76,6 +78,16 @@ def test_bundles_that_learnt_the_held_out_images_are_refused(
     )
     assert study.main(["--sweep", str(sweep), "--data", str(data)]) == 2
     assert "2 of 2 held-out images were trained on" in capsys.readouterr().err
+
+
+def test_damaged_scores_are_an_error(
+    sweep: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sweep / "regret" / "padim-resnet18-squares-0.json"
+    path.parent.mkdir()
+    path.write_text("{")
+    assert study.main(["--sweep", str(sweep), "--data", str(data)]) == 2
+    assert f"{path} is damaged; delete it" in capsys.readouterr().err
 
 
 def test_data_without_rows_is_an_error(

@@ -19,6 +19,7 @@ from matplotlib.transforms import Bbox
 from flawline.benchmarks.label_places import Label, draw_column, draw_labels
 from flawline.benchmarks.published.figures import MVTEC_AD, read_figures
 from flawline.benchmarks.sweep.report.figure import figure_with_published, main_figure
+from flawline.benchmarks.sweep.report.points import panels_of
 from flawline.benchmarks.sweep.report.published_panels import speed_points, ticks_without_speed
 from flawline.benchmarks.sweep.report.results import machines_of
 from flawline.benchmarks.sweep.report.rows import read_sweep
@@ -97,3 +98,20 @@ def test_a_column_keeps_the_order_and_the_heights_that_fit() -> None:
     assert places["second"] == pytest.approx(4.01, abs=0.01)
     found = [boxes(axes)[name] for name in ("first", "second", "third")]
     assert not any(overlaps(*pair) for pair in itertools.combinations(found, 2))
+
+
+def test_a_figure_says_what_it_leaves_out(tmp_path: Path) -> None:
+    rows = many_measured()
+    last = rows.pop()
+    rows[0] |= {"fps": None}
+    (machine,) = machines_of(read_sweep(Store(write_sweep(tmp_path, rows))))
+    for figure in (main_figure(machine), figure_with_published(machine)):
+        assert figure is not None
+        written = [" ".join(text.get_text().split()) for text in figure.findobj(Text)]
+        (remark,) = [text for text in written if "not measured on all of these data sets" in text]
+        assert last["method"] in remark
+    panels = {panel.title: panel for panel in panels_of(machine)}
+    remark = panels[rows[0]["data"]].remark or ""
+    assert remark.startswith(f"{rows[0]['data']}: no speed or no image AUROC of ")
+    assert rows[0]["method"] in remark
+    assert panels[last["data"]].remark is None

@@ -18,6 +18,7 @@ from builders import write_squares
 from flawline.benchmarks.sweep import plan as plans
 from flawline.benchmarks.sweep import store as stores
 from flawline.benchmarks.sweep.__main__ import main
+from flawline.benchmarks.sweep.measure_cell import has_rows, machine_of_rows
 from flawline.benchmarks.sweep.plan import (
     Cell,
     Plan,
@@ -264,3 +265,20 @@ def test_rows_of_another_kind_are_damaged(store: Store, capsys: pytest.CaptureFi
         assert stores.read_rows(path) == []
         assert "is damaged" in capsys.readouterr().err
     assert json.loads("[]") == stores.read_rows(store.measured("none"))
+
+
+def test_rows_with_times_count_for_the_same_threads_only() -> None:
+    row = {"bundle_id": "b", "engine_name": "onnxruntime", "precision": "fp32"}
+    row |= machine_of_rows()
+
+    def has(threads: int | None, **times: object) -> bool:
+        plan = Plan(engines=("onnxruntime:fp32",), threads=threads)
+        return has_rows([row | times], "b", choices_of(plan))
+
+    assert has(1, threads=1)
+    assert not has(2, threads=1)
+    assert not has(1, threads="all")
+    assert has(None, threads="all")
+    # A refusal states no threads.
+    assert has(1)
+    assert not has_rows([row], "other", choices_of(Plan()))

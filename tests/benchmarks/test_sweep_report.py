@@ -22,6 +22,7 @@ pytest.importorskip("matplotlib", reason="needs the train extra")
 
 from matplotlib.figure import Figure
 
+from flawline.benchmarks.sweep.__main__ import main
 from flawline.benchmarks.sweep.report import page as page_file
 from flawline.benchmarks.sweep.report.categories import category_of
 from flawline.benchmarks.sweep.report.page import write_report
@@ -272,3 +273,14 @@ def test_seeds_have_a_range(tmp_path: Path) -> None:
 def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="run flawline sweep"):
         write_report(tmp_path)
+
+
+def test_the_report_alone_is_written_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_sweep(tmp_path / "sweep", [measured_row()])
+    assert main(["--out", str(folder), "--report-only"]) == 0
+    assert (folder / "report.html").is_file()
+    assert main(["--out", str(tmp_path / "other"), "--report-only"]) == 2
+    assert "is no folder of a sweep" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

@@ -289,3 +289,15 @@ def test_leaving_out_a_hard_kind_is_no_advantage() -> None:
 
 def test_a_detector_that_was_trained_against_every_kind_has_no_criterion() -> None:
     assert criteria({"a": {"patch": 0.9}}, {"a": ("patch",)}) == {}
+
+
+def test_a_run_does_not_continue_with_other_good_images(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(data, out, "--methods", "fine", budget="1") == 2
+    capsys.readouterr()
+    good = data / "train/good"
+    (good / "added.png").write_bytes(next(good.iterdir()).read_bytes())
+    assert run(data, out, "--methods", "fine", budget="1") == 2
+    assert "are not those of the run in --out" in capsys.readouterr().err

@@ -55,7 +55,8 @@ def _read_measured(sweep: Path) -> list[Row]:
         except ValueError as error:
             raise DataError(f"{path} is damaged; delete it and measure the cell again") from error
         for row in content:
-            if row["precision"] == FP32.name and row["image_auroc"] is not None:
+            # An engine that refused the bundle has a row without an accuracy.
+            if row["precision"] == FP32.name and row.get("image_auroc") is not None:
                 rows.setdefault(row["cell"], row)
     return list(rows.values())
 
@@ -94,6 +95,8 @@ def _read_scores(path: Path, bundle: Bundle) -> Row | None:
         scores: Row = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged; delete it and run the command again") from error
     if scores["model_sha256"] != bundle.model_sha256():
         return None
     return scores

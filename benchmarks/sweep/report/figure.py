@@ -108,7 +108,7 @@ def data_sets_figure(machine: Machine) -> Figure | None:
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     _legend(figure, panels, styles)
-    _title(figure, machine)
+    _title(figure, machine, panels)
     _finish(figure)
     for axes, panel in zip(grid.flat, panels, strict=False):
         _label(axes, panel)
@@ -129,7 +129,7 @@ def _draw_main(figure: Figure, machine: Machine, panel: Panel) -> Axes:
     styles = Styles(panel.points, variant_of)
     _draw(axes, panel, styles, WIDTH - 1, _speed_label(machine))
     _legend(figure, [panel], styles)
-    _title(figure, machine)
+    _title(figure, machine, [panel])
     return axes
 
 
@@ -207,10 +207,13 @@ def _legend(figure: Figure, panels: Sequence[Panel], styles: Styles) -> None:
     )
 
 
-def _title(figure: Figure, machine: Machine) -> None:
+def _title(figure: Figure, machine: Machine, panels: Sequence[Panel]) -> None:
+    """Write what the figure shows above it, and what its panels leave out."""
     seeds = max(len(result.rows) for result in machine.results)
     facts = [machine.device, count_of(len(machine.names), "detector"), count_of(seeds, "seed")]
     lines = ["Speed and accuracy of the same bundles", ", ".join(facts)]
+    # Without them, a panel looks complete.
+    lines += dict.fromkeys(panel.remark for panel in panels if panel.remark is not None)
     wrapped = [textwrap.fill(line, int(LETTERS * WIDTH)) for line in lines]
     figure.suptitle("\n".join(wrapped), x=0.01, ha="left", fontsize=TEXT)
 

@@ -30,9 +30,23 @@ def panels_of(machine: Machine) -> list[Panel]:
     if mean is not None:
         panels.append(mean)
     for data in machine.data_sets:
-        points = [_point(result) for result in machine.of_data(data)]
-        panels.append(Panel(data, [point for point in points if point is not None]))
+        panels.append(_data_panel(machine, data))
     return [panel for panel in panels if panel.points]
+
+
+def _data_panel(machine: Machine, data: str) -> Panel:
+    points = []
+    left_out = []
+    for result in machine.of_data(data):
+        point = _point(result)
+        if point is not None:
+            points.append(point)
+        else:
+            left_out.append(f"{result.name} in {result.variant}")
+    remark = None
+    if left_out:
+        remark = f"{data}: no speed or no image AUROC of {', '.join(left_out)}"
+    return Panel(data, points, remark)
 
 
 def mean_panel(machine: Machine) -> Panel | None:
@@ -63,7 +77,7 @@ def mean_panel(machine: Machine) -> Panel | None:
         return None
     remark = None
     if left_out:
-        remark = f"not measured on all of them in every engine: {', '.join(left_out)}"
+        remark = f"not measured on all of these data sets in every engine: {', '.join(left_out)}"
     return Panel(title, points, remark)
 
 
