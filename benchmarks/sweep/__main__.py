@@ -207,7 +207,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _require_folder(store: Store) -> None:
     """Raise SweepError for a folder that is no sweep's, before anything is written into it."""
-    if not store.plan.is_file():
+    if not (store.root / "measured").is_dir():
         raise SweepError(f"--out {store.root} is no folder of a sweep; run flawline sweep first")
 
 

@@ -271,8 +271,8 @@ def test_rows_with_times_count_for_the_same_threads_only() -> None:
     row = {"bundle_id": "b", "engine_name": "onnxruntime", "precision": "fp32"}
     row |= machine_of_rows()
 
-    def has(threads: int | None, **times: object) -> bool:
-        plan = Plan(engines=("onnxruntime:fp32",), threads=threads)
+    def has(wanted: int | None, **times: object) -> bool:
+        plan = Plan(engines=("onnxruntime:fp32",), threads=wanted)
         return has_rows([row | times], "b", choices_of(plan))
 
     assert has(1, threads=1)
