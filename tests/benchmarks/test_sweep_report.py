@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -273,6 +274,17 @@ def test_seeds_have_a_range(tmp_path: Path) -> None:
 def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="run flawline sweep"):
         write_report(tmp_path)
+
+
+def test_the_plan_has_names_and_no_folders(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, [measured_row()])
+    plan = {"data": ["/a/parts"], "weights": "/a/b/net.pth", "seeds": [0]}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    write_report(folder)
+    page = (folder / "report.md").read_text()
+    assert "- data: parts" in page
+    assert "- weights: net.pth" in page
+    assert "/a/" not in page
 
 
 def test_the_report_alone_is_written_again(

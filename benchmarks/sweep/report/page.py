@@ -127,6 +127,9 @@ def _plan(sweep: SweepFiles) -> list[tuple[str, str]]:
             value = ", ".join(Path(str(item)).name for item in value)
         elif isinstance(value, dict):
             value = "; ".join(f"{key}: {item}" for key, item in value.items())
+        elif isinstance(value, str):
+            # A file of weights, or the name of a kind of weights.
+            value = Path(value).name
         lines.append((name, str(value)))
     return lines
 
