@@ -78,8 +78,10 @@ def plan_engines(
     """Return the engines of this machine that are compared; `auto` stands for all of them.
 
     precisions: names in PRECISIONS, or None for all that an engine runs. Raises EngineError where
-    the engine cannot be used, or runs none of them.
+    the engine cannot be used, or runs none of them, and for a wrong number of threads.
     """
+    # Its error would otherwise be taken for that of one candidate after the other.
+    EngineOptions(threads)
     if engine == AUTO:
         kinds = dict(engines_of_machine().usable)
     else:

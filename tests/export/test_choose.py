@@ -169,6 +169,15 @@ def test_a_clock_without_minutes_never_ends() -> None:
         Clock(-1).remaining()
 
 
+def test_a_wrong_number_of_threads_is_refused_before_anything_is_timed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(data, out, "--methods", "fine", "--threads", "0") == 2
+    assert "--threads 0 is not at least 1" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "budget", "message"),
     [
