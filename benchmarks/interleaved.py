@@ -155,20 +155,22 @@ def judge_samples(
                     # A 16-bit image is an error if the detector was trained on 8-bit images.
                     images[bit_depth] = [read_image(sample.path, bit_depth) for sample in now]
                 with judging(measurement.run):
-                    _settle(measurement.detector, images[bit_depth][0], warm_up, settle_s)
+                    settle(measurement.detector, images[bit_depth][0], warm_up, settle_s)
                     for image, sample in zip(images[bit_depth], now, strict=True):
                         _measure(measurement, image, sample.path, repeats)
             warm_up = 0
             progress(title, first + len(now), len(samples))
 
 
-def _settle(detector: Detector, image: npt.NDArray[Any], calls: int, seconds: float) -> None:
+def settle(
+    judge: Callable[[Image], object], image: Image, calls: int, seconds: float = SETTLE_S
+) -> None:
     """Judge an image untimed, at least `calls` times and for at least `seconds`."""
     for _ in range(calls):
-        detector(image)
+        judge(image)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        detector(image)
+        judge(image)
 
 
 def _measure(measurement: Measurement, image: npt.NDArray[Any], path: Path, repeats: int) -> None:

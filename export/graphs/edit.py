@@ -108,6 +108,7 @@ def merge_padding(model: onnx.ModelProto) -> None:
     # The exporter writes nodes that compute the widths.
     fold_constants(model)
     tensors = initializers(graph)
+    outputs = output_names(graph)
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -116,7 +117,8 @@ def merge_padding(model: onnx.ModelProto) -> None:
     for node in graph.node:
         pads = _image_padding(node, tensors)
         reading = readers.get(node.output[0], [])
-        if pads is None or not reading or not all(_pads_zeros(other) for other in reading):
+        wanted = node.output[0] in outputs or not reading
+        if pads is None or wanted or not all(_pads_zeros(other) for other in reading):
             remaining.append(node)
             continue
         for other in reading:

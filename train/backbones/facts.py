@@ -12,7 +12,7 @@ RANDOM = "random"
 PRETRAINED_LEVELS = (2, 3)
 # Kind -> where such weights come from.
 WEIGHT_KINDS = {
-    IMAGENET: "downloads them",
+    IMAGENET: "published ones, downloaded or from a package",
     TEXTURE: "in this package, trained on formulas alone",
     RANDOM: "drawn by the seed",
 }

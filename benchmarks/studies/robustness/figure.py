@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flawline.benchmarks.figure import save_figure
 from flawline.benchmarks.figure_styles import COLOURS, MARKERS
 from flawline.benchmarks.robustness import NONE
 from flawline.benchmarks.studies.robustness.report import change_of, measurements_of
@@ -40,12 +41,7 @@ def draw_robustness(rows: Sequence[Row], out: Path) -> list[Path]:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5)
     out.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix in ("png", "svg"):
-        path = out.with_name(f"{out.name}.{suffix}")
-        figure.savefig(path, dpi=130)
-        paths.append(path)
-    return paths
+    return save_figure(figure, out.parent, out.name)
 
 
 def _draw_detector(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flawline.benchmarks.interleaved import SETTLE_S, WARM_UP
+from flawline.benchmarks.interleaved import WARM_UP, settle
 from flawline.benchmarks.labels import labels_of
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.measure.timing import percentiles
@@ -173,22 +173,14 @@ def _judge(
         for number, sample in enumerate(samples, 1):
             image = read_image(sample.path, bit_depth)
             for stage in stages:
-                _settle(stage.judge, image, calls)
+                # The threads of the library before may still be spinning.
+                settle(stage.judge, image, calls)
                 start = time.perf_counter()
                 score = stage.judge(image)
                 stage.times_ms.append(1e3 * (time.perf_counter() - start))
                 stage.scores.append(score)
             calls = 0
             progress(title, number, len(samples))
-
-
-def _settle(judge: Callable[[Image], float], image: Image, calls: int) -> None:
-    """Judge untimed, since the threads of the library before may still be spinning."""
-    for _ in range(calls):
-        judge(image)
-    end = time.perf_counter() + SETTLE_S
-    while time.perf_counter() < end:
-        judge(image)
 
 
 def _rows(stages: Sequence[Stage], labels: Labels, threshold: float) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flawline.benchmarks.figure import save_figure
 from flawline.benchmarks.studies.results import column, rows_with
 
 Rows = Sequence[Mapping[str, Any]]
@@ -34,12 +35,7 @@ def draw_curves(rows: Rows, nearest: Mapping[str, float], out: Path) -> list[Pat
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3, fontsize=8.5)
     out.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix in ("png", "svg"):
-        path = out.with_name(f"{out.name}.{suffix}")
-        figure.savefig(path, dpi=130)
-        paths.append(path)
-    return paths
+    return save_figure(figure, out.parent, out.name)
 
 
 def _draw_panel(axes: Axes, rows: Rows, settings: Sequence[str], nearest: float) -> None:
