@@ -27,6 +27,7 @@ from flawline.benchmarks.sweep.plan import (
     choices_of,
     complete,
     parse_flags,
+    precisions_of,
     read_plan,
     write_plan,
 )
@@ -196,7 +197,7 @@ def _run(args: argparse.Namespace) -> int:
         log(f"{count_of(len(cells), 'cell')} in {args.out}")
         if not args.measure_only:
             with _submitting(store, args, lock) as submit:
-                train_cells(store, cells, submit, deadline, rest)
+                train_cells(store, cells, precisions_of(plan), submit, deadline, rest)
         if not args.train_only:
             choices = choices_of(plan)
             measure_cells(store, cells, choices, deadline, rest, args.robustness)
