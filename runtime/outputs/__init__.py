@@ -24,6 +24,8 @@ from flawline.uris import split_options, without_secrets
 OUTPUTS = {
     "jsonl": "flawline.runtime.outputs.jsonl:JsonLines",
     "csv": "flawline.runtime.outputs.csv_table:CsvTable",
+    "webhook": "flawline.runtime.outputs.webhook:Webhook",
+    "mqtt": "flawline.runtime.outputs.mqtt:Mqtt",
     "overlays": "flawline.runtime.outputs.overlays:Overlays",
 }
 DEFAULT_OUTPUT = "jsonl"
