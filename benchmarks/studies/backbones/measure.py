@@ -19,7 +19,7 @@ from flawline.runtime.environment import versions
 from flawline.train import TrainError
 from flawline.train.backbones import create_backbone
 from flawline.train.checkpoint import load_checkpoint
-from flawline.train.data import hold_out, open_data
+from flawline.train.data import data_name, hold_out, open_data
 from flawline.train.data.demo import PRODUCTS, write_demo
 from flawline.train.judging import evaluate
 from flawline.train.metrics import auroc
@@ -125,8 +125,9 @@ def _data_sets(comparison: Comparison) -> Iterator[tuple[Path, str]]:
         for product in PRODUCTS:
             yield comparison.demo / product, f"demo {product}"
     for data in comparison.data:
-        of_demo = comparison.demo is not None and data.parent == comparison.demo
-        yield data, f"demo {data.name}" if of_demo else data.name
+        of_demo = comparison.demo is not None and data.resolve().parent == comparison.demo.resolve()
+        name = data_name(data)
+        yield data, f"demo {name}" if of_demo else name
 
 
 def _describe_weights(backbone: str, weights: str, seed: int) -> str:

@@ -16,6 +16,7 @@ from flawline.runtime.bundle import read_bundle
 from flawline.runtime.console import printable
 from flawline.runtime.engines import EngineOptions
 from flawline.train import TrainError
+from flawline.train.data import data_name
 from flawline.train.data.split import content_hashes
 
 
@@ -34,7 +35,7 @@ def measure_share(
     a temporary folder. Raises TrainError when the build ends with an error, which it has reported
     itself.
     """
-    name = contamination.data_set.root.resolve().name
+    name = data_name(contamination.data_set.root)
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
         # The last part is the name of the data set, which some methods read.
         data = write_contaminated(contamination, share, Path(folder) / "data" / name)

@@ -57,6 +57,7 @@ def _run(args: argparse.Namespace) -> None:
     from flawline.benchmarks.studies.results import write_results, write_rows
     from flawline.export.provenance import public_command
     from flawline.train.blocks.tuned_patchcore import TunedPatchCore
+    from flawline.train.data import data_name
     from flawline.train.progress import Bars
 
     steps = args.steps or TunedPatchCore.light_steps
@@ -69,7 +70,7 @@ def _run(args: argparse.Namespace) -> None:
             for name in args.variants:
                 recipe = recipe_of(VARIANTS[name], data, seed, conditions)
                 facts: dict[str, Any] = {
-                    "data": data.name,
+                    "data": data_name(data),
                     "variant": name,
                     "seed": seed,
                     "steps": recipe.length(1),
@@ -81,7 +82,7 @@ def _run(args: argparse.Namespace) -> None:
                 with Bars() as bars:
                     rows += measure_variant(recipe, facts, folder, bars)
                 write_rows(args.out, rows)
-                log(f"{data.name} {name} seed {seed}: {rows[-2]['image_auroc']}")
+                log(f"{data_name(data)} {name} seed {seed}: {rows[-2]['image_auroc']}")
     words: list[object] = ["--data", *args.data, "--seeds", *args.seeds, "--size", args.size]
     words += ["--weights", args.weights]
     command = public_command("benchmarks.studies.cutswap", words)

@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace) -> None:
         rows = replace_rows(rows, new)
         # A long run keeps what it has measured when it is cut short.
         write_rows(args.out, rows)
-        log(f"{bundle.path.name}: {len(new)} rows")
+        log(f"{bundle.path}: {len(new)} rows")
     page = robustness_page(rows)
     write_results(args.out, rows, page)
     for path in draw_robustness(rows, args.out):
