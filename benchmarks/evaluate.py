@@ -194,6 +194,7 @@ def _facts(run: EngineRun, bundle: Bundle, of_data: str, images: int) -> Row:
     geometry = manifest.geometry
     return {
         "bundle": printable(bundle.path.resolve().name),
+        "bundle_id": bundle.short_id,
         "method": manifest.method,
         "backbone": manifest.backbone,
         "weights": manifest.provenance.get("train_weights", "unknown"),

@@ -111,6 +111,7 @@ def _facts(detector: Detector, data_set: DataSet) -> Row:
     engine = detector.engine
     return {
         "bundle": printable(detector.bundle.path.resolve().name),
+        "bundle_id": detector.bundle.short_id,
         "method": manifest.method,
         "backbone": manifest.backbone,
         "weights": manifest.provenance.get("train_weights", "unknown"),

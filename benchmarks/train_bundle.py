@@ -45,9 +45,9 @@ def train_bundle(
     return (time.monotonic() - start) / 60
 
 
-def require_not_set_here(flags: Sequence[str]) -> None:
-    """Raise TrainError for a flag of SET_HERE: the last of two values would count."""
+def require_not_set_here(flags: Sequence[str], set_here: Sequence[str] = SET_HERE) -> None:
+    """Raise TrainError for a flag of `set_here`: the last of two values would count."""
     for word in flags:
         flag = word.partition("=")[0]
-        if flag in SET_HERE:
+        if flag in set_here:
             raise TrainError(f"{flag} is set by this command; leave it out")

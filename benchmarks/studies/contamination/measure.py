@@ -11,7 +11,7 @@ from typing import Any
 from flawline.benchmarks.evaluate import evaluate_bundles
 from flawline.benchmarks.interleaved import EngineChoice
 from flawline.benchmarks.studies.contamination.data import Contamination, write_contaminated
-from flawline.export import build
+from flawline.benchmarks.train_bundle import train_bundle
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.console import printable
 from flawline.runtime.engines import EngineOptions
@@ -40,9 +40,8 @@ def measure_share(
         # The last part is the name of the data set, which some methods read.
         data = write_contaminated(contamination, share, Path(folder) / "data" / name)
         bundle = Path(folder) / "bundle"
-        command = ["--method", method, "--data", str(data), "--out", str(bundle), "--folds", "0"]
-        command += ["--seed", str(seed), "--save-checkpoint", str(Path(folder) / "run.pt"), *flags]
-        if build.main(command) != 0:
+        words = ["--method", method, *flags]
+        if train_bundle(data, seed, words, bundle, Path(folder) / "run.pt") is None:
             raise TrainError(f"share {share:g}: no bundle was built; see the message above")
         engine = choice or EngineChoice("auto", EngineOptions())
         (row,) = evaluate_bundles([bundle], data, [engine], 1, protocol=True)
