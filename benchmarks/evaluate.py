@@ -202,11 +202,12 @@ def _facts(run: EngineRun, bundle: Bundle, of_data: str, images: int) -> Row:
         "unfinished": manifest.cut_short,
         "data": printable(of_data),
         "input": f"{geometry.width}x{geometry.height} {geometry.kind}",
-        # A camera delivers one frame at a time.
-        "batch": 1,
+        # A camera delivers one frame at a time, unless throughput is measured.
+        "batch": run.batch or 1,
         "engine": run.description,
         "precision": run.precision,
         "threads": run.threads or "all",
+        "streams": run.streams,
         "device": cpu_name(),
         "images": images,
         # Without one, the accuracies of pixels are not unknown but meaningless.

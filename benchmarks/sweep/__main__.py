@@ -27,6 +27,7 @@ from flawline.benchmarks.sweep.plan import (
     cells_of,
     choices_of,
     complete,
+    precisions_of,
     read_plan,
     write_plan,
 )
@@ -199,7 +200,7 @@ def _run(args: argparse.Namespace) -> int:
         log(f"{count_of(len(cells), 'cell')} in {args.out}")
         if not args.measure_only:
             with _submitting(store, args, lock) as submit:
-                train_cells(store, cells, submit, deadline, rest)
+                train_cells(store, cells, precisions_of(plan), submit, deadline, rest)
         if not args.train_only:
             choices = choices_of(plan)
             measure_cells(store, cells, choices, deadline, rest, args.robustness)

@@ -10,7 +10,7 @@ from flawline.benchmarks.interleaved import EngineChoice, JudgingError
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.sweep.plan import Cell
 from flawline.benchmarks.sweep.store import Row, Store, read_record, read_rows, write_json
-from flawline.benchmarks.sweep.train_cell import add_graphs, is_trained
+from flawline.benchmarks.sweep.train_cell import complete_graphs, is_trained
 from flawline.runtime.console import printable
 from flawline.runtime.engines import EngineError
 from flawline.runtime.environment import cpu_name, versions
@@ -98,7 +98,7 @@ def measure_cell(
     An engine that cannot be used has a row with the status REFUSED and the reason. Raises
     BundleError for a damaged bundle, and DataError for data that cannot be tested on.
     """
-    refused = _add_graphs(store, cell, facts, choices)
+    refused = complete_graphs(store, cell, [choice.options.precision for choice in choices])
     measured, reasons = _evaluate(store.bundle(cell.name), Path(cell.data), choices)
     machine = machine_facts()
     rows = []
@@ -113,24 +113,6 @@ def measure_cell(
     path = store.measured(cell.name)
     write_json(path, [*other_rows(read_rows(path), identity_of_rows(cell, facts)), *rows])
     return rows
-
-
-def _add_graphs(
-    store: Store, cell: Cell, facts: dict[str, Any], choices: Sequence[EngineChoice]
-) -> dict[str, str]:
-    """Add graphs that the training was not asked for; return why some were refused."""
-    refused: dict[str, str] = dict(facts["refused"])
-    wanted = []
-    for choice in choices:
-        precision = choice.options.precision
-        if precision not in refused and precision not in wanted:
-            wanted.append(precision)
-    new = add_graphs(store.bundle(cell.name), wanted, Path(cell.data))
-    if new:
-        # A refused graph takes as long as a good one, and is not tried again.
-        refused |= new
-        write_json(store.facts(cell.name), {**facts, "refused": refused})
-    return refused
 
 
 def _evaluate(

@@ -23,7 +23,7 @@ from flawline.export.local_engine import NO_ENGINE
 from flawline.runtime.console import log
 from flawline.runtime.engines import REFERENCE_ENGINE, engine_class
 from flawline.runtime.files import sha256_of
-from flawline.runtime.precisions import PRECISIONS
+from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import DEFAULT_BACKBONE
 from flawline.train.backbones.facts import IMAGENET, RANDOM
@@ -80,8 +80,8 @@ class Cell:
 
     def build_flags(self) -> list[str]:
         """Return the flags of `flawline build` that say what is trained."""
-        # Which engine is fastest is measured in the sweep.
-        words = ["--method", self.method, "--engine", NO_ENGINE]
+        # Which engine is fastest is measured in the sweep, which adds the graphs that it needs.
+        words = ["--method", self.method, "--engine", NO_ENGINE, "--precision", FP32.name]
         if self.backbone:
             words += ["--backbone", self.backbone, "--weights", self.weights]
         return words + shlex.split(self.flags)

@@ -26,12 +26,20 @@ from flawline.benchmarks.sweep.plan import (
     cells_of,
     choices_of,
     complete,
+    precisions_of,
     read_plan,
     write_plan,
 )
 from flawline.benchmarks.sweep.progress import Rest
 from flawline.benchmarks.sweep.store import Store, SweepError, only_one_sweep, write_json
-from flawline.benchmarks.sweep.train_cell import FAILED, LEFT, TRAINED, Outcome, is_trained
+from flawline.benchmarks.sweep.train_cell import (
+    FAILED,
+    LEFT,
+    TRAINED,
+    Outcome,
+    is_trained,
+    lacks_graphs,
+)
 from flawline.benchmarks.sweep.training import train_cells
 from flawline.runtime.engines import EngineError
 from flawline.train import METHODS, TrainError
@@ -65,6 +73,7 @@ class FakeTrainings:
     def __init__(self, store: Store, failing: tuple[int, ...] = ()) -> None:
         self.store = store
         self.failing = failing
+        self.refused: dict[str, str] = {}
         self.trained: list[str] = []
 
     def __call__(self, cell: Cell, deadline: float | None) -> Future[Outcome]:
@@ -81,14 +90,14 @@ class FakeTrainings:
         bundle = write_tiny_bundle(self.store.bundle(cell.name))
         facts = {"status": TRAINED, **cell.identity(), "bundle_id": bundle.short_id}
         facts |= {"weights_found": "random", "steps": 1, "minutes": 0.1, "device": "a CPU"}
-        write_json(self.store.facts(cell.name), {**facts, "refused": {}})
+        write_json(self.store.facts(cell.name), {**facts, "refused": self.refused})
         return Outcome(cell.name, TRAINED, minutes=0.1)
 
 
 def train(store: Store, plan: Plan, failing: tuple[int, ...] = ()) -> tuple[list[str], Rest]:
     trainings = FakeTrainings(store, failing)
     rest = Rest()
-    train_cells(store, cells_of(plan), trainings, None, rest)
+    train_cells(store, cells_of(plan), precisions_of(plan), trainings, None, rest)
     return trainings.trained, rest
 
 
@@ -280,6 +289,20 @@ def test_only_new_cells_are_trained(data: str, store: Store) -> None:
     assert train(store, more)[0] == ["padim-resnet18-squares-1"]
 
 
+def test_a_trained_cell_is_begun_for_a_graph_that_was_never_tried(data: str, store: Store) -> None:
+    plan = small_plan(data)
+    train(store, plan)
+    # OpenVINO computes BF16 from the FP32 graph.
+    assert train(store, replace(plan, engines=("onnxruntime", "openvino:bf16")))[0] == []
+    with_int8 = replace(plan, engines=("onnxruntime:int8",))
+    (cell,) = cells_of(plan)
+    assert lacks_graphs(store, cell, ["fp32", "int8"])
+    assert train(store, with_int8)[0] == [cell.name]
+    facts = json.loads(store.facts(cell.name).read_text())
+    write_json(store.facts(cell.name), {**facts, "refused": {"int8": "too few images"}})
+    assert train(store, with_int8)[0] == []
+
+
 def test_a_cell_with_other_flags_images_or_weights_is_trained_again(
     data: str, store: Store, tmp_path: Path
 ) -> None:
@@ -346,7 +369,7 @@ def test_after_the_budget_no_cell_is_begun(data: str, store: Store) -> None:
     plan = small_plan(data, seeds=(0, 1))
     trainings = FakeTrainings(store)
     rest = Rest()
-    train_cells(store, cells_of(plan), trainings, time.time() - 1, rest)
+    train_cells(store, cells_of(plan), ["fp32"], trainings, time.time() - 1, rest)
     assert trainings.trained == []
     assert sorted(rest.left) == ["padim-resnet18-squares-0", "padim-resnet18-squares-1"]
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import SIZE, tiny_model, write_tiny_bundle
 
 from flawline.runtime.bundle import Bundle, add_model
+from flawline.runtime.cores import allowed_cores
 from flawline.runtime.engines import (
     ENGINES,
     Engine,
@@ -52,6 +53,22 @@ def engine(name: str, full_bundle: Bundle) -> Iterator[Engine]:
     if reason is not None:
         pytest.skip(reason)
     engine = open_engine(full_bundle, name, EngineOptions(threads=1))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["one after the other", "streams"])
+def submitting(request: pytest.FixtureRequest, name: str, full_bundle: Bundle) -> Iterator[Engine]:
+    """An engine without streams, and with them where it offers them."""
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    options = EngineOptions(threads=1)
+    if request.param == "streams":
+        if not engine_class(name).offers_streams:
+            pytest.skip("offers no streams")
+        options = EngineOptions(streams=min(2, allowed_cores()))
+    engine = open_engine(full_bundle, name, options)
     yield engine
     engine.close()
 
@@ -228,3 +245,67 @@ def test_a_bundle_for_the_score_alone_has_no_map(name: str, tmp_path: Path) -> N
     assert maps.shape == (3, 0, 0)
     np.testing.assert_allclose(scores, expected_maps(image).max((1, 2)), atol=0.01)
     engine.close()
+
+
+def test_an_engine_without_streams_says_so(name: str, full_bundle: Bundle) -> None:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    if engine_class(name).offers_streams:
+        with pytest.raises(EngineError, match=r"^--streams 0 is not at least 1; leave it out"):
+            EngineOptions(streams=0)
+        return
+    with pytest.raises(EngineError, match=r"has no streams; leave --streams out, or choose --e"):
+        open_engine(full_bundle, name, EngineOptions(threads=1, streams=2))
+
+
+def test_results_come_in_the_order_of_the_batches(name: str, submitting: Engine) -> None:
+    room = submitting.in_flight
+    # Batches of several sizes, more than fit at once.
+    batches = [images(1 + number % 3) // (number + 1) for number in range(3 * room + 1)]
+    waiting: list[np.ndarray] = []
+
+    def check_oldest() -> None:
+        image = waiting.pop(0)
+        scores, maps = submitting.result()
+        np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)
+        np.testing.assert_allclose(scores, expected_maps(image).max((1, 2)), atol=0.01)
+
+    for image in batches:
+        if len(waiting) == room:
+            check_oldest()
+        submitting.submit(image)
+        waiting.append(image)
+    while waiting:
+        check_oldest()
+
+
+def test_a_submitted_image_need_not_be_kept(name: str, submitting: Engine) -> None:
+    for _ in range(submitting.in_flight):
+        # A view that is not contiguous, and that nothing else refers to.
+        submitting.submit(images(1)[:, :, ::-1])
+    for _ in range(submitting.in_flight):
+        maps = submitting.result()[1]
+        np.testing.assert_allclose(maps, expected_maps(images(1)[:, :, ::-1]), atol=0.01)
+
+
+def test_batches_and_results_in_the_wrong_order_are_refused(name: str, submitting: Engine) -> None:
+    with pytest.raises(RuntimeError, match="no batch was submitted"):
+        submitting.result()
+    for _ in range(submitting.in_flight):
+        submitting.submit(images(1))
+    with pytest.raises(RuntimeError, match="not taken"):
+        submitting.submit(images(1))
+    for _ in range(submitting.in_flight):
+        submitting.result()
+    np.testing.assert_allclose(submitting(images(2))[1], expected_maps(images(2)), atol=0.01)
+
+
+def test_an_engine_is_closed_with_batches_in_flight(name: str, submitting: Engine) -> None:
+    image = images(1)
+    maps = submitting(image)[1].copy()
+    for _ in range(submitting.in_flight):
+        submitting.submit(image)
+    submitting.close()
+    submitting.close()
+    np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)

@@ -146,7 +146,9 @@ def _judge_in_torch(
 def _engine_stages(bundle: Bundle, threads: int | None, stack: ExitStack) -> list[Stage]:
     """Open the bundle in every usable engine and precision; `stack` closes them."""
     stages = []
-    for name, options in choose_engines(["all"], "all", threads):
+    for choice in choose_engines(["all"], "all", threads):
+        name = choice.name
+        options = choice.options
         try:
             detector = stack.enter_context(Detector(bundle, name, options))
         except (EngineError, BundleError) as error:
