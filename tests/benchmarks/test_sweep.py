@@ -207,14 +207,14 @@ def test_rows_of_another_machine_stay(resumed: Store) -> None:
 def test_an_engine_that_fails_has_a_row_and_the_others_continue(
     resumed: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measure = interleaved._measure
+    measure = interleaved._measure_turn
 
     def fail(measurement: Measurement, *rest: Any) -> None:
         if measurement.run.engine == "openvino":
             raise EngineError("the driver has stopped")
         measure(measurement, *rest)
 
-    monkeypatch.setattr(interleaved, "_measure", fail)
+    monkeypatch.setattr(interleaved, "_measure_turn", fail)
     plan = resumed.plan.read_text()
     engines = ["onnxruntime", "openvino:fp32", "openvino:int8"]
     try:
