@@ -80,7 +80,7 @@ def posterise(image: Image, rng: np.random.Generator) -> Image:
 
 def invert(image: Image, rng: np.random.Generator) -> Image:
     """Subtract every value from 255."""
-    return 255 - image
+    return np.asarray(255 - image, np.uint8)
 
 
 def stretch_most(image: Image, rng: np.random.Generator) -> Image:
