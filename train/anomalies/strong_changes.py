@@ -68,7 +68,7 @@ def solarise(image: Image, rng: np.random.Generator) -> Image:
     """Invert the values from a threshold of 32 to 128 on, in one of two cases."""
     threshold = int(rng.integers(SOLARISED_FROM[0], SOLARISED_FROM[1] + 1))
     if rng.random() < 0.5:
-        return image.copy()
+        return np.array(image)
     return np.asarray(np.where(image >= threshold, 255 - image, image), np.uint8)
 
 
