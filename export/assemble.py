@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flawline.export import ExportError
+from flawline.export.exact_reference import with_exact_results
 from flawline.export.good_scores import (
     GoodScores,
     held_out_scores,
@@ -18,7 +19,7 @@ from flawline.export.good_scores import (
 from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.to_onnx import choose_outputs, node_types, onnx_from_module
 from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
-from flawline.export.provenance import bundle_provenance
+from flawline.export.provenance import bundle_provenance, trained_bit_depth
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.console import log, warn
@@ -102,6 +103,9 @@ def build_bundle(
         provenance=bundle_provenance(checkpoint.provenance, data, command),
         source_sizes=_source_sizes(checkpoint, selection),
     )
+    reference = with_exact_results(
+        method, selection.images, reference, results, calibration.threshold, manifest
+    )
     _prove(selection.paths, reference, results, calibration, manifest)
     golden = _golden(selection.images, reference, calibration, manifest.score_tolerance)
     return write_bundle(out, manifest, calibration, {FP32.name: exported.model}, golden)
@@ -124,7 +128,7 @@ def _select_images(
     Also returns the out-of-fold scores of the good images, or None if images are held out.
     """
     method = checkpoint.method
-    bit_depth = _bit_depth(checkpoint)
+    bit_depth = trained_bit_depth(checkpoint.provenance)
     # A method that was trained on 8-bit images says nothing about the scale of deeper ones.
     file_bit_depth = bit_depth if bit_depth > 8 else None
     record = checkpoint.out_of_fold
@@ -192,14 +196,6 @@ def _source_sizes(checkpoint: Checkpoint, selection: ImageSelection) -> SourceSi
     return checkpoint.source_sizes.extended(good)
 
 
-def _bit_depth(checkpoint: Checkpoint) -> int:
-    """Read the bit depth of the training images, which a checkpoint need not state; default 8."""
-    text = checkpoint.provenance.get("bits")
-    if text is None or not text.isdecimal():
-        return 8
-    return int(text)
-
-
 def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
     """Check that the method was not trained on the images that set its threshold."""
     if selection.copies:
@@ -264,7 +260,7 @@ def _trained_as(checkpoint: Checkpoint, manifest: Manifest) -> Manifest:
     """Add to a manifest what the checkpoint says about the training."""
     return replace(
         manifest,
-        bit_depth=_bit_depth(checkpoint),
+        bit_depth=trained_bit_depth(checkpoint.provenance),
         training=checkpoint.length,
         trained_images=tuple(sorted(set(checkpoint.trained_on))),
     )

@@ -16,6 +16,7 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import last_line
 from flawline.runtime.cores import default_threads
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
+from flawline.runtime.engines.arrays import host_image
 from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
 
@@ -150,7 +151,8 @@ class OpenVino(Engine):
 
     def _request(self, image: Image) -> _Request:
         """Return a request that is not running, with this image as its input."""
-        image = np.ascontiguousarray(image)
+        # Without a copy, but for one that OpenVINO cannot share: strided or read-only.
+        image = np.require(host_image(image), requirements=("C", "W"))
         with self._explained(image):
             if len(image) not in self._requests:
                 self._requests[len(image)] = self._compile(image)
