@@ -28,6 +28,7 @@ EXTRA_OF_PACKAGE = {
     "av": "video",
     "pypylon": "basler",
     "harvesters": "genicam",
+    "paho": "mqtt",
 }
 
 
