@@ -37,7 +37,7 @@ from onnxruntime.quantization import (
 
 from flawline.export import ExportError
 from flawline.export.graphs import GraphContext, evenly_spaced
-from flawline.export.graphs.edit import initializers, output_names
+from flawline.export.graphs.edit import initializers
 from flawline.runtime.console import log
 from flawline.runtime.engines import open_reference
 from flawline.runtime.image import Image
@@ -224,10 +224,12 @@ class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _scores(proto: onnx.ModelProto, images: Sequence[Image]) -> npt.NDArray[np.float32]:
-    """Compute the scores float32 [n] of prepared images with the reference engine."""
+    """Compute the scores float32 [n] of images with the reference engine."""
     map_size = (0, 0)
-    if "map" in output_names(proto.graph):
-        map_size = images[0].shape[:2]
+    for value in proto.graph.output:
+        if value.name == "map":
+            _, height, width = value.type.tensor_type.shape.dim
+            map_size = (height.dim_value, width.dim_value)
     engine = open_reference(proto.SerializeToString(), map_size)
     scores = []
     for image in images:

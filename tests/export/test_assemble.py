@@ -26,6 +26,7 @@ from flawline.export.parity import ScoresAndMaps
 from flawline.export.provenance import without_folders
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Spread
 from flawline.runtime.source_images import SourceSizes
@@ -277,6 +278,7 @@ def test_options_are_a_frozen_record() -> None:
         "outputs": None,
         "static_batch": None,
         "allow_unfinished": False,
+        "source": None,
     }
 
 
@@ -440,7 +442,7 @@ def test_a_rate_that_the_folds_do_not_support_is_refused(data: Path) -> None:
 
 def test_a_new_graph_is_compared_on_good_images_of_the_training(data: Path) -> None:
     build(data, facts={"out_of_fold": record_of(data)})
-    chosen = select_images(data, Geometry("stretch", SIZE, SIZE), None, folds=2)
+    chosen = select_images(data, GraphInput(Geometry("stretch", SIZE, SIZE)), None, folds=2)
     assert chosen.good == chosen.train.paths == list(open_data(data).train_good)
 
 
