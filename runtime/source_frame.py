@@ -28,6 +28,8 @@ BAYER = {
     "bayer-bggr": cv2.COLOR_BayerBGGR2BGR,
 }
 LAYOUTS = (BGR, MONO, *BAYER)
+# The value of a graph that a frame is prepared to: planes of whole grey levels, FP32 [N, 3, H, W].
+PREPARED = "source.prepared"
 _TEXT = re.compile(r"(?P<width>[0-9]{1,5})x(?P<height>[0-9]{1,5})(:(?P<layout>[a-z-]+))?")
 
 
@@ -85,8 +87,8 @@ class SourceFrame:
         if (height, width) != (self.height, self.width):
             raise SourceError(
                 f"the image is {width}x{height}, and the bundle was built for frames of {self}; "
-                f"set the camera to them, or build the bundle with --source {width}x{height} or "
-                f"without it"
+                f"set the camera to them, or build the bundle with "
+                f"--source {width}x{height}:{self.layout} or without it"
             )
         if image.shape == self.shape:
             return image

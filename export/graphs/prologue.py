@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from flawline.export.graphs.area import Matrix, area_weights, linear_weights
 from flawline.export.graphs.bayer import EDGE_ROWS, demosaic_kernels, edge_shares
 from flawline.runtime.image import PADDING_BGR, Geometry, ResizeStep, resize_steps
-from flawline.runtime.source_frame import BGR, MONO, SourceFrame
+from flawline.runtime.source_frame import BGR, MONO, PREPARED, SourceFrame
 
 # In front of the names of all nodes: an FP32 island.
 PROLOGUE = "/source"
@@ -31,6 +31,9 @@ TO_PLANES = [0, 3, 1, 2]
 # OpenCV's INTER_LINEAR rounds to these parts of a grey level after the columns and the rows.
 FIRST_ROUNDING = 128
 SECOND_ROUNDING = 4
+# Added to quarters of a grey level, it makes Round, which rounds halves to the even level, round
+# halves up. Engines fuse a convolution with its bias and Round.
+EIGHTH = 0.125
 
 Crop = tuple[range, range]  # rows and columns
 
@@ -72,7 +75,9 @@ class Prologue:
         planes = self._cropped(planes, rows, columns)
         if source.layout == MONO:
             planes = self._node("Concat", [planes] * 3, axis=1)
-        return self._bars(planes, geometry, max(-top, 0), max(-left, 0))
+        planes = self._bars(planes, geometry, max(-top, 0), max(-left, 0))
+        self.nodes[-1].output[0] = PREPARED
+        return PREPARED
 
     def _planes(self, frame: str, steps: list[ResizeStep]) -> tuple[str, list[ResizeStep]]:
         """Separate the colours of a frame; return planes [N, C, h, w] and the steps that are left.
@@ -104,8 +109,10 @@ class Prologue:
         self.width //= right
         stride = [down, 3 * right]
         self.macs += kernels.size * self.height * self.width
-        means = self._node("Conv", [rows, self._tensor("colours", kernels)], strides=stride)
-        return self._rounded(means, halves_up=factors == (2, 2))
+        inputs = [rows, self._tensor("colours", kernels)]
+        if factors == (2, 2):
+            inputs.append(self._tensor("eighths", np.full(3, EIGHTH, np.float32)))
+        return self._node("Round", [self._node("Conv", inputs, strides=stride)])
 
     def _positions(self, frame: str) -> str:
         """Demosaic a frame: [N, 12, h / 2, w / 2], the colours of each of four positions.
@@ -117,8 +124,9 @@ class Prologue:
         kernels = demosaic_kernels(self.source.layout)
         self.macs += kernels.size * (self.height // 2) * (self.width // 2)
         weights = self._tensor("demosaic", kernels)
-        colours = self._node("Conv", [mosaic, weights], strides=[2, 2], pads=[1] * 4)
-        return self._rounded(colours)
+        eighths = self._tensor("eighths", np.full(len(kernels), EIGHTH, np.float32))
+        colours = self._node("Conv", [mosaic, weights, eighths], strides=[2, 2], pads=[1] * 4)
+        return self._node("Round", [colours])
 
     def _halved_mosaic(self, frame: str) -> str:
         """Demosaic a frame, and average each four pixels of one position."""
