@@ -21,7 +21,10 @@ LARGEST_SIDE = 16384
 
 @dataclass(frozen=True)
 class GraphInput:
-    """What the graphs of a bundle take: prepared images, or with `source` frames of a camera."""
+    """What the graphs of a bundle take: prepared images, or with `source` frames of a camera.
+
+    As text it is such as "256x256 stretch" or "1920x1080:bgr to 256x256 stretch".
+    """
 
     geometry: Geometry
     source: SourceFrame | None = None
@@ -32,6 +35,12 @@ class GraphInput:
         if self.source is None:
             return self.geometry.height, self.geometry.width, 3
         return self.source.shape
+
+    def __str__(self) -> str:
+        text = f"{self.geometry.width}x{self.geometry.height} {self.geometry.kind}"
+        if self.source is None:
+            return text
+        return f"{self.source} to {text}"
 
     def of_frame(self, frame: npt.NDArray[Any]) -> Image:
         """Return the input for a frame of a camera, uint8 [h, w, 3] BGR or [h, w].

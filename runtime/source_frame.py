@@ -73,6 +73,10 @@ class SourceFrame:
     def __str__(self) -> str:
         return f"{self.width}x{self.height}:{self.layout}"
 
+    def converts(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether images of a shape are of this size and another layout."""
+        return shape[:2] == (self.height, self.width) and shape != self.shape
+
     def frame_of(self, image: npt.NDArray[Any]) -> Image:
         """Return an image as this camera sends it.
 

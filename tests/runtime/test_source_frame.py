@@ -207,7 +207,10 @@ def test_a_stream_names_the_remedy_for_an_image_of_another_size(
     cv2.imwrite(str(folder / "1.png"), np.zeros((90, 120), np.uint8))
     words = ["--bundle", str(source_bundle.path), "--camera", str(folder)]
     assert stream([*words, "--engine", "onnxruntime", "--save", str(tmp_path / "saved")]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    assert "the graph takes frames of 192x128:bayer-grbg as they are, and no others" in err
+    assert "let the camera send" not in err
+    lines = [json.loads(line) for line in out.splitlines()]
     assert [line.get("verdict") for line in lines[:2]] == ["anomalous", "unjudged"]
     assert "--source 120x90:bayer-grbg or" in lines[1]["reason"]
     assert len(list((tmp_path / "saved").iterdir())) == 2
@@ -217,3 +220,18 @@ def test_the_self_test_compares_frames(source_bundle: Bundle) -> None:
     golden = source_bundle.golden()
     assert golden.images.shape == (2, *SOURCE.shape)
     assert golden.maps.shape == (2, *source_bundle.map_size)
+
+
+def test_a_stream_notes_once_that_frames_are_converted(
+    source_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, frame in enumerate(source_frames(2)):
+        cv2.imwrite(str(folder / f"{number}.png"), SOURCE.picture(frame))
+    words = ["--bundle", str(source_bundle.path), "--camera", str(folder)]
+    assert stream([*words, "--engine", "onnxruntime"]) == 0
+    out, err = capsys.readouterr()
+    assert "unjudged" not in out.splitlines()[0]
+    note = "the frames are bgr, and each is converted to 192x128:bayer-grbg, which takes time; let"
+    assert err.count(note) == 1
