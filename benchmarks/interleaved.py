@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from flawline.benchmarks.in_flight import images_of_turn, judge_passes, warm_up
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle, BundleError
 from flawline.runtime.console import log
-from flawline.runtime.detector import Detector
+from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.engines import EngineError, EngineOptions
 from flawline.runtime.image import Image
+from flawline.runtime.throughput import require_batch
 from flawline.train.data import Sample
 from flawline.train.progress import Bars
 
@@ -32,10 +34,15 @@ SETTLE_S = 0.03
 
 
 class EngineChoice(NamedTuple):
-    """An engine by its name, and how to open it."""
+    """An engine by its name, and how to open it.
+
+    `batch` None judges each image alone. A number judges so many images in one call, and as many
+    calls at the same time as the engine takes: throughput mode.
+    """
 
     name: str
     options: EngineOptions
+    batch: int | None = None
 
 
 # Called with an engine that could not be opened, and the reason.
@@ -60,14 +67,17 @@ def log_left_out(choice: EngineChoice, reason: str) -> None:
 class EngineRun:
     """The results of one engine on all test images.
 
-    `scores` and `maps` ([H, W] each) have one entry per image, `times_ms` one per timed call.
-    `maps` is empty where they are not kept.
+    `scores` and `maps` ([H, W] each) have one entry per image, `times_ms` one per timed call. In
+    throughput mode, with a `batch`, there is a time per image for each pass over the images of a
+    turn. `maps` is empty where they are not kept.
     """
 
     engine: str
     precision: str
     description: str = ""
     threads: int | None = None
+    streams: int | None = None
+    batch: int | None = None
     times_ms: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     maps: list[npt.NDArray[np.float32]] = field(default_factory=list)
@@ -115,6 +125,7 @@ def open_measurements(
         options = choice.options
         try:
             detector = stack.enter_context(Detector(bundle, choice.name, options))
+            require_batch(detector, choice.batch or 1)
         except (EngineError, BundleError) as error:
             if left_out is None:
                 raise
@@ -122,6 +133,8 @@ def open_measurements(
             continue
         engine = detector.engine
         run = EngineRun(engine.name, engine.precision, engine.description, options.threads)
+        run.streams = options.streams
+        run.batch = choice.batch
         opened.append(Measurement(detector, run, keeps_maps))
     if not opened:
         raise EngineError(f"no engine could be opened for {bundle.path}; see the notes above")
@@ -138,12 +151,17 @@ def judge_samples(
     """Judge each image `repeats` times with each detector, one after the other; add the results.
 
     `title` is that of the progress bar. A detector's turn has `turn` images: a longer one takes
-    less time in all, and a disturbance of the machine affects fewer of them. Raises JudgingError
-    for a score that is not finite and for an engine that fails.
+    less time in all, and a disturbance of the machine affects fewer of them. With an engine in
+    throughput mode, a turn has at least the images that this needs. Raises JudgingError for a score
+    that is not finite and for an engine that fails.
     """
+    for measurement in measurements:
+        if measurement.run.batch is not None:
+            needed = images_of_turn(measurement.run.batch, measurement.run.streams)
+            turn = max(turn, needed)
     # One engine alone is not disturbed by the threads of another.
     settle_s = SETTLE_S if len(measurements) > 1 else 0.0
-    warm_up = WARM_UP
+    calls = WARM_UP
     with Bars() as progress:
         for first in range(0, len(samples), turn):
             now = samples[first : first + turn]
@@ -155,10 +173,8 @@ def judge_samples(
                     # A 16-bit image is an error if the detector was trained on 8-bit images.
                     images[bit_depth] = [read_image(sample.path, bit_depth) for sample in now]
                 with judging(measurement.run):
-                    settle(measurement.detector, images[bit_depth][0], warm_up, settle_s)
-                    for image, sample in zip(images[bit_depth], now, strict=True):
-                        _measure(measurement, image, sample.path, repeats)
-            warm_up = 0
+                    _measure_turn(measurement, images[bit_depth], now, repeats, calls, settle_s)
+            calls = 0
             progress(title, first + len(now), len(samples))
 
 
@@ -173,11 +189,35 @@ def settle(
         judge(image)
 
 
-def _measure(measurement: Measurement, image: npt.NDArray[Any], path: Path, repeats: int) -> None:
+def _measure_turn(
+    measurement: Measurement,
+    images: Sequence[Image],
+    samples: Sequence[Sample],
+    repeats: int,
+    calls: int,
+    settle_s: float,
+) -> None:
+    """Judge the images of a turn `repeats` times, after at least `calls` untimed calls."""
+    detector = measurement.detector
     run = measurement.run
-    for _ in range(repeats):
-        verdict = measurement.detector(image)
-        run.times_ms.append(sum(verdict.milliseconds.values()))
+    if run.batch is None:
+        settle(detector, images[0], calls, settle_s)
+        for image, sample in zip(images, samples, strict=True):
+            for _ in range(repeats):
+                verdict = detector(image)
+                run.times_ms.append(sum(verdict.milliseconds.values()))
+            _add_result(measurement, verdict, sample.path)
+        return
+    warm_up(detector, images[0], run.batch, settle_s)
+    times, verdicts = judge_passes(detector, images, repeats, run.batch, measurement.keeps_maps)
+    for verdict, sample in zip(verdicts, samples, strict=True):
+        run.times_ms += times
+        _add_result(measurement, verdict, sample.path)
+
+
+def _add_result(measurement: Measurement, verdict: Verdict, path: Path) -> None:
+    """Add the score and the map of an image."""
+    run = measurement.run
     if verdict.reason is not None:
         raise EngineError(
             f"{run.description} cannot judge {path}: {verdict.reason}; choose another --engine "

@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="threads of a CPU engine; default: the cores that this process may use",
     )
+    _add_throughput_arguments(parser)
     parser.add_argument(
         "--repeats", type=int, default=3, help="timed passes over each image; default %(default)s"
     )
@@ -95,12 +96,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_throughput_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--streams",
+        type=int,
+        metavar="N",
+        help="measure throughput mode, too: the engine computes N images at the same time, and "
+        "each takes longer; the time is that of all images divided by their number",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="measure throughput mode, too: N images in one call of the engine; with --streams, "
+        "that many in each stream",
+    )
+
+
 def _arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if len(args.data) not in (1, len(args.bundles)):
         parser.error(f"--data takes 1 or {len(args.bundles)} data sets, one per bundle")
     if args.repeats < 1:
         parser.error("--repeats takes 1 or more")
+    if args.batch is not None and args.batch < 1:
+        parser.error("--batch takes 1 or more")
     return args
 
 
@@ -110,7 +130,9 @@ def _run(args: argparse.Namespace) -> int:
     from flawline.benchmarks.evaluate import evaluate_bundles
     from flawline.train.data.images import TRAIN_WITH_BITS
 
-    choices = choose_engines(args.engines, args.precision, args.threads)
+    choices = with_throughput(
+        choose_engines(args.engines, args.precision, args.threads), args.streams, args.batch
+    )
     # Before minutes of measuring.
     make_writable(args.out)
     for bundle in args.bundles:
@@ -195,6 +217,22 @@ def choose_engines(
         else:
             choices.append(EngineChoice(name, options))
     return choices
+
+
+def with_throughput(
+    choices: Sequence[EngineChoice], streams: int | None, batch: int | None
+) -> list[EngineChoice]:
+    """Return each choice, followed by the same in throughput mode if `--streams` or `--batch` is.
+
+    Raises EngineError for a wrong number of streams.
+    """
+    found = []
+    for choice in choices:
+        found.append(choice)
+        if streams is not None or batch is not None:
+            options = replace(choice.options, streams=streams)
+            found.append(choice._replace(options=options, batch=batch or 1))
+    return found
 
 
 def _precisions(engine: str) -> Sequence[str]:

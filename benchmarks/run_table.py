@@ -33,6 +33,8 @@ COLUMNS = {
 # Marks a bundle whose training was cut short, and a speed that other processes disturbed.
 UNFINISHED_MARK = "†"
 BUSY_MARK = "‡"
+# Marks the times of throughput mode.
+SHARED_MARK = "§"
 
 
 def run_table(rows: Sequence[Row]) -> str:
@@ -81,7 +83,15 @@ def _cells(row: Row) -> dict[str, Any]:
         cells["bundle"] = f"{row['bundle']} {UNFINISHED_MARK}"
     if is_busy(row["other_processes"]):
         cells["fps"] = f"{row['fps']} {BUSY_MARK}"
+    if _is_throughput(row):
+        cells["p50_ms"] = f"{row['p50_ms']} {SHARED_MARK}"
     return cells
+
+
+def _is_throughput(row: Row) -> bool:
+    """Whether several images were judged at the same time."""
+    # Rows that were stored by earlier versions have no streams.
+    return row["batch"] > 1 or row.get("streams") is not None
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
@@ -99,6 +109,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if cut_short:
         notes.append(
             f"{UNFINISHED_MARK} The training was cut short: {'; '.join(sorted(cut_short))}."
+        )
+    if any(_is_throughput(row) for row in rows):
+        notes.append(
+            f"{SHARED_MARK} Throughput mode: several images are judged at the same time. The times "
+            "are those of all images, divided by their number, and no latencies."
         )
     busy = busy_note(rows)
     if busy is not None:

@@ -12,12 +12,17 @@ from flawline.runtime.console import log
 from flawline.runtime.precisions import PRECISIONS
 
 
+def lacks_graph(bundle: Bundle, precision: str) -> bool:
+    """Whether engines need a graph of this precision that the bundle does not have."""
+    return precision in WRITERS and precision not in bundle.precisions
+
+
 def add_missing_graph(bundle: Bundle, precision: str, data: Path | None) -> Bundle:
     """Add the graph of a precision, unless the bundle has it or engines need none.
 
     Raises ExportError if it has to be written and there are no images, or if it loses parity.
     """
-    if precision in bundle.precisions or precision not in WRITERS:
+    if not lacks_graph(bundle, precision):
         return bundle
     if data is None:
         raise ExportError(

@@ -152,7 +152,7 @@ class Detector:
         places = []
         images = []
         for place, frame in enumerate(frames):
-            prepared = self._prepare(frame)
+            prepared = self.prepare(frame)
             if isinstance(prepared, Verdict):
                 verdicts.append(prepared)
                 continue
@@ -178,7 +178,7 @@ class Detector:
             return wanted
         return min(wanted, self.engine.largest_batch)
 
-    def _prepare(self, frame: Frame) -> Image | Verdict:
+    def prepare(self, frame: Frame) -> Image | Verdict:
         """Return the input of the engine, or the verdict on a frame that cannot be judged."""
         try:
             image = image_of(frame, self.bundle.manifest)
@@ -228,12 +228,10 @@ class Detector:
         milliseconds = {"prepare": 1e3 * (ready - start), "infer": 1e3 * (done - ready)}
         verdicts = []
         for score, anomaly_map in results:
-            verdicts.append(self._verdict(score, anomaly_map, milliseconds))
+            verdicts.append(self.verdict(score, anomaly_map, milliseconds))
         return verdicts
 
-    def _verdict(
-        self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]
-    ) -> Verdict:
+    def verdict(self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]) -> Verdict:
         """Compare a score with the threshold."""
         reason = None
         if not math.isfinite(score):

@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from types import FrameType
 
-from flawline.cameras import Camera, open_camera
+from flawline.cameras import Camera, CameraError, open_camera
 from flawline.cameras.usages import usages
 from flawline.commands import program_of
 from flawline.runtime import outputs
@@ -33,13 +33,18 @@ from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import log, log_notes, run_command, warn
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import add_engine_arguments, engine_options
+from flawline.runtime.engines import (
+    add_engine_arguments,
+    add_streams_argument,
+    engine_options,
+)
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.signals import signal_handlers
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.several_cameras import Station, StationSettings
 from flawline.runtime.station.tally import Tally
+from flawline.runtime.throughput import require_batch
 from flawline.uris import folder_of, quote_path
 
 LONGEST_WAIT_MS = 60_000
@@ -80,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"for example {usages()}; repeat for several".replace("%", "%%"),
     )
     add_engine_arguments(parser)
+    add_streams_argument(parser)
     _add_output_arguments(parser)
     parser.add_argument(
         "--parts",
@@ -110,8 +116,9 @@ def _add_several_cameras_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=int,
         metavar="N",
-        help="several cameras: the most frames in one call of the engine, at most one of each "
-        "camera; default one of each on a GPU, and 1 on a CPU, where batches are not faster",
+        help="a folder or a video: the frames in one call of the engine, for throughput as with "
+        "--streams, default 1; several cameras: the most frames in one call, at most one of each "
+        "camera, default one of each on a GPU, and 1 on a CPU, where batches are not faster",
     )
     parser.add_argument(
         "--batch-wait",
@@ -139,9 +146,11 @@ def _add_several_cameras_arguments(parser: argparse.ArgumentParser) -> None:
 def _check_several_cameras(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags of several cameras that are wrong, or without effect."""
     several = len(args.camera or []) > 1
-    for name in ("batch", "batch_wait", "same_part"):
+    for name in ("batch_wait", "same_part"):
         if getattr(args, name) is not None and not several:
             parser.error(f"--{name.replace('_', '-')} is for several cameras; repeat --camera")
+    if args.streams is not None and several:
+        parser.error("--streams is for one folder or video; give a single --camera")
     if args.part_wait is not None and not args.same_part:
         parser.error("--part-wait needs --same-part")
     if args.batch is not None and args.batch < 1:
@@ -203,6 +212,7 @@ def _stream(args: argparse.Namespace) -> None:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
         cameras = [stack.enter_context(open_camera(uri)) for uri in args.camera]
         station = None
+        batch = _batch_in_flight(args, cameras)
         if len(cameras) > 1:
             station = Station(cameras, _station_settings(args))
         feed = None
@@ -220,6 +230,7 @@ def _stream(args: argparse.Namespace) -> None:
         _log_start(cameras, station, detector)
         if station is not None:
             station.prepare(detector)
+        require_batch(detector, batch or 1)
         stop = threading.Event()
 
         def end() -> None:
@@ -236,9 +247,26 @@ def _stream(args: argparse.Namespace) -> None:
         if feed is not None:
             feed.start()
         if station is None:
-            run_stream(cameras[0], detector, opened, args.max_frames, stop, Tally())
+            run_stream(cameras[0], detector, opened, args.max_frames, stop, Tally(), batch)
         else:
             station.run(detector, opened, args.max_frames, Tally())
+
+
+def _batch_in_flight(args: argparse.Namespace, cameras: Sequence[Camera]) -> int | None:
+    """Return the size of the batches of a single source of files in throughput mode, else None.
+
+    Raises CameraError for a camera that does not wait, or whose next file may come much later: its
+    frames would be judged after later ones came.
+    """
+    if len(cameras) > 1 or (args.streams is None and args.batch is None):
+        return None
+    (camera,) = cameras
+    if camera.endless:
+        raise CameraError(
+            f"camera {camera.source}: --streams and --batch delay verdicts, so that they are for "
+            f"folders and videos only; leave them out"
+        )
+    return args.batch or 1
 
 
 def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Detector) -> None:

@@ -47,7 +47,7 @@ from flawline.runtime.engines import EngineOptions
 from flawline.runtime.files import make_writable, write_file
 from flawline.runtime.threshold import CONFIDENCE, describe_needs
 from flawline.train import metrics
-from flawline.train.data import Sample, hold_out, open_data
+from flawline.train.data import Sample, data_name, hold_out, open_data
 from flawline.train.progress import Bars
 
 FOLDER = Path(__file__).parent
@@ -139,7 +139,7 @@ def render(
         faults.append((name, reason.removeprefix(f"{path}: ")))
     return environment.get_template("page.html").render(
         name=findings.bundle.path.resolve().name,
-        data_name=findings.data.resolve().name,
+        data_name=data_name(findings.data),
         manifest=findings.bundle.manifest,
         calibration=findings.bundle.calibration,
         has_map=findings.bundle.has_map,

@@ -20,13 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from flawline.benchmarks.sweep.flags import parse_flags
 from flawline.benchmarks.sweep.plan import (
     ALL,
     Plan,
     cells_of,
     choices_of,
     complete,
-    parse_flags,
+    precisions_of,
     read_plan,
     write_plan,
 )
@@ -192,11 +193,14 @@ def _run(args: argparse.Namespace) -> int:
     with only_one_sweep(store) as lock:
         plan = _plan(args, read_plan(store))
         cells = cells_of(plan)
+        # A plan with an unsuitable data set would also be that of the next run.
+        for cell in cells:
+            cell.identity()
         write_plan(store, plan, cells)
         log(f"{count_of(len(cells), 'cell')} in {args.out}")
         if not args.measure_only:
             with _submitting(store, args, lock) as submit:
-                train_cells(store, cells, submit, deadline, rest)
+                train_cells(store, cells, precisions_of(plan), submit, deadline, rest)
         if not args.train_only:
             choices = choices_of(plan)
             measure_cells(store, cells, choices, deadline, rest, args.robustness)

@@ -10,7 +10,7 @@ from flawline.benchmarks.interleaved import EngineChoice, JudgingError
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.sweep.plan import Cell
 from flawline.benchmarks.sweep.store import Row, Store, read_record, read_rows, write_json
-from flawline.benchmarks.sweep.train_cell import add_graphs, is_trained
+from flawline.benchmarks.sweep.train_cell import complete_graphs, is_trained
 from flawline.runtime.console import printable
 from flawline.runtime.engines import EngineError
 from flawline.runtime.environment import cpu_name, versions
@@ -40,14 +40,26 @@ def of_this_machine(row: Row) -> bool:
     return all(row.get(key) == value for key, value in machine_of_rows().items())
 
 
-def has_rows(rows: Sequence[Row], bundle_id: str, choices: Sequence[EngineChoice]) -> bool:
-    """Whether there is a row of this machine for each engine and precision, of this bundle.
+def identity_of_rows(cell: Cell, facts: dict[str, Any]) -> Row:
+    """Return what must be equal for a row to be of this cell: the bundle and the test images.
+
+    Raises DataError for an unsuitable data set.
+    """
+    return {"bundle_id": facts["bundle_id"], **cell.test_identity()}
+
+
+def _is_of(row: Row, identity: Row) -> bool:
+    return all(row.get(key) == value for key, value in identity.items())
+
+
+def has_rows(rows: Sequence[Row], identity: Row, choices: Sequence[EngineChoice]) -> bool:
+    """Whether there is a row of this machine and identity for each engine and precision.
 
     Rows with times count only if they were measured with the same number of threads.
     """
     found: dict[tuple[Any, Any], Any] = {}
     for row in rows:
-        if row.get("bundle_id") == bundle_id and of_this_machine(row):
+        if _is_of(row, identity) and of_this_machine(row):
             found[row.get("engine_name"), row.get("precision")] = row.get("threads")
     for choice in choices:
         # A refusal and the rows of changed images have no times.
@@ -57,18 +69,19 @@ def has_rows(rows: Sequence[Row], bundle_id: str, choices: Sequence[EngineChoice
     return True
 
 
-def other_rows(rows: Sequence[Row], bundle_id: str) -> list[Row]:
-    """Return the rows of a bundle that were measured on other machines."""
-    return [row for row in rows if row.get("bundle_id") == bundle_id and not of_this_machine(row)]
+def other_rows(rows: Sequence[Row], identity: Row) -> list[Row]:
+    """Return the rows of the same identity that were measured on other machines."""
+    return [row for row in rows if _is_of(row, identity) and not of_this_machine(row)]
 
 
-def known_reasons(store: Store, cell: Cell, facts: dict[str, Any]) -> dict[tuple[str, str], str]:
+def known_reasons(store: Store, cell: Cell, facts: dict[str, Any]) -> dict[tuple[Any, Any], Any]:
     """Return why engines could not be used in the measurement of a cell on this machine."""
+    identity = identity_of_rows(cell, facts)
     reasons = {}
     for row in read_rows(store.measured(cell.name)):
-        of_bundle = row.get("bundle_id") == facts["bundle_id"] and of_this_machine(row)
-        if of_bundle and row["status"] == REFUSED:
-            reasons[row["engine_name"], row["precision"]] = row["reason"]
+        refused = row.get("status") == REFUSED and _is_of(row, identity)
+        if refused and of_this_machine(row):
+            reasons[row.get("engine_name"), row.get("precision")] = row.get("reason")
     return reasons
 
 
@@ -85,7 +98,7 @@ def measure_cell(
     An engine that cannot be used has a row with the status REFUSED and the reason. Raises
     BundleError for a damaged bundle, and DataError for data that cannot be tested on.
     """
-    refused = _add_graphs(store, cell, facts, choices)
+    refused = complete_graphs(store, cell, [choice.options.precision for choice in choices])
     measured, reasons = _evaluate(store.bundle(cell.name), Path(cell.data), choices)
     machine = machine_facts()
     rows = []
@@ -98,26 +111,8 @@ def measure_cell(
             row |= {"status": REFUSED, "reason": public_reason(reason, store, cell)}
         rows.append({**row, "machine": machine})
     path = store.measured(cell.name)
-    write_json(path, [*other_rows(read_rows(path), facts["bundle_id"]), *rows])
+    write_json(path, [*other_rows(read_rows(path), identity_of_rows(cell, facts)), *rows])
     return rows
-
-
-def _add_graphs(
-    store: Store, cell: Cell, facts: dict[str, Any], choices: Sequence[EngineChoice]
-) -> dict[str, str]:
-    """Add graphs that the training was not asked for; return why some were refused."""
-    refused: dict[str, str] = dict(facts["refused"])
-    wanted = []
-    for choice in choices:
-        precision = choice.options.precision
-        if precision not in refused and precision not in wanted:
-            wanted.append(precision)
-    new = add_graphs(store.bundle(cell.name), wanted, Path(cell.data))
-    if new:
-        # A refused graph takes as long as a good one, and is not tried again.
-        refused |= new
-        write_json(store.facts(cell.name), {**facts, "refused": refused})
-    return refused
 
 
 def _evaluate(
@@ -167,7 +162,7 @@ def facts_of_row(cell: Cell, facts: dict[str, Any], choice: EngineChoice) -> Row
         "steps": facts["steps"],
         "minutes_to_bundle": facts["minutes"],
         "trained_on": facts["device"],
-        "bundle_id": facts["bundle_id"],
+        **identity_of_rows(cell, facts),
         "engine": choice.name,
         "engine_name": choice.name,
         "precision": choice.options.precision,

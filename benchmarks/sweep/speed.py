@@ -27,6 +27,7 @@ from flawline.benchmarks.sweep.measure_cell import (
     REFUSED,
     facts_of_row,
     has_rows,
+    identity_of_rows,
     known_reasons,
     other_rows,
     public_reason,
@@ -83,7 +84,7 @@ def has_speed(store: Store, trained: Sequence[Trained], choices: Sequence[Engine
     rows = read_rows(store.speed(trained[0][0].data_name))
     for cell, facts in trained:
         of_cell = [row for row in rows if row.get("cell") == cell.name]
-        if not has_rows(of_cell, facts["bundle_id"], choices):
+        if not has_rows(of_cell, identity_of_rows(cell, facts), choices):
             return False
     return True
 
@@ -114,8 +115,8 @@ def measure_speed(
         row["other_processes"] = None if others is None else round(others, 3)
     path = store.speed(trained[0][0].data_name)
     kept = []
-    for _cell, facts in trained:
-        kept += other_rows(read_rows(path), facts["bundle_id"])
+    for cell, facts in trained:
+        kept += other_rows(read_rows(path), identity_of_rows(cell, facts))
     write_json(path, [*kept, *rows])
     return rows
 

@@ -25,13 +25,15 @@ import flawline
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.sweep.plan import Cell, precisions_of, read_cell, read_plan
 from flawline.benchmarks.sweep.progress import is_over
+from flawline.benchmarks.sweep.shapes import TRAINED_FACTS
 from flawline.benchmarks.sweep.store import Store, read_record, write_json
 from flawline.export import ExportError
-from flawline.export.graphs_of_bundle import add_missing_graph
+from flawline.export.graphs_of_bundle import add_missing_graph, lacks_graph
 from flawline.runtime.bundle import BundleError, read_bundle
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import USER_ERROR, last_line, log, run_command
 from flawline.runtime.environment import cpu_name, versions
+from flawline.runtime.json_shapes import misfit
 
 MODULE = "flawline.benchmarks.sweep.train_cell"
 BEGUN = "begun"
@@ -122,7 +124,11 @@ def is_trained(store: Store, cell: Cell) -> bool:
     Raises DataError for an unsuitable data set.
     """
     facts = read_record(store.facts(cell.name))
-    if facts is None or facts.get("status") != TRAINED:
+    if facts is None or facts["status"] != TRAINED:
+        return False
+    reason = misfit(facts, TRAINED_FACTS)
+    if reason is not None:
+        log(f"{store.facts(cell.name)} is damaged ({reason}), so that {cell.name} does not count")
         return False
     for key, value in cell.identity().items():
         if facts.get(key) != value:
@@ -135,26 +141,59 @@ def is_trained(store: Store, cell: Cell) -> bool:
         return False
 
 
+def lacks_graphs(store: Store, cell: Cell, precisions: Sequence[str]) -> bool:
+    """Whether graphs of these precisions were never tried for the bundle of a trained cell."""
+    return bool(_untried(store, cell, precisions))
+
+
+def complete_graphs(store: Store, cell: Cell, precisions: Sequence[str]) -> dict[str, str]:
+    """Add the graphs that the bundle of a trained cell lacks; return why some were refused.
+
+    A refused graph takes as long as a good one, and is not tried again.
+    """
+    facts = read_record(store.facts(cell.name)) or {}
+    untried = _untried(store, cell, precisions)
+    refused = {**facts["refused"], **_add_graphs(store.bundle(cell.name), untried, Path(cell.data))}
+    if refused != facts["refused"]:
+        write_json(store.facts(cell.name), {**facts, "refused": refused})
+    return refused
+
+
+def _untried(store: Store, cell: Cell, precisions: Sequence[str]) -> list[str]:
+    refused = (read_record(store.facts(cell.name)) or {})["refused"]
+    bundle = read_bundle(store.bundle(cell.name))
+    untried = []
+    for name in dict.fromkeys(precisions):
+        if name not in refused and lacks_graph(bundle, name):
+            untried.append(name)
+    return untried
+
+
 def train_in_process(
     root: Path, cell: Cell, deadline: float | None, trainings: Trainings | None = None
 ) -> Outcome:
     """Train a cell in a process of its own, unless the deadline, as in `time.time()`, is over.
 
-    The folder `root` then has the bundle and its facts, or the reason of the failure.
+    A cell that is trained already only gets the graphs that its bundle lacks. The folder `root`
+    then has the bundle and its facts, or the reason of the failure.
     """
     if is_over(deadline):
         return Outcome(cell.name, LEFT)
     store = Store(root)
+    was_trained = is_trained(store, cell)
     log_file = store.log("trained", cell.name)
     command = [sys.executable, "-m", MODULE, "--out", str(root), "--cell", cell.name]
     code = (trainings or Trainings()).run(command, log_file)
     if code is None:
         return Outcome(cell.name, LEFT)
     facts = read_record(store.facts(cell.name)) or {}
+    if code == 0 and was_trained:
+        return Outcome(cell.name, TRAINED)
     if code == 0 and facts.get("status") == TRAINED:
-        return Outcome(cell.name, TRAINED, minutes=facts["minutes"])
+        return Outcome(cell.name, TRAINED, minutes=facts.get("minutes"))
     reason = _reason(code, log_file)
-    write_json(store.facts(cell.name), _record(FAILED, cell, reason=reason))
+    if not was_trained:
+        write_json(store.facts(cell.name), _record(FAILED, cell, reason=reason))
     return Outcome(cell.name, FAILED, reason)
 
 
@@ -194,6 +233,10 @@ def _train(store: Store, name: str) -> int:
     from flawline.benchmarks.train_bundle import train_bundle
 
     cell = read_cell(store, name)
+    precisions = precisions_of(read_plan(store))
+    if is_trained(store, cell):
+        complete_graphs(store, cell, precisions)
+        return 0
     checkpoint = store.checkpoint(name)
     unfinished = checkpoint.with_name(f"{checkpoint.stem}.unfinished.pt")
     before = read_record(store.facts(name)) or {}
@@ -208,7 +251,7 @@ def _train(store: Store, name: str) -> int:
     minutes = train_bundle(data, cell.seed, cell.build_flags(), bundle, checkpoint)
     if minutes is None:
         return USER_ERROR
-    refused = add_graphs(bundle, precisions_of(read_plan(store)), data)
+    refused = _add_graphs(bundle, precisions, data)
     facts = _facts(bundle)
     # How long an earlier run has trained is not known.
     facts["minutes"] = None if resumed else round(minutes, 2)
@@ -216,7 +259,7 @@ def _train(store: Store, name: str) -> int:
     return 0
 
 
-def add_graphs(path: Path, precisions: Sequence[str], data: Path) -> dict[str, str]:
+def _add_graphs(path: Path, precisions: Sequence[str], data: Path) -> dict[str, str]:
     """Add the graphs that these precisions need to a bundle; return why some were refused."""
     refused = {}
     for precision in precisions:

@@ -15,8 +15,10 @@ from flawline.benchmarks.sweep.train_cell import (
     Outcome,
     Trainings,
     is_trained,
+    lacks_graphs,
     train_in_process,
 )
+from flawline.cameras.listing import count_of
 from flawline.runtime.console import log
 
 # Takes a cell, and a deadline as `time.time()` counts; trains it in another process.
@@ -24,17 +26,31 @@ Submit = Callable[[Cell, float | None], "Future[Outcome]"]
 
 
 def train_cells(
-    store: Store, cells: Sequence[Cell], submit: Submit, deadline: float | None, rest: Rest
+    store: Store,
+    cells: Sequence[Cell],
+    precisions: Sequence[str],
+    submit: Submit,
+    deadline: float | None,
+    rest: Rest,
 ) -> None:
     """Train the cells that the folder lacks; `rest` gets those that fail or are not begun in time.
 
-    Raises DataError for an unsuitable data set.
+    Bundles also get the graphs of these precisions, if they lack them. Raises DataError for an
+    unsuitable data set.
     """
-    missing = [cell for cell in cells if not is_trained(store, cell)]
+    missing, without_graphs = [], []
+    for cell in cells:
+        if not is_trained(store, cell):
+            missing.append(cell)
+        elif lacks_graphs(store, cell, precisions):
+            without_graphs.append(cell)
     if len(missing) < len(cells):
         log(f"{len(cells) - len(missing)} of {len(cells)} cells are trained already")
-    counter = CellCounter("trained", len(missing))
-    for future in as_completed([submit(cell, deadline) for cell in missing]):
+    if without_graphs:
+        log(f"{count_of(len(without_graphs), 'cell')} of them get graphs of further precisions")
+    todo = [*without_graphs, *missing]
+    counter = CellCounter("trained", len(todo))
+    for future in as_completed([submit(cell, deadline) for cell in todo]):
         outcome = future.result()
         if outcome.status == LEFT:
             rest.left.append(outcome.cell)

@@ -4,8 +4,8 @@ One rule for every method decides what becomes INT8: convolutions with constant 
 
 - those in the method's FP32 islands;
 - those with fewer than `FEWEST_CHANNELS` output channels, which are final projections;
-- those that alone change the score of a good image by more than `LARGEST_CHANGE` of the standard
-  deviation of good scores.
+- those that change the score of a good image by more than `LARGEST_CHANGE` of the standard
+  deviation of good scores, see `_harmless`.
 
 Everything else stays FP32: the normalisation of the input, matrix products (resizing, smoothing,
 distances), the score and the map.
@@ -21,11 +21,10 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -39,7 +38,7 @@ from flawline.export import ExportError
 from flawline.export.graphs import GraphContext, evenly_spaced
 from flawline.export.graphs.edit import initializers
 from flawline.runtime.console import log
-from flawline.runtime.engines import open_reference
+from flawline.runtime.engines import Engine, open_reference
 from flawline.runtime.image import Image
 from flawline.runtime.precisions import islands_of
 from flawline.train.progress import Progress, no_progress
@@ -48,7 +47,7 @@ FEWEST_CHANNELS = 8
 LARGEST_CHANGE = 0.2  # of the standard deviation of good images' scores
 CALIBRATION_IMAGES = 64  # good images that set the ranges of a bundle's graph
 FEWEST_IMAGES = 5
-PROBES = 16  # images on which each convolution is quantized alone
+PROBES = 16  # images on which convolutions are tried
 
 
 def write(fp32: bytes, context: GraphContext) -> bytes:
@@ -104,19 +103,44 @@ def to_int8(
 def _harmless(
     quantizer: _Quantizer, names: Sequence[str], largest_change: float, progress: Progress
 ) -> list[str]:
-    """Return the convolutions that alone change no score of a good image by more than this.
+    """Return the convolutions that change no score of a good image by more than this.
 
-    Errors of several add up, but this shows which ones matter.
+    They are tried together, and a group that changes a score too much is tried again in halves, in
+    the order of the graph, down to single convolutions. Most are harmless, so that this takes far
+    fewer tries than one per convolution. Errors of several groups add up, but this shows which
+    convolutions matter.
     """
     probes = evenly_spaced(quantizer.images, PROBES)
-    reference = _scores(quantizer.proto, probes)
-    selected = []
-    for done, name in enumerate(names, 1):
-        change = np.abs(_scores(quantizer.quantize([name]), probes) - reference)
-        if change.max() <= largest_change:
-            selected.append(name)
-        progress("convolutions", done, len(names))
+    with closing(_open(quantizer.proto)) as engine:
+        reference = [_score(engine, image) for image in probes]
+    selected: list[str] = []
+    groups = [list(names)]
+    decided = 0
+    while groups:
+        group = groups.pop()
+        if _is_harmless(quantizer.quantize(group), probes, reference, largest_change):
+            selected += group
+        elif len(group) > 1:
+            middle = len(group) // 2
+            groups += [group[middle:], group[:middle]]
+            continue
+        decided += len(group)
+        progress("convolutions", decided, len(names))
     return selected
+
+
+def _is_harmless(
+    model: onnx.ModelProto,
+    probes: Sequence[Image],
+    reference: Sequence[float],
+    largest_change: float,
+) -> bool:
+    with closing(_open(model)) as engine:
+        for image, score in zip(probes, reference, strict=True):
+            # One image is enough to reject.
+            if not abs(_score(engine, image) - score) <= largest_change:
+                return False
+    return True
 
 
 def describe_int8(model: bytes) -> str:
@@ -223,18 +247,16 @@ class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
         return {"image": image[None]}
 
 
-def _scores(proto: onnx.ModelProto, images: Sequence[Image]) -> npt.NDArray[np.float32]:
-    """Compute the scores float32 [n] of images with the reference engine."""
+def _open(proto: onnx.ModelProto) -> Engine:
+    """Open a graph in the reference engine."""
     map_size = (0, 0)
     for value in proto.graph.output:
         if value.name == "map":
             _, height, width = value.type.tensor_type.shape.dim
             map_size = (height.dim_value, width.dim_value)
-    engine = open_reference(proto.SerializeToString(), map_size)
-    scores = []
-    for image in images:
-        score, _ = engine(image[None])
-        # The engine overwrites its arrays with the next call.
-        scores.append(score.copy())
-    engine.close()
-    return np.concatenate(scores)
+    return open_reference(proto.SerializeToString(), map_size)
+
+
+def _score(engine: Engine, image: Image) -> float:
+    scores, _map = engine(image[None])
+    return float(scores[0])

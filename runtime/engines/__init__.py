@@ -29,6 +29,7 @@ __all__ = [
     "EngineError",
     "EngineOptions",
     "add_engine_arguments",
+    "add_streams_argument",
     "cache_folder",
     "engine_class",
     "engine_options",
@@ -86,9 +87,22 @@ def add_engine_arguments(parser: argparse.ArgumentParser, extra: tuple[str, ...]
     )
 
 
+def add_streams_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag --streams of the commands that judge more images than one after the other."""
+    parser.add_argument(
+        "--streams",
+        type=int,
+        metavar="N",
+        help="throughput mode: the engine computes N images at the same time, each with its share "
+        "of --threads: more images per second, and each of them takes longer; default: one image "
+        "after the other",
+    )
+
+
 def engine_options(args: argparse.Namespace) -> EngineOptions:
     """Read the flags of `add_engine_arguments`, except --engine. Raises EngineError."""
-    return EngineOptions(args.threads, args.precision, args.engine_cache)
+    streams = getattr(args, "streams", None)
+    return EngineOptions(args.threads, args.precision, args.engine_cache, streams)
 
 
 def tolerances(manifest: Manifest, precision: str) -> tuple[float, float]:
@@ -171,6 +185,11 @@ def _open_named(bundle: Bundle, name: str, options: EngineOptions) -> Engine:
             f"engine {name} does not run {options.precision}; "
             f"it runs {', '.join(target.precisions)}: see --precision"
         )
+    if options.streams is not None and not target.offers_streams:
+        raise EngineError(
+            f"engine {name} computes one batch after the other and has no streams; "
+            f"leave --streams out, or choose --engine {' or '.join(_with_streams())}"
+        )
     engine = target.open(bundle, options)
     engine.name = name
     # Also Ctrl-C during the self-test must release the device.
@@ -180,6 +199,11 @@ def _open_named(bundle: Bundle, name: str, options: EngineOptions) -> Engine:
         engine.close()
         raise
     return engine
+
+
+def _with_streams() -> list[str]:
+    """Return the names of the engines that compute several batches at the same time."""
+    return [name for name in ENGINES if engine_class(name).offers_streams]
 
 
 def open_reference(

@@ -27,12 +27,15 @@ class EngineOptions:
     `threads` is the number of threads of a CPU engine, at most 4 for each core that this process
     may use; None uses these cores. `precision` is one of PRECISIONS,
     or "auto" for the engine's own default. `cache` is the folder for compiled plans and for the
-    measured choice of an engine; None uses engines/ of the bundle.
+    measured choice of an engine; None uses engines/ of the bundle. `streams` is the number of
+    batches that the engine computes at the same time, each on its share of the threads; None
+    computes one batch after the other, which gives each result soonest.
     """
 
     threads: int | None = None
     precision: str = "auto"
     cache: Path | None = None
+    streams: int | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -44,6 +47,8 @@ class EngineOptions:
                 f"--threads {self.threads} is more than {MAX_THREADS_PER_CORE} for each of the "
                 f"{allowed_cores()} cores that this process may use; give at most {max_threads()}"
             )
+        if self.streams is not None and self.streams < 1:
+            raise EngineError(f"--streams {self.streams} is not at least 1; leave it out for none")
 
 
 def cache_folder(bundle: Bundle, cache: Path | None) -> Path:
@@ -79,6 +84,11 @@ class Engine(ABC):
     # with several cameras then judges those frames together that wait at the same moment. With
     # False, the default, no frame waits for the others of its batch.
     gains_from_batches: ClassVar[bool] = False
+    # True if it computes several batches at the same time, with `EngineOptions.streams`.
+    offers_streams: ClassVar[bool] = False
+    # True if it computes in a memory of its own, as a GPU does. A call then also takes an image in
+    # that memory, and `wants_map` False leaves the maps there for `device_map`.
+    has_device_memory: ClassVar[bool] = False
 
     # Its name in ENGINES, which `open_engine` sets.
     name: str = ""
@@ -88,6 +98,10 @@ class Engine(ABC):
     description: str
     # The most images that one call takes; None if the engine sets no limit.
     largest_batch: int | None = None
+    # How many batches may be submitted before the result of the first of them is taken.
+    in_flight: int = 1
+    # Of an engine that computes in `submit`: the result that was not taken yet.
+    _submitted: tuple[Map, Map] | None = None
 
     @classmethod
     @abstractmethod
@@ -141,13 +155,51 @@ class Engine(ABC):
     def __call__(self, image: Image) -> tuple[Map, Map]:
         """Run a batch: uint8 [N, H, W, 3] BGR to scores [N] and maps, both float32.
 
-        The class says which shape the maps have, and how long the arrays stay valid. Raises
-        EngineError.
+        `image` is a numpy array, or an array of another library in host memory that has
+        `__dlpack__`; see `has_device_memory` for those in device memory. The class says which shape
+        the maps have, and how long the arrays stay valid. Raises EngineError, and ValueError for an
+        image that is not uint8.
         """
+
+    def submit(self, image: Image) -> None:
+        """Start a batch, as a call takes it; `result` returns what a call would have returned.
+
+        An engine with streams returns at once, and reads `image` until its result is taken. Other
+        engines, as here, compute first. `in_flight` batches may be submitted before the first
+        result is taken, and no call may be made in between. Raises EngineError, and RuntimeError
+        for a batch too many.
+        """
+        if self._submitted is not None:
+            raise RuntimeError("the result of the batch before was not taken")
+        self._submitted = self(image)
+
+    def result(self) -> tuple[Map, Map]:
+        """Wait for the oldest batch that was submitted, and return its scores and maps.
+
+        The arrays are valid until the next batch is submitted or the next call. Raises EngineError,
+        and RuntimeError if no batch was submitted.
+        """
+        if self._submitted is None:
+            raise RuntimeError("no batch was submitted")
+        result = self._submitted
+        self._submitted = None
+        return result
+
+    def device_map(self) -> Any:
+        """Return the maps of the last result in the memory of the device: float32 [N, H, W].
+
+        Other libraries take the object with `__dlpack__` or `__cuda_array_interface__`. Its memory
+        belongs to the engine, which overwrites it with the next call or `submit`, and stays valid
+        until the last reference to it is gone, also after `close`. Raises EngineError for an engine
+        without such memory, and where there is no map.
+        """
+        raise EngineError(
+            f"{self.description} keeps its maps in host memory; take those that it returns"
+        )
 
     @abstractmethod
     def close(self) -> None:
-        """Release what the engine holds. May be called again.
+        """Release what the engine holds. May be called again, and with batches in flight.
 
         Arrays that the engine returned stay readable.
         """

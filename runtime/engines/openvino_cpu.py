@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
@@ -12,12 +16,29 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import last_line
 from flawline.runtime.cores import default_threads
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
+from flawline.runtime.engines.arrays import host_image
 from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
 from flawline.runtime.source_frame import PREPARED
 
 DEVICE = "CPU"
 PRECISION = "INFERENCE_PRECISION_HINT"
+# A second request waits for each stream, so that none is idle while the next image is prepared.
+REQUESTS_PER_STREAM = 2
+
+
+@dataclass
+class _Request:
+    """An infer request of one batch size, with its scores and maps.
+
+    `image` is its input, which must not be freed while it runs. `preparation` turns a frame of a
+    camera into the input of `infer`; None if that takes the image.
+    """
+
+    infer: Any
+    outputs: tuple[Map, Map]
+    image: Image
+    preparation: Any = None
 
 
 class OpenVino(Engine):
@@ -27,9 +48,12 @@ class OpenVino(Engine):
     graphs in BF16 on a CPU that has it; this class always sets the precision. `int8` computes in
     INT8 what the graph quantizes, and the rest in BF16 if the CPU has it, else in FP32;
     `description` says which.
+
+    Streams are those of OpenVINO (NUM_STREAMS): the threads are divided among them.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "int8")
+    offers_streams: ClassVar[bool] = True
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         import openvino
@@ -50,8 +74,16 @@ class OpenVino(Engine):
         threads = options.threads or default_threads()
         if threads is not None:
             self._settings["INFERENCE_NUM_THREADS"] = threads
-        # For each batch size: the requests in their order, and the scores and maps of the last.
-        self._requests: dict[int, tuple[list[Any], tuple[Map, Map]]] = {}
+        if options.streams is not None:
+            self._settings["PERFORMANCE_HINT"] = "THROUGHPUT"
+            self._settings["NUM_STREAMS"] = options.streams
+            self.in_flight = REQUESTS_PER_STREAM * options.streams
+            noun = "stream" if options.streams == 1 else "streams"
+            self.description += f", {options.streams} {noun}"
+        # For each batch size: its requests, the one that was used longest ago first.
+        self._requests: dict[int, deque[_Request]] = {}
+        # Those that were submitted, in their order.
+        self._running: deque[_Request] = deque()
         path = bundle.model(self.precision)
         try:
             source = path if has_unicode_name(path) else path.read_bytes()
@@ -98,52 +130,107 @@ class OpenVino(Engine):
         return version("openvino")
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
-        image = np.ascontiguousarray(image)
-        try:
+        if self._running:
+            raise RuntimeError("the results of submitted batches were not taken")
+        request = self._request(image)
+        with self._explained(request.image):
+            request.infer.infer()
+        return request.outputs
+
+    def submit(self, image: Image) -> None:
+        if len(self._running) >= self.in_flight:
+            raise RuntimeError(f"the results of {self.in_flight} batches were not taken")
+        request = self._request(image)
+        with self._explained(request.image):
+            request.infer.start_async()
+        self._running.append(request)
+
+    def result(self) -> tuple[Map, Map]:
+        if not self._running:
+            raise RuntimeError("no batch was submitted")
+        request = self._running.popleft()
+        with self._explained(request.image):
+            request.infer.wait()
+        return request.outputs
+
+    def _request(self, image: Image) -> _Request:
+        """Return a request that is not running, with this image as its input."""
+        # Without a copy, but for one that OpenVINO cannot share: strided or read-only.
+        image = np.require(host_image(image), requirements=("C", "W"))
+        with self._explained(image):
             if len(image) not in self._requests:
-                self._requests[len(image)] = self._compile(len(image))
-            requests, outputs = self._requests[len(image)]
-            requests[0].set_input_tensor(self._ov.Tensor(image, shared_memory=True))
-            for request in requests:
-                request.infer()
+                self._requests[len(image)] = self._compile(image)
+            requests = self._requests[len(image)]
+            # Fewer than `in_flight` are running, and results are taken in order.
+            requests.rotate(-1)
+            request = requests[-1]
+            tensor = self._ov.Tensor(image, shared_memory=True)
+            request.image = image
+            if request.preparation is None:
+                request.infer.set_input_tensor(tensor)
+            else:
+                request.preparation.set_input_tensor(tensor)
+                request.preparation.infer()
+        return request
+
+    @contextmanager
+    def _explained(self, image: Image) -> Iterator[None]:
+        """Raise the exceptions of OpenVINO, which share no public base class, as EngineError."""
+        try:
+            yield
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(
                 f"{self.description} cannot run this graph on {list(image.shape)} "
                 f"({last_line(error)}); build the bundle again"
             ) from error
-        return outputs
 
-    def _compile(self, n: int) -> tuple[list[Any], tuple[Map, Map]]:
-        """Compile for the batch size n; return the requests, and the scores and maps of the last.
+    def _compile(self, image: Image) -> deque[_Request]:
+        """Compile for the batch size of an image, and make `in_flight` requests.
 
         Fixed shapes run a few percent faster than a dynamic batch (2 cores, ResNet18, BF16: 3 %).
         """
+        n = len(image)
         model = self._model.clone()
         shape = model.input().partial_shape
         shape[0] = n
         model.reshape(shape)
-        models = [(model, self._settings)]
+        preparation = None
         if self._settings[PRECISION] != "f32":
-            models = self._with_preparation_in_fp32(model)
-        requests: list[Any] = []
-        for part, settings in models:
-            request = self._core.compile_model(part, DEVICE, settings).create_infer_request()
-            if requests:
-                request.set_input_tensor(requests[-1].get_output_tensor())
+            model, preparation = self._without_preparation(model)
+        compiled = self._core.compile_model(model, DEVICE, self._settings)
+        self._require_streams(compiled.get_property("NUM_STREAMS"))
+        requests: deque[_Request] = deque()
+        for _ in range(self.in_flight):
+            scores = np.empty(n, np.float32)
+            maps = np.empty((n, *self._map_size), np.float32)
+            infer = compiled.create_infer_request()
+            # A bundle for the score alone has no map.
+            for port in model.outputs:
+                buffer = scores if "score" in port.names else maps
+                infer.set_tensor(port, self._ov.Tensor(buffer, shared_memory=True))
+            request = _Request(infer, (scores, maps), image)
+            if preparation is not None:
+                request.preparation = preparation.create_infer_request()
+                infer.set_input_tensor(request.preparation.get_output_tensor())
             requests.append(request)
-        scores = np.empty(n, np.float32)
-        maps = np.empty((n, *self._map_size), np.float32)
-        # A bundle for the score alone has no map.
-        for port in models[-1][0].outputs:
-            buffer = scores if "score" in port.names else maps
-            requests[-1].set_tensor(port, self._ov.Tensor(buffer, shared_memory=True))
-        return requests, (scores, maps)
+        return requests
 
-    def _with_preparation_in_fp32(self, model: Any) -> list[tuple[Any, dict[str, Any]]]:
-        """Cut a model after the preparation of a camera's frames; return both with their settings.
+    def _require_streams(self, got: int) -> None:
+        """Raise EngineError if OpenVINO has fewer streams than it was asked for, or more."""
+        wanted = self._settings.get("NUM_STREAMS", got)
+        if got != wanted:
+            raise EngineError(
+                f"--streams {wanted}: OpenVINO computes {got} at the same time with the threads "
+                f"and cores that it may use; give --streams {got}"
+            )
 
-        In BF16 its results would be off by whole grey levels. A model that takes prepared images is
-        returned as it is.
+    def _without_preparation(self, model: Any) -> tuple[Any, Any]:
+        """Cut a model after the preparation of a camera's frames.
+
+        Returns the model that is left, and the preparation compiled in FP32: in BF16 its results
+        would be off by whole grey levels. That is None for a model that takes prepared images.
         """
         for node in model.get_ordered_ops():
             for output in node.outputs():
@@ -154,10 +241,15 @@ class OpenVino(Engine):
                 for reader in readers:
                     reader.replace_source_output(prepared.output(0))
                 first = self._ov.Model([output], model.get_parameters())
-                second = self._ov.Model(model.get_results(), [prepared])
                 exact = {**self._settings, PRECISION: "f32"}
-                return [(first, exact), (second, self._settings)]
-        return [(model, self._settings)]
+                compiled = self._core.compile_model(first, DEVICE, exact)
+                return self._ov.Model(model.get_results(), [prepared]), compiled
+        return model, None
 
     def close(self) -> None:
+        # Those that run write to arrays that are freed with them.
+        while self._running:
+            # The failure of a batch whose result no one takes is no news.
+            with suppress(Exception):
+                self._running.popleft().infer.wait()
         self._requests.clear()

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from flawline.cameras import Camera, Frame
-from flawline.runtime.detector import Detector
+from flawline.runtime.detector import Detector, Verdict
 from flawline.runtime.outputs import Output
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import ViewGroups
+from flawline.runtime.throughput import judge_in_flight
 
 
 def run_stream(
@@ -21,11 +22,14 @@ def run_stream(
     max_frames: int | None,
     stop: threading.Event,
     tally: Tally,
+    batch: int | None = None,
 ) -> None:
     """Judge frames until the camera ends, `max_frames` are judged, or `stop` is set.
 
     The exposures of one part are judged together; see `ViewGroups`. For several cameras, see
-    `several_cameras.Station`, whose threads a single camera does not need.
+    `several_cameras.Station`, whose threads a single camera does not need. `batch` None judges each
+    frame before the next one is fetched. A number judges so many in one call of the engine, with
+    as many calls in flight as it takes, which is for cameras that wait; see `judge_in_flight`.
 
     When the loop ends, also because of an error, every output gets the summary. Raises CameraError
     if the camera is lost, EngineError if the engine fails, and OutputError if a required output
@@ -37,13 +41,21 @@ def run_stream(
     reporter.attach()
     groups = ViewGroups()
     with reporter.summarised(lambda: tally.summary(camera)):
-        for frame in _frames(camera, stop, max_frames):
-            verdict = detector.judge(frame)
+        frames = _frames(camera, stop, max_frames)
+        judged = _one_by_one(detector, frames)
+        if batch is not None:
+            judged = judge_in_flight(detector, frames, detector.prepare, batch)
+        for frame, verdict in judged:
             reporter.note_size(frame)
             for part in groups.add(frame, verdict):
                 reporter.report(part, camera, notices)
         for part in groups.flush():
             reporter.report(part, camera, notices)
+
+
+def _one_by_one(detector: Detector, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Verdict]]:
+    for frame in frames:
+        yield frame, detector.judge(frame)
 
 
 def _frames(camera: Camera, stop: threading.Event, max_frames: int | None) -> Iterator[Frame]:

@@ -298,6 +298,71 @@ def test_engines_take_turns_on_each_image(
     assert calls.count("fp32") == 10 + interleaved.WARM_UP
 
 
+def test_throughput_mode_is_measured_besides_one_image_at_a_time(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With batches of 3, the 10 images twice are 20 and leave a last batch that is not full."""
+    flags = ("--engines", "onnxruntime", "--repeats", "2", "--batch", "3")
+    code, rows, _ = benchmark(bundle, data, capsys, *flags)
+    assert code == 0
+    assert [(row["batch"], row["streams"]) for row in rows] == [(1, None), (3, None)]
+    alone, together = rows
+    for key in ("image_auroc", "threshold", "false_alarms", "missed", "images"):
+        assert together[key] == alone[key]
+    assert together["flips"] == 0
+    assert together["drift"] == 0
+    assert together["p50_ms"] > 0
+    assert together["fps_slowest"] <= together["fps"] <= together["fps_fastest"]
+    table = (data.parent / "results" / "run.md").read_text(encoding="utf-8")
+    assert "§ Throughput mode: several images are judged at the same time" in table
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="needs the openvino extra")
+def test_engines_without_streams_are_left_out_of_throughput_mode(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--engines", "all", "--precision", "fp32", "--streams", "1")
+    code, rows, messages = benchmark(bundle, data, capsys, *flags)
+    assert code == 0
+    found = [(row["engine"].partition(" ")[0], row["streams"]) for row in rows]
+    assert found == [("onnxruntime", None), ("openvino", None), ("openvino", 1)]
+    assert rows[2]["engine"].endswith("fp32, 1 stream")
+    assert rows[2]["flips"] == 0
+    assert "note: left out onnxruntime fp32: engine onnxruntime computes one batch" in messages
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--batch", "0"), "--batch takes 1 or more"),
+        (("--streams", "0"), "--streams 0 is not at least 1; leave it out"),
+        (("--engines", "onnxruntime", "--streams", "1"), "has no streams; leave --streams out"),
+    ],
+)
+def test_a_throughput_mode_that_is_not_there_is_refused(
+    flags: tuple[str, ...],
+    message: str,
+    bundle: Bundle,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        code, _, messages = benchmark(bundle, data, capsys, *flags)
+    except SystemExit as exit_:
+        code, messages = int(exit_.code or 0), capsys.readouterr().err
+    assert code == 2
+    assert message in messages
+
+
+def test_a_batch_that_the_graph_does_not_take_is_left_out_or_refused(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_class("onnxruntime"), "largest_batch", 2)
+    code, _, messages = benchmark(bundle, data, capsys, "--engines", "onnxruntime", "--batch", "3")
+    assert code == 2
+    assert "takes at most 2 in one call; give --batch 2" in messages
+
+
 def test_the_rows_keep_their_keys(
     bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,6 +371,7 @@ def test_the_rows_keep_their_keys(
     (row,) = json.loads((data.parent / "results" / "run.json").read_text())
     assert list(row) == [
         "bundle",
+        "bundle_id",
         "method",
         "backbone",
         "weights",
@@ -316,6 +382,7 @@ def test_the_rows_keep_their_keys(
         "engine",
         "precision",
         "threads",
+        "streams",
         "device",
         "images",
         "has_map",
@@ -444,3 +511,18 @@ def test_16_bit_images_of_an_8_bit_detector_are_one_line_with_a_remedy(
     assert "0.png: has 16 bits per pixel (largest value 4000); " in last
     assert "was trained on 8-bit images: train it again" in last
     assert "declare" not in last
+
+
+def test_the_current_folder_has_a_name(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = data.parent / "results"
+    words = ["--out", str(out), "--threads", "1", "--repeats", "1"]
+    monkeypatch.chdir(data)
+    assert run.main(["--bundles", str(bundle.path), "--data", ".", *words]) == 0
+    (row,) = json.loads((out / "run.json").read_text())
+    assert row["data"] == "parts"
+    monkeypatch.chdir(bundle.path)
+    assert run.main(["--bundles", ".", "--data", str(data), *words]) == 0
+    (row,) = json.loads((out / "run.json").read_text())
+    assert row["bundle"] == bundle.path.name

@@ -6,12 +6,14 @@ import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from conftest import SIZE, SOURCE, source_frames, tiny_model, write_source_bundle, write_tiny_bundle
 
 from flawline.runtime.bundle import Bundle, add_model
+from flawline.runtime.cores import allowed_cores
 from flawline.runtime.engines import (
     ENGINES,
     Engine,
@@ -53,6 +55,22 @@ def engine(name: str, full_bundle: Bundle) -> Iterator[Engine]:
     if reason is not None:
         pytest.skip(reason)
     engine = open_engine(full_bundle, name, EngineOptions(threads=1))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["one after the other", "streams"])
+def submitting(request: pytest.FixtureRequest, name: str, full_bundle: Bundle) -> Iterator[Engine]:
+    """An engine without streams, and with them where it offers them."""
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    options = EngineOptions(threads=1)
+    if request.param == "streams":
+        if not engine_class(name).offers_streams:
+            pytest.skip("offers no streams")
+        options = EngineOptions(streams=min(2, allowed_cores()))
+    engine = open_engine(full_bundle, name, options)
     yield engine
     engine.close()
 
@@ -258,4 +276,129 @@ def test_a_graph_that_takes_frames_prepares_them_exactly_in_every_precision(
             scores, maps = engine(frames[:count])
             assert np.abs(maps - expected[:count]).max() <= bundle.manifest.map_tolerance
             assert scores.tolist() == maps.max((1, 2)).tolist()
+        engine.submit(frames)
+        assert np.abs(engine.result()[1] - expected).max() <= bundle.manifest.map_tolerance
         engine.close()
+
+
+def test_an_engine_without_streams_says_so(name: str, full_bundle: Bundle) -> None:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    if engine_class(name).offers_streams:
+        with pytest.raises(EngineError, match=r"^--streams 0 is not at least 1; leave it out"):
+            EngineOptions(streams=0)
+        return
+    with pytest.raises(EngineError, match=r"has no streams; leave --streams out, or choose --e"):
+        open_engine(full_bundle, name, EngineOptions(threads=1, streams=2))
+
+
+def test_results_come_in_the_order_of_the_batches(name: str, submitting: Engine) -> None:
+    room = submitting.in_flight
+    # Batches of several sizes, more than fit at once.
+    batches = [images(1 + number % 3) // (number + 1) for number in range(3 * room + 1)]
+    waiting: list[np.ndarray] = []
+
+    def check_oldest() -> None:
+        image = waiting.pop(0)
+        scores, maps = submitting.result()
+        np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)
+        np.testing.assert_allclose(scores, expected_maps(image).max((1, 2)), atol=0.01)
+
+    for image in batches:
+        if len(waiting) == room:
+            check_oldest()
+        submitting.submit(image)
+        waiting.append(image)
+    while waiting:
+        check_oldest()
+
+
+def test_a_submitted_image_need_not_be_kept(name: str, submitting: Engine) -> None:
+    for _ in range(submitting.in_flight):
+        # A view that is not contiguous, and that nothing else refers to.
+        submitting.submit(images(1)[:, :, ::-1])
+    for _ in range(submitting.in_flight):
+        maps = submitting.result()[1]
+        np.testing.assert_allclose(maps, expected_maps(images(1)[:, :, ::-1]), atol=0.01)
+
+
+def test_batches_and_results_in_the_wrong_order_are_refused(name: str, submitting: Engine) -> None:
+    with pytest.raises(RuntimeError, match="no batch was submitted"):
+        submitting.result()
+    for _ in range(submitting.in_flight):
+        submitting.submit(images(1))
+    with pytest.raises(RuntimeError, match="not taken"):
+        submitting.submit(images(1))
+    for _ in range(submitting.in_flight):
+        submitting.result()
+    np.testing.assert_allclose(submitting(images(2))[1], expected_maps(images(2)), atol=0.01)
+
+
+def test_an_engine_is_closed_with_batches_in_flight(name: str, submitting: Engine) -> None:
+    image = images(1)
+    maps = submitting(image)[1].copy()
+    for _ in range(submitting.in_flight):
+        submitting.submit(image)
+    submitting.close()
+    submitting.close()
+    np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)
+
+
+class OtherLibrary:
+    """An array of another library, which numpy knows only through DLPack."""
+
+    def __init__(self, values: np.ndarray, device: tuple[int, int] = (1, 0)) -> None:
+        self._values = values
+        self._device = device
+        self.shape = values.shape
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device
+
+    def __dlpack__(self, **options: object) -> object:
+        return self._values.__dlpack__()
+
+
+def test_an_array_of_another_library_in_host_memory_is_accepted(
+    name: str, submitting: Engine
+) -> None:
+    given: list[Any] = [OtherLibrary(images(2)), OtherLibrary(images(2)[:, ::-1])]
+    for array in given:
+        expected = expected_maps(array._values)
+        np.testing.assert_allclose(submitting(array)[1], expected, atol=0.01)
+        submitting.submit(array)
+        np.testing.assert_allclose(submitting.result()[1], expected, atol=0.01)
+
+
+def test_an_image_that_is_read_only_is_accepted(name: str, submitting: Engine) -> None:
+    image = images(2)
+    image.flags.writeable = False
+    np.testing.assert_allclose(submitting(image)[1], expected_maps(image), atol=0.01)
+
+
+def test_an_image_that_is_not_uint8_is_refused(name: str, submitting: Engine) -> None:
+    for given in (images(1).astype(np.float32), OtherLibrary(images(1).astype(np.int8))):
+        with pytest.raises(ValueError, match=r"^the image is (float32|int8), not uint8$"):
+            submitting(given)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="not uint8"):
+            submitting.submit(given)  # type: ignore[arg-type]
+    np.testing.assert_allclose(submitting(images(1))[1], expected_maps(images(1)), atol=0.01)
+
+
+def test_an_engine_without_device_memory_says_so(name: str, engine: Engine) -> None:
+    if engine.has_device_memory:
+        pytest.skip("has device memory")
+
+    class Interface:
+        __cuda_array_interface__: ClassVar[dict[str, Any]] = {"shape": (1, SIZE, SIZE, 3)}
+
+    for given in (OtherLibrary(images(1), (2, 0)), Interface()):
+        with pytest.raises(EngineError, match=r"in the memory of a device, and this .*; copy it"):
+            engine(given)  # type: ignore[arg-type]
+    engine(images(1))
+    with pytest.raises(EngineError, match="keeps its maps in host memory; take those that it ret"):
+        engine.device_map()

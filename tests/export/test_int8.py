@@ -224,11 +224,30 @@ def test_a_convolution_that_harms_the_scores_stays_float(
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_harmless_convolutions_are_tried_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    quantize = module._Quantizer.quantize
+
+    def record(quantizer: Any, names: list[str]) -> Any:
+        tried.append(list(names))
+        return quantize(quantizer, names)
+
+    monkeypatch.setattr(module._Quantizer, "quantize", record)
+    to_int8(network(), random_images(), (), WIDE)
+    # The second one is the graph that is written.
+    assert [len(names) for names in tried] == [4, 4]
+    tried.clear()
+    with pytest.raises(ExportError, match="no convolution"):
+        to_int8(network(), random_images(), (), 1e-9)
+    # A group that changes the scores is tried in halves, down to one.
+    assert [len(names) for names in tried] == [4, 2, 1, 1, 2, 1, 1]
+
+
 def test_an_infinite_deviation_measures_no_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise AssertionError("scores are not needed")
 
-    monkeypatch.setattr(module, "_scores", fail)
+    monkeypatch.setattr(module, "_score", fail)
     written = to_int8(network(outlier=2000.0), random_images(), (), math.inf)
     assert "/left/Conv" not in describe_int8(written)
 

@@ -445,6 +445,17 @@ def test_a_data_set_in_which_other_images_are_held_out_is_refused(
     assert not (tmp_path / "bundle").exists()
 
 
+def test_the_current_folder_names_the_checkpoint_and_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_squares(tmp_path / "squares", {"train/good": 12, "test/good": 2})
+    monkeypatch.chdir(data)
+    words = ["--method", "padim", "--weights", "random", "--size", "64", "--engine", "none"]
+    assert build.main(["--data", ".", *words]) == 0
+    assert (data / "runs" / "padim-squares.pt").is_file()
+    assert read_bundle(data / "bundles" / "padim-squares").manifest.method == "padim"
+
+
 # ---------------------------------------------------------------- a camera's own frames
 
 

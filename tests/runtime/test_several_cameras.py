@@ -501,7 +501,8 @@ def test_images_are_saved_outside_of_every_cameras_folder(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--batch", "2"], "--batch is for several cameras; repeat --camera"),
+        (["--camera", "b", "--streams", "2"], "--streams is for one folder or video; give a sin"),
+        (["--batch", "0"], "--batch must be at least 1"),
         (["--batch-wait", "2"], "--batch-wait is for several cameras; repeat --camera"),
         (["--same-part"], "--same-part is for several cameras; repeat --camera"),
         (["--camera", "b", "--batch", "0"], "--batch must be at least 1"),

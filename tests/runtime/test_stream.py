@@ -476,6 +476,69 @@ def test_what_a_folder_holds_and_what_is_not_read_is_one_line(
     assert run.summary["frames"] == len(list(parts.iterdir()))
 
 
+@pytest.mark.parametrize(
+    ("engine", "flags"),
+    [
+        ("onnxruntime", ["--batch", 2]),
+        ("openvino", ["--batch", 2]),
+        ("openvino", ["--streams", 1]),
+        ("openvino", ["--streams", 1, "--batch", 2]),
+    ],
+)
+def test_the_verdicts_in_throughput_mode_are_the_same_in_the_same_order(
+    engine: str,
+    flags: list[object],
+    bundle: Bundle,
+    parts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    (parts / "1b.png").write_bytes(b"rubbish")
+    arguments = ["--bundle", bundle.path, "--camera", parts, "--engine", engine]
+    alone = stream(capsys, *arguments, "--save", tmp_path / "alone")
+    together = stream(capsys, *arguments, *flags, "--save", tmp_path / "together")
+    assert together.code == alone.code == 0
+    assert together.verdicts == ["good", "anomalous", "unjudged", "good"]
+    for line, expected in zip(together.lines[:-1], alone.lines[:-1], strict=True):
+        for key in ("source", "index", "score", "verdict", "rejected"):
+            assert line[key] == expected[key]
+    saved = [sorted((tmp_path / name).glob("*.png")) for name in ("alone", "together")]
+    assert len(saved[0]) == 3
+    for path, other in zip(*saved, strict=True):
+        # The map of each frame is drawn over its own image.
+        assert other.read_bytes() == path.read_bytes()
+    limited = stream(capsys, *arguments, *flags, "--max-frames", 2)
+    assert limited.verdicts == ["good", "anomalous"]
+
+
+@pytest.mark.parametrize("flags", [["--streams", 1], ["--batch", 2]])
+@pytest.mark.parametrize("camera", ["{parts}?watch=1", "synthetic://"])
+def test_throughput_mode_is_refused_for_sources_that_give_frames_at_their_own_time(
+    camera: str,
+    flags: list[object],
+    bundle: Bundle,
+    parts: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = camera.format(parts=parts)
+    run = stream(capsys, "--bundle", bundle.path, "--camera", source, *flags)
+    assert run.code == 2
+    assert "--streams and --batch delay verdicts" in run.err
+    assert run.err.count("\n") == 1
+
+
+def test_streams_of_an_engine_without_them_are_refused(
+    bundle: Bundle, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--bundle", bundle.path, "--camera", parts, "--engine", "onnxruntime"]
+    run = stream(capsys, *arguments, "--streams", 2)
+    assert run.code == 2
+    assert "engine onnxruntime computes one batch after the other and has no streams" in run.err
+    assert run.lines == []
+
+
 def test_a_watched_folder_is_judged_until_a_signal_ends_the_stream(
     bundle: Bundle, parts: Path, tmp_path: Path
 ) -> None:

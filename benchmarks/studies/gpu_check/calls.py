@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from flawline.benchmarks.measure.sessions import InferenceCall
+from flawline.benchmarks.studies.gpu_check.device_calls import OnDevice, check_with_torch
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import log
 from flawline.runtime.engines import (
     ENGINES,
     EngineError,
@@ -91,11 +93,17 @@ def _open_forms(
     engine = _open(name, bundle, options, stack, without_graph=True)
     yield engine.description, engine
     engine = _open(name, bundle, options, stack)
+    label = engine.description
     if engine.graph_enabled:
-        label = f"{engine.description}, CUDA graph"
+        label = f"{label}, CUDA graph"
         yield label, engine
         if bundle.has_map:
             yield f"{label}, score only", partial(_score_only, engine)
+    if engine.has_device_memory:
+        note = check_with_torch(engine, bundle.golden().images[:1])
+        if note is not None:
+            log(f"note: {engine.description}: {note}")
+        yield f"{label}, image and map on the GPU", OnDevice(engine)
 
 
 def _open(

@@ -26,6 +26,7 @@ _SYMBOLS = {
     "cuCtxSetCurrent": ("cuCtxSetCurrent", "p"),
     "cuMemAlloc": ("cuMemAlloc_v2", "Dz"),
     "cuMemFree": ("cuMemFree_v2", "d"),
+    "cuPointerGetAttribute": ("cuPointerGetAttribute", "Iid"),
     "cuMemHostAlloc": ("cuMemHostAlloc", "Pzu"),
     "cuMemFreeHost": ("cuMemFreeHost", "p"),
     "cuMemcpyHtoDAsync": ("cuMemcpyHtoDAsync_v2", "dpzp"),

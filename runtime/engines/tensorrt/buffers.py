@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flawline.runtime.engines.cuda import Cuda
+from flawline.runtime.engines.cuda.base import Cuda, DeviceMemory
+from flawline.runtime.engines.cuda.device_array import FLOAT32, DeviceArray
 from flawline.runtime.engines.tensorrt.loaded_plan import Layout
 from flawline.runtime.image import Image, Map
 
@@ -14,7 +15,8 @@ class Buffers:
 
     `device` has the addresses by tensor. The arrays are views of the host memory for the current
     batch: `image` uint8 [N, H, W, 3], `score` float32 [N], `map` float32 [N, H, W], and `no_map` of
-    shape [N, 0, 0], which `map` is too if the graph has none.
+    shape [N, 0, 0], which `map` is too if the graph has none. The device memory of the map may
+    outlive the engine, because callers read it.
     """
 
     def __init__(self, cuda: Cuda, layout: Layout) -> None:
@@ -23,12 +25,17 @@ class Buffers:
         self.score: Map
         self.map: Map
         self.no_map: Map
+        self._map_memory: DeviceMemory | None = None
         self._cuda = cuda
         self._layout = layout
         self._sizes = layout.bytes_per_image()
         self._host = {}
         for name, size in self._sizes.items():
-            self.device[name] = cuda.allocate(layout.largest_batch * size)
+            if name == "map":
+                self._map_memory = cuda.shared_memory(layout.largest_batch * size)
+                self.device[name] = self._map_memory.address
+            else:
+                self.device[name] = cuda.allocate(layout.largest_batch * size)
             self._host[name] = cuda.pinned(layout.largest_batch * size)
         self.set_batch(layout.largest_batch)
 
@@ -54,6 +61,16 @@ class Buffers:
         """Enqueue the copy of the anomaly map to the host, if the graph has one."""
         if "map" in self.device:
             self._cuda.copy_out(self.map, self.device["map"])
+
+    def device_map(self) -> DeviceArray | None:
+        """Return the maps of the current batch where they are; None if the graph has none."""
+        if self._map_memory is None:
+            return None
+        return DeviceArray(self._map_memory, self.map.shape, FLOAT32)
+
+    def release(self) -> None:
+        """Let the map's device memory be freed, unless a caller still reads it."""
+        self._map_memory = None
 
     def _host_bytes(self, name: str, size: int) -> Image:
         return self._host[name][: size * self._sizes[name]]
