@@ -9,14 +9,11 @@ from typing import Any
 import numpy.typing as npt
 
 from flawline.runtime.image import Geometry, Image, prepare, resize
-from flawline.runtime.source_frame import SourceFrame
+from flawline.runtime.source_frame import LARGEST_SIDE, SourceFrame
 from flawline.runtime.strict_json import SchemaError, StrictReader, one_line
 
 # The key of the manifest that states the camera's frames.
 SOURCE = "source"
-# A model's input has at most so many pixels on a side, also before it is cropped, and so has a
-# frame.
-LARGEST_SIDE = 16384
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,6 @@ def source_from_json(content: Mapping[str, Any] | None) -> SourceFrame | None:
     width = reader.take("width", int)
     layout = reader.take("layout", str)
     reader.finish()
-    if max(height, width) > LARGEST_SIDE:
-        reader.refuse(f"a side is above {LARGEST_SIDE} pixels")
     try:
         return SourceFrame(height, width, layout)
     except ValueError as error:

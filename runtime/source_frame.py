@@ -30,6 +30,9 @@ BAYER = {
 LAYOUTS = (BGR, MONO, *BAYER)
 # The value of a graph that a frame is prepared to: planes of whole grey levels, FP32 [N, 3, H, W].
 PREPARED = "source.prepared"
+# A model's input has at most so many pixels on a side, also before it is cropped, and so has a
+# frame.
+LARGEST_SIDE = 16384
 _TEXT = re.compile(r"(?P<width>[0-9]{1,5})x(?P<height>[0-9]{1,5})(:(?P<layout>[a-z-]+))?")
 
 
@@ -42,8 +45,8 @@ class SourceFrame:
     """The size and the layout of a camera's frames at 8 bits.
 
     `layout` is one of LAYOUTS: "bgr" is uint8 [height, width, 3], "mono" and the Bayer mosaics are
-    uint8 [height, width]. Raises ValueError for an unknown layout, a side below SMALLEST_SIDE, or
-    a mosaic with an odd side.
+    uint8 [height, width]. Raises ValueError for an unknown layout, a side below SMALLEST_SIDE or
+    above LARGEST_SIDE, or a mosaic with an odd side.
     """
 
     height: int
@@ -55,6 +58,8 @@ class SourceFrame:
             raise ValueError(f"layout {self.layout!r} is unknown; known: {', '.join(LAYOUTS)}")
         if min(self.height, self.width) < SMALLEST_SIDE:
             raise ValueError(f"a side of {self.width}x{self.height} is below {SMALLEST_SIDE}")
+        if max(self.height, self.width) > LARGEST_SIDE:
+            raise ValueError(f"a side of {self.width}x{self.height} is above {LARGEST_SIDE}")
         if self.is_bayer and (self.height % 2 or self.width % 2):
             raise ValueError(f"a Bayer mosaic of {self.width}x{self.height} has an odd side")
 

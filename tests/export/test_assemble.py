@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from torch import Tensor, nn
 
-from flawline.export import ExportError, assemble, selection
+from flawline.export import ExportError, assemble, golden_images, selection
 from flawline.export.assemble import ExportOptions, build_bundle
 from flawline.export.good_scores import GoodScores
 from flawline.export.parity import ScoresAndMaps
@@ -144,6 +144,17 @@ def test_a_bundle_holds_the_graph_its_statistics_and_its_islands(data: Path) -> 
     assert len(golden.images) == 6
     assert golden.scores.max() == 255
     np.testing.assert_allclose(golden.maps, golden.images.mean(3), rtol=1e-5)
+
+
+def test_of_large_images_one_per_side_is_stored(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden_images, "BYTES_PER_SIDE", 1)
+    bundle = build(data)
+    golden = bundle.golden()
+    assert len(golden.images) == 2
+    low, high = golden.scores
+    assert low < bundle.calibration.threshold < high
 
 
 def test_a_graph_of_the_score_alone_has_golden_data_without_maps(data: Path) -> None:

@@ -58,6 +58,7 @@ def test_a_size_and_a_layout_are_read(text: str, shape: tuple[int, ...]) -> None
         ("1920X1080", "is not WIDTHxHEIGHT"),
         ("1920x1080:yuv", "layout 'yuv' is unknown; known: bgr, mono, bayer-rggb"),
         ("16x1080", "below 32"),
+        ("1920x16386", "above 16384"),
         ("1921x1080:bayer-gbrg", "odd side"),
     ],
 )
@@ -130,7 +131,10 @@ def test_a_manifest_states_the_frames_only_if_there_are_some(bundle: Bundle) -> 
     [
         ({"height": 128, "width": 192}, "source: layout is missing"),
         ({"height": 128, "width": 192, "layout": "yuv"}, "source: layout 'yuv' is unknown"),
-        ({"height": 20000, "width": 192, "layout": "bgr"}, "source: a side is above 16384"),
+        (
+            {"height": 20000, "width": 192, "layout": "bgr"},
+            "source: a side of 192x20000 is above 16384",
+        ),
         ({"height": 127, "width": 192, "layout": "bayer-rggb"}, "odd side"),
         ({"height": 128, "width": 192, "layout": "bgr", "fps": 3}, "source: .* know fps"),
         ([128, 192], "source is .*not of type dict"),
