@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flawline.export import ExportError
+from flawline.export.exact_reference import with_exact_results
 from flawline.export.exported import (
     ExportedGraph,
     export_graph,
@@ -22,7 +23,7 @@ from flawline.export.good_scores import (
     require_rate,
 )
 from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
-from flawline.export.provenance import bundle_provenance
+from flawline.export.provenance import bundle_provenance, trained_bit_depth
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.console import log, warn
@@ -107,7 +108,7 @@ def build_bundle(
         source_sizes=_source_sizes(checkpoint, selection),
         source=exported.source,
     )
-    _prove(selection.paths, reference, results, calibration, manifest)
+    reference = _prove(method, selection, reference, results, calibration, manifest)
     golden = choose_golden(selection.inputs, reference, calibration, manifest.score_tolerance)
     return write_bundle(out, manifest, calibration, {FP32.name: exported.model}, golden)
 
@@ -122,7 +123,7 @@ def _select_images(
     if options.source is not None:
         require_source(options.source, checkpoint.source_sizes)
     method = checkpoint.method
-    bit_depth = _bit_depth(checkpoint)
+    bit_depth = trained_bit_depth(checkpoint.provenance)
     # A method that was trained on 8-bit images says nothing about the scale of deeper ones.
     file_bit_depth = bit_depth if bit_depth > 8 else None
     record = checkpoint.out_of_fold
@@ -191,14 +192,6 @@ def _source_sizes(checkpoint: Checkpoint, selection: ImageSelection) -> SourceSi
     return checkpoint.source_sizes.extended(good)
 
 
-def _bit_depth(checkpoint: Checkpoint) -> int:
-    """Read the bit depth of the training images, which a checkpoint need not state; default 8."""
-    text = checkpoint.provenance.get("bits")
-    if text is None or not text.isdecimal():
-        return 8
-    return int(text)
-
-
 def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
     """Check that the method was not trained on the images that set its threshold."""
     if selection.copies:
@@ -263,7 +256,7 @@ def _trained_as(checkpoint: Checkpoint, manifest: Manifest) -> Manifest:
     """Add to a manifest what the checkpoint says about the training."""
     return replace(
         manifest,
-        bit_depth=_bit_depth(checkpoint),
+        bit_depth=trained_bit_depth(checkpoint.provenance),
         training=checkpoint.length,
         trained_images=tuple(sorted(set(checkpoint.trained_on))),
     )
@@ -275,15 +268,22 @@ def tolerance_of(spread: Spread) -> float:
 
 
 def _prove(
-    paths: Sequence[Path],
+    method: Method,
+    selection: ImageSelection,
     reference: ScoresAndMaps,
     results: ScoresAndMaps,
     calibration: Calibration,
     manifest: Manifest,
-) -> None:
-    """Log the parity of the graph with torch, and raise ExportError if it is not good enough."""
+) -> ScoresAndMaps:
+    """Log the parity of the graph with torch, and raise ExportError if it is not good enough.
+
+    Returns the reference, with results in float64 where float32 is not exact enough.
+    """
+    reference = with_exact_results(
+        method, selection.images, reference, results, calibration.threshold, manifest
+    )
     parity = compare(
-        paths,
+        selection.paths,
         reference,
         results,
         calibration.threshold,
@@ -293,3 +293,4 @@ def _prove(
     for line in parity.describe():
         log(line)
     require_parity(parity, manifest.score_tolerance, manifest.map_tolerance)
+    return reference

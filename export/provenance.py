@@ -56,3 +56,11 @@ def without_folders(word: str) -> str:
     if "/" not in value:
         return word
     return flag + PurePath(value).name
+
+
+def trained_bit_depth(provenance: Mapping[str, str]) -> int:
+    """Return the bit depth of the training images, which a checkpoint need not state; default 8."""
+    text = provenance.get("bits")
+    if text is None or not text.isdecimal():
+        return 8
+    return int(text)

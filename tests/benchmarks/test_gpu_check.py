@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -189,10 +190,11 @@ def test_an_engine_of_a_gpu_runs_with_and_without_its_graph_up_to_its_largest_ba
     names = [row["call"] for row in result["rows"]]
     for precision in ("fp16", "fp32"):
         ours = [name for name in names if f" {precision} " in name]
-        assert len(ours) == 4, names
+        assert len(ours) == 5, names
         assert ours[1].endswith(", CUDA graph")
         assert ours[2].endswith(", CUDA graph, score only")
         assert ours[3].endswith(", CUDA graph, image and map on the GPU")
+        assert ours[4].endswith(", 2 streams, throughput")
     assert {row["batch"] for row in result["rows"]} == {1}
     too_large = [line for line in page.splitlines() if ", batch 32: " in line]
     assert len(too_large) == len(result["rows"])
@@ -210,6 +212,7 @@ class GraphEngine:
 
     compiles: ClassVar[bool] = True
     has_device_memory: ClassVar[bool] = False
+    offers_streams: ClassVar[bool] = False
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     description = "toy fp32"
 
@@ -272,6 +275,22 @@ def test_images_on_the_gpu_are_uploaded_once_and_checked(
     np.testing.assert_allclose(call(others)[0], expected_result(others)[0], rtol=1e-6)
     # The map is wanted again by the other rows of this engine.
     assert engine(images)[1].size
+    engine.close()
+
+
+def test_batches_in_flight_give_the_results_of_their_images(
+    install: Install, fp16_bundle: Bundle, driver: Any
+) -> None:
+    install("10.13")
+    engine = TensorRt.open(fp16_bundle, replace(FP16, streams=2))
+    call = device_calls.InFlight(engine)
+    for seed, count in enumerate((1, 1, 3)):
+        images = random_images(count, seed)
+        for _ in range(4):
+            np.testing.assert_allclose(call(images)[0], expected_result(images)[0], rtol=1e-6)
+    # The last call has left one behind.
+    with pytest.raises(RuntimeError, match="not taken"):
+        engine(images)
     engine.close()
 
 

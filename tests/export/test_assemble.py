@@ -168,6 +168,35 @@ def test_the_bit_depth_of_the_training_is_in_the_manifest(data: Path) -> None:
     assert build(data, bits="12").manifest.bit_depth == 12
 
 
+class Cancellation(Brightness):
+    """In float32, the score of a bright image loses its digits in a difference of large numbers."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        score, anomaly_map = super().forward(image)
+        large = torch.where(score > 240, 1e9, 0.0).to(score)
+        return (score + large) - large, anomaly_map
+
+
+def test_an_image_on_which_float32_has_two_answers_is_compared_with_float64(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inexact = Cancellation(Brightness.settings_for(""), 1.0).eval()
+    checkpoint = Checkpoint(inexact, {**PROVENANCE, "data": str(data.resolve())})
+    bundle = build_bundle(checkpoint, data, data.parents[1] / "bundle", ExportOptions())
+    assert "3 of 10 images differ by more than the tolerance" in capsys.readouterr().err
+    # A white square; the next float32 after 1e9 is 64 away.
+    assert bundle.golden().scores.max() == 255.0
+    # What the graph computes, not what it is compared with, is wrong here.
+    drifting = Cancellation(Brightness.settings_for(""), 1.01).eval()
+    with pytest.raises(ExportError, match="scores are off by"):
+        build_bundle(
+            Checkpoint(drifting, checkpoint.provenance),
+            data,
+            data.parents[1] / "other",
+            ExportOptions(),
+        )
+
+
 def test_a_graph_that_drifts_is_refused_before_anything_is_written(data: Path) -> None:
     with pytest.raises(ExportError, match="off by"):
         build(data, exported_gain=1.5)

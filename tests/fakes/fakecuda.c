@@ -28,7 +28,7 @@ enum {
 
 static struct { const char *name; long count; } calls[64];
 static char failing[64] = "", device_name[64] = "Fake GPU";
-static int failure = 0, major = 8, minor = 6, driver = 13000;
+static int failure = 0, major = 8, minor = 6, driver = 13000, integrated = 0;
 static int live = 0;
 static __thread void *current = 0;
 
@@ -57,6 +57,8 @@ void fake_device(const char *name, int a, int b) {
     major = a;
     minor = b;
 }
+/* Let the GPU share the memory of the host. */
+void fake_integrated(void) { integrated = 1; }
 void fake_driver(int version) { driver = version; }
 /* The number of allocations, streams and graphs that were not freed. */
 int fake_live(void) { return live; }
@@ -77,7 +79,7 @@ int cuDeviceGetName(char *name, int size, int device) {
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     CALLED;
-    *value = attribute == 75 ? major : attribute == 76 ? minor : 0;
+    *value = attribute == 75 ? major : attribute == 76 ? minor : attribute == 18 ? integrated : 0;
     return 0;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
@@ -100,7 +102,7 @@ int cuGetErrorString(int error, const char **text) {
 
 /* ---------------------------------------------------------------- memory */
 
-static struct { char *start; size_t size; } pinned[256];
+static struct { char *start; size_t size; int mapped; } pinned[256];
 static struct { u64 start; size_t size; int device; } allocated[256];
 static int capturing_streams = 0;
 
@@ -148,10 +150,21 @@ int cuMemHostAlloc(void **address, size_t size, unsigned flags) {
     if (!size) return INVALID_VALUE;
     int i = 0;
     while (pinned[i].start) i++;
-    *address = pinned[i].start = calloc(1, size);
+    *address = pinned[i].start = aligned_alloc(256, (size + 255) / 256 * 256);
+    memset(*address, 0, size);
     pinned[i].size = size;
+    pinned[i].mapped = (flags & 2) != 0;
     live++;
     return 0;
+}
+int cuMemHostGetDevicePointer_v2(u64 *address, void *host, unsigned flags) {
+    IN_CONTEXT;
+    for (int i = 0; i < 256; i++) {
+        if (pinned[i].start != host || !pinned[i].mapped) continue;
+        *address = (u64)host;
+        return 0;
+    }
+    return INVALID_VALUE;
 }
 int cuMemFreeHost(void *address) {
     IN_CONTEXT;

@@ -257,6 +257,9 @@ assert cuda.device_of(address) == cuda.number == 0
 cuda.wait_for(1)
 memory = cuda.shared_memory(8)
 assert cuda.device_of(memory.address) == 0
+mapped, address = cuda.mapped(8)
+assert address == mapped.ctypes.data
+assert not cuda.shares_host_memory
 try:
     cuda.allocate(0)
 except CudaError as error:

@@ -483,3 +483,52 @@ def test_a_device_array_says_its_type() -> None:
     assert array.__dlpack_device__() == (dlpack.CUDA, 1)
     taken = dlpack.take(array.__dlpack__())
     assert (taken.address, taken.shape, taken.code, taken.bits) == (512, (2, 3), 1, 8)
+
+
+# ---------------------------------------------------------------- a GPU without its own memory
+
+COPIES = (b"cuMemcpyHtoDAsync_v2", b"cuMemcpyDtoHAsync_v2", b"cuMemAlloc_v2")
+
+
+@pytest.mark.parametrize("streams", [None, 2])
+@pytest.mark.parametrize("version", ["8.6", "10.13", "rtx1.7"])
+def test_a_gpu_that_shares_the_memory_of_the_host_copies_nothing(
+    version: str, streams: int | None, fp16_bundle: Bundle, install: Install, driver: Any
+) -> None:
+    install(version)
+    driver.fake_integrated()
+    options = replace(FP16, streams=streams)
+    engine: Any = open_engine(fp16_bundle, engine_name(version), options)
+    for seed, count in enumerate((1, 1, 1, 3, 3, 8)):
+        images = random_images(count, seed)
+        assert_judged(engine, images, images)
+        values = values_of(engine.device_map(), count * 64 * 64)
+        np.testing.assert_allclose(values, expected_result(images)[1].reshape(-1), rtol=1e-6)
+    assert [driver.fake_calls(name) for name in COPIES] == [0, 0, 0]
+    assert driver.fake_calls(b"cuMemHostAlloc") == 3 * (streams or 1)
+    # An image of another library is still read where it is.
+    images = random_images(1, 9)
+    source = Source()
+    assert_judged(engine, shared(source, images), images)
+    source.close()
+    kept = engine.device_map()
+    engine.close()
+    del engine
+    gc.collect()
+    assert driver.fake_live() == 1
+    expected = expected_result(images)[1].reshape(-1)
+    np.testing.assert_allclose(values_of(kept, 64 * 64), expected, rtol=1e-6)
+    del kept
+    gc.collect()
+    assert driver.fake_live() == 0
+
+
+def test_mapped_memory_needs_its_flag(driver: Any) -> None:
+    opened = cuda.open_libcuda()
+    assert not opened.shares_host_memory
+    memory, address = opened.mapped(100)
+    assert memory.nbytes == 100
+    assert address
+    with pytest.raises(EngineError, match="cuMemHostGetDevicePointer"):
+        opened._call("cuMemHostGetDevicePointer", opened.pinned(10).ctypes.data, 0)  # type: ignore[attr-defined]
+    opened.close()

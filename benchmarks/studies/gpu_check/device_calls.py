@@ -1,4 +1,4 @@
-"""Calls of an engine whose images are on the GPU already, and whose maps stay there."""
+"""Calls of an engine with images that are on the GPU already, and with several in flight."""
 
 from __future__ import annotations
 
@@ -34,6 +34,34 @@ class OnDevice:
             result: Sequence[NDArray[Any]] = self._engine(self._given)
         finally:
             self._engine.wants_map = True
+        return result
+
+
+class InFlight:
+    """Runs an engine with all of its batches in flight; the time of a call is not its latency.
+
+    A call submits its images and returns the oldest result. Only calls that repeat the same images
+    have the results of others in flight.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._images: Image | None = None
+        self._waiting = 0
+
+    def __call__(self, images: Image) -> Sequence[NDArray[Any]]:
+        if images is not self._images:
+            while self._waiting > 0:
+                self._take()
+            self._images = images
+        while self._waiting < self._engine.in_flight:
+            self._engine.submit(images)
+            self._waiting += 1
+        return self._take()
+
+    def _take(self) -> Sequence[NDArray[Any]]:
+        self._waiting -= 1
+        result: Sequence[NDArray[Any]] = self._engine.result()
         return result
 
 

@@ -22,6 +22,8 @@ Bytes = npt.NDArray[np.uint8]
 DriverCall = Callable[..., tuple[Any, ...]]
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+MAPPED = 2  # CU_MEMHOSTALLOC_DEVICEMAP
+INTEGRATED = 18  # CU_DEVICE_ATTRIBUTE_INTEGRATED
 OUT_OF_MEMORY = 2
 NO_DEVICE = 100
 UNKNOWN = 999
@@ -65,12 +67,15 @@ class Cuda(Protocol):
     Addresses and `stream` are plain integers, as TensorRT takes them. Work on the stream is
     complete only after `synchronize()`. The device memory of `allocate()` stays allocated until
     `close()`. `number` is that of the GPU among those that CUDA_VISIBLE_DEVICES lists.
+    `shares_host_memory` is true for a GPU without memory of its own, as on a Jetson, if the
+    provider has `mapped()`.
     """
 
     provider: str
     device: str
     number: int
     capability: tuple[int, int]
+    shares_host_memory: bool
     stream: int
     has_graphs: bool
 
@@ -91,6 +96,9 @@ class Cuda(Protocol):
 
     def pinned(self, size: int) -> Bytes:
         """Allocate `size` bytes of page-locked host memory, freed with the last array on it."""
+
+    def mapped(self, size: int) -> tuple[Bytes, int]:
+        """Allocate as `pinned` does; return the array and the address where the GPU uses it."""
 
     def copy_in(self, address: int, source: npt.NDArray[Any]) -> None:
         """Enqueue a copy of a pinned array to device memory."""

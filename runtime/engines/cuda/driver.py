@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from flawline.runtime.engines.cuda import libcuda
 from flawline.runtime.engines.cuda.base import (
+    INTEGRATED,
+    MAPPED,
     NON_BLOCKING,
     Bytes,
     Cuda,
@@ -113,6 +115,8 @@ class Driver:
         (major,) = self._call("cuDeviceGetAttribute", _CAPABILITY_MAJOR, device)
         (minor,) = self._call("cuDeviceGetAttribute", _CAPABILITY_MINOR, device)
         self.capability = (major, minor)
+        (integrated,) = self._call("cuDeviceGetAttribute", INTEGRATED, device)
+        self.shares_host_memory = bool(integrated)
         (self._context,) = self._call("cuDevicePrimaryCtxRetain", device)
         self._thread = 0
         self.make_current()
@@ -149,7 +153,15 @@ class Driver:
         self._call("cuStreamSynchronize", stream)
 
     def pinned(self, size: int) -> Bytes:
-        (address,) = self._call("cuMemHostAlloc", size, 0)
+        return self._host_memory(size, 0)
+
+    def mapped(self, size: int) -> tuple[Bytes, int]:
+        memory = self._host_memory(size, MAPPED)
+        (address,) = self._call("cuMemHostGetDevicePointer", memory.ctypes.data, 0)
+        return memory, int(address)
+
+    def _host_memory(self, size: int, flags: int) -> Bytes:
+        (address,) = self._call("cuMemHostAlloc", size, flags)
         owner = (ctypes.c_uint8 * size).from_address(address)
         finalizer = weakref.finalize(owner, _free_pinned, self._raw_call, self._context, address)
         # At exit the driver may be gone already, and it frees the memory itself.

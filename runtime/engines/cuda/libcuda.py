@@ -28,6 +28,7 @@ _SYMBOLS = {
     "cuMemFree": ("cuMemFree_v2", "d"),
     "cuPointerGetAttribute": ("cuPointerGetAttribute", "Iid"),
     "cuMemHostAlloc": ("cuMemHostAlloc", "Pzu"),
+    "cuMemHostGetDevicePointer": ("cuMemHostGetDevicePointer_v2", "Dpu"),
     "cuMemFreeHost": ("cuMemFreeHost", "p"),
     "cuMemcpyHtoDAsync": ("cuMemcpyHtoDAsync_v2", "dpzp"),
     "cuMemcpyDtoHAsync": ("cuMemcpyDtoHAsync_v2", "pdzp"),

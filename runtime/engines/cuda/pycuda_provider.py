@@ -44,6 +44,7 @@ class PyCuda:
     """
 
     has_graphs = False  # PyCUDA cannot capture a stream
+    shares_host_memory = False  # buffers are copied, as on every other GPU
 
     def __init__(self) -> None:
         driver = import_module("pycuda.driver")
@@ -97,6 +98,9 @@ class PyCuda:
     def pinned(self, size: int) -> Bytes:
         array: Bytes = self._call(self._driver.pagelocked_empty, size, np.uint8)
         return array
+
+    def mapped(self, size: int) -> tuple[Bytes, int]:
+        raise NotImplementedError("shares_host_memory is False")
 
     def copy_in(self, address: int, source: npt.NDArray[Any]) -> None:
         self._call(self._driver.memcpy_htod_async, address, source, self._stream)

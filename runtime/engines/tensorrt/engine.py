@@ -60,9 +60,9 @@ class TensorRt(Engine):
             noun = "stream" if streams == 1 else "streams"
             self.description += f", {streams} {noun}"
         # Those that do nothing, and those with a batch in flight, in the order of the batches.
-        self._idle = deque([Lane(trt, plan, self.description, cuda)])
+        self._idle: deque[Lane] = deque([Lane(trt, plan, self.description, cuda)])
         self._running: deque[Lane] = deque()
-        self._last = self._idle[0]
+        self._last: Lane = self._idle[0]
         self.largest_batch = self._last.session.layout.largest_batch
         self.in_flight = streams or 1
         self.wants_map = True
@@ -70,9 +70,10 @@ class TensorRt(Engine):
             while len(self._idle) < self.in_flight:
                 self._idle.append(_further_lane(trt, plan, self.description))
         except BaseException:
-            for lane in list(self._idle)[1:]:
+            # The first one is left to the caller, who owns its `cuda`.
+            self._idle.popleft().session.close()
+            for lane in self._idle:
                 lane.release()
-            self._last.session.close()
             raise
 
     @classmethod

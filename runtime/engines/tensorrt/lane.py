@@ -15,7 +15,7 @@ from flawline.runtime.engines.tensorrt.api import Module
 from flawline.runtime.engines.tensorrt.buffers import Buffers
 from flawline.runtime.engines.tensorrt.loaded_plan import Session
 from flawline.runtime.engines.tensorrt.plan_cache import Plan
-from flawline.runtime.image import Map
+from flawline.runtime.image import Image, Map
 
 # CUDA graphs for so many addresses of images, those that were used last.
 MOST_GRAPHS = 8
@@ -52,13 +52,14 @@ class Lane:
         self.cuda.make_current()
         self._given = None
         if is_on_device(image):
-            self._given = device_image(image, self.cuda)
-            self._set_shape(self._given.shape)
-            self._run(self._given.address)
+            given: DeviceImage = device_image(image, self.cuda)
+            self._set_shape(given.shape)
+            self._given = given
+            self._run(given.address)
         else:
-            image = host_image(image)
-            self._set_shape(image.shape)
-            np.copyto(self.buffers.image, image)
+            array: Image = host_image(image)
+            self._set_shape(array.shape)
+            np.copyto(self.buffers.image, array)
             self._run(self.buffers.device["image"])
         self._wants_map = wants_map
         if wants_map:
