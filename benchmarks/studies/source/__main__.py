@@ -3,10 +3,9 @@
     python -m benchmarks.studies.source --bundle bundles/part --data DATA
 
 For each bundle, the nodes that prepare images are put in front of its FP32 graph, as `flawline
-build --source` does. First, the test images are frames of their own size (of the most frequent size
-of a data set, to which the others are resized), and the scores of both ways are compared. Then a
-frame of --frame is judged in turns, by prepare() and the bundle, and by the graph that takes the
-frame, in each CPU engine.
+build --source` does. First, the test images are frames of their own sizes, with a graph for each
+size, and the scores of both ways are compared. Then a frame of --frame is judged in turns, by
+prepare() and the bundle, and by the graph that takes the frame, in each CPU engine.
 """
 
 from __future__ import annotations

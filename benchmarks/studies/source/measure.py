@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,25 @@ from flawline.cameras.decode import read_image
 from flawline.export.graphs import evenly_spaced
 from flawline.export.graphs.prologue import PROLOGUE
 from flawline.export.graphs.source import SourceGraph, with_source
-from flawline.export.parity import ScoresAndMaps, compare, score_images
+from flawline.export.parity import ScoresAndMaps, compare, score_images, score_with
 from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
 from flawline.runtime.console import log, printable
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import ENGINES, EngineError, EngineOptions, engine_class, missing
+from flawline.runtime.engines import (
+    ENGINES,
+    EngineError,
+    EngineOptions,
+    engine_class,
+    missing,
+    open_reference,
+)
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
 from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.source_frame import BGR, MONO, SourceFrame
 from flawline.train.data import PreparedImages, open_data
-from flawline.train.progress import Bars
+from flawline.train.progress import Bars, no_progress
 
-# Images that tell the size of those of a data set.
-SIZES_READ = 200
 # Seconds of untimed calls before each turn.
 SETTLE_S = 0.05
 # A bundle of the study is only timed, so that no self-test may refuse its lossy precisions.
@@ -64,8 +68,12 @@ def measure_source(
         framed = _framed(bundle, frame, image, folder / str(number))
         times += _times(bundle, framed, threads, rounds)
     others = share_of_others(start, read_cpu())
+    graph = _graph(read_bundle(pairs[0][0]), frame)
     return {
         "frame": str(frame),
+        # Of the first bundle; others with an input of this size have the same.
+        "frame_nodes": graph.nodes,
+        "frame_macs": graph.macs,
         "threads": threads,
         "scores": scores,
         "times": times,
@@ -74,27 +82,45 @@ def measure_source(
     }
 
 
-def _most_frequent(paths: Sequence[Path], bit_depth: int | None) -> SourceFrame:
-    """Return the most frequent size of images and its layout as the frames of a camera."""
-    shapes: Counter[tuple[int, ...]] = Counter()
-    for path in evenly_spaced(paths, SIZES_READ):
-        shapes[read_image(path, bit_depth).shape] += 1
-    ((shape, _),) = shapes.most_common(1)
-    return SourceFrame(shape[0], shape[1], BGR if len(shape) == 3 else MONO)
+def _by_frame(paths: Sequence[Path], bit_depth: int | None) -> dict[SourceFrame, list[Path]]:
+    """Return the images of each size and layout, as the frames of a camera."""
+    found: dict[SourceFrame, list[Path]] = {}
+    for path in paths:
+        shape = read_image(path, bit_depth).shape
+        source = SourceFrame(shape[0], shape[1], BGR if len(shape) == 3 else MONO)
+        found.setdefault(source, []).append(path)
+    return found
 
 
 def _compare(bundle: Bundle, paths: Sequence[Path]) -> dict[str, Any]:
     """Compare the scores of test images, as frames of their own size, in both ways."""
     manifest = bundle.manifest
-    source = _most_frequent(paths, manifest.file_bit_depth)
-    graph = _graph(bundle, source)
-    graph_input = dataclasses.replace(manifest.graph_input, source=source)
-    frames = _images(bundle, paths, graph_input.of_image)
-    prepared = _images(bundle, paths, graph_input.prepared)
-    with Bars() as bars:
-        fp32 = bundle.model().read_bytes()
-        expected = score_images(fp32, "fp32", bundle.map_size, prepared, bars)
-        results = score_images(graph.model, "fp32", bundle.map_size, frames, bars)
+    ordered: list[Path] = []
+    expected: list[ScoresAndMaps] = []
+    results: list[ScoresAndMaps] = []
+    graphs: dict[SourceFrame, SourceGraph] = {}
+    with Bars() as bars, closing(open_reference(bundle.model(), bundle.map_size)) as plain:
+        for source, images in _by_frame(paths, manifest.file_bit_depth).items():
+            graphs[source] = _graph(bundle, source)
+            graph_input = dataclasses.replace(manifest.graph_input, source=source)
+            frames = _images(bundle, images, graph_input.of_image)
+            prepared = _images(bundle, images, graph_input.prepared)
+            model = graphs[source].model
+            expected.append(score_with(plain, prepared, no_progress))
+            results.append(score_images(model, "fp32", bundle.map_size, frames, no_progress))
+            ordered += images
+            bars("images", len(ordered), len(paths))
+    return _scores_row(bundle, graphs, ordered, _joined(expected), _joined(results))
+
+
+def _scores_row(
+    bundle: Bundle,
+    graphs: Mapping[SourceFrame, SourceGraph],
+    paths: Sequence[Path],
+    expected: ScoresAndMaps,
+    results: ScoresAndMaps,
+) -> dict[str, Any]:
+    manifest = bundle.manifest
     parity = compare(
         paths,
         expected,
@@ -103,24 +129,27 @@ def _compare(bundle: Bundle, paths: Sequence[Path]) -> dict[str, Any]:
         manifest.score_tolerance,
         manifest.score.std,
     )
-    resized = 0
-    for size in frames.sizes.values():
-        resized += size != (source.height, source.width)
+    nodes = [graph.nodes for graph in graphs.values()]
     return {
         "bundle": printable(bundle.path.name),
         "method": manifest.method,
         "input": f"{manifest.geometry.width}x{manifest.geometry.height}",
-        "source": str(source),
+        "sources": sorted(str(source) for source in graphs),
         "images": len(paths),
-        "resized": resized,
-        "nodes": graph.nodes,
-        "macs": graph.macs,
+        "fewest_nodes": min(nodes),
+        "most_nodes": max(nodes),
+        "most_macs": max(graph.macs for graph in graphs.values()),
         "largest_difference": parity.worst_score,
         "tolerance": manifest.score_tolerance,
         "equal": int(np.count_nonzero(expected.scores == results.scores)),
         "clear_flips": len(parity.clear_flips),
         "near_flips": len(parity.near_flips),
     }
+
+
+def _joined(parts: Sequence[ScoresAndMaps]) -> ScoresAndMaps:
+    scores = np.concatenate([part.scores for part in parts])
+    return ScoresAndMaps(scores, np.concatenate([part.maps for part in parts]))
 
 
 def _images(

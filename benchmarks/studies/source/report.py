@@ -9,7 +9,7 @@ from flawline.benchmarks.tables import markdown_table
 from flawline.runtime.load import is_busy
 
 SCORES = (
-    "bundle", "data", "frames", "images", "nodes", "million MACs", "largest difference",
+    "bundle", "data", "frames", "images", "nodes", "million MACs at most", "largest difference",
     "tolerance", "equal scores", "clear flips", "flips within tolerance",
 )  # fmt: skip
 TIMES = (
@@ -22,11 +22,13 @@ def source_report(result: Mapping[str, Any]) -> str:
     """Return the page in Markdown: the scores, then the times."""
     scores = []
     for row in result["scores"]:
-        images = str(row["images"])
-        if row["resized"]:
-            images += f", {row['resized']} resized"
-        cells = [row["bundle"], row["data"], row["source"], images, row["nodes"]]
-        cells += [f"{row['macs'] / 1e6:.1f}", f"{row['largest_difference']:.1e}"]
+        sources = row["sources"]
+        frames = sources[0] if len(sources) == 1 else f"{len(sources)} sizes"
+        nodes = str(row["most_nodes"])
+        if row["fewest_nodes"] != row["most_nodes"]:
+            nodes = f"{row['fewest_nodes']} to {nodes}"
+        cells = [row["bundle"], row["data"], frames, row["images"], nodes]
+        cells += [f"{row['most_macs'] / 1e6:.1f}", f"{row['largest_difference']:.1e}"]
         cells += [f"{row['tolerance']:.1e}", row["equal"], row["clear_flips"], row["near_flips"]]
         scores.append(cells)
     times = []
@@ -42,12 +44,13 @@ def source_report(result: Mapping[str, Any]) -> str:
     return f"""\
 {"; ".join(about)}
 
-Scores of the FP32 graph in ONNX Runtime, on prepared images and on the frames themselves. Nodes and
-MACs are those that prepare a frame.
+Scores of the FP32 graph in ONNX Runtime, on prepared images and on the frames themselves, each of
+which has a graph of its own size. Nodes and MACs are those that prepare a frame.
 
 {markdown_table(SCORES, scores)}
 
-One frame of {result["frame"]}, from the array to the verdict, medians of alternating turns. The
+One frame of {result["frame"]}, from the array to the verdict, medians of alternating turns;
+{result["frame_nodes"]} nodes and {result["frame_macs"] / 1e6:.1f} million MACs prepare it. The
 difference is that of the two scores.
 
 {markdown_table(TIMES, times)}"""
