@@ -51,7 +51,7 @@ which has a graph of its own size. Nodes and MACs are those that prepare a frame
 {markdown_table(SCORES, scores)}
 
 One frame of {result["frame"]}, from the array to the verdict, medians of alternating turns. It is
-prepared by {result["frame_nodes"]} nodes with {macs:.1f} million MACs. The difference is that of the
-two scores.
+prepared by {result["frame_nodes"]} nodes with {macs:.1f} million MACs. The difference is that of
+the two scores.
 
 {markdown_table(TIMES, times)}"""
