@@ -28,6 +28,8 @@ EXTRA_OF_PACKAGE = {
     "av": "video",
     "pypylon": "basler",
     "harvesters": "genicam",
+    "paho": "mqtt",
+    "pymodbus": "modbus",
 }
 
 
