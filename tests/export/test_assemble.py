@@ -19,13 +19,14 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from torch import Tensor, nn
 
-from flawline.export import ExportError, assemble, selection
+from flawline.export import ExportError, assemble, golden_images, selection
 from flawline.export.assemble import ExportOptions, build_bundle
 from flawline.export.good_scores import GoodScores
 from flawline.export.parity import ScoresAndMaps
 from flawline.export.provenance import without_folders
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Spread
 from flawline.runtime.source_images import SourceSizes
@@ -143,6 +144,17 @@ def test_a_bundle_holds_the_graph_its_statistics_and_its_islands(data: Path) -> 
     assert len(golden.images) == 6
     assert golden.scores.max() == 255
     np.testing.assert_allclose(golden.maps, golden.images.mean(3), rtol=1e-5)
+
+
+def test_of_large_images_one_per_side_is_stored(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden_images, "BYTES_PER_SIDE", 1)
+    bundle = build(data)
+    golden = bundle.golden()
+    assert len(golden.images) == 2
+    low, high = golden.scores
+    assert low < bundle.calibration.threshold < high
 
 
 def test_a_graph_of_the_score_alone_has_golden_data_without_maps(data: Path) -> None:
@@ -306,6 +318,7 @@ def test_options_are_a_frozen_record() -> None:
         "outputs": None,
         "static_batch": None,
         "allow_unfinished": False,
+        "source": None,
     }
 
 
@@ -469,7 +482,7 @@ def test_a_rate_that_the_folds_do_not_support_is_refused(data: Path) -> None:
 
 def test_a_new_graph_is_compared_on_good_images_of_the_training(data: Path) -> None:
     build(data, facts={"out_of_fold": record_of(data)})
-    chosen = select_images(data, Geometry("stretch", SIZE, SIZE), None, folds=2)
+    chosen = select_images(data, GraphInput(Geometry("stretch", SIZE, SIZE)), None, folds=2)
     assert chosen.good == chosen.train.paths == list(open_data(data).train_good)
 
 
