@@ -43,6 +43,7 @@ ENGINE_LIBRARIES = {
     "gi",
     "paho",
     "pymodbus",
+    "asyncua",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 

@@ -27,6 +27,7 @@ OUTPUTS = {
     "webhook": "flawline.runtime.outputs.webhook:Webhook",
     "mqtt": "flawline.runtime.outputs.mqtt:Mqtt",
     "modbus": "flawline.runtime.outputs.modbus:Modbus",
+    "opcua": "flawline.runtime.outputs.opcua:OpcUa",
     "overlays": "flawline.runtime.outputs.overlays:Overlays",
 }
 DEFAULT_OUTPUT = "jsonl"

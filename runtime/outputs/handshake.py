@@ -94,6 +94,7 @@ class HandshakeServer(Delivery):
 
     def attach(self, camera: Camera) -> None:
         if not isinstance(camera, TriggeredCamera) or not camera.triggered:
+            self._on_open()
             return
         with self._changed:
             self._cameras.append(camera)
@@ -104,6 +105,7 @@ class HandshakeServer(Delivery):
             usable = wait_for_cameras(cameras)
             with self._changed:
                 self._is_open = len(usable) == len(cameras)
+            self._on_open()
 
         self._pulses.submit(wait, 1, wait=False)
 
@@ -139,11 +141,14 @@ class HandshakeServer(Delivery):
                 self._delivered += 1
                 self._results.clear()
             self._results.append(message)
-        self._on_result()
+        self._on_result(message)
         return True
 
-    def _on_result(self) -> None:
+    def _on_result(self, result: Result) -> None:
         """Tell the server that there is a further result. Called by the stream; does not wait."""
+
+    def _on_open(self) -> None:
+        """Tell the server that cameras are open. Called by any thread; does not wait."""
 
     def totals(self) -> Mapping[str, int]:
         # A trigger that was taken now would get no result.
@@ -203,12 +208,15 @@ class HandshakeServer(Delivery):
         except CameraError as error:
             warn(f"{self._name}: {error}")
 
-    def _acknowledge(self) -> bool:
-        """Remove the result that is shown; return False if there is none."""
+    def _acknowledge(self, result: Result | None = None) -> bool:
+        """Remove a result, by default the one that is shown; return False if it is not there."""
         with self._changed:
             if not self._results or not self._acknowledges:
                 return False
-            self._results.popleft()
+            result = result or self._results[0]
+            if result not in self._results:
+                return False
+            self._results.remove(result)
             self._delivered += 1
             self._changed.notify_all()
         return True
@@ -250,6 +258,7 @@ class ServerThread:
 
     def _run(self) -> None:
         self.loop.run_forever()
+        self.loop.run_until_complete(_end_tasks())
         self.loop.close()
 
     def call(self, coroutine: Any, timeout: float) -> Any:
@@ -272,3 +281,13 @@ class ServerThread:
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(1.0)
+
+
+async def _end_tasks() -> None:
+    """Cancel all other tasks of the loop, and wait for them."""
+    import asyncio
+
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -30,6 +30,7 @@ EXTRA_OF_PACKAGE = {
     "harvesters": "genicam",
     "paho": "mqtt",
     "pymodbus": "modbus",
+    "asyncua": "opcua",
 }
 
 

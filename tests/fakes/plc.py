@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from pymodbus.client import ModbusTcpClient
 
@@ -70,18 +69,3 @@ class Plc:
 
     def close(self) -> None:
         self.client.close()
-
-
-def run(work: Any) -> tuple[Any, list[BaseException]]:
-    """Return a thread that does `work`, and the list that its exception is put into."""
-    import threading
-
-    errors: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    return threading.Thread(target=guarded, daemon=True), errors

@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("pymodbus.simulator", reason="needs the extra modbus")
 
 from fakes.judgements import judgement
-from fakes.plc import BUSY, READY, REFUSED, RESULT, TAKEN, Plc, Status, run
+from fakes.peer_thread import run
+from fakes.plc import BUSY, READY, REFUSED, RESULT, TAKEN, Plc, Status
 
 from flawline.cameras import open_camera
 from flawline.cameras.triggered import TriggeredCamera
@@ -55,7 +56,7 @@ def stream(bundle: Bundle, output: Output, camera_uri: str, work: object) -> Tal
     tally = Tally()
     with open_camera(camera_uri) as camera, Detector(bundle, "onnxruntime") as detector:
         assert isinstance(camera, TriggeredCamera)
-        thread, errors = run(lambda: work(camera))  # type: ignore[operator]
+        thread, errors = run(lambda: work(camera), camera.stop)  # type: ignore[operator]
         thread.start()
         run_stream(camera, detector, [output], None, threading.Event(), tally)
         thread.join(60)
