@@ -22,10 +22,11 @@ from flawline.export.parity import ScoresAndMaps, compare, require_parity, score
 from flawline.export.provenance import bundle_provenance, trained_bit_depth
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
 from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import log, warn
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
-from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
+from flawline.runtime.manifest import GRAPH_OUTPUTS, Manifest, Spread
 from flawline.runtime.precisions import FP32
 from flawline.runtime.source_images import SourceSizes
 from flawline.train.blocks.fused import fp32_islands

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.export.parity import ScoresAndMaps
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import log, log_notes
-from flawline.runtime.manifest import Calibration
 from flawline.runtime.threshold import (
     HELD_OUT,
     check_false_alarm_rate,

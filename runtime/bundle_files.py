@@ -14,13 +14,12 @@ from typing import NoReturn, TypeVar
 from flawline import FlawlineError
 from flawline.commands import command_line, program_of
 from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.calibration import Calibration, calibration_from_json
 from flawline.runtime.files import read_small
 from flawline.runtime.manifest import (
     GOLDEN,
     MODEL,
-    Calibration,
     Manifest,
-    calibration_from_json,
 )
 from flawline.runtime.strict_json import SchemaError, one_line
 from flawline.runtime.threshold import threshold_fault

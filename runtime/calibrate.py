@@ -26,13 +26,13 @@ from flawline.commands import program_of
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import CALIBRATION, Bundle, read_bundle, write_calibration
 from flawline.runtime.bundle_files import require_bundle_folder
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import discard_stdout, log_notes, run_command, terminal_line
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
 from flawline.runtime.good_parts import GOOD, check_beforehand, score_frames
-from flawline.runtime.manifest import Calibration
 from flawline.runtime.scored_by import ScoredBy, scored_by
 from flawline.runtime.signals import uninterrupted
 from flawline.runtime.station.notices import FrameNotices

@@ -7,8 +7,8 @@ import math
 import cv2
 import numpy as np
 
-from flawline.runtime.detector import ANOMALOUS, GOOD, Verdict
 from flawline.runtime.image import Image
+from flawline.runtime.verdict import ANOMALOUS, GOOD, Verdict
 
 # A caption in an image with a shorter side than this one would be too wide or too small to read.
 SMALLEST_SIDE = 320  # pixels of the longer side

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +23,7 @@ from flawline.runtime.engines import EngineOptions, open_engine
 from flawline.runtime.engines.auto import other_scores
 from flawline.runtime.image import Image, Map, check_image, prepare
 from flawline.runtime.manifest import Manifest
-
-GOOD = "good"
-ANOMALOUS = "anomalous"
-UNJUDGED = "unjudged"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The decision about one image.
-
-    A part is anomalous if its `score` is above `threshold`. `anomaly_map` is float32 [H, W] on the
-    model's input grid, [0, 0] if the bundle was built for the score alone, and None if the image
-    could not be judged. It belongs to the engine and is overwritten by the detector's next call.
-    `milliseconds` holds the time of each stage; it is empty if the image could not be judged.
-    `reason` says why a part was rejected without a usable score; then `score` is not finite, and
-    `anomalous` is true, so that code that reads nothing else rejects the part.
-    """
-
-    score: float
-    threshold: float
-    anomalous: bool
-    anomaly_map: Map | None
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
-    reason: str | None = None
-
-    @property
-    def judged(self) -> bool:
-        """False if the part was rejected without a usable score; `reason` then says why."""
-        return self.reason is None
-
-    @property
-    def name(self) -> str:
-        """The verdict in one word: "good", "anomalous", or "unjudged" without a usable score."""
-        if not self.judged:
-            return UNJUDGED
-        if self.anomalous:
-            return ANOMALOUS
-        return GOOD
+from flawline.runtime.verdict import Verdict
 
 
 class Detector:

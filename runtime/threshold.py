@@ -27,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline import FlawlineError
-from flawline.runtime.manifest import Calibration, Manifest
+from flawline.runtime.calibration import Calibration
+from flawline.runtime.manifest import Manifest
 
 CONFIDENCE = 0.95
 DEFAULT_RATE = 0.01

@@ -7,7 +7,8 @@ import numpy as np
 from flawline.benchmarks.bundle_report.findings import Findings, scores_of
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.manifest import Calibration, Manifest
+from flawline.runtime.calibration import Calibration
+from flawline.runtime.manifest import Manifest
 from flawline.runtime.threshold import CONFIDENCE, CalibrationError, set_threshold
 from flawline.train.metrics import Scores
 

@@ -14,7 +14,7 @@ from flawline.benchmarks.bundle_report.kinds import DefectKind, kinds_of
 from flawline.cameras.decode import list_images_and_unread
 from flawline.cameras.listing import LeftOut
 from flawline.commands import program_of
-from flawline.runtime.manifest import Calibration
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.threshold import (
     CalibrationError,
     require_different_scores,

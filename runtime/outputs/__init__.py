@@ -17,7 +17,7 @@ from flawline.options import OptionError, parse_options
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.detector import Verdict
+from flawline.runtime.verdict import Verdict
 from flawline.uris import split_options, without_secrets
 
 # Name -> "module:Class", resolved when it is used.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from flawline.cameras import Camera
-from flawline.runtime.detector import Verdict
 from flawline.runtime.strict_json import finite
+from flawline.runtime.verdict import Verdict
 
 FPS_WINDOW = 30  # frames of the running FPS
 LATENCY_WINDOW = 10_000  # frames of the percentiles; bounded, because a run may last for years

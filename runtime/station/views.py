@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from flawline.cameras import Frame
-from flawline.runtime.detector import Verdict
 from flawline.runtime.outputs import ViewVerdict
+from flawline.runtime.verdict import Verdict
 
 
 @dataclass(frozen=True)

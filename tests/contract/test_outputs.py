@@ -15,7 +15,6 @@ import pytest
 from flawline.cameras import Frame
 from flawline.options import field_parser, parse_options
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.detector import Verdict
 from flawline.runtime.outputs import (
     OUTPUTS,
     Judgement,
@@ -26,6 +25,7 @@ from flawline.runtime.outputs import (
     open_output,
     output_class,
 )
+from flawline.runtime.verdict import Verdict
 
 pytestmark = pytest.mark.parametrize("name", OUTPUTS)
 IMAGE = np.full((48, 64, 3), 120, np.uint8)

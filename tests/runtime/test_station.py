@@ -19,12 +19,13 @@ from flawline.cameras.events import CameraEvent
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import Verbosity
-from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
 from flawline.runtime.outputs.jsonl import record
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import LATENCY_WINDOW, Tally
+from flawline.runtime.verdict import Verdict
 from flawline.uris import quote_path
 
 
