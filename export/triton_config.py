@@ -107,6 +107,9 @@ def _parameters(bundle: Bundle, precision: str, graph: str) -> str:
         "precision": precision,
         "onnx_sha256": bundle.model_sha256(graph),
     }
+    review = bundle.calibration.review_threshold
+    if review is not None:
+        values["review_threshold"] = repr(review)
     lines = []
     for key, value in values.items():
         entry = f"key: {_quoted(key)} value {{ string_value: {_quoted(value)} }}"

@@ -36,9 +36,11 @@ class Detector:
             cv2.imwrite("map.png", detector.paint(image, verdict.anomaly_map))
 
     `bundle` is its folder, or what `read_bundle` returns. `engine` is "auto" or one of ENGINES.
-    `threshold` None takes the threshold of the bundle. `accept_size` judges frames of any size; see
-    `judge`. Use the detector as a context manager, or close it. It is not for use from several
-    threads at once. Raises EngineError and BundleError, and ValueError for a threshold that is NaN.
+    `threshold` None takes the threshold of the bundle, and also its review level if
+    `review_threshold` is None; with a threshold of your own, no part is reviewed unless you give
+    that level, too. `accept_size` judges frames of any size; see `judge`. Use the detector as a
+    context manager, or close it. It is not for use from several threads at once. Raises EngineError
+    and BundleError, and ValueError for a threshold that is NaN, or a review threshold above it.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Detector:
         options: EngineOptions | None = None,
         threshold: float | None = None,
         accept_size: bool = False,
+        review_threshold: float | None = None,
     ) -> None:
         if not isinstance(bundle, Bundle):
             bundle = read_bundle(bundle)
@@ -55,10 +58,16 @@ class Detector:
         own_threshold = threshold is None
         if threshold is None:
             threshold = bundle.calibration.threshold
+            if review_threshold is None:
+                review_threshold = bundle.calibration.review_threshold
         # No score is above NaN, so that every part would be good.
         if math.isnan(threshold):
             raise ValueError("the threshold is not a number")
+        # Also false for NaN.
+        if review_threshold is not None and not review_threshold <= threshold:
+            raise ValueError("the review threshold is not at or below the threshold")
         self.threshold = threshold
+        self.review_threshold = review_threshold
         self.accept_size = accept_size
         self.engine = open_engine(bundle, engine, options)
         note = other_scores(bundle, self.engine, options or EngineOptions())
@@ -153,6 +162,7 @@ class Detector:
                 anomalous=True,
                 anomaly_map=None,
                 reason=str(error),
+                review_threshold=self.review_threshold,
             )
 
     def _check_size(self, image: Image) -> None:
@@ -191,7 +201,7 @@ class Detector:
         return verdicts
 
     def verdict(self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]) -> Verdict:
-        """Compare a score with the threshold."""
+        """Compare a score with the thresholds."""
         reason = None
         if not math.isfinite(score):
             reason = f"the score is {score}, not a finite number: the part is rejected"
@@ -202,6 +212,7 @@ class Detector:
             anomaly_map=anomaly_map,
             milliseconds=milliseconds,
             reason=reason,
+            review_threshold=self.review_threshold,
         )
 
     def paint(self, image: npt.NDArray[Any], anomaly_map: Map | None) -> Image:

@@ -190,7 +190,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-rejected",
         type=path_argument,
         metavar="DIR",
-        help="like --save, for anomalous and unjudged frames only",
+        help="like --save, for anomalous and unjudged frames and those for review only",
     )
 
 

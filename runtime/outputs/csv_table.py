@@ -30,6 +30,7 @@ COLUMNS = (
     "part",
     "views",
     "bundle",
+    "review_threshold",
 )
 # A spreadsheet would take a text that begins so for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -42,8 +42,9 @@ class JsonLines(Output):
 def record(judgement: Judgement) -> dict[str, Any]:
     """Return the content of the JSON line of a judgement.
 
-    "verdict" is "good", "anomalous" or "unjudged", and only a good part is not "rejected". If the
-    part was not judged, "score" is null and "reason" says why. Live cameras add "age_ms", the time
+    "verdict" is "good", "review", "anomalous" or "unjudged"; the last two are "rejected". If the
+    part was not judged, "score" is null and "reason" says why. "review_threshold" is there if parts
+    are reviewed. Live cameras add "age_ms", the time
     from capture to verdict, and "dropped", the number of frames dropped so far. "camera" is there
     if there are several or it has a name, "part" if the camera knows the part, and "views" if the
     part has several exposures.
@@ -64,6 +65,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "milliseconds": milliseconds,
         "fps": round(judgement.fps, 2),
     }
+    if verdict.review_threshold is not None:
+        line["review_threshold"] = verdict.review_threshold
     if judgement.live:
         line["age_ms"] = None
         if judgement.age is not None:

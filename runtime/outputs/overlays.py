@@ -40,7 +40,7 @@ class OverlayOptions(OutputOptions):
     """Raises ValueError for a limit below 1."""
 
     frames: Literal["all", "rejected"] = option(
-        "all", "which frames are saved; rejected: only anomalous and unjudged ones"
+        "all", "which frames are saved; rejected: anomalous and unjudged ones, and those for review"
     )
     limit: int = option(10_000, "the number of images at which the folder is full")
 
@@ -99,7 +99,8 @@ class Overlays(Output):
         return Path(target) if target else None
 
     def write(self, judgement: Judgement) -> None:
-        wanted = self._options.frames == "all" or judgement.verdict.anomalous
+        verdict = judgement.verdict
+        wanted = self._options.frames == "all" or verdict.anomalous or verdict.review
         if wanted and judgement.frame.image is not None:
             self._save(judgement)
         self._raise_failure()
