@@ -191,7 +191,6 @@ def _row(
 def _facts(run: EngineRun, bundle: Bundle, of_data: str, images: int) -> Row:
     """Return what was measured, on which machine and on which data."""
     manifest = bundle.manifest
-    geometry = manifest.geometry
     return {
         "bundle": printable(bundle.path.resolve().name),
         "bundle_id": bundle.short_id,
@@ -201,7 +200,7 @@ def _facts(run: EngineRun, bundle: Bundle, of_data: str, images: int) -> Row:
         # How far a training came that was cut short, such as "17 of 100 steps".
         "unfinished": manifest.cut_short,
         "data": printable(of_data),
-        "input": f"{geometry.width}x{geometry.height} {geometry.kind}",
+        "input": str(manifest.graph_input),
         # A camera delivers one frame at a time, unless throughput is measured.
         "batch": run.batch or 1,
         "engine": run.description,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flawline.runtime.detector import Detector
-from flawline.runtime.image import Image, prepare
+from flawline.runtime.image import Image
 from flawline.runtime.throughput import judge_in_flight
 from flawline.runtime.verdict import Verdict
 
@@ -35,10 +35,10 @@ def judge_passes(
     count = len(images)
     total = passes * count
     filled = math.ceil(total / batch) * batch
-    geometry = detector.bundle.manifest.geometry
+    to_input = detector.bundle.manifest.graph_input.of_frame
 
     def prepared(number: int) -> Image:
-        return prepare(images[number % count], geometry)
+        return to_input(images[number % count])
 
     times = []
     verdicts = []
@@ -65,7 +65,7 @@ def _kept(verdict: Verdict, keeps_maps: bool) -> Verdict:
 
 def warm_up(detector: Detector, image: Image, batch: int, seconds: float) -> None:
     """Judge an image untimed for at least `seconds`, in full batches that are all in flight."""
-    prepared = prepare(image, detector.bundle.manifest.geometry)
+    prepared = detector.bundle.manifest.graph_input.of_frame(image)
     end = time.perf_counter() + seconds
     count = batch * detector.engine.in_flight
     while True:

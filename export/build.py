@@ -106,6 +106,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> _Built:
         outputs=outputs,
         static_batch=1 if args.static_batch else None,
         allow_unfinished=args.allow_unfinished,
+        source=args.source,
     )
     with bit_depth_remedy(TRAIN_WITH_BITS):
         bundle = build_bundle(checkpoint, data, out, options, words)

@@ -58,7 +58,7 @@ def with_exact_results(
     )
     exact = copy.deepcopy(method).double()
     with Bars() as bars:
-        chosen = [images[index] for index in differing]
+        chosen = [images[index] for index in differing.tolist()]
         exact_scores, exact_maps = evaluate(exact, chosen, bars, "torch float64")
     reference = replace(reference, scores=reference.scores.copy(), maps=reference.maps.copy())
     reference.scores[differing] = exact_scores

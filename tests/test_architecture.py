@@ -42,6 +42,7 @@ ENGINE_LIBRARIES = {
     "harvesters",
     "gi",
     "paho",
+    "pymodbus",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 

@@ -58,8 +58,13 @@ def _geometry(findings: Findings) -> Facts:
     source_sizes = findings.bundle.manifest.source_sizes
     if source_sizes is not None:
         trained = source_sizes.describe()
+    graph_input = "prepared images"
+    source = findings.bundle.manifest.source
+    if source is not None:
+        graph_input = f"frames of {source}, which the graph prepares"
     return {
         "images": images,
+        "graph takes": graph_input,
         "model input": model_input,
         "left uninspected": "; ".join(findings.uninspected) or "nothing",
         "images in training": trained,

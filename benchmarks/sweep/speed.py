@@ -37,7 +37,6 @@ from flawline.benchmarks.sweep.store import Row, Store, read_rows, write_json
 from flawline.runtime.bundle import BundleError, read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
-from flawline.runtime.image import prepare
 from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.timing import time_calls
 from flawline.train.data import open_data
@@ -77,7 +76,7 @@ class _Runner:
     def prepared(self, path: Path) -> npt.NDArray[np.uint8]:
         """Return a file as the input of the engine, uint8 [1, H, W, 3]."""
         image = self.detector.read_image(path)
-        return prepare(image, self.detector.bundle.manifest.geometry)[None]
+        return self.detector.bundle.manifest.graph_input.of_frame(image)[None]
 
 
 def has_speed(store: Store, trained: Sequence[Trained], choices: Sequence[EngineChoice]) -> bool:
@@ -183,9 +182,9 @@ def _judge(runner: _Runner, path: Path) -> None:
         lambda: detector(detector.read_image(path)), warm_up=0, repeats=REPEATS
     )
     source = detector.read_image(path)
-    geometry = detector.bundle.manifest.geometry
+    to_input = detector.bundle.manifest.graph_input.of_frame
     runner.decode_ms += time_calls(lambda: detector.read_image(path), warm_up=0, repeats=REPEATS)
-    runner.prepare_ms += time_calls(lambda: prepare(source, geometry), warm_up=0, repeats=REPEATS)
+    runner.prepare_ms += time_calls(lambda: to_input(source), warm_up=0, repeats=REPEATS)
 
 
 def _batches(runner: _Runner, paths: Sequence[Path]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from flawline.cameras.decode import read_image
 from flawline.export import ExportError
 from flawline.export.add_precision import write_graph
-from flawline.export.assemble import ExportOptions, export_graph, manifest_of
+from flawline.export.assemble import manifest_of
 from flawline.export.choosing.candidates import Candidate
 from flawline.export.choosing.engines import (
     CONDITIONS,
@@ -30,6 +30,7 @@ from flawline.export.choosing.engines import (
     still_hold,
 )
 from flawline.export.choosing.store import Store
+from flawline.export.exported import export_graph
 from flawline.export.good_scores import GoodScores
 from flawline.export.graphs import WRITERS, GraphContext, evenly_spaced
 from flawline.export.measured_choice import turn_of
@@ -207,7 +208,7 @@ def trial_bundle(candidate: Candidate, few: PreparedImages, available: int, fold
     method.load_weights(recipe.weights, recipe.seed, few)
     method.fit(Fit(few, steps=1, seed=recipe.seed))
     method.eval()
-    exported = export_graph(method, ExportOptions())
+    exported = export_graph(method)
     map_size = (0, 0)
     if exported.outputs == GRAPH_OUTPUTS:
         map_size = method.settings.size

@@ -26,6 +26,7 @@ OUTPUTS = {
     "csv": "flawline.runtime.outputs.csv_table:CsvTable",
     "webhook": "flawline.runtime.outputs.webhook:Webhook",
     "mqtt": "flawline.runtime.outputs.mqtt:Mqtt",
+    "modbus": "flawline.runtime.outputs.modbus:Modbus",
     "overlays": "flawline.runtime.outputs.overlays:Overlays",
 }
 DEFAULT_OUTPUT = "jsonl"

@@ -45,8 +45,9 @@ class Delivery(Output):
     """Base class of outputs that send one message per judgement, and one with the summary.
 
     A subclass implements `_take` and `_discard`, and calls `_note_delivered`, `_note_refused`
-    and `_note_failure` from any thread. A live camera never waits. Another one waits for room in
-    the queue while the peer answers, and not while it does not.
+    and `_note_failure` from any thread. A message is the JSON line as bytes, unless it overrides
+    `_message` and `_summary`. A live camera never waits. Another one waits for room in the queue
+    while the peer answers, and not while it does not.
 
     At the end, the messages that wait are delivered within `end_s` seconds, and the rest is
     counted as not delivered.
@@ -72,7 +73,7 @@ class Delivery(Output):
         self._counted: Mapping[str, int] | None = None
 
     @abstractmethod
-    def _take(self, message: bytes, *, is_summary: bool = False) -> bool:
+    def _take(self, message: Any, *, is_summary: bool = False) -> bool:
         """Take over a message without waiting; return False if there is no room for it.
 
         `is_summary` is true for the last message, which is the summary of the run.
@@ -82,8 +83,16 @@ class Delivery(Output):
     def _discard(self) -> None:
         """Give up the messages that are not delivered, and end what sends them. Does not wait."""
 
+    def _message(self, judgement: Judgement) -> Any:
+        """Return the message of a judgement. It may not refer to the map of the verdict."""
+        return _encode({**record(judgement), "bundle": self._bundle_id})
+
+    def _summary(self, summary: Mapping[str, Any]) -> Any | None:
+        """Return the message of the summary, or None if it is not sent."""
+        return _encode({"summary": {**summary, "bundle": self._bundle_id}})
+
     def write(self, judgement: Judgement) -> None:
-        message = _encode({**record(judgement), "bundle": self._bundle_id})
+        message = self._message(judgement)
         while not self._offer(message):
             if judgement.can_wait and self._answers:
                 time.sleep(PAUSE_S)
@@ -114,15 +123,15 @@ class Delivery(Output):
             count = totals["delivered"] + totals["not_delivered"]
             warn(f"{self._name}: {totals['not_delivered']} of {count} results were not delivered")
         # A peer that has not taken the results in time is not waited for again.
-        if self._is_settled():
-            message = _encode({"summary": {**summary, "bundle": self._bundle_id}})
+        message = self._summary(summary)
+        if message is not None and self._is_settled():
             self._offer(message, is_summary=True)
             self._settle()
 
     def close(self) -> None:
         self._discard()
 
-    def _offer(self, message: bytes, *, is_summary: bool = False) -> bool:
+    def _offer(self, message: Any, *, is_summary: bool = False) -> bool:
         # Counted before, because a message may be delivered before `_take` returns.
         with self._changed:
             self._taken += 1

@@ -29,6 +29,7 @@ EXTRA_OF_PACKAGE = {
     "pypylon": "basler",
     "harvesters": "genicam",
     "paho": "mqtt",
+    "pymodbus": "modbus",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from conftest import SIZE, tiny_model, write_tiny_bundle
+from conftest import SIZE, SOURCE, source_frames, tiny_model, write_source_bundle, write_tiny_bundle
 
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.cores import allowed_cores
@@ -33,6 +33,7 @@ from flawline.runtime.engines.choice import (
     record_path,
     write_choice,
 )
+from flawline.runtime.image import prepare
 from flawline.runtime.precisions import PRECISIONS
 
 pytestmark = pytest.mark.parametrize("name", ENGINES)
@@ -246,6 +247,38 @@ def test_a_bundle_for_the_score_alone_has_no_map(name: str, tmp_path: Path) -> N
     assert maps.shape == (3, 0, 0)
     np.testing.assert_allclose(scores, expected_maps(image).max((1, 2)), atol=0.01)
     engine.close()
+
+
+def test_a_graph_that_takes_frames_prepares_them_exactly_in_every_precision(
+    name: str, tmp_path: Path
+) -> None:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    bundle = write_source_bundle(tmp_path / "b")
+    frames = source_frames(2)
+    expected = []
+    for frame in frames:
+        prepared = prepare(SOURCE.picture(frame), bundle.manifest.geometry)
+        expected.append(expected_maps(prepared))
+    for precision in engine_class(name).precisions:
+        if not bundle.has_graph(precision):
+            bundle = add_model(bundle, precision, bundle.model().read_bytes())
+        reason = None
+        try:
+            engine = open_engine(bundle, name, EngineOptions(threads=1, precision=precision))
+        except EngineError as error:
+            reason = str(error)
+        if reason is not None:
+            assert "no native BF16" in reason
+            continue
+        for count in (1, 2):
+            scores, maps = engine(frames[:count])
+            assert np.abs(maps - expected[:count]).max() <= bundle.manifest.map_tolerance
+            assert scores.tolist() == maps.max((1, 2)).tolist()
+        engine.submit(frames)
+        assert np.abs(engine.result()[1] - expected).max() <= bundle.manifest.map_tolerance
+        engine.close()
 
 
 def test_an_engine_without_streams_says_so(name: str, full_bundle: Bundle) -> None:

@@ -41,6 +41,10 @@ def judgement(kind: str) -> Judgement:
         reason = "the score is nan: the part is rejected"
         verdict = Verdict(math.nan, 100.0, True, np.zeros((64, 64), np.float32), {}, reason)
         return Judgement(Frame("line", 7, IMAGE), verdict, 10.0)
+    if kind == "review":
+        anomaly_map = np.full((64, 64), 90, np.float32)
+        verdict = Verdict(90.0, 100.0, False, anomaly_map, {}, None, 80.0)
+        return Judgement(Frame("line", 7, IMAGE), verdict, 10.0)
     anomalous = kind == "anomalous"
     anomaly_map = np.full((64, 64), 120, np.float32)
     milliseconds = {"prepare": 1.0, "infer": 2.0}
@@ -102,7 +106,7 @@ def test_every_option_has_a_type_a_default_and_a_help_text(name: str) -> None:
         assert callable(field_parser(record, field.name))
 
 
-@pytest.mark.parametrize("kind", ["good", "anomalous", "faulty", "not finite"])
+@pytest.mark.parametrize("kind", ["good", "review", "anomalous", "faulty", "not finite"])
 def test_judgements_of_every_kind_are_delivered(name: str, output: Output, kind: str) -> None:
     output.write(judgement(kind))
     output.finish(SUMMARY)

@@ -17,19 +17,22 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+
+from conftest import write_tiny_bundle
 from torch import Tensor, nn
 
-from flawline.export import ExportError, assemble, selection
+from flawline.export import ExportError, assemble, golden_images, selection
 from flawline.export.assemble import ExportOptions, build_bundle
 from flawline.export.good_scores import GoodScores
 from flawline.export.parity import ScoresAndMaps
 from flawline.export.provenance import without_folders
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Spread
 from flawline.runtime.source_images import SourceSizes
-from flawline.runtime.threshold import CalibrationError, set_threshold
+from flawline.runtime.threshold import CalibrationError, Rates, set_threshold
 from flawline.runtime.training_length import TrainingLength
 from flawline.train.blocks.fused import fp32
 from flawline.train.checkpoint import Checkpoint
@@ -143,6 +146,17 @@ def test_a_bundle_holds_the_graph_its_statistics_and_its_islands(data: Path) -> 
     assert len(golden.images) == 6
     assert golden.scores.max() == 255
     np.testing.assert_allclose(golden.maps, golden.images.mean(3), rtol=1e-5)
+
+
+def test_of_large_images_one_per_side_is_stored(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden_images, "BYTES_PER_SIDE", 1)
+    bundle = build(data)
+    golden = bundle.golden()
+    assert len(golden.images) == 2
+    low, high = golden.scores
+    assert low < bundle.calibration.threshold < high
 
 
 def test_a_graph_of_the_score_alone_has_golden_data_without_maps(data: Path) -> None:
@@ -302,10 +316,12 @@ def test_a_checkpoint_without_a_bit_depth_was_trained_on_8_bits(data: Path, tmp_
 def test_options_are_a_frozen_record() -> None:
     assert dataclasses.asdict(ExportOptions()) == {
         "false_alarm_rate": None,
+        "review_rate": None,
         "parity_images": 200,
         "outputs": None,
         "static_batch": None,
         "allow_unfinished": False,
+        "source": None,
     }
 
 
@@ -389,6 +405,12 @@ def test_out_of_fold_scores_set_the_threshold(
     assert calibration.threshold == pytest.approx(219 + 0.05 * scores.std())
     assert (calibration.good_images, calibration.folds) == (20, 2)
     assert calibration.interval[0] == 0
+    # The largest values of the maps set the pixel threshold in the same way.
+    assert calibration.pixels is not None
+    assert calibration.pixels.threshold == pytest.approx(220 + manifest.map_tolerance, rel=0.01)
+    assert calibration.pixels.rate == calibration.false_alarm_rate
+    assert calibration.pixels.interval == calibration.interval
+    assert calibration.review is None
     text = capsys.readouterr().err
     assert "note: 20 good images support a false-alarm rate of 4.8% at best" in text
     assert "(at most 13.9% with 95% confidence), from 20 good images, each scored by one of" in text
@@ -469,7 +491,7 @@ def test_a_rate_that_the_folds_do_not_support_is_refused(data: Path) -> None:
 
 def test_a_new_graph_is_compared_on_good_images_of_the_training(data: Path) -> None:
     build(data, facts={"out_of_fold": record_of(data)})
-    chosen = select_images(data, Geometry("stretch", SIZE, SIZE), None, folds=2)
+    chosen = select_images(data, GraphInput(Geometry("stretch", SIZE, SIZE)), None, folds=2)
     assert chosen.good == chosen.train.paths == list(open_data(data).train_good)
 
 
@@ -506,14 +528,16 @@ def test_the_threshold_keeps_the_tolerance_of_engines_as_margin(data: Path) -> N
 
 
 def test_similar_neighbours_are_noted_with_the_threshold(
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     paths = [Path(f"{index}.png") for index in range(40)]
     waves = np.sin(np.arange(40) / 6)
-    GoodScores(paths, waves, waves).calibrate(0.1, 0.01)
+    manifest = write_tiny_bundle(tmp_path / "tiny").manifest
+    GoodScores(paths, waves, waves).calibrate(Rates(0.1), manifest)
     assert "warning: neighbouring images of the sequence are similar" in capsys.readouterr().err
     independent = np.random.default_rng(0).permutation(waves)
-    GoodScores(paths, independent, independent).calibrate(0.1, 0.01)
+    GoodScores(paths, independent, independent).calibrate(Rates(0.1), manifest)
     assert "warning" not in capsys.readouterr().err
 
 
