@@ -23,6 +23,7 @@ from flawline.runtime.engines import EngineOptions, open_engine
 from flawline.runtime.engines.auto import other_scores
 from flawline.runtime.image import Image, Map, check_image
 from flawline.runtime.manifest import Manifest
+from flawline.runtime.regions import Regions, RegionSettings, find_regions, regions_missing
 from flawline.runtime.verdict import Verdict
 
 
@@ -38,9 +39,10 @@ class Detector:
     `bundle` is its folder, or what `read_bundle` returns. `engine` is "auto" or one of ENGINES.
     `threshold` None takes the threshold of the bundle, and also its review level if
     `review_threshold` is None; with a threshold of your own, no part is reviewed unless you give
-    that level, too. `accept_size` judges frames of any size; see `judge`. Use the detector as a
-    context manager, or close it. It is not for use from several threads at once. Raises EngineError
-    and BundleError, and ValueError for a threshold that is NaN, or a review threshold above it.
+    that level, too. `accept_size` judges frames of any size; see `judge`. `region_settings` says
+    which regions `regions` gives. Use the detector as a context manager, or close it. It is not for
+    use from several threads at once. Raises EngineError and BundleError, and ValueError for a
+    threshold that is NaN, or a review threshold above it.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Detector:
         threshold: float | None = None,
         accept_size: bool = False,
         review_threshold: float | None = None,
+        region_settings: RegionSettings | None = None,
     ) -> None:
         if not isinstance(bundle, Bundle):
             bundle = read_bundle(bundle)
@@ -68,6 +71,7 @@ class Detector:
             raise ValueError("the review threshold is not at or below the threshold")
         self.threshold = threshold
         self.review_threshold = review_threshold
+        self.region_settings = region_settings or RegionSettings()
         self.accept_size = accept_size
         self.engine = open_engine(bundle, engine, options)
         note = other_scores(bundle, self.engine, options or EngineOptions())
@@ -227,7 +231,25 @@ class Detector:
         bundle was built for the score alone.
         """
         check_image(image)
-        return painting.paint(image, self._require_map(anomaly_map), self.bundle.manifest)
+        pixels = self.bundle.calibration.pixel_threshold
+        anomaly_map = self._require_map(anomaly_map)
+        return painting.paint(image, anomaly_map, self.bundle.manifest, pixels)
+
+    def regions(self, image: npt.NDArray[Any], anomaly_map: Map | None) -> Regions:
+        """Return where the anomaly map of a verdict is above the pixel threshold of the bundle.
+
+        `image` is the one that was judged, of which only the size is read, and `anomaly_map` is
+        float32 [H, W] on the model's input grid; see `find_regions`. Raises ValueError where there
+        is no map, and where the bundle has no pixel threshold, with the remedy.
+        """
+        check_image(image)
+        anomaly_map = self._require_map(anomaly_map)
+        threshold = self.bundle.calibration.pixel_threshold
+        if threshold is None:
+            raise ValueError(f"there are no regions: {regions_missing(self.bundle)}")
+        height, width = image.shape[:2]
+        geometry = self.bundle.manifest.geometry
+        return find_regions(anomaly_map, threshold, geometry, height, width, self.region_settings)
 
     def _require_map(self, anomaly_map: Map | None) -> Map:
         """Return the map. Raises ValueError for one that is not from this detector."""

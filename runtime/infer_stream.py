@@ -42,6 +42,7 @@ from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.signals import signal_handlers
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
+from flawline.runtime.station.region_arguments import add_region_arguments, read_region_settings
 from flawline.runtime.station.several_cameras import Station, StationSettings
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.throughput import require_batch
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
     _add_several_cameras_arguments(parser)
+    add_region_arguments(parser)
     parser.add_argument(
         "--accept-size",
         action="store_true",
@@ -208,6 +210,7 @@ def _run(args: argparse.Namespace) -> None:
 def _stream(args: argparse.Namespace) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
     bundle = read_bundle(args.bundle)
+    regions = read_region_settings(args, bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
         cameras = [stack.enter_context(open_camera(uri)) for uri in args.camera]
@@ -224,9 +227,10 @@ def _stream(args: argparse.Namespace) -> None:
             output = outputs.open_output(description, bundle, *folders)
             opened.append(stack.enter_context(output))
         options = engine_options(args)
-        detector = stack.enter_context(
-            Detector(bundle, args.engine, options, accept_size=args.accept_size)
+        detector = Detector(
+            bundle, args.engine, options, accept_size=args.accept_size, region_settings=regions
         )
+        stack.enter_context(detector)
         _log_start(cameras, station, detector)
         if station is not None:
             station.prepare(detector)

@@ -72,6 +72,7 @@ class Overlays(Output):
         self._folder = Path(target)
         self._options = options
         self._manifest = bundle.manifest
+        self._pixel_threshold = bundle.calibration.pixel_threshold
         started = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         self._run = f"{started}-{secrets.token_hex(4)}"
         if not bundle.has_map:
@@ -160,7 +161,8 @@ class Overlays(Output):
         verdict = judgement.verdict
         if verdict.judged and anomaly_map is not None:
             image = magnified(image_of(frame, self._manifest))
-            pixels = with_caption(paint(image, anomaly_map, self._manifest), verdict)
+            painted = paint(image, anomaly_map, self._manifest, self._pixel_threshold)
+            pixels = with_caption(painted, verdict)
         else:
             pixels = np.asarray(frame.image)
         label = _label(judgement)

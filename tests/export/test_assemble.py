@@ -401,7 +401,7 @@ def test_out_of_fold_scores_set_the_threshold(
     assert manifest.folds == 2
     calibration = bundle.calibration
     expected = set_threshold(scores, margin=manifest.score_tolerance, folds=2)
-    assert calibration == expected
+    assert dataclasses.replace(calibration, pixels=None) == expected
     assert calibration.threshold == pytest.approx(219 + 0.05 * scores.std())
     assert (calibration.good_images, calibration.folds) == (20, 2)
     assert calibration.interval[0] == 0
