@@ -28,7 +28,7 @@ from flawline.cameras.usages import usages
 from flawline.commands import program_of
 from flawline.runtime import outputs
 from flawline.runtime.available import list_available
-from flawline.runtime.bundle import read_bundle
+from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import log, log_notes, run_command, warn
@@ -39,6 +39,7 @@ from flawline.runtime.engines import (
     engine_options,
 )
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
+from flawline.runtime.regions import RegionSettings
 from flawline.runtime.signals import signal_handlers
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
@@ -226,11 +227,7 @@ def _stream(args: argparse.Namespace) -> None:
         for description in _outputs(args):
             output = outputs.open_output(description, bundle, *folders)
             opened.append(stack.enter_context(output))
-        options = engine_options(args)
-        detector = Detector(
-            bundle, args.engine, options, accept_size=args.accept_size, region_settings=regions
-        )
-        stack.enter_context(detector)
+        detector = stack.enter_context(_open_detector(args, bundle, regions))
         _log_start(cameras, station, detector)
         if station is not None:
             station.prepare(detector)
@@ -254,6 +251,12 @@ def _stream(args: argparse.Namespace) -> None:
             run_stream(cameras[0], detector, opened, args.max_frames, stop, Tally(), batch)
         else:
             station.run(detector, opened, args.max_frames, Tally())
+
+
+def _open_detector(args: argparse.Namespace, bundle: Bundle, regions: RegionSettings) -> Detector:
+    size = args.accept_size
+    options = engine_options(args)
+    return Detector(bundle, args.engine, options, accept_size=size, region_settings=regions)
 
 
 def _batch_in_flight(args: argparse.Namespace, cameras: Sequence[Camera]) -> int | None:

@@ -10,7 +10,7 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import printable
 from flawline.runtime.outputs import Judgement, Output, OutputOptions, ViewVerdict
 from flawline.runtime.outputs.line_file import LineFile
-from flawline.runtime.regions import Region
+from flawline.runtime.regions import Region, Regions
 from flawline.runtime.strict_json import finite
 
 
@@ -46,11 +46,10 @@ def record(judgement: Judgement) -> dict[str, Any]:
 
     "verdict" is "good", "review", "anomalous" or "unjudged"; the last two are "rejected". If the
     part was not judged, "score" is null and "reason" says why. "review_threshold" is there if parts
-    are reviewed. Live cameras add "age_ms", the time
-    from capture to verdict, and "dropped", the number of frames dropped so far. "camera" is there
-    if there are several or it has a name, "part" if the camera knows the part, and "views" if the
-    part has several exposures. A judged frame has "regions" and "regions_total" if the bundle gives
-    them.
+    are reviewed. Live cameras add "age_ms", the time from capture to verdict, and "dropped", the
+    number of frames dropped so far. "camera" is there if there are several or it has a name, "part"
+    if the camera knows the part, and "views" if the part has several exposures. A judged frame has
+    "regions" and "regions_total" if the bundle gives them.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -84,10 +83,14 @@ def record(judgement: Judgement) -> dict[str, Any]:
     if verdict.reason is not None:
         line["reason"] = printable(verdict.reason)
     if judgement.regions is not None:
-        scale = judgement.regions.mm_per_pixel
-        line["regions"] = [_region(region, scale) for region in judgement.regions.listed]
-        line["regions_total"] = judgement.regions.total
+        line |= _regions(judgement.regions)
     return line
+
+
+def _regions(regions: Regions) -> dict[str, Any]:
+    """Return the regions that are listed, and the number of all."""
+    listed = [_region(region, regions.mm_per_pixel) for region in regions.listed]
+    return {"regions": listed, "regions_total": regions.total}
 
 
 def _region(region: Region, mm_per_pixel: float | None) -> dict[str, Any]:
