@@ -139,7 +139,8 @@ def find_regions(
     nothing = Regions(mm_per_pixel=settings.mm_per_pixel)
     if not above.any():
         return nothing
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    count, found, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    labels = np.asarray(found, np.int32)
     cell_area = rows.scale * columns.scale
     areas = stats[1:, cv2.CC_STAT_AREA] * cell_area
     # Rounding may leave an area just below its true value.
