@@ -41,16 +41,17 @@ def source_report(result: Mapping[str, Any]) -> str:
     about = [result["machine"]["cpu"], f"threads {result['threads']}"]
     if is_busy(result["other_processes"]):
         about.append(f"other processes used {result['other_processes']:.0%} of the CPU")
+    macs = result["frame_macs"] / 1e6
     return f"""\
-{"; ".join(about)}
+{"; ".join(about)}; measured by `python -m benchmarks.studies.source`
 
 Scores of the FP32 graph in ONNX Runtime, on prepared images and on the frames themselves, each of
 which has a graph of its own size. Nodes and MACs are those that prepare a frame.
 
 {markdown_table(SCORES, scores)}
 
-One frame of {result["frame"]}, from the array to the verdict, medians of alternating turns;
-{result["frame_nodes"]} nodes and {result["frame_macs"] / 1e6:.1f} million MACs prepare it. The
-difference is that of the two scores.
+One frame of {result["frame"]}, from the array to the verdict, medians of alternating turns. It is
+prepared by {result["frame_nodes"]} nodes with {macs:.1f} million MACs. The difference is that of
+the two scores.
 
 {markdown_table(TIMES, times)}"""
