@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image
 from flawline.runtime.throughput import judge_in_flight
+from flawline.runtime.verdict import Verdict
 
 # The fewest images of a turn. At its end fewer batches are in flight, which costs about the time of
 # half an image for each.

@@ -19,10 +19,11 @@ from flawline.benchmarks.in_flight import images_of_turn, judge_passes, warm_up
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle, BundleError
 from flawline.runtime.console import log
-from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, EngineOptions
 from flawline.runtime.image import Image
 from flawline.runtime.throughput import require_batch
+from flawline.runtime.verdict import Verdict
 from flawline.train.data import Sample
 from flawline.train.progress import Bars
 

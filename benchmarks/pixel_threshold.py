@@ -10,10 +10,12 @@ import numpy as np
 
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.conformal import conformal_level
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
+from flawline.runtime.good_parts import map_peak
 from flawline.runtime.manifest import Manifest
-from flawline.runtime.threshold import CalibrationError, set_threshold
+from flawline.runtime.threshold import CalibrationError, check_false_alarm_rate
 from flawline.runtime.trained_images import content_hash
 from flawline.train.data import DataError, DataSet, hold_out
 from flawline.train.data.split import without_copies
@@ -77,10 +79,11 @@ def pixel_threshold(detector: Detector, data_set: DataSet) -> PixelThreshold:
         paths = held_out_images(bundle.manifest, data_set)
         peaks = _map_peaks(detector, paths)
         rate = bundle.calibration.false_alarm_rate
-        found = set_threshold(np.array(peaks), rate, bundle.manifest.map_tolerance)
+        check_false_alarm_rate(rate, len(peaks))
+        level = conformal_level(np.array(peaks), rate, bundle.manifest.map_tolerance)
     except (DataError, CalibrationError) as error:
         return PixelThreshold(None, reason=str(error))
-    return PixelThreshold(found.threshold, len(peaks), rate)
+    return PixelThreshold(level.threshold, len(peaks), rate)
 
 
 def needs_pixel_threshold(bundle: Bundle, data_set: DataSet) -> bool:
@@ -95,7 +98,7 @@ def _map_peaks(detector: Detector, paths: Sequence[Path]) -> list[float]:
         for index, path in enumerate(paths):
             verdict = detector(read_image(path, bit_depth))
             assert verdict.anomaly_map is not None
-            peak = float(verdict.anomaly_map.max())
+            peak = map_peak(verdict.anomaly_map)
             if not np.isfinite(peak):
                 raise EngineError(
                     f"{detector.engine.description}: the map of {path} is not finite; choose "

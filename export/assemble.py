@@ -26,12 +26,14 @@ from flawline.export.parity import ScoresAndMaps, compare, require_parity, score
 from flawline.export.provenance import bundle_provenance, trained_bit_depth
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
 from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import log, warn
 from flawline.runtime.graph_input import GraphInput
-from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
+from flawline.runtime.manifest import GRAPH_OUTPUTS, Manifest, Spread
 from flawline.runtime.precisions import FP32
 from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes
+from flawline.runtime.threshold import Rates
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, describe_images
 from flawline.train.data.split import content_hashes, list_hash, require_not_trained_on
@@ -51,6 +53,7 @@ class ExportOptions:
 
     Attributes:
         false_alarm_rate: share of good parts that may be rejected; None for the default.
+        review_rate: share of good parts that may be reviewed or rejected; None for no review.
         parity_images: number of test images to compare on, next to good ones.
         outputs: GRAPH_OUTPUTS, ("score",) for a graph without the map, or None for the method's.
         static_batch: the only batch size that the graph accepts; None for any.
@@ -59,11 +62,17 @@ class ExportOptions:
     """
 
     false_alarm_rate: float | None = None
+    review_rate: float | None = None
     parity_images: int = PARITY_IMAGES
     outputs: tuple[str, ...] | None = None
     static_batch: int | None = None
     allow_unfinished: bool = False
     source: SourceFrame | None = None
+
+    @property
+    def rates(self) -> Rates:
+        """Both rates."""
+        return Rates(self.false_alarm_rate, self.review_rate)
 
 
 def build_bundle(
@@ -86,7 +95,7 @@ def build_bundle(
     Raises:
         ExportError: the graph does not decide as the method does, the training was cut short, or
             the options do not fit the method or its training.
-        CalibrationError: too few good images for the false-alarm rate, or they are all equal.
+        CalibrationError: too few good images for the rates, or they are all equal.
         DataError: the data set cannot be used, its held-out images were trained on, or its good
             images are not those of the out-of-fold scores.
         BundleError: the bundle cannot be written.
@@ -99,7 +108,7 @@ def build_bundle(
     if good is None:
         good = held_out_scores(selection.good, results, reference)
     manifest = manifest_of(method, exported, good)
-    calibration = good.calibrate(options.false_alarm_rate, manifest.score_tolerance)
+    calibration = good.calibrate(options.rates, manifest)
     if exported.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
         reference = replace(reference, maps=results.maps)
     manifest = replace(
@@ -137,7 +146,7 @@ def _select_images(
         _require_unseen(selection, checkpoint)
     else:
         good = out_of_fold_scores(record, selection.train.paths)
-    require_rate(options.false_alarm_rate, selection.good, good)
+    require_rate(options.rates, selection.good, good)
     _note_trained_tests(selection, checkpoint)
     for line in describe_images(selection.good, method.geometry, selection.bit_depth):
         log(f"note: {line}")

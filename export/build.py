@@ -40,6 +40,7 @@ from flawline.runtime.engines.auto import cache_and_threads
 from flawline.runtime.engines.choice import record_path, require_writable
 from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import GRAPH_OUTPUTS
+from flawline.runtime.threshold import Rates
 from flawline.train import TrainError
 from flawline.train.data.demo import DEMO_PRODUCT, DEMO_WEIGHTS
 from flawline.train.fit import recipe_from_arguments
@@ -101,6 +102,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> _Built:
         out = DEFAULT_OUT / f"{method.name}-{_given_name(data)}"
     options = ExportOptions(
         false_alarm_rate=args.false_alarm_rate,
+        review_rate=args.review_rate,
         outputs=outputs,
         static_batch=1 if args.static_batch else None,
         allow_unfinished=args.allow_unfinished,
@@ -203,7 +205,7 @@ def _set_own_threshold(bundle: Bundle, args: argparse.Namespace, built: _Built |
             built.data,
             args.engine,
             engine_options(args),
-            args.false_alarm_rate,
+            Rates(args.false_alarm_rate, args.review_rate),
         )
 
 

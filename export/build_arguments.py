@@ -101,6 +101,12 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
         "--false-alarm-rate", type=float, help="share of good parts rejected; default 0.01"
     )
     group.add_argument(
+        "--review-rate",
+        type=float,
+        help="share of good parts reviewed by a person or rejected, above the false-alarm rate; "
+        "default: no part is reviewed",
+    )
+    group.add_argument(
         "--outputs",
         choices=GRAPH_OUTPUTS,
         help="score: leave out the map, its upsampling and its smoothing; default map, if the "

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from flawline.export.parity import ScoresAndMaps
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
-from flawline.runtime.manifest import Calibration
 
 # So many good and defective images are stored, or fewer where they are large.
 MOST_PER_SIDE = 3

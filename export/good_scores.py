@@ -12,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.export.parity import ScoresAndMaps
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import log, log_notes
-from flawline.runtime.manifest import Calibration
+from flawline.runtime.manifest import GRAPH_OUTPUTS, Manifest
 from flawline.runtime.threshold import (
     HELD_OUT,
-    check_false_alarm_rate,
+    Rates,
+    check_rates,
     describe,
     require_different_scores,
     set_threshold,
+    with_pixel_threshold,
 )
 from flawline.train.data import DataError
 from flawline.train.data.split import content_hashes
@@ -61,17 +64,21 @@ class GoodScores:
             return HELD_OUT
         return GOOD
 
-    def calibrate(self, false_alarm_rate: float | None, tolerance: float) -> Calibration:
-        """Set the threshold, with the tolerance of a score as its margin, and log what supports it.
+    def calibrate(self, rates: Rates, manifest: Manifest) -> Calibration:
+        """Set the thresholds of scores and maps, and log what supports them.
 
-        Raises CalibrationError if the images are too few, or if their scores are all equal within
-        the tolerance.
+        Their margins are the tolerances of the manifest. A bundle without maps has no pixel
+        threshold. Raises CalibrationError if the images are too few, or if their scores are all
+        equal within the tolerance.
         """
+        tolerance = manifest.score_tolerance
         require_different_scores(self.scores, tolerance, self.called)
         calibration = set_threshold(
-            self.scores, false_alarm_rate, tolerance, self.called, self.folds
+            self.scores, rates.false_alarm, tolerance, self.called, self.folds, rates.review
         )
-        for line in describe(calibration, false_alarm_rate, self.called):
+        if manifest.outputs == GRAPH_OUTPUTS:
+            calibration = with_pixel_threshold(calibration, self.peaks, manifest.map_tolerance)
+        for line in describe(calibration, rates.false_alarm, self.called):
             log(line)
         # A defective part among the good ones would raise the threshold: show where to look.
         suspect = int(np.argmax(self.scores))
@@ -157,14 +164,12 @@ def _note_copies(images: int, used: int) -> None:
         )
 
 
-def require_rate(
-    false_alarm_rate: float | None, selected: Sequence[Path], known: GoodScores | None
-) -> None:
-    """Check, before the work begins, that there are enough images for the rate.
+def require_rate(rates: Rates, selected: Sequence[Path], known: GoodScores | None) -> None:
+    """Check, before the work begins, that there are enough images for the rates.
 
     known: scores that exist before the export; without them, those of `selected` will be used.
     """
     if known is None:
-        check_false_alarm_rate(false_alarm_rate, len(selected))
+        check_rates(rates, len(selected))
     else:
-        check_false_alarm_rate(false_alarm_rate, len(known.paths), known.called)
+        check_rates(rates, len(known.paths), known.called)

@@ -7,18 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from flawline.export.good_scores import GoodScores, out_of_fold_scores
-from flawline.export.parity import score_with
+from flawline.export.parity import ScoresAndMaps, score_with
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle, read_bundle, write_calibration
 from flawline.runtime.console import log
 from flawline.runtime.engines import EngineOptions, open_engine, open_reference
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.scored_by import scored_by
+from flawline.runtime.threshold import Rates
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import PreparedImages
+from flawline.train.judging import map_peaks
 from flawline.train.progress import Bars
 
 
@@ -28,13 +29,14 @@ def set_own_threshold(
     data: Path,
     engine: str,
     options: EngineOptions,
-    false_alarm_rate: float | None,
+    rates: Rates,
 ) -> Bundle:
     """Replace the threshold of a new bundle by one from the scores of an engine; return the bundle.
 
     The images are those that set the first threshold. If they were held out, the engine scores
     them. Out-of-fold scores are of other detectors, which no engine has; to each of them is added
-    what the engine changes about the exported detector's score of the same image.
+    what the engine changes about the exported detector's score of the same image. The largest
+    values of the maps are treated in the same way.
 
     Args:
         bundle: a bundle that was built from the checkpoint, with a graph for the precision.
@@ -42,26 +44,34 @@ def set_own_threshold(
         data: the data set that it was trained on.
         engine: an engine of ENGINES that can be used on this machine.
         options: how it is opened, with a lossy precision.
-        false_alarm_rate: share of good parts that may be rejected; None for the default.
+        rates: shares of good parts that may be rejected, and reviewed.
 
     Raises EngineError, BundleError, DataError and CalibrationError.
     """
     good, images = _good_images(checkpoint, data, bundle.manifest)
     with Bars() as bars:
         with closing(open_engine(bundle, engine, options)) as opened:
-            scores = score_with(opened, images, bars).scores
-        if good is None:
-            own: npt.NDArray[np.float64] = scores.astype(np.float64)
-        else:
+            own = _own_scores(images, score_with(opened, images, bars))
+        if good is not None:
             with closing(open_reference(bundle.model(), bundle.map_size)) as reference:
-                expected = score_with(reference, images, bars).scores
-            own = good.scores + (scores.astype(np.float64) - expected)
-    own_scores = GoodScores(images.paths, own, own, None if good is None else good.out_of_fold)
+                expected = _own_scores(images, score_with(reference, images, bars))
+            own = GoodScores(
+                images.paths,
+                good.scores + (own.scores - expected.scores),
+                good.peaks + (own.peaks - expected.peaks),
+                good.out_of_fold,
+            )
     log(f"the threshold is set again, with the scores of {opened.name} {opened.precision}")
-    calibration = own_scores.calibrate(false_alarm_rate, bundle.manifest.score_tolerance)
+    calibration = own.calibrate(rates, bundle.manifest)
     scored = scored_by(opened.name, opened.precision)
     write_calibration(bundle, replace(calibration, scored_by=scored))
     return read_bundle(bundle.path)
+
+
+def _own_scores(images: PreparedImages, results: ScoresAndMaps) -> GoodScores:
+    """Return the scores and the largest values of the maps in float64, for their differences."""
+    peaks = map_peaks(results.maps).astype(np.float64)
+    return GoodScores(images.paths, results.scores.astype(np.float64), peaks)
 
 
 def _good_images(

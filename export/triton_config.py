@@ -108,6 +108,9 @@ def _parameters(bundle: Bundle, precision: str, graph: str) -> str:
         "precision": precision,
         "onnx_sha256": bundle.model_sha256(graph),
     }
+    review = bundle.calibration.review_threshold
+    if review is not None:
+        values["review_threshold"] = repr(review)
     if manifest.source is not None:
         values["source"] = str(manifest.source)
     lines = []

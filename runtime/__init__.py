@@ -37,7 +37,7 @@ PUBLIC = {
     "EngineOptions": "flawline.runtime.engines",
     "FlawlineError": "flawline",
     "Frame": "flawline.cameras",
-    "Verdict": "flawline.runtime.detector",
+    "Verdict": "flawline.runtime.verdict",
     "open_camera": "flawline.cameras",
     "read_bundle": "flawline.runtime.bundle",
 }
@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     from flawline import FlawlineError
     from flawline.cameras import Frame, open_camera
     from flawline.runtime.bundle import Bundle, read_bundle
-    from flawline.runtime.detector import Detector, Verdict
+    from flawline.runtime.detector import Detector
     from flawline.runtime.engines import EngineOptions
+    from flawline.runtime.verdict import Verdict
 
 __all__ = [
     "Bundle",

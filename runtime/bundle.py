@@ -41,6 +41,7 @@ from flawline.runtime.bundle_files import (
     undo_command,
     unwritable,
 )
+from flawline.runtime.calibration import Calibration, calibration_to_json
 from flawline.runtime.files import replace_folder, sha256_of, write_atomically
 from flawline.runtime.golden import Golden, pack_golden, read_golden
 from flawline.runtime.graph_signature import check_signature, read_signature
@@ -48,9 +49,7 @@ from flawline.runtime.manifest import (
     GOLDEN,
     GRAPH_OUTPUTS,
     MODEL,
-    Calibration,
     Manifest,
-    calibration_to_json,
     manifest_from_json,
     manifest_to_json,
 )

@@ -14,16 +14,15 @@ from typing import NoReturn, TypeVar
 from flawline import FlawlineError
 from flawline.commands import command_line, program_of
 from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.calibration import Calibration, calibration_from_json
 from flawline.runtime.files import read_small
 from flawline.runtime.manifest import (
     GOLDEN,
     MODEL,
-    Calibration,
     Manifest,
-    calibration_from_json,
 )
 from flawline.runtime.strict_json import SchemaError, one_line
-from flawline.runtime.threshold import threshold_fault
+from flawline.runtime.threshold import calibration_fault
 from flawline.uris import folder_of
 
 MANIFEST = "manifest.json"
@@ -109,7 +108,7 @@ def unwritable(path: Path, error: OSError) -> BundleError:
 
 def require_plausible(path: Path, calibration: Calibration, manifest: Manifest) -> None:
     """Refuse to write a threshold that no reader accepts. Raises BundleError."""
-    fault = threshold_fault(calibration.threshold, manifest)
+    fault = calibration_fault(calibration, manifest)
     if fault is not None:
         raise BundleError(
             f"bundle {path}: {fault}; check the images, or train a detector on such images"
@@ -119,7 +118,7 @@ def require_plausible(path: Path, calibration: Calibration, manifest: Manifest) 
 def plausible_calibration(data: bytes, manifest: Manifest) -> Calibration:
     """Read a calibration whose threshold fits the manifest. Raises SchemaError."""
     calibration = calibration_from_json(data)
-    fault = threshold_fault(calibration.threshold, manifest)
+    fault = calibration_fault(calibration, manifest)
     if fault is not None:
         raise SchemaError(fault)
     return calibration

@@ -19,31 +19,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from flawline.cameras import CameraError, open_camera
 from flawline.commands import program_of
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import CALIBRATION, Bundle, read_bundle, write_calibration
 from flawline.runtime.bundle_files import require_bundle_folder
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import discard_stdout, log_notes, run_command, terminal_line
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
-from flawline.runtime.good_parts import GOOD, check_beforehand, score_frames
-from flawline.runtime.manifest import Calibration
+from flawline.runtime.good_parts import GOOD, GoodParts, check_beforehand, score_frames
 from flawline.runtime.scored_by import ScoredBy, scored_by
 from flawline.runtime.signals import uninterrupted
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.threshold import (
     DEFAULT_RATE,
     CalibrationError,
+    Rates,
     check_range,
     describe,
     describe_needs,
     require_different_scores,
     set_threshold,
+    with_pixel_threshold,
 )
 from flawline.runtime.undo import undo_calibration
 from flawline.uris import without_secrets
@@ -57,17 +58,15 @@ HIGHEST_SHOWN = 3  # scores that are printed: a bad part among the good ones wou
 
 
 def _recalibrate(args: argparse.Namespace) -> None:
-    check_range(_rate(args))
+    check_range(args.false_alarm_rate)
+    check_range(args.review_rate, "review rate")
     require_bundle_folder(args.bundle, args.camera)
     bundle = read_bundle(args.bundle)
     if not args.dry_run:
         _require_writable(bundle)
-    sources, scores, engine = _score_good_parts(bundle, args)
-    tolerance = bundle.manifest.score_tolerance
-    # The first check: equal images would support no rate, however many there are.
-    require_different_scores(scores, tolerance, GOOD)
-    calibration = replace(set_threshold(scores, _rate(args), tolerance, GOOD), scored_by=engine)
-    lines = _report(bundle.calibration, calibration, scores, sources)
+    parts, engine = _score_good_parts(bundle, args)
+    calibration = replace(_calibrate(bundle, parts, _rates(args)), scored_by=engine)
+    lines = _report(bundle.calibration, calibration, parts)
     if args.dry_run:
         unchanged = "nothing was written (--dry-run)"
         _print([*lines, unchanged], unchanged)
@@ -78,6 +77,19 @@ def _recalibrate(args: argparse.Namespace) -> None:
     with uninterrupted():
         write_calibration(bundle, calibration)
         _print(lines, written)
+
+
+def _calibrate(bundle: Bundle, parts: GoodParts, rates: Rates) -> Calibration:
+    manifest = bundle.manifest
+    tolerance = manifest.score_tolerance
+    # The first check: equal images would support no rate, however many there are.
+    require_different_scores(parts.scores, tolerance, GOOD)
+    calibration = set_threshold(
+        parts.scores, rates.false_alarm, tolerance, GOOD, review_rate=rates.review
+    )
+    if bundle.has_map:
+        calibration = with_pixel_threshold(calibration, parts.peaks, manifest.map_tolerance)
+    return calibration
 
 
 def _require_writable(bundle: Bundle) -> None:
@@ -93,8 +105,8 @@ def _require_writable(bundle: Bundle) -> None:
 
 def _score_good_parts(
     bundle: Bundle, args: argparse.Namespace
-) -> tuple[list[str], npt.NDArray[np.float64], ScoredBy | None]:
-    """Return the sources and the scores [n] of the camera's frames, and what gave the scores."""
+) -> tuple[GoodParts, ScoredBy | None]:
+    """Return the camera's frames with their scores, and what gave the scores."""
     # The camera comes first, because opening an engine may take minutes.
     with open_camera(args.camera) as camera:
         if camera.endless and args.max_frames is None:
@@ -103,7 +115,7 @@ def _score_good_parts(
                 f"give the number of frames with --max-frames 300"
             )
         trained_images = bundle.manifest.trained_images
-        check_beforehand(camera, args.max_frames, _rate(args), trained_images)
+        check_beforehand(camera, args.max_frames, _rates(args), trained_images)
         # On the engine that will run: its rounding is part of the scores.
         options = engine_options(args)
         # The threshold is given, although no verdict is used, because a warning about scores that
@@ -112,31 +124,35 @@ def _score_good_parts(
         with Detector(bundle, args.engine, options, old, args.accept_size) as detector:
             log_notes(camera.notes())
             camera.on_event = FrameNotices().event
-            sources, scores = score_frames(detector, camera, args.max_frames, trained_images)
+            parts = score_frames(detector, camera, args.max_frames, trained_images)
             engine = detector.engine
-    return sources, np.array(scores), scored_by(engine.name, engine.precision)
+    return parts, scored_by(engine.name, engine.precision)
 
 
-def _rate(args: argparse.Namespace) -> float:
-    """Return the false-alarm rate: only one given by number is above the default."""
+def _rates(args: argparse.Namespace) -> Rates:
+    """Return the rates: only a false-alarm rate given by number is above the default."""
     if args.false_alarm_rate is None:
-        return DEFAULT_RATE
-    return float(args.false_alarm_rate)
+        return Rates(DEFAULT_RATE, args.review_rate)
+    return Rates(args.false_alarm_rate, args.review_rate)
 
 
-def _report(
-    old: Calibration, new: Calibration, scores: npt.NDArray[np.float64], sources: Sequence[str]
-) -> list[str]:
+def _report(old: Calibration, new: Calibration, parts: GoodParts) -> list[str]:
     """Compare the old and the new threshold in lines of text."""
+    scores = parts.scores
     rejected = int(np.sum(scores > old.threshold))
     lines = [
         f"old threshold {old.threshold:.6g} for {old.false_alarm_rate:.1%} false alarms, from "
         f"{old.good_images} {GOOD}: rejects {rejected} of these {len(scores)} good parts"
     ]
     lines += describe(new, new.false_alarm_rate, GOOD)
+    if old.review is not None and new.review is None:
+        lines.append(
+            f"note: without --review-rate no part is reviewed any more; "
+            f"--review-rate {old.review.rate:g} keeps the old rate"
+        )
     lines.append(f"{GOOD} that a false-alarm rate takes: {describe_needs()}")
     for i in np.argsort(scores)[::-1][:HIGHEST_SHOWN]:
-        lines.append(f"  {scores[i]:.6g}  {sources[i]}")
+        lines.append(f"  {scores[i]:.6g}  {parts.sources[i]}")
     lines.append(
         "these scored highest: if one of them is a bad part, remove it and calibrate again"
     )
@@ -187,6 +203,12 @@ def _parser() -> argparse.ArgumentParser:
         "--false-alarm-rate",
         type=float,
         help=f"share of good parts rejected; default {DEFAULT_RATE}. Images that it takes: {needs}",
+    )
+    parser.add_argument(
+        "--review-rate",
+        type=float,
+        help="share of good parts reviewed by a person or rejected, above the false-alarm rate; "
+        "default: no part is reviewed",
     )
     parser.add_argument(
         "--max-frames",

@@ -7,8 +7,8 @@ import math
 import cv2
 import numpy as np
 
-from flawline.runtime.detector import ANOMALOUS, GOOD, Verdict
 from flawline.runtime.image import Image
+from flawline.runtime.verdict import ANOMALOUS, GOOD, REVIEW, Verdict
 
 # A caption in an image with a shorter side than this one would be too wide or too small to read.
 SMALLEST_SIDE = 320  # pixels of the longer side
@@ -18,7 +18,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 FONT_HEIGHT = 21.0  # pixels of a capital at scale 1
 BACKGROUND_BGR = (32, 32, 32)
 TEXT_BGR = (225, 225, 225)
-VERDICT_BGR = {GOOD: (120, 215, 120), ANOMALOUS: (110, 110, 255)}
+VERDICT_BGR = {GOOD: (120, 215, 120), REVIEW: (90, 205, 255), ANOMALOUS: (110, 110, 255)}
 FEWEST_DIGITS = 3
 MOST_DIGITS = 9
 
@@ -60,15 +60,21 @@ def with_caption(image: Image, verdict: Verdict) -> Image:
 
 
 def _texts(verdict: Verdict) -> list[str]:
-    """Return the texts, with enough digits to show on which side of the threshold the score is."""
+    """Return the texts, with enough digits to show on which side of a threshold the score is."""
+    thresholds = [verdict.threshold]
+    if verdict.review_threshold is not None:
+        thresholds.append(verdict.review_threshold)
     score = ""
-    threshold = ""
+    shown: list[str] = []
     for digits in range(FEWEST_DIGITS, MOST_DIGITS + 1):
         score = f"{verdict.score:.{digits}g}"
-        threshold = f"{verdict.threshold:.{digits}g}"
-        if score != threshold:
+        shown = [f"{threshold:.{digits}g}" for threshold in thresholds]
+        if score not in shown:
             break
-    return [verdict.name, f"score {score}", f"threshold {threshold}"]
+    texts = [verdict.name, f"score {score}", f"threshold {shown[0]}"]
+    if len(shown) > 1:
+        texts.append(f"review {shown[1]}")
+    return texts
 
 
 def _lines(sizes: list[int], width: int, letter: int) -> list[list[int]]:

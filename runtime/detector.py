@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +23,8 @@ from flawline.runtime.engines import EngineOptions, open_engine
 from flawline.runtime.engines.auto import other_scores
 from flawline.runtime.image import Image, Map, check_image
 from flawline.runtime.manifest import Manifest
-
-GOOD = "good"
-ANOMALOUS = "anomalous"
-UNJUDGED = "unjudged"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The decision about one image.
-
-    A part is anomalous if its `score` is above `threshold`. `anomaly_map` is float32 [H, W] on the
-    model's input grid, [0, 0] if the bundle was built for the score alone, and None if the image
-    could not be judged. It belongs to the engine and is overwritten by the detector's next call.
-    `milliseconds` holds the time of each stage; it is empty if the image could not be judged.
-    `reason` says why a part was rejected without a usable score; then `score` is not finite, and
-    `anomalous` is true, so that code that reads nothing else rejects the part.
-    """
-
-    score: float
-    threshold: float
-    anomalous: bool
-    anomaly_map: Map | None
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
-    reason: str | None = None
-
-    @property
-    def judged(self) -> bool:
-        """False if the part was rejected without a usable score; `reason` then says why."""
-        return self.reason is None
-
-    @property
-    def name(self) -> str:
-        """The verdict in one word: "good", "anomalous", or "unjudged" without a usable score."""
-        if not self.judged:
-            return UNJUDGED
-        if self.anomalous:
-            return ANOMALOUS
-        return GOOD
+from flawline.runtime.regions import Regions, RegionSettings, find_regions, regions_missing
+from flawline.runtime.verdict import Verdict
 
 
 class Detector:
@@ -74,9 +37,12 @@ class Detector:
             cv2.imwrite("map.png", detector.paint(image, verdict.anomaly_map))
 
     `bundle` is its folder, or what `read_bundle` returns. `engine` is "auto" or one of ENGINES.
-    `threshold` None takes the threshold of the bundle. `accept_size` judges frames of any size; see
-    `judge`. Use the detector as a context manager, or close it. It is not for use from several
-    threads at once. Raises EngineError and BundleError, and ValueError for a threshold that is NaN.
+    `threshold` None takes the threshold of the bundle, and also its review level if
+    `review_threshold` is None; with a threshold of your own, no part is reviewed unless you give
+    that level, too. `accept_size` judges frames of any size; see `judge`. `region_settings` says
+    which regions `regions` gives. Use the detector as a context manager, or close it. It is not for
+    use from several threads at once. Raises EngineError and BundleError, and ValueError for a
+    threshold that is NaN, or a review threshold above it.
     """
 
     def __init__(
@@ -86,6 +52,8 @@ class Detector:
         options: EngineOptions | None = None,
         threshold: float | None = None,
         accept_size: bool = False,
+        review_threshold: float | None = None,
+        region_settings: RegionSettings | None = None,
     ) -> None:
         if not isinstance(bundle, Bundle):
             bundle = read_bundle(bundle)
@@ -93,10 +61,17 @@ class Detector:
         own_threshold = threshold is None
         if threshold is None:
             threshold = bundle.calibration.threshold
+            if review_threshold is None:
+                review_threshold = bundle.calibration.review_threshold
         # No score is above NaN, so that every part would be good.
         if math.isnan(threshold):
             raise ValueError("the threshold is not a number")
+        # Also false for NaN.
+        if review_threshold is not None and not review_threshold <= threshold:
+            raise ValueError("the review threshold is not at or below the threshold")
         self.threshold = threshold
+        self.review_threshold = review_threshold
+        self.region_settings = region_settings or RegionSettings()
         self.accept_size = accept_size
         self.engine = open_engine(bundle, engine, options)
         note = other_scores(bundle, self.engine, options or EngineOptions())
@@ -192,6 +167,7 @@ class Detector:
                 anomalous=True,
                 anomaly_map=None,
                 reason=str(error),
+                review_threshold=self.review_threshold,
             )
 
     def _check_size(self, image: Image) -> None:
@@ -232,7 +208,7 @@ class Detector:
         return verdicts
 
     def verdict(self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]) -> Verdict:
-        """Compare a score with the threshold."""
+        """Compare a score with the thresholds."""
         reason = None
         if not math.isfinite(score):
             reason = f"the score is {score}, not a finite number: the part is rejected"
@@ -243,6 +219,7 @@ class Detector:
             anomaly_map=anomaly_map,
             milliseconds=milliseconds,
             reason=reason,
+            review_threshold=self.review_threshold,
         )
 
     def paint(self, image: npt.NDArray[Any], anomaly_map: Map | None) -> Image:
@@ -254,7 +231,25 @@ class Detector:
         bundle was built for the score alone.
         """
         check_image(image)
-        return painting.paint(image, self._require_map(anomaly_map), self.bundle.manifest)
+        pixels = self.bundle.calibration.pixel_threshold
+        anomaly_map = self._require_map(anomaly_map)
+        return painting.paint(image, anomaly_map, self.bundle.manifest, pixels)
+
+    def regions(self, image: npt.NDArray[Any], anomaly_map: Map | None) -> Regions:
+        """Return where the anomaly map of a verdict is above the pixel threshold of the bundle.
+
+        `image` is the one that was judged, of which only the size is read, and `anomaly_map` is
+        float32 [H, W] on the model's input grid; see `find_regions`. Raises ValueError where there
+        is no map, and where the bundle has no pixel threshold, with the remedy.
+        """
+        check_image(image)
+        anomaly_map = self._require_map(anomaly_map)
+        threshold = self.bundle.calibration.pixel_threshold
+        if threshold is None:
+            raise ValueError(f"there are no regions: {regions_missing(self.bundle)}")
+        height, width = image.shape[:2]
+        geometry = self.bundle.manifest.geometry
+        return find_regions(anomaly_map, threshold, geometry, height, width, self.region_settings)
 
     def _require_map(self, anomaly_map: Map | None) -> Map:
         """Return the map. Raises ValueError for one that is not from this detector."""

@@ -6,35 +6,52 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
 
 from flawline.cameras import Camera, CameraError, Frame
 from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
-from flawline.runtime.threshold import CalibrationError, check_false_alarm_rate
+from flawline.runtime.image import Map
+from flawline.runtime.threshold import CalibrationError, Rates, check_rates
 from flawline.runtime.trained_images import require_new_images
 
 PROGRESS_EVERY = 50  # frames
 GOOD = "good images"
 
 
+@dataclass(frozen=True)
+class GoodParts:
+    """The names of n frames, their scores, and the largest values of their maps, float64 [n].
+
+    The largest values are 0 if the bundle gives no maps.
+    """
+
+    sources: Sequence[str]
+    scores: npt.NDArray[np.float64]
+    peaks: npt.NDArray[np.float64]
+
+
 def check_beforehand(
-    camera: Camera, max_frames: int | None, rate: float, trained_images: Collection[str]
+    camera: Camera, max_frames: int | None, rates: Rates, trained_images: Collection[str]
 ) -> None:
     """Check what is known about the frames before one is judged.
 
     `max_frames` limits their number, and `trained_images` are content hashes of the images that the
-    detector was trained on. Raises CalibrationError if the frames are too few for the rate, and
+    detector was trained on. Raises CalibrationError if the frames are too few for the rates, and
     TrainedImagesError if they are of the training.
     """
     if max_frames is not None:
-        check_false_alarm_rate(rate, max_frames, GOOD)
+        check_rates(rates, max_frames, GOOD)
     # Each file gives at least one frame.
     require_new_images(camera.files()[:max_frames], trained_images)
     count = camera.frame_count()
     if count is not None:
-        check_false_alarm_rate(rate, count, GOOD)
+        check_rates(rates, count, GOOD)
 
 
 def score_frames(
@@ -42,8 +59,8 @@ def score_frames(
     camera: Camera,
     max_frames: int | None = None,
     trained_images: Collection[str] = (),
-) -> tuple[list[str], list[float]]:
-    """Score the frames of a camera; return their names and scores.
+) -> GoodParts:
+    """Score the frames of a camera.
 
     A frame without an image or without a finite score is an error, because a threshold from a part
     of the images would not have the false-alarm rate that it states. An image with the pixels of
@@ -53,6 +70,7 @@ def score_frames(
     """
     frames: list[tuple[str, int]] = []
     scores: list[float] = []
+    peaks: list[float] = []
     seen: set[bytes] = set()
     copies = 0
     checked = set(camera.files())
@@ -61,13 +79,14 @@ def score_frames(
         if frame.file is not None and frame.file not in checked:
             checked.add(frame.file)
             require_new_images([frame.file], trained_images)
-        score = _score(detector, frame)
+        score, peak = _score(detector, frame)
         content = _content(frame)
         if content in seen:
             copies += 1
             continue
         seen.add(content)
         scores.append(score)
+        peaks.append(peak)
         frames.append((frame.source, frame.index))
         if len(scores) % PROGRESS_EVERY == 0:
             log(f"{len(scores)} frames scored")
@@ -78,7 +97,7 @@ def score_frames(
         )
     if copies:
         log(f"note: {copies} of {copies + len(scores)} images are copies of others; not counted")
-    return _names(frames), scores
+    return GoodParts(_names(frames), np.array(scores), np.array(peaks))
 
 
 def _content(frame: Frame) -> bytes:
@@ -89,7 +108,8 @@ def _content(frame: Frame) -> bytes:
     return digest.digest()
 
 
-def _score(detector: Detector, frame: Frame) -> float:
+def _score(detector: Detector, frame: Frame) -> tuple[float, float]:
+    """Return the score of a frame and the largest value of its map. Raises the errors of both."""
     verdict = detector.judge(frame)
     if verdict.anomaly_map is None:
         # Faults of image files begin with their path already.
@@ -99,7 +119,17 @@ def _score(detector: Detector, frame: Frame) -> float:
         raise CameraError(reason)
     if not math.isfinite(verdict.score):
         raise EngineError(f"{frame.source}: the score is {verdict.score}; build the bundle again")
-    return verdict.score
+    return verdict.score, map_peak(verdict.anomaly_map)
+
+
+def map_peak(anomaly_map: Map) -> float:
+    """Return the largest value of a map; 0 for that of a bundle without maps, which is empty.
+
+    NaN anywhere in the map gives NaN.
+    """
+    if anomaly_map.size == 0:
+        return 0.0
+    return float(anomaly_map.max())
 
 
 def _names(frames: Sequence[tuple[str, int]]) -> list[str]:

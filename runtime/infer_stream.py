@@ -28,7 +28,7 @@ from flawline.cameras.usages import usages
 from flawline.commands import program_of
 from flawline.runtime import outputs
 from flawline.runtime.available import list_available
-from flawline.runtime.bundle import read_bundle
+from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import log, log_notes, run_command, warn
@@ -39,9 +39,11 @@ from flawline.runtime.engines import (
     engine_options,
 )
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
+from flawline.runtime.regions import RegionSettings
 from flawline.runtime.signals import signal_handlers
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
+from flawline.runtime.station.region_arguments import add_region_arguments, read_region_settings
 from flawline.runtime.station.several_cameras import Station, StationSettings
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.throughput import require_batch
@@ -96,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
     _add_several_cameras_arguments(parser)
+    add_region_arguments(parser)
     parser.add_argument(
         "--accept-size",
         action="store_true",
@@ -190,7 +193,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-rejected",
         type=path_argument,
         metavar="DIR",
-        help="like --save, for anomalous and unjudged frames only",
+        help="like --save, for anomalous and unjudged frames and those for review only",
     )
 
 
@@ -208,6 +211,7 @@ def _run(args: argparse.Namespace) -> None:
 def _stream(args: argparse.Namespace) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
     bundle = read_bundle(args.bundle)
+    regions = read_region_settings(args, bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
         cameras = [stack.enter_context(open_camera(uri)) for uri in args.camera]
@@ -223,10 +227,7 @@ def _stream(args: argparse.Namespace) -> None:
         for description in _outputs(args):
             output = outputs.open_output(description, bundle, *folders)
             opened.append(stack.enter_context(output))
-        options = engine_options(args)
-        detector = stack.enter_context(
-            Detector(bundle, args.engine, options, accept_size=args.accept_size)
-        )
+        detector = stack.enter_context(_open_detector(args, bundle, regions))
         _log_start(cameras, station, detector)
         if station is not None:
             station.prepare(detector)
@@ -250,6 +251,12 @@ def _stream(args: argparse.Namespace) -> None:
             run_stream(cameras[0], detector, opened, args.max_frames, stop, Tally(), batch)
         else:
             station.run(detector, opened, args.max_frames, Tally())
+
+
+def _open_detector(args: argparse.Namespace, bundle: Bundle, regions: RegionSettings) -> Detector:
+    size = args.accept_size
+    options = engine_options(args)
+    return Detector(bundle, args.engine, options, accept_size=size, region_settings=regions)
 
 
 def _batch_in_flight(args: argparse.Namespace, cameras: Sequence[Camera]) -> int | None:

@@ -1,4 +1,4 @@
-"""The JSON files of a bundle: their records, and how these are read and written.
+"""manifest.json of a bundle: its record, and how it is read and written.
 
 Reading refuses another schema, a missing or unknown key, and a value of another type or range.
 Every refusal is a SchemaError, to which the caller adds the name of the file.
@@ -21,7 +21,6 @@ from flawline.runtime.graph_input import (
 )
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import FP32, PRECISIONS
-from flawline.runtime.scored_by import ScoredBy, scored_by_from_json
 from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
 from flawline.runtime.strict_json import (
@@ -36,8 +35,7 @@ from flawline.runtime.trained_images import TRAINED_IMAGES, take_hashes
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
 # Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes`, `folds`,
-# `trained_images`, `source` and the `checksum`. calibration.json follows the same number; `folds`
-# and `scored_by` are optional there.
+# `trained_images`, `source` and the `checksum`. calibration.json follows the same number.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -126,26 +124,6 @@ class Manifest:
         return None
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """The threshold of a bundle, and what supports it: calibration.json.
-
-    A part is anomalous if its score is above `threshold`. The true false-alarm rate lies in
-    `interval` with probability `confidence`, given `good_images` good images. With `folds`, so many
-    further detectors scored them, each those that it was not trained on; with 0, the detector
-    itself was not trained on them. `scored_by` is the engine whose scores set the threshold; None
-    if these were the reference's, or equal to them within the tolerance.
-    """
-
-    threshold: float
-    false_alarm_rate: float
-    interval: tuple[float, float]
-    confidence: float
-    good_images: int
-    folds: int = 0
-    scored_by: ScoredBy | None = None
-
-
 def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     """Write manifest.json; `files` maps each file of the bundle to its sha256.
 
@@ -158,7 +136,7 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     content["training"] = length_to_json(manifest.training)
     content["source_sizes"] = sizes_to_json(manifest.source_sizes)
     content["files"] = dict(files)
-    _leave_out_no_folds(content)
+    leave_out_no_folds(content)
     # Older versions refuse these keys.
     if not manifest.trained_images:
         del content[TRAINED_IMAGES]
@@ -173,7 +151,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
     content = parse_json(data)
     stated = content.pop(CHECKSUM, None)
     actual = checksum(content)
-    schema = _take_schema(content)
+    schema = take_schema(content)
     # Older manifests have none.
     if stated is not None and stated != actual:
         raise SchemaError("is not as it was written (its checksum differs)")
@@ -227,7 +205,8 @@ def _check_manifest(reader: StrictReader, manifest: Manifest) -> None:
         reader.refuse(f"bit_depth is {manifest.bit_depth}, not from 8 to 16")
 
 
-def _take_schema(content: dict[str, Any]) -> int:
+def take_schema(content: dict[str, Any]) -> int:
+    """Take the schema number out of the content of a file. Raises SchemaError for another one."""
     # Checked first: the other messages would mislead for a file of another schema.
     schema = content.pop("schema", None)
     if type(schema) is not int or schema not in READABLE:
@@ -274,42 +253,7 @@ def _take_bit_depth(reader: StrictReader, schema: int, provenance: Mapping[str, 
     return 8
 
 
-def calibration_to_json(calibration: Calibration) -> bytes:
-    """Write calibration.json."""
-    content = asdict(calibration)
-    content["schema"] = SCHEMA
-    _leave_out_no_folds(content)
-    # An older version refuses this key, and otherwise would run another engine.
-    if content["scored_by"] is None:
-        del content["scored_by"]
-    return to_json(content)
-
-
-def _leave_out_no_folds(content: dict[str, Any]) -> None:
+def leave_out_no_folds(content: dict[str, Any]) -> None:
     """Remove `folds` where it is 0, so that older versions read bundles with a hold-out."""
     if content["folds"] == 0:
         del content["folds"]
-
-
-def calibration_from_json(data: bytes) -> Calibration:
-    """Read calibration.json. Raises SchemaError."""
-    content = parse_json(data)
-    _take_schema(content)
-    reader = StrictReader(content)
-    calibration = Calibration(
-        threshold=reader.take("threshold", float),
-        false_alarm_rate=reader.take("false_alarm_rate", float),
-        interval=reader.take_interval("interval"),
-        confidence=reader.take("confidence", float),
-        good_images=reader.take("good_images", int),
-        folds=reader.take_count("folds"),
-        scored_by=scored_by_from_json(reader.take_object("scored_by")),
-    )
-    reader.finish()
-    if not 0 < calibration.false_alarm_rate < 1:
-        reader.refuse("false_alarm_rate is not between 0 and 1")
-    if not 0 < calibration.confidence < 1:
-        reader.refuse("confidence is not between 0 and 1")
-    if calibration.good_images < 1:
-        reader.refuse("good_images is below 1")
-    return calibration

@@ -28,15 +28,21 @@ OUTLINE_EDGE_BGR = (20, 20, 20)
 OUTLINE_PIXELS = 400
 
 
-def paint(image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest) -> Image:
+def paint(
+    image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest, threshold: float | None = None
+) -> Image:
     """Paint an anomaly map over its source image: uint8 [h, w, 3] BGR.
 
     `image` is uint8 [h, w, 3] BGR or [h, w] mono, or a frame as the bundle's graph takes it, and
     `anomaly_map` float32 [H, W] on the model's input grid. Colour starts above the usual largest
-    value of a good image, and the outline encloses what is above `pixel_threshold`.
+    value of a good image, and the outline encloses what is above `threshold`, the pixel threshold
+    of the calibration; None is `pixel_threshold`.
     """
-    low = manifest.map_peak.mean
-    span = max(pixel_threshold(manifest.map_peak) - low, 1e-6)
+    if threshold is None:
+        threshold = pixel_threshold(manifest.map_peak)
+    # A threshold for a high rate may lie below the usual largest value.
+    low = min(manifest.map_peak.mean, threshold - manifest.map_peak.std)
+    span = max(threshold - low, 1e-6)
     height, width = image.shape[:2]
     located = to_source(anomaly_map, manifest.geometry, height, width)
     picture = manifest.graph_input.picture(image)
@@ -44,7 +50,7 @@ def paint(image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest) -> Imag
 
 
 def pixel_threshold(map_peak: Spread) -> float:
-    """Return the value of the map above which a pixel is anomalous.
+    """Return the value of the map above which a pixel is anomalous in a bundle without one.
 
     `map_peak` describes the largest value of the map of each held-out good image. No pixel of
     these images is above the threshold. With few good images their maximum may be low by chance;

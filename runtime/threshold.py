@@ -1,40 +1,28 @@
 """A threshold from good images alone, with a confidence interval for its false-alarm rate.
 
-The threshold is a conformal quantile. With n held-out good scores, a threshold just above the k-th
-smallest accepts a new good part with probability at least 1 - rate if k = ceil((n + 1)(1 - rate))
-(split conformal: Vovk et al.; Lei et al. 2018). Given these n images, the true false-alarm rate of
-that threshold has the distribution Beta(n + 1 - k, k), for every distribution of the scores.
-
-Out-of-fold scores set the threshold in the same way, with fewer guarantees. They come from
-detectors that were trained without the image, on a part of the good images, while a new part is
-scored by the detector that was trained on all (cross-conformal: Vovk 2015; the jackknife of Barber
-et al., "Predictive inference with the jackknife+", 2021). No theorem bounds the rate for every
-method. If leaving out a fold changes no score, the rate is that of n held-out images. Usually
-scores get lower with more training images, and the rate with them. So only an upper bound is
-stated, the quantile of Beta(n + 1 - k, k), and the lower one is 0.
-`benchmarks.studies.threshold_coverage` measures how often it holds.
-
-Both statements are about images that are exchangeable with new ones. Images of one hour are not
-exchangeable with those of next week.
+Each level is a conformal quantile of the scores of good images; see `conformal`, which also says
+what its rate promises. A second, lower level may send parts to a person, and one of the values of
+the anomaly map says where regions begin.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flawline import FlawlineError
-from flawline.runtime.manifest import Calibration, Manifest
+from flawline.runtime.calibration import Calibration, Level
+from flawline.runtime.conformal import CONFIDENCE, conformal_level, rank_of
+from flawline.runtime.manifest import Manifest, Spread
 
-CONFIDENCE = 0.95
 DEFAULT_RATE = 0.01
 # Rates that messages give the necessary number of images for.
 COMMON_RATES = (0.05, 0.01, 0.005)
 HELD_OUT = "held-out good images"
-BISECTIONS = 60
 # A threshold is at most so many times the spread of the good scores away from their mean.
 FARTHEST_THRESHOLD = 1000
 # Allowed error of a score far from the threshold, relative to its distance from it.
@@ -42,7 +30,19 @@ FAR_TOLERANCE = 1e-3
 
 
 class CalibrationError(FlawlineError):
-    """The good images do not support a threshold for the requested false-alarm rate."""
+    """The good images do not support a threshold for the requested rate."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The shares of good parts that are asked for: rejected, and reviewed or rejected.
+
+    None for `false_alarm` is 1 %, or the smallest rate that the images support if that is more;
+    None for `review` is no review.
+    """
+
+    false_alarm: float | None = None
+    review: float | None = None
 
 
 def flipped(reference: Any, score: Any, threshold: float) -> Any:
@@ -105,7 +105,7 @@ def check_false_alarm_rate(rate: float | None, images: int, called: str = HELD_O
     if rate is None:
         return max(DEFAULT_RATE, smallest)
     check_range(rate)
-    if _rank(rate, images) > images:
+    if rank_of(rate, images) > images:
         supported = math.ceil(1e4 * smallest) / 1e4
         raise CalibrationError(
             f"a false-alarm rate of {rate:g} needs {images_for(rate)} {called}, "
@@ -114,12 +114,39 @@ def check_false_alarm_rate(rate: float | None, images: int, called: str = HELD_O
     return rate
 
 
-def check_range(rate: float) -> None:
-    """Raise CalibrationError for a false-alarm rate that is not between 0 and 1."""
-    if not 0 < rate < 1:
+def check_rates(rates: Rates, images: int, called: str = HELD_OUT) -> Rates:
+    """Return the rates to use for so many good images. Raises CalibrationError.
+
+    `called` names the images in messages.
+    """
+    rate = check_false_alarm_rate(rates.false_alarm, images, called)
+    if rates.review is None:
+        return Rates(rate)
+    check_range(rates.review, "review rate")
+    smallest = smallest_review_rate(rate, images)
+    # Both round to the same image just below the smallest rate.
+    if rank_of(rates.review, images) >= rank_of(rate, images):
+        remedy = "leave --review-rate out"
+        if smallest is not None:
+            remedy = f"give --review-rate {smallest:g} or more"
         raise CalibrationError(
-            f"false-alarm rate {rate:g} is not between 0 and 1; give 0.01 for 1 %"
+            f"a review rate of {rates.review:g} is not above the false-alarm rate of {rate:g} by "
+            f"at least one of {images} {called}; {remedy}"
         )
+    return Rates(rate, rates.review)
+
+
+def smallest_review_rate(false_alarm_rate: float, images: int) -> float | None:
+    """Return the smallest review rate beside a false-alarm rate, rounded up; None if none is."""
+    smallest = (images + 2 - rank_of(false_alarm_rate, images)) / (images + 1)
+    rounded = math.ceil(1e4 * smallest - 1e-6) / 1e4
+    return rounded if rounded < 1 else None
+
+
+def check_range(rate: float | None, name: str = "false-alarm rate") -> None:
+    """Raise CalibrationError for a rate that is not between 0 and 1; None passes."""
+    if rate is not None and not 0 < rate < 1:
+        raise CalibrationError(f"{name} {rate:g} is not between 0 and 1; give 0.01 for 1 %")
 
 
 def set_threshold(
@@ -128,6 +155,7 @@ def set_threshold(
     margin: float = 0.0,
     called: str = HELD_OUT,
     folds: int = 0,
+    review_rate: float | None = None,
 ) -> Calibration:
     """Compute the threshold from scores [n] of good images, by detectors not trained on them.
 
@@ -135,39 +163,40 @@ def set_threshold(
     threshold lies at least `margin` above the score of its rank, so that rounding errors up to the
     margin reject none of the images below it. `called` names the images in messages. `folds` is the
     number of detectors that gave out-of-fold scores, which have an upper bound alone; 0 for scores
-    of the detector itself. Raises CalibrationError.
+    of the detector itself. A `review_rate` sets a second, lower level, for the share of good parts
+    that are reviewed or rejected. Raises CalibrationError.
     """
     n = len(scores)
     if n == 0 or not np.isfinite(scores).all():
         raise CalibrationError(
             f"{n} good scores, not all finite: no threshold can be set; check images and model"
         )
-    rate = check_false_alarm_rate(false_alarm_rate, n, called)
-    rank = _rank(rate, n)
-    interval = _interval(rank, n, folds)
-    ascending = np.sort(scores)
-    rank = max(rank, 1)
-    threshold = max(_above(ascending, rank), float(ascending[rank - 1]) + margin)
-    return Calibration(threshold, rate, interval, CONFIDENCE, n, folds)
+    rates = check_rates(Rates(false_alarm_rate, review_rate), n, called)
+    assert rates.false_alarm is not None
+    level = conformal_level(scores, rates.false_alarm, margin, folds)
+    review = None
+    if rates.review is not None:
+        review = conformal_level(scores, rates.review, margin, folds)
+    return Calibration(
+        level.threshold, level.rate, level.interval, CONFIDENCE, n, folds, review=review
+    )
 
 
-def _interval(rank: int, images: int, folds: int) -> tuple[float, float]:
-    """Return the interval of the true rate of a threshold above the score of this rank."""
-    above = images + 1 - rank
-    if folds:
-        return 0.0, beta_quantile(CONFIDENCE, above, rank)
-    tail = (1 - CONFIDENCE) / 2
-    return beta_quantile(tail, above, rank), beta_quantile(1 - tail, above, rank)
+def with_pixel_threshold(
+    calibration: Calibration, peaks: npt.NDArray[Any], margin: float = 0.0
+) -> Calibration:
+    """Add the value of the map above which a region begins, at the rate of false alarms.
 
-
-def _rank(rate: float, images: int) -> int:
-    """Return the rank, from 1, of the score that the threshold lies above.
-
-    It exceeds the number of images if they are too few for the rate.
+    `peaks` [n] are the largest values of the maps of the images that set the threshold. Raises
+    CalibrationError if they are not finite.
     """
-    # 1 - rate is inexact: without the small step back, ceil could ask for one image more than there
-    # is.
-    return math.ceil((images + 1) * (1 - rate) - 1e-9)
+    if not np.isfinite(peaks).all():
+        raise CalibrationError(
+            "the maps of the good images are not all finite: no pixel threshold can be set; choose "
+            "another --engine, or build the bundle again"
+        )
+    rate = calibration.false_alarm_rate
+    return replace(calibration, pixels=conformal_level(peaks, rate, margin, calibration.folds))
 
 
 def require_different_scores(
@@ -195,7 +224,6 @@ def describe(
     """
     rate = calibration.false_alarm_rate
     images = calibration.good_images
-    low, high = calibration.interval
     lines = []
     # Nothing was requested, so the caller does not know yet that the default was not possible.
     if requested is None and rate > DEFAULT_RATE:
@@ -203,19 +231,61 @@ def describe(
             f"note: {images} {called} support a false-alarm rate of "
             f"{rate:.1%} at best; {DEFAULT_RATE:.0%} takes {images_for(DEFAULT_RATE)}"
         )
-    bounds = f"between {low:.2%} and {high:.1%}"
     source = ""
     if calibration.folds:
-        bounds = f"at most {high:.1%}"
         source = f", each scored by one of {calibration.folds} detectors trained without it"
     if calibration.scored_by is not None:
         source += f", by the scores of {calibration.scored_by}"
     lines.append(
         f"threshold {calibration.threshold:.6g} for {rate:.1%} false alarms "
-        f"({bounds} with {calibration.confidence:.0%} confidence), "
-        f"from {images} {called}{source}"
+        f"({_bounds(calibration, calibration.interval)}), from {images} {called}{source}"
     )
+    review = calibration.review
+    if review is not None:
+        lines.append(
+            f"review above {review.threshold:.6g}, for {review.rate:.1%} of good parts reviewed or "
+            f"rejected ({_bounds(calibration, review.interval)})"
+        )
+    pixels = calibration.pixels
+    if pixels is not None:
+        lines.append(
+            f"regions above {pixels.threshold:.6g} in the anomaly map, for {pixels.rate:.1%} of "
+            f"good images with any ({_bounds(calibration, pixels.interval)})"
+        )
     return lines
+
+
+def _bounds(calibration: Calibration, interval: tuple[float, float]) -> str:
+    """Describe the interval of a true rate; out-of-fold scores have an upper bound alone."""
+    low, high = interval
+    bounds = f"between {low:.2%} and {high:.1%}"
+    if calibration.folds:
+        bounds = f"at most {high:.1%}"
+    return f"{bounds} with {calibration.confidence:.0%} confidence"
+
+
+def calibration_fault(calibration: Calibration, manifest: Manifest) -> str | None:
+    """Say that no good images can have given the thresholds of a calibration, or return None.
+
+    See `threshold_fault`; the values of the map are compared with the largest ones of good images.
+    """
+    faults = [threshold_fault(calibration.threshold, manifest)]
+    if calibration.review is not None:
+        review = calibration.review.threshold
+        faults.append(_fault(review, manifest.score, manifest.score_tolerance, "review: the"))
+    if calibration.pixels is not None:
+        faults.append(_pixel_fault(calibration.pixels, manifest))
+    for fault in faults:
+        if fault is not None:
+            return fault
+    return None
+
+
+def _pixel_fault(pixels: Level, manifest: Manifest) -> str | None:
+    if "map" not in manifest.outputs:
+        return "pixels: there is a pixel threshold, but the bundle gives no maps"
+    spread = manifest.map_peak
+    return _fault(pixels.threshold, spread, manifest.map_tolerance, "pixels: the", "map peaks")
 
 
 def threshold_fault(threshold: float, manifest: Manifest) -> str | None:
@@ -226,53 +296,17 @@ def threshold_fault(threshold: float, manifest: Manifest) -> str | None:
     and 20 times the tolerance, because few or equal images have hardly any. Beyond that distance
     no image would be anomalous, or every one, and the self-test would accept any score.
     """
-    score = manifest.score
-    spread = max(score.std, 0.1 * abs(score.mean), 20 * manifest.score_tolerance)
+    return _fault(threshold, manifest.score, manifest.score_tolerance)
+
+
+def _fault(
+    threshold: float, good: Spread, tolerance: float, the: str = "the", values: str = "scores"
+) -> str | None:
+    spread = max(good.std, 0.1 * abs(good.mean), 20 * tolerance)
     # The comparison is also false for NaN.
-    if abs(threshold - score.mean) <= FARTHEST_THRESHOLD * spread:
+    if abs(threshold - good.mean) <= FARTHEST_THRESHOLD * spread:
         return None
     return (
-        f"the threshold {threshold:.6g} is implausible, as the scores of good images are "
-        f"{score.mean:.6g} on average with a standard deviation of {score.std:.3g}"
+        f"{the} threshold {threshold:.6g} is implausible, as the {values} of good images are "
+        f"{good.mean:.6g} on average with a standard deviation of {good.std:.3g}"
     )
-
-
-def _above(ascending: npt.NDArray[Any], rank: int) -> float:
-    """Return a threshold above the rank-th score and below the next.
-
-    No image lies on it, so that rounding decides nothing.
-    """
-    score = float(ascending[rank - 1])
-    if rank < len(ascending):
-        return (score + float(ascending[rank])) / 2
-    return score + max(0.01 * float(ascending.std()), 1e-6 * abs(score), 1e-9)
-
-
-def beta_quantile(probability: float, a: int, b: int) -> float:
-    """Return the quantile of Beta(a, b) for whole a and b, by bisection on its binomial tail."""
-    n = a + b - 1
-    log_choose = []
-    for i in range(a, n + 1):
-        log_choose.append(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1))
-    low = 0.0
-    high = 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if _binomial_tail(middle, a, n, log_choose) < probability:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def _binomial_tail(p: float, least: int, n: int, log_choose: list[float]) -> float:
-    """Return the probability of at least `least` successes in n trials of probability p.
-
-    `log_choose` holds the logarithms of the binomial coefficients from `least` to n.
-    """
-    log_p = math.log(p)
-    log_q = math.log1p(-p)
-    terms = []
-    for i, coefficient in enumerate(log_choose, least):
-        terms.append(math.exp(coefficient + i * log_p + (n - i) * log_q))
-    return sum(terms)

@@ -10,9 +10,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
 from flawline.runtime.image import Image
+from flawline.runtime.verdict import Verdict
 
 Item = TypeVar("Item")
 

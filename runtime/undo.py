@@ -16,8 +16,9 @@ from flawline.runtime.bundle_files import (
     require_bundle_folder,
     unwritable,
 )
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.files import write_atomically
-from flawline.runtime.manifest import Calibration, Manifest, manifest_from_json
+from flawline.runtime.manifest import Manifest, manifest_from_json
 from flawline.runtime.strict_json import SchemaError
 
 

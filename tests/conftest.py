@@ -18,10 +18,11 @@ import pytest
 
 from flawline.cameras import triggered
 from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import Verbosity
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Geometry, prepare
-from flawline.runtime.manifest import Calibration, Manifest, Spread
+from flawline.runtime.manifest import Manifest, Spread
 from flawline.runtime.source_frame import SourceFrame
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flawline.runtime.threshold import CONFIDENCE, beta_quantile
+from flawline.runtime.conformal import CONFIDENCE, beta_quantile
 
 # Probability that is left outside of a two-sided interval on each side.
 TAIL = (1 - CONFIDENCE) / 2

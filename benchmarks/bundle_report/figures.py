@@ -9,7 +9,7 @@ from flawline.benchmarks.bundle_report.confidence import rate_interval
 from flawline.benchmarks.bundle_report.cost import Cost
 from flawline.benchmarks.bundle_report.findings import Findings
 from flawline.benchmarks.bundle_report.formatting import percent, percent_range
-from flawline.runtime.threshold import CONFIDENCE
+from flawline.runtime.conformal import CONFIDENCE
 
 AUROC = "image AUROC"
 

@@ -12,7 +12,8 @@ import numpy as np
 from flawline.cameras import CameraError
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.detector import Detector
+from flawline.runtime.verdict import Verdict
 from flawline.train import metrics
 from flawline.train.data import Sample, read_mask
 from flawline.train.metrics import Labels, Scores

@@ -7,8 +7,10 @@ import numpy as np
 from flawline.benchmarks.bundle_report.findings import Findings, scores_of
 from flawline.benchmarks.bundle_report.formatting import number, percent, percent_range
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.manifest import Calibration, Manifest
-from flawline.runtime.threshold import CONFIDENCE, CalibrationError, set_threshold
+from flawline.runtime.calibration import Calibration
+from flawline.runtime.conformal import CONFIDENCE
+from flawline.runtime.manifest import Manifest
+from flawline.runtime.threshold import CalibrationError, set_threshold
 from flawline.train.metrics import Scores
 
 

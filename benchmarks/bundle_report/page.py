@@ -40,11 +40,12 @@ from flawline.benchmarks.bundle_report.templates import FOLDER, template
 from flawline.benchmarks.bundle_report.thresholds import ThresholdTable, threshold_table
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import read_bundle
+from flawline.runtime.conformal import CONFIDENCE
 from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
 from flawline.runtime.files import make_writable, write_file
-from flawline.runtime.threshold import CONFIDENCE, describe_needs
+from flawline.runtime.threshold import describe_needs
 from flawline.train import metrics
 from flawline.train.data import Sample, data_name, hold_out, open_data
 from flawline.train.progress import Bars

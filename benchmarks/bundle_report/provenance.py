@@ -78,8 +78,13 @@ def _calibration(bundle: Bundle) -> Facts:
         "stated false-alarm rate": percent(calibration.false_alarm_rate),
         f"with {percent(calibration.confidence)} confidence": percent_range(calibration.interval),
         "good images": calibration.good_images,
-        "scores of good images at export": _spread(bundle.manifest.score),
     }
+    if calibration.review is not None:
+        facts["review threshold"] = repr(calibration.review.threshold)
+        facts["stated rate of review or rejection"] = percent(calibration.review.rate)
+    if calibration.pixels is not None:
+        facts["pixel threshold"] = repr(calibration.pixels.threshold)
+    facts["scores of good images at export"] = _spread(bundle.manifest.score)
     if bundle.has_map:
         facts["largest values of their maps"] = _spread(bundle.manifest.map_peak)
     return facts

@@ -14,11 +14,12 @@ from flawline.benchmarks.bundle_report.kinds import DefectKind, kinds_of
 from flawline.cameras.decode import list_images_and_unread
 from flawline.cameras.listing import LeftOut
 from flawline.commands import program_of
-from flawline.runtime.manifest import Calibration
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.threshold import (
     CalibrationError,
     require_different_scores,
     set_threshold,
+    smallest_review_rate,
 )
 from flawline.runtime.trained_images import TrainedImagesError, require_new_images
 
@@ -125,7 +126,7 @@ def threshold_table(findings: Findings, flags: Sequence[str], exact_scores: bool
         if abs(calibration.threshold - findings.threshold) <= tolerance:
             continue
         where = _shown_data(findings, folder) if exact and folder is not None else GOOD_PARTS
-        command = _command(findings, where, calibration.false_alarm_rate, flags)
+        command = _command(findings, where, calibration, flags)
         rows.append(_row(findings, calibration, command))
     rows.sort(key=lambda row: row.calibration.threshold)
     undo = shlex.join([*_calibrate(findings), "--undo"])
@@ -185,10 +186,18 @@ def _own_folder(findings: Findings) -> Path | None:
     return folder if found == paths else None
 
 
-def _command(findings: Findings, images: str, rate: float, flags: Sequence[str]) -> str:
-    """Return the command that sets the threshold of a rate, quoted for a shell."""
+def _command(
+    findings: Findings, images: str, calibration: Calibration, flags: Sequence[str]
+) -> str:
+    """Return the command that sets the threshold of a calibration, quoted for a shell."""
+    rate = calibration.false_alarm_rate
     words = _calibrate(findings)
     words += ["--images", images, "--false-alarm-rate", f"{rate:g}", *flags]
+    review = findings.bundle.calibration.review
+    smallest = smallest_review_rate(rate, calibration.good_images)
+    # Without this flag the command would end the review, and it refuses a rate near the other one.
+    if review is not None and smallest is not None and review.rate >= smallest:
+        words += ["--review-rate", f"{review.rate:g}"]
     sizes = findings.bundle.manifest.source_sizes
     if sizes is not None and any(sizes.fault(*size) for size in findings.sizes):
         words.append("--accept-size")

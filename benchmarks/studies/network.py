@@ -16,9 +16,10 @@ from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.options import NetworkOptions
 from flawline.options import field_parser
 from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Geometry, Image, prepare
-from flawline.runtime.manifest import Calibration, Manifest, Spread
+from flawline.runtime.manifest import Manifest, Spread
 from flawline.train import TrainError
 from flawline.train.data import PreparedImages, open_data
 from flawline.train.data.demo import render

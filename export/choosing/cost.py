@@ -36,10 +36,11 @@ from flawline.export.graphs import WRITERS, GraphContext, evenly_spaced
 from flawline.export.measured_choice import turn_of
 from flawline.export.parity import score_images
 from flawline.runtime.bundle import Bundle, BundleError, add_model, write_bundle
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.engines import EngineError
 from flawline.runtime.golden import Golden
 from flawline.runtime.json_shapes import Shape
-from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration
+from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.runtime.precisions import FP32
 from flawline.train import TrainError
 from flawline.train.data import PreparedImages

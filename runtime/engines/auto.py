@@ -165,6 +165,9 @@ def calibrate_command(bundle: Bundle, engine: str, precision: str, options: Engi
     words: list[str | Path] = ["--bundle", bundle.path, "--images", GOOD_PARTS, "--engine", engine]
     if precision != "auto":
         words += ["--precision", precision]
+    review = bundle.calibration.review
+    if review is not None:
+        words += ["--review-rate", f"{review.rate:g}"]
     return command_line("calibrate", *words, *cache_and_threads(options))
 
 

@@ -17,7 +17,8 @@ from flawline.options import OptionError, parse_options
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.detector import Verdict
+from flawline.runtime.regions import Regions
+from flawline.runtime.verdict import Verdict
 from flawline.uris import split_options, without_secrets
 
 # Name -> "module:Class", resolved when it is used.
@@ -62,7 +63,8 @@ class Judgement:
     has dropped so far. For a part with several exposures, frame and verdict are those of the worst
     one, and `views` holds all. `camera` is the name of the camera of the frame; None for a single
     camera that has none. `can_wait` is false if any camera of the stream is live: an output must
-    then not delay it.
+    then not delay it. `regions` are those of the frame above the pixel threshold; None if it was
+    not judged, if the bundle gives none, or if no output uses them.
     """
 
     frame: Frame
@@ -74,6 +76,7 @@ class Judgement:
     views: tuple[ViewVerdict, ...] = ()
     camera: str | None = None
     can_wait: bool = True
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Output(ABC):
 
     required: ClassVar[bool] = True
     """True if the stream ends when a judgement cannot be delivered; False if that is logged."""
+    uses_regions: ClassVar[bool] = False
+    """True if it delivers the regions of a judgement, which are otherwise not computed."""
     untested: ClassVar[str | None] = None
     """The part that no test covers, for example "on a broker"; None if there is none."""
     usage: ClassVar[str] = ""

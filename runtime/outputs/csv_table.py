@@ -30,6 +30,14 @@ COLUMNS = (
     "part",
     "views",
     "bundle",
+    "review_threshold",
+    "regions_total",
+    "largest_x",
+    "largest_y",
+    "largest_width",
+    "largest_height",
+    "largest_area",
+    "largest_peak",
 )
 # A spreadsheet would take a text that begins so for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -40,10 +48,12 @@ class CsvTable(Output):
 
     A column is that of the JSON line with the same name, and empty where the line has no value.
     `prepare_ms` and `infer_ms` are the two `milliseconds` of the line, `views` is the number of
-    exposures of the part. There is no row for the summary. `target` is a file, or empty for stdout.
-    The header replaces the content of the file.
+    exposures of the part, `regions_total` that of the regions, and `largest_...` are those of the
+    one with the largest area. There is no row for the summary. `target` is a file, or empty for
+    stdout. The header replaces the content of the file.
     """
 
+    uses_regions: ClassVar[bool] = True
     usage: ClassVar[str] = "csv:FILE"
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
@@ -60,10 +70,22 @@ class CsvTable(Output):
             line[f"{stage}_ms"] = milliseconds
         if judgement.views:
             line["views"] = len(judgement.views)
+        line |= _largest(judgement)
         self._file.print(_row(_cell(line.get(column)) for column in COLUMNS))
 
     def close(self) -> None:
         self._file.close()
+
+
+def _largest(judgement: Judgement) -> dict[str, Any]:
+    """Return the columns of the region with the largest area; none without a region."""
+    if judgement.regions is None or judgement.regions.largest is None:
+        return {}
+    largest = judgement.regions.largest
+    columns: dict[str, Any] = {"largest_area": largest.area, "largest_peak": largest.peak}
+    for name, value in zip(("x", "y", "width", "height"), largest.box, strict=True):
+        columns[f"largest_{name}"] = value
+    return columns
 
 
 def _cell(value: Any) -> str:

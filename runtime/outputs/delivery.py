@@ -54,6 +54,7 @@ class Delivery(Output):
     """
 
     required: ClassVar[bool] = False
+    uses_regions: ClassVar[bool] = True
     Options: ClassVar[type[DeliveryOptions]] = DeliveryOptions
 
     def __init__(self, name: str, options: DeliveryOptions, bundle: Bundle) -> None:

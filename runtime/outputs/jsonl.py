@@ -10,6 +10,7 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import printable
 from flawline.runtime.outputs import Judgement, Output, OutputOptions, ViewVerdict
 from flawline.runtime.outputs.line_file import LineFile
+from flawline.runtime.regions import Region, Regions
 from flawline.runtime.strict_json import finite
 
 
@@ -20,6 +21,7 @@ class JsonLines(Output):
     `target` is a file, or empty for stdout. The first line replaces the content of the file.
     """
 
+    uses_regions: ClassVar[bool] = True
     usage: ClassVar[str] = "jsonl for stdout, jsonl:FILE"
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
@@ -42,11 +44,12 @@ class JsonLines(Output):
 def record(judgement: Judgement) -> dict[str, Any]:
     """Return the content of the JSON line of a judgement.
 
-    "verdict" is "good", "anomalous" or "unjudged", and only a good part is not "rejected". If the
-    part was not judged, "score" is null and "reason" says why. Live cameras add "age_ms", the time
-    from capture to verdict, and "dropped", the number of frames dropped so far. "camera" is there
-    if there are several or it has a name, "part" if the camera knows the part, and "views" if the
-    part has several exposures.
+    "verdict" is "good", "review", "anomalous" or "unjudged"; the last two are "rejected". If the
+    part was not judged, "score" is null and "reason" says why. "review_threshold" is there if parts
+    are reviewed. Live cameras add "age_ms", the time from capture to verdict, and "dropped", the
+    number of frames dropped so far. "camera" is there if there are several or it has a name, "part"
+    if the camera knows the part, and "views" if the part has several exposures. A judged frame has
+    "regions" and "regions_total" if the bundle gives them.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -64,6 +67,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "milliseconds": milliseconds,
         "fps": round(judgement.fps, 2),
     }
+    if verdict.review_threshold is not None:
+        line["review_threshold"] = verdict.review_threshold
     if judgement.live:
         line["age_ms"] = None
         if judgement.age is not None:
@@ -77,7 +82,30 @@ def record(judgement: Judgement) -> dict[str, Any]:
         line["views"] = [_view(view) for view in judgement.views]
     if verdict.reason is not None:
         line["reason"] = printable(verdict.reason)
+    if judgement.regions is not None:
+        line |= _regions(judgement.regions)
     return line
+
+
+def _regions(regions: Regions) -> dict[str, Any]:
+    """Return the regions that are listed, and the number of all."""
+    listed = [_region(region, regions.mm_per_pixel) for region in regions.listed]
+    return {"regions": listed, "regions_total": regions.total}
+
+
+def _region(region: Region, mm_per_pixel: float | None) -> dict[str, Any]:
+    """Return a region in pixels of the source image, and in millimetres if their size is known."""
+    content: dict[str, Any] = {
+        "box": list(region.box),
+        "area": region.area,
+        "peak": finite(region.peak, 6),
+        "peak_at": list(region.peak_at),
+    }
+    if mm_per_pixel is not None:
+        content["box_mm"] = [finite(mm_per_pixel * side, 6) for side in region.box]
+        content["area_mm2"] = finite(mm_per_pixel**2 * region.area, 6)
+        content["peak_at_mm"] = [finite(mm_per_pixel * place, 6) for place in region.peak_at]
+    return content
 
 
 def _view(view: ViewVerdict) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from flawline.runtime.outputs.handshake import (
     ServerThread,
     require_free,
 )
+from flawline.runtime.verdict import ANOMALOUS, GOOD, REVIEW, UNJUDGED
 
 if TYPE_CHECKING:
     from pymodbus.constants import ExcCodes
@@ -45,7 +46,7 @@ RESULT_READY = 1 << 4
 # number of dropped results (uint32). Modbus sends the high byte and the high register first.
 LAYOUT = ">HIIfffI"
 LARGEST = 0xFFFF_FFFF
-VERDICTS = {"good": 1, "anomalous": 2, "unjudged": 3}
+VERDICTS = {GOOD: 1, ANOMALOUS: 2, UNJUDGED: 3, REVIEW: 4}
 SIZE = 1 + struct.calcsize(LAYOUT) // 2
 
 

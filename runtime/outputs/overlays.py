@@ -40,7 +40,7 @@ class OverlayOptions(OutputOptions):
     """Raises ValueError for a limit below 1."""
 
     frames: Literal["all", "rejected"] = option(
-        "all", "which frames are saved; rejected: only anomalous and unjudged ones"
+        "all", "which frames are saved; rejected: anomalous and unjudged ones, and those for review"
     )
     limit: int = option(10_000, "the number of images at which the folder is full")
 
@@ -72,6 +72,7 @@ class Overlays(Output):
         self._folder = Path(target)
         self._options = options
         self._manifest = bundle.manifest
+        self._pixel_threshold = bundle.calibration.pixel_threshold
         started = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         self._run = f"{started}-{secrets.token_hex(4)}"
         if not bundle.has_map:
@@ -99,7 +100,8 @@ class Overlays(Output):
         return Path(target) if target else None
 
     def write(self, judgement: Judgement) -> None:
-        wanted = self._options.frames == "all" or judgement.verdict.anomalous
+        verdict = judgement.verdict
+        wanted = self._options.frames == "all" or verdict.anomalous or verdict.review
         if wanted and judgement.frame.image is not None:
             self._save(judgement)
         self._raise_failure()
@@ -159,7 +161,8 @@ class Overlays(Output):
         verdict = judgement.verdict
         if verdict.judged and anomaly_map is not None:
             image = magnified(image_of(frame, self._manifest))
-            pixels = with_caption(paint(image, anomaly_map, self._manifest), verdict)
+            painted = paint(image, anomaly_map, self._manifest, self._pixel_threshold)
+            pixels = with_caption(painted, verdict)
         else:
             pixels = np.asarray(frame.image)
         label = _label(judgement)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from flawline.cameras import Frame, events
 from flawline.cameras.events import CameraEvent
 from flawline.runtime.console import log, warn
-from flawline.runtime.detector import Verdict
 from flawline.runtime.outputs import ViewVerdict
+from flawline.runtime.verdict import Verdict
 
 INTERVAL = 10.0  # seconds between two messages of a kind
 UNJUDGED = "unjudged"

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from flawline.cameras import Camera, Frame
-from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Output
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import ViewGroups
 from flawline.runtime.throughput import judge_in_flight
+from flawline.runtime.verdict import Verdict
 
 
 def run_stream(

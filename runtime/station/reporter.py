@@ -10,6 +10,7 @@ from flawline.cameras import Camera, Frame
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output, OutputError
+from flawline.runtime.regions import Regions, regions_missing
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import PartVerdict
@@ -33,10 +34,17 @@ class Reporter:
         self._tally = tally
         self._cameras = cameras
         self._can_wait = not any(camera.live for camera in cameras)
+        self._with_regions = any(output.uses_regions for output in outputs)
         self._shapes: set[tuple[int, ...]] = set()
 
     def attach(self) -> None:
         """Tell every output about the cameras, before their first frames."""
+        bundle = self._detector.bundle
+        reason = regions_missing(bundle)
+        # A bundle that was built for the score alone has no maps by intention.
+        if reason is not None and bundle.has_map and self._with_regions:
+            log(f"note: no anomalous regions are given: {reason}")
+        self._with_regions &= reason is None
         for camera in self._cameras:
             for output in self._outputs:
                 output.attach(camera)
@@ -84,6 +92,7 @@ class Reporter:
             views=part.views,
             camera=part.camera or camera.name,
             can_wait=self._can_wait,
+            regions=self._regions(part),
         )
         for number, output in enumerate(self._outputs):
             try:
@@ -93,6 +102,16 @@ class Reporter:
                     raise
                 # A disk that is full would give a message for every frame.
                 notices.warn(f"output {number}", f"{error}; inspection continues")
+
+    def _regions(self, part: PartVerdict) -> Regions | None:
+        """Return the regions of the part's frame if they are known and an output uses them."""
+        image = part.frame.image
+        verdict = part.verdict
+        if not self._with_regions or image is None or not verdict.judged:
+            return None
+        if verdict.anomaly_map is None:
+            return None
+        return self._detector.regions(image, verdict.anomaly_map)
 
     @contextmanager
     def summarised(self, summarise: Callable[[], dict[str, Any]]) -> Iterator[None]:

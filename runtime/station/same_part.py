@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from flawline.cameras import CameraError, Frame
 from flawline.cameras.triggered import TriggeredCamera
-from flawline.runtime.detector import Verdict
 from flawline.runtime.station.camera_reader import CameraReader
 from flawline.runtime.station.views import PartVerdict, PartViews
+from flawline.runtime.verdict import Verdict
 
 # Parts of files that a camera may be ahead of the others, and of triggered cameras.
 LEAD = 8

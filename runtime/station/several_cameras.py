@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from flawline.cameras import Camera, CameraError, Frame
 from flawline.runtime.console import log, warn
-from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Output
 from flawline.runtime.station.batches import Batch, Batches, SignalSafeEvent
 from flawline.runtime.station.camera_reader import CameraReader
@@ -18,6 +18,7 @@ from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.same_part import SameParts, require_known_parts
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import PartVerdict, ViewGroups
+from flawline.runtime.verdict import Verdict
 
 
 @dataclass(frozen=True)

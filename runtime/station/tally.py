@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from flawline.cameras import Camera
-from flawline.runtime.detector import Verdict
 from flawline.runtime.strict_json import finite
+from flawline.runtime.verdict import Verdict
 
 FPS_WINDOW = 30  # frames of the running FPS
 LATENCY_WINDOW = 10_000  # frames of the percentiles; bounded, because a run may last for years
@@ -30,6 +30,8 @@ class Tally:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.frames = 0
         self.anomalous = 0
+        # Parts for review; None while no verdict has a threshold for them.
+        self.review: int | None = None
         self.unjudged = 0
         self.latency: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self.ages: deque[float] = deque(maxlen=LATENCY_WINDOW)
@@ -43,6 +45,8 @@ class Tally:
         `age` is that of its frame in seconds, if the camera states it.
         """
         self.frames += 1
+        if verdict.review_threshold is not None:
+            self.review = (self.review or 0) + int(verdict.review)
         if verdict.judged:
             if verdict.anomalous:
                 self.anomalous += 1
@@ -73,6 +77,8 @@ class Tally:
             for name, count in camera.counts().items():
                 summary[name] = summary.get(name, 0) + count
         summary["anomalous"] = self.anomalous
+        if self.review is not None:
+            summary["review"] = self.review
         summary["unjudged"] = self.unjudged
         return summary
 

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from flawline.cameras import Frame
-from flawline.runtime.detector import Verdict
 from flawline.runtime.outputs import ViewVerdict
+from flawline.runtime.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class PartViews:
     """The views of one part that were judged so far, of `total` views.
 
     The verdict on a part is that on its worst view, the one with the highest score. A view that
-    could not be judged, or is missing, makes the part unjudged.
+    could not be judged, or is missing, makes the part unjudged. All views are compared with the
+    same thresholds, so that an anomalous view outweighs one for review, and this a good one.
     """
 
     def __init__(self, total: int) -> None:
@@ -102,7 +103,8 @@ class PartViews:
         if reason is None:
             verdict = dataclasses.replace(verdict, milliseconds=_total_times(views))
         else:
-            verdict = Verdict(math.nan, verdict.threshold, True, None, {}, reason)
+            review = verdict.review_threshold
+            verdict = Verdict(math.nan, verdict.threshold, True, None, {}, reason, review)
         with_image = [view for view in views if view.frame.image is not None]
         shown = worst
         if worst.frame.image is None and with_image:

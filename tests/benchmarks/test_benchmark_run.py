@@ -21,9 +21,10 @@ from flawline.benchmarks import evaluate, interleaved, run
 from flawline.benchmarks.evaluate import compare_with_reference
 from flawline.benchmarks.interleaved import EngineRun
 from flawline.runtime.bundle import Bundle, add_model
-from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.detector import Detector
 from flawline.runtime.engines import ENGINES, engine_class, missing
 from flawline.runtime.training_length import TrainingLength
+from flawline.runtime.verdict import Verdict
 from flawline.train.data import DataError
 
 pytestmark = pytest.mark.torch

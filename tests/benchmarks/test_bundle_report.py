@@ -24,10 +24,11 @@ from flawline.benchmarks.bundle_report.formatting import number
 from flawline.benchmarks.bundle_report.page import write_bundle_report
 from flawline.runtime import calibrate
 from flawline.runtime.bundle import read_bundle, write_calibration
+from flawline.runtime.calibration import Calibration
+from flawline.runtime.conformal import CONFIDENCE
 from flawline.runtime.image import Geometry
-from flawline.runtime.manifest import Calibration
 from flawline.runtime.source_images import SourceSizes
-from flawline.runtime.threshold import CONFIDENCE, set_threshold
+from flawline.runtime.threshold import set_threshold
 from flawline.runtime.trained_images import content_hash
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import metrics

@@ -15,7 +15,6 @@ import pytest
 from flawline.cameras import Frame
 from flawline.options import field_parser, parse_options
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.detector import Verdict
 from flawline.runtime.outputs import (
     OUTPUTS,
     Judgement,
@@ -26,6 +25,7 @@ from flawline.runtime.outputs import (
     open_output,
     output_class,
 )
+from flawline.runtime.verdict import Verdict
 
 pytestmark = pytest.mark.parametrize("name", OUTPUTS)
 IMAGE = np.full((48, 64, 3), 120, np.uint8)
@@ -40,6 +40,10 @@ def judgement(kind: str) -> Judgement:
     if kind == "not finite":
         reason = "the score is nan: the part is rejected"
         verdict = Verdict(math.nan, 100.0, True, np.zeros((64, 64), np.float32), {}, reason)
+        return Judgement(Frame("line", 7, IMAGE), verdict, 10.0)
+    if kind == "review":
+        anomaly_map = np.full((64, 64), 90, np.float32)
+        verdict = Verdict(90.0, 100.0, False, anomaly_map, {}, None, 80.0)
         return Judgement(Frame("line", 7, IMAGE), verdict, 10.0)
     anomalous = kind == "anomalous"
     anomaly_map = np.full((64, 64), 120, np.float32)
@@ -102,7 +106,7 @@ def test_every_option_has_a_type_a_default_and_a_help_text(name: str) -> None:
         assert callable(field_parser(record, field.name))
 
 
-@pytest.mark.parametrize("kind", ["good", "anomalous", "faulty", "not finite"])
+@pytest.mark.parametrize("kind", ["good", "review", "anomalous", "faulty", "not finite"])
 def test_judgements_of_every_kind_are_delivered(name: str, output: Output, kind: str) -> None:
     output.write(judgement(kind))
     output.finish(SUMMARY)

@@ -17,6 +17,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+
+from conftest import write_tiny_bundle
 from torch import Tensor, nn
 
 from flawline.export import ExportError, assemble, golden_images, selection
@@ -30,7 +32,7 @@ from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Spread
 from flawline.runtime.source_images import SourceSizes
-from flawline.runtime.threshold import CalibrationError, set_threshold
+from flawline.runtime.threshold import CalibrationError, Rates, set_threshold
 from flawline.runtime.training_length import TrainingLength
 from flawline.train.blocks.fused import fp32
 from flawline.train.checkpoint import Checkpoint
@@ -314,6 +316,7 @@ def test_a_checkpoint_without_a_bit_depth_was_trained_on_8_bits(data: Path, tmp_
 def test_options_are_a_frozen_record() -> None:
     assert dataclasses.asdict(ExportOptions()) == {
         "false_alarm_rate": None,
+        "review_rate": None,
         "parity_images": 200,
         "outputs": None,
         "static_batch": None,
@@ -398,10 +401,16 @@ def test_out_of_fold_scores_set_the_threshold(
     assert manifest.folds == 2
     calibration = bundle.calibration
     expected = set_threshold(scores, margin=manifest.score_tolerance, folds=2)
-    assert calibration == expected
+    assert dataclasses.replace(calibration, pixels=None) == expected
     assert calibration.threshold == pytest.approx(219 + 0.05 * scores.std())
     assert (calibration.good_images, calibration.folds) == (20, 2)
     assert calibration.interval[0] == 0
+    # The largest values of the maps set the pixel threshold in the same way.
+    assert calibration.pixels is not None
+    assert calibration.pixels.threshold == pytest.approx(220 + manifest.map_tolerance, rel=0.01)
+    assert calibration.pixels.rate == calibration.false_alarm_rate
+    assert calibration.pixels.interval == calibration.interval
+    assert calibration.review is None
     text = capsys.readouterr().err
     assert "note: 20 good images support a false-alarm rate of 4.8% at best" in text
     assert "(at most 13.9% with 95% confidence), from 20 good images, each scored by one of" in text
@@ -519,14 +528,16 @@ def test_the_threshold_keeps_the_tolerance_of_engines_as_margin(data: Path) -> N
 
 
 def test_similar_neighbours_are_noted_with_the_threshold(
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     paths = [Path(f"{index}.png") for index in range(40)]
     waves = np.sin(np.arange(40) / 6)
-    GoodScores(paths, waves, waves).calibrate(0.1, 0.01)
+    manifest = write_tiny_bundle(tmp_path / "tiny").manifest
+    GoodScores(paths, waves, waves).calibrate(Rates(0.1), manifest)
     assert "warning: neighbouring images of the sequence are similar" in capsys.readouterr().err
     independent = np.random.default_rng(0).permutation(waves)
-    GoodScores(paths, independent, independent).calibrate(0.1, 0.01)
+    GoodScores(paths, independent, independent).calibrate(Rates(0.1), manifest)
     assert "warning" not in capsys.readouterr().err
 
 

@@ -19,6 +19,7 @@ from flawline.runtime.scored_by import ScoredBy
 from flawline.train import fit
 
 pytestmark = pytest.mark.torch
+RATES = ("--false-alarm-rate", "0.2", "--review-rate", "0.5")
 LIGHT = ["--weights", "random", "--size", "64", "--steps", "3"]
 
 
@@ -40,7 +41,8 @@ def trained(
     folder = tmp_path_factory.mktemp("trained")
     words = ["--data", str(data), "--out", str(folder / "c.pt"), *LIGHT, "--folds", request.param]
     assert fit.main(words) == 0
-    assert build_command(folder / "c.pt", folder / "plain", "--engine", "none") == 0
+    flags = ("--engine", "none", *RATES)
+    assert build_command(folder / "c.pt", folder / "plain", *flags) == 0
     return folder
 
 
@@ -56,11 +58,21 @@ def test_the_threshold_is_from_the_scores_of_the_engine(
     # Within the tolerance of the precision, so that the self-test passes.
     drift = 5 * read_bundle(trained / "plain").manifest.score_tolerance
     monkeypatch.setattr(Second, "drift", drift)
-    flags = ("--engine", "second", "--precision", "bf16")
+    flags = ("--engine", "second", "--precision", "bf16", *RATES)
     assert build_command(trained / "c.pt", tmp_path / "own", *flags) == 0
     own = read_bundle(tmp_path / "own")
     # Every score of the engine is higher by the drift.
     assert own.calibration.threshold == pytest.approx(plain.threshold + drift, rel=1e-4)
+    assert own.calibration.review is not None
+    assert plain.review is not None
+    assert own.calibration.review.threshold < own.calibration.threshold
+    expected = pytest.approx(plain.review.threshold + drift, rel=1e-4)
+    assert own.calibration.review.threshold == expected
+    assert own.calibration.review.interval == plain.review.interval
+    # Its maps are those of the reference.
+    assert own.calibration.pixels is not None
+    assert plain.pixels is not None
+    assert own.calibration.pixels.threshold == pytest.approx(plain.pixels.threshold, rel=1e-4)
     assert own.calibration.scored_by == ScoredBy("second", "bf16")
     assert own.calibration.folds == plain.folds
     assert own.calibration.good_images == plain.good_images

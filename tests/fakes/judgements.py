@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from flawline.cameras import Frame
-from flawline.runtime.detector import Verdict
 from flawline.runtime.outputs import Judgement
+from flawline.runtime.verdict import Verdict
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flawline.runtime.caption import BACKGROUND_BGR, SMALLEST_SIDE, magnified, with_caption
-from flawline.runtime.detector import Verdict
+from flawline.runtime.verdict import Verdict
 
 SIZES = [(64, 64), (40, 50), (1, 1), (16, 900), (900, 16), (480, 640), (1500, 2000)]
 

@@ -13,9 +13,9 @@ import pytest
 from flawline.cameras import Frame
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.detector import Verdict
 from flawline.runtime.outputs import Judgement, ViewVerdict, open_output
 from flawline.runtime.outputs.csv_table import COLUMNS
+from flawline.runtime.verdict import Verdict
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 GOOD = Judgement(

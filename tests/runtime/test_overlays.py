@@ -13,9 +13,9 @@ import pytest
 
 from flawline.cameras import Frame
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.detector import Verdict
 from flawline.runtime.outputs import Judgement, OutputError, open_output, overlays
 from flawline.runtime.outputs.overlays import Overlays
+from flawline.runtime.verdict import Verdict
 
 LONG = 30.0  # seconds after which a test that hangs fails
 

@@ -16,13 +16,13 @@ import pytest
 from flawline.cameras import Camera, CameraError, Frame, open_camera
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.detector import Verdict
 from flawline.runtime.station import same_part
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.same_part import SameParts
 from flawline.runtime.station.several_cameras import Station, StationSettings
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import PartVerdict
+from flawline.runtime.verdict import Verdict
 
 pytestmark = pytest.mark.usefixtures("patient_pulses")
 SYNTHETIC = "synthetic://?width=64&height=48&fps=200"

@@ -440,7 +440,8 @@ def test_help_shows_an_example_of_every_camera_and_output(
         "for example /data/images, folder:///data/images?watch=1, /data/line.mp4, usb://0," in text
     )
     assert "/dev/video0, rtsp://192.168.0.10/" in text
-    assert "jsonl for stdout, jsonl:FILE, overlays:DIR[?frames=rejected&limit=1000]; repeat" in text
+    assert "jsonl for stdout, jsonl:FILE, csv:FILE, " in text
+    assert "overlays:DIR[?frames=rejected&limit=1000]; repeat" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flawline.runtime.conformal import beta_quantile
 from flawline.runtime.threshold import (
     CalibrationError,
-    beta_quantile,
     check_false_alarm_rate,
     clear_flip,
     describe,

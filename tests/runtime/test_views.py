@@ -16,11 +16,12 @@ from flawline.cameras import Camera, CameraError, Frame, open_camera
 from flawline.cameras.parts import Pulses
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.detector import Detector, Verdict
+from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import ViewGroups
+from flawline.runtime.verdict import Verdict
 
 pytestmark = pytest.mark.usefixtures("patient_pulses")
 MAP = np.zeros((2, 2), np.float32)

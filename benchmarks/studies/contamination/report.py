@@ -7,8 +7,8 @@ from typing import Any
 
 from flawline.benchmarks.studies.results import column, differing_versions, stated
 from flawline.benchmarks.tables import markdown_table
+from flawline.runtime.conformal import CONFIDENCE
 from flawline.runtime.json_shapes import Shape
-from flawline.runtime.threshold import CONFIDENCE
 
 Row = Mapping[str, Any]
 HEADER = (

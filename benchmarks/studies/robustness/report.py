@@ -9,8 +9,8 @@ from flawline.benchmarks.perturbations import PERTURBATIONS
 from flawline.benchmarks.robustness import NONE
 from flawline.benchmarks.studies.results import column
 from flawline.benchmarks.tables import markdown_table
+from flawline.runtime.conformal import CONFIDENCE
 from flawline.runtime.json_shapes import Shape
-from flawline.runtime.threshold import CONFIDENCE
 
 Row = Mapping[str, Any]
 HEADER = ("change", "I-AUROC", "false alarms", "interval", "found defects")

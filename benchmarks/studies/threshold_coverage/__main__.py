@@ -103,7 +103,8 @@ def _resample(args: argparse.Namespace) -> None:
         realised_rates,
         score_folders,
     )
-    from flawline.runtime.threshold import CONFIDENCE, CalibrationError
+    from flawline.runtime.conformal import CONFIDENCE
+    from flawline.runtime.threshold import CalibrationError
 
     scores = score_folders(args.bundle, args.images)
     if len(scores) <= args.count:

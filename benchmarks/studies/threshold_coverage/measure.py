@@ -38,8 +38,7 @@ def score_folders(bundle: Path, folders: Sequence[str]) -> NDArray[np.float64]:
     with Detector(read_bundle(bundle)) as detector:
         for folder in folders:
             with open_camera(folder) as camera:
-                _, scores_of_folder = score_frames(detector, camera)
-            scores += scores_of_folder
+                scores += score_frames(detector, camera).scores.tolist()
     return np.array(scores)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from flawline.benchmarks.studies import results
 from flawline.benchmarks.studies.results import write_results
+from flawline.runtime.conformal import CONFIDENCE
 from flawline.runtime.json_shapes import Shape
-from flawline.runtime.threshold import CONFIDENCE
 
 Row = Mapping[str, Any]
 KINDS = {"out_of_fold": "out of fold", "equal_rate": "out of fold", "hold_out": "hold-out"}

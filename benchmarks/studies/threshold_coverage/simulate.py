@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from flawline.export.assemble import tolerance_of
+from flawline.runtime.calibration import Calibration
 from flawline.runtime.image import Image, prepare
-from flawline.runtime.manifest import Calibration, Spread
+from flawline.runtime.manifest import Spread
 from flawline.runtime.threshold import CalibrationError, set_threshold
 from flawline.train.data import PreparedImages, data_name, open_data
 from flawline.train.data.demo import PRODUCTS

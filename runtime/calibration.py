@@ -1,0 +1,135 @@
+"""calibration.json of a bundle: its record, and how it is read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flawline.runtime.manifest import SCHEMA, leave_out_no_folds, take_schema
+from flawline.runtime.scored_by import ScoredBy, scored_by_from_json
+from flawline.runtime.strict_json import StrictReader, parse_json, to_json
+
+# Keys that are left out where there is no value. An older version refuses each of them, because
+# it would run another engine, review no part, or find no regions.
+OPTIONAL = ("scored_by", "review", "pixels")
+
+
+@dataclass(frozen=True)
+class Level:
+    """A threshold from the good images of a calibration.
+
+    A share `rate` of good images is expected above `threshold`; the true one lies in `interval`
+    with the confidence of the calibration.
+    """
+
+    threshold: float
+    rate: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The thresholds of a bundle, and what supports them: calibration.json.
+
+    A part is anomalous if its score is above `threshold`. The true false-alarm rate lies in
+    `interval` with probability `confidence`, given `good_images` good images. With `folds`, so many
+    further detectors scored them, each those that it was not trained on; with 0, the detector
+    itself was not trained on them. `scored_by` is the engine whose scores set the threshold; None
+    if these were the reference's, or equal to them within the tolerance.
+
+    `review` is the score above which a person looks at a part that is not rejected; its rate is the
+    share of good parts that are reviewed or rejected. `pixels` is the value of the anomaly map
+    above which a region begins; its rate is the share of good images with at least one region. Both
+    are None where the bundle has none, and come from the same images.
+    """
+
+    threshold: float
+    false_alarm_rate: float
+    interval: tuple[float, float]
+    confidence: float
+    good_images: int
+    folds: int = 0
+    scored_by: ScoredBy | None = None
+    review: Level | None = None
+    pixels: Level | None = None
+
+    @property
+    def review_threshold(self) -> float | None:
+        """The score above which a part is reviewed; None if none is."""
+        return None if self.review is None else self.review.threshold
+
+    @property
+    def pixel_threshold(self) -> float | None:
+        """The value of the map above which a region begins; None if it is not known."""
+        return None if self.pixels is None else self.pixels.threshold
+
+
+def calibration_to_json(calibration: Calibration) -> bytes:
+    """Write calibration.json."""
+    content = asdict(calibration)
+    content["schema"] = SCHEMA
+    leave_out_no_folds(content)
+    for key in OPTIONAL:
+        if content[key] is None:
+            del content[key]
+    return to_json(content)
+
+
+def calibration_from_json(data: bytes) -> Calibration:
+    """Read calibration.json. Raises SchemaError."""
+    content = parse_json(data)
+    take_schema(content)
+    reader = StrictReader(content)
+    calibration = Calibration(
+        threshold=reader.take("threshold", float),
+        false_alarm_rate=reader.take("false_alarm_rate", float),
+        interval=reader.take_interval("interval"),
+        confidence=reader.take("confidence", float),
+        good_images=reader.take("good_images", int),
+        folds=reader.take_count("folds"),
+        scored_by=scored_by_from_json(reader.take_object("scored_by")),
+        review=_level_from_json(reader.take_object("review"), "review"),
+        pixels=_level_from_json(reader.take_object("pixels"), "pixels"),
+    )
+    reader.finish()
+    if not 0 < calibration.false_alarm_rate < 1:
+        reader.refuse("false_alarm_rate is not between 0 and 1")
+    if not 0 < calibration.confidence < 1:
+        reader.refuse("confidence is not between 0 and 1")
+    if calibration.good_images < 1:
+        reader.refuse("good_images is below 1")
+    _check_review(reader, calibration)
+    return calibration
+
+
+def _check_review(reader: StrictReader, calibration: Calibration) -> None:
+    """Refuse a review level that no part reaches without being rejected."""
+    review = calibration.review
+    if review is None:
+        return
+    if review.threshold > calibration.threshold:
+        reader.refuse(
+            f"review: its threshold {review.threshold:g} is above the one that rejects, "
+            f"{calibration.threshold:g}"
+        )
+    if review.rate < calibration.false_alarm_rate:
+        reader.refuse(
+            f"review: its rate {review.rate:g} is below the false-alarm rate, "
+            f"{calibration.false_alarm_rate:g}"
+        )
+
+
+def _level_from_json(content: Mapping[str, Any] | None, name: str) -> Level | None:
+    if content is None:
+        return None
+    reader = StrictReader(content, name)
+    level = Level(
+        threshold=reader.take("threshold", float),
+        rate=reader.take("rate", float),
+        interval=reader.take_interval("interval"),
+    )
+    reader.finish()
+    if not 0 < level.rate < 1:
+        reader.refuse("rate is not between 0 and 1")
+    return level

@@ -1,0 +1,59 @@
+"""The decision about an image or a part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flawline.runtime.image import Map
+
+GOOD = "good"
+REVIEW = "review"
+ANOMALOUS = "anomalous"
+UNJUDGED = "unjudged"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision about one image.
+
+    A part is anomalous if its `score` is above `threshold`. If it is not, and the score is above
+    `review_threshold`, the part is for a person to look at; None if no part is reviewed.
+    `anomaly_map` is float32 [H, W] on the model's input grid, [0, 0] if the bundle was built for
+    the score alone, and None if the image could not be judged. It belongs to the engine and is
+    overwritten by the detector's next call. `milliseconds` holds the time of each stage; it is
+    empty if the image could not be judged. `reason` says why a part was rejected without a usable
+    score; then `score` is not finite, and `anomalous` is true, so that code that reads nothing else
+    rejects the part.
+    """
+
+    score: float
+    threshold: float
+    anomalous: bool
+    anomaly_map: Map | None
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    review_threshold: float | None = None
+
+    @property
+    def judged(self) -> bool:
+        """False if the part was rejected without a usable score; `reason` then says why."""
+        return self.reason is None
+
+    @property
+    def review(self) -> bool:
+        """True if the part is not rejected, and a person is to look at it."""
+        if self.anomalous or self.review_threshold is None:
+            return False
+        return self.score > self.review_threshold
+
+    @property
+    def name(self) -> str:
+        """The verdict in one word: "good", "review", "anomalous", or "unjudged" without a score."""
+        if not self.judged:
+            return UNJUDGED
+        if self.anomalous:
+            return ANOMALOUS
+        if self.review:
+            return REVIEW
+        return GOOD
