@@ -38,7 +38,7 @@ from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.precisions import FP32
 from flawline.runtime.threshold import clear_flip, flipped
 from flawline.train import metrics
-from flawline.train.data import DataSet, Sample, open_data
+from flawline.train.data import DataSet, Sample, data_name, open_data
 from flawline.train.data.masks import Mask, read_mask
 
 Row = dict[str, Any]
@@ -145,7 +145,7 @@ def evaluate_bundles(
     for entry in entries:
         protocols = entry.protocol_rows(truth)
         for measurement, keys in zip(entry.measurements, protocols, strict=True):
-            row = _row(measurement.run, entry, data.name, labels, repeats, others)
+            row = _row(measurement.run, entry, data_name(data), labels, repeats, others)
             rows.append(row | keys)
     return rows
 
@@ -161,20 +161,20 @@ def _read_entries(bundle_paths: Sequence[Path], samples: Sequence[Sample]) -> li
 def _title(entries: Sequence[_Entry], data: Path) -> str:
     """Return the title of the progress bar."""
     if len(entries) == 1:
-        return entries[0].bundle.path.name
-    return f"{len(entries)} bundles, {data.name}"
+        return entries[0].bundle.path.resolve().name
+    return f"{len(entries)} bundles, {data_name(data)}"
 
 
 def _row(
     run: EngineRun,
     entry: _Entry,
-    data_name: str,
+    of_data: str,
     labels: metrics.Labels,
     repeats: int,
     others: float | None,
 ) -> Row:
     bundle = entry.bundle
-    row = _facts(run, bundle, data_name, len(labels))
+    row = _facts(run, bundle, of_data, len(labels))
     row |= _image_accuracy(labels, run)
     row |= _decisions(labels, run, bundle)
     row |= _pixel_accuracy(entry.masks, run)
@@ -188,19 +188,19 @@ def _row(
     return row
 
 
-def _facts(run: EngineRun, bundle: Bundle, data_name: str, images: int) -> Row:
+def _facts(run: EngineRun, bundle: Bundle, of_data: str, images: int) -> Row:
     """Return what was measured, on which machine and on which data."""
     manifest = bundle.manifest
-    geometry = manifest.geometry
     return {
-        "bundle": printable(bundle.path.name),
+        "bundle": printable(bundle.path.resolve().name),
+        "bundle_id": bundle.short_id,
         "method": manifest.method,
         "backbone": manifest.backbone,
         "weights": manifest.provenance.get("train_weights", "unknown"),
         # How far a training came that was cut short, such as "17 of 100 steps".
         "unfinished": manifest.cut_short,
-        "data": printable(data_name),
-        "input": f"{geometry.width}x{geometry.height} {geometry.kind}",
+        "data": printable(of_data),
+        "input": str(manifest.graph_input),
         # A camera delivers one frame at a time, unless throughput is measured.
         "batch": run.batch or 1,
         "engine": run.description,

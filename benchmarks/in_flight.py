@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flawline.runtime.detector import Detector, Verdict
-from flawline.runtime.image import Image, prepare
+from flawline.runtime.image import Image
 from flawline.runtime.throughput import judge_in_flight
 
 # The fewest images of a turn. At its end fewer batches are in flight, which costs about the time of
@@ -34,10 +34,10 @@ def judge_passes(
     count = len(images)
     total = passes * count
     filled = math.ceil(total / batch) * batch
-    geometry = detector.bundle.manifest.geometry
+    to_input = detector.bundle.manifest.graph_input.of_frame
 
     def prepared(number: int) -> Image:
-        return prepare(images[number % count], geometry)
+        return to_input(images[number % count])
 
     times = []
     verdicts = []
@@ -64,7 +64,7 @@ def _kept(verdict: Verdict, keeps_maps: bool) -> Verdict:
 
 def warm_up(detector: Detector, image: Image, batch: int, seconds: float) -> None:
     """Judge an image untimed for at least `seconds`, in full batches that are all in flight."""
-    prepared = prepare(image, detector.bundle.manifest.geometry)
+    prepared = detector.bundle.manifest.graph_input.of_frame(image)
     end = time.perf_counter() + seconds
     count = batch * detector.engine.in_flight
     while True:

@@ -105,10 +105,12 @@ def _detector_names(rows: Sequence[Row]) -> list[str]:
     for key in SETTINGS:
         if len({row[key] for row in rows}) > 1:
             keys.append(key)
-    # Two bundles of equal settings, such as two seeds, on the same data and engine.
-    cells = {(row["data"], row["engine"], *(row[key] for key in keys)) for row in rows}
-    if len(cells) < len(rows):
-        keys.append("bundle")
+    # Two bundles of equal settings, such as two seeds, on the same data and engine. Their folders
+    # may have the same name.
+    for key in ("bundle", "bundle_id"):
+        cells = {(row["data"], row["engine"], *(row[key] for key in keys)) for row in rows}
+        if len(cells) < len(rows):
+            keys.append(key)
     names = []
     for row in rows:
         name = ", ".join(str(row[key]) for key in keys)

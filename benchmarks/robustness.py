@@ -24,7 +24,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, EngineOptions
 from flawline.runtime.environment import cpu_name, versions
 from flawline.train import metrics
-from flawline.train.data import DataSet
+from flawline.train.data import DataSet, data_name
 from flawline.train.progress import Bars
 
 NONE = "none"
@@ -110,12 +110,13 @@ def _facts(detector: Detector, data_set: DataSet) -> Row:
     manifest = detector.bundle.manifest
     engine = detector.engine
     return {
-        "bundle": printable(detector.bundle.path.name),
+        "bundle": printable(detector.bundle.path.resolve().name),
+        "bundle_id": detector.bundle.short_id,
         "method": manifest.method,
         "backbone": manifest.backbone,
         "weights": manifest.provenance.get("train_weights", "unknown"),
         "train_seed": manifest.provenance.get("train_seed", "unknown"),
-        "data": printable(data_set.root.resolve().name),
+        "data": printable(data_name(data_set.root)),
         "images": len(data_set.test),
         "engine": engine.description,
         "engine_name": engine.name,

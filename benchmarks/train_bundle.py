@@ -8,6 +8,19 @@ from pathlib import Path
 
 from flawline.export import build
 from flawline.runtime.signals import SIGNAL_CODE, Terminated
+from flawline.train import TrainError
+
+# Flags of `flawline build` that decide what is read and written here, or that build nothing.
+SET_HERE = (
+    "--data",
+    "--out",
+    "--seed",
+    "--save-checkpoint",
+    "--checkpoint",
+    "--bundle",
+    "--help",
+    "-h",
+)
 
 
 def train_bundle(
@@ -16,9 +29,11 @@ def train_bundle(
     """Train and export on one data set, with a fifth of the good images held out.
 
     `flags` go to `flawline build`. Returns the minutes that it took, or None when the build ended
-    with an error, which it has reported itself. Raises Terminated when a signal has ended it.
+    with an error, which it has reported itself. Raises TrainError for flags that are set here, and
+    Terminated when a signal has ended it.
     """
     start = time.monotonic()
+    require_not_set_here(flags)
     command = ["--data", str(data), "--out", str(bundle), "--seed", str(seed), "--folds", "0"]
     command += [*flags, "--save-checkpoint", str(checkpoint)]
     code = build.main(command)
@@ -28,3 +43,11 @@ def train_bundle(
     if code != 0:
         return None
     return (time.monotonic() - start) / 60
+
+
+def require_not_set_here(flags: Sequence[str], set_here: Sequence[str] = SET_HERE) -> None:
+    """Raise TrainError for a flag of `set_here`: the last of two values would count."""
+    for word in flags:
+        flag = word.partition("=")[0]
+        if flag in set_here:
+            raise TrainError(f"{flag} is set by this command; leave it out")

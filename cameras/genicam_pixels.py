@@ -24,6 +24,8 @@ BAYER = {
     "GB": cv2.COLOR_BayerGBRG2BGR,
     "BG": cv2.COLOR_BayerBGGR2BGR,
 }
+# What the option `mosaic` calls the patterns.
+PATTERNS = {"RG": "rggb", "GR": "grbg", "GB": "gbrg", "BG": "bggr"}
 # A fourth channel is left out.
 COLOUR = {
     "RGB": cv2.COLOR_RGB2BGR,

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flawline.cameras import CameraError
-from flawline.cameras.genicam_pixels import SUPPORTED, PixelFormat, parse_pixel_format
+from flawline.cameras.genicam_pixels import (
+    PATTERNS,
+    SUPPORTED,
+    PixelFormat,
+    parse_pixel_format,
+)
 from flawline.cameras.trigger_options import TriggerOptions
 from flawline.options import option
 
@@ -37,6 +42,11 @@ class GenicamOptions(TriggerOptions):
     gain: float | None = option(None, "gain in the unit of the camera, usually dB")
     fps: float | None = option(None, "frames per second of a running camera, above 0")
     packet_size: int | None = option(None, "bytes per network packet of GigE Vision")
+    mosaic: str | None = option(
+        None,
+        f"give the Bayer mosaic of this pattern as it is: {', '.join(PATTERNS.values())}; for a "
+        "bundle that was built for it",
+    )
     features: str = option(
         "",
         "further features, NAME=VALUE;NAME=VALUE, written in this order before the other options; "
@@ -56,6 +66,8 @@ class GenicamOptions(TriggerOptions):
                 raise ValueError(f"{name} must be above 0")
         if self.pixel_format is not None and parse_pixel_format(self.pixel_format) is None:
             raise ValueError(f"pixel_format={self.pixel_format} is not read")
+        if self.mosaic is not None and self.mosaic not in PATTERNS.values():
+            raise ValueError(f"mosaic must be one of {', '.join(PATTERNS.values())}")
 
 
 class Features(Protocol):
@@ -161,7 +173,17 @@ class Settings:
                 f"camera {self._source}: gives {name}, which is not read; choose another with "
                 f"pixel_format=NAME; read are {SUPPORTED}"
             )
-        return pixel_format
+        wanted = self._options.mosaic
+        if wanted is None:
+            return pixel_format
+        # Another pattern would exchange the colours, and an odd offset changes it.
+        pattern = PATTERNS.get(pixel_format.bayer or "", "no mosaic")
+        if pattern != wanted:
+            raise CameraError(
+                f"camera {self._source}: mosaic={wanted}: gives {name}, which is {pattern}; choose "
+                f"another pixel_format, offset or mosaic, or leave it out"
+            )
+        return replace(pixel_format, bayer=None)
 
     def _write_if_there(self, feature: str, value: object) -> None:
         if self._features.has(feature):

@@ -10,6 +10,19 @@ SHORTEST_S = 0.1
 LONGEST_S = 2.0
 
 
+def backoff(
+    failures: int, longest: float = LONGEST_S, jitter: Callable[[], float] = random.random
+) -> float:
+    """Return the seconds to wait before the next attempt, after so many failures.
+
+    The pause doubles from 0.1 s to `longest`. A random part of up to half of it is left out, so
+    that those that failed together do not try again all at once.
+    """
+    # The exponent is limited, because a float cannot hold 2 to the power of 1024.
+    pause = min(longest, SHORTEST_S * 2 ** min(failures, 16))
+    return float(pause * (1 - jitter() / 2))
+
+
 class RestartBudget:
     """At most `limit` restarts within `window` seconds; a broken camera is not retried for ever.
 
@@ -39,11 +52,5 @@ class RestartBudget:
         return True
 
     def backoff(self) -> float:
-        """Return the seconds to wait before the next attempt.
-
-        The pause doubles from 0.1 s to 2 s. A random part of up to half of it is left out, so that
-        cameras that failed together, as those of one recorder, are not opened all at once.
-        """
-        # The exponent is limited, because a float cannot hold 2 to the power of 1024.
-        pause = min(LONGEST_S, SHORTEST_S * 2 ** min(len(self._times), 16))
-        return float(pause * (1 - self._jitter() / 2))
+        """Return the seconds to wait before the next attempt; see the function `backoff`."""
+        return backoff(len(self._times), jitter=self._jitter)

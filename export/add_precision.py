@@ -55,7 +55,7 @@ def _write_and_compare(
 ) -> tuple[bytes, Parity]:
     manifest = bundle.manifest
     selection = select_images(
-        data, manifest.geometry, manifest.file_bit_depth, manifest.folds, test_images
+        data, manifest.graph_input, manifest.file_bit_depth, manifest.folds, test_images
     )
     context = GraphContext(
         fp32_islands=manifest.fp32_islands,
@@ -65,7 +65,7 @@ def _write_and_compare(
     )
     fp32 = bundle.model().read_bytes()
     model = write_graph(fp32, precision, context)
-    images = selection.images
+    images = selection.inputs
     reference = score_images(fp32, "fp32", bundle.map_size, images, progress)
     results = score_images(model, precision, bundle.map_size, images, progress)
     score_tolerance, _ = tolerances(manifest, precision)

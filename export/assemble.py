@@ -6,28 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from flawline.export import ExportError
+from flawline.export.exact_reference import with_exact_results
+from flawline.export.exported import (
+    ExportedGraph,
+    export_graph,
+    for_source,
+    note_resized,
+    require_source,
+)
+from flawline.export.golden_images import choose_golden
 from flawline.export.good_scores import (
     GoodScores,
     held_out_scores,
     out_of_fold_scores,
     require_rate,
 )
-from flawline.export.graphs.edit import islands_in
-from flawline.export.graphs.to_onnx import choose_outputs, node_types, onnx_from_module
 from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
-from flawline.export.provenance import bundle_provenance
+from flawline.export.provenance import bundle_provenance, trained_bit_depth
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.console import log, warn
-from flawline.runtime.golden import Golden
-from flawline.runtime.image import Image
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration, Manifest, Spread
 from flawline.runtime.precisions import FP32
+from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes
-from flawline.train.blocks.fused import fp32_islands
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, describe_images
 from flawline.train.data.split import content_hashes, list_hash, require_not_trained_on
@@ -38,7 +42,6 @@ from flawline.train.progress import Bars
 # Allowed score error of an engine, as a fraction of the standard deviation of good images' scores:
 # far above FP32 rounding and the few thousandths of FP16, far below what matters to a threshold.
 TOLERANCE = 0.05
-GOLDEN_PER_SIDE = 3
 TRAINING_IMAGES = "data_sha256"  # in the provenance of a checkpoint
 
 
@@ -52,6 +55,7 @@ class ExportOptions:
         outputs: GRAPH_OUTPUTS, ("score",) for a graph without the map, or None for the method's.
         static_batch: the only batch size that the graph accepts; None for any.
         allow_unfinished: export a training that was cut short; the bundle is marked.
+        source: the camera's frames that the graph takes; None for prepared images.
     """
 
     false_alarm_rate: float | None = None
@@ -59,6 +63,7 @@ class ExportOptions:
     outputs: tuple[str, ...] | None = None
     static_batch: int | None = None
     allow_unfinished: bool = False
+    source: SourceFrame | None = None
 
 
 def build_bundle(
@@ -80,7 +85,7 @@ def build_bundle(
 
     Raises:
         ExportError: the graph does not decide as the method does, the training was cut short, or
-            the options ask for a map that the method lacks.
+            the options do not fit the method or its training.
         CalibrationError: too few good images for the false-alarm rate, or they are all equal.
         DataError: the data set cannot be used, its held-out images were trained on, or its good
             images are not those of the out-of-fold scores.
@@ -89,8 +94,8 @@ def build_bundle(
     _require_finished(checkpoint, options)
     method = checkpoint.method
     selection, good = _select_images(checkpoint, data, options)
-    exported = export_graph(method, options)
-    reference, results = _judge(method, exported, selection.images)
+    exported = _export(method, options)
+    reference, results = _judge(method, exported, selection)
     if good is None:
         good = held_out_scores(selection.good, results, reference)
     manifest = manifest_of(method, exported, good)
@@ -101,19 +106,11 @@ def build_bundle(
         _trained_as(checkpoint, manifest),
         provenance=bundle_provenance(checkpoint.provenance, data, command),
         source_sizes=_source_sizes(checkpoint, selection),
+        source=exported.source,
     )
-    _prove(selection.paths, reference, results, calibration, manifest)
-    golden = _golden(selection.images, reference, calibration, manifest.score_tolerance)
+    reference = _prove(method, selection, reference, results, calibration, manifest)
+    golden = choose_golden(selection.inputs, reference, calibration, manifest.score_tolerance)
     return write_bundle(out, manifest, calibration, {FP32.name: exported.model}, golden)
-
-
-@dataclass(frozen=True)
-class ExportedGraph:
-    """A serialised FP32 graph with its outputs and its FP32 islands."""
-
-    model: bytes
-    outputs: tuple[str, ...]
-    fp32_islands: tuple[str, ...]
 
 
 def _select_images(
@@ -123,13 +120,16 @@ def _select_images(
 
     Also returns the out-of-fold scores of the good images, or None if images are held out.
     """
+    if options.source is not None:
+        require_source(options.source, checkpoint.source_sizes)
     method = checkpoint.method
-    bit_depth = _bit_depth(checkpoint)
+    bit_depth = trained_bit_depth(checkpoint.provenance)
     # A method that was trained on 8-bit images says nothing about the scale of deeper ones.
     file_bit_depth = bit_depth if bit_depth > 8 else None
     record = checkpoint.out_of_fold
     folds = 0 if record is None else record.count
-    selection = select_images(data, method.geometry, file_bit_depth, folds, options.parity_images)
+    graph_input = GraphInput(method.geometry, options.source)
+    selection = select_images(data, graph_input, file_bit_depth, folds, options.parity_images)
     for line in selection.data_set.describe():
         log(line)
     good = None
@@ -192,14 +192,6 @@ def _source_sizes(checkpoint: Checkpoint, selection: ImageSelection) -> SourceSi
     return checkpoint.source_sizes.extended(good)
 
 
-def _bit_depth(checkpoint: Checkpoint) -> int:
-    """Read the bit depth of the training images, which a checkpoint need not state; default 8."""
-    text = checkpoint.provenance.get("bits")
-    if text is None or not text.isdecimal():
-        return 8
-    return int(text)
-
-
 def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
     """Check that the method was not trained on the images that set its threshold."""
     if selection.copies:
@@ -219,25 +211,25 @@ def _require_unseen(selection: ImageSelection, checkpoint: Checkpoint) -> None:
         )
 
 
-def export_graph(method: Method, options: ExportOptions) -> ExportedGraph:
-    """Serialise the fused form of a fitted method. Raises ExportError for outputs it lacks."""
-    outputs = choose_outputs(method, options.outputs)
-    module = method.fused()
-    model = onnx_from_module(module, method.geometry, outputs, options.static_batch)
-    log(f"exported {node_types(model).total()} ONNX nodes, {len(model) / 1e6:.1f} MB")
-    return ExportedGraph(model, outputs, islands_in(model, fp32_islands(module)))
+def _export(method: Method, options: ExportOptions) -> ExportedGraph:
+    exported = export_graph(method, options.outputs, options.static_batch)
+    if options.source is None:
+        return exported
+    return for_source(exported, options.source, method.geometry)
 
 
 def _judge(
-    method: Method, exported: ExportedGraph, images: Sequence[Image]
+    method: Method, exported: ExportedGraph, selection: ImageSelection
 ) -> tuple[ScoresAndMaps, ScoresAndMaps]:
     """Return the results of the torch module and those of its ONNX graph."""
     map_size = (0, 0)
     if exported.outputs == GRAPH_OUTPUTS:
         map_size = (method.geometry.height, method.geometry.width)
     with Bars() as bars:
-        results = score_images(exported.model, FP32.name, map_size, images, bars)
-        scores, maps = evaluate(method, images, bars)
+        results = score_images(exported.model, FP32.name, map_size, selection.inputs, bars)
+        scores, maps = evaluate(method, selection.images, bars)
+    if exported.source is not None:
+        note_resized(exported.source, selection)
     return ScoresAndMaps(scores, maps), results
 
 
@@ -264,7 +256,7 @@ def _trained_as(checkpoint: Checkpoint, manifest: Manifest) -> Manifest:
     """Add to a manifest what the checkpoint says about the training."""
     return replace(
         manifest,
-        bit_depth=_bit_depth(checkpoint),
+        bit_depth=trained_bit_depth(checkpoint.provenance),
         training=checkpoint.length,
         trained_images=tuple(sorted(set(checkpoint.trained_on))),
     )
@@ -276,15 +268,22 @@ def tolerance_of(spread: Spread) -> float:
 
 
 def _prove(
-    paths: Sequence[Path],
+    method: Method,
+    selection: ImageSelection,
     reference: ScoresAndMaps,
     results: ScoresAndMaps,
     calibration: Calibration,
     manifest: Manifest,
-) -> None:
-    """Log the parity of the graph with torch, and raise ExportError if it is not good enough."""
+) -> ScoresAndMaps:
+    """Log the parity of the graph with torch, and raise ExportError if it is not good enough.
+
+    Returns the reference, with results in float64 where float32 is not exact enough.
+    """
+    reference = with_exact_results(
+        method, selection.images, reference, results, calibration.threshold, manifest
+    )
     parity = compare(
-        paths,
+        selection.paths,
         reference,
         results,
         calibration.threshold,
@@ -294,26 +293,4 @@ def _prove(
     for line in parity.describe():
         log(line)
     require_parity(parity, manifest.score_tolerance, manifest.map_tolerance)
-
-
-def _golden(
-    images: Sequence[Image], reference: ScoresAndMaps, calibration: Calibration, tolerance: float
-) -> Golden:
-    """Select the images that are farthest from the threshold, on either side.
-
-    No engine within the tolerance can flip their decisions. If all images are nearer than the
-    tolerance, the one with the lowest score is selected.
-    """
-    scores = reference.scores
-    ascending = np.argsort(scores)
-    selected = []
-    for index in ascending[:GOLDEN_PER_SIDE]:
-        if scores[index] < calibration.threshold - tolerance:
-            selected.append(int(index))
-    for index in ascending[-GOLDEN_PER_SIDE:]:
-        if scores[index] > calibration.threshold + tolerance:
-            selected.append(int(index))
-    if not selected:
-        selected.append(int(ascending[0]))
-    prepared = [images[index] for index in selected]
-    return Golden(np.stack(prepared), scores[selected], reference.maps[selected])
+    return reference

@@ -12,6 +12,7 @@ if __name__ == "__main__":
     import_module("flawline.interrupts").end_quietly()
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -97,18 +98,24 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> _Built:
         data = Path(checkpoint.provenance["data"])
     out = args.out
     if out is None:
-        out = DEFAULT_OUT / f"{method.name}-{data.name}"
+        out = DEFAULT_OUT / f"{method.name}-{_given_name(data)}"
     options = ExportOptions(
         false_alarm_rate=args.false_alarm_rate,
         outputs=outputs,
         static_batch=1 if args.static_batch else None,
         allow_unfinished=args.allow_unfinished,
+        source=args.source,
     )
     with bit_depth_remedy(TRAIN_WITH_BITS):
         bundle = build_bundle(checkpoint, data, out, options, words)
     # What follows adds to the bundle, which is usable from here on.
     log(f"wrote bundle {bundle.path}")
     return _Built(bundle, checkpoint, data)
+
+
+def _given_name(data: Path) -> str:
+    """Return the name of a folder, of a link its own; `.` is the current folder."""
+    return Path(os.path.abspath(data)).name
 
 
 def _require_writable(out: Path) -> None:
@@ -138,7 +145,7 @@ def _train(args: argparse.Namespace) -> tuple[Path, Path]:
         recipe = replace(recipe, weights=DEMO_WEIGHTS)
     checkpoint = args.save_checkpoint
     if checkpoint is None:
-        checkpoint = Path("runs") / f"{args.method}-{data.name}.pt"
+        checkpoint = Path("runs") / f"{args.method}-{_given_name(data)}.pt"
     return train(recipe, checkpoint, args.again), data
 
 

@@ -10,6 +10,7 @@ from flawline.export.local_engine import NO_ENGINE, add_build_arguments
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.engines import add_engine_arguments
 from flawline.runtime.manifest import GRAPH_OUTPUTS
+from flawline.runtime.source_frame import BGR, LAYOUTS, SourceFrame, parse_source
 from flawline.train import METHODS
 from flawline.train.fit import DEFAULT_METHOD, add_training_arguments, parse_arguments
 
@@ -106,7 +107,23 @@ def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
         "method has one",
     )
     group.add_argument(
+        "--source",
+        type=_source,
+        metavar="WIDTHxHEIGHT[:LAYOUT]",
+        help=f"the graph takes the camera's own frames of this size, at 8 bits, and prepares them "
+        f"on the engine's device; LAYOUT is one of {', '.join(LAYOUTS)}, default {BGR}; made for "
+        f"GPUs, slower on CPUs",
+    )
+    group.add_argument(
         "--static-batch",
         action="store_true",
         help="one image per call, for compilers that need static shapes",
     )
+
+
+def _source(text: str) -> SourceFrame:
+    try:
+        return parse_source(text)
+    except ValueError as error:
+        # argparse prints only the message of this error.
+        raise argparse.ArgumentTypeError(str(error)) from error

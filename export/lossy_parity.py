@@ -33,7 +33,7 @@ class LossyParity:
         bars = Bars() if find_spec("tqdm") else None
         progress: Progress = no_progress if bars is None else bars
         selection, reference = self._judged_by_reference(progress)
-        results = score_with(engine, selection.images, progress)
+        results = score_with(engine, selection.inputs, progress)
         score_tolerance, map_tolerance = tolerances(manifest, engine.precision)
         parity = compare(
             selection.paths,
@@ -53,9 +53,9 @@ class LossyParity:
         if self._selection is None or self._reference is None:
             manifest = self._bundle.manifest
             self._selection = select_images(
-                self._data, manifest.geometry, manifest.file_bit_depth, manifest.folds
+                self._data, manifest.graph_input, manifest.file_bit_depth, manifest.folds
             )
             model = self._bundle.model()
             with closing(open_reference(model, self._bundle.map_size)) as reference:
-                self._reference = score_with(reference, self._selection.images, progress)
+                self._reference = score_with(reference, self._selection.inputs, progress)
         return self._selection, self._reference

@@ -68,10 +68,12 @@ def _good_images(
     checkpoint: Checkpoint, data: Path, manifest: Manifest
 ) -> tuple[GoodScores | None, PreparedImages]:
     """Return the images that set the threshold, and their out-of-fold scores if there are any."""
-    selection = select_images(data, manifest.geometry, manifest.file_bit_depth, manifest.folds)
+    bit_depth = manifest.file_bit_depth
+    selection = select_images(data, manifest.graph_input, bit_depth, manifest.folds)
     good = None
     paths = list(selection.good)
     if checkpoint.out_of_fold is not None:
         good = out_of_fold_scores(checkpoint.out_of_fold, selection.train.paths)
         paths = list(good.paths)
-    return good, PreparedImages(paths, manifest.geometry, manifest.file_bit_depth)
+    convert = manifest.graph_input.of_image
+    return good, PreparedImages(paths, manifest.geometry, bit_depth, convert)

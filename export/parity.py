@@ -127,21 +127,40 @@ def compare(
             clear_flips.append(flip)
         else:
             near_flips.append(flip)
-    factors = tolerance_factor(reference.scores, threshold, tolerance)
-    errors = np.abs(results.scores - reference.scores)
+    errors, map_errors = _errors(reference, results)
+    scaled, scaled_maps = scaled_errors(reference, results, threshold, tolerance)
     worst = float(errors.max())
-    # A graph without maps gives maps of no values.
-    map_errors = np.abs(results.maps - reference.maps).max((1, 2), initial=0.0)
     return Parity(
         images=len(paths),
         worst_score=worst,
-        scaled_score=float((errors / factors).max()),
+        scaled_score=float(scaled.max()),
         worst_relative=worst / max(score_std, 1e-9),
         worst_map=float(map_errors.max()),
-        scaled_map=float((map_errors / factors).max()),
+        scaled_map=float(scaled_maps.max()),
         clear_flips=tuple(clear_flips),
         near_flips=tuple(near_flips),
     )
+
+
+def scaled_errors(
+    reference: ScoresAndMaps, results: ScoresAndMaps, threshold: float, tolerance: float
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the error of each score and the largest of each map, [n], for absolute tolerances.
+
+    Each is divided by the `tolerance_factor` of its image. `tolerance` is that of a score.
+    """
+    errors, map_errors = _errors(reference, results)
+    factors = tolerance_factor(reference.scores, threshold, tolerance)
+    return errors / factors, map_errors / factors
+
+
+def _errors(
+    reference: ScoresAndMaps, results: ScoresAndMaps
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the absolute error of each score and the largest of each map, [n]."""
+    errors = np.abs(results.scores - reference.scores)
+    # A graph without maps gives maps of no values.
+    return errors, np.abs(results.maps - reference.maps).max((1, 2), initial=0.0)
 
 
 def require_parity(

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from flawline.runtime.console import printable
 from flawline.runtime.environment import versions
+from flawline.train.data import data_name
 
 
 def bundle_provenance(
@@ -25,7 +26,7 @@ def bundle_provenance(
     for key, value in training.items():
         provenance[f"train_{key}"] = without_folders(value)
     now = datetime.datetime.now(datetime.timezone.utc)
-    provenance["data"] = data.resolve().name
+    provenance["data"] = data_name(data)
     provenance["built"] = now.isoformat(timespec="seconds")
     provenance["command"] = public_command("export.build", command)
     provenance.update(versions())
@@ -55,3 +56,11 @@ def without_folders(word: str) -> str:
     if "/" not in value:
         return word
     return flag + PurePath(value).name
+
+
+def trained_bit_depth(provenance: Mapping[str, str]) -> int:
+    """Return the bit depth of the training images, which a checkpoint need not state; default 8."""
+    text = provenance.get("bits")
+    if text is None or not text.isdecimal():
+        return 8
+    return int(text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flawline.export.graphs import evenly_spaced
-from flawline.runtime.image import Geometry
+from flawline.runtime.graph_input import GraphInput
 from flawline.train.data import DataSet, PreparedImages, hold_out, open_data
 from flawline.train.data.split import without_copies
 
@@ -20,11 +20,12 @@ class ImageSelection:
 
     Attributes:
         data_set: the whole data set.
-        train: prepared good images that the method was trained on.
+        train: good images that the method was trained on, as the graph takes them.
         good: files of the good images to compare graphs on: all that are held out to set the
             threshold, or some of those trained on if none are held out.
         paths: files of the images to compare graphs on: all of `good`, then test images.
         images: the prepared images of `paths`, uint8 [H, W, 3], decoded at every access.
+        inputs: the same as the graph takes them: prepared images, or frames of a camera.
         bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
         copies: how many held-out images are left out of `good`, as copies of others.
     """
@@ -34,13 +35,14 @@ class ImageSelection:
     good: list[Path]
     paths: list[Path]
     images: PreparedImages
+    inputs: PreparedImages
     bit_depth: int | None
     copies: int = 0
 
 
 def select_images(
     data: Path,
-    geometry: Geometry,
+    graph_input: GraphInput,
     bit_depth: int | None,
     folds: int = 0,
     test_images: int = PARITY_IMAGES,
@@ -49,7 +51,7 @@ def select_images(
 
     Args:
         data: the folder of the data set.
-        geometry: how images are prepared.
+        graph_input: what the graph takes, and how images become it.
         bit_depth: significant bits of images with 16 bits per pixel; None if there are none.
         folds: 0 if good images are held out; otherwise the method was trained on all of them.
         test_images: how many test images to compare on at most. They are sorted by kind of defect,
@@ -65,12 +67,14 @@ def select_images(
     paths = list(good)
     for sample in evenly_spaced(data_set.test, test_images):
         paths.append(sample.path)
+    geometry = graph_input.geometry
     return ImageSelection(
         data_set=data_set,
-        train=PreparedImages(train, geometry, bit_depth),
+        train=PreparedImages(train, geometry, bit_depth, graph_input.of_image),
         good=list(good),
         paths=paths,
-        images=PreparedImages(paths, geometry, bit_depth),
+        images=PreparedImages(paths, geometry, bit_depth, graph_input.prepared),
+        inputs=PreparedImages(paths, geometry, bit_depth, graph_input.of_image),
         bit_depth=bit_depth,
         copies=copies,
     )

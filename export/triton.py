@@ -6,7 +6,8 @@
     model_repository/<name>/warmup/image    a golden image of the bundle
 
 The client sends images of the model's size, resized as the geometry says (`runtime.image.prepare`),
-and compares the score with the threshold. This command needs neither torch nor Triton.
+or the camera's frames if the bundle was built for them, and compares the score with the threshold.
+This command needs neither torch nor Triton.
 """
 
 from __future__ import annotations

@@ -52,14 +52,15 @@ def config_text(
     With `max_batch` 0, a request is one image, without batching. `graph` is the precision of the
     bundle's graph that is served or was compiled; by default `precision`.
     """
-    geometry = bundle.manifest.geometry
-    image = [geometry.height, geometry.width, 3]
+    image = list(bundle.manifest.graph_input.shape)
+    map_shape = list(bundle.map_size)
     batching = ""
     if max_batch:
         # Triton adds the axis of the batch to every shape itself.
         batching = f"dynamic_batching {{\n  max_queue_delay_microseconds: {QUEUE_MICROSECONDS}\n}}"
     else:
         image = [1, *image]
+        map_shape = [1, *map_shape]
     backend = BACKENDS[engine]
     template = resources.files("flawline.export").joinpath(CONFIG).read_text(encoding="utf-8")
     return Template(template).substitute(
@@ -68,7 +69,7 @@ def config_text(
         file=_quoted(backend.file),
         max_batch=max_batch,
         dims=image,
-        outputs=_outputs(bundle.manifest.outputs, image[:-1], bool(max_batch)),
+        outputs=_outputs(bundle.manifest.outputs, map_shape, bool(max_batch)),
         batching=batching,
         device=backend.device,
         warm_up=_quoted(WARM_UP),
@@ -99,7 +100,7 @@ def _parameters(bundle: Bundle, precision: str, graph: str) -> str:
     Triton gives the parameters to its clients with the configuration.
     """
     manifest = bundle.manifest
-    values = {
+    values: dict[str, str] = {
         "threshold": repr(bundle.calibration.threshold),
         "geometry": json.dumps(manifest.geometry.to_json(), sort_keys=True),
         "method": manifest.method,
@@ -107,6 +108,8 @@ def _parameters(bundle: Bundle, precision: str, graph: str) -> str:
         "precision": precision,
         "onnx_sha256": bundle.model_sha256(graph),
     }
+    if manifest.source is not None:
+        values["source"] = str(manifest.source)
     lines = []
     for key, value in values.items():
         entry = f"key: {_quoted(key)} value {{ string_value: {_quoted(value)} }}"

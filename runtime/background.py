@@ -49,11 +49,18 @@ class BackgroundWorker:
                 self._thread.start()
         return True
 
-    def drain(self) -> None:
-        """Wait until every job is done."""
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until every job is done, at most `timeout` seconds; return whether that is so."""
         with self._changed:
-            while self._unfinished:
-                self._changed.wait()
+            return self._changed.wait_for(lambda: self._unfinished == 0, timeout)
+
+    def discard(self) -> None:
+        """Give up the jobs that wait. The one that has begun is not affected."""
+        with self._changed:
+            self._unfinished -= len(self._jobs)
+            self._jobs.clear()
+            self._held = 0
+            self._changed.notify_all()
 
     def take_failures(self) -> list[BaseException]:
         """Return the exceptions of the jobs since the last call, the oldest first."""
@@ -62,14 +69,19 @@ class BackgroundWorker:
             self._failures = []
         return failures
 
-    def close(self) -> None:
-        """Wait until every job is done, and end the thread. May be called again."""
-        self.drain()
+    def close(self, timeout: float | None = None) -> None:
+        """Wait until every job is done, and end the thread. May be called again.
+
+        After `timeout` seconds the jobs that wait are given up, and one that hangs keeps its thread
+        until the process ends.
+        """
+        if not self.drain(timeout):
+            self.discard()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         while True:

@@ -144,9 +144,9 @@ class Bundle:
 
         Raises BundleError if they cannot be read or do not fit the manifest.
         """
-        geometry = self.manifest.geometry
+        shape = self.manifest.graph_input.shape
         try:
-            return read_golden(self.path / GOLDEN, (geometry.height, geometry.width), self.map_size)
+            return read_golden(self.path / GOLDEN, shape, self.map_size)
         except SchemaError as error:
             refuse(self.path, f"{GOLDEN} {error}")
 
@@ -182,12 +182,13 @@ def _check_graphs(path: Path, files: Iterable[str], manifest: Manifest) -> None:
     A hash shows that it is the file that was built, not that this is the right one. Raises
     BundleError.
     """
-    size = (manifest.geometry.height, manifest.geometry.width)
+    shape = manifest.graph_input.shape
+    map_size = (manifest.geometry.height, manifest.geometry.width)
     for name in files:
         if name == GOLDEN:
             continue
         try:
-            check_signature(read_signature(path / name), size, manifest.outputs)
+            check_signature(read_signature(path / name), shape, map_size, manifest.outputs)
         except OSError as error:
             refuse_unreadable(path, name, error)
         except SchemaError as error:

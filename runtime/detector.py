@@ -22,7 +22,7 @@ from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import warn
 from flawline.runtime.engines import EngineOptions, open_engine
 from flawline.runtime.engines.auto import other_scores
-from flawline.runtime.image import Image, Map, check_image, prepare
+from flawline.runtime.image import Image, Map, check_image
 from flawline.runtime.manifest import Manifest
 
 GOOD = "good"
@@ -120,11 +120,12 @@ class Detector:
     def __call__(self, image: npt.NDArray[Any]) -> Verdict:
         """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
 
-        A score that is not finite rejects the part. The size is not compared with those of the
-        training; see `judge`. Raises ValueError for another dtype or shape.
+        A bundle that was built for a camera's frames takes these alone. A score that is not finite
+        rejects the part. The size is not compared with those of the training; see `judge`. Raises
+        ValueError for another dtype or shape.
         """
         start = time.perf_counter()
-        prepared = prepare(image, self.bundle.manifest.geometry)
+        prepared = self.bundle.manifest.graph_input.of_frame(image)
         (verdict,) = self._infer([prepared], start)
         return verdict
 
@@ -167,9 +168,9 @@ class Detector:
 
         Some engines compile the graph for each size, which would delay the first frames.
         """
-        geometry = self.bundle.manifest.geometry
+        shape = self.bundle.manifest.graph_input.shape
         for size in range(1, self.batch_size(largest) + 1):
-            self.engine(np.zeros((size, geometry.height, geometry.width, 3), np.uint8))
+            self.engine(np.zeros((size, *shape), np.uint8))
 
     def batch_size(self, wanted: int) -> int:
         """Return how many of the `wanted` images the engine takes in one call."""
@@ -182,7 +183,7 @@ class Detector:
         try:
             image = image_of(frame, self.bundle.manifest)
             self._check_size(image)
-            return prepare(image, self.bundle.manifest.geometry)
+            return self.bundle.manifest.graph_input.of_frame(image)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
             return Verdict(
@@ -195,8 +196,10 @@ class Detector:
 
     def _check_size(self, image: Image) -> None:
         """Raise ValueError for an image that is unlike those of the training in size."""
-        sizes = self.bundle.manifest.source_sizes
-        if sizes is None or self.accept_size:
+        manifest = self.bundle.manifest
+        sizes = manifest.source_sizes
+        # A graph that takes frames accepts one size, which was compared when it was built.
+        if sizes is None or self.accept_size or manifest.source is not None:
             return
         fault = sizes.fault(*image.shape[:2])
         if fault is not None:

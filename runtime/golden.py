@@ -30,10 +30,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs of the model with the results that every engine must reproduce.
+    """Inputs of the graph with the results that every engine must reproduce.
 
-    `images` is uint8 [k, H, W, 3], `scores` float32 [k] and `maps` float32 [k, H, W], or [k, 0, 0]
-    if the graph has no map.
+    `images` is uint8 [k, H, W, 3], or frames of the camera if the graph takes these, `scores`
+    float32 [k] and `maps` float32 [k, H, W], or [k, 0, 0] if the graph has no map.
     """
 
     images: Image
@@ -53,15 +53,14 @@ def pack_golden(golden: Golden) -> bytes:
     return packed.getvalue()
 
 
-def read_golden(path: Path, input_size: tuple[int, int], map_size: tuple[int, int]) -> Golden:
-    """Read golden.npz for a model with inputs and maps of these heights and widths.
+def read_golden(path: Path, input_shape: Shape, map_size: tuple[int, int]) -> Golden:
+    """Read golden.npz for a graph with inputs of a shape, and maps of a height and width.
 
     Raises SchemaError for a file that cannot be read, holds other arrays, or values that are not
     finite.
     """
-    height, width = input_size
     shapes: dict[str, tuple[type, Shape]] = {
-        "images": (np.uint8, (height, width, 3)),
+        "images": (np.uint8, input_shape),
         "scores": (np.float32, ()),
         "maps": (np.float32, map_size),
     }

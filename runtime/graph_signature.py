@@ -65,18 +65,22 @@ def read_signature(path: Path) -> Signature:
 
 
 def check_signature(
-    signature: Signature, input_size: tuple[int, int], outputs: tuple[str, ...]
+    signature: Signature,
+    input_shape: tuple[int, ...],
+    map_size: tuple[int, int],
+    outputs: tuple[str, ...],
 ) -> None:
     """Compare a graph with the signature of a bundle. Raises SchemaError.
 
-    `input_size` is the height and width of the image, and of the map if `outputs` has one.
+    `input_shape` is that of one image, and `map_size` the height and width of the map if `outputs`
+    has one.
     """
     if signature.has_external_data:
         raise SchemaError("keeps weights in other files, which have no hash")
     shapes: dict[str, tuple[int | None, ...]] = {
-        "image": (None, *input_size, 3),
+        "image": (None, *input_shape),
         "score": (None,),
-        "map": (None, *input_size),
+        "map": (None, *map_size),
     }
     expected = []
     for name in ("image", *outputs):

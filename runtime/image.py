@@ -8,7 +8,7 @@ and the normalisation are part of the graph.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -149,49 +149,58 @@ def check_image(image: npt.NDArray[Any]) -> None:
         raise ValueError(f"the image is empty: {list(image.shape)}")
 
 
+class ResizeStep(NamedTuple):
+    """One step of resizing, to this size: areas are averaged, unless an axis `grows`."""
+
+    height: int
+    width: int
+    grows: bool = False
+
+
 def resize(image: Image, height: int, width: int) -> Image:
     """Resize an image, uint8 [h, w] or [h, w, 3], with antialiasing.
 
     An axis that shrinks is averaged over areas, an axis that grows is interpolated linearly. The
     result may be `image` itself.
     """
-    # OpenCV vectorises exact halving, but not a fractional area resize: halving first takes 1080p
-    # to 256 pixels in a quarter of the time.
-    image = _halve(image, height, width)
     current_height, current_width = image.shape[:2]
-    # Shrink before growing: as soon as one axis grows, OpenCV's area mode silently becomes bilinear
-    # and aliases.
-    smaller_height = min(current_height, height)
-    smaller_width = min(current_width, width)
-    if (smaller_height, smaller_width) != (current_height, current_width):
-        image = _resized(image, smaller_height, smaller_width, cv2.INTER_AREA)
-    if (smaller_height, smaller_width) != (height, width):
-        image = _resized(image, height, width, cv2.INTER_LINEAR)
+    for step in resize_steps(current_height, current_width, height, width):
+        interpolation = cv2.INTER_LINEAR if step.grows else cv2.INTER_AREA
+        resized = cv2.resize(image, (step.width, step.height), interpolation=interpolation)
+        image = np.asarray(resized, np.uint8)
     return image
 
 
-def _halve(image: Image, height: int, width: int) -> Image:
-    """Halve each axis as often as it is even and stays at least as long as required."""
-    current_height, current_width = image.shape[:2]
-    while True:
-        half_height = _half(current_height, height)
-        half_width = _half(current_width, width)
-        if (half_height, half_width) == (current_height, current_width):
-            return image
-        image = _resized(image, half_height, half_width, cv2.INTER_AREA)
-        current_height = half_height
-        current_width = half_width
+def resize_steps(
+    height: int, width: int, target_height: int, target_width: int
+) -> list[ResizeStep]:
+    """Return the steps that resize an image of a height and width to the target.
+
+    OpenCV rounds to whole grey levels after each step.
+    """
+    steps = []
+    # OpenCV vectorises exact halving, but not a fractional area resize: halving first takes 1080p
+    # to 256 pixels in a quarter of the time.
+    halves = (_half(height, target_height), _half(width, target_width))
+    while halves != (height, width):
+        height, width = halves
+        steps.append(ResizeStep(height, width))
+        halves = (_half(height, target_height), _half(width, target_width))
+    # Shrink before growing: as soon as one axis grows, OpenCV's area mode silently becomes bilinear
+    # and aliases.
+    smaller = (min(height, target_height), min(width, target_width))
+    if smaller != (height, width):
+        steps.append(ResizeStep(*smaller))
+    if smaller != (target_height, target_width):
+        steps.append(ResizeStep(target_height, target_width, grows=True))
+    return steps
 
 
 def _half(length: int, at_least: int) -> int:
+    """Halve a length if it is even and stays at least as long as required."""
     if length % 2 == 0 and length // 2 >= at_least:
         return length // 2
     return length
-
-
-def _resized(image: Image, height: int, width: int, interpolation: int) -> Image:
-    resized = cv2.resize(image, (width, height), interpolation=interpolation)
-    return np.asarray(resized, np.uint8)
 
 
 def prepare_mask(mask: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.bool_]:

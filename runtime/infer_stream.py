@@ -279,6 +279,9 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
         f"engine {detector.engine.description}, self-test passed, "
         f"threshold {detector.threshold:.6g}"
     )
+    source = detector.bundle.manifest.source
+    if source is not None:
+        log(f"the graph takes frames of {source} as they are, and no others")
 
 
 def _outputs(args: argparse.Namespace) -> list[str]:

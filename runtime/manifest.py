@@ -13,9 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.graph_input import (
+    SOURCE,
+    GraphInput,
+    geometry_from_json,
+    source_from_json,
+)
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.scored_by import ScoredBy, scored_by_from_json
+from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
 from flawline.runtime.strict_json import (
     SchemaError,
@@ -29,8 +36,8 @@ from flawline.runtime.trained_images import TRAINED_IMAGES, take_hashes
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
 # Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes`, `folds`,
-# `trained_images` and the `checksum`. calibration.json follows the same number; `folds` and
-# `scored_by` are optional there.
+# `trained_images`, `source` and the `checksum`. calibration.json follows the same number; `folds`
+# and `scored_by` are optional there.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -39,8 +46,6 @@ CHECKSUM = "checksum"
 MODEL = str(FP32.file)
 # Outputs of the graph. A bundle that was built for the score alone has only the first.
 GRAPH_OUTPUTS = ("score", "map")
-# A model's input has at most so many pixels on a side, also before it is cropped.
-LARGEST_SIDE = 16384
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class Manifest:
     checkpoint does not state them. `folds` is 0 if good images were held out. Otherwise the
     detector was trained on all of them, and `score` and `map_peak` come from so many further
     detectors, each trained without a part of the images. `trained_images` are the sorted content
-    hashes of the images that the detector was trained on; empty where they are not known.
+    hashes of the images that the detector was trained on; empty where they are not known. `source`
+    are the camera's frames that the graphs take; with None they take prepared images.
     """
 
     method: str
@@ -94,6 +100,12 @@ class Manifest:
     source_sizes: SourceSizes | None = None
     folds: int = 0
     trained_images: tuple[str, ...] = ()
+    source: SourceFrame | None = None
+
+    @property
+    def graph_input(self) -> GraphInput:
+        """What the graphs take, and how an image becomes it."""
+        return GraphInput(self.geometry, self.source)
 
     @property
     def cut_short(self) -> str | None:
@@ -147,9 +159,11 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     content["source_sizes"] = sizes_to_json(manifest.source_sizes)
     content["files"] = dict(files)
     _leave_out_no_folds(content)
-    # An older version refuses this key.
+    # Older versions refuse these keys.
     if not manifest.trained_images:
         del content[TRAINED_IMAGES]
+    if manifest.source is None:
+        del content[SOURCE]
     content[CHECKSUM] = checksum(content)
     return to_json(content)
 
@@ -165,7 +179,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
         raise SchemaError("is not as it was written (its checksum differs)")
     reader = StrictReader(content)
     files = _files_from_json(reader)
-    geometry = _geometry_from_json(reader)
+    geometry = geometry_from_json(reader)
     provenance = reader.take("provenance", dict)
     for value in provenance.values():
         if not isinstance(value, str):
@@ -191,6 +205,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
             source_sizes=sizes_from_json(reader.take_object("source_sizes")),
             folds=reader.take_count("folds"),
             trained_images=take_hashes(reader),
+            source=source_from_json(reader.take_object(SOURCE)),
         )
     reader.finish()
     _check_manifest(reader, manifest)
@@ -234,20 +249,6 @@ def _files_from_json(reader: StrictReader) -> dict[str, str]:
     if unknown:
         reader.refuse(f"files that this version does not know: {', '.join(unknown)}")
     return files
-
-
-def _geometry_from_json(reader: StrictReader) -> Geometry:
-    fields = reader.take("geometry", dict)
-    # 64.0 would pass the checks of Geometry and fail as a shape much later.
-    for value in fields.values():
-        if isinstance(value, float):
-            reader.refuse("geometry: sizes are whole numbers")
-        if isinstance(value, int) and value > LARGEST_SIDE:
-            reader.refuse(f"geometry: a size is above {LARGEST_SIDE} pixels")
-    try:
-        return Geometry(**fields)
-    except (TypeError, ValueError) as error:
-        raise SchemaError(f"geometry: {one_line(error)}") from error
 
 
 def _spread_from_json(reader: StrictReader, key: str) -> Spread:

@@ -31,15 +31,16 @@ OUTLINE_PIXELS = 400
 def paint(image: npt.NDArray[Any], anomaly_map: Map, manifest: Manifest) -> Image:
     """Paint an anomaly map over its source image: uint8 [h, w, 3] BGR.
 
-    `image` is uint8 [h, w, 3] BGR or [h, w] mono, `anomaly_map` float32 [H, W] on the model's input
-    grid. Colour starts above the usual largest value of a good image, and the outline encloses
-    what is above `pixel_threshold`.
+    `image` is uint8 [h, w, 3] BGR or [h, w] mono, or a frame as the bundle's graph takes it, and
+    `anomaly_map` float32 [H, W] on the model's input grid. Colour starts above the usual largest
+    value of a good image, and the outline encloses what is above `pixel_threshold`.
     """
     low = manifest.map_peak.mean
     span = max(pixel_threshold(manifest.map_peak) - low, 1e-6)
     height, width = image.shape[:2]
     located = to_source(anomaly_map, manifest.geometry, height, width)
-    return overlay(image, np.asarray((located - low) / span, np.float32))
+    picture = manifest.graph_input.picture(image)
+    return overlay(picture, np.asarray((located - low) / span, np.float32))
 
 
 def pixel_threshold(map_peak: Spread) -> float:

@@ -120,7 +120,7 @@ class StrictReader:
         if key not in self._left:
             self.refuse(f"{key} is missing")
         value: Any = self._left.pop(key)
-        if not _has_type(value, kind):
+        if not has_type(value, kind):
             self.refuse(f"{key} is {one_line(repr(value))}, not of type {kind.__name__}")
         # The comparison is also false for NaN.
         if kind is float and not abs(value) < LARGEST_NUMBER:
@@ -186,7 +186,7 @@ class StrictReader:
         raise SchemaError(f"{self._prefix}{one_line(reason)}")
 
 
-def _has_type(value: Any, kind: type) -> bool:
+def has_type(value: Any, kind: type) -> bool:
     """Tell whether a JSON value has a type.
 
     An integer is accepted as a float, a boolean never as a number.

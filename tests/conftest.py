@@ -5,6 +5,7 @@ Tests marked `torch` need the train extra; everything else must run on an edge i
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,11 +20,14 @@ from flawline.cameras import triggered
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.console import Verbosity
 from flawline.runtime.golden import Golden
-from flawline.runtime.image import Geometry
+from flawline.runtime.image import Geometry, prepare
 from flawline.runtime.manifest import Calibration, Manifest, Spread
+from flawline.runtime.source_frame import SourceFrame
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 64
+# The frames that tests/golden/tiny-source.onnx takes.
+SOURCE = SourceFrame(128, 192, "bayer-grbg")
 # pylon reads it once: two emulated Basler cameras.
 os.environ.setdefault("PYLON_CAMEMU", "2")
 
@@ -108,6 +112,27 @@ def write_tiny_bundle(path: Path, model: bytes | None = None, **changes: object)
     calibration = Calibration(100.0, 0.01, (0.002, 0.02), 0.95, 200)
     models = {"fp32": model or tiny_model(manifest.outputs)}
     return write_bundle(path, manifest, calibration, models, Golden(images, scores, maps))
+
+
+def source_frames(count: int) -> np.ndarray:
+    """Random frames of SOURCE, uint8 [count, h, w]: blocks of grey levels, so that scores vary."""
+    rng = np.random.default_rng(3)
+    height, width = SOURCE.shape
+    blocks = rng.integers(0, 256, (count, height // 16, width // 16), dtype=np.uint8)
+    return blocks.repeat(16, axis=1).repeat(16, axis=2)
+
+
+def write_source_bundle(path: Path) -> Bundle:
+    """Write the tiny bundle for frames of SOURCE, with threshold 100 on the brightest pixel."""
+    manifest = dataclasses.replace(write_tiny_bundle(path).manifest, source=SOURCE)
+    frames = source_frames(2)
+    maps = []
+    for frame in frames:
+        maps.append(prepare(SOURCE.picture(frame), manifest.geometry).astype(np.float32).mean(-1))
+    golden = Golden(frames, np.max(maps, (1, 2)), np.array(maps))
+    calibration = Calibration(100.0, 0.01, (0.002, 0.02), 0.95, 200)
+    model = (Path(__file__).parent / "golden" / "tiny-source.onnx").read_bytes()
+    return write_bundle(path, manifest, calibration, {"fp32": model}, golden)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ LIBRARY_OF_FILE = {
     "flawline.cameras.video_decoder": {"av"},
     "flawline.cameras.video_open": {"av"},
 }
-# Engines and cameras import the library of an extra where it is used, never at the top of a file.
+# Engines, cameras and outputs import the library of an extra where it is used, not at the top.
 ENGINE_LIBRARIES = {
     "onnxruntime",
     "openvino",
@@ -41,6 +41,9 @@ ENGINE_LIBRARIES = {
     "genicam",
     "harvesters",
     "gi",
+    "paho",
+    "pymodbus",
+    "asyncua",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 

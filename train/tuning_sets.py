@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flawline.train.data.dataset import data_name
 from flawline.train.data.demo import PRODUCTS
 from flawline.train.method import Method
 
@@ -27,5 +28,5 @@ def was_tuned_on(method: type[Method], data: Path) -> bool:
 
     A set is known by the name of its folder alone, so that a renamed one is not recognised.
     """
-    name = data.resolve().name.casefold()
+    name = data_name(data).casefold()
     return any(name in TUNING_SETS[tuning_set] for tuning_set in method.tuned_on)

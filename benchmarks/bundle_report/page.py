@@ -8,8 +8,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from flawline import FlawlineError
 from flawline.benchmarks.bundle_report.charts import (
     NARROW,
@@ -38,6 +36,7 @@ from flawline.benchmarks.bundle_report.kinds import DefectKind, kinds_of
 from flawline.benchmarks.bundle_report.notes import notes, set_from_good_test, set_from_held_out
 from flawline.benchmarks.bundle_report.provenance import provenance
 from flawline.benchmarks.bundle_report.roc import OperatingPoint, draw_roc
+from flawline.benchmarks.bundle_report.templates import FOLDER, template
 from flawline.benchmarks.bundle_report.thresholds import ThresholdTable, threshold_table
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import read_bundle
@@ -47,10 +46,8 @@ from flawline.runtime.engines import EngineOptions
 from flawline.runtime.files import make_writable, write_file
 from flawline.runtime.threshold import CONFIDENCE, describe_needs
 from flawline.train import metrics
-from flawline.train.data import Sample, hold_out, open_data
+from flawline.train.data import Sample, data_name, hold_out, open_data
 from flawline.train.progress import Bars
-
-FOLDER = Path(__file__).parent
 
 
 class ReportError(FlawlineError):
@@ -123,23 +120,13 @@ def render(
     """Return the page as HTML."""
     made = datetime.now(timezone.utc)
     cost = cost_of(findings)
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # A misspelled name in the template raises instead of printing nothing.
-        undefined=StrictUndefined,
-    )
-    environment.filters["number"] = number
-    environment.filters["percent"] = percent
     faults = []
     for path, reason in findings.faults:
         name = relative_name(path, findings.data)
         faults.append((name, reason.removeprefix(f"{path}: ")))
-    return environment.get_template("page.html").render(
+    return template(FOLDER, "page.html").render(
         name=findings.bundle.path.resolve().name,
-        data_name=findings.data.resolve().name,
+        data_name=data_name(findings.data),
         manifest=findings.bundle.manifest,
         calibration=findings.bundle.calibration,
         has_map=findings.bundle.has_map,

@@ -10,6 +10,7 @@ from flawline.benchmarks.bundle_report.formatting import number, percent, percen
 from flawline.runtime.bundle import CALIBRATION, MANIFEST, Bundle
 from flawline.runtime.environment import versions
 from flawline.runtime.manifest import Spread
+from flawline.train.data import data_name
 
 Facts = Mapping[str, object]
 SIZES_LISTED = 4
@@ -34,7 +35,7 @@ def provenance(findings: Findings, made: str) -> dict[str, Facts]:
             "made": made,
             # The page may be mailed, so it names no private folder.
             "bundle": findings.bundle.path.resolve().name,
-            "data": findings.data.resolve().name,
+            "data": data_name(findings.data),
             "engine": findings.engine,
             # Of this machine; those of the training are in the table "Built".
             **versions(),
@@ -57,8 +58,13 @@ def _geometry(findings: Findings) -> Facts:
     source_sizes = findings.bundle.manifest.source_sizes
     if source_sizes is not None:
         trained = source_sizes.describe()
+    graph_input = "prepared images"
+    source = findings.bundle.manifest.source
+    if source is not None:
+        graph_input = f"frames of {source}, which the graph prepares"
     return {
         "images": images,
+        "graph takes": graph_input,
         "model input": model_input,
         "left uninspected": "; ".join(findings.uninspected) or "nothing",
         "images in training": trained,

@@ -17,7 +17,7 @@ from flawline.export.graphs import evenly_spaced
 from flawline.runtime.detector import Detector
 from flawline.runtime.environment import cpu_name, versions
 from flawline.train import metrics
-from flawline.train.data import open_data
+from flawline.train.data import data_name, open_data
 from flawline.train.progress import Bars
 
 # Untimed seconds at the beginning of a turn: the threads of the other side may still be spinning.
@@ -56,7 +56,7 @@ def compare(
             bars("images", done, len(numbers))
     chosen = labels[numbers]
     row: Row = {
-        "data": data.name,
+        "data": data_name(data),
         "images": len(numbers),
         "defective_images": int(chosen.sum()),
         "repeats": repeats,

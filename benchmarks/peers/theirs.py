@@ -141,7 +141,7 @@ def _train(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     row = {
         "model": name,
         "anomalib": anomalib.__version__,
-        "data": args.data.name,
+        "data": args.data.resolve().name,
         "seed": args.seed,
         "epochs": args.epochs,
         "batch": batch,
@@ -159,7 +159,7 @@ def _folder(root: Path, batch: int) -> Any:
         if folder.name != "good":
             defects.append(f"test/{folder.name}")
     return Folder(
-        name=root.name,
+        name=root.resolve().name,
         root=root,
         normal_dir="train/good",
         normal_test_dir="test/good",

@@ -14,6 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from flawline import FlawlineError
+from flawline.runtime.console import first_line
+from flawline.runtime.json_shapes import Shape, misfit
+
 FILE = Path(__file__).with_name("figures.json")
 MVTEC_AD = "MVTec AD"
 VISA = "VisA"
@@ -22,6 +26,39 @@ THREE_COLLECTIONS = "MVTec AD, VisA, MVTec LOCO (mean)"
 ROUNDING = 0.1
 # Of a column whose values are printed without decimals.
 WHOLE_ROUNDING = 0.5
+
+TEXT = (str, None)
+NUMBER = (float, None)
+PAIRS: Shape = [[NUMBER]]
+# Of the file; the dataclasses below say what its keys mean.
+SHAPE: Shape = {
+    "sources": {
+        str: {"short": str, "kind": str, "title": str, "authors": TEXT, "year": (int, None)}
+    },
+    "points": [
+        {
+            **dict.fromkeys(("method", "source"), str),
+            **{f"{key}?": TEXT for key in ("data", "variant", "gpu", "precision", "note")},
+            **{f"{key}?": TEXT for key in ("speed_source", "place")},
+            **{f"{key}?": NUMBER for key in ("image_auroc", "pixel_auroc", "aupro")},
+            **{f"{key}?": NUMBER for key in ("fps", "latency_ms", "throughput")},
+            "throughput_batch?": (int, None),
+        }
+    ],
+    "claims": [{"method": str, "statement": str, "source": str}],
+    "tables": [
+        {
+            "data": str,
+            "source": str,
+            "columns": [{"method": str, "variant": TEXT}],
+            "categories": {str: PAIRS},
+            "averages": [{"name": str, "categories": [str], "printed": PAIRS}],
+        }
+    ],
+    "ablations": {
+        "settings": [{"factor": str, "image_auroc": float, "pixel_auroc": float}],
+    },
+}
 
 # Image and pixel AUROC in percent; None where a table has a dash.
 Pair = tuple["float | None", "float | None"]
@@ -198,10 +235,25 @@ class Figures:
         return [table for table in self.tables if table.data == data]
 
 
+class FiguresError(FlawlineError):
+    """The file of the published figures is not as it was installed."""
+
+
 @cache
 def read_figures() -> Figures:
-    """Return the published figures. A key that is unknown or missing raises TypeError."""
-    values = json.loads(FILE.read_text(encoding="utf-8"))
+    """Return the published figures. Raises FiguresError for a damaged file."""
+    try:
+        values = json.loads(FILE.read_text(encoding="utf-8"))
+        reason = misfit(values, SHAPE)
+        if reason is None:
+            return _figures(values)
+    except (ValueError, TypeError, RecursionError) as error:
+        # A key of a figure that is unknown or missing is a TypeError.
+        reason = first_line(error)
+    raise FiguresError(f"{FILE} is damaged ({reason}); correct it, or install Flawline again")
+
+
+def _figures(values: dict[str, Any]) -> Figures:
     ablations = values["ablations"]
     settings = [Setting(**setting) for setting in ablations.pop("settings")]
     return Figures(

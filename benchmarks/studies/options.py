@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flawline.benchmarks.train_bundle import SET_HERE, require_not_set_here
 from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import run_command
 from flawline.train import METHODS
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import RANDOM, WEIGHT_KINDS
@@ -29,6 +32,25 @@ def add_out_argument(parser: argparse._ActionsContainer, default: str) -> None:
         default=Path("results") / default,
         help="results without suffix; default %(default)s",
     )
+
+
+def run_with_build_flags(
+    parser: Parser,
+    argv: Sequence[str] | None,
+    run: Callable[[argparse.Namespace, Sequence[str]], None],
+    set_here: Sequence[str] = SET_HERE,
+) -> int:
+    """Run a study that gives the flags that its parser does not have to `flawline build`.
+
+    Returns the exit status. Flags that the study sets, `set_here`, are refused.
+    """
+
+    def work() -> None:
+        args, flags = parser.parse_known_args(argv)
+        require_not_set_here(flags, set_here)
+        run(args, flags)
+
+    return run_command(parser.prog, work)
 
 
 @dataclass(frozen=True)

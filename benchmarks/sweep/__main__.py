@@ -20,13 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from flawline.benchmarks.sweep.flags import parse_flags
 from flawline.benchmarks.sweep.plan import (
     ALL,
     Plan,
     cells_of,
     choices_of,
     complete,
-    parse_flags,
     precisions_of,
     read_plan,
     write_plan,
@@ -193,6 +193,9 @@ def _run(args: argparse.Namespace) -> int:
     with only_one_sweep(store) as lock:
         plan = _plan(args, read_plan(store))
         cells = cells_of(plan)
+        # A plan with an unsuitable data set would also be that of the next run.
+        for cell in cells:
+            cell.identity()
         write_plan(store, plan, cells)
         log(f"{count_of(len(cells), 'cell')} in {args.out}")
         if not args.measure_only:

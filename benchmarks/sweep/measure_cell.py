@@ -40,14 +40,26 @@ def of_this_machine(row: Row) -> bool:
     return all(row.get(key) == value for key, value in machine_of_rows().items())
 
 
-def has_rows(rows: Sequence[Row], bundle_id: str, choices: Sequence[EngineChoice]) -> bool:
-    """Whether there is a row of this machine for each engine and precision, of this bundle.
+def identity_of_rows(cell: Cell, facts: dict[str, Any]) -> Row:
+    """Return what must be equal for a row to be of this cell: the bundle and the test images.
+
+    Raises DataError for an unsuitable data set.
+    """
+    return {"bundle_id": facts["bundle_id"], **cell.test_identity()}
+
+
+def _is_of(row: Row, identity: Row) -> bool:
+    return all(row.get(key) == value for key, value in identity.items())
+
+
+def has_rows(rows: Sequence[Row], identity: Row, choices: Sequence[EngineChoice]) -> bool:
+    """Whether there is a row of this machine and identity for each engine and precision.
 
     Rows with times count only if they were measured with the same number of threads.
     """
     found: dict[tuple[Any, Any], Any] = {}
     for row in rows:
-        if row.get("bundle_id") == bundle_id and of_this_machine(row):
+        if _is_of(row, identity) and of_this_machine(row):
             found[row.get("engine_name"), row.get("precision")] = row.get("threads")
     for choice in choices:
         # A refusal and the rows of changed images have no times.
@@ -57,18 +69,19 @@ def has_rows(rows: Sequence[Row], bundle_id: str, choices: Sequence[EngineChoice
     return True
 
 
-def other_rows(rows: Sequence[Row], bundle_id: str) -> list[Row]:
-    """Return the rows of a bundle that were measured on other machines."""
-    return [row for row in rows if row.get("bundle_id") == bundle_id and not of_this_machine(row)]
+def other_rows(rows: Sequence[Row], identity: Row) -> list[Row]:
+    """Return the rows of the same identity that were measured on other machines."""
+    return [row for row in rows if _is_of(row, identity) and not of_this_machine(row)]
 
 
-def known_reasons(store: Store, cell: Cell, facts: dict[str, Any]) -> dict[tuple[str, str], str]:
+def known_reasons(store: Store, cell: Cell, facts: dict[str, Any]) -> dict[tuple[Any, Any], Any]:
     """Return why engines could not be used in the measurement of a cell on this machine."""
+    identity = identity_of_rows(cell, facts)
     reasons = {}
     for row in read_rows(store.measured(cell.name)):
-        of_bundle = row.get("bundle_id") == facts["bundle_id"] and of_this_machine(row)
-        if of_bundle and row["status"] == REFUSED:
-            reasons[row["engine_name"], row["precision"]] = row["reason"]
+        refused = row.get("status") == REFUSED and _is_of(row, identity)
+        if refused and of_this_machine(row):
+            reasons[row.get("engine_name"), row.get("precision")] = row.get("reason")
     return reasons
 
 
@@ -98,7 +111,7 @@ def measure_cell(
             row |= {"status": REFUSED, "reason": public_reason(reason, store, cell)}
         rows.append({**row, "machine": machine})
     path = store.measured(cell.name)
-    write_json(path, [*other_rows(read_rows(path), facts["bundle_id"]), *rows])
+    write_json(path, [*other_rows(read_rows(path), identity_of_rows(cell, facts)), *rows])
     return rows
 
 
@@ -149,7 +162,7 @@ def facts_of_row(cell: Cell, facts: dict[str, Any], choice: EngineChoice) -> Row
         "steps": facts["steps"],
         "minutes_to_bundle": facts["minutes"],
         "trained_on": facts["device"],
-        "bundle_id": facts["bundle_id"],
+        **identity_of_rows(cell, facts),
         "engine": choice.name,
         "engine_name": choice.name,
         "precision": choice.options.precision,

@@ -11,6 +11,7 @@ from flawline.benchmarks.interleaved import EngineChoice
 from flawline.benchmarks.sweep.measure_cell import (
     MEASURED,
     has_rows,
+    identity_of_rows,
     measure_cell,
     trained_facts,
 )
@@ -62,7 +63,7 @@ class _Measuring:
         missing: list[Trained] = []
         for cell, facts in trained:
             rows = read_rows(self.store.measured(cell.name))
-            if not has_rows(rows, facts["bundle_id"], self.choices):
+            if not has_rows(rows, identity_of_rows(cell, facts), self.choices):
                 missing.append((cell, facts))
         if len(missing) < len(trained):
             log(f"{len(trained) - len(missing)} of {len(trained)} cells are measured already")
@@ -89,7 +90,7 @@ class _Measuring:
         missing: list[Trained] = []
         for cell, facts in trained:
             rows = read_rows(self.store.robustness(cell.name))
-            if not has_rows(rows, facts["bundle_id"], [choice]):
+            if not has_rows(rows, identity_of_rows(cell, facts), [choice]):
                 missing.append((cell, facts))
         counter = CellCounter("robustness of", len(missing))
         for cell, facts in missing:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawline.benchmarks.run import choose_engines
-from flawline.benchmarks.sweep.store import Store, SweepError, read_record, write_json
+from flawline.benchmarks.sweep.flags import check_flags
+from flawline.benchmarks.sweep.shapes import PLAN
+from flawline.benchmarks.sweep.store import (
+    DamagedFileError,
+    Store,
+    SweepError,
+    read_json,
+    write_json,
+)
 from flawline.export.local_engine import NO_ENGINE
 from flawline.runtime.console import log
 from flawline.runtime.engines import REFERENCE_ENGINE, engine_class
@@ -94,18 +102,39 @@ class Cell:
             "flags": self.flags,
         }
 
+    def test_identity(self) -> dict[str, str]:
+        """Return what must be equal for a measurement to be on the test images of this cell.
+
+        They are known by the names and sizes of the images and of their masks. Raises DataError.
+        """
+        return {"test_sha256": _test_hash(self.data)}
+
 
 def read_plan(store: Store) -> Plan:
-    """Return the plan of an earlier run in the same folder, or the default one."""
-    record = read_record(store.plan)
-    if record is None:
-        return Plan()
-    known = asdict(Plan())
+    """Return the plan of an earlier run in the same folder, or the default one.
+
+    Raises SweepError for a damaged file.
+    """
+    record = read_plan_record(store)
     values: dict[str, Any] = {}
-    for name, value in record.items():
-        if name in known:
+    for name in asdict(Plan()):
+        if name in record:
+            value = record[name]
             values[name] = tuple(value) if isinstance(value, list) else value
     return Plan(**values)
+
+
+def read_plan_record(store: Store) -> dict[str, Any]:
+    """Return the content of the plan's file, with the key `cells`; empty without a file.
+
+    Raises SweepError for a damaged file.
+    """
+    try:
+        record: dict[str, Any] = read_json(store.plan, PLAN) or {}
+    except DamagedFileError as error:
+        # A plan without the flags of the runs before would be another one.
+        raise SweepError(f"{error}; correct it, or delete it and give all flags again") from error
+    return record
 
 
 def write_plan(store: Store, plan: Plan, cells: Sequence[Cell]) -> None:
@@ -115,11 +144,14 @@ def write_plan(store: Store, plan: Plan, cells: Sequence[Cell]) -> None:
 
 def read_cell(store: Store, name: str) -> Cell:
     """Return a cell of the plan in a folder. Raises SweepError if there is none of this name."""
-    record = read_record(store.plan) or {}
-    cells = record.get("cells", {})
+    cells = read_plan_record(store).get("cells", {})
     if name not in cells:
         raise SweepError(f"{store.plan} has no cell {name}; its cells are: {', '.join(cells)}")
-    return Cell(**cells[name])
+    values = {}
+    for field in fields(Cell):
+        if field.name in cells[name]:
+            values[field.name] = cells[name][field.name]
+    return Cell(**values)
 
 
 def complete(plan: Plan) -> Plan:
@@ -136,9 +168,8 @@ def complete(plan: Plan) -> Plan:
     weights = plan.weights
     if Path(weights).is_file():
         weights = str(Path(weights).resolve())
-    for method in plan.flags or {}:
-        if method not in METHODS:
-            raise SweepError(f"--flags {method}=...: known methods are {', '.join(METHODS)}")
+    for method, flags in (plan.flags or {}).items():
+        check_flags(method, flags)
     choices_of(plan)
     return replace(plan, data=tuple(folders.values()), weights=weights)
 
@@ -234,21 +265,6 @@ def data_names(cells: Iterable[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.data_name for cell in cells))
 
 
-def parse_flags(texts: Sequence[str]) -> dict[str, str]:
-    """Return the flags of each method from texts METHOD=FLAGS. Raises SweepError."""
-    flags = {}
-    for text in texts:
-        method, equals, words = text.partition("=")
-        if not equals:
-            raise SweepError(f'--flags {text!r} is not METHOD="FLAGS"')
-        try:
-            shlex.split(words)
-        except ValueError as error:
-            raise SweepError(f"--flags {text!r}: {error}") from error
-        flags[method] = words
-    return flags
-
-
 @cache
 def weights_identity(weights: str) -> str:
     """Return the kind of the weights, or the name of their file with a part of its SHA-256."""
@@ -265,3 +281,12 @@ def _data_hash(folder: str) -> str:
     from flawline.train.data.split import list_hash
 
     return list_hash(open_data(folder).train_good)
+
+
+@cache
+def _test_hash(folder: str) -> str:
+    """Return a hash of the names and sizes of the test images and masks. Raises DataError."""
+    from flawline.train.data import open_data
+    from flawline.train.data.split import samples_hash
+
+    return samples_hash(open_data(folder))

@@ -27,6 +27,7 @@ from flawline.benchmarks.sweep.measure_cell import (
     REFUSED,
     facts_of_row,
     has_rows,
+    identity_of_rows,
     known_reasons,
     other_rows,
     public_reason,
@@ -36,7 +37,6 @@ from flawline.benchmarks.sweep.store import Row, Store, read_rows, write_json
 from flawline.runtime.bundle import BundleError, read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
-from flawline.runtime.image import prepare
 from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.timing import time_calls
 from flawline.train.data import open_data
@@ -76,7 +76,7 @@ class _Runner:
     def prepared(self, path: Path) -> npt.NDArray[np.uint8]:
         """Return a file as the input of the engine, uint8 [1, H, W, 3]."""
         image = self.detector.read_image(path)
-        return prepare(image, self.detector.bundle.manifest.geometry)[None]
+        return self.detector.bundle.manifest.graph_input.of_frame(image)[None]
 
 
 def has_speed(store: Store, trained: Sequence[Trained], choices: Sequence[EngineChoice]) -> bool:
@@ -84,7 +84,7 @@ def has_speed(store: Store, trained: Sequence[Trained], choices: Sequence[Engine
     rows = read_rows(store.speed(trained[0][0].data_name))
     for cell, facts in trained:
         of_cell = [row for row in rows if row.get("cell") == cell.name]
-        if not has_rows(of_cell, facts["bundle_id"], choices):
+        if not has_rows(of_cell, identity_of_rows(cell, facts), choices):
             return False
     return True
 
@@ -115,8 +115,8 @@ def measure_speed(
         row["other_processes"] = None if others is None else round(others, 3)
     path = store.speed(trained[0][0].data_name)
     kept = []
-    for _cell, facts in trained:
-        kept += other_rows(read_rows(path), facts["bundle_id"])
+    for cell, facts in trained:
+        kept += other_rows(read_rows(path), identity_of_rows(cell, facts))
     write_json(path, [*kept, *rows])
     return rows
 
@@ -182,9 +182,9 @@ def _judge(runner: _Runner, path: Path) -> None:
         lambda: detector(detector.read_image(path)), warm_up=0, repeats=REPEATS
     )
     source = detector.read_image(path)
-    geometry = detector.bundle.manifest.geometry
+    to_input = detector.bundle.manifest.graph_input.of_frame
     runner.decode_ms += time_calls(lambda: detector.read_image(path), warm_up=0, repeats=REPEATS)
-    runner.prepare_ms += time_calls(lambda: prepare(source, geometry), warm_up=0, repeats=REPEATS)
+    runner.prepare_ms += time_calls(lambda: to_input(source), warm_up=0, repeats=REPEATS)
 
 
 def _batches(runner: _Runner, paths: Sequence[Path]) -> None:

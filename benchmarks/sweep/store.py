@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from flawline import FlawlineError
-from flawline.runtime.console import warn
+from flawline.benchmarks.sweep.shapes import FACTS, ROW
+from flawline.runtime.console import first_line, warn
 from flawline.runtime.files import read_small, write_atomically
+from flawline.runtime.json_shapes import Shape, misfit
 
 Row = dict[str, Any]
 
@@ -25,6 +27,10 @@ LOCK_POLL_S = 0.2
 
 class SweepError(FlawlineError):
     """The sweep cannot start or continue."""
+
+
+class DamagedFileError(SweepError):
+    """A file holds something else than what a sweep wrote."""
 
 
 @dataclass(frozen=True)
@@ -70,43 +76,47 @@ def write_json(path: Path, content: object) -> None:
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, shape: Shape) -> Any:
+    """Return the content of a JSON file of this shape; None without a file.
+
+    Raises DamagedFileError for any other content, and OSError for a file that exists and cannot be
+    read.
+    """
+    try:
+        content = json.loads(read_small(path, LARGEST_FILE))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        # Also invalid UTF-8.
+        raise DamagedFileError(f"{path} is damaged ({first_line(error)})") from error
+    reason = misfit(content, shape)
+    if reason is not None:
+        raise DamagedFileError(f"{path} is damaged ({reason})")
+    return content
+
+
+def read_record(path: Path, shape: Shape = FACTS) -> dict[str, Any] | None:
     """Return the object in a JSON file; None without a file, and for a damaged one with a warning.
 
     What a damaged file belongs to is then done again. Raises OSError for a file that exists and
     cannot be read.
     """
-    content = _read(path)
-    if content is None or isinstance(content, dict):
-        return content
-    _damaged(path, "no object")
-    return None
+    record: dict[str, Any] | None = _read_or_warn(path, shape)
+    return record
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, shape: Shape = ROW) -> list[Row]:
     """Return the rows in a JSON file; none without a file, and for a damaged one with a warning."""
-    content = _read(path)
-    if content is None:
-        return []
-    if isinstance(content, list) and all(isinstance(row, dict) for row in content):
-        return content
-    _damaged(path, "no list of rows")
-    return []
+    rows: list[Row] = _read_or_warn(path, [shape]) or []
+    return rows
 
 
-def _read(path: Path) -> Any:
+def _read_or_warn(path: Path, shape: Shape) -> Any:
     try:
-        return json.loads(read_small(path, LARGEST_FILE))
-    except FileNotFoundError:
+        return read_json(path, shape)
+    except DamagedFileError as error:
+        warn(f"warning: {error}; it is made again")
         return None
-    except ValueError as error:
-        # Also invalid UTF-8.
-        _damaged(path, str(error))
-        return None
-
-
-def _damaged(path: Path, reason: str) -> None:
-    warn(f"warning: {path} is damaged ({reason}); it is made again")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ import flawline
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.sweep.plan import Cell, precisions_of, read_cell, read_plan
 from flawline.benchmarks.sweep.progress import is_over
+from flawline.benchmarks.sweep.shapes import TRAINED_FACTS
 from flawline.benchmarks.sweep.store import Store, read_record, write_json
 from flawline.export import ExportError
 from flawline.export.graphs_of_bundle import add_missing_graph, lacks_graph
@@ -32,6 +33,7 @@ from flawline.runtime.bundle import BundleError, read_bundle
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import USER_ERROR, last_line, log, run_command
 from flawline.runtime.environment import cpu_name, versions
+from flawline.runtime.json_shapes import misfit
 
 MODULE = "flawline.benchmarks.sweep.train_cell"
 BEGUN = "begun"
@@ -122,7 +124,11 @@ def is_trained(store: Store, cell: Cell) -> bool:
     Raises DataError for an unsuitable data set.
     """
     facts = read_record(store.facts(cell.name))
-    if facts is None or facts.get("status") != TRAINED:
+    if facts is None or facts["status"] != TRAINED:
+        return False
+    reason = misfit(facts, TRAINED_FACTS)
+    if reason is not None:
+        log(f"{store.facts(cell.name)} is damaged ({reason}), so that {cell.name} does not count")
         return False
     for key, value in cell.identity().items():
         if facts.get(key) != value:
@@ -184,7 +190,7 @@ def train_in_process(
     if code == 0 and was_trained:
         return Outcome(cell.name, TRAINED)
     if code == 0 and facts.get("status") == TRAINED:
-        return Outcome(cell.name, TRAINED, minutes=facts["minutes"])
+        return Outcome(cell.name, TRAINED, minutes=facts.get("minutes"))
     reason = _reason(code, log_file)
     if not was_trained:
         write_json(store.facts(cell.name), _record(FAILED, cell, reason=reason))

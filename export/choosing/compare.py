@@ -9,7 +9,7 @@ from flawline.export import ExportError
 from flawline.export.choosing.candidates import Candidate, Request, candidates_of
 from flawline.export.choosing.cost import Costs, measure_costs
 from flawline.export.choosing.engines import EnginePlan, Place
-from flawline.export.choosing.scoring import make_trial_set
+from flawline.export.choosing.scoring import make_trial_set, split_good
 from flawline.export.choosing.store import Store
 from flawline.export.choosing.table import OVER, Row, dropped_rows, ranked_rows
 from flawline.export.choosing.trained import (
@@ -21,8 +21,7 @@ from flawline.export.choosing.trained import (
 )
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.train.data import hold_out, open_data
-from flawline.train.data.split import without_copies
+from flawline.train.data import open_data
 from flawline.train.progress import Bars
 
 # With fewer held-out images, a rank says little.
@@ -57,13 +56,7 @@ def compare(
     data_set = open_data(request.data)
     for line in data_set.describe():
         log(line)
-    learnt, held_out = hold_out(data_set.train_good)
-    held_out = without_copies(held_out, learnt)
-    if not held_out:
-        raise ExportError(
-            f"data {request.data}: every held-out image is a copy of a training image, so that "
-            f"nothing ranks the detectors; remove the copies"
-        )
+    learnt, held_out = split_good(data_set)
     if len(held_out) < FEW_HELD_OUT:
         log(f"note: only {len(held_out)} good images are held out, so that the ranks are uncertain")
     candidates, left_out = candidates_of(request)

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flawline.cameras.decode import read_image
 from flawline.export import ExportError
 from flawline.export.add_precision import write_graph
-from flawline.export.assemble import ExportOptions, export_graph, manifest_of
+from flawline.export.assemble import manifest_of
 from flawline.export.choosing.candidates import Candidate
-from flawline.export.choosing.engines import EnginePlan, Place, frame_call, medians_of
+from flawline.export.choosing.engines import (
+    CONDITIONS,
+    EnginePlan,
+    Place,
+    frame_call,
+    medians_of,
+    still_hold,
+)
 from flawline.export.choosing.store import Store
+from flawline.export.exported import export_graph
 from flawline.export.good_scores import GoodScores
 from flawline.export.graphs import WRITERS, GraphContext, evenly_spaced
 from flawline.export.measured_choice import turn_of
@@ -29,6 +38,7 @@ from flawline.export.parity import score_images
 from flawline.runtime.bundle import Bundle, BundleError, add_model, write_bundle
 from flawline.runtime.engines import EngineError
 from flawline.runtime.golden import Golden
+from flawline.runtime.json_shapes import Shape
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Calibration
 from flawline.runtime.precisions import FP32
 from flawline.train import TrainError
@@ -38,6 +48,11 @@ from flawline.train.judging import map_peaks
 from flawline.train.progress import Bars, no_progress
 
 COST = "cost"
+RECORD: Shape = {
+    "costs": [{"engine": str, "precision": str, "milliseconds": float, "measured": bool}],
+    "left_out": {str: str},
+    "conditions?": CONDITIONS,
+}
 # Good images that a graph is fitted on before it is timed.
 TRIAL_IMAGES = 16
 GOLDEN_IMAGES = 2
@@ -91,8 +106,9 @@ def measure_costs(
     """
     known: dict[str, Costs] = {}
     missing = []
+    conditions = plan.conditions()
     for candidate in candidates:
-        costs = _read_costs(store, candidate.name)
+        costs = _read_costs(store, candidate.name, plan, conditions)
         if costs is not None and _covers(costs, plan, budget_ms):
             known[candidate.name] = costs
         else:
@@ -101,25 +117,34 @@ def measure_costs(
         for first in range(0, len(missing), TOGETHER):
             group = missing[first : first + TOGETHER]
             for name, costs in _measure_group(group, training, plan, budget_ms).items():
-                store.write(COST, name, asdict(costs))
+                # What was wrong with a candidate as a whole may be repaired, such as --weights.
+                if "" not in costs.left_out:
+                    store.write(COST, name, {**asdict(costs), "conditions": conditions})
                 known[name] = costs
             bars("candidates timed", first + len(group), len(missing))
     return known
 
 
-def _read_costs(store: Store, name: str) -> Costs | None:
-    record = store.read(COST, name, ("costs", "left_out"))
-    if record is None:
+def _read_costs(
+    store: Store, name: str, plan: EnginePlan, conditions: Mapping[str, Any]
+) -> Costs | None:
+    """Return the recorded costs in the places of a plan; None where none hold now."""
+    record = store.read(COST, name, RECORD)
+    if record is None or not still_hold(record, conditions):
         return None
-    costs = tuple(Cost(**entry) for entry in record["costs"])
-    return Costs(costs, record["left_out"])
+    costs = []
+    for entry in record["costs"]:
+        place = Place(entry["engine"], entry["precision"])
+        # A run before may have compared more.
+        if place in plan.places:
+            costs.append(Cost(*place, entry["milliseconds"], entry["measured"]))
+    texts = [str(place) for place in plan.places]
+    left_out = {text: reason for text, reason in record["left_out"].items() if text in texts}
+    return Costs(tuple(costs), left_out)
 
 
 def _covers(costs: Costs, plan: EnginePlan, budget_ms: float) -> bool:
     """Whether every place was timed, could not be, or is too slow by a bound."""
-    if "" in costs.left_out:
-        # What was wrong may have been repaired.
-        return False
     settled = set(costs.left_out)
     for cost in costs.costs:
         if cost.measured or cost.milliseconds > budget_ms:
@@ -182,7 +207,7 @@ def trial_bundle(candidate: Candidate, few: PreparedImages, available: int, fold
     method.load_weights(recipe.weights, recipe.seed, few)
     method.fit(Fit(few, steps=1, seed=recipe.seed))
     method.eval()
-    exported = export_graph(method, ExportOptions())
+    exported = export_graph(method)
     map_size = (0, 0)
     if exported.outputs == GRAPH_OUTPUTS:
         map_size = method.settings.size

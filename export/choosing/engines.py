@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from flawline.export.measured_choice import medians_in_turns
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import warn
+from flawline.runtime.cores import allowed_cores
 from flawline.runtime.engines import (
     Engine,
     EngineError,
@@ -16,10 +17,14 @@ from flawline.runtime.engines import (
     engines_of_machine,
     require_usable,
 )
+from flawline.runtime.environment import versions
 from flawline.runtime.image import Image, prepare
+from flawline.runtime.json_shapes import Shape
 from flawline.runtime.load import is_busy, read_cpu, share_of_others
 
 AUTO = "auto"
+# Of the conditions in a record, which one of an earlier version does not have.
+CONDITIONS: Shape = {"cores": int, "versions": {str: str}, "engines": {str: str}}
 
 
 class Place(NamedTuple):
@@ -48,6 +53,18 @@ class EnginePlan:
     threads: int | None
     build_options: Mapping[str, Any]
 
+    def conditions(self) -> dict[str, Any]:
+        """Return what times and scores of this plan hold for, as JSON.
+
+        The engines have the versions of their libraries and their devices. Raises EngineError for
+        an engine whose library cannot be loaded.
+        """
+        return {
+            "cores": allowed_cores(),
+            "versions": versions(),
+            "engines": {name: kind.installed() for name, kind in self.kinds.items()},
+        }
+
     def options(self, place: Place) -> EngineOptions:
         """Return how an engine is opened."""
         return EngineOptions(self.threads, place.precision, None)
@@ -67,6 +84,15 @@ class EnginePlan:
         engine = self.kinds[place.engine].open(bundle, self.options(place))
         engine.name = place.engine
         return engine
+
+
+def still_hold(record: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a record was made under the conditions of a plan; it may have further engines."""
+    then = record.get("conditions")
+    if then is None or (then["cores"], then["versions"]) != (now["cores"], now["versions"]):
+        return False
+    engines = then["engines"]
+    return all(engines.get(name) == state for name, state in now["engines"].items())
 
 
 def plan_engines(

@@ -11,6 +11,8 @@ from flawline.export.graphs import evenly_spaced
 from flawline.runtime.engines import Engine
 from flawline.runtime.image import Geometry, Image, prepare
 from flawline.train.anomalies.kinds import Anomaly, anomalies_of
+from flawline.train.data import DataError, DataSet, hold_out
+from flawline.train.data.split import without_copies
 from flawline.train.progress import Progress
 
 # Held-out images that are scored, and those of them that anomalies are made of.
@@ -32,6 +34,22 @@ class TrialSet:
 
     good: Sequence[Image]
     anomalies: Sequence[Anomaly]
+
+
+def split_good(data_set: DataSet) -> tuple[list[Path], list[Path]]:
+    """Return the good images to train on, and those held out to rank the detectors.
+
+    A held-out copy of a training image says nothing and is left out. Raises DataError for too few
+    images, and where none is left.
+    """
+    learnt, held_out = hold_out(data_set.train_good)
+    held_out = without_copies(held_out, learnt)
+    if not held_out:
+        raise DataError(
+            f"data {data_set.root}: every held-out image is a copy of a training image, so that "
+            f"nothing ranks the detectors; remove the copies"
+        )
+    return learnt, held_out
 
 
 def make_trial_set(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from flawline.export import ExportError
 from flawline.export.choosing.candidates import Request
-from flawline.os_errors import reason_of
+from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.console import first_line
 from flawline.runtime.environment import cpu_name
-from flawline.runtime.files import write_file
+from flawline.runtime.files import make_writable, write_file
+from flawline.runtime.json_shapes import Shape, misfit
 from flawline.train.data import open_data
 from flawline.train.data.split import list_hash
 
@@ -27,15 +29,18 @@ class Store:
     """Records by kind and name of the candidate, as KIND/NAME.json below the folder `out`."""
 
     def __init__(self, out: Path, request: Request, threads: int | None) -> None:
-        """Open or create a folder.
+        """Open or create a folder. Its plan is written with the first record.
 
-        Raises ExportError if it is of another request or other good images, and DataError.
+        A request that fails before anything is measured must not be that of the next run. Raises
+        ExportError if the folder is of another request or other good images, and DataError.
         """
         self.out = out
+        self._unwritten: dict[str, Any] | None = None
         plan = _plan(request, threads)
         known = _read(out / PLAN)
         if known is None:
-            write_file(out / PLAN, _json(plan), ExportError, "--out")
+            self._unwritten = plan
+            _require_writable(out)
             return
         if known.get(IMAGES) != plan[IMAGES]:
             # A detector may have learnt an image that would now be held out.
@@ -50,19 +55,24 @@ class Store:
                     f"another --out or the same values"
                 )
 
-    def read(self, kind: str, name: str, keys: Sequence[str]) -> dict[str, Any] | None:
-        """Return a record with these keys, or None where there is none.
+    def read(self, kind: str, name: str, shape: Shape) -> dict[str, Any] | None:
+        """Return a record of this shape, or None where there is none.
 
         Raises ExportError for a damaged record.
         """
         path = self._path(kind, name)
         record = _read(path)
-        if record is not None and not set(keys) <= set(record):
-            raise _damaged(path)
+        if record is not None:
+            reason = misfit(record, shape)
+            if reason is not None:
+                raise _damaged(path, reason)
         return record
 
     def write(self, kind: str, name: str, record: Mapping[str, Any]) -> None:
         """Write a record. Raises ExportError."""
+        if self._unwritten is not None:
+            write_file(self.out / PLAN, _json(self._unwritten), ExportError, "--out")
+            self._unwritten = None
         write_file(self._path(kind, name), _json(record), ExportError, "--out")
 
     def checkpoint(self, name: str) -> Path:
@@ -100,12 +110,22 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise ExportError(f"{path} cannot be read ({reason_of(error)}); see --out") from error
-    except ValueError as error:
-        raise _damaged(path) from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, first_line(error)) from error
     if not isinstance(content, dict):
-        raise _damaged(path)
+        raise _damaged(path, "it is not an object")
     return content
 
 
-def _damaged(path: Path) -> ExportError:
-    return ExportError(f"{path} is damaged; delete it and run the command again")
+def _damaged(path: Path, reason: str) -> ExportError:
+    return ExportError(f"{path} is damaged ({reason}); delete it and run the command again")
+
+
+def _require_writable(out: Path) -> None:
+    """Raise ExportError if a folder cannot be written, before minutes of measuring."""
+    try:
+        make_writable(out)
+    except OSError as error:
+        raise ExportError(
+            f"{out} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
+        ) from error

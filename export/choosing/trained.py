@@ -13,13 +13,21 @@ from flawline.export import ExportError
 from flawline.export.add_precision import add_graph
 from flawline.export.assemble import ExportOptions, build_bundle
 from flawline.export.choosing.candidates import Candidate
-from flawline.export.choosing.engines import EnginePlan, Place, frame_call, medians_of
+from flawline.export.choosing.engines import (
+    CONDITIONS,
+    EnginePlan,
+    Place,
+    frame_call,
+    medians_of,
+    still_hold,
+)
 from flawline.export.choosing.scoring import Scores, TrialSet, score_trial_set
 from flawline.export.choosing.store import Store
 from flawline.export.graphs import WRITERS
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import Engine, EngineError, open_engine
+from flawline.runtime.json_shapes import Shape
 from flawline.runtime.precisions import PRECISIONS
 from flawline.runtime.threshold import CalibrationError
 from flawline.train import TrainError
@@ -28,6 +36,12 @@ from flawline.train.progress import Bars, Progress
 from flawline.train.training import train
 
 SCORES = "scores"
+RECORD: Shape = {
+    "model_sha256": str,
+    "good": [float],
+    "anomalies": {str: {str: [float]}},
+    "conditions?": CONDITIONS,
+}
 # Bundles whose engines take turns, and are in memory together.
 TOGETHER = 4
 FAILURES = (TrainError, ExportError, EngineError, BundleError, CalibrationError)
@@ -127,6 +141,7 @@ class Judge:
         self.budget_ms = budget_ms
         self.store = store
         self.left_out: dict[str, str] = {}
+        self._conditions = plan.conditions()
 
     def results(self, bundles: Mapping[str, tuple[Bundle, Sequence[Place]]]) -> list[Result]:
         """Return the results of bundles, by the names of candidates, with the places to run in."""
@@ -180,13 +195,14 @@ class Judge:
         """Return the scores of the good images and of the anomalies, from the store if it can."""
         name = f"{one.name}-{one.place.engine}-{one.place.precision}"
         model = one.bundle.model_sha256(one.place.precision)
-        record = self.store.read(SCORES, name, ("model_sha256", "good", "anomalies"))
-        if record is None or record["model_sha256"] != model:
+        record = self.store.read(SCORES, name, RECORD)
+        known = record is not None and still_hold(record, self._conditions)
+        if record is None or not known or record["model_sha256"] != model:
             geometry = one.bundle.manifest.geometry
             label = f"{one.name} {one.place}"
             good, anomalies = score_trial_set(one.engine, geometry, self.trial, progress, label)
             record = {"model_sha256": model, "good": good, "anomalies": anomalies}
-            self.store.write(SCORES, name, record)
+            self.store.write(SCORES, name, {**record, "conditions": self._conditions})
         return record["good"], record["anomalies"]
 
 

@@ -31,7 +31,7 @@ class GraphContext:
 
     Attributes:
         fp32_islands: prefixes of the names of nodes that must compute in FP32.
-        good_images: prepared good images, uint8 [H, W, 3], that were used for training.
+        good_images: good images that were used for training, as the graph takes them.
         score_std: standard deviation of the scores of held-out good images.
         progress: called with (what is being done, done, total).
     """

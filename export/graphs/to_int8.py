@@ -36,7 +36,7 @@ from onnxruntime.quantization import (
 
 from flawline.export import ExportError
 from flawline.export.graphs import GraphContext, evenly_spaced
-from flawline.export.graphs.edit import initializers, output_names
+from flawline.export.graphs.edit import initializers
 from flawline.runtime.console import log
 from flawline.runtime.engines import Engine, open_reference
 from flawline.runtime.image import Image
@@ -111,7 +111,7 @@ def _harmless(
     convolutions matter.
     """
     probes = evenly_spaced(quantizer.images, PROBES)
-    with closing(_open(quantizer.proto, probes)) as engine:
+    with closing(_open(quantizer.proto)) as engine:
         reference = [_score(engine, image) for image in probes]
     selected: list[str] = []
     groups = [list(names)]
@@ -135,7 +135,7 @@ def _is_harmless(
     reference: Sequence[float],
     largest_change: float,
 ) -> bool:
-    with closing(_open(model, probes)) as engine:
+    with closing(_open(model)) as engine:
         for image, score in zip(probes, reference, strict=True):
             # One image is enough to reject.
             if not abs(_score(engine, image) - score) <= largest_change:
@@ -247,11 +247,13 @@ class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
         return {"image": image[None]}
 
 
-def _open(proto: onnx.ModelProto, images: Sequence[Image]) -> Engine:
-    """Open a graph in the reference engine, for images of this size."""
+def _open(proto: onnx.ModelProto) -> Engine:
+    """Open a graph in the reference engine."""
     map_size = (0, 0)
-    if "map" in output_names(proto.graph):
-        map_size = images[0].shape[:2]
+    for value in proto.graph.output:
+        if value.name == "map":
+            _, height, width = value.type.tensor_type.shape.dim
+            map_size = (height.dim_value, width.dim_value)
     return open_reference(proto.SerializeToString(), map_size)
 
 

@@ -86,6 +86,9 @@ class Engine(ABC):
     gains_from_batches: ClassVar[bool] = False
     # True if it computes several batches at the same time, with `EngineOptions.streams`.
     offers_streams: ClassVar[bool] = False
+    # True if it computes in a memory of its own, as a GPU does. A call then also takes an image in
+    # that memory, and `wants_map` False leaves the maps there for `device_map`.
+    has_device_memory: ClassVar[bool] = False
 
     # Its name in ENGINES, which `open_engine` sets.
     name: str = ""
@@ -152,8 +155,10 @@ class Engine(ABC):
     def __call__(self, image: Image) -> tuple[Map, Map]:
         """Run a batch: uint8 [N, H, W, 3] BGR to scores [N] and maps, both float32.
 
-        The class says which shape the maps have, and how long the arrays stay valid. Raises
-        EngineError.
+        `image` is a numpy array, or an array of another library in host memory that has
+        `__dlpack__`; see `has_device_memory` for those in device memory. The class says which shape
+        the maps have, and how long the arrays stay valid. Raises EngineError, and ValueError for an
+        image that is not uint8.
         """
 
     def submit(self, image: Image) -> None:
@@ -179,6 +184,18 @@ class Engine(ABC):
         result = self._submitted
         self._submitted = None
         return result
+
+    def device_map(self) -> Any:
+        """Return the maps of the last result in the memory of the device: float32 [N, H, W].
+
+        Other libraries take the object with `__dlpack__` or `__cuda_array_interface__`. Its memory
+        belongs to the engine, which overwrites it with the next call or `submit`, and stays valid
+        until the last reference to it is gone, also after `close`. Raises EngineError for an engine
+        without such memory, and where there is no map.
+        """
+        raise EngineError(
+            f"{self.description} keeps its maps in host memory; take those that it returns"
+        )
 
     @abstractmethod
     def close(self) -> None:

@@ -13,6 +13,7 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import first_line
 from flawline.runtime.cores import default_threads
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
+from flawline.runtime.engines.arrays import host_image
 from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
 
@@ -106,7 +107,7 @@ class OnnxRuntime(Engine):
         return version("onnxruntime")
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
-        image = np.ascontiguousarray(image)
+        image = np.ascontiguousarray(host_image(image))
         outputs = self._buffers(len(image))
         binding = self._binding
         binding.bind_input("image", "cpu", 0, np.uint8, image.shape, image.ctypes.data)

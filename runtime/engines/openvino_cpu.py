@@ -16,10 +16,13 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import last_line
 from flawline.runtime.cores import default_threads
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
+from flawline.runtime.engines.arrays import host_image
 from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
+from flawline.runtime.source_frame import PREPARED
 
 DEVICE = "CPU"
+PRECISION = "INFERENCE_PRECISION_HINT"
 # A second request waits for each stream, so that none is idle while the next image is prepared.
 REQUESTS_PER_STREAM = 2
 
@@ -28,12 +31,14 @@ REQUESTS_PER_STREAM = 2
 class _Request:
     """An infer request of one batch size, with its scores and maps.
 
-    `image` is its input, which must not be freed while it runs.
+    `image` is its input, which must not be freed while it runs. `preparation` turns a frame of a
+    camera into the input of `infer`; None if that takes the image.
     """
 
     infer: Any
     outputs: tuple[Map, Map]
     image: Image
+    preparation: Any = None
 
 
 class OpenVino(Engine):
@@ -64,7 +69,7 @@ class OpenVino(Engine):
             self.description += f" (rest {floats})"
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": floats,
+            PRECISION: floats,
         }
         threads = options.threads or default_threads()
         if threads is not None:
@@ -150,7 +155,8 @@ class OpenVino(Engine):
 
     def _request(self, image: Image) -> _Request:
         """Return a request that is not running, with this image as its input."""
-        image = np.ascontiguousarray(image)
+        # Without a copy, but for one that OpenVINO cannot share: strided or read-only.
+        image = np.require(host_image(image), requirements=("C", "W"))
         with self._explained(image):
             if len(image) not in self._requests:
                 self._requests[len(image)] = self._compile(image)
@@ -158,8 +164,13 @@ class OpenVino(Engine):
             # Fewer than `in_flight` are running, and results are taken in order.
             requests.rotate(-1)
             request = requests[-1]
-            request.infer.set_input_tensor(self._ov.Tensor(image, shared_memory=True))
+            tensor = self._ov.Tensor(image, shared_memory=True)
             request.image = image
+            if request.preparation is None:
+                request.infer.set_input_tensor(tensor)
+            else:
+                request.preparation.set_input_tensor(tensor)
+                request.preparation.infer()
         return request
 
     @contextmanager
@@ -185,6 +196,9 @@ class OpenVino(Engine):
         shape = model.input().partial_shape
         shape[0] = n
         model.reshape(shape)
+        preparation = None
+        if self._settings[PRECISION] != "f32":
+            model, preparation = self._without_preparation(model)
         compiled = self._core.compile_model(model, DEVICE, self._settings)
         self._require_streams(compiled.get_property("NUM_STREAMS"))
         requests: deque[_Request] = deque()
@@ -196,7 +210,11 @@ class OpenVino(Engine):
             for port in model.outputs:
                 buffer = scores if "score" in port.names else maps
                 infer.set_tensor(port, self._ov.Tensor(buffer, shared_memory=True))
-            requests.append(_Request(infer, (scores, maps), image))
+            request = _Request(infer, (scores, maps), image)
+            if preparation is not None:
+                request.preparation = preparation.create_infer_request()
+                infer.set_input_tensor(request.preparation.get_output_tensor())
+            requests.append(request)
         return requests
 
     def _require_streams(self, got: int) -> None:
@@ -207,6 +225,26 @@ class OpenVino(Engine):
                 f"--streams {wanted}: OpenVINO computes {got} at the same time with the threads "
                 f"and cores that it may use; give --streams {got}"
             )
+
+    def _without_preparation(self, model: Any) -> tuple[Any, Any]:
+        """Cut a model after the preparation of a camera's frames.
+
+        Returns the model that is left, and the preparation compiled in FP32: in BF16 its results
+        would be off by whole grey levels. That is None for a model that takes prepared images.
+        """
+        for node in model.get_ordered_ops():
+            for output in node.outputs():
+                if PREPARED not in output.get_names():
+                    continue
+                readers = output.get_target_inputs()
+                prepared = self._ov.opset13.parameter(output.shape, output.element_type)
+                for reader in readers:
+                    reader.replace_source_output(prepared.output(0))
+                first = self._ov.Model([output], model.get_parameters())
+                exact = {**self._settings, PRECISION: "f32"}
+                compiled = self._core.compile_model(first, DEVICE, exact)
+                return self._ov.Model(model.get_results(), [prepared]), compiled
+        return model, None
 
     def close(self) -> None:
         # Those that run write to arrays that are freed with them.

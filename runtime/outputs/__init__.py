@@ -18,11 +18,16 @@ from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.detector import Verdict
-from flawline.uris import split_options
+from flawline.uris import split_options, without_secrets
 
 # Name -> "module:Class", resolved when it is used.
 OUTPUTS = {
     "jsonl": "flawline.runtime.outputs.jsonl:JsonLines",
+    "csv": "flawline.runtime.outputs.csv_table:CsvTable",
+    "webhook": "flawline.runtime.outputs.webhook:Webhook",
+    "mqtt": "flawline.runtime.outputs.mqtt:Mqtt",
+    "modbus": "flawline.runtime.outputs.modbus:Modbus",
+    "opcua": "flawline.runtime.outputs.opcua:OpcUa",
     "overlays": "flawline.runtime.outputs.overlays:Overlays",
 }
 DEFAULT_OUTPUT = "jsonl"
@@ -197,13 +202,13 @@ def open_output(text: str, bundle: Bundle, *camera_folders: Path) -> Output:
         name, _, target = path.partition(":")
         reason = missing(name)
         if reason is not None:
-            raise OutputError(f"output {text}: {reason}")
+            raise OutputError(f"output {without_secrets(text)}: {reason}")
         output = output_class(name)
         for folder in camera_folders:
             _require_other_folder(text, output.image_folder(target), folder)
         options = parse_options(output.Options, values)
     except OptionError as error:
-        raise OutputError(f"output {text}: {error}") from error
+        raise OutputError(f"output {without_secrets(text)}: {error}") from error
     create: Callable[[str, OutputOptions, Bundle], Output] = output
     return create(target, options, bundle)
 

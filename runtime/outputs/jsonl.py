@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, TextIO
+from typing import Any, ClassVar
 
-from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.console import discard_stdout, printable
-from flawline.runtime.outputs import (
-    Judgement,
-    Output,
-    OutputError,
-    OutputOptions,
-    ViewVerdict,
-)
+from flawline.runtime.console import printable
+from flawline.runtime.outputs import Judgement, Output, OutputOptions, ViewVerdict
+from flawline.runtime.outputs.line_file import LineFile
 from flawline.runtime.strict_json import finite
-
-STDOUT = ""
 
 
 class JsonLines(Output):
@@ -33,17 +23,8 @@ class JsonLines(Output):
     usage: ClassVar[str] = "jsonl for stdout, jsonl:FILE"
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
-        self._target = target
         self._bundle_id = bundle.short_id
-        self._failed = False
-        self._started = False
-        self._file: TextIO | None = None
-        if target != STDOUT:
-            try:
-                # Not opened with "w", so that a start that fails leaves an older file as it is.
-                self._file = Path(target).open("a", encoding="utf-8")  # noqa: SIM115
-            except OSError as error:
-                raise self._error(error) from error
+        self._file = LineFile("jsonl", target)
 
     def write(self, judgement: Judgement) -> None:
         self._print({**record(judgement), "bundle": self._bundle_id})
@@ -52,47 +33,10 @@ class JsonLines(Output):
         self._print({"summary": {**summary, "bundle": self._bundle_id}})
 
     def _print(self, content: Mapping[str, Any]) -> None:
-        # After a failure the reader of the lines is gone or the disk is full; it was reported once.
-        if self._failed:
-            return
-        line = json.dumps(content, allow_nan=False)
-        try:
-            self._start()
-            print(line, file=self._file or sys.stdout, flush=True)
-        except OSError as error:
-            self._failed = True
-            if self._file is None:
-                discard_stdout()
-            if isinstance(error, BrokenPipeError):
-                # The command ends without a message: see run_command.
-                raise
-            raise self._error(error) from error
-
-    def _start(self) -> None:
-        """Empty the file before its first line; a device or a pipe has nothing to be emptied."""
-        if self._started:
-            return
-        self._started = True
-        if self._file is not None and Path(self._target).is_file():
-            self._file.truncate(0)
-
-    def _error(self, error: OSError) -> OutputError:
-        name = self._target
-        if name == STDOUT:
-            name = "stdout"
-        return OutputError(
-            f"output jsonl: cannot be written to {name} ({reason_of(error)}); "
-            f"{remedy_of(error, 'output')}"
-        )
+        self._file.print(json.dumps(content, allow_nan=False))
 
     def close(self) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.close()
-        except OSError as error:
-            if not self._failed:
-                raise self._error(error) from error
+        self._file.close()
 
 
 def record(judgement: Judgement) -> dict[str, Any]:

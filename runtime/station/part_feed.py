@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flawline import FlawlineError
@@ -54,27 +54,19 @@ class PartFeed:
 
     def _run(self) -> None:
         # Those that are not there at the start give no frames, and need no pulses.
-        by_software = []
-        for camera in self._cameras:
-            if camera.trigger == "software" and camera.wait_until_open():
-                by_software.append(camera)
-        by_line = [camera for camera in self._cameras if camera.trigger != "software"]
-        if not by_software and not by_line:
+        cameras = wait_for_cameras(self._cameras)
+        if not cameras:
             return
         try:
             for name in self._lines():
-                for camera in by_software:
-                    for _ in range(camera.views):
-                        camera.pulse(name or None)
-                for camera in by_line:
-                    if name:
-                        camera.announce(name)
+                send_part(cameras, name or None)
         except CameraError as error:
             warn(f"{error}; no more lines of --parts are read")
         except OSError as error:
             warn(f"--parts {self._path}: cannot be read any more ({reason_of(error)})")
-        for camera in by_software:
-            camera.end_of_pulses()
+        for camera in cameras:
+            if camera.trigger == "software":
+                camera.end_of_pulses()
 
     def _lines(self) -> Iterator[str]:
         """Yield the lines of the file, without the spaces around them.
@@ -92,6 +84,28 @@ class PartFeed:
                 yield line.decode("utf-8", errors="replace").strip()
             if not chunk:
                 return
+
+
+def wait_for_cameras(cameras: Iterable[TriggeredCamera]) -> list[TriggeredCamera]:
+    """Wait until those with software pulses are open; leave out those that cannot be opened."""
+    usable = []
+    for camera in cameras:
+        if camera.trigger != "software" or camera.wait_until_open():
+            usable.append(camera)
+    return usable
+
+
+def send_part(cameras: Iterable[TriggeredCamera], name: str | None) -> None:
+    """Send the software pulses of the next part, or name the next part of a line.
+
+    Without a name, a part of software pulses is numbered, and one of a line keeps its number.
+    """
+    for camera in cameras:
+        if camera.trigger == "software":
+            for _ in range(camera.views):
+                camera.pulse(name)
+        elif name is not None:
+            camera.announce(name)
 
 
 def _open(path: str) -> int:

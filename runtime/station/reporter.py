@@ -33,7 +33,7 @@ class Reporter:
         self._tally = tally
         self._cameras = cameras
         self._can_wait = not any(camera.live for camera in cameras)
-        self._sizes: set[tuple[int, ...]] = set()
+        self._shapes: set[tuple[int, ...]] = set()
 
     def attach(self) -> None:
         """Tell every output about the cameras, before their first frames."""
@@ -42,17 +42,28 @@ class Reporter:
                 output.attach(camera)
 
     def note_size(self, frame: Frame) -> None:
-        """Log once for each image size that a crop leaves a part of the image uninspected."""
+        """Log once for each shape of an image what is not as it could be.
+
+        A crop may leave a part of the image uninspected, and a frame be of another layout than the
+        graph takes.
+        """
         if frame.image is None:
             return
-        size = frame.image.shape[:2]
-        if size in self._sizes:
+        shape = frame.image.shape
+        if shape in self._shapes:
             return
-        self._sizes.add(size)
-        height, width = size
-        lost = self._detector.bundle.manifest.geometry.uninspected(height, width)
+        self._shapes.add(shape)
+        height, width = shape[:2]
+        manifest = self._detector.bundle.manifest
+        lost = manifest.geometry.uninspected(height, width)
         if lost is not None:
             log(f"note: {lost}")
+        source = manifest.source
+        if source is not None and source.converts(shape):
+            log(
+                f"note: the frames are {frame.pixel_format}, and each is converted to {source}, "
+                f"which takes time; let the camera send {source.layout}"
+            )
 
     def report(self, part: PartVerdict, camera: Camera, notices: FrameNotices) -> None:
         """Count the verdict on a part and deliver it to every output. Raises OutputError.

@@ -28,6 +28,9 @@ EXTRA_OF_PACKAGE = {
     "av": "video",
     "pypylon": "basler",
     "harvesters": "genicam",
+    "paho": "mqtt",
+    "pymodbus": "modbus",
+    "asyncua": "opcua",
 }
 
 

@@ -18,6 +18,7 @@ def row(**changes: Any) -> Row:
     """One row; a change replaces its value."""
     values: Row = {
         "bundle": "part",
+        "bundle_id": "0123456789ab",
         "method": "simplenet",
         "backbone": "resnet18",
         "input": "256x256 stretch",

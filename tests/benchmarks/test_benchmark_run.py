@@ -371,6 +371,7 @@ def test_the_rows_keep_their_keys(
     (row,) = json.loads((data.parent / "results" / "run.json").read_text())
     assert list(row) == [
         "bundle",
+        "bundle_id",
         "method",
         "backbone",
         "weights",
@@ -510,3 +511,18 @@ def test_16_bit_images_of_an_8_bit_detector_are_one_line_with_a_remedy(
     assert "0.png: has 16 bits per pixel (largest value 4000); " in last
     assert "was trained on 8-bit images: train it again" in last
     assert "declare" not in last
+
+
+def test_the_current_folder_has_a_name(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = data.parent / "results"
+    words = ["--out", str(out), "--threads", "1", "--repeats", "1"]
+    monkeypatch.chdir(data)
+    assert run.main(["--bundles", str(bundle.path), "--data", ".", *words]) == 0
+    (row,) = json.loads((out / "run.json").read_text())
+    assert row["data"] == "parts"
+    monkeypatch.chdir(bundle.path)
+    assert run.main(["--bundles", ".", "--data", str(data), *words]) == 0
+    (row,) = json.loads((out / "run.json").read_text())
+    assert row["bundle"] == bundle.path.name

@@ -111,6 +111,7 @@ def test_the_provenance_is_complete(tmp_path: Path, data: Path) -> None:
         bundle.model_sha256(),
         "onnxruntime",
         "CPU fp32",
+        "prepared images",
         "64x64, stretch",
         "numpy",
     ):

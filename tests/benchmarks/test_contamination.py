@@ -19,7 +19,7 @@ from flawline.benchmarks.studies.contamination.data import (
     images_for_share,
     write_contaminated,
 )
-from flawline.benchmarks.studies.contamination.report import add_row
+from flawline.benchmarks.studies.contamination.report import add_row, contamination_page
 from flawline.train.data import DataError, hold_out, open_data
 from flawline.train.data.split import content_hashes
 
@@ -130,16 +130,83 @@ def test_each_share_can_be_measured_in_a_run_of_its_own(
         low, high = row["false_alarm_interval"]
         assert low <= row["false_alarm_rate"] <= high
     page = (tmp_path / "r.md").read_text()
-    assert "| padim | squares | 25% | 6 of 24 |" in page
+    assert "| padim resnet18 | squares | 25% | 6 of 24 |" in page
+    assert "Tested on 4 good and 4 defective images." in page
     assert str(data.parent) not in page
     assert page in capsys.readouterr().out
 
 
-def test_a_new_row_replaces_its_own_and_those_of_other_test_images() -> None:
-    def row(method: str, share: float, test: str) -> dict[str, Any]:
-        return {"method": method, "data": "d", "share": share, "test_images": test}
+def row_of(method: str, share: float, test: str, **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "method": method,
+        "backbone": "resnet18",
+        "weights": "random",
+        "input": "64x64 stretch",
+        "data": "d",
+        "share": share,
+        "test_images": test,
+        "seed": 0,
+        "engine": "onnxruntime 1",
+        "device": "a CPU",
+        "versions": {"torch": "2"},
+        "moved": 1,
+        "training_images": 20,
+        "good_images": 5,
+        "defective_images": 4,
+        "image_auroc": 0.9,
+        "false_alarm_rate": 0.1,
+        "false_alarm_interval": [0, 0.2],
+        "recall": 0.5,
+        "recall_interval": [0.2, 0.8],
+        "pg2": 0.4,
+        "pb2": 0.3,
+        "command": "python -m study",
+    }
+    return row | changes
 
-    old = [row("a", 0, "x"), row("a", 0.1, "x"), row("b", 0, "y")]
-    again = {**row("a", 0.1, "x"), "new": True}
+
+def test_a_new_row_replaces_its_own_and_those_of_other_test_images() -> None:
+    old = [row_of("a", 0, "x"), row_of("a", 0.1, "x"), row_of("b", 0, "y")]
+    again = row_of("a", 0.1, "x", image_auroc=0.8)
     assert add_row(old, again) == [old[0], again, old[2]]
-    assert add_row(old, row("a", 0.1, "z")) == [row("a", 0.1, "z"), old[2]]
+    assert add_row(old, row_of("a", 0.1, "z")) == [row_of("a", 0.1, "z"), old[2]]
+    # Another backbone, other weights or another size are another detector.
+    for changes in ({"backbone": "resnet34"}, {"weights": "texture"}, {"input": "128x128 stretch"}):
+        assert len(add_row(old, row_of("a", 0.1, "x", **changes))) == 4
+
+
+def test_the_page_states_facts_that_differ_with_their_rows() -> None:
+    first = row_of("a", 0, "x")
+    page = contamination_page([first, row_of("a", 0.1, "x")])
+    assert (
+        "Weights random, input 64x64 stretch. Seed 0. Engine onnxruntime 1. Machine a CPU." in page
+    )
+    assert "torch" not in page
+    other = row_of(
+        "b", 0, "x", data="e", engine="openvino 2", device="a GPU", versions={"torch": "3"}
+    )
+    other |= {"backbone": "", "weights": "none", "good_images": 6}
+    page = contamination_page([first, other])
+    assert "| b | e | 0% |" in page
+    for text in (
+        "Tested on 5 good and 4 defective images (d); 6 good and 4 defective images (e).",
+        "Weights random, input 64x64 stretch (a resnet18 d 0%); Weights none, input 64x64 stretch",
+        "Seed 0. Engine onnxruntime 1 (a resnet18 d 0%); Engine openvino 2 (b e 0%).",
+        "Machine a CPU (a resnet18 d 0%); Machine a GPU (b e 0%).",
+        "torch 2 (a resnet18 d 0%); torch 3 (b e 0%).",
+    ):
+        assert text in page
+
+
+def test_rows_with_wrong_types_and_flags_of_the_study_are_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data", str(data), "--method", "padim", "--out", str(tmp_path / "r")]
+    (tmp_path / "r.json").write_text(json.dumps([row_of("a", 0, "x", moved="1")]))
+    assert main([*command, "--shares", "0"]) == 2
+    assert "moved is '1', not of type int" in capsys.readouterr().err
+    (tmp_path / "r.json").unlink()
+    for flag in ("--folds", "--checkpoint", "--bundle", "--save-checkpoint"):
+        assert main([*command, flag, "3"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"{flag} is set by this command; leave it out")

@@ -7,22 +7,25 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from conftest import write_tiny_bundle
-from fakes import Install
+from fakes import FP16, Install, expected_result, random_images
 from test_commands import WITHOUT_EXTRAS, run
 
-from flawline.benchmarks.studies.gpu_check import calls, measure, subject
+from flawline.benchmarks.studies.gpu_check import calls, device_calls, measure, subject
 from flawline.benchmarks.studies.gpu_check.__main__ import main
 from flawline.benchmarks.studies.gpu_check.calls import PUBLISHED, Absent, open_engines
 from flawline.benchmarks.studies.gpu_check.report import gpu_report
 from flawline.extras import install_command
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
+from flawline.runtime.engines.tensorrt.engine import TensorRt
 from flawline.runtime.golden import Golden
 
 pytest_plugins = ["fakes.fixtures"]
@@ -187,9 +190,11 @@ def test_an_engine_of_a_gpu_runs_with_and_without_its_graph_up_to_its_largest_ba
     names = [row["call"] for row in result["rows"]]
     for precision in ("fp16", "fp32"):
         ours = [name for name in names if f" {precision} " in name]
-        assert len(ours) == 3, names
+        assert len(ours) == 5, names
         assert ours[1].endswith(", CUDA graph")
         assert ours[2].endswith(", CUDA graph, score only")
+        assert ours[3].endswith(", CUDA graph, image and map on the GPU")
+        assert ours[4].endswith(", 2 streams, throughput")
     assert {row["batch"] for row in result["rows"]} == {1}
     too_large = [line for line in page.splitlines() if ", batch 32: " in line]
     assert len(too_large) == len(result["rows"])
@@ -206,6 +211,8 @@ class GraphEngine:
     """An engine that compiles for a GPU, with or without a CUDA graph."""
 
     compiles: ClassVar[bool] = True
+    has_device_memory: ClassVar[bool] = False
+    offers_streams: ClassVar[bool] = False
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     description = "toy fp32"
 
@@ -248,6 +255,85 @@ def test_every_engine_that_compiles_is_measured_with_its_graph_if_it_has_one(
     if graph_enabled:
         _, no_map = opened.calls[expected[-1]](np.ones((1, 2, 2, 3), np.uint8))
         assert no_map.size == 0
+
+
+def test_images_on_the_gpu_are_uploaded_once_and_checked(
+    install: Install, fp16_bundle: Bundle, driver: Any
+) -> None:
+    install("10.13")
+    engine = TensorRt.open(fp16_bundle, FP16)
+    images = random_images(2, 1)
+    call = device_calls.OnDevice(engine)
+    call(images)
+    before = driver.fake_calls(b"cuMemcpyHtoDAsync_v2")
+    for _ in range(3):
+        score, no_map = call(images)
+        np.testing.assert_allclose(score, expected_result(images)[0], rtol=1e-6)
+        assert no_map.size == 0
+    assert driver.fake_calls(b"cuMemcpyHtoDAsync_v2") == before
+    others = random_images(2, 2)
+    np.testing.assert_allclose(call(others)[0], expected_result(others)[0], rtol=1e-6)
+    # The map is wanted again by the other rows of this engine.
+    assert engine(images)[1].size
+    engine.close()
+
+
+def test_batches_in_flight_give_the_results_of_their_images(
+    install: Install, fp16_bundle: Bundle, driver: Any
+) -> None:
+    install("10.13")
+    engine = TensorRt.open(fp16_bundle, replace(FP16, streams=2))
+    call = device_calls.InFlight(engine)
+    for seed, count in enumerate((1, 1, 3)):
+        images = random_images(count, seed)
+        for _ in range(4):
+            np.testing.assert_allclose(call(images)[0], expected_result(images)[0], rtol=1e-6)
+    # The last call has left one behind.
+    with pytest.raises(RuntimeError, match="not taken"):
+        engine(images)
+    engine.close()
+
+
+class HostTensors:
+    """An engine that takes tensors of torch in host memory, and says that it is a GPU."""
+
+    def __init__(self, error: float) -> None:
+        self.error = error
+        self.given = False
+
+    def __call__(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
+        self.given = not isinstance(images, np.ndarray)
+        values = np.asarray(images, np.float32).mean(-1)
+        scores = values.max((1, 2))
+        if self.given and self.error < 0:
+            scores = scores + 1.0
+        self.values = values
+        return scores, values
+
+    def device_map(self) -> np.ndarray:
+        return self.values + max(self.error, 0.0)
+
+
+def test_other_results_of_images_on_the_gpu_are_an_error() -> None:
+    torch = pytest.importorskip("torch")
+    images = random_images(1, 1)
+    exact = HostTensors(0.0)
+    device_calls.compare_on_device(exact, images, torch.device("cpu"))
+    assert exact.given
+    with pytest.raises(EngineError, match=r"maps that torch reads on the GPU, call 1 are off by 5"):
+        device_calls.compare_on_device(HostTensors(5.0), images, torch.device("cpu"))
+    with pytest.raises(EngineError, match="scores of a tensor on the GPU, call 1 are off by 1"):
+        device_calls.compare_on_device(HostTensors(-1.0), images, torch.device("cpu"))
+
+
+def test_without_a_gpu_the_check_with_torch_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    note = device_calls.check_with_torch(HostTensors(0.0), random_images(1, 1))
+    assert note == "not checked with torch, which finds no GPU"
+    monkeypatch.setattr(device_calls, "find_spec", lambda name: None)
+    note = device_calls.check_with_torch(HostTensors(0.0), random_images(1, 1))
+    assert note == "not checked with torch, which is not installed"
 
 
 # ---------------------------------------------------------------- rows

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import write_source_bundle
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
@@ -39,6 +40,18 @@ def test_the_study_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert {batch for _, batch in calls} == {1, 2}
     for row in result["rows"]:
         assert row["drift"] < (0.1 if "fp16" in row["call"] else 1e-4)
+
+
+def test_a_bundle_for_frames_has_no_rows_in_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_source_bundle(tmp_path / "framed")
+    monkeypatch.setattr(subject, "ENGINES", {"onnxruntime": ""})
+    words = ["--bundle", str(bundle.path), "--device", "cpu", "--out", str(tmp_path)]
+    assert main([*words, "--checkpoint", "c.pt"]) == 2
+    assert "takes frames of 192x128:bayer-grbg, and the forms in" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "192x128:bayer-grbg to 64x64" in capsys.readouterr().out
 
 
 def test_the_checkpoint_of_a_bundle_adds_the_rows_in_torch(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flawline.benchmarks.published import figures
 from flawline.benchmarks.published.figures import (
     FILE,
     MVTEC_AD,
     VISA,
     Average,
     Column,
+    FiguresError,
     Point,
     Table,
     read_figures,
@@ -110,3 +114,29 @@ def test_an_unknown_key_is_an_error() -> None:
     point = json.loads(FILE.read_text(encoding="utf-8"))["points"][0]
     with pytest.raises(TypeError, match="gpus"):
         Point(**point, gpus="two")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("points", {}, "points is {}, not a list"),
+        ("points", [{"method": "a", "source": "b", "fps": "3"}], "points[0].fps is '3', not of"),
+        ("points", [{"method": "a", "source": "b", "speed": 3}], "keyword argument 'speed'"),
+        ("tables", [{"data": "a"}], "tables[0].source is missing"),
+        ("sources", [], "sources is [], not an object"),
+    ],
+)
+def test_a_damaged_file_is_one_line(
+    key: str, value: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "figures.json"
+    monkeypatch.setattr(figures, "FILE", copy)
+    for text in (json.dumps({**json.loads(FILE.read_text()), key: value}), "{"):
+        copy.write_text(text)
+        with pytest.raises(FiguresError) as raised:
+            read_figures.__wrapped__()
+        line = str(raised.value)
+        assert line.startswith(f"{copy} is damaged (")
+        assert line.endswith("); correct it, or install Flawline again")
+        assert message in line or text == "{"
+        assert "\n" not in line

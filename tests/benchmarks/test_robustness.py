@@ -9,15 +9,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import write_levels
+from conftest import tiny_model, write_levels, write_tiny_bundle
 
 pytest.importorskip("torch", reason="needs the train extra")
+
+import onnx
 
 from flawline.benchmarks.perturbations import PERTURBATIONS, perturb
 from flawline.benchmarks.robustness import cases_of, robustness_of
 from flawline.benchmarks.studies.robustness.__main__ import main
 from flawline.cameras import CameraError
-from flawline.runtime.bundle import Bundle
+from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.engines import EngineOptions
 from flawline.train.data import open_data
 
@@ -164,8 +166,6 @@ def test_a_change_of_colour_has_no_row_for_mono_images(
 
 
 def test_deep_images_are_changed_at_their_own_depth(tmp_path: Path, data: Path) -> None:
-    from conftest import write_tiny_bundle
-
     path = data / "test/good/70.png"
     cv2.imwrite(str(path), np.full((64, 64), 16 * 70 + 15, np.uint16))
     shallow = write_tiny_bundle(tmp_path / "shallow")
@@ -196,9 +196,59 @@ def test_the_command_writes_a_table(
     with pytest.raises(SystemExit):
         main([*command, "--changes", "fog"])
     # A second measurement of the bundle replaces the first, and another bundle's rows stay.
-    renamed = [{**row, "bundle": "other"} for row in rows]
+    renamed = [{**row, "bundle_id": "other"} for row in rows]
     (tmp_path / "r.json").write_text(json.dumps([*renamed, *rows]))
     assert main([*command, "--changes", "gain", "--threads", "1"]) == 0
     again = json.loads((tmp_path / "r.json").read_text())
     assert again[:6] == renamed
-    assert [row["bundle"] for row in again[6:]] == [bundle.path.name] * 5
+    assert [row["bundle_id"] for row in again[6:]] == [bundle.short_id] * 5
+    # Those of an earlier version do not have it.
+    old = [{key: row[key] for key in row if key != "bundle_id"} for row in renamed]
+    (tmp_path / "r.json").write_text(json.dumps(old))
+    assert main([*command, "--changes", "gain", "--threads", "1"]) == 0
+    assert len(json.loads((tmp_path / "r.json").read_text())) == 11
+    (tmp_path / "r.json").write_text('[{"bundle": 3}]')
+    assert main([*command, "--threads", "1"]) == 2
+    assert "is not a result of this study" in capsys.readouterr().err
+
+
+def renamed_model(name: str) -> bytes:
+    """Return the tiny model with other bytes."""
+    model = onnx.load_from_string(tiny_model())
+    model.doc_string = name
+    return model.SerializeToString()
+
+
+def test_bundles_in_folders_of_the_same_name_stay_apart(data: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name / "part" for name in ("a", "b", "c")]
+    write_tiny_bundle(paths[0])
+    write_tiny_bundle(paths[1], renamed_model("second"))
+    write_tiny_bundle(paths[2], renamed_model("third"), backbone="resnet34")
+    out = tmp_path / "r"
+    command = ["--data", str(data), "--out", str(out), "--changes", "shift", "--threads", "1"]
+    for path in paths:
+        assert main([*command, "--bundle", str(path)]) == 0
+    ids = [read_bundle(path).short_id for path in paths]
+    rows = json.loads((tmp_path / "r.json").read_text())
+    assert [row["bundle_id"] for row in rows] == [each for each in ids for _ in range(2)]
+    page = (tmp_path / "r.md").read_text()
+    figure = (tmp_path / "r.svg").read_text()
+    for number, each in enumerate(ids):
+        assert f"; bundle part {each}\n" in page
+        engine = "parts, onnxruntime fp32"
+        # Two labels would be the same without the bundle.
+        label = f"simplenet resnet18, {engine}, part {each}"
+        if number == 2:
+            label = f"simplenet resnet34, {engine}"
+        assert f"<!-- {label} -->" in figure
+
+
+def test_the_current_folder_has_a_name(
+    bundle: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle.path)
+    rows = robustness_of(read_bundle(Path()), open_data(data), *ENGINE, ["shift"])
+    assert {row["bundle"] for row in rows} == {bundle.path.name}
+    monkeypatch.chdir(data)
+    rows = robustness_of(bundle, open_data(Path()), *ENGINE, ["shift"])
+    assert {row["data"] for row in rows} == {"parts"}

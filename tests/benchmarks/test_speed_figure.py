@@ -183,6 +183,10 @@ def test_bundles_of_equal_settings_are_told_apart_by_their_names() -> None:
         "simplenet, resnet18",
         "simplenet, wide_resnet50_2",
     ]
+    # Folders of the same name.
+    rows = [row(), row(bundle_id="ba9876543210")]
+    (points,) = panels_of(rows).points.values()
+    assert len({point.group for point in points}) == 2
     (points,) = panels_of([row(unfinished="1 of 9 steps")]).points.values()
     assert points[0].group == "simplenet (training cut short)"
 

@@ -41,11 +41,16 @@ def arguments(folder: Path, checkpoint: str = "part.pt") -> list[str]:
 
 
 def test_all_forms_judge_the_same_images_alike(
-    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    built: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "stages"
-    assert stages([*arguments(built), "--out", str(out)]) == 0
+    monkeypatch.chdir(built / "squares")
+    assert stages([*arguments(built), "--data", ".", "--out", str(out)]) == 0
     result = json.loads(out.with_suffix(".json").read_text())
+    assert result["data"] == "squares"
     rows = result["rows"]
     assert result["images"] == 8
     assert [row["form"] for row in rows[:3]] == ["(a) as published", "(b) literal", "(c) fused"]

@@ -22,6 +22,7 @@ from builders import write_squares
 from flawline.benchmarks import interleaved
 from flawline.benchmarks.interleaved import Measurement
 from flawline.benchmarks.sweep import __main__ as command
+from flawline.benchmarks.sweep import plan as plans
 from flawline.benchmarks.sweep import speed
 from flawline.benchmarks.sweep.__main__ import main
 from flawline.benchmarks.sweep.plan import read_cell
@@ -162,6 +163,35 @@ def test_a_damaged_file_of_rows_is_one_line_and_measured_again(
     assert any(line.startswith(f"[1/1] measured {FIRST}: 1 row") for line in lines)
 
 
+def test_changed_test_images_are_measured_again_and_nothing_is_trained(
+    resumed: Store, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_rows(resumed.measured(FIRST))
+    (image, *_) = sorted((data / "test/square").iterdir())
+    content = image.read_bytes()
+    # Its pixels stay the same.
+    image.write_bytes(content + b"1")
+    plan = resumed.plan.read_text()
+    try:
+        # A run is a process, which reads the test images once.
+        plans._test_hash.cache_clear()
+        assert main(["--out", str(resumed.root), "--seeds", "0"]) == 0
+    finally:
+        image.write_bytes(content)
+        resumed.plan.write_text(plan)
+        plans._test_hash.cache_clear()
+    lines = capsys.readouterr().err
+    assert "1 of 1 cells are trained already" in lines
+    assert f"[1/1] measured {FIRST}: 1 row" in lines
+    assert "[1/1] speed of squares: 1 row" in lines
+    (again,) = read_rows(resumed.measured(FIRST))
+    assert again["test_sha256"] != rows[0]["test_sha256"]
+    assert again["image_auroc"] == rows[0]["image_auroc"]
+    assert main(["--out", str(resumed.root)]) == 0
+    assert without_times(read_rows(resumed.measured(FIRST))) == without_times(rows)
+    assert len(read_rows(resumed.speed("squares"))) == 2
+
+
 def test_rows_of_another_machine_stay(resumed: Store) -> None:
     path = resumed.measured(SECOND)
     (row,) = read_rows(path)
@@ -177,14 +207,14 @@ def test_rows_of_another_machine_stay(resumed: Store) -> None:
 def test_an_engine_that_fails_has_a_row_and_the_others_continue(
     resumed: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measure = interleaved._measure
+    measure = interleaved._measure_turn
 
     def fail(measurement: Measurement, *rest: Any) -> None:
         if measurement.run.engine == "openvino":
             raise EngineError("the driver has stopped")
         measure(measurement, *rest)
 
-    monkeypatch.setattr(interleaved, "_measure", fail)
+    monkeypatch.setattr(interleaved, "_measure_turn", fail)
     plan = resumed.plan.read_text()
     engines = ["onnxruntime", "openvino:fp32", "openvino:int8"]
     try:

@@ -18,6 +18,7 @@ from builders import write_squares
 from flawline.benchmarks.sweep import plan as plans
 from flawline.benchmarks.sweep import store as stores
 from flawline.benchmarks.sweep.__main__ import main
+from flawline.benchmarks.sweep.flags import parse_flags
 from flawline.benchmarks.sweep.measure_cell import has_rows, machine_of_rows
 from flawline.benchmarks.sweep.plan import (
     Cell,
@@ -25,7 +26,6 @@ from flawline.benchmarks.sweep.plan import (
     cells_of,
     choices_of,
     complete,
-    parse_flags,
     precisions_of,
     read_plan,
     write_plan,
@@ -43,8 +43,12 @@ from flawline.benchmarks.sweep.train_cell import (
 from flawline.benchmarks.sweep.training import train_cells
 from flawline.runtime.engines import EngineError
 from flawline.train import METHODS, TrainError
+from flawline.train.data import open_data
+from flawline.train.data.split import samples_hash
 
 pytestmark = pytest.mark.torch
+# Of rows.
+IDENTITY = {"bundle_id": "b", "test_sha256": "t"}
 
 
 @pytest.fixture
@@ -84,13 +88,9 @@ class FakeTrainings:
         if cell.seed in self.failing:
             return Outcome(cell.name, FAILED, "the disk is full")
         bundle = write_tiny_bundle(self.store.bundle(cell.name))
-        facts = {
-            "status": TRAINED,
-            **cell.identity(),
-            "bundle_id": bundle.short_id,
-            "refused": self.refused,
-        }
-        write_json(self.store.facts(cell.name), facts)
+        facts = {"status": TRAINED, **cell.identity(), "bundle_id": bundle.short_id}
+        facts |= {"weights_found": "random", "steps": 1, "minutes": 0.1, "device": "a CPU"}
+        write_json(self.store.facts(cell.name), {**facts, "refused": self.refused})
         return Outcome(cell.name, TRAINED, minutes=0.1)
 
 
@@ -149,6 +149,40 @@ def test_flags_are_of_single_methods(data: str) -> None:
         small_plan(data, flags={"pandim": "--size 64"})
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--data x", "the sweep sets --data; use its own --data"),
+        ("--size 64 --seed=3", "the sweep sets --seed; use its own --seeds"),
+        ("--method stfpm", "use its own --methods"),
+        ("--backbone resnet34", "use its own --backbones"),
+        ("--weights texture", "use its own --weights"),
+        ("--engine auto", "use its own --engines"),
+        ("--precision int8", "use its own --engines"),
+        ("--threads 2", "use its own --threads"),
+        ("--out x", "the sweep sets --out; leave it out"),
+        ("--folds 5", "the sweep sets --folds; leave it out"),
+        ("--save-checkpoint x", "the sweep sets --save-checkpoint; leave it out"),
+        ("--checkpoint x", "the sweep sets --checkpoint; leave it out"),
+        ("--bundle x", "the sweep sets --bundle; leave it out"),
+        ("--help", "the sweep sets --help; leave it out"),
+        ("--sise 64", "unrecognized arguments: --sise 64 (did you mean --size?)"),
+        ("--size large", "argument --size: invalid int value: 'large'"),
+        ("--coreset 0.1", "--coreset is no option of padim"),
+        ("--size '64", "No closing quotation; correct the quotes"),
+    ],
+)
+def test_flags_that_no_training_takes_are_one_line_before_the_plan_is_written(
+    flags: str, message: str, data: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", data, "--methods", "padim", "--flags", f"padim={flags}"]
+    assert main([*words, "--weights", "random", "--out", str(store.root)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'flawline sweep: --flags padim="{flags}": ')
+    assert message in line
+    assert not store.plan.exists()
+
+
 def test_engines_are_resolved_to_precisions(data: str) -> None:
     plan = small_plan(data, engines=("onnxruntime", "onnxruntime:int8", "onnxruntime:fp32"))
     found = [(choice.name, choice.options.precision) for choice in choices_of(plan)]
@@ -177,6 +211,71 @@ def test_the_plan_is_read_again(data: str, store: Store) -> None:
     assert plans.read_cell(store, "padim-resnet18-squares-5") == cells_of(plan)[1]
     with pytest.raises(SweepError, match="has no cell"):
         plans.read_cell(store, "padim-resnet18-squares-6")
+
+
+def test_an_unsuitable_data_set_does_not_become_the_plan(
+    data: str, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--methods", "padim", "--weights", "random", "--out", str(store.root)]
+    words += ["--budget-minutes", "1e-9"]
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "nosuch"):
+        assert main(["--data", data, str(tmp_path / name), *words]) == 2
+        assert f"data {tmp_path / name}: " in capsys.readouterr().err
+        assert not store.plan.exists()
+    assert main(["--data", data, *words]) == 3
+    assert main(["--data", str(tmp_path / "empty"), *words]) == 2
+    # The plan is still that of the data set that could be opened.
+    assert main(words) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": "0"}, "seeds is '0', not a list"),
+        ({"seeds": [0, "1"]}, "seeds[1] is '1', not of type int"),
+        ({"seeds": [True]}, "seeds[0] is True, not of type int"),
+        ({"data": {}}, "data is {}, not a list"),
+        ({"methods": [3]}, "methods[0] is 3, not of type str"),
+        ({"weights": None}, "weights is None, not of type str"),
+        ({"threads": "2"}, "threads is '2', not of type int"),
+        ({"flags": {"padim": 64}}, "flags.padim is 64, not of type str"),
+        ({"cells": []}, "cells is [], not an object"),
+        ({"cells": {"a": {"method": "padim"}}}, "cells.a.backbone is missing"),
+    ],
+)
+def test_a_plan_with_wrong_types_is_one_line(
+    changes: dict[str, object],
+    message: str,
+    data: str,
+    store: Store,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = small_plan(data)
+    write_plan(store, plan, cells_of(plan))
+    write_json(store.plan, {**json.loads(store.plan.read_text()), **changes})
+    (store.root / "measured").mkdir()
+    for words in (["--train-only"], ["--report-only"]):
+        if words == ["--report-only"]:
+            write_json(store.measured("a"), [])
+        assert main(["--out", str(store.root), *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+        assert line.endswith("; correct it, or delete it and give all flags again")
+    for text in ("{", "[]", "[" * 100_000):
+        store.plan.write_text(text)
+        assert main(["--out", str(store.root)]) == 2
+        assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_cell_of_an_edited_plan_is_read(data: str, store: Store) -> None:
+    plan = small_plan(data)
+    (cell,) = cells_of(plan)
+    write_plan(store, plan, [cell])
+    record = json.loads(store.plan.read_text())
+    record["cells"][cell.name]["comment"] = "mine"
+    write_json(store.plan, record)
+    assert plans.read_cell(store, cell.name) == cell
 
 
 # ---------------------------------------------------------------- which cells are trained
@@ -249,6 +348,23 @@ def test_a_damaged_file_or_bundle_is_one_line_and_trained_again(
     assert is_trained(store, cell)
 
 
+def test_facts_with_wrong_types_are_one_line_and_trained_again(
+    data: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = small_plan(data)
+    (cell,) = cells_of(plan)
+    for key, value in (("refused", []), ("minutes", "3"), ("status", 1), ("device", None)):
+        train(store, plan)
+        path = store.facts(cell.name)
+        write_json(path, {**json.loads(path.read_text()), key: value})
+        capsys.readouterr()
+        assert not is_trained(store, cell)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(path) in line
+        assert f"is damaged ({key} is {value!r}, not " in line
+        assert train(store, plan)[0] == [cell.name]
+
+
 def test_after_the_budget_no_cell_is_begun(data: str, store: Store) -> None:
     plan = small_plan(data, seeds=(0, 1))
     trainings = FakeTrainings(store)
@@ -288,20 +404,51 @@ def test_rows_of_another_kind_are_damaged(store: Store, capsys: pytest.CaptureFi
     path = store.measured("cell")
     write_json(path, [{"a": 1}])
     assert stores.read_rows(path) == [{"a": 1}]
-    for content in ("[1]", "{}", "[", "\udcff"):
+    wrong = ('[{"image_auroc": "0.9"}]', '[{"versions": 1}]', '[{"machine": {"gpus": {}}}]')
+    for content in ("[1]", "{}", "[", "\udcff", *wrong):
         path.write_bytes(content.encode("utf-8", "surrogateescape"))
         assert stores.read_rows(path) == []
         assert "is damaged" in capsys.readouterr().err
     assert json.loads("[]") == stores.read_rows(store.measured("none"))
 
 
+def test_test_images_and_masks_are_known_by_name_and_size(tmp_path: Path) -> None:
+    counts = {"train/good": 3, "test/good": 2, "test/square": 2}
+    root = write_squares(tmp_path / "squares", counts)
+    seen = [samples_hash(open_data(root))]
+
+    def changed() -> bool:
+        seen.append(samples_hash(open_data(root)))
+        return seen[-1] not in seen[:-1]
+
+    (image, *_) = sorted((root / "test/square").iterdir())
+    mask = root / "ground_truth/square" / f"{image.stem}_mask.png"
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(image.read_bytes())
+    assert changed()
+    mask.write_bytes(mask.read_bytes() + b"1")
+    assert changed()
+    image.write_bytes(image.read_bytes() + b"1")
+    assert changed()
+    # What was good is now defective, with the same name and size.
+    (root / "test/good").rename(root / "test/scratch")
+    assert changed()
+    mask.unlink()
+    assert changed()
+    image.unlink()
+    assert changed()
+    # The good images are not of the test, and the folder may be elsewhere.
+    (root / "train/good/more.png").write_bytes(image.name.encode())
+    moved = root.rename(tmp_path / "moved")
+    assert samples_hash(open_data(moved)) == seen[-1]
+
+
 def test_rows_with_times_count_for_the_same_threads_only() -> None:
-    row = {"bundle_id": "b", "engine_name": "onnxruntime", "precision": "fp32"}
-    row |= machine_of_rows()
+    row = {**IDENTITY, "engine_name": "onnxruntime", "precision": "fp32", **machine_of_rows()}
 
     def has(wanted: int | None, **times: object) -> bool:
         plan = Plan(engines=("onnxruntime:fp32",), threads=wanted)
-        return has_rows([row | times], "b", choices_of(plan))
+        return has_rows([row | times], IDENTITY, choices_of(plan))
 
     assert has(1, threads=1)
     assert not has(2, threads=1)
@@ -309,4 +456,5 @@ def test_rows_with_times_count_for_the_same_threads_only() -> None:
     assert has(None, threads="all")
     # A refusal states no threads.
     assert has(1)
-    assert not has_rows([row], "other", choices_of(Plan()))
+    for key in IDENTITY:
+        assert not has_rows([row], {**IDENTITY, key: "other"}, choices_of(Plan()))

@@ -109,6 +109,12 @@ def test_draws_train_and_are_not_repeated(
     assert [entry["draw"] for entry in rows] == [0, 1]
     assert rows[0] == first
     assert "| padim | squares | 2 | out of fold, 10 scores |" in capsys.readouterr().out
+    # Other images of the same names, whose draws are all made again.
+    image = data / "test/good/000.png"
+    image.write_bytes(image.read_bytes() + b"1")
+    assert main([*command, "--draws", "1"]) == 0
+    (again,) = read_rows(out)
+    assert again["images_sha256"] != first["images_sha256"]
     assert main([*command, "--count", "20"]) == 2
     assert "20 good images leave none to test on" in capsys.readouterr().err
 
@@ -127,3 +133,18 @@ def test_flags_of_both_forms_do_not_mix(
     with pytest.raises(SystemExit):
         main(flags)
     assert message in capsys.readouterr().err
+
+
+def test_a_file_of_another_study_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    from builders import write_squares
+
+    data = write_squares(tmp_path / "squares", {"train/good": 16})
+    command = ["--data", str(data), "--method", "padim", "--weights", "random", "--size", "64"]
+    for content in ("{", "[{}]", '[{"method": 1}]'):
+        (tmp_path / "t.json").write_text(content)
+        assert main([*command, "--out", str(tmp_path / "t")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("; delete it or give another --out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from builders import write_squares
+
 from flawline.benchmarks.studies.training_curve.figure import draw_curves
 from flawline.benchmarks.studies.training_curve.measure import (
     MEASURED_AT,
     Features,
+    collect,
     image_score,
     measure_curve,
     nearest_auroc,
@@ -138,3 +142,24 @@ def test_the_table_has_a_line_per_setting_and_the_figure_its_lines(tmp_path: Pat
     assert "0.9123" in lines[3]
     for path in draw_curves(ROWS, {"set": 0.9123}, tmp_path / "curve"):
         assert path.stat().st_size > 1000
+
+
+def test_stored_features_are_those_of_the_same_backbone_and_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_squares(tmp_path / "squares", {"train/good": 6, "test/good": 1, "test/square": 1})
+    cache = tmp_path / "cache"
+
+    def collected(folder: Path = root, **changes: Any) -> Features:
+        return collect(folder, replace(SETTINGS, **changes), "random", cache, lambda *_: None)
+
+    first = collected()
+    assert first.train.shape == (5, 64, 24)
+    monkeypatch.chdir(root)
+    again = collected(Path())
+    assert again.name == "squares"
+    assert (again.train == first.train).all()
+    assert len(list(cache.glob("*.npy"))) == 2
+    assert collected(target_dim=16).train.shape == (5, 64, 16)
+    (root / "test/good/001.png").write_bytes((root / "test/good/000.png").read_bytes())
+    assert len(collected().test) == len(collected().labels) == 3

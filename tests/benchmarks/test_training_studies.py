@@ -17,11 +17,10 @@ from flawline.benchmarks.labels import labelled_test_images
 from flawline.benchmarks.studies.accuracy.__main__ import main as accuracy
 from flawline.benchmarks.studies.backbones import measure as backbones_measure
 from flawline.benchmarks.studies.backbones.__main__ import main as backbones
-from flawline.benchmarks.studies.backbones.measure import read_rows
 from flawline.benchmarks.studies.backbones.report import backbones_report
 from flawline.benchmarks.studies.bank_size.__main__ import main as bank_size
 from flawline.benchmarks.studies.cutswap.__main__ import main as cutswap
-from flawline.train import TrainError
+from flawline.benchmarks.studies.results import read_rows
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import open_data
 from flawline.train.data.demo import write_demo
@@ -55,6 +54,12 @@ def test_accuracy_over_seeds(
     assert f"| squares | 8 | 2 | {mean:.4f} ± " in page
     assert "--data squares --seeds 0 1 --weights random" in page
     assert str(data.parent) not in page
+    assert "simplenet, resnet18, weights random, seed 0 (squares seed 0)" in page
+    capsys.readouterr()
+    for flag in ("--seed", "--bundle", "--checkpoint", "--save-checkpoint"):
+        assert accuracy([*command, flag, "3"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"{flag} is set by this command; leave it out")
     assert accuracy([*command, "--seeds", "0", "--weights", "/nowhere.pth"]) == 2
     errors = capsys.readouterr().err
     assert "cannot be read" in errors
@@ -116,10 +121,51 @@ def test_data_sets_of_one_kind_get_a_column_for_their_mean() -> None:
     assert "Good/test images: a 5/6, b 5/6." in page
 
 
-def test_a_result_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text("no rows")
-    with pytest.raises(TrainError, match="is not a result of this study"):
-        read_rows(tmp_path / "r")
+def test_a_result_file_of_another_kind_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data", str(data), "--methods", "nearest", "--weights", "random"]
+    for content in ("no rows", '[{"data": 3}]', "[{}]"):
+        (tmp_path / "r.json").write_text(content)
+        assert backbones([*command, "--out", str(tmp_path / "r")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("; delete it or give another --out")
+
+
+def test_changed_test_images_are_measured_again(tmp_path: Path) -> None:
+    root = write_squares(tmp_path / "squares", {"train/good": 8, "test/good": 2, "test/square": 2})
+    image = root / "test/square/000.png"
+    common = ["--data", str(root), "--weights", "random", "--seeds", "0"]
+    for study, flags, measured in (
+        (backbones, ["--methods", "padim"], 1),
+        (cutswap, ["--variants", "untuned", "--size", "64"], 2),
+    ):
+        out = tmp_path / study.__module__
+        words = [*common, *flags, "--out", str(out)]
+        assert study(words) == 0
+        before = read_rows(out)
+        # Its pixels stay the same.
+        image.write_bytes(image.read_bytes() + b"1")
+        assert study(words) == 0
+        after = read_rows(out)[:measured]
+        assert len(before) == len(after) == measured
+        for old, new in zip(before, after, strict=True):
+            assert new["test_sha256"] != old["test_sha256"]
+            assert new["image_auroc"] == old["image_auroc"]
+
+
+def test_the_current_folder_has_a_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    common = ["--data", ".", "--weights", "random"]
+    for study, flags in (
+        (backbones, ["--methods", "padim", "--seeds", "0"]),
+        (cutswap, ["--variants", "untuned", "--size", "64", "--seeds", "0"]),
+    ):
+        out = tmp_path / study.__module__
+        assert study([*common, *flags, "--out", str(out)]) == 0
+        assert {row["data"] for row in read_rows(out)} == {"squares"}
 
 
 # ---------------------------------------------------------------- CutSwap

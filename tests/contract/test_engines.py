@@ -6,10 +6,11 @@ import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from conftest import SIZE, tiny_model, write_tiny_bundle
+from conftest import SIZE, SOURCE, source_frames, tiny_model, write_source_bundle, write_tiny_bundle
 
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.cores import allowed_cores
@@ -32,6 +33,7 @@ from flawline.runtime.engines.choice import (
     record_path,
     write_choice,
 )
+from flawline.runtime.image import prepare
 from flawline.runtime.precisions import PRECISIONS
 
 pytestmark = pytest.mark.parametrize("name", ENGINES)
@@ -247,6 +249,38 @@ def test_a_bundle_for_the_score_alone_has_no_map(name: str, tmp_path: Path) -> N
     engine.close()
 
 
+def test_a_graph_that_takes_frames_prepares_them_exactly_in_every_precision(
+    name: str, tmp_path: Path
+) -> None:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    bundle = write_source_bundle(tmp_path / "b")
+    frames = source_frames(2)
+    expected = []
+    for frame in frames:
+        prepared = prepare(SOURCE.picture(frame), bundle.manifest.geometry)
+        expected.append(expected_maps(prepared))
+    for precision in engine_class(name).precisions:
+        if not bundle.has_graph(precision):
+            bundle = add_model(bundle, precision, bundle.model().read_bytes())
+        reason = None
+        try:
+            engine = open_engine(bundle, name, EngineOptions(threads=1, precision=precision))
+        except EngineError as error:
+            reason = str(error)
+        if reason is not None:
+            assert "no native BF16" in reason
+            continue
+        for count in (1, 2):
+            scores, maps = engine(frames[:count])
+            assert np.abs(maps - expected[:count]).max() <= bundle.manifest.map_tolerance
+            assert scores.tolist() == maps.max((1, 2)).tolist()
+        engine.submit(frames)
+        assert np.abs(engine.result()[1] - expected).max() <= bundle.manifest.map_tolerance
+        engine.close()
+
+
 def test_an_engine_without_streams_says_so(name: str, full_bundle: Bundle) -> None:
     reason = missing(name)
     if reason is not None:
@@ -309,3 +343,62 @@ def test_an_engine_is_closed_with_batches_in_flight(name: str, submitting: Engin
     submitting.close()
     submitting.close()
     np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)
+
+
+class OtherLibrary:
+    """An array of another library, which numpy knows only through DLPack."""
+
+    def __init__(self, values: np.ndarray, device: tuple[int, int] = (1, 0)) -> None:
+        self._values = values
+        self._device = device
+        self.shape = values.shape
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device
+
+    def __dlpack__(self, **options: object) -> object:
+        return self._values.__dlpack__()
+
+
+def test_an_array_of_another_library_in_host_memory_is_accepted(
+    name: str, submitting: Engine
+) -> None:
+    given: list[Any] = [OtherLibrary(images(2)), OtherLibrary(images(2)[:, ::-1])]
+    for array in given:
+        expected = expected_maps(array._values)
+        np.testing.assert_allclose(submitting(array)[1], expected, atol=0.01)
+        submitting.submit(array)
+        np.testing.assert_allclose(submitting.result()[1], expected, atol=0.01)
+
+
+def test_an_image_that_is_read_only_is_accepted(name: str, submitting: Engine) -> None:
+    image = images(2)
+    image.flags.writeable = False
+    np.testing.assert_allclose(submitting(image)[1], expected_maps(image), atol=0.01)
+
+
+def test_an_image_that_is_not_uint8_is_refused(name: str, submitting: Engine) -> None:
+    for given in (images(1).astype(np.float32), OtherLibrary(images(1).astype(np.int8))):
+        with pytest.raises(ValueError, match=r"^the image is (float32|int8), not uint8$"):
+            submitting(given)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="not uint8"):
+            submitting.submit(given)  # type: ignore[arg-type]
+    np.testing.assert_allclose(submitting(images(1))[1], expected_maps(images(1)), atol=0.01)
+
+
+def test_an_engine_without_device_memory_says_so(name: str, engine: Engine) -> None:
+    if engine.has_device_memory:
+        pytest.skip("has device memory")
+
+    class Interface:
+        __cuda_array_interface__: ClassVar[dict[str, Any]] = {"shape": (1, SIZE, SIZE, 3)}
+
+    for given in (OtherLibrary(images(1), (2, 0)), Interface()):
+        with pytest.raises(EngineError, match=r"in the memory of a device, and this .*; copy it"):
+            engine(given)  # type: ignore[arg-type]
+    engine(images(1))
+    with pytest.raises(EngineError, match="keeps its maps in host memory; take those that it ret"):
+        engine.device_map()

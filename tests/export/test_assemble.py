@@ -19,13 +19,14 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from torch import Tensor, nn
 
-from flawline.export import ExportError, assemble, selection
+from flawline.export import ExportError, assemble, golden_images, selection
 from flawline.export.assemble import ExportOptions, build_bundle
 from flawline.export.good_scores import GoodScores
 from flawline.export.parity import ScoresAndMaps
 from flawline.export.provenance import without_folders
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Spread
 from flawline.runtime.source_images import SourceSizes
@@ -145,6 +146,17 @@ def test_a_bundle_holds_the_graph_its_statistics_and_its_islands(data: Path) -> 
     np.testing.assert_allclose(golden.maps, golden.images.mean(3), rtol=1e-5)
 
 
+def test_of_large_images_one_per_side_is_stored(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden_images, "BYTES_PER_SIDE", 1)
+    bundle = build(data)
+    golden = bundle.golden()
+    assert len(golden.images) == 2
+    low, high = golden.scores
+    assert low < bundle.calibration.threshold < high
+
+
 def test_a_graph_of_the_score_alone_has_golden_data_without_maps(data: Path) -> None:
     bundle = build(data, ExportOptions(outputs=("score",), static_batch=1))
     assert bundle.manifest.outputs == ("score",)
@@ -154,6 +166,35 @@ def test_a_graph_of_the_score_alone_has_golden_data_without_maps(data: Path) -> 
 
 def test_the_bit_depth_of_the_training_is_in_the_manifest(data: Path) -> None:
     assert build(data, bits="12").manifest.bit_depth == 12
+
+
+class Cancellation(Brightness):
+    """In float32, the score of a bright image loses its digits in a difference of large numbers."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        score, anomaly_map = super().forward(image)
+        large = torch.where(score > 240, 1e9, 0.0).to(score)
+        return (score + large) - large, anomaly_map
+
+
+def test_an_image_on_which_float32_has_two_answers_is_compared_with_float64(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inexact = Cancellation(Brightness.settings_for(""), 1.0).eval()
+    checkpoint = Checkpoint(inexact, {**PROVENANCE, "data": str(data.resolve())})
+    bundle = build_bundle(checkpoint, data, data.parents[1] / "bundle", ExportOptions())
+    assert "3 of 10 images differ by more than the tolerance" in capsys.readouterr().err
+    # A white square; the next float32 after 1e9 is 64 away.
+    assert bundle.golden().scores.max() == 255.0
+    # What the graph computes, not what it is compared with, is wrong here.
+    drifting = Cancellation(Brightness.settings_for(""), 1.01).eval()
+    with pytest.raises(ExportError, match="scores are off by"):
+        build_bundle(
+            Checkpoint(drifting, checkpoint.provenance),
+            data,
+            data.parents[1] / "other",
+            ExportOptions(),
+        )
 
 
 def test_a_graph_that_drifts_is_refused_before_anything_is_written(data: Path) -> None:
@@ -277,6 +318,7 @@ def test_options_are_a_frozen_record() -> None:
         "outputs": None,
         "static_batch": None,
         "allow_unfinished": False,
+        "source": None,
     }
 
 
@@ -440,7 +482,7 @@ def test_a_rate_that_the_folds_do_not_support_is_refused(data: Path) -> None:
 
 def test_a_new_graph_is_compared_on_good_images_of_the_training(data: Path) -> None:
     build(data, facts={"out_of_fold": record_of(data)})
-    chosen = select_images(data, Geometry("stretch", SIZE, SIZE), None, folds=2)
+    chosen = select_images(data, GraphInput(Geometry("stretch", SIZE, SIZE)), None, folds=2)
     assert chosen.good == chosen.train.paths == list(open_data(data).train_good)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 from collections.abc import Sequence
@@ -17,12 +18,12 @@ pytest.importorskip("torch", reason="needs the train extra")
 from builders import write_squares
 
 from flawline.export import choose
-from flawline.export.choosing import cost, trained
+from flawline.export.choosing import cost, engines, store, trained
 from flawline.export.choosing.candidates import Candidate, Request, candidates_of
 from flawline.export.choosing.engines import Place
 from flawline.export.choosing.rank import criteria, kind_aurocs
 from flawline.export.choosing.trained import Clock, OutOfTimeError, _preference
-from flawline.runtime.engines import open_engine
+from flawline.runtime.engines import engine_class, missing, open_engine
 from flawline.train import METHODS
 from flawline.train.anomalies.kinds import KINDS
 from flawline.train.data import PreparedImages
@@ -213,7 +214,112 @@ def test_a_folder_of_another_request_and_a_damaged_record_are_refused(
     for text in ("{", "[]", "{}"):
         (out / "cost" / "coarse-none.json").write_text(text)
         assert run(data, out, "--methods", "coarse") == 2
-        assert "is damaged; delete it and run the command again" in capsys.readouterr().err
+        assert "; delete it and run the command again" in capsys.readouterr().err
+    capsys.readouterr()
+    (out / "plan.json").write_text("[]")
+    assert run(data, out, "--methods", "coarse") == 2
+    assert "plan.json is damaged (it is not an object); delete it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "changes", "message"),
+    [
+        ("cost", "coarse-none", {"costs": {}}, "costs is {}, not a list"),
+        ("cost", "coarse-none", {"costs": [{}]}, "costs[0].engine is missing"),
+        ("cost", "coarse-none", {"left_out": []}, "left_out is [], not an object"),
+        ("cost", "coarse-none", {"conditions": 1}, "conditions is 1, not an object"),
+        ("scores", "coarse-none-onnxruntime-fp32", {"good": "0.1"}, "good is '0.1', not a list"),
+        ("scores", "coarse-none-onnxruntime-fp32", {"anomalies": []}, "anomalies is [], not an"),
+    ],
+)
+def test_a_record_with_wrong_types_is_one_line(
+    kind: str,
+    name: str,
+    changes: dict[str, Any],
+    message: str,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert run(data, out, "--methods", "coarse") == 0
+    path = out / kind / f"{name}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    capsys.readouterr()
+    assert run(data, out, "--methods", "coarse") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"flawline choose: {path} is damaged ({message}")
+    assert last.endswith("; delete it and run the command again")
+
+
+def test_times_and_scores_are_of_the_installed_versions(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert run(data, out, "--methods", "fine") == 0
+    trial = cost.trial_bundle
+    score = trained.score_trial_set
+    made = []
+    monkeypatch.setattr(cost, "trial_bundle", lambda *a: made.append("cost") or trial(*a))
+    monkeypatch.setattr(trained, "score_trial_set", lambda *a: made.append("scores") or score(*a))
+    assert run(data, out, "--methods", "fine") == 0
+    assert made == []
+    monkeypatch.setattr(engine_class("onnxruntime"), "installed", lambda: "99.0")
+    assert run(data, out, "--methods", "fine") == 0
+    assert made == ["cost", "scores"]
+    monkeypatch.setattr(engines, "allowed_cores", lambda: 99)
+    assert run(data, out, "--methods", "fine") == 0
+    assert made == ["cost", "scores"] * 2
+    # A record of a version that did not write them.
+    for path in out.glob("*/*.json"):
+        record = json.loads(path.read_text())
+        del record["conditions"]
+        path.write_text(json.dumps(record))
+    assert run(data, out, "--methods", "fine") == 0
+    assert made == ["cost", "scores"] * 3
+
+
+@pytest.mark.skipif(missing("openvino") is not None, reason="needs openvino")
+def test_engines_of_an_earlier_run_are_not_used(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert run(data, out, "--methods", "fine", "--engine", "auto", "--precision", "fp32") == 0
+    places = {row["place"] for row in result_of(out)["rows"]}
+    assert places == {"onnxruntime fp32", "openvino fp32"}
+    assert run(data, out, "--methods", "fine") == 0
+    assert [row["place"] for row in result_of(out)["rows"]] == ["onnxruntime fp32"]
+
+
+def test_a_request_that_fails_is_not_that_of_the_next_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = write_squares(tmp_path / "few", {"train/good": 4})
+    out = tmp_path / "out"
+    for folder in (few, tmp_path / "nosuch"):
+        assert run(folder, out, "--methods", "fine") == 2
+    words = ["--methods", "padim", "--backbones", "resnet18"]
+    assert run(data, out, *words, "--weights", "nosuch.pth") == 2
+    assert "nosuch.pth" in capsys.readouterr().err
+    assert not (out / "plan.json").exists()
+    assert run(data, out, "--methods", "fine") == 0
+    assert (out / "plan.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_reported_first(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise AssertionError("nothing may be timed")
+
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cost, "trial_bundle", fail)
+    monkeypatch.setattr(store, "make_writable", full)
+    out = tmp_path / "out"
+    assert run(data, out, "--methods", "fine") == 2
+    assert f"{out} cannot be written" in capsys.readouterr().err
 
 
 def test_a_method_without_a_choice_of_backbones_is_one_candidate(tmp_path: Path) -> None:

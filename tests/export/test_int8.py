@@ -19,12 +19,16 @@ from onnx import TensorProto, helper, numpy_helper
 from flawline.export import ExportError
 from flawline.export.graphs import GraphContext
 from flawline.export.graphs import to_int8 as module
+from flawline.export.graphs.prologue import PROLOGUE
+from flawline.export.graphs.source import with_source
 from flawline.export.graphs.to_int8 import describe_int8, to_int8, write
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.engines import EngineOptions
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.engines.tensorrt.library import logger
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
+from flawline.runtime.source_frame import SourceFrame
 
 SIZE = 32
 
@@ -138,6 +142,23 @@ def test_convolutions_are_int8_and_input_projection_score_and_map_are_not() -> N
 def test_islands_stay_float() -> None:
     result = quantized(to_int8(network(), random_images(), ("/left", "/head/Conv"), WIDE))
     assert result == {"/stem/Conv", "/right/Conv"}
+
+
+def test_a_graph_that_takes_frames_is_quantized_behind_their_preparation(tmp_path: Path) -> None:
+    source = SourceFrame(2 * SIZE, 4 * SIZE, "bayer-rggb")
+    form = GraphInput(Geometry("stretch", SIZE, SIZE), source)
+    images = [np.kron(image, np.ones((2, 4, 1), np.uint8)) for image in random_images()]
+    frames = [form.of_image(image) for image in images]
+    framed = with_source(network(), source, form.geometry).model
+    prepared = [form.prepared(image) for image in images]
+    written = to_int8(framed, frames, (PROLOGUE,), WIDE)
+    plain = to_int8(network(), prepared, (), WIDE)
+    assert quantized(written) == quantized(plain)
+    # Prepared exactly, frames have the ranges and the results of prepared images.
+    for results, expected in zip(
+        run(written, tmp_path, frames), run(plain, tmp_path, prepared), strict=True
+    ):
+        np.testing.assert_array_equal(results, expected)
 
 
 def test_the_form_is_what_tensorrt_takes() -> None:

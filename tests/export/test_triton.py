@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SIZE, write_tiny_bundle
+from conftest import SIZE, SOURCE, write_source_bundle, write_tiny_bundle
 
 from flawline.export import ExportError, triton
 from flawline.runtime.bundle import Bundle, write_bundle
@@ -108,6 +108,18 @@ def test_without_batching_the_batch_is_in_the_shapes(bundle: Bundle, tmp_path: P
     assert [list(o.dims) for o in config.output] == [[1], [1, SIZE, SIZE]]
     assert not config.output[0].HasField("reshape")
     assert config.model_warmup[0].batch_size == 1
+
+
+def test_a_bundle_for_frames_states_them_and_the_shape_of_its_map(tmp_path: Path) -> None:
+    bundle = write_source_bundle(tmp_path / "framed")
+    folder = triton.write_repository(bundle, tmp_path, "part")
+    config = parsed(folder)
+    height, width = SOURCE.shape
+    assert list(config.input[0].dims) == [height, width]
+    assert [list(o.dims) for o in config.output] == [[1], [SIZE, SIZE]]
+    assert config.parameters["source"].string_value == str(SOURCE)
+    assert list(config.model_warmup[0].inputs["image"].dims) == [height, width]
+    assert (folder / "warmup" / "image").stat().st_size == height * width
 
 
 def test_a_graph_of_one_image_is_not_batched(bundle: Bundle, tmp_path: Path) -> None:

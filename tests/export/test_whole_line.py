@@ -24,8 +24,16 @@ from builders import write_squares
 from flawline.export import build
 from flawline.runtime import calibrate, infer_stream
 from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
-from flawline.runtime.engines import EngineError, engine_class, open_engine
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import (
+    EngineError,
+    EngineOptions,
+    engine_class,
+    open_engine,
+    self_test,
+)
 from flawline.runtime.precisions import PRECISIONS
+from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import fit
@@ -435,3 +443,92 @@ def test_a_data_set_in_which_other_images_are_held_out_is_refused(
     assert build.main(words) == 2
     assert "held-out images were trained on, such as " in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_current_folder_names_the_checkpoint_and_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_squares(tmp_path / "squares", {"train/good": 12, "test/good": 2})
+    monkeypatch.chdir(data)
+    words = ["--method", "padim", "--weights", "random", "--size", "64", "--engine", "none"]
+    assert build.main(["--data", ".", *words]) == 0
+    assert (data / "runs" / "padim-squares.pt").is_file()
+    assert read_bundle(data / "bundles" / "padim-squares").manifest.method == "padim"
+
+
+# ---------------------------------------------------------------- a camera's own frames
+
+
+def test_a_bundle_for_frames_is_proven_on_images_that_are_resized_to_them(
+    built: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = read_bundle(built / "bundle")
+    out = tmp_path / "framed"
+    words = ["--checkpoint", str(built / "c.pt"), "--data", str(data), "--out", str(out)]
+    words += ["--source", "180x160:bayer-gbrg"]
+    assert build.main([*words, "--engine", "none"]) == 0
+    text = capsys.readouterr().err
+    assert "the graph takes frames of 180x160:bayer-gbrg: " in text
+    assert "15 of 15 images have another size than the frames of 180x160" in text
+    assert "parity on 15 images" in text
+    assert "fp16 against fp32: parity on 15 images" in text
+    bundle = read_bundle(out)
+    assert bundle.manifest.source == SourceFrame(160, 180, "bayer-gbrg")
+    assert bundle.manifest.fp32_islands == (*plain.manifest.fp32_islands, "/source")
+    assert bundle.golden().images.shape[1:] == (160, 180)
+    engine = open_engine(bundle, "onnxruntime", EngineOptions(threads=1))
+    assert self_test(engine, bundle) < 0.1 * bundle.manifest.score_tolerance
+    engine.close()
+
+
+def test_frames_of_the_size_of_the_images_have_the_scores_of_prepare(
+    built: Path, data: Path, tmp_path: Path
+) -> None:
+    plain = read_bundle(built / "bundle")
+    out = tmp_path / "framed"
+    words = ["--checkpoint", str(built / "c.pt"), "--data", str(data), "--out", str(out)]
+    assert build.main([*words, "--engine", "none", "--source", "90x80"]) == 0
+    framed = read_bundle(out)
+    assert framed.calibration.threshold == pytest.approx(plain.calibration.threshold, rel=1e-5)
+    with Detector(plain, "onnxruntime") as prepares, Detector(framed, "onnxruntime") as takes:
+        for sample in open_data(data).test:
+            image = takes.read_image(sample.path)
+            assert takes(image).score == pytest.approx(prepares(image).score, rel=1e-5)
+    good = sorted((data / "train" / "good").iterdir())[-6:]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for path in good:
+        image = cv2.imread(str(path))
+        cv2.imwrite(str(parts / path.name), 255 - image)
+    words = ["--bundle", str(out), "--images", str(parts), "--false-alarm-rate", "0.2"]
+    assert calibrate.main(words) == 0
+    assert read_bundle(out).calibration.good_images == 6
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("90", "argument --source: '90' is not WIDTHxHEIGHT or WIDTHxHEIGHT:LAYOUT, such as"),
+        ("90x80:yuv", "argument --source: layout 'yuv' is unknown; known: bgr, mono, bayer-rggb"),
+    ],
+)
+def test_a_source_that_is_no_frame_is_refused(
+    source: str, message: str, built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        build.main(["--checkpoint", str(built / "c.pt"), "--source", source])
+    assert exit_status.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_frames_unlike_the_images_of_the_training_are_refused(
+    built: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", str(built / "c.pt"), "--data", str(data), "--out", str(tmp_path / "b")]
+    assert build.main([*words, "--source", "1920x1080"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--source 1920x1080:bgr is far from the sizes that the detector was trained on" in line
+    assert "(90x80); give the size of the camera's frames" in line
+    assert build.main([*words, "--source", "90x80:mono"]) == 2
+    assert "the image has colours" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "b").exists()

@@ -28,7 +28,7 @@ enum {
 
 static struct { const char *name; long count; } calls[64];
 static char failing[64] = "", device_name[64] = "Fake GPU";
-static int failure = 0, major = 8, minor = 6, driver = 13000;
+static int failure = 0, major = 8, minor = 6, driver = 13000, integrated = 0;
 static int live = 0;
 static __thread void *current = 0;
 
@@ -57,6 +57,8 @@ void fake_device(const char *name, int a, int b) {
     major = a;
     minor = b;
 }
+/* Let the GPU share the memory of the host. */
+void fake_integrated(void) { integrated = 1; }
 void fake_driver(int version) { driver = version; }
 /* The number of allocations, streams and graphs that were not freed. */
 int fake_live(void) { return live; }
@@ -77,7 +79,7 @@ int cuDeviceGetName(char *name, int size, int device) {
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     CALLED;
-    *value = attribute == 75 ? major : attribute == 76 ? minor : 0;
+    *value = attribute == 75 ? major : attribute == 76 ? minor : attribute == 18 ? integrated : 0;
     return 0;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
@@ -100,28 +102,69 @@ int cuGetErrorString(int error, const char **text) {
 
 /* ---------------------------------------------------------------- memory */
 
-static struct { char *start; size_t size; } pinned[256];
+static struct { char *start; size_t size; int mapped; } pinned[256];
+static struct { u64 start; size_t size; int device; } allocated[256];
 static int capturing_streams = 0;
 
 int cuMemAlloc_v2(u64 *address, size_t size) {
     IN_CONTEXT;
     if (capturing_streams) return CAPTURE_UNSUPPORTED;
     if (!size) return INVALID_VALUE;
-    *address = (u64)malloc(size);
+    int i = 0;
+    while (allocated[i].start) i++;
+    /* CUDA aligns device memory. */
+    *address = allocated[i].start = (u64)aligned_alloc(256, (size + 255) / 256 * 256);
+    allocated[i].size = size;
+    allocated[i].device = 0;
     live++;
     return 0;
 }
-int cuMemFree_v2(u64 address) { IN_CONTEXT; free((void *)address); live--; return 0; }
+static int find_allocated(u64 address) {
+    for (int i = 0; i < 256; i++) {
+        u64 first = allocated[i].start;
+        if (first && address >= first && address < first + allocated[i].size) return i;
+    }
+    return -1;
+}
+int cuMemFree_v2(u64 address) {
+    IN_CONTEXT;
+    int i = find_allocated(address);
+    if (i < 0) return INVALID_VALUE;
+    allocated[i].start = 0;
+    free((void *)address);
+    live--;
+    return 0;
+}
+/* Let device memory be that of another GPU. */
+void fake_place(u64 address, int device) { allocated[find_allocated(address)].device = device; }
+int cuPointerGetAttribute(void *value, int attribute, u64 address) {
+    IN_CONTEXT;
+    int i = find_allocated(address);
+    if (i < 0 || attribute != 9) return INVALID_VALUE;
+    *(int *)value = allocated[i].device;
+    return 0;
+}
 int cuMemHostAlloc(void **address, size_t size, unsigned flags) {
     IN_CONTEXT;
     if (capturing_streams) return CAPTURE_UNSUPPORTED;
     if (!size) return INVALID_VALUE;
     int i = 0;
     while (pinned[i].start) i++;
-    *address = pinned[i].start = calloc(1, size);
+    *address = pinned[i].start = aligned_alloc(256, (size + 255) / 256 * 256);
+    memset(*address, 0, size);
     pinned[i].size = size;
+    pinned[i].mapped = (flags & 2) != 0;
     live++;
     return 0;
+}
+int cuMemHostGetDevicePointer_v2(u64 *address, void *host, unsigned flags) {
+    IN_CONTEXT;
+    for (int i = 0; i < 256; i++) {
+        if (pinned[i].start != host || !pinned[i].mapped) continue;
+        *address = (u64)host;
+        return 0;
+    }
+    return INVALID_VALUE;
 }
 int cuMemFreeHost(void *address) {
     IN_CONTEXT;
@@ -174,6 +217,7 @@ int cuStreamCreate(void **stream, unsigned flags) {
 int cuStreamDestroy_v2(void *stream) { IN_CONTEXT; free(stream); live--; return 0; }
 int cuStreamSynchronize(void *stream) {
     IN_CONTEXT;
+    if ((u64)stream == 1 || (u64)stream == 2) return 0;  /* the default streams, without work */
     if (((Stream *)stream)->capturing) return CAPTURE_UNSUPPORTED;
     run(&((Stream *)stream)->waiting);
     return 0;

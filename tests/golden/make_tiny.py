@@ -1,11 +1,16 @@
 """Writes tiny.onnx: map = mean of the three colours, score = the maximum of the map. Needs onnx.
 
-tiny-score.onnx is the same graph with the score alone.
+tiny-score.onnx is the same graph with the score alone, and tiny-source.onnx takes the frames of a
+camera, as conftest.SOURCE says.
 """
 
 from pathlib import Path
 
 from onnx import TensorProto, checker, helper
+
+from flawline.export.graphs.source import with_source
+from flawline.runtime.image import Geometry
+from flawline.runtime.source_frame import SourceFrame
 
 nodes = [
     helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -24,6 +29,10 @@ graph = helper.make_graph(
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 checker.check_model(model, full_check=True)
 Path(__file__).with_name("tiny.onnx").write_bytes(model.SerializeToString())
+framed = with_source(
+    model.SerializeToString(), SourceFrame(128, 192, "bayer-grbg"), Geometry("stretch", 64, 64)
+)
+Path(__file__).with_name("tiny-source.onnx").write_bytes(framed.model)
 del model.graph.output[1]
 checker.check_model(model, full_check=True)
 Path(__file__).with_name("tiny-score.onnx").write_bytes(model.SerializeToString())

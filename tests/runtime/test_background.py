@@ -117,3 +117,23 @@ def test_closing_without_a_job_starts_no_thread() -> None:
     before = threading.active_count()
     BackgroundWorker(capacity=1).close()
     assert threading.active_count() == before
+
+
+def test_an_end_that_is_bounded_gives_up_what_waits(gate: Gate, worker: BackgroundWorker) -> None:
+    done: list[int] = []
+    assert worker.submit(lambda: done.append(1), 1, wait=False)
+    assert not worker.drain(timeout=0)
+    worker.close(timeout=0)
+    gate.opened.set()
+    worker.close()
+    assert not done
+
+
+def test_jobs_that_are_given_up_leave_room_for_others(gate: Gate, worker: BackgroundWorker) -> None:
+    done: list[int] = []
+    assert worker.submit(lambda: done.append(1), 90, wait=False)
+    worker.discard()
+    assert worker.submit(lambda: done.append(2), 90, wait=False)
+    gate.opened.set()
+    assert worker.drain(LONG)
+    assert done == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import subprocess
@@ -82,6 +83,40 @@ def test_too_little_memory_is_an_error_with_a_remedy(opened: Cuda, driver: Any) 
     assert caught.value.status == 2
     assert isinstance(caught.value, EngineError)
     assert opened.allocate(8)
+
+
+def test_shared_memory_goes_with_its_last_reference(opened: Cuda, driver: Any) -> None:
+    memory = opened.shared_memory(100)
+    assert memory.device == opened.number == 0
+    assert opened.device_of(memory.address + 99) == 0
+    opened.close()
+    assert driver.fake_live() == 1
+    del memory
+    gc.collect()
+    assert driver.fake_live() == 0
+
+
+def test_an_address_tells_its_gpu_unless_it_is_not_cudas(opened: Cuda, driver: Any) -> None:
+    address = opened.allocate(100)
+    assert opened.device_of(address) == 0
+    driver.fake_place(ctypes.c_uint64(address), 3)
+    assert opened.device_of(address) == 3
+    assert opened.device_of(np.zeros(4).ctypes.data) is None
+
+
+def test_the_work_of_another_stream_is_waited_for(opened: Cuda) -> None:
+    other = cuda.open_libcuda()
+    source, target, address = other.pinned(8), opened.pinned(8), opened.allocate(8)
+    source[:] = 7
+    other.copy_in(address, source)
+    opened.wait_for(other.stream)
+    # The default streams of a process have numbers in place of addresses.
+    for default in (1, 2):
+        opened.wait_for(default)
+    opened.copy_out(target, address)
+    opened.synchronize()
+    assert target.tolist() == [7] * 8
+    other.close()
 
 
 def test_a_graph_repeats_the_captured_work(driver: Any) -> None:
@@ -187,7 +222,8 @@ def test_the_provider_is_logged_once(
 def test_cuda_bindings_for_a_newer_driver_are_skipped(
     driver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver_module = types.SimpleNamespace(CUdevice_attribute=int, CUstreamCaptureMode=int)
+    kinds = ("CUdevice_attribute", "CUpointer_attribute", "CUstreamCaptureMode")
+    driver_module = types.SimpleNamespace(**dict.fromkeys(kinds, int))
     for name in ("cuda", "cuda.bindings"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver_module)
@@ -217,6 +253,13 @@ cuda.launch(graph)
 cuda.synchronize()
 assert target.tolist() == [5] * 4
 cuda.drop(graph)
+assert cuda.device_of(address) == cuda.number == 0
+cuda.wait_for(1)
+memory = cuda.shared_memory(8)
+assert cuda.device_of(memory.address) == 0
+mapped, address = cuda.mapped(8)
+assert address == mapped.ctypes.data
+assert not cuda.shares_host_memory
 try:
     cuda.allocate(0)
 except CudaError as error:

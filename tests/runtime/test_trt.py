@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import types
@@ -285,19 +286,30 @@ def test_a_missing_library_is_named_with_what_to_install(
     assert "JetPack" in (TensorRt.missing() or "")
 
 
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("libcublas.so.12", "install it again"),
+        ("libnvdla_compiler.so", "on JetPack 6: sudo apt install nvidia-l4t-dla-compiler; .*"),
+    ],
+)
 def test_a_library_that_does_not_load_is_one_line(
-    fp16_bundle: Bundle, driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fp16_bundle: Bundle,
+    driver: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    remedy: str,
 ) -> None:
     (tmp_path / "tensorrt").mkdir()
     (tmp_path / "tensorrt" / "__init__.py").write_text(
-        "raise ImportError('libcublas.so.12: not found\\nand more')"
+        f"raise ImportError('{file}: not found\\nand more')"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.setattr(cuda, "PROVIDERS", (cuda.open_libcuda,))
-    with pytest.raises(
-        EngineError, match=r"cannot be loaded \(libcublas\.so\.12: not found\); install it again$"
-    ):
+    pattern = rf"cannot be loaded \({re.escape(file)}: not found\); {remedy}$"
+    with pytest.raises(EngineError, match=pattern):
         open_engine(fp16_bundle, "tensorrt")
 
 

@@ -4,7 +4,7 @@ Nothing here imports torch.
 """
 
 from flawline.train.data.cache import CachedImages
-from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
+from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample, data_name
 from flawline.train.data.images import PreparedImages, describe_images
 from flawline.train.data.layouts import open_data
 from flawline.train.data.masks import read_mask
@@ -17,6 +17,7 @@ __all__ = [
     "GoodImages",
     "PreparedImages",
     "Sample",
+    "data_name",
     "describe_images",
     "hold_out",
     "open_data",

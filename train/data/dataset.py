@@ -15,6 +15,11 @@ class DataError(FlawlineError):
     """The images cannot be used; the message is one line and ends with the remedy."""
 
 
+def data_name(folder: Path) -> str:
+    """Return the name of a data set, that of its folder, which may be given as `.`."""
+    return folder.resolve().name
+
+
 @dataclass(frozen=True)
 class Sample:
     """A test image.

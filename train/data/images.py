@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -24,16 +24,22 @@ class PreparedImages(Sequence[Image]):
     """Image files in the model's input frame: uint8 [H, W, 3] BGR, decoded at every access.
 
     `bit_depth` is the number of significant bits of 16-bit files, and None where all files have
-    8 bits. `sizes` holds the height and width of each file that was accessed, before it was
-    resized; a slice shares it. An access raises CameraError for a file that cannot be read.
+    8 bits. `convert` takes the place of `prepare`, for graphs that take other images. `sizes` holds
+    the height and width of each file that was accessed, before it was resized; a slice shares it.
+    An access raises CameraError for a file that cannot be read.
     """
 
     def __init__(
-        self, paths: Sequence[Path], geometry: Geometry, bit_depth: int | None = None
+        self,
+        paths: Sequence[Path],
+        geometry: Geometry,
+        bit_depth: int | None = None,
+        convert: Callable[[Image], Image] | None = None,
     ) -> None:
         self.paths = paths
         self.geometry = geometry
         self.bit_depth = bit_depth
+        self.convert = convert
         self.sizes: dict[Path, tuple[int, int]] = {}
 
     def __len__(self) -> int:
@@ -47,13 +53,15 @@ class PreparedImages(Sequence[Image]):
 
     def __getitem__(self, index: int | slice) -> Image | PreparedImages:
         if isinstance(index, slice):
-            part = PreparedImages(self.paths[index], self.geometry, self.bit_depth)
+            part = PreparedImages(self.paths[index], self.geometry, self.bit_depth, self.convert)
             part.sizes = self.sizes
             return part
         path = self.paths[index]
         image = read_image(path, self.bit_depth)
         height, width = image.shape[:2]
         self.sizes[path] = (height, width)
+        if self.convert is not None:
+            return self.convert(image)
         return prepare(image, self.geometry)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from flawline.cameras.listing import count_of
 from flawline.os_errors import reason_of
 from flawline.runtime.trained_images import content_hash
-from flawline.train.data.dataset import DataError, GoodImages
+from flawline.train.data.dataset import DataError, DataSet, GoodImages
 
 # Fewer good images leave too little to train on once some are held out.
 MIN_GOOD_IMAGES = 5
@@ -127,6 +127,30 @@ def list_hash(paths: Sequence[Path]) -> str:
     for path in paths:
         if path.exists():
             lines.append(f"{path.name} {path.stat().st_size}")
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
+
+
+def samples_hash(data_set: DataSet) -> str:
+    """Hash the names and sizes of the test images and of their masks.
+
+    A name is the path below the folder of the data set, which says what is defective. Raises
+    DataError for a file that cannot be read.
+    """
+    lines = []
+    for sample in data_set.test:
+        files = [sample.path]
+        if sample.mask is not None:
+            files.append(sample.mask)
+        lines.append(str(sample.defect))
+        for path in files:
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise DataError(
+                    f"{path}: cannot be read ({reason_of(error)}); check the path and its "
+                    "permissions"
+                ) from error
+            lines.append(f"{os.path.relpath(path, data_set.root)} {size}")
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
 
 

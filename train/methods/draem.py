@@ -3,9 +3,10 @@
 Zavrtanik, Kristan and Skočaj, "DRAEM: a discriminatively trained reconstruction embedding for
 surface anomaly detection" (ICCV 2021), with the constants of the authors' code (VitjanZ/DRAEM).
 Their textures are those of the Describable Textures Dataset, which `--textures` takes; by default
-they are drawn by formulas. Other differences from their code, in both settings: the random changes
-of a texture are those of GLASS, an empty mask is drawn again, rotated images are mirrored at the
-border instead of black, and the good images are taken in shuffled passes, not with replacement.
+they are drawn by formulas. Other differences from their code, in both settings: an empty mask is
+drawn again, rotated images are mirrored at the border instead of black, and the good images are
+taken in shuffled passes, not with replacement. The random changes of a texture are theirs in the
+published setting, and those of GLASS in the light one, which was tuned with them.
 
 After a short training, good images have high probabilities at some places. The light setting
 therefore standardises the maps at every position by their mean and deviation on the good images.
@@ -27,9 +28,10 @@ from torch.nn import functional as F
 from flawline.options import option
 from flawline.runtime.image import Geometry, Image
 from flawline.train.anomalies.perlin import perlin_mask
+from flawline.train.anomalies.strong_changes import STRONG_OPERATIONS
 from flawline.train.anomalies.textured import Recipe
 from flawline.train.anomalies.textured_turned import TexturedTurned
-from flawline.train.anomalies.textures import open_textures
+from flawline.train.anomalies.textures import OPERATIONS, Operation, open_textures
 from flawline.train.blocks.fused import build_fused, fp32
 from flawline.train.blocks.pictures import (
     LIGHT,
@@ -66,6 +68,7 @@ class Training(NamedTuple):
     widths: channels of both networks at full size. align_corners: of their upsampling.
     window: side of the window, in pixels, whose largest mean is the score.
     stride: pixels between the windows of SSIM.
+    operations: the changes of a texture, of which three are applied.
     turned: the probability of a random rotation of the good image. matched: whether textures in a
     grey image are grey. spread: of the initial weights, as in `initialise`. standardised: whether
     the map is.
@@ -76,6 +79,7 @@ class Training(NamedTuple):
     schedule: Schedule
     window: int
     stride: int
+    operations: Sequence[Operation]
     turned: float
     matched: bool
     spread: float | None
@@ -89,6 +93,7 @@ TRAININGS = {
         schedule=Schedule(batch=8, learning_rate=3e-3, steps=500),
         window=11,
         stride=3,
+        operations=OPERATIONS,
         turned=0.0,
         matched=True,
         spread=None,
@@ -100,6 +105,7 @@ TRAININGS = {
         schedule=Schedule(8, 1e-4, epochs=700, drops=(Drop(0.8, 0.2), Drop(0.9, 0.04))),
         window=21,
         stride=1,
+        operations=STRONG_OPERATIONS,
         turned=0.3,
         matched=False,
         spread=0.02,
@@ -167,7 +173,9 @@ class DRAEM(StandardisedMethod):
         cls, settings: DRAEMSettings, images: Sequence[Image], seed: int
     ) -> TexturedTurned:
         training = settings.training
-        recipe = Recipe(perlin_mask, draw_kept, share=0.5, matched=training.matched)
+        recipe = Recipe(
+            perlin_mask, draw_kept, training.operations, share=0.5, matched=training.matched
+        )
         textures = open_textures(settings.textures, seed)
         return TexturedTurned(images, textures, recipe, seed, training.turned)
 

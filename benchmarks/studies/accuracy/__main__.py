@@ -15,23 +15,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawline.benchmarks.studies.options import add_out_argument, study_parser
+from flawline.benchmarks.studies.options import add_out_argument, run_with_build_flags, study_parser
 from flawline.benchmarks.studies.results import write_results, write_rows
-from flawline.runtime.command_parser import path_argument
-from flawline.runtime.console import log, run_command
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-
-    def work() -> None:
-        args, flags = parser.parse_known_args(argv)
-        _run(args, flags)
-
-    return run_command(parser.prog, work)
+    return run_with_build_flags(_parser(), argv, _run)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = study_parser("accuracy", __doc__)
     parser.add_argument("--data", type=path_argument, nargs="+", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -52,7 +46,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
                 rows.append(row)
                 # A long run keeps what it has measured when it is cut short.
                 write_rows(args.out, rows)
-                log(f"{data.name} seed {seed}: image AUROC {row['image_auroc']}")
+                log(f"{row['data']} seed {seed}: image AUROC {row['image_auroc']}")
     words = ["--data", *args.data, "--seeds", *args.seeds, *flags]
     report = accuracy_report(rows, public_command("benchmarks.studies.accuracy", words))
     write_results(args.out, rows, report)

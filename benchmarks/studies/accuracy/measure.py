@@ -11,6 +11,7 @@ from flawline.benchmarks.evaluate import evaluate_bundle
 from flawline.benchmarks.train_bundle import train_bundle
 from flawline.runtime.engines import EngineOptions
 from flawline.train import TrainError
+from flawline.train.data import data_name
 
 
 def train_and_measure(data: Path, seed: int, flags: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -20,11 +21,12 @@ def train_and_measure(data: Path, seed: int, flags: Sequence[str], folder: Path)
     `folder` holds checkpoint and bundle for the time of the call. Raises TrainError when the build
     ends with an error, which it has reported itself.
     """
-    checkpoint = folder / f"{data.name}-{seed}.pt"
-    bundle = folder / f"{data.name}-{seed}"
+    name = data_name(data)
+    checkpoint = folder / f"{name}-{seed}.pt"
+    bundle = folder / f"{name}-{seed}"
     minutes = train_bundle(data, seed, flags, bundle, checkpoint)
     if minutes is None:
-        raise TrainError(f"{data.name} seed {seed}: no bundle was built; see the message above")
+        raise TrainError(f"{name} seed {seed}: no bundle was built; see the message above")
     row = evaluate_bundle(bundle, data, "auto", EngineOptions(), repeats=1)
     # Many seeds would fill the disk.
     shutil.rmtree(bundle)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flawline.benchmarks.studies.results import column, rows_with
+from flawline.benchmarks.studies.results import column, rows_with, stated
 from flawline.benchmarks.tables import NO_MAP, markdown_table, mean_and_deviation
 
 PIXEL_METRICS = ("pixel_auroc", "aupro")
@@ -27,12 +27,24 @@ def accuracy_report(rows: Sequence[Mapping[str, Any]], command: str) -> str:
         minutes = statistics.mean(column(rows_of_data, "minutes_to_bundle"))
         lines.append([*cells, f"{minutes:.1f}"])
     table = markdown_table(["data", "images", "seeds", *METRICS.values(), "minutes"], lines)
-    first = rows[0]
-    network = first["method"]
-    if first["backbone"]:
-        network = f"{network}, {first['backbone']}, weights {first['weights']}"
-    note = (
-        f"{network}, input {first['input']}, last epoch; mean ± standard deviation over seeds; "
-        f"{first['engine']}. `{command}`"
-    )
+    facts = [stated(rows, fact, _name) for fact in (_network, _input, _engine)]
+    note = f"{'; '.join(facts)}; last epoch; mean ± standard deviation over seeds. `{command}`"
     return f"{table}\n\n{note}"
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['data']} seed {row['seed']}"
+
+
+def _network(row: Mapping[str, Any]) -> str:
+    if not row["backbone"]:
+        return str(row["method"])
+    return f"{row['method']}, {row['backbone']}, weights {row['weights']}"
+
+
+def _input(row: Mapping[str, Any]) -> str:
+    return f"input {row['input']}"
+
+
+def _engine(row: Mapping[str, Any]) -> str:
+    return str(row["engine"])

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from flawline.benchmarks.studies.backbones import NEAREST
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
-from flawline.benchmarks.studies.results import write_results
+from flawline.benchmarks.studies.results import read_rows, write_results
 from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import run_command
 from flawline.train import METHODS
@@ -64,11 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from flawline.benchmarks.studies.backbones.measure import (
-        Comparison,
-        measure_comparison,
-        read_rows,
-    )
+    from flawline.benchmarks.studies.backbones.measure import Comparison, measure_comparison
     from flawline.benchmarks.studies.backbones.report import backbones_report
     from flawline.export.provenance import public_command
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +12,13 @@ from typing import Any
 from flawline.benchmarks.labels import labelled_test_images
 from flawline.benchmarks.studies.backbones import NEAREST
 from flawline.benchmarks.studies.backbones.nearest import BANK_PATCHES, nearest_auroc
-from flawline.benchmarks.studies.results import write_rows
+from flawline.benchmarks.studies.results import images_identity, read_rows, write_rows
 from flawline.runtime.console import log
 from flawline.runtime.environment import versions
-from flawline.train import TrainError
+from flawline.runtime.json_shapes import Shape
 from flawline.train.backbones import create_backbone
 from flawline.train.checkpoint import load_checkpoint
-from flawline.train.data import hold_out, open_data
+from flawline.train.data import data_name, hold_out, open_data
 from flawline.train.data.demo import PRODUCTS, write_demo
 from flawline.train.judging import evaluate
 from flawline.train.metrics import auroc
@@ -49,6 +48,13 @@ class Comparison:
     steps: int | None
 
 
+ROW: Shape = {
+    **dict.fromkeys(("data", "method", "budget", "backbone", "weights", "torch"), str),
+    **dict.fromkeys(("good_images", "test_images", "seed"), int),
+    "image_auroc": float,
+}
+
+
 @dataclass(frozen=True)
 class _Trial:
     """One row to measure: `row` is what is known of it before."""
@@ -58,20 +64,6 @@ class _Trial:
     weights: str
 
 
-def read_rows(stem: Path) -> list[Row]:
-    """Return the rows of STEM.json, none without the file. Raises TrainError for another file."""
-    path = stem.with_name(f"{stem.name}.json")
-    if not path.exists():
-        return []
-    try:
-        rows: list[Row] = json.loads(path.read_text())
-    except ValueError as error:
-        raise TrainError(
-            f"{path} is not a result of this study; move it or change --out"
-        ) from error
-    return rows
-
-
 def measure_comparison(comparison: Comparison, stem: Path) -> list[Row]:
     """Return the rows of a comparison; those that STEM.json has are taken from there.
 
@@ -79,7 +71,7 @@ def measure_comparison(comparison: Comparison, stem: Path) -> list[Row]:
     """
     if comparison.demo is not None:
         write_demo(comparison.demo)
-    known = read_rows(stem)
+    known = read_rows(stem, ROW)
     rows: list[Row] = []
     for trial in _trials(comparison):
         row = _known_row(trial.row, known)
@@ -96,6 +88,7 @@ def _trials(comparison: Comparison) -> Iterator[_Trial]:
     for data, name in _data_sets(comparison):
         dataset = open_data(data)
         good, _ = hold_out(dataset.train_good)
+        identity = images_identity(dataset)
         for detector in comparison.detectors:
             budget = _budget(detector, comparison.steps)
             for weights in comparison.weights:
@@ -104,6 +97,7 @@ def _trials(comparison: Comparison) -> Iterator[_Trial]:
                         "data": name,
                         "good_images": len(good),
                         "test_images": len(dataset.test),
+                        **identity,
                         "method": detector,
                         "budget": budget,
                         "backbone": comparison.backbone,
@@ -125,8 +119,9 @@ def _data_sets(comparison: Comparison) -> Iterator[tuple[Path, str]]:
         for product in PRODUCTS:
             yield comparison.demo / product, f"demo {product}"
     for data in comparison.data:
-        of_demo = comparison.demo is not None and data.parent == comparison.demo
-        yield data, f"demo {data.name}" if of_demo else data.name
+        of_demo = comparison.demo is not None and data.resolve().parent == comparison.demo.resolve()
+        name = data_name(data)
+        yield data, f"demo {name}" if of_demo else name
 
 
 def _describe_weights(backbone: str, weights: str, seed: int) -> str:

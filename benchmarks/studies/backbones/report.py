@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flawline.benchmarks.studies.backbones.measure import SIZE
-from flawline.benchmarks.studies.results import column, rows_with
+from flawline.benchmarks.studies.results import column, rows_with, stated
 from flawline.benchmarks.tables import markdown_table, mean_and_deviation
 
 Row = Mapping[str, Any]
@@ -90,5 +90,13 @@ def _notes(rows: Sequence[Row]) -> str:
         f"Image AUROC, mean ± standard deviation over seeds; {rows[0]['backbone']}, "
         f"{SIZE}x{SIZE}, last epoch. Good/test images: {', '.join(sizes.values())}. "
         f"Budget: {', '.join(dict.fromkeys(budgets))}. "
-        f"Weights: {'; '.join(dict.fromkeys(weights))}. torch {rows[0]['torch']}, CPU."
+        f"Weights: {'; '.join(dict.fromkeys(weights))}. {stated(rows, _torch, _name)}, CPU."
     )
+
+
+def _torch(row: Row) -> str:
+    return f"torch {row['torch']}"
+
+
+def _name(row: Row) -> str:
+    return f"{row['method']} {row['data']} seed {row['seed']}"

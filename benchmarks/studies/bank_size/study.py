@@ -13,7 +13,7 @@ from flawline.benchmarks.studies.bank_size.measure import compare_sizes, random_
 from flawline.benchmarks.studies.bank_size.report import bank_size_report
 from flawline.benchmarks.studies.results import write_results
 from flawline.train.checkpoint import load_checkpoint
-from flawline.train.data import PreparedImages, hold_out, open_data
+from flawline.train.data import PreparedImages, data_name, hold_out, open_data
 from flawline.train.methods.patchcore import PatchCore
 from flawline.train.progress import Bars
 from flawline.train.recipe import Recipe
@@ -46,12 +46,12 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
     # All test images are read before, so that reading them is not timed.
     rows = compare_sizes(model, sizes, random, list(test), labels, bars)
     for row in rows:
-        row["data"] = recipe.data.name
+        row["data"] = data_name(recipe.data)
     note = _note(recipe, model, provenance["weights"], len(test))
     page = bank_size_report(rows, f"{note}; {rows[0]['engine']}, batch 1, engine alone.")
     write_results(out, rows, page)
     backbone = model.settings.backbone
-    draw_sizes(rows, f"{recipe.data.name}, PatchCore {backbone}, {rows[0]['engine']}", out)
+    draw_sizes(rows, f"{data_name(recipe.data)}, PatchCore {backbone}, {rows[0]['engine']}", out)
     shown = min(SELECTION, len(model.bank.vectors))
     draw_selection(model, shown, random, good, out.with_name(f"{out.name}-selection"))
     return page
@@ -62,5 +62,5 @@ def _note(recipe: Recipe, model: PatchCore, weights: str, test_images: int) -> s
     return (
         f"PatchCore, {settings.backbone}, {settings.target_dim} dimensions, weights {weights}, "
         f"input {model.geometry.width}x{model.geometry.height}, "
-        f"{recipe.data.name} ({test_images} test images), seed {recipe.seed}"
+        f"{data_name(recipe.data)} ({test_images} test images), seed {recipe.seed}"
     )

@@ -14,26 +14,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flawline.benchmarks.studies.options import add_out_argument, study_parser
+from flawline.benchmarks.studies.options import add_out_argument, run_with_build_flags, study_parser
 from flawline.benchmarks.studies.results import read_rows, write_results, write_rows
-from flawline.runtime.command_parser import path_argument
-from flawline.runtime.console import log, run_command
+from flawline.benchmarks.train_bundle import SET_HERE
+from flawline.runtime.command_parser import Parser, path_argument
+from flawline.runtime.console import log
 from flawline.train.fit import DEFAULT_METHOD
 
 SHARES = [0.0, 0.02, 0.1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-
-    def work() -> None:
-        args, flags = parser.parse_known_args(argv)
-        _run(args, flags)
-
-    return run_command(parser.prog, work)
+    # A fifth of the images sets every threshold.
+    return run_with_build_flags(_parser(), argv, _run, (*SET_HERE, "--folds"))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = study_parser("contamination", __doc__)
     parser.add_argument("--data", type=path_argument, required=True)
     parser.add_argument("--method", default=DEFAULT_METHOD, help="default %(default)s")
@@ -59,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     from flawline.benchmarks.studies.contamination.data import choose_contamination
     from flawline.benchmarks.studies.contamination.measure import measure_share
-    from flawline.benchmarks.studies.contamination.report import add_row, contamination_page
+    from flawline.benchmarks.studies.contamination.report import ROW, add_row, contamination_page
     from flawline.export.provenance import public_command
     from flawline.train.data import open_data
 
@@ -68,7 +64,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     words = ["--method", args.method, "--data", args.data, "--shares", *args.shares]
     words += ["--largest", largest, "--seed", args.seed, *flags]
     command = public_command("benchmarks.studies.contamination", words)
-    rows = read_rows(args.out)
+    rows = read_rows(args.out, ROW)
     for share in args.shares:
         row = measure_share(contamination, share, args.method, args.seed, flags)
         rows = add_row(rows, {**row, "command": command})

@@ -11,11 +11,12 @@ from typing import Any
 from flawline.benchmarks.evaluate import evaluate_bundles
 from flawline.benchmarks.interleaved import EngineChoice
 from flawline.benchmarks.studies.contamination.data import Contamination, write_contaminated
-from flawline.export import build
+from flawline.benchmarks.train_bundle import train_bundle
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.console import printable
 from flawline.runtime.engines import EngineOptions
 from flawline.train import TrainError
+from flawline.train.data import data_name
 from flawline.train.data.split import content_hashes
 
 
@@ -34,14 +35,13 @@ def measure_share(
     a temporary folder. Raises TrainError when the build ends with an error, which it has reported
     itself.
     """
-    name = contamination.data_set.root.resolve().name
+    name = data_name(contamination.data_set.root)
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
         # The last part is the name of the data set, which some methods read.
         data = write_contaminated(contamination, share, Path(folder) / "data" / name)
         bundle = Path(folder) / "bundle"
-        command = ["--method", method, "--data", str(data), "--out", str(bundle), "--folds", "0"]
-        command += ["--seed", str(seed), "--save-checkpoint", str(Path(folder) / "run.pt"), *flags]
-        if build.main(command) != 0:
+        words = ["--method", method, *flags]
+        if train_bundle(data, seed, words, bundle, Path(folder) / "run.pt") is None:
             raise TrainError(f"share {share:g}: no bundle was built; see the message above")
         engine = choice or EngineChoice("auto", EngineOptions())
         (row,) = evaluate_bundles([bundle], data, [engine], 1, protocol=True)

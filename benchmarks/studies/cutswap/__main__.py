@@ -47,47 +47,56 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from flawline.benchmarks.studies.cutswap.measure import measure_variant, recipe_of
-    from flawline.benchmarks.studies.cutswap.report import (
-        comparable,
-        cutswap_report,
-        has_row,
-        read_rows,
-    )
-    from flawline.benchmarks.studies.results import write_results, write_rows
+    from flawline.benchmarks.studies.cutswap.report import ROW, comparable, cutswap_report
+    from flawline.benchmarks.studies.results import read_rows, write_results
     from flawline.export.provenance import public_command
     from flawline.train.blocks.tuned_patchcore import TunedPatchCore
-    from flawline.train.progress import Bars
 
     steps = args.steps or TunedPatchCore.light_steps
     conditions = Conditions(args.weights, args.size, steps, args.device)
-    rows = read_rows(args.out)
-    folder = args.out.with_name(f"{args.out.name}-trainings")
-    # A seed of everything first, so that a run that is stopped has compared what it could.
-    for seed in args.seeds:
-        for data in args.data:
-            for name in args.variants:
-                recipe = recipe_of(VARIANTS[name], data, seed, conditions)
-                facts: dict[str, Any] = {
-                    "data": data.name,
-                    "variant": name,
-                    "seed": seed,
-                    "steps": recipe.length(1),
-                    "input": args.size,
-                    "weights_file": Path(args.weights).name,
-                }
-                if has_row(rows, facts):
-                    continue
-                with Bars() as bars:
-                    rows += measure_variant(recipe, facts, folder, bars)
-                write_rows(args.out, rows)
-                log(f"{data.name} {name} seed {seed}: {rows[-2]['image_auroc']}")
+    rows = _measure_missing(args, conditions, read_rows(args.out, ROW))
     words: list[object] = ["--data", *args.data, "--seeds", *args.seeds, "--size", args.size]
     words += ["--weights", args.weights]
     command = public_command("benchmarks.studies.cutswap", words)
     report = cutswap_report(comparable(rows, conditions), command)
     write_results(args.out, rows, report)
     print(report)
+
+
+def _measure_missing(
+    args: argparse.Namespace, conditions: Conditions, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Measure what `rows` lacks, write the file after each variant and return all rows."""
+    from flawline.benchmarks.studies.cutswap.measure import measure_variant, recipe_of
+    from flawline.benchmarks.studies.cutswap.report import has_row
+    from flawline.benchmarks.studies.results import images_identity, write_rows
+    from flawline.train.data import data_name, open_data
+    from flawline.train.progress import Bars
+
+    folder = args.out.with_name(f"{args.out.name}-trainings")
+    images = {data: images_identity(open_data(data)) for data in args.data}
+    # A seed of everything first, so that a run that is stopped has compared what it could.
+    for seed in args.seeds:
+        for data in args.data:
+            for name in args.variants:
+                recipe = recipe_of(VARIANTS[name], data, seed, conditions)
+                facts: dict[str, Any] = {
+                    "data": data_name(data),
+                    "variant": name,
+                    "seed": seed,
+                    "steps": recipe.length(1),
+                    "input": args.size,
+                    "weights_file": Path(args.weights).name,
+                }
+                if has_row(rows, {**facts, **images[data]}):
+                    continue
+                # Those of other images.
+                rows = [row for row in rows if not has_row([row], facts)]
+                with Bars() as bars:
+                    rows += measure_variant(recipe, {**facts, **images[data]}, folder, bars)
+                write_rows(args.out, rows)
+                log(f"{facts['data']} {name} seed {seed}: {rows[-2]['image_auroc']}")
+    return rows
 
 
 if __name__ == "__main__":

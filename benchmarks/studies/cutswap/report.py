@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flawline.benchmarks.studies.cutswap.variants import CORESETS, VARIANTS, Conditions
-from flawline.benchmarks.studies.results import column, rows_with
+from flawline.benchmarks.studies.results import column, rows_with, stated
 from flawline.benchmarks.tables import UNKNOWN, markdown_table, mean_and_deviation
-from flawline.train import TrainError
+from flawline.runtime.json_shapes import Shape
 
 NOT_MEASURED = "not measured"
 Row = dict[str, Any]
 
 
-def read_rows(out: Path) -> list[Row]:
-    """Return the rows of OUT.json; none if there is no such file. Raises TrainError."""
-    path = out.with_name(f"{out.name}.json")
-    if not path.exists():
-        return []
-    try:
-        rows: list[Row] = json.loads(path.read_text())
-        for row in rows:
-            row["variant"], row["coreset"], row["image_auroc"], row["data"], row["seed"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainError(
-            f"{path}: is not a result of this study; delete it or choose another --out"
-        ) from error
-    return rows
+ROW: Shape = {
+    **dict.fromkeys(("data", "variant", "weights_file", "device"), str),
+    **dict.fromkeys(("seed", "input", "good_images", "test_images"), int),
+    **dict.fromkeys(("coreset", "image_auroc"), float),
+    "steps": (int, None),
+}
 
 
 def has_row(rows: Sequence[Row], facts: Row) -> bool:
@@ -89,5 +80,13 @@ def _note(rows: Sequence[Mapping[str, Any]], names: Sequence[str], command: str)
         f"input {', '.join(map(str, sizes))} pixels. "
         f"Good/test images: {', '.join(counts)}; these are not the official splits, so that the "
         f"paper's figures are no reference for them. {NOT_MEASURED}: the weights or the time for "
-        f"it were missing. Device: {rows[0]['device']}. `{command}`"
+        f"it were missing. Device: {stated(rows, _device, _name)}. `{command}`"
     )
+
+
+def _device(row: Mapping[str, Any]) -> str:
+    return str(row["device"])
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['variant']} {row['data']} seed {row['seed']}"

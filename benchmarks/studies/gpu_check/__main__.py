@@ -125,12 +125,14 @@ def _subject(args: argparse.Namespace, folder: Path, stack: ExitStack) -> Subjec
 
 def _about(subject: Subject) -> dict[str, Any]:
     manifest = subject.bundle.manifest
-    geometry = manifest.geometry
+    network_input = f"{manifest.geometry.width}x{manifest.geometry.height}"
+    if manifest.source is not None:
+        network_input = f"{manifest.source} to {network_input}"
     return {
         "name": subject.name,
         "method": manifest.method,
         "backbone": manifest.backbone,
-        "input": f"{geometry.width}x{geometry.height}",
+        "input": network_input,
         "weights": subject.weights,
         "model": subject.bundle.short_id,
         "device": subject.device,

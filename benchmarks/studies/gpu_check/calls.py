@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from flawline.benchmarks.measure.sessions import InferenceCall
+from flawline.benchmarks.studies.gpu_check.device_calls import (
+    InFlight,
+    OnDevice,
+    check_with_torch,
+)
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import log
 from flawline.runtime.engines import (
     ENGINES,
     EngineError,
@@ -26,6 +32,8 @@ from flawline.runtime.precisions import PRECISIONS
 
 # The row that all others are compared with.
 PUBLISHED = "torch eager fp32, as published"
+# Of the row that measures several batches in flight: one is uploaded while the other is computed.
+STREAMS = 2
 
 
 class Absent(NamedTuple):
@@ -91,11 +99,20 @@ def _open_forms(
     engine = _open(name, bundle, options, stack, without_graph=True)
     yield engine.description, engine
     engine = _open(name, bundle, options, stack)
+    label = engine.description
     if engine.graph_enabled:
-        label = f"{engine.description}, CUDA graph"
+        label = f"{label}, CUDA graph"
         yield label, engine
         if bundle.has_map:
             yield f"{label}, score only", partial(_score_only, engine)
+    if engine.has_device_memory:
+        note = check_with_torch(engine, bundle.golden().images[:1])
+        if note is not None:
+            log(f"note: {engine.description}: {note}")
+        yield f"{label}, image and map on the GPU", OnDevice(engine)
+    if engine.offers_streams:
+        engine = _open(name, bundle, replace(options, streams=STREAMS), stack)
+        yield f"{engine.description}, throughput", InFlight(engine)
 
 
 def _open(

@@ -49,10 +49,16 @@ def gpu_name(device: torch.device) -> str | None:
 def method_of_bundle(checkpoint: Path, bundle: Bundle) -> Method:
     """Return the method of the checkpoint that a bundle was built from.
 
-    Raises TrainError for a checkpoint that cannot be read or is of another kind of network.
+    Raises TrainError for a checkpoint that cannot be read or is of another kind of network, and for
+    a bundle that takes a camera's frames.
     """
-    method = load_checkpoint(checkpoint).method
     manifest = bundle.manifest
+    if manifest.source is not None:
+        raise TrainError(
+            f"{bundle.path} takes frames of {manifest.source}, and the forms in PyTorch take "
+            f"prepared images; leave --checkpoint out"
+        )
+    method = load_checkpoint(checkpoint).method
     network = (method.name, method.settings.backbone, method.geometry)
     if network != (manifest.method, manifest.backbone, manifest.geometry):
         raise TrainError(

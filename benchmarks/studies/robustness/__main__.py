@@ -47,7 +47,11 @@ def _parser() -> Parser:
 def _run(args: argparse.Namespace) -> None:
     from flawline.benchmarks.robustness import robustness_of
     from flawline.benchmarks.studies.robustness.figure import draw_robustness
-    from flawline.benchmarks.studies.robustness.report import replace_rows, robustness_page
+    from flawline.benchmarks.studies.robustness.report import (
+        ROW,
+        replace_rows,
+        robustness_page,
+    )
     from flawline.cameras.bit_depth import bit_depth_remedy
     from flawline.export.provenance import public_command
     from flawline.runtime.bundle import read_bundle
@@ -59,14 +63,14 @@ def _run(args: argparse.Namespace) -> None:
     bundles = [read_bundle(path) for path in args.bundle]
     words = ["--bundle", *args.bundle, "--data", args.data, "--engine", args.engine]
     command = {"command": public_command("benchmarks.studies.robustness", words)}
-    rows = read_rows(args.out)
+    rows = read_rows(args.out, ROW)
     for bundle in bundles:
         with bit_depth_remedy(TRAIN_WITH_BITS):
             new = robustness_of(bundle, data_set, args.engine, options, args.changes, facts=command)
         rows = replace_rows(rows, new)
         # A long run keeps what it has measured when it is cut short.
         write_rows(args.out, rows)
-        log(f"{bundle.path.name}: {len(new)} rows")
+        log(f"{bundle.path}: {len(new)} rows")
     page = robustness_page(rows)
     write_results(args.out, rows, page)
     for path in draw_robustness(rows, args.out):

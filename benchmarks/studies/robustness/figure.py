@@ -12,7 +12,11 @@ from matplotlib.figure import Figure
 from flawline.benchmarks.figure import save_figure
 from flawline.benchmarks.figure_styles import COLOURS, MARKERS
 from flawline.benchmarks.robustness import NONE
-from flawline.benchmarks.studies.robustness.report import change_of, measurements_of
+from flawline.benchmarks.studies.robustness.report import (
+    change_of,
+    labels_of_measurements,
+    measurements_of,
+)
 
 Row = Mapping[str, Any]
 # Distance of two detectors on the line of one change, and the height of a line in inches.
@@ -27,9 +31,9 @@ def draw_robustness(rows: Sequence[Row], out: Path) -> list[Path]:
     height = 1.6 + LINE_INCHES * len(changes)
     figure = Figure(figsize=(8.4, height), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for number, group in enumerate(groups):
+    for number, label in enumerate(labels_of_measurements(groups)):
         shift = OFFSET * (number - (len(groups) - 1) / 2)
-        _draw_detector(left, right, group, changes, number, shift)
+        _draw_detector(left, right, groups[number], label, changes, number, shift)
     left.set_yticks(range(len(changes)), changes)
     left.set_xlabel("image AUROC")
     right.set_xlabel("false alarms at the bundle's threshold [%]")
@@ -48,6 +52,7 @@ def _draw_detector(
     left: Axes,
     right: Axes,
     rows: Sequence[Row],
+    label: str,
     changes: Sequence[str],
     number: int,
     shift: float,
@@ -66,8 +71,7 @@ def _draw_detector(
         above.append(max(0.0, 100 * high - rate))
     style: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none", "ms": 4.5}
     first = rows[0]
-    name = f"{first['method']}, {first['data']}, {first['engine_name']} {first['precision']}"
-    left.plot(aurocs, places, label=name, **style)
+    left.plot(aurocs, places, label=label, **style)
     right.errorbar(rates, places, xerr=(below, above), elinewidth=1, **style)
     for axes, values in ((left, aurocs), (right, rates)):
         # The images as they are, for comparison with every change.

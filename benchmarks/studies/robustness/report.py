@@ -9,14 +9,22 @@ from flawline.benchmarks.perturbations import PERTURBATIONS
 from flawline.benchmarks.robustness import NONE
 from flawline.benchmarks.studies.results import column
 from flawline.benchmarks.tables import markdown_table
+from flawline.runtime.json_shapes import Shape
 from flawline.runtime.threshold import CONFIDENCE
 
 Row = Mapping[str, Any]
 HEADER = ("change", "I-AUROC", "false alarms", "interval", "found defects")
 
 
-# What tells two measurements apart.
-MEASUREMENT = ("bundle", "data", "engine", "precision")
+# Of a row; earlier versions did not write the bundle's id.
+ROW: Shape = {
+    **dict.fromkeys(("bundle", "method", "backbone", "data", "engine", "engine_name"), str),
+    **dict.fromkeys(("precision", "perturbation", "command"), str),
+    **dict.fromkeys(("strength", "image_auroc", "false_alarm_rate", "recall", "asked_rate"), float),
+    "false_alarm_interval": [float],
+    "images": int,
+    "bundle_id?": str,
+}
 
 
 def replace_rows(
@@ -28,7 +36,9 @@ def replace_rows(
 
 
 def _measurement(row: Row) -> tuple[str, ...]:
-    return tuple(row[key] for key in MEASUREMENT)
+    """Return what tells two measurements apart: folders of bundles may have the same name."""
+    bundle = row.get("bundle_id") or row["bundle"]
+    return bundle, row["data"], row["engine"], row["precision"]
 
 
 def measurements_of(rows: Sequence[Row]) -> list[list[Row]]:
@@ -37,6 +47,24 @@ def measurements_of(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         groups.setdefault(_measurement(row), []).append(row)
     return list(groups.values())
+
+
+def labels_of_measurements(groups: Sequence[Sequence[Row]]) -> list[str]:
+    """Return a label of each measurement: the detector, the data and the engine.
+
+    Those that would have the same one get the name and the identity of the bundle, too.
+    """
+    labels = []
+    for group in groups:
+        row = group[0]
+        network = " ".join(filter(None, (row["method"], row["backbone"])))
+        labels.append(f"{network}, {row['data']}, {row['engine_name']} {row['precision']}")
+    unique = []
+    for label, group in zip(labels, groups, strict=True):
+        if labels.count(label) > 1:
+            label += f", {group[0]['bundle']} {group[0].get('bundle_id', '')}".rstrip()
+        unique.append(label)
+    return unique
 
 
 def change_of(row: Row) -> str:
@@ -72,11 +100,12 @@ def robustness_page(rows: Sequence[Row]) -> str:
 
 def _title(row: Row) -> str:
     network = row["method"]
+    bundle = " ".join(filter(None, (row["bundle"], row.get("bundle_id"))))
     if row["backbone"]:
         network = f"{network}, {row['backbone']}, weights {row['weights']}"
     return (
         f"{row['data']}, {row['images']} test images; {network}, seed {row['train_seed']}; "
-        f"{row['engine']}; stated rate of false alarms {row['asked_rate']:.1%}"
+        f"{row['engine']}; stated rate of false alarms {row['asked_rate']:.1%}; bundle {bundle}"
     )
 
 

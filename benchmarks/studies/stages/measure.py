@@ -29,7 +29,7 @@ from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.threshold import flipped
 from flawline.train import TrainError
 from flawline.train.checkpoint import load_checkpoint
-from flawline.train.data import Sample, open_data
+from flawline.train.data import Sample, data_name, open_data
 from flawline.train.loop import choose_device
 from flawline.train.method import Method
 from flawline.train.metrics import Labels, auroc
@@ -79,14 +79,14 @@ def measure_stages(
         stages = _torch_stages(loaded.method, choose_device(device))
         stages += _engine_stages(bundle, threads, stack)
         start = read_cpu()
-        _judge(stages, samples, bundle.manifest.file_bit_depth, data.name)
+        _judge(stages, samples, bundle.manifest.file_bit_depth, data_name(data))
         others = share_of_others(start, read_cpu())
     return {
         "method": loaded.method.name,
         "backbone": bundle.manifest.backbone,
         "weights": bundle.manifest.provenance.get("train_weights", "unknown"),
         "input": f"{loaded.method.geometry.width}x{loaded.method.geometry.height}",
-        "data": printable(data.name),
+        "data": printable(data_name(data)),
         "images": len(samples),
         "threads": threads or "all",
         "machine": machine_facts(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,21 +9,32 @@ from typing import Any
 
 import numpy as np
 
+from flawline.benchmarks.studies import results
 from flawline.benchmarks.studies.results import write_results
+from flawline.runtime.json_shapes import Shape
 from flawline.runtime.threshold import CONFIDENCE
 
 Row = Mapping[str, Any]
 KINDS = {"out_of_fold": "out of fold", "equal_rate": "out of fold", "hold_out": "hold-out"}
 REFERENCE_DRAWS = 100_000
 DRAW = "draw"
+# An entry of the file: the draws of one method and data set.
+OUTCOME: Shape = {"low": float, "high": float, "stated": float, "realised": [float]}
+ENTRY: Shape = {
+    **dict.fromkeys(("method", "set", "weights"), str),
+    **dict.fromkeys(("count", "tested", "size"), int),
+    "steps": (int, None),
+    DRAW: [int],
+    **dict.fromkeys(KINDS, OUTCOME),
+}
 
 
 def read_rows(out: Path) -> list[Row]:
-    """Return the rows of OUT.json, one for each draw; none if there is no such file."""
-    path = out.with_name(f"{out.name}.json")
-    if not path.exists():
-        return []
-    return _unpack(json.loads(path.read_text()))
+    """Return the rows of OUT.json, one for each draw; none if there is no such file.
+
+    Raises StudyError for a file of another kind.
+    """
+    return _unpack(results.read_rows(out, ENTRY))
 
 
 def _pack(groups: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:

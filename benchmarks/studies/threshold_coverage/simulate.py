@@ -23,10 +23,11 @@ from flawline.export.assemble import tolerance_of
 from flawline.runtime.image import Image, prepare
 from flawline.runtime.manifest import Calibration, Spread
 from flawline.runtime.threshold import CalibrationError, set_threshold
-from flawline.train.data import PreparedImages, open_data
+from flawline.train.data import PreparedImages, data_name, open_data
 from flawline.train.data.demo import PRODUCTS
 from flawline.train.data.demo.products import render
 from flawline.train.data.folds import DEFAULT_FOLDS, random_fifth
+from flawline.train.data.split import list_hash
 from flawline.train.fold_training import ChosenImages, FoldTraining, SharedFeatures, plan_parts
 from flawline.train.method import Fit, Method
 from flawline.train.out_of_fold import OutOfFold
@@ -156,13 +157,20 @@ def open_pools(data: str, recipe: Recipe, progress: Progress) -> list[Pool]:
                 progress(f"{DEMO} {product}", seed + 1, DEMO_POOL)
             pools.append(Pool(f"{DEMO} {product}", paths, images))
         return pools
+    files = _good_files(data)
+    prepared = PreparedImages(files, geometry, recipe.bit_depth)
+    images = [prepared[index] for index in range(len(files))]
+    return [Pool(data_name(Path(data)), files, images)]
+
+
+def _good_files(data: str) -> list[Path]:
+    """Return the good images of a data set, of training and test. Raises DataError."""
     data_set = open_data(data)
     files = list(data_set.train_good)
     for sample in data_set.test:
         if sample.defect is None:
             files.append(sample.path)
-    prepared = PreparedImages(files, geometry, recipe.bit_depth)
-    return [Pool(Path(data).name, files, [prepared[index] for index in range(len(files))])]
+    return files
 
 
 @torch.inference_mode()
@@ -191,15 +199,17 @@ def _outcome(calibration: Calibration, scores: Scores) -> dict[str, float]:
 
 
 def facts_of(recipe: Recipe, data: str, count: int, tested: int) -> dict[str, Any]:
-    """Return what the rows of all draws have in common."""
+    """Return what the rows of all draws have in common. Raises DataError."""
+    images = DEMO if data == DEMO else list_hash(_good_files(data))
     return {
         "method": recipe.method,
-        "set": Path(data).name,
+        "set": data if data == DEMO else data_name(Path(data)),
         "weights": Path(recipe.weights).name,
         "size": recipe.settings.geometry.height,
         "steps": recipe.length(count),
         "count": count,
         "tested_at_most": tested,
+        "images_sha256": images,
     }
 
 

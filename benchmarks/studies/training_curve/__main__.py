@@ -19,6 +19,7 @@ from typing import Any
 
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
 from flawline.benchmarks.studies.results import write_results, write_rows
+from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import log, run_command
 from flawline.train.backbones import DEFAULT_BACKBONE
 
@@ -34,13 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = study_parser("training_curve", __doc__)
-    parser.add_argument("--data", type=Path, nargs="+", default=[])
+    parser.add_argument("--data", type=path_argument, nargs="+", default=[])
     parser.add_argument("--rotating", action="store_true", help="add the rotating bearings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--weights", default="imagenet", help="of the backbone, as for train.fit")
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
     parser.add_argument(
-        "--cache", type=Path, default=Path("training_curve"), help="folder of the features"
+        "--cache",
+        type=path_argument,
+        default=Path("training_curve"),
+        help="folder of the features; default %(default)s",
     )
     add_out_argument(parser, "training-curve")
     return parser

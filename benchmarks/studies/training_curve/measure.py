@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from flawline.benchmarks.labels import labelled_test_images
 from flawline.train.blocks.coreset import greedy_k_centre, project
 from flawline.train.blocks.patches import collect_features
-from flawline.train.data import PreparedImages, hold_out, open_data
+from flawline.train.data import PreparedImages, data_name, hold_out, open_data
+from flawline.train.data.split import list_hash
 from flawline.train.loop import half_precision
 from flawline.train.method import Fit
 from flawline.train.methods.patchcore import DEFAULT_CORESET
@@ -59,7 +61,8 @@ def collect(
     model.eval()
     arrays = {}
     for part, images in (("train", good), ("test", test)):
-        path = cache / f"{data.name}.{part}.npy"
+        # Of the same features only: another backbone or other images are computed.
+        path = cache / f"{data_name(data)}.{part}-{_key(settings, description, images.paths)}.npy"
         if not path.exists():
             cache.mkdir(parents=True, exist_ok=True)
             np.save(
@@ -73,7 +76,13 @@ def collect(
                 ),
             )
         arrays[part] = np.load(path, mmap_mode="c")
-    return Features(data.name, arrays["train"], arrays["test"], labels, description)
+    return Features(data_name(data), arrays["train"], arrays["test"], labels, description)
+
+
+def _key(settings: SimpleNetSettings, weights: str, paths: Sequence[Path]) -> str:
+    """Return a hash of what features depend on."""
+    text = f"{settings} {weights} {list_hash(paths)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def nearest_auroc(features: Features, seed: int = 0) -> float:

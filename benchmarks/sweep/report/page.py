@@ -7,11 +7,9 @@ import io
 from datetime import datetime, timezone
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from flawline.benchmarks import bundle_report
-from flawline.benchmarks.bundle_report.formatting import number
+from flawline.benchmarks.bundle_report.templates import template
 from flawline.benchmarks.figure import save_figure
 from flawline.benchmarks.measure.machine import machine_lines
 from flawline.benchmarks.sweep.report.accuracy_tables import LEGEND, accuracy_table, area_table
@@ -70,17 +68,8 @@ def write_report(folder: Path, pictures: bool = True) -> list[Path]:
 
 def render(report: Report) -> str:
     """Return the page as HTML, one file that loads nothing."""
-    environment = Environment(
-        # The style of the bundle report, with that of this page after it.
-        loader=FileSystemLoader([FOLDER, Path(bundle_report.__file__).parent]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # A misspelled name in the template raises instead of printing nothing.
-        undefined=StrictUndefined,
-    )
-    environment.filters["number"] = number
-    return environment.get_template("sweep.html").render(report=report)
+    # The style is that of the bundle report, with that of this page after it.
+    return template(FOLDER, "sweep.html").render(report=report)
 
 
 def _section(machine: Machine, index: int, folder: Path, paths: list[Path]) -> MachineSection:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flawline.benchmarks.sweep.plan import read_plan_record
+from flawline.benchmarks.sweep.shapes import RESULT_ROWS
 from flawline.benchmarks.sweep.store import Store, SweepError, read_record, read_rows
+from flawline.runtime.console import warn
+from flawline.runtime.json_shapes import misfit
 
 Row = Mapping[str, Any]
 # What a row with a result has as its status, or none; any other one comes with a reason.
@@ -42,12 +46,12 @@ class SweepFiles:
 def read_sweep(store: Store) -> SweepFiles:
     """Return what the files of a sweep's folder hold; damaged ones are left out with a warning.
 
-    Raises SweepError for a folder without any result.
+    Raises SweepError for a folder without any result, and for a damaged plan.
     """
     failures = _failed_trainings(store)
     sweep = SweepFiles(
         store=store,
-        plan=read_record(store.plan) or {},
+        plan=read_plan_record(store),
         measured=_rows(store, "measured", failures),
         speed=_rows(store, "speed", failures),
         robustness=_rows(store, "robustness", failures),
@@ -76,7 +80,11 @@ def _rows(store: Store, step: str, failures: list[Failure]) -> list[Row]:
         for row in read_rows(path):
             row = {"cell": path.stem} | row
             if row.get("status") in WITH_RESULT:
-                rows.append(row)
+                reason = misfit(row, RESULT_ROWS[step])
+                if reason is None:
+                    rows.append(row)
+                else:
+                    warn(f"warning: {path}: a row is left out of the report: {reason}")
                 continue
             failure = _failure(step, row)
             # An engine that refuses a bundle is the same failure in every step.

@@ -8,6 +8,7 @@ the process ends, because pinned arrays may outlive their engine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ Bytes = npt.NDArray[np.uint8]
 DriverCall = Callable[..., tuple[Any, ...]]
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+MAPPED = 2  # CU_MEMHOSTALLOC_DEVICEMAP
+INTEGRATED = 18  # CU_DEVICE_ATTRIBUTE_INTEGRATED
 OUT_OF_MEMORY = 2
 NO_DEVICE = 100
 UNKNOWN = 999
@@ -46,16 +49,33 @@ class CudaError(EngineError):
         self.status = status
 
 
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Device memory that is freed with the last reference to it, also after `Cuda.close()`.
+
+    `device` is the number of its GPU, and `owner` what frees it, if this object itself does not.
+    """
+
+    address: int
+    device: int
+    owner: object = None
+
+
 class Cuda(Protocol):
     """One GPU with one stream, opened by `open_cuda`.
 
     Addresses and `stream` are plain integers, as TensorRT takes them. Work on the stream is
-    complete only after `synchronize()`. The device memory stays allocated until `close()`.
+    complete only after `synchronize()`. The device memory of `allocate()` stays allocated until
+    `close()`. `number` is that of the GPU among those that CUDA_VISIBLE_DEVICES lists.
+    `shares_host_memory` is true for a GPU without memory of its own, as on a Jetson, if the
+    provider has `mapped()`.
     """
 
     provider: str
     device: str
+    number: int
     capability: tuple[int, int]
+    shares_host_memory: bool
     stream: int
     has_graphs: bool
 
@@ -65,8 +85,20 @@ class Cuda(Protocol):
     def allocate(self, size: int) -> int:
         """Allocate `size` bytes of device memory and return the address; `close()` frees them."""
 
+    def shared_memory(self, size: int) -> DeviceMemory:
+        """Allocate `size` bytes of device memory, freed with the last reference to them."""
+
+    def device_of(self, address: int) -> int | None:
+        """Return the number of the GPU that an address belongs to; None if it is not CUDA's."""
+
+    def wait_for(self, stream: int) -> None:
+        """Wait until all work on another stream of this process is complete."""
+
     def pinned(self, size: int) -> Bytes:
         """Allocate `size` bytes of page-locked host memory, freed with the last array on it."""
+
+    def mapped(self, size: int) -> tuple[Bytes, int]:
+        """Allocate as `pinned` does; return the array and the address where the GPU uses it."""
 
     def copy_in(self, address: int, source: npt.NDArray[Any]) -> None:
         """Enqueue a copy of a pinned array to device memory."""

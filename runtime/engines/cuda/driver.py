@@ -14,11 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.runtime.engines.cuda import libcuda
-from flawline.runtime.engines.cuda.base import NON_BLOCKING, Bytes, Cuda, DriverCall, check
+from flawline.runtime.engines.cuda.base import (
+    INTEGRATED,
+    MAPPED,
+    NON_BLOCKING,
+    Bytes,
+    Cuda,
+    DeviceMemory,
+    DriverCall,
+    check,
+)
 
 _CAPTURE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 _CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 _CAPABILITY_MINOR = 76
+_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 
 
 def open_cuda_bindings() -> Cuda | None:
@@ -49,11 +59,20 @@ def device_name(call: DriverCall, device: int) -> str:
     return str(name.split(b"\0")[0].decode(errors="replace"))
 
 
+def device_of(call: DriverCall, address: int) -> int | None:
+    """Return the number of the GPU that an address belongs to; None if it is not CUDA's."""
+    status, *results = call("cuPointerGetAttribute", _DEVICE_ORDINAL, address)
+    if int(status) != 0:
+        return None
+    return int(results[0])
+
+
 def _bindings_call(bindings: Any) -> DriverCall:
     """Adapt cuda-bindings, which has types of its own, to plain integers."""
     # Functions with a parameter that must be a member of an enumeration: its position and type.
     enumerations = {
         "cuDeviceGetAttribute": (0, bindings.CUdevice_attribute),
+        "cuPointerGetAttribute": (0, bindings.CUpointer_attribute),
         "cuStreamBeginCapture": (1, bindings.CUstreamCaptureMode),
     }
 
@@ -89,12 +108,15 @@ class Driver:
         self._raw_call = call
         self._memory: list[int] = []
         self.stream = 0
+        self.number = 0
         self._call("cuInit", 0)
-        (device,) = self._call("cuDeviceGet", 0)
+        (device,) = self._call("cuDeviceGet", self.number)
         self.device = device_name(call, device)
         (major,) = self._call("cuDeviceGetAttribute", _CAPABILITY_MAJOR, device)
         (minor,) = self._call("cuDeviceGetAttribute", _CAPABILITY_MINOR, device)
         self.capability = (major, minor)
+        (integrated,) = self._call("cuDeviceGetAttribute", INTEGRATED, device)
+        self.shares_host_memory = bool(integrated)
         (self._context,) = self._call("cuDevicePrimaryCtxRetain", device)
         self._thread = 0
         self.make_current()
@@ -114,8 +136,32 @@ class Driver:
         self._memory.append(address)
         return int(address)
 
+    def shared_memory(self, size: int) -> DeviceMemory:
+        (address,) = self._call("cuMemAlloc", size)
+        memory = DeviceMemory(int(address), self.number)
+        finalizer = weakref.finalize(
+            memory, _free_device, self._raw_call, self._context, memory.address
+        )
+        # As with pinned memory.
+        finalizer.atexit = False
+        return memory
+
+    def device_of(self, address: int) -> int | None:
+        return device_of(self._raw_call, address)
+
+    def wait_for(self, stream: int) -> None:
+        self._call("cuStreamSynchronize", stream)
+
     def pinned(self, size: int) -> Bytes:
-        (address,) = self._call("cuMemHostAlloc", size, 0)
+        return self._host_memory(size, 0)
+
+    def mapped(self, size: int) -> tuple[Bytes, int]:
+        memory = self._host_memory(size, MAPPED)
+        (address,) = self._call("cuMemHostGetDevicePointer", memory.ctypes.data, 0)
+        return memory, int(address)
+
+    def _host_memory(self, size: int, flags: int) -> Bytes:
+        (address,) = self._call("cuMemHostAlloc", size, flags)
         owner = (ctypes.c_uint8 * size).from_address(address)
         finalizer = weakref.finalize(owner, _free_pinned, self._raw_call, self._context, address)
         # At exit the driver may be gone already, and it frees the memory itself.
@@ -164,6 +210,11 @@ class Driver:
         if self.stream:
             self._raw_call("cuStreamDestroy", self.stream)
             self.stream = 0
+
+
+def _free_device(call: DriverCall, context: int, address: int) -> None:
+    call("cuCtxSetCurrent", context)
+    call("cuMemFree", address)
 
 
 def _free_pinned(call: DriverCall, context: int, address: int) -> None:

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.engines.cuda import libcuda
 from flawline.runtime.engines.cuda.base import (
     NON_BLOCKING,
     OUT_OF_MEMORY,
     UNKNOWN,
     Bytes,
     Cuda,
+    DeviceMemory,
+    check,
     raise_cuda_error,
 )
+from flawline.runtime.engines.cuda.driver import device_of
 
 
 def open_pycuda() -> Cuda | None:
@@ -40,6 +44,7 @@ class PyCuda:
     """
 
     has_graphs = False  # PyCUDA cannot capture a stream
+    shares_host_memory = False  # buffers are copied, as on every other GPU
 
     def __init__(self) -> None:
         driver = import_module("pycuda.driver")
@@ -48,7 +53,8 @@ class PyCuda:
         self._threads: set[int] = set()  # in which the context was pushed
         self._memory: list[Any] = []
         self._call(driver.init)
-        device = self._call(driver.Device, 0)
+        self.number = 0
+        device = self._call(driver.Device, self.number)
         self.device = str(self._call(device.name))
         major, minor = self._call(device.compute_capability)
         self.capability = (int(major), int(minor))
@@ -77,9 +83,24 @@ class PyCuda:
         self._memory.append(memory)
         return int(memory)
 
+    def shared_memory(self, size: int) -> DeviceMemory:
+        memory = self._call(self._driver.mem_alloc, size)
+        return DeviceMemory(int(memory), self.number, memory)
+
+    # PyCUDA has neither of these for what it did not make itself.
+
+    def device_of(self, address: int) -> int | None:
+        return device_of(libcuda.load_libcuda(), address)
+
+    def wait_for(self, stream: int) -> None:
+        check(libcuda.load_libcuda(), "cuStreamSynchronize", stream)
+
     def pinned(self, size: int) -> Bytes:
         array: Bytes = self._call(self._driver.pagelocked_empty, size, np.uint8)
         return array
+
+    def mapped(self, size: int) -> tuple[Bytes, int]:
+        raise NotImplementedError("shares_host_memory is False")
 
     def copy_in(self, address: int, source: npt.NDArray[Any]) -> None:
         self._call(self._driver.memcpy_htod_async, address, source, self._stream)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,41 +12,41 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.console import log
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
-from flawline.runtime.engines.cuda import (
-    Cuda,
-    CudaError,
-    driver_missing,
-    gpu_name,
-    open_cuda,
-)
-from flawline.runtime.engines.tensorrt.buffers import Buffers
+from flawline.runtime.engines.arrays import host_image
+from flawline.runtime.engines.cuda import Cuda, driver_missing, gpu_name, open_cuda
+from flawline.runtime.engines.cuda.device_array import UINT8, DeviceArray
+from flawline.runtime.engines.tensorrt.api import Module
 from flawline.runtime.engines.tensorrt.find_or_build import PlanRequest, prepare_plan
+from flawline.runtime.engines.tensorrt.lane import Lane
 from flawline.runtime.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, Library
-from flawline.runtime.engines.tensorrt.loaded_plan import Session
 from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions, Plan, PlanRefused
 from flawline.runtime.image import Image, Map
 
 
 class TensorRt(Engine):
-    """Runs a plan on one CUDA stream, with buffers that are allocated once for its largest batch.
+    """Runs a plan on a CUDA stream, with buffers that are allocated once for its largest batch.
 
     The second call with a batch size captures the work as a CUDA graph, and the later ones launch
-    it. Set `wants_map` to False to leave the anomaly map on the GPU: a map of shape [N, 0, 0] is
-    returned. Set `uses_graph` to False before the first call to enqueue the work of every frame
-    instead.
+    it. Set `uses_graph` to False before the first call to enqueue the work of every frame instead.
+    With several streams, the upload of one batch runs while the GPU computes another one.
+
+    An image may be in the memory of the GPU, as an array of another library with `__dlpack__` or
+    `__cuda_array_interface__`: it is read there. Set `wants_map` to False to leave the anomaly map
+    on the GPU: a map of shape [N, 0, 0] is returned, and `device_map()` gives it to libraries.
     """
 
     library: ClassVar[Library] = TENSORRT
     precisions: ClassVar[tuple[str, ...]] = ("fp16", "fp32", "int8")
     compiles: ClassVar[bool] = True
     gains_from_batches: ClassVar[bool] = True
+    offers_streams: ClassVar[bool] = True
+    has_device_memory: ClassVar[bool] = True
     untested: ClassVar[str | None] = (
         "on a GPU: building, loading and running were tested with a substitute for the driver"
     )
 
-    def __init__(self, plan: Plan, precision: str, cuda: Cuda) -> None:
+    def __init__(self, plan: Plan, precision: str, cuda: Cuda, streams: int | None = None) -> None:
         """Load a plan. Takes ownership of `cuda`, unless it raises EngineError.
 
         The EngineError is a PlanRefused if building the plan again may help.
@@ -54,17 +56,25 @@ class TensorRt(Engine):
         self.description = (
             f"{self.library.engine} {trt.__version__} {cuda.device} {precision} ({cuda.provider})"
         )
-        self._cuda = cuda
-        self._session = Session(trt, plan, self.description)
-        self.largest_batch = self._session.layout.largest_batch
-        self._buffers = Buffers(cuda, self._session.layout)
-        for name, address in self._buffers.device.items():
-            self._session.set_address(name, address)
+        if streams is not None:
+            noun = "stream" if streams == 1 else "streams"
+            self.description += f", {streams} {noun}"
+        # Those that do nothing, and those with a batch in flight, in the order of the batches.
+        self._idle: deque[Lane] = deque([Lane(trt, plan, self.description, cuda)])
+        self._running: deque[Lane] = deque()
+        self._last: Lane = self._idle[0]
+        self.largest_batch = self._last.session.layout.largest_batch
+        self.in_flight = streams or 1
         self.wants_map = True
-        self.uses_graph = cuda.has_graphs and not self._session.captures_graphs
-        self._graph: Any = None
-        self._batch = -1  # no batch size is set
-        self._runs = 0  # with this batch size
+        try:
+            while len(self._idle) < self.in_flight:
+                self._idle.append(_further_lane(trt, plan, self.description))
+        except BaseException:
+            # The first one is left to the caller, who owns its `cuda`.
+            self._idle.popleft().session.close()
+            for lane in self._idle:
+                lane.release()
+            raise
 
     @classmethod
     def open(cls, bundle: Bundle, options: EngineOptions) -> TensorRt:
@@ -75,10 +85,10 @@ class TensorRt(Engine):
             request = PlanRequest(bundle, cls.library, options.precision, cuda, options.cache)
             plan = prepare_plan(request)
             try:
-                return cls(plan, options.precision, cuda)
+                return cls(plan, options.precision, cuda, options.streams)
             except PlanRefused as refused:
                 plan = prepare_plan(request, refused)
-            return cls(plan, options.precision, cuda)
+            return cls(plan, options.precision, cuda, options.streams)
         except BaseException:
             cuda.close()
             raise
@@ -153,88 +163,78 @@ class TensorRt(Engine):
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
         """Run a batch. Raises EngineError for a batch size that the plan does not accept."""
-        self._cuda.make_current()
-        if len(image) != self._batch:
-            self._set_batch(len(image))
-        buffers = self._buffers
-        if image.shape != buffers.image.shape:
-            raise ValueError(f"image {image.shape} is not {buffers.image.shape}")
-        np.copyto(buffers.image, image)
-        # The first run with a batch size is for warming up.
-        if self.uses_graph and self._graph is None and self._runs == 1:
-            self._capture()
-        if self._graph is None:
-            self._enqueue()
-        else:
-            self._cuda.launch(self._graph)
-        if self.wants_map:
-            buffers.copy_map_out()
-        self._cuda.synchronize()
-        self._runs += 1
-        if not self.wants_map:
-            return buffers.score, buffers.no_map
-        return buffers.score, buffers.map
+        if self._running:
+            raise RuntimeError("the results of submitted batches were not taken")
+        self.submit(image)
+        return self.result()
+
+    def submit(self, image: Image) -> None:
+        if not self._idle:
+            raise RuntimeError(f"the results of {self.in_flight} batches were not taken")
+        self._idle[0].submit(image, self.wants_map)
+        self._running.append(self._idle.popleft())
+
+    def result(self) -> tuple[Map, Map]:
+        if not self._running:
+            raise RuntimeError("no batch was submitted")
+        self._last = self._running.popleft()
+        self._idle.append(self._last)
+        return self._last.result()
+
+    def device_map(self) -> DeviceArray:
+        found = self._last.device_map()
+        if found is None:
+            raise EngineError(
+                f"{self.description}: there is no map on the GPU; run a batch first, with a bundle "
+                f"that was not built for the score alone"
+            )
+        return found
+
+    def to_device(self, image: Image) -> DeviceArray:
+        """Copy an image to the memory of the GPU: uint8 [N, H, W, 3], as a call takes it."""
+        cuda = self._last.cuda
+        cuda.make_current()
+        image = host_image(image)
+        memory = cuda.shared_memory(image.nbytes)
+        staged = cuda.pinned(image.nbytes)
+        np.copyto(staged, np.ascontiguousarray(image).reshape(-1))
+        cuda.copy_in(memory.address, staged)
+        cuda.synchronize()
+        return DeviceArray(memory, image.shape, UINT8)
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether this class captures the work as a CUDA graph."""
+        return self._last.uses_graph
+
+    @uses_graph.setter
+    def uses_graph(self, value: bool) -> None:
+        for lane in self._idle:
+            lane.uses_graph = value
 
     @property
     def graph_enabled(self) -> bool:
         """True if the work runs as a CUDA graph, captured by this class or by the library."""
-        return self.uses_graph or self._session.captures_graphs
-
-    def _set_batch(self, size: int) -> None:
-        """Set the batch size, for which a graph is captured again. Raises EngineError."""
-        smallest = self._session.layout.smallest_batch
-        largest = self._session.layout.largest_batch
-        if not smallest <= size <= largest:
-            remedy = f"give it a batch of {smallest} or more"
-            if size > largest:
-                remedy = f"build it with --max-batch {size}"
-            raise EngineError(
-                f"{self.description} accepts batches of {smallest} to {largest}, not {size}; "
-                f"{remedy}"
-            )
-        self._drop_graph()
-        # Stays unset if setting the size fails, so that the next call tries it again.
-        self._batch = -1
-        self._session.set_batch(size)
-        self._buffers.set_batch(size)
-        self._batch = size
-        self._runs = 0
-
-    def _enqueue(self) -> None:
-        """Put the work of one frame on the stream; a graph contains the same work."""
-        self._buffers.copy_image_in()
-        self._session.enqueue(self._cuda.stream)
-        self._buffers.copy_score_out()
-
-    def _capture(self) -> None:
-        """Capture the graph. If this model cannot be captured, log why and run without."""
-        try:
-            self._graph = self._cuda.capture(self._enqueue)
-        except EngineError as error:
-            log(
-                f"{self.description}: no CUDA graph ({error}); "
-                f"frames are enqueued one by one, which is slower"
-            )
-            self.uses_graph = False
-
-    def _drop_graph(self) -> None:
-        if self._graph is not None:
-            self._cuda.drop(self._graph)
-            self._graph = None
+        return self.uses_graph or self._last.session.captures_graphs
 
     def close(self) -> None:
         """Free everything but the arrays that were returned, which stay readable."""
-        try:
-            self._cuda.make_current()
-            self._drop_graph()
-            self._session.save_kernels()
-        except CudaError:
-            # After an asynchronous failure every call returns that failure again, and it was
-            # reported when it was first seen.
-            pass
-        finally:
-            self._session.close()
-            self._cuda.close()
+        while self._running:
+            # The GPU still writes to the buffers of a batch in flight.
+            with suppress(EngineError):
+                self.result()
+        for lane in self._idle:
+            lane.close()
+
+
+def _further_lane(trt: Module, plan: Plan, description: str) -> Lane:
+    """Return a lane with a stream of its own. Raises EngineError."""
+    cuda = open_cuda()
+    try:
+        return Lane(trt, plan, description, cuda)
+    except BaseException:
+        cuda.close()
+        raise
 
 
 class TensorRtRtx(TensorRt):

@@ -19,13 +19,15 @@ class Library:
     """A library and the engine that is named after it.
 
     Plans of a `portable` library are built without a GPU, for a list of compute capabilities, and
-    compiled to the end when they are loaded.
+    compiled to the end when they are loaded. `remedies` has pairs of a file that the library may
+    fail to find, and what to do about it.
     """
 
     engine: str
     module: str
     install: str
     portable: bool = False
+    remedies: tuple[tuple[str, str], ...] = ()
 
     def missing(self) -> str | None:
         """Say how to install the library; None if it is installed."""
@@ -45,8 +47,14 @@ class Library:
         except (ImportError, OSError) as error:
             reason = first_line(error)
             raise EngineError(
-                f"engine {self.engine} cannot be loaded ({reason}); install it again"
+                f"engine {self.engine} cannot be loaded ({reason}); {self._remedy(reason)}"
             ) from error
+
+    def _remedy(self, reason: str) -> str:
+        for file, remedy in self.remedies:
+            if file in reason:
+                return remedy
+        return "install it again"
 
 
 TENSORRT = Library(
@@ -54,6 +62,15 @@ TENSORRT = Library(
     module="tensorrt",
     install="it is part of JetPack (a virtual environment needs --system-site-packages); "
     f"elsewhere: {pip_command('install', 'tensorrt')}",
+    # A part of JetPack 6 that some boards come without. JetPack 7.2 has no such file: its own
+    # TensorRT needs none, while that of an older container does.
+    remedies=(
+        (
+            "libnvdla_compiler.so",
+            "on JetPack 6: sudo apt install nvidia-l4t-dla-compiler; on JetPack 7.2, which has no "
+            "such file, use its own TensorRT, also in a container",
+        ),
+    ),
 )
 TENSORRT_RTX = Library(
     engine="tensorrt-rtx",

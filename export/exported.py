@@ -1,0 +1,84 @@
+"""The FP32 graph of a method, and the same for a camera's frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from flawline.export import ExportError
+from flawline.export.graphs.edit import islands_in
+from flawline.export.graphs.prologue import PROLOGUE
+from flawline.export.graphs.source import with_source
+from flawline.export.graphs.to_onnx import choose_outputs, node_types, onnx_from_module
+from flawline.export.selection import ImageSelection
+from flawline.runtime.console import log
+from flawline.runtime.image import Geometry
+from flawline.runtime.source_frame import SourceFrame
+from flawline.runtime.source_images import SourceSizes
+from flawline.train.blocks.fused import fp32_islands
+from flawline.train.method import Method
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A serialised FP32 graph with its outputs and its FP32 islands.
+
+    `source` are the camera's frames that it takes; with None it takes prepared images.
+    """
+
+    model: bytes
+    outputs: tuple[str, ...]
+    fp32_islands: tuple[str, ...]
+    source: SourceFrame | None = None
+
+
+def export_graph(
+    method: Method, outputs: tuple[str, ...] | None = None, static_batch: int | None = None
+) -> ExportedGraph:
+    """Serialise the fused form of a fitted method.
+
+    `outputs` are GRAPH_OUTPUTS, ("score",) for a graph without the map, or None for the method's.
+    `static_batch` is the only batch size that the graph accepts; None makes it any. Raises
+    ExportError for outputs that the method lacks.
+    """
+    outputs = choose_outputs(method, outputs)
+    module = method.fused()
+    model = onnx_from_module(module, method.geometry, outputs, static_batch)
+    log(f"exported {node_types(model).total()} ONNX nodes, {len(model) / 1e6:.1f} MB")
+    return ExportedGraph(model, outputs, islands_in(model, fp32_islands(module)))
+
+
+def for_source(exported: ExportedGraph, source: SourceFrame, geometry: Geometry) -> ExportedGraph:
+    """Return the graph that takes a camera's frames, and prepares them itself.
+
+    Raises ExportError for a graph that it cannot be put in front of.
+    """
+    graph = with_source(exported.model, source, geometry)
+    log(
+        f"the graph takes frames of {source}: {graph.nodes} nodes and {graph.macs / 1e6:.1f} "
+        f"million multiply-accumulates prepare them"
+    )
+    islands = (*exported.fp32_islands, PROLOGUE)
+    return replace(exported, model=graph.model, fp32_islands=islands, source=source)
+
+
+def require_source(source: SourceFrame, sizes: SourceSizes | None) -> None:
+    """Refuse a camera's frames that are far from the sizes that the detector was trained on.
+
+    Raises ExportError.
+    """
+    if sizes is not None and sizes.fault(source.height, source.width) is not None:
+        raise ExportError(
+            f"--source {source} is far from the sizes that the detector was trained on "
+            f"({sizes.describe()}); give the size of the camera's frames, or train on images of it"
+        )
+
+
+def note_resized(source: SourceFrame, selection: ImageSelection) -> None:
+    """Log how many of the images that were judged have another size than the camera's frames."""
+    sizes = selection.inputs.sizes
+    resized = [path for path in sizes if sizes[path] != (source.height, source.width)]
+    if resized:
+        log(
+            f"note: {len(resized)} of {len(sizes)} images have another size than the frames of "
+            f"{source}, and were resized to compare the graph on them"
+        )

@@ -1,0 +1,88 @@
+"""One row of a CSV table per judgement, for spreadsheets and databases."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.outputs import Judgement, Output, OutputOptions
+from flawline.runtime.outputs.jsonl import record
+from flawline.runtime.outputs.line_file import LineFile
+
+COLUMNS = (
+    "source",
+    "index",
+    "captured_at",
+    "score",
+    "threshold",
+    "verdict",
+    "rejected",
+    "reason",
+    "prepare_ms",
+    "infer_ms",
+    "fps",
+    "age_ms",
+    "dropped",
+    "camera",
+    "part",
+    "views",
+    "bundle",
+)
+# A spreadsheet would take a text that begins so for a formula.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class CsvTable(Output):
+    """Writes a header and one row per judgement, with the columns of COLUMNS in every run.
+
+    A column is that of the JSON line with the same name, and empty where the line has no value.
+    `prepare_ms` and `infer_ms` are the two `milliseconds` of the line, `views` is the number of
+    exposures of the part. There is no row for the summary. `target` is a file, or empty for stdout.
+    The header replaces the content of the file.
+    """
+
+    usage: ClassVar[str] = "csv:FILE"
+
+    def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:
+        self._bundle_id = bundle.short_id
+        self._file = LineFile("csv", target)
+        self._has_header = False
+
+    def write(self, judgement: Judgement) -> None:
+        if not self._has_header:
+            self._has_header = True
+            self._file.print(_row(COLUMNS))
+        line = {**record(judgement), "bundle": self._bundle_id}
+        for stage, milliseconds in line.pop("milliseconds").items():
+            line[f"{stage}_ms"] = milliseconds
+        if judgement.views:
+            line["views"] = len(judgement.views)
+        self._file.print(_row(_cell(line.get(column)) for column in COLUMNS))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _cell(value: Any) -> str:
+    """Return a value as text: empty for None, true and false for a boolean.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe, which shows it as text.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value)
+    if isinstance(value, str) and text.startswith(FORMULA):
+        return f"'{text}"
+    return text
+
+
+def _row(cells: Iterable[str]) -> str:
+    """Return a row in the dialect of RFC 4180, without its line break."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(cells)
+    return buffer.getvalue()

@@ -1,0 +1,59 @@
+"""Results as the structures of OPC 40100-1 (OPC UA for Machine Vision)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from flawline.runtime.outputs.handshake import Result
+
+# Values of ResultStateDataType.
+COMPLETED = 1
+FAILED = 4
+
+
+@dataclass(frozen=True)
+class VisionResult(Result):
+    """A result with the job that it belongs to, and the time of the detector in milliseconds."""
+
+    job: str = ""
+    measurement: str = ""
+    processing: float = 0.0
+
+    @property
+    def state(self) -> int:
+        """The value of ResultStateDataType."""
+        return FAILED if self.verdict == "unjudged" else COMPLETED
+
+
+def structure(result: Result | None, bundle_id: str) -> Any:
+    """Return a result as ResultDataType; without one, its ResultState is 0, undefined."""
+    from asyncua import ua
+
+    if not isinstance(result, VisionResult):
+        return ua.ResultDataType()
+    started = datetime.fromtimestamp(result.started, timezone.utc)
+    ended = datetime.fromtimestamp(result.started + result.judging, timezone.utc)
+    content = ua.ResultDataType(
+        ResultId=ua.ResultIdDataType(Id=str(result.number)),
+        ResultState=result.state,
+        PartId=ua.PartIdDataType(Id=result.part),
+        InternalRecipeId=ua.RecipeIdInternalDataType(Id=bundle_id),
+        InternalConfigurationId=ua.ConfigurationIdDataType(Id=bundle_id),
+        JobId=ua.JobIdDataType(Id=result.job),
+        CreationTime=ended,
+        ProcessingTimes=ua.ProcessingTimesDataType(
+            StartTime=started, EndTime=ended, ProcessingDuration=result.processing
+        ),
+        ResultContent=[
+            ua.Variant(result.verdict, ua.VariantType.String),
+            ua.Variant(result.rejected, ua.VariantType.Boolean),
+            ua.Variant(float(result.score), ua.VariantType.Double),
+            ua.Variant(float(result.threshold), ua.VariantType.Double),
+            ua.Variant(result.reason, ua.VariantType.String),
+        ],
+    )
+    if result.measurement:
+        content.MeasId = ua.MeasIdDataType(Id=result.measurement)
+    return content
