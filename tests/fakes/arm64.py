@@ -91,7 +91,7 @@ class Machine:
         command += [source for source, _target in mounts]
         command += ["/usr/bin/python3", *words]
         environment = {
-            "PATH": "/usr/bin:/bin",
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/tmp",
             "PYTHONPATH": f"{CODE}/src:{WHEELS}",
             # The repository stays as it is.
