@@ -23,7 +23,7 @@ SWEEP_COMMAND += $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(ENGINES),--engines
 	$(if $(DATA),--demo --data $(DATA))
 endif
 
-.PHONY: demo test test-slow lint docs bench-train bench clean
+.PHONY: demo test test-slow test-arm64 lint docs bench-train bench clean
 
 .venv/train: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -49,6 +49,10 @@ test: .venv/dev lint
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest --slow -m slow
+
+# The runtime on 64-bit Arm, in QEMU; root on Debian.
+test-arm64: .venv/dev
+	.ci/test-arm64
 
 lint: .venv/dev
 	$(BIN)/ruff check .
