@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from fakes.judgements import judgement
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.outputs import OutputError, open_output, webhook
+
+PATIENCE_S = 20
 
 
 @pytest.fixture
@@ -74,10 +77,23 @@ def test_a_server_that_dies_and_returns_gets_every_message_in_order(
         for index in range(10, 200):
             output.write(judgement(index))
         assert len(peer.accepted) == 10
+        messages = wait_for_message("cannot be reached", capsys)
         peer.start()
         assert output.totals() == {"delivered": 200, "not_delivered": 0}
     assert indices(peer) == list(range(200))
-    assert capsys.readouterr().err.count("cannot be reached") == 1
+    messages += capsys.readouterr().err
+    assert messages.count("cannot be reached") == 1
+
+
+def wait_for_message(text: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Wait until stderr has a text; return what is there."""
+    found = ""
+    end = time.monotonic() + PATIENCE_S
+    while text not in found:
+        assert time.monotonic() < end, found
+        found += capsys.readouterr().err
+        time.sleep(0.01)
+    return found
 
 
 def test_what_does_not_fit_is_dropped_and_counted_and_reported_once(

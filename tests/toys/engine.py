@@ -8,6 +8,7 @@ import numpy as np
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import Engine, EngineOptions
+from flawline.runtime.engines.arrays import host_image
 from flawline.runtime.image import Image, Map
 
 
@@ -41,7 +42,7 @@ class ReferenceEngine(Engine):
         return version("onnx")
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
-        outputs = self._evaluator.run(None, {"image": np.ascontiguousarray(image)})
+        outputs = self._evaluator.run(None, {"image": np.ascontiguousarray(host_image(image))})
         if len(outputs) == 1:
             return outputs[0], np.empty((len(image), 0, 0), np.float32)
         return outputs[0], outputs[1]
