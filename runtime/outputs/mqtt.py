@@ -8,7 +8,6 @@ import secrets
 import ssl
 import sys
 import threading
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -87,13 +86,6 @@ class Mqtt(Delivery):
         self._closed = False
         # Identifiers of published states, whose confirmations are not counted.
         self._states: set[int] = set()
-        # Identifiers of messages that the broker has not confirmed.
-        self._unconfirmed: set[int] = set()
-        # While there is no connection, and until the broker has confirmed what was published
-        # before it was lost, messages wait here: the client would publish new ones first.
-        self._waiting: deque[tuple[str, bytes]] = deque()
-        self._connected = False
-        self._in_order = threading.Lock()
         self._client = self._new_client(options)
         if not _is_valid(host, port):
             raise OutputError(f"output mqtt: host or port is not valid; write {self.usage}")
@@ -141,20 +133,9 @@ class Mqtt(Delivery):
             if self._taken - self._delivered > self._limits.queue:
                 return False
         kind = "summary" if is_summary else "result"
-        with self._in_order:
-            self._waiting.append((f"{self._topic}/{kind}", message))
-            if self._connected:
-                self._publish_waiting()
+        # The client keeps it until it is confirmed, and publishes it again after a reconnection.
+        self._client.publish(f"{self._topic}/{kind}", message, QOS)
         return True
-
-    def _publish_waiting(self) -> None:
-        """Publish what waits. The client keeps each message until it is confirmed.
-
-        It publishes those that are not confirmed again after a reconnection.
-        """
-        while self._waiting:
-            topic, message = self._waiting.popleft()
-            self._unconfirmed.add(self._client.publish(topic, message, QOS).mid)
 
     def _discard(self) -> None:
         """Publish the last state and end the connection, within CLOSE_S seconds each."""
@@ -178,11 +159,6 @@ class Mqtt(Delivery):
             self._note_failure(f"the broker refuses the connection ({code})")
             return
         self._note_answer()
-        with self._in_order:
-            # The client publishes the unconfirmed messages after this call.
-            self._connected = not self._unconfirmed
-            if self._connected:
-                self._publish_waiting()
         info = client.publish(f"{self._topic}/state", ONLINE, QOS, retain=True)
         self._states.add(info.mid)
 
@@ -195,21 +171,13 @@ class Mqtt(Delivery):
         self._note_failure(f"cannot be reached ({reason})")
 
     def _on_disconnect(self, _client: Client, _data: Any, _flags: Any, code: Any, *_: Any) -> None:
-        with self._in_order:
-            self._connected = False
         if not self._closed:
             self._note_failure(f"the connection was lost ({code})")
 
     def _on_publish(self, _client: Client, _data: Any, number: int, *_: Any) -> None:
         if number in self._states:
             self._states.discard(number)
-            return
-        with self._in_order:
-            self._unconfirmed.discard(number)
-            if not self._unconfirmed and not self._connected:
-                self._connected = True
-                self._publish_waiting()
-        if not self._closed:
+        elif not self._closed:
             self._note_delivered()
 
 
