@@ -18,7 +18,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
 
@@ -26,6 +26,7 @@ from flawline.cameras import Camera, CameraError, open_camera
 from flawline.cameras.usages import usages
 from flawline.commands import program_of
 from flawline.runtime import outputs
+from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.available import list_available
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.bundle_files import require_bundle_folder
@@ -154,6 +155,7 @@ def _run(args: argparse.Namespace) -> None:
 def _stream(args: argparse.Namespace) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
     bundle = read_bundle(args.bundle)
+    warn_of_outside_change(bundle.path)
     regions = read_region_settings(args, bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
@@ -165,11 +167,7 @@ def _stream(args: argparse.Namespace) -> None:
         feed = None
         if args.parts is not None:
             feed = PartFeed(args.parts, *cameras)
-        folders = [folder for folder in map(folder_of, args.camera) if folder is not None]
-        opened = []
-        for description in _outputs(args):
-            output = outputs.open_output(description, bundle, *folders)
-            opened.append(stack.enter_context(output))
+        opened = [stack.enter_context(output) for output in _open_outputs(args, bundle)]
         detector = stack.enter_context(_open_detector(args, bundle, regions))
         _log_start(cameras, station, detector)
         if station is not None:
@@ -240,6 +238,12 @@ def _log_profile(tally: Tally) -> None:
     """Log where the time went, if that was asked for."""
     if tally.profile:
         log_notes(stage_table(tally.stages.summary()))
+
+
+def _open_outputs(args: argparse.Namespace, bundle: Bundle) -> Iterator[outputs.Output]:
+    folders = [folder for folder in map(folder_of, args.camera) if folder is not None]
+    for description in _outputs(args):
+        yield outputs.open_output(description, bundle, *folders)
 
 
 def _outputs(args: argparse.Namespace) -> list[str]:
