@@ -17,6 +17,7 @@ from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.cameras.decode import read_image
 from flawline.cameras.pixels import to_8_bit
 from flawline.runtime import painting
+from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import warn
 from flawline.runtime.engines import Engine, EngineOptions, open_engine
@@ -43,8 +44,8 @@ class Detector:
     `review_threshold` is None; with a threshold of your own, no part is reviewed unless you give
     that level, too. `accept_size` judges frames of any size; see `judge`. `region_settings` says
     which regions `regions` gives. Use the detector as a context manager, or close it. It is not for
-    use from several threads at once. Raises EngineError and BundleError, and ValueError for a
-    threshold that is NaN, or a review threshold above it.
+    use from several threads at once, but for `prepare` and `regions`. Raises EngineError and
+    BundleError, and ValueError for a threshold that is NaN, or a review threshold above it.
     """
 
     def __init__(
@@ -114,9 +115,8 @@ class Detector:
         rejects the part. The size is not compared with those of the training; see `judge`. Raises
         ValueError for another dtype or shape.
         """
-        start = time.perf_counter()
-        prepared = self.graph_input.of_frame(image)
-        (verdict,) = self._infer([prepared], start)
+        prepared = Prepared.of(image, self.graph_input.of_frame)
+        (verdict,) = self.judge_prepared([prepared])
         return verdict
 
     def judge(self, frame: Frame) -> Verdict:
@@ -137,21 +137,16 @@ class Detector:
         several calls. The times of a verdict are those of its whole batch, since it is known when
         all are. The maps are valid until the next call.
         """
-        start = time.perf_counter()
-        verdicts: list[Verdict | None] = []
-        places = []
-        images = []
-        for place, frame in enumerate(frames):
-            prepared = self.prepare(frame)
-            if isinstance(prepared, Verdict):
-                verdicts.append(prepared)
-                continue
-            verdicts.append(None)
-            places.append(place)
-            images.append(prepared)
-        for place, verdict in zip(places, self._infer(images, start), strict=True):
-            verdicts[place] = verdict
-        return [verdict for verdict in verdicts if verdict is not None]
+        return self.judge_prepared([Prepared.of(frame, self.prepare) for frame in frames])
+
+    def judge_prepared(self, items: Sequence[Prepared[Any]]) -> list[Verdict]:
+        """Judge what `prepare` returned for several frames, as `judge_batch` does."""
+        images = [made.input for made in items if not isinstance(made.input, Verdict)]
+        verdicts = self._infer(images, sum(made.milliseconds for made in items))
+        for place, made in enumerate(items):
+            if isinstance(made.input, Verdict):
+                verdicts.insert(place, made.input)
+        return verdicts
 
     def warm_up(self, largest: int) -> None:
         """Run the engine once with each batch size up to `largest`.
@@ -196,11 +191,8 @@ class Detector:
         if fault is not None:
             raise ValueError(fault)
 
-    def _infer(self, images: Sequence[Image], start: float) -> list[Verdict]:
-        """Run the engine on prepared images, in batches that it takes.
-
-        The preparation of the first one began at `start`.
-        """
+    def _infer(self, images: Sequence[Image], prepare_ms: float) -> list[Verdict]:
+        """Run the engine on prepared images, in batches that it takes."""
         ready = time.perf_counter()
         results = []
         most = self.batch_size(len(images))
@@ -216,7 +208,7 @@ class Detector:
             for score, anomaly_map in zip(scores.tolist(), maps, strict=True):
                 results.append((score, anomaly_map))
         done = time.perf_counter()
-        milliseconds = {"prepare": 1e3 * (ready - start), "infer": 1e3 * (done - ready)}
+        milliseconds = {"prepare": prepare_ms, "infer": 1e3 * (done - ready)}
         verdicts = []
         for score, anomaly_map in results:
             verdicts.append(self.verdict(score, anomaly_map, milliseconds))
