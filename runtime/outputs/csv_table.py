@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from flawline.runtime.bundle import Bundle
@@ -62,16 +62,23 @@ class CsvTable(Output):
         self._has_header = False
 
     def write(self, judgement: Judgement) -> None:
-        if not self._has_header:
-            self._has_header = True
-            self._file.print(_row(COLUMNS))
         line = {**record(judgement), "bundle": self._bundle_id}
         for stage, milliseconds in line.pop("milliseconds").items():
             line[f"{stage}_ms"] = milliseconds
         if judgement.views:
             line["views"] = len(judgement.views)
         line |= _largest(judgement)
-        self._file.print(_row(_cell(line.get(column)) for column in COLUMNS))
+        text = _row(_cell(line.get(column)) for column in COLUMNS)
+        if not self._has_header:
+            text = f"{_row(COLUMNS)}\n{text}"
+        if self._file.print(text):
+            self._has_header = True
+
+    def totals(self) -> Mapping[str, int]:
+        return self._file.totals()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self._file.require_all()
 
     def close(self) -> None:
         self._file.close()

@@ -15,7 +15,7 @@ from flawline.runtime.strict_json import finite
 
 
 class JsonLines(Output):
-    """Prints lines, each of which is flushed.
+    """Prints lines, each at once; what becomes of those that cannot be written, `LineFile` says.
 
     Each line, and the summary, holds the short identifier of the bundle as "bundle".
     `target` is a file, or empty for stdout. The first line replaces the content of the file.
@@ -31,8 +31,12 @@ class JsonLines(Output):
     def write(self, judgement: Judgement) -> None:
         self._print({**record(judgement), "bundle": self._bundle_id})
 
+    def totals(self) -> Mapping[str, int]:
+        return self._file.totals()
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._print({"summary": {**summary, "bundle": self._bundle_id}})
+        self._file.require_all()
 
     def _print(self, content: Mapping[str, Any]) -> None:
         self._file.print(json.dumps(content, allow_nan=False))
