@@ -28,6 +28,9 @@ class JsonLines(Output):
         self._bundle_id = bundle.short_id
         self._file = LineFile("jsonl", target)
 
+    def change_bundle(self, bundle: Bundle) -> None:
+        self._bundle_id = bundle.short_id
+
     def write(self, judgement: Judgement) -> None:
         self._print({**record(judgement), "bundle": self._bundle_id})
 
@@ -49,7 +52,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
     are reviewed. Live cameras add "age_ms", the time from capture to verdict, and "dropped", the
     number of frames dropped so far. "camera" is there if there are several or it has a name, "part"
     if the camera knows the part, and "views" if the part has several exposures. A judged frame has
-    "regions" and "regions_total" if the bundle gives them.
+    "regions" and "regions_total" if the bundle gives them. "recipe" is there if the stream has
+    recipes, and "recent_bad" if frames are rejected by several of them.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -69,6 +73,10 @@ def record(judgement: Judgement) -> dict[str, Any]:
     }
     if verdict.review_threshold is not None:
         line["review_threshold"] = verdict.review_threshold
+    if verdict.recent_bad is not None:
+        line["recent_bad"] = verdict.recent_bad
+    if judgement.recipe is not None:
+        line["recipe"] = judgement.recipe
     if judgement.live:
         line["age_ms"] = None
         if judgement.age is not None:

@@ -1,6 +1,7 @@
 """Change the recipe of a station, also while its stream runs.
 
-Also `python -m runtime.station.recipe`. The station file is edited in place, and the stream takes the recipe over between two frames.
+Also `python -m runtime.station.recipe`. The station file is edited in place, and the stream takes
+the recipe over between two frames.
 """
 
 from __future__ import annotations
