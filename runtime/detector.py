@@ -17,13 +17,16 @@ from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.cameras.decode import read_image
 from flawline.cameras.pixels import to_8_bit
 from flawline.runtime import painting
+from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import warn
-from flawline.runtime.engines import EngineOptions, open_engine
+from flawline.runtime.engines import Engine, EngineOptions, open_engine
 from flawline.runtime.engines.auto import other_scores
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, Map, check_image
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.regions import Regions, RegionSettings, find_regions, regions_missing
+from flawline.runtime.tile_runner import TileRunner
 from flawline.runtime.verdict import Verdict
 
 
@@ -41,8 +44,8 @@ class Detector:
     `review_threshold` is None; with a threshold of your own, no part is reviewed unless you give
     that level, too. `accept_size` judges frames of any size; see `judge`. `region_settings` says
     which regions `regions` gives. Use the detector as a context manager, or close it. It is not for
-    use from several threads at once. Raises EngineError and BundleError, and ValueError for a
-    threshold that is NaN, or a review threshold above it.
+    use from several threads at once, but for `prepare` and `regions`. Raises EngineError and
+    BundleError, and ValueError for a threshold that is NaN, or a review threshold above it.
     """
 
     def __init__(
@@ -74,9 +77,22 @@ class Detector:
         self.region_settings = region_settings or RegionSettings()
         self.accept_size = accept_size
         self.engine = open_engine(bundle, engine, options)
+        self._tiles: TileRunner | None = None
+        if self.graph_input.grid is not None:
+            self._tiles = TileRunner(self.engine, self.graph_input.grid)
         note = other_scores(bundle, self.engine, options or EngineOptions())
         if own_threshold and note is not None:
             warn(f"warning: {note}")
+
+    @property
+    def graph_input(self) -> GraphInput:
+        """How a frame becomes the inputs of the graph."""
+        return self.bundle.manifest.graph_input
+
+    @property
+    def runner(self) -> Engine | TileRunner:
+        """What takes prepared frames: the engine, or what cuts them into tiles for it."""
+        return self._tiles or self.engine
 
     def read_image(self, path: str | Path, bit_depth: int | None = None) -> Image:
         """Decode an image file as the detector needs it: uint8 [h, w, 3] BGR or [h, w] mono.
@@ -99,9 +115,8 @@ class Detector:
         rejects the part. The size is not compared with those of the training; see `judge`. Raises
         ValueError for another dtype or shape.
         """
-        start = time.perf_counter()
-        prepared = self.bundle.manifest.graph_input.of_frame(image)
-        (verdict,) = self._infer([prepared], start)
+        prepared = Prepared.of(image, self.graph_input.of_frame)
+        (verdict,) = self.judge_prepared([prepared])
         return verdict
 
     def judge(self, frame: Frame) -> Verdict:
@@ -122,43 +137,38 @@ class Detector:
         several calls. The times of a verdict are those of its whole batch, since it is known when
         all are. The maps are valid until the next call.
         """
-        start = time.perf_counter()
-        verdicts: list[Verdict | None] = []
-        places = []
-        images = []
-        for place, frame in enumerate(frames):
-            prepared = self.prepare(frame)
-            if isinstance(prepared, Verdict):
-                verdicts.append(prepared)
-                continue
-            verdicts.append(None)
-            places.append(place)
-            images.append(prepared)
-        for place, verdict in zip(places, self._infer(images, start), strict=True):
-            verdicts[place] = verdict
-        return [verdict for verdict in verdicts if verdict is not None]
+        return self.judge_prepared([Prepared.of(frame, self.prepare) for frame in frames])
+
+    def judge_prepared(self, items: Sequence[Prepared[Any]]) -> list[Verdict]:
+        """Judge what `prepare` returned for several frames, as `judge_batch` does."""
+        images = [made.input for made in items if not isinstance(made.input, Verdict)]
+        verdicts = self._infer(images, sum(made.milliseconds for made in items))
+        for place, made in enumerate(items):
+            if isinstance(made.input, Verdict):
+                verdicts.insert(place, made.input)
+        return verdicts
 
     def warm_up(self, largest: int) -> None:
         """Run the engine once with each batch size up to `largest`.
 
         Some engines compile the graph for each size, which would delay the first frames.
         """
-        shape = self.bundle.manifest.graph_input.shape
+        shape = self.graph_input.frame_shape
         for size in range(1, self.batch_size(largest) + 1):
-            self.engine(np.zeros((size, *shape), np.uint8))
+            self.runner(np.zeros((size, *shape), np.uint8))
 
     def batch_size(self, wanted: int) -> int:
         """Return how many of the `wanted` images the engine takes in one call."""
-        if self.engine.largest_batch is None:
+        if self.runner.largest_batch is None:
             return wanted
-        return min(wanted, self.engine.largest_batch)
+        return min(wanted, self.runner.largest_batch)
 
     def prepare(self, frame: Frame) -> Image | Verdict:
-        """Return the input of the engine, or the verdict on a frame that cannot be judged."""
+        """Return what `runner` takes, or the verdict on a frame that cannot be judged."""
         try:
             image = image_of(frame, self.bundle.manifest)
             self._check_size(image)
-            return self.bundle.manifest.graph_input.of_frame(image)
+            return self.graph_input.of_frame(image)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
             return Verdict(
@@ -174,18 +184,15 @@ class Detector:
         """Raise ValueError for an image that is unlike those of the training in size."""
         manifest = self.bundle.manifest
         sizes = manifest.source_sizes
-        # A graph that takes frames accepts one size, which was compared when it was built.
-        if sizes is None or self.accept_size or manifest.source is not None:
+        # Where frames have one size, it is compared when they are prepared.
+        if sizes is None or self.accept_size or self.graph_input.frame_size is not None:
             return
         fault = sizes.fault(*image.shape[:2])
         if fault is not None:
             raise ValueError(fault)
 
-    def _infer(self, images: Sequence[Image], start: float) -> list[Verdict]:
-        """Run the engine on prepared images, in batches that it takes.
-
-        The preparation of the first one began at `start`.
-        """
+    def _infer(self, images: Sequence[Image], prepare_ms: float) -> list[Verdict]:
+        """Run the engine on prepared images, in batches that it takes."""
         ready = time.perf_counter()
         results = []
         most = self.batch_size(len(images))
@@ -194,21 +201,21 @@ class Detector:
             batch = images[first][None]
             if most > 1:
                 batch = np.stack(images[first : first + most])
-            scores, maps = self.engine(batch)
+            scores, maps = self.runner(batch)
             if most < len(images):
                 # The next call overwrites them.
                 maps = maps.copy()
             for score, anomaly_map in zip(scores.tolist(), maps, strict=True):
                 results.append((score, anomaly_map))
         done = time.perf_counter()
-        milliseconds = {"prepare": 1e3 * (ready - start), "infer": 1e3 * (done - ready)}
+        milliseconds = {"prepare": prepare_ms, "infer": 1e3 * (done - ready)}
         verdicts = []
         for score, anomaly_map in results:
             verdicts.append(self.verdict(score, anomaly_map, milliseconds))
         return verdicts
 
     def verdict(self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]) -> Verdict:
-        """Compare a score with the thresholds."""
+        """Compare a score with the thresholds; the map is that of the frame."""
         reason = None
         if not math.isfinite(score):
             reason = f"the score is {score}, not a finite number: the part is rejected"
@@ -216,7 +223,7 @@ class Detector:
             score=score,
             threshold=self.threshold,
             anomalous=score > self.threshold or reason is not None,
-            anomaly_map=anomaly_map,
+            anomaly_map=self.graph_input.suppressed(anomaly_map),
             milliseconds=milliseconds,
             reason=reason,
             review_threshold=self.review_threshold,
@@ -248,8 +255,10 @@ class Detector:
         if threshold is None:
             raise ValueError(f"there are no regions: {regions_missing(self.bundle)}")
         height, width = image.shape[:2]
-        geometry = self.bundle.manifest.geometry
-        return find_regions(anomaly_map, threshold, geometry, height, width, self.region_settings)
+        geometry = self.graph_input.frame_geometry
+        cells = self.graph_input.inspected_cells
+        settings = self.region_settings
+        return find_regions(anomaly_map, threshold, geometry, height, width, settings, cells)
 
     def _require_map(self, anomaly_map: Map | None) -> Map:
         """Return the map. Raises ValueError for one that is not from this detector."""
@@ -257,11 +266,10 @@ class Detector:
             raise ValueError("there is no anomaly map: the bundle was built for the score alone")
         if anomaly_map is None:
             raise ValueError("there is no anomaly map: the image could not be judged")
-        if np.shape(anomaly_map) != self.bundle.map_size:
-            raise ValueError(
-                f"expected an anomaly map {list(self.bundle.map_size)}, "
-                f"got {list(np.shape(anomaly_map))}"
-            )
+        expected = self.graph_input.map_size
+        if np.shape(anomaly_map) != expected:
+            found = list(np.shape(anomaly_map))
+            raise ValueError(f"expected an anomaly map {list(expected)}, got {found}")
         return anomaly_map
 
     def close(self) -> None:
