@@ -75,24 +75,31 @@ def record(judgement: Judgement) -> dict[str, Any]:
         line["review_threshold"] = verdict.review_threshold
     if verdict.recent_bad is not None:
         line["recent_bad"] = verdict.recent_bad
-    if judgement.recipe is not None:
-        line["recipe"] = judgement.recipe
     if judgement.live:
         line["age_ms"] = None
         if judgement.age is not None:
             line["age_ms"] = round(1e3 * judgement.age, 3)
         line["dropped"] = judgement.dropped
+    return line | _origin(judgement)
+
+
+def _origin(judgement: Judgement) -> dict[str, Any]:
+    """Return what is there only in some streams: of which camera, part and recipe, and why."""
+    frame = judgement.frame
+    keys: dict[str, Any] = {}
+    if judgement.recipe is not None:
+        keys["recipe"] = judgement.recipe
     if judgement.camera is not None:
-        line["camera"] = printable(judgement.camera)
+        keys["camera"] = printable(judgement.camera)
     if frame.part is not None:
-        line["part"] = printable(frame.part)
+        keys["part"] = printable(frame.part)
     if judgement.views:
-        line["views"] = [_view(view) for view in judgement.views]
-    if verdict.reason is not None:
-        line["reason"] = printable(verdict.reason)
+        keys["views"] = [_view(view) for view in judgement.views]
+    if judgement.verdict.reason is not None:
+        keys["reason"] = printable(judgement.verdict.reason)
     if judgement.regions is not None:
-        line |= _regions(judgement.regions)
-    return line
+        keys |= _regions(judgement.regions)
+    return keys
 
 
 def _regions(regions: Regions) -> dict[str, Any]:

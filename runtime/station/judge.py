@@ -190,6 +190,11 @@ class Exchange:
             replaced.detector.close()
 
 
+def exchange_of(judging: Detector | Exchange) -> Exchange:
+    """Return an exchange; a detector stands for one that nothing is offered to."""
+    return judging if isinstance(judging, Exchange) else Exchange(Judge(judging))
+
+
 def describe(judge: Judge) -> str:
     """Name a judge in a message: its recipe if it has one, and its bundle."""
     bundle = judge.detector.bundle

@@ -135,6 +135,11 @@ class ViewGroups:
             parts.extend(self.flush())
         return parts
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no part waits for further exposures."""
+        return self._last is None
+
     def flush(self) -> list[PartVerdict]:
         """Return the part whose views were collected so far, if there is one."""
         if self._last is None:
