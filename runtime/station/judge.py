@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from flawline.runtime.bundle import Bundle, BundleError
 from flawline.runtime.console import describe_failure, first_line, log, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.verdict import Verdict
@@ -181,13 +182,24 @@ class Exchange:
 
     def _keep(self, opened: Judge) -> None:
         """Let the stream take what was opened, unless it has ended or another is wanted by now."""
+        replaced: Judge | None = opened
         with self._changed:
-            replaced = opened
             if not self._closed and self._opening is None:
                 replaced = self._next
                 self._next = opened
         if replaced is not None:
             replaced.detector.close()
+
+
+def require_same_maps(bundle: Bundle, first: Bundle) -> None:
+    """Raise BundleError for a bundle whose results the outputs were not opened for."""
+    if bundle.has_map == first.has_map:
+        return
+    gives = "maps" if bundle.has_map else "no maps"
+    raise BundleError(
+        f"bundle {bundle.path} gives {gives}, unlike the one that the stream began with; start the "
+        f"stream again"
+    )
 
 
 def exchange_of(judging: Detector | Exchange) -> Exchange:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.audit.log import open_log
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.detector import Detector
@@ -13,20 +13,24 @@ from flawline.runtime.regions import RegionSettings, regions_missing
 from flawline.runtime.station.judge import Judge, Levels, Window
 from flawline.runtime.station.settings.schema import Recipe, RejectAfter
 from flawline.runtime.station.settings.station_file import Station
+from flawline.runtime.station.setup import Check, checked
 from flawline.runtime.threshold import threshold_fault
 
 IN_USE = "in use"
 
 
-def open_judge(station: Station, check: Callable[[Detector], None]) -> Judge:
+def open_judge(station: Station, check: Check, bundle: Bundle | None = None) -> Judge:
     """Open the recipe that a station file names, and let `check` look at the detector.
 
-    The audit log of the station gets a line if this is another state than the last one in use.
-    Raises StationError, BundleError, EngineError, AuditError and what `check` raises.
+    `bundle` is that of the recipe, if it was read already. The audit log of the station gets a
+    line if this is another state than the last one in use. Raises StationError, BundleError,
+    EngineError, AuditError and what `check` raises.
     """
     content = station.content
     recipe = station.recipe
-    bundle = read_bundle(station.bundle_of(recipe))
+    if bundle is None:
+        bundle = read_bundle(station.bundle_of(recipe))
+        warn_of_outside_change(bundle.path)
     check_recipe(station, recipe, bundle)
     engine = content.engine
     cache = None if engine.cache is None else station.folder / engine.cache
@@ -40,14 +44,13 @@ def open_judge(station: Station, check: Callable[[Detector], None]) -> Judge:
         recipe.review_threshold,
         _region_settings(recipe),
     )
-    try:
+    judge = Judge(detector, recipe.name, _levels(recipe), _window(content.reject_after))
+
+    def check_and_log(detector: Detector) -> None:
         check(detector)
-        judge = Judge(detector, recipe.name, _levels(recipe), _window(content.reject_after))
         _log(station, judge)
-    except BaseException:
-        detector.close()
-        raise
-    return judge
+
+    return checked(judge, check_and_log)
 
 
 def check_recipe(station: Station, recipe: Recipe, bundle: Bundle) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from json.decoder import scanstring
 
 SPACE = re.compile(r"[ \t\r\n]*")
 # The next key of an object, or the next item of an array.
@@ -40,7 +39,7 @@ def _step(text: str, start: int, step: str | int) -> int | None:
     while text[place] not in "]}":
         key: str | int = index
         if isinstance(step, str):
-            key, place = scanstring(text, place + 1)
+            key, place = json.JSONDecoder().raw_decode(text, place)
             place = _after(SEPARATOR, text, place)
         if key == step:
             return place

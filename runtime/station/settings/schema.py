@@ -27,7 +27,7 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A JSON object without keys of other names."""
 
 
-class CameraEntry(Struct):
+class CameraEntry(Struct, frozen=True):
     """A camera, as `--camera` takes it."""
 
     uri: Annotated[Text, Meta(description="a folder, an image, a video or a URI")]
@@ -36,7 +36,7 @@ class CameraEntry(Struct):
     )
 
 
-class EngineEntry(Struct):
+class EngineEntry(Struct, frozen=True):
     """The engine, as `--engine` and the flags beside it take it."""
 
     name: Annotated[Text, Meta(description="auto, or the name of an engine")] = "auto"
@@ -46,7 +46,7 @@ class EngineEntry(Struct):
     cache: Annotated[Text | None, Meta(description="folder of compiled plans")] = None
 
 
-class CameraThresholds(Struct):
+class CameraThresholds(Struct, frozen=True):
     """The thresholds of one camera, in place of those of the recipe."""
 
     camera: Annotated[Text, Meta(description="name of the camera, or its number from 1 on")]
@@ -56,7 +56,7 @@ class CameraThresholds(Struct):
     ] = None
 
 
-class Recipe(Struct):
+class Recipe(Struct, frozen=True):
     """What parts of one kind are judged with."""
 
     name: Annotated[Name, Meta(description="its name")]
@@ -78,7 +78,7 @@ class Recipe(Struct):
     ] = None
 
 
-class RejectAfter(Struct):
+class RejectAfter(Struct, frozen=True):
     """For a continuous stream, not for parts: reject while so many of the last frames are bad."""
 
     frames: Annotated[Count, Meta(description="frames with a score above the threshold")]
@@ -87,7 +87,7 @@ class RejectAfter(Struct):
     ]
 
 
-class StationFile(Struct):
+class StationFile(Struct, frozen=True):
     """A station of Flawline."""
 
     recipe: Annotated[Name, Meta(description="name of the recipe that is in use")]

@@ -230,9 +230,9 @@ def _check_thresholds(station: Station, recipe: Recipe, index: int) -> None:
             station.refuse(f"camera {level.camera!r} has thresholds already", *inner, "camera")
         seen.append(level.camera)
         levels.append((level, inner))
-    for level, inner in levels:
-        threshold = level.threshold
-        review = level.review_threshold
+    for limits, inner in levels:
+        threshold = limits.threshold
+        review = limits.review_threshold
         if threshold is not None and review is not None and review > threshold:
             station.refuse(
                 f"the review threshold {review:g} is above the one that rejects, {threshold:g}; "

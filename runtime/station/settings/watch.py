@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
 from flawline import FlawlineError
 from flawline.runtime.audit.log import AuditError, open_log
 from flawline.runtime.console import warn
-from flawline.runtime.detector import Detector
 from flawline.runtime.station.judge import Exchange, Judge
 from flawline.runtime.station.settings.opening import open_judge
 from flawline.runtime.station.settings.schema import StationFile
 from flawline.runtime.station.settings.station_file import Station, StationError, read_station
+from flawline.runtime.station.setup import Check
 
 POLL_S = 0.2
 REFUSED = "refused"
@@ -41,9 +40,7 @@ class StationWatch:
     `check` is as of `open_judge`. Use it as a context manager, or close it.
     """
 
-    def __init__(
-        self, station: Station, exchange: Exchange, check: Callable[[Detector], None]
-    ) -> None:
+    def __init__(self, station: Station, exchange: Exchange, check: Check) -> None:
         self._station = station
         self._exchange = exchange
         self._check = check
