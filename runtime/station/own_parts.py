@@ -33,9 +33,8 @@ class Parts(Protocol):
         """Tell whether no frame may be taken from a camera now."""
         ...
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no part waits for further views."""
+    def awaits(self, reader: CameraReader) -> bool:
+        """Tell whether a part waits for further views of a camera."""
         ...
 
     def flush(self) -> list[PartVerdict]:
@@ -77,9 +76,8 @@ class OwnParts:
     def is_paused(self, reader: CameraReader) -> bool:
         return False
 
-    @property
-    def is_idle(self) -> bool:
-        return all(group.is_idle for group in self._groups.values())
+    def awaits(self, reader: CameraReader) -> bool:
+        return not self._groups[reader.name].is_idle
 
     def flush(self) -> list[PartVerdict]:
         parts = []

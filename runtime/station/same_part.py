@@ -191,10 +191,9 @@ class SameParts:
         ahead = sum(reader.name in part.order for part in self._parts)
         return ahead >= LEAD
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no part waits for further views."""
-        return not self._parts
+    def awaits(self, reader: CameraReader) -> bool:
+        """Tell whether a part waits for further views of a camera."""
+        return any(reader in self._missing(part) for part in self._parts)
 
     def flush(self) -> list[PartVerdict]:
         """Return the parts that wait when the stream ends."""

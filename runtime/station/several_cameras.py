@@ -189,12 +189,12 @@ class _Loop:
             batch = batches.next(
                 most,
                 self._parts.deadline(),
-                self._parts.is_paused,
+                self._is_paused,
                 lambda: self._station.stopped,
             )
             self._note("idle", time.perf_counter() - start)
             if batch:
-                if self._exchange.is_due and self._parts.is_idle:
+                if self._exchange.is_due and not self._has_incomplete_parts():
                     batches.largest = self._change_judge()
                 self._judge(batch)
             elif self._station.stopped or all(reader.ended for reader in readers):
@@ -202,6 +202,18 @@ class _Loop:
             self._settle()
         self._settle()
         self._report(self._parts.flush())
+
+    def _has_incomplete_parts(self) -> bool:
+        return any(self._parts.awaits(reader) for reader in self._station.readers)
+
+    def _is_paused(self, reader: CameraReader) -> bool:
+        """Tell whether no frame may be taken from a camera now."""
+        if self._parts.is_paused(reader):
+            return True
+        # Parts are completed, and none is begun, until the other judge can take over.
+        if not self._exchange.is_due or self._parts.awaits(reader):
+            return False
+        return self._has_incomplete_parts()
 
     def _change_judge(self) -> int:
         """Let another one judge from now on; return the largest batch that it takes."""
