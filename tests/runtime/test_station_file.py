@@ -11,9 +11,19 @@ import msgspec
 import pytest
 
 from flawline.runtime.station.settings.places import line_of, span_of
-from flawline.runtime.station.settings.schema import SCHEMA_FILE, StationFile, json_schema
+from flawline.runtime.station.settings.schema import (
+    SCHEMA_FILE,
+    CameraEntry,
+    CameraThresholds,
+    EngineEntry,
+    Recipe,
+    RejectAfter,
+    StationFile,
+    json_schema,
+)
 from flawline.runtime.station.settings.station_file import StationError, read_station
 
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = [{"name": "bottle", "bundle": "bundles/bottle"}]
 LEAST = {"recipe": "bottle", "recipes": RECIPES, "cameras": [{"uri": "usb://0"}]}
 TWO = [{"uri": "usb://0", "name": "left"}, {"uri": "usb://1"}]
@@ -153,6 +163,20 @@ def test_the_json_schema_in_the_package_is_that_of_the_types() -> None:
     properties = schema["$defs"]["StationFile"]["properties"]
     assert set(properties) == {field.encode_name for field in msgspec.structs.fields(StationFile)}
     assert schema["$defs"]["StationFile"]["additionalProperties"] is False
+
+
+def test_the_example_of_the_page_is_accepted_and_every_key_is_described(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "station.md").read_text(encoding="utf-8")
+    example = page.split("```json\n")[1].split("```")[0]
+    path = tmp_path / "station.json"
+    path.write_text(example)
+    assert read_station(path).recipe.name == "bottle"
+    tables = "\n".join(line for line in page.splitlines() if line.startswith("| `"))
+    for kind in (StationFile, CameraEntry, EngineEntry, Recipe, CameraThresholds):
+        for field in msgspec.structs.fields(kind):
+            assert f"`{field.encode_name}`" in tables, field.encode_name
+    for field in msgspec.structs.fields(RejectAfter):
+        assert f'"{field.encode_name}"' in page
 
 
 def test_places_in_a_text_are_found() -> None:
