@@ -9,6 +9,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from flawline.runtime.outputs import DEFAULT_OUTPUT
+
 SCHEMA_FILE = Path(__file__).with_name("station.schema.json")
 # As of the flags of the same names.
 LONGEST_BATCH_WAIT_MS = 60_000
@@ -110,7 +112,7 @@ class StationFile(Struct, frozen=True):
     reject_after: RejectAfter | None = None
     outputs: Annotated[
         tuple[Text, ...], Meta(min_length=1, description="as --output takes them")
-    ] = ("jsonl",)
+    ] = (DEFAULT_OUTPUT,)
     schema: Annotated[str | None, Meta(description="the JSON Schema, for editors")] = msgspec.field(
         name="$schema", default=None
     )
