@@ -6,6 +6,7 @@ little brighter or darker than the next one. A defect is a white square of few p
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from toys.method import MeanImage, MeanImageSettings
 
+from flawline.benchmarks.evaluate import evaluate_bundles
+from flawline.benchmarks.interleaved import EngineChoice
 from flawline.cameras.decode import read_image
 from flawline.export import ExportError, build
 from flawline.export.add_precision import add_graph
@@ -239,6 +242,23 @@ def test_further_graphs_thresholds_and_calibrations_are_those_of_whole_frames(
         assert detector.threshold == pytest.approx(before.threshold, rel=1e-4)
         pixels = detector.bundle.calibration.pixel_threshold
         assert pixels == pytest.approx(before.pixel_threshold, rel=1e-4)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_a_benchmark_measures_whole_frames(data: Path, tmp_path: Path, batch: int | None) -> None:
+    bundle = built(data, tmp_path, tiles=TILING)
+    masked = tmp_path / "masked"
+    shutil.copytree(data, masked)
+    mask = np.zeros((375, 500), np.uint8)
+    mask[112:115, 350:353] = 255
+    (masked / "ground_truth" / "dot").mkdir(parents=True)
+    for file in files(data, "test/dot"):
+        cv2.imwrite(str(masked / "ground_truth" / "dot" / f"{file.stem}_mask.png"), mask)
+    choice = EngineChoice("onnxruntime", EngineOptions(threads=1), batch)
+    (row,) = evaluate_bundles([bundle.path], masked, [choice], repeats=1)
+    assert row["input"] == "64x64 stretch, 6x5 tiles, overlap 0.1"
+    assert row["image_auroc"] == 1
+    assert row["pixel_auroc"] > 0.999
 
 
 def test_another_tiling_is_another_training(data: Path, tmp_path: Path) -> None:
