@@ -26,6 +26,9 @@ class Verdict:
     empty if the image could not be judged. `reason` says why a part was rejected without a usable
     score; then `score` is not finite, and `anomalous` is true, so that code that reads nothing else
     rejects the part.
+
+    In a continuous stream that rejects only while several of the last frames are bad, `anomalous`
+    says that, and `recent_bad` counts them, with this one; otherwise it is None.
     """
 
     score: float
@@ -35,6 +38,7 @@ class Verdict:
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     review_threshold: float | None = None
+    recent_bad: int | None = None
 
     @property
     def judged(self) -> bool:

@@ -27,8 +27,8 @@ from flawline.runtime.engines import (
     EngineError,
     EngineOptions,
     engine_class,
-    missing,
     open_reference,
+    unusable_here,
 )
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
@@ -200,7 +200,7 @@ def _times(bundle: Bundle, framed: Bundle, threads: int, rounds: int) -> list[di
     picture = framed.manifest.graph_input.picture(frame)
     rows = []
     for name in ENGINES:
-        if missing(name) is not None or engine_class(name).compiles:
+        if unusable_here(name) is not None or engine_class(name).compiles:
             continue
         for precision in engine_class(name).precisions:
             options = EngineOptions(threads, precision)
