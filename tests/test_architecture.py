@@ -44,6 +44,8 @@ ENGINE_LIBRARIES = {
     "paho",
     "pymodbus",
     "asyncua",
+    "grpc",
+    "tritonclient",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 
