@@ -20,7 +20,7 @@ from flawline.runtime import painting
 from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import warn
-from flawline.runtime.engines import Engine, EngineOptions, open_engine
+from flawline.runtime.engines import Engine, EngineOptions, EngineUnavailable, open_engine
 from flawline.runtime.engines.auto import other_scores
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, Map, check_image
@@ -112,8 +112,8 @@ class Detector:
         """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
 
         A bundle that was built for a camera's frames takes these alone. A score that is not finite
-        rejects the part. The size is not compared with those of the training; see `judge`. Raises
-        ValueError for another dtype or shape.
+        rejects the part, and so does an engine that is unavailable. The size is not compared with
+        those of the training; see `judge`. Raises ValueError for another dtype or shape.
         """
         prepared = Prepared.of(image, self.graph_input.of_frame)
         (verdict,) = self.judge_prepared([prepared])
@@ -124,8 +124,9 @@ class Detector:
 
         A frame that cannot be judged rejects the part; see `image_of` for which these are. So does
         one whose size is far outside those seen in training (see `SourceSizes.fault`), unless the
-        detector accepts any size or its bundle does not state them. Raises EngineError if the
-        engine itself fails, as it would for every following frame.
+        detector accepts any size or its bundle does not state them, and one without a result
+        because the engine is unavailable. Raises EngineError if the engine itself fails, as it
+        would for every following frame.
         """
         (verdict,) = self.judge_batch([frame])
         return verdict
@@ -171,14 +172,12 @@ class Detector:
             return self.graph_input.of_frame(image)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
-            return Verdict(
-                score=math.nan,
-                threshold=self.threshold,
-                anomalous=True,
-                anomaly_map=None,
-                reason=str(error),
-                review_threshold=self.review_threshold,
-            )
+            return self.unjudged(str(error))
+
+    def unjudged(self, reason: str) -> Verdict:
+        """Return the verdict on a frame that has no score, which rejects its part."""
+        review = self.review_threshold
+        return Verdict(math.nan, self.threshold, True, None, {}, reason, review)
 
     def _check_size(self, image: Image) -> None:
         """Raise ValueError for an image that is unlike those of the training in size."""
@@ -194,14 +193,18 @@ class Detector:
     def _infer(self, images: Sequence[Image], prepare_ms: float) -> list[Verdict]:
         """Run the engine on prepared images, in batches that it takes."""
         ready = time.perf_counter()
-        results = []
+        results: list[tuple[float, Map] | Verdict] = []
         most = self.batch_size(len(images))
         for first in range(0, len(images), max(1, most)):
             # A single image is not copied.
             batch = images[first][None]
             if most > 1:
                 batch = np.stack(images[first : first + most])
-            scores, maps = self.runner(batch)
+            try:
+                scores, maps = self.runner(batch)
+            except EngineUnavailable as error:
+                results += [self.unjudged(str(error))] * len(batch)
+                continue
             if most < len(images):
                 # The next call overwrites them.
                 maps = maps.copy()
@@ -210,8 +213,10 @@ class Detector:
         done = time.perf_counter()
         milliseconds = {"prepare": prepare_ms, "infer": 1e3 * (done - ready)}
         verdicts = []
-        for score, anomaly_map in results:
-            verdicts.append(self.verdict(score, anomaly_map, milliseconds))
+        for result in results:
+            if not isinstance(result, Verdict):
+                result = self.verdict(*result, milliseconds)
+            verdicts.append(result)
         return verdicts
 
     def verdict(self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]) -> Verdict:

@@ -38,6 +38,8 @@ COLUMNS = (
     "largest_height",
     "largest_area",
     "largest_peak",
+    "recipe",
+    "recent_bad",
 )
 # A spreadsheet would take a text that begins so for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -60,6 +62,9 @@ class CsvTable(Output):
         self._bundle_id = bundle.short_id
         self._file = LineFile("csv", target)
         self._has_header = False
+
+    def change_bundle(self, bundle: Bundle) -> None:
+        self._bundle_id = bundle.short_id
 
     def write(self, judgement: Judgement) -> None:
         line = {**record(judgement), "bundle": self._bundle_id}
