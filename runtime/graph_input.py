@@ -178,7 +178,8 @@ class GraphInput:
         cells = self.inspected_cells
         if cells is None or anomaly_map.size == 0:
             return anomaly_map
-        return np.where(cells, anomaly_map, anomaly_map[cells].min())
+        lowest = np.min(anomaly_map, where=cells, initial=np.inf)
+        return np.where(cells, anomaly_map, lowest)
 
     def picture(self, frame: Image) -> Image:
         """Return a frame as it is painted: uint8 [h, w, 3] BGR or [h, w] mono."""

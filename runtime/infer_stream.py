@@ -246,9 +246,13 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
         f"engine {detector.engine.description}, self-test passed, "
         f"threshold {detector.threshold:.6g}"
     )
-    source = detector.bundle.manifest.source
-    if source is not None:
-        log(f"the graph takes frames of {source} as they are, and no others")
+    graph_input = detector.graph_input
+    if graph_input.source is not None:
+        log(f"the graph takes frames of {graph_input.source} as they are, and no others")
+    if graph_input.tiles is not None:
+        log(f"each frame is judged in {graph_input.inputs_per_frame} of {graph_input.tiles}")
+    if graph_input.area is not None:
+        log(f"inspected: {graph_input.area}; frames of another size are rejected")
 
 
 def _log_profile(tally: Tally) -> None:

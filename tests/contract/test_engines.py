@@ -35,8 +35,10 @@ from flawline.runtime.engines.choice import (
     record_path,
     write_choice,
 )
-from flawline.runtime.image import prepare
+from flawline.runtime.image import Geometry, prepare
 from flawline.runtime.precisions import PRECISIONS
+from flawline.runtime.tile_runner import TileRunner
+from flawline.runtime.tiles import TileGrid, Tiling
 
 pytestmark = pytest.mark.parametrize("name", ENGINES)
 # What plays the server of an engine that needs one.
@@ -357,6 +359,26 @@ def test_results_come_in_the_order_of_the_batches(name: str, submitting: Engine)
         waiting.append(image)
     while waiting:
         check_oldest()
+
+
+def test_tiles_of_frames_in_flight_are_joined_in_their_order(name: str, submitting: Engine) -> None:
+    grid = TileGrid(Tiling(3, 2), Geometry("stretch", SIZE, SIZE))
+    shape = (grid.geometry.height, grid.geometry.width, 3)
+    runner = TileRunner(submitting, grid)
+    assert runner.in_flight == submitting.in_flight
+    rng = np.random.default_rng(2)
+    batches = []
+    for number in range(runner.in_flight):
+        batches.append(rng.integers(0, 256, (1 + number % 2, *shape), dtype=np.uint8))
+    for _ in range(2):
+        for batch in batches:
+            runner.submit(batch)
+        for batch in batches:
+            scores, maps = runner.result()
+            np.testing.assert_allclose(maps, expected_maps(batch), atol=0.01)
+            np.testing.assert_allclose(scores, expected_maps(batch).max((1, 2)), atol=0.01)
+    with pytest.raises(RuntimeError, match="no batch was submitted"):
+        runner.result()
 
 
 def test_a_submitted_image_need_not_be_kept(name: str, submitting: Engine) -> None:

@@ -132,6 +132,7 @@ def test_single_frames_do_not_reject_a_continuous_stream(folder: Path) -> None:
         ('"images"', '"images?name=left"', "line 8: the camera has the name left in its URI"),
         ('"images"', '"nowhere"', "no such file or folder"),
         ("bundles/first", "bundles/broken", "model.onnx is not the file that was built"),
+        ('"threshold": 40', '"server": "grpc://H:1/m"', "computes on this machine"),
         ("bundles/first", "nowhere", "there is no such folder"),
         ('"outputs"', '"audit": "a/b.jsonl", "outputs"', "a/b.jsonl: cannot be opened"),
         (

@@ -13,6 +13,7 @@ import numpy as np
 
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.measure.timing import alternate
+from flawline.benchmarks.studies.whole_frames import require_whole_frames
 from flawline.cameras.decode import read_image
 from flawline.export.graphs import evenly_spaced
 from flawline.export.graphs.prologue import PROLOGUE
@@ -62,6 +63,7 @@ def measure_source(
     start = read_cpu()
     for number, (path, data) in enumerate(pairs):
         bundle = read_bundle(path)
+        require_whole_frames(bundle)
         paths = [sample.path for sample in evenly_spaced(open_data(data).test, count or 10**9)]
         row = _compare(bundle, paths)
         scores.append({"data": printable(data.name), **row})

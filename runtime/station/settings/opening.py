@@ -34,7 +34,8 @@ def open_judge(station: Station, check: Check, bundle: Bundle | None = None) -> 
     check_recipe(station, recipe, bundle)
     engine = content.engine
     cache = None if engine.cache is None else station.folder / engine.cache
-    options = EngineOptions(engine.threads, engine.precision, cache, engine.streams)
+    server = recipe.server or engine.server
+    options = EngineOptions(engine.threads, engine.precision, cache, engine.streams, server)
     detector = Detector(
         bundle,
         engine.name,
