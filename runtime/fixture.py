@@ -1,0 +1,300 @@
+"""The fixture of a detector: parts that are turned and shifted are laid as in a reference picture.
+
+Each frame is turned and shifted back before anything else is done with it, in training as on the
+camera. So a method that compares places with the same places of good parts works on parts that do
+not lie still.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from flawline import FlawlineError
+from flawline.runtime.find_part import COARSER, PartFinder, Pose, gradients, halvings, small_copy
+from flawline.runtime.image import Image, Map, check_image
+from flawline.runtime.source_frame import LARGEST_SIDE
+from flawline.runtime.strict_json import SchemaError, StrictReader, one_line
+
+# The key of the manifest that states the fixture.
+FIXTURE = "fixture"
+SMALLEST_REGION = 48  # pixels, of its shorter side
+LARGEST_TURN = 180.0  # degrees
+# A pose may be beyond the limits by so much, as it is only known so exactly.
+TURN_SLACK = 1.0  # degrees
+SHIFT_SLACK = 2.0  # pixels
+# Below this match, no part is found, whatever the matches of the good images. Another product has
+# matches of up to 0.3 with the demo's bearing.
+LOWEST_QUALITY = 0.3
+# A picture without edges, whose gradients are all below this, cannot be found.
+LEAST_GRADIENT = 8.0
+
+Region = tuple[int, int, int, int]
+
+
+class FixtureError(FlawlineError, ValueError):
+    """The part was not found in an image, or there is no fixture with these values."""
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A picture of a part that lies still, and how far others may be turned and shifted from it.
+
+    Frames have `height` x `width` pixels. `region` is (x, y, width, height), the part of the
+    reference picture by which others are found, and `picture` its grey levels as `small_copy`
+    returns them, one byte each, row after row. `turn` is the largest angle in degrees and `shift`
+    the largest distance of the region's centre in pixels. A part whose match is below `quality`
+    is not found. `fixture_of` makes it. Raises ValueError for values that do not fit together.
+    """
+
+    height: int
+    width: int
+    region: Region
+    turn: float
+    shift: float
+    picture: bytes
+    quality: float = LOWEST_QUALITY
+
+    def __post_init__(self) -> None:
+        if not 0 < min(self.height, self.width) <= max(self.height, self.width) <= LARGEST_SIDE:
+            raise ValueError(
+                f"a side of {self.width}x{self.height} is not from 1 to {LARGEST_SIDE}"
+            )
+        x, y, width, height = self.region
+        if min(width, height) < SMALLEST_REGION:
+            raise ValueError(f"a region of {width}x{height} has a side below {SMALLEST_REGION}")
+        if min(x, y) < 0 or x + width > self.width or y + height > self.height:
+            raise ValueError(
+                f"the region {x},{y},{width},{height} is not within {self.width}x{self.height}"
+            )
+        unit = 1 << (halvings(width, height) + COARSER)
+        if any(value % unit for value in self.region):
+            raise ValueError(f"the region {x},{y},{width},{height} is no multiple of {unit}")
+        # Written so that NaN is refused.
+        if not 0 <= self.turn <= LARGEST_TURN:
+            raise ValueError(f"turn={self.turn:g} is not from 0 to {LARGEST_TURN:g} degrees")
+        if not 0 <= self.shift <= max(self.height, self.width):
+            raise ValueError(f"shift={self.shift:g} is not from 0 to the longer side of the frame")
+        if not LOWEST_QUALITY <= self.quality <= 1:
+            raise ValueError(f"a match of {self.quality:g} is not from {LOWEST_QUALITY} to 1")
+        if len(self.picture) != _pixels(self.region):
+            raise ValueError(f"{len(self.picture)} bytes are no picture of {width}x{height}")
+        if not gradients(self._picture).max() >= LEAST_GRADIENT:
+            raise ValueError(
+                f"the region {x},{y},{width},{height} shows nothing to find a part by; choose one "
+                f"with edges"
+            )
+
+    def __str__(self) -> str:
+        x, y, width, height = self.region
+        return (
+            f"region {x},{y},{width},{height} of {self.width}x{self.height}, up to "
+            f"{self.turn:g} degrees and {self.shift:g} pixels"
+        )
+
+    @property
+    def _picture(self) -> Image:
+        height, width = _small_size(self.region)
+        return np.frombuffer(self.picture, np.uint8).reshape(height, width)
+
+    @cached_property
+    def _finder(self) -> PartFinder:
+        x, y, width, height = self.region
+        count = halvings(width, height)
+        return PartFinder(self._picture, count, x >> count, y >> count, self.turn, self.shift)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The centre (x, y) of the region, where the middle of the first pixel is (0, 0)."""
+        x, y, width, height = self.region
+        return x + (width - 1) / 2, y + (height - 1) / 2
+
+    def find(self, image: npt.NDArray[Any]) -> Pose:
+        """Return the pose of the part in a frame, uint8 [h, w, 3] BGR or [h, w], the best one.
+
+        Raises FixtureError for a frame of another size, and ValueError for another dtype or shape.
+        """
+        check_image(image)
+        height, width = image.shape[:2]
+        if (height, width) != (self.height, self.width):
+            raise FixtureError(
+                f"the image is {width}x{height}, and the reference picture of the fixture is "
+                f"{self.width}x{self.height}; set the camera to it, or train again with a "
+                f"--fixture picture of {width}x{height}"
+            )
+        return self._finder.find(image)
+
+    def fault(self, pose: Pose) -> str | None:
+        """Say that a pose is not that of a part within the limits, or return None."""
+        if pose.quality < self.quality:
+            return (
+                f"the part was not found: its match with the reference picture of the fixture is "
+                f"{pose.quality:.2f}, below {self.quality:.2f}"
+            )
+        if abs(pose.turn) > self.turn + TURN_SLACK:
+            return (
+                f"the part is turned by {abs(pose.turn):.1f} degrees, and the fixture allows "
+                f"{self.turn:g}"
+            )
+        if pose.shift > self.shift + SHIFT_SLACK:
+            return (
+                f"the part is shifted by {pose.shift:.1f} pixels, and the fixture allows "
+                f"{self.shift:g}"
+            )
+        return None
+
+    def require(self, image: npt.NDArray[Any]) -> Pose:
+        """Return the pose of the part in a frame.
+
+        Raises FixtureError where it is not found or beyond the limits; see `find` for the others.
+        """
+        pose = self.find(image)
+        fault = self.fault(pose)
+        if fault is not None:
+            raise FixtureError(fault)
+        return pose
+
+    def align(self, image: Image, pose: Pose) -> Image:
+        """Return a frame with its part laid as in the reference picture, of the same shape.
+
+        What is outside of the frame has the colour of the nearest pixel of its edge.
+        """
+        return _moved_back(image, pose.matrix(self.centre), cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+
+    def align_mask(self, mask: npt.NDArray[Any], pose: Pose) -> Image:
+        """Return a mask of a frame, [h, w], as `align` returns the frame: uint8, 1 where set."""
+        defect = (mask > 0).astype(np.uint8)
+        matrix = pose.matrix(self.centre)
+        return _moved_back(defect, matrix, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+
+    def to_frame(self, values: Map, pose: Pose) -> Map:
+        """Return values of an aligned frame, float32 [h, w], at their places in the frame.
+
+        A pixel of the frame that is outside of the aligned one is NaN.
+        """
+        size = (self.width, self.height)
+        moved = cv2.warpAffine(
+            values,
+            pose.matrix(self.centre),
+            size,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=float("nan"),
+        )
+        return np.asarray(moved, np.float32)
+
+    def with_quality_of(self, qualities: Sequence[float]) -> Fixture:
+        """Return this fixture, with the smallest match from those of good images.
+
+        It is as far below the lowest one as that is below their median, so that a good part that
+        matches worse than all of these is still found. Raises ValueError if a match is too low.
+        """
+        lowest = min(qualities)
+        if lowest < LOWEST_QUALITY:
+            raise ValueError(f"the lowest match {lowest:.2f} is below {LOWEST_QUALITY}")
+        level = lowest - max(float(np.median(qualities)) - lowest, 0.05)
+        return replace(self, quality=round(max(level, LOWEST_QUALITY), 4))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for a manifest or a checkpoint."""
+        packed = base64.b64encode(zlib.compress(self.picture, 9)).decode()
+        return {
+            "height": self.height,
+            "width": self.width,
+            "region": list(self.region),
+            "turn": self.turn,
+            "shift": self.shift,
+            "quality": self.quality,
+            "picture": packed,
+        }
+
+
+def fixture_of(image: npt.NDArray[Any], region: Region, turn: float, shift: float) -> Fixture:
+    """Return the fixture of a reference picture, uint8 [h, w, 3] BGR or [h, w].
+
+    `region` is (x, y, width, height). Its edges are rounded to whole pixels of the small copies
+    in which parts are found. Raises FixtureError for values that do not fit together, and for a
+    region without edges.
+    """
+    check_image(image)
+    height, width = image.shape[:2]
+    try:
+        return _fixture_of(image, region, turn, shift)
+    except ValueError as error:
+        raise FixtureError(f"the fixture of a picture of {width}x{height}: {error}") from error
+
+
+def _fixture_of(image: Image, region: Region, turn: float, shift: float) -> Fixture:
+    height, width = image.shape[:2]
+    count = halvings(region[2], region[3])
+    unit = 1 << (count + COARSER)
+    x, columns = _rounded(region[0], region[2], width, unit)
+    y, rows = _rounded(region[1], region[3], height, unit)
+    small = small_copy(image, count)
+    picture = small[y >> count : (y + rows) >> count, x >> count : (x + columns) >> count]
+    return Fixture(height, width, (x, y, columns, rows), turn, shift, picture.tobytes())
+
+
+def _rounded(start: int, length: int, side: int, unit: int) -> tuple[int, int]:
+    """Round the ends of a part of a side to multiples of `unit`; return its start and length."""
+    if start < 0 or start + length > side:
+        raise ValueError(f"{start} to {start + length} is not within 0 to {side}")
+    first = round(start / unit)
+    last = min(round((start + length) / unit), side // unit)
+    return first * unit, (last - first) * unit
+
+
+def _small_size(region: Region) -> tuple[int, int]:
+    """Return the height and width of the picture of a region."""
+    _, _, width, height = region
+    count = halvings(width, height)
+    return height >> count, width >> count
+
+
+def _pixels(region: Region) -> int:
+    height, width = _small_size(region)
+    return height * width
+
+
+def _moved_back(image: Image, matrix: npt.NDArray[Any], interpolation: int, border: int) -> Image:
+    height, width = image.shape[:2]
+    flags = interpolation | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=border)
+    return np.asarray(moved, np.uint8)
+
+
+def fixture_from_json(content: Mapping[str, Any] | None) -> Fixture | None:
+    """Read the fixture that a manifest states; None if it states none. Raises SchemaError."""
+    if content is None:
+        return None
+    reader = StrictReader(content, FIXTURE)
+    height = reader.take("height", int)
+    width = reader.take("width", int)
+    region = reader.take("region", list)
+    turn = reader.take("turn", float)
+    shift = reader.take("shift", float)
+    quality = reader.take("quality", float)
+    packed = reader.take("picture", str)
+    reader.finish()
+    if len(region) != 4 or not all(type(value) is int for value in region):
+        reader.refuse(f"region is {one_line(repr(region))}, not four whole numbers")
+    x, y, columns, rows = region
+    if min(x, y, columns, rows) < 0 or max(region) > LARGEST_SIDE:
+        reader.refuse(f"region: a number is not from 0 to {LARGEST_SIDE}")
+    # A few bytes may stand for gigabytes: only what the region needs is unpacked.
+    unpacker = zlib.decompressobj()
+    try:
+        data = base64.b64decode(packed, validate=True)
+        picture = unpacker.decompress(data, _pixels((x, y, columns, rows)) + 1)
+        return Fixture(height, width, (x, y, columns, rows), turn, shift, picture, quality)
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise SchemaError(f"{FIXTURE}: {one_line(error)}") from error
