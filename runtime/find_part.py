@@ -36,9 +36,12 @@ EDGE = 2
 STEP_PIXELS = 3.0
 SMOOTHING = 1.0  # pixels, of the picture before its gradients
 # A part that is nearly the same in several turns matches in each of them: at most so many are
-# refined, those whose match is at most so much below the best one.
+# refined, and after one within the limits only those whose match is about that of the best one.
 MOST_REFINED = 3
 NEAR_BEST = 0.05
+# A pose may be beyond the limits by so much, as it is only known so exactly.
+TURN_SLACK = 1.0  # degrees
+SHIFT_SLACK = 2.0  # pixels
 # The refinement sees so many pixels around the picture, and ends after so many steps, or when its match grows by less.
 STEPS = 20
 SMALLEST_GAIN = 1e-3
@@ -171,23 +174,36 @@ class PartFinder:
 
     @cached_property
     def _turns(self) -> list[float]:
-        """The angles of the first search, in degrees, with one on each side of the limits."""
+        """The angles of the first search, in degrees."""
         height, width = self._coarse.shape
         step = math.degrees(STEP_PIXELS / (math.hypot(height, width) / 2))
         each = math.ceil(self.turn / step)
-        return [step * number for number in range(-each, each + 1)]
+        return [float(turn) for turn in np.linspace(-self.turn, self.turn, 2 * each + 1)]
 
     def find(self, image: npt.NDArray[Any]) -> Pose:
         """Return where the part lies in a frame, uint8 [h, w, 3] BGR or [h, w].
 
-        The pose is the best one that was found, whatever its quality, and may be beyond the limits.
+        The pose is the best one that was found within the limits, whatever its quality. It is
+        beyond them only if no other was found.
         """
         grey = small_copy(image, self.count)
         frame = gradients(grey)
-        poses = []
-        for place in _likely(self._search(gradients(small_copy(grey, COARSER)))):
-            poses.append(self._refine(frame, place))
-        return max(poses, key=lambda pose: pose.quality)
+        peaks = _peaks(self._search(gradients(small_copy(grey, COARSER))))
+        found: list[Pose] = []
+        within: list[Pose] = []
+        for place in peaks[:MOST_REFINED]:
+            # A part with a sixfold symmetry that is turned by 29 degrees is as well turned by -31.
+            if within and place.match < peaks[0].match - NEAR_BEST:
+                break
+            pose = self._refine(frame, place)
+            found.append(pose)
+            if not self.beyond(pose):
+                within.append(pose)
+        return max(within or found, key=lambda pose: pose.quality)
+
+    def beyond(self, pose: Pose) -> bool:
+        """Tell whether a pose is beyond the limits, by more than what it is known to."""
+        return abs(pose.turn) > self.turn + TURN_SLACK or pose.shift > self.shift + SHIFT_SLACK
 
     def _search(self, frame: Gradients) -> list[_Place]:
         """Return the best place for each turn; `frame` is of the lower resolution."""
@@ -250,13 +266,12 @@ class PartFinder:
         )
 
 
-def _likely(places: Sequence[_Place]) -> list[_Place]:
-    """Return the places to refine: peaks over the turn whose match is near to the best one."""
-    best = max(place.match for place in places)
+def _peaks(places: Sequence[_Place]) -> list[_Place]:
+    """Return the places whose match is a peak over the turn, the best one first."""
     peaks = []
     for number, place in enumerate(places):
         beside = places[max(number - 1, 0) : number + 2]
-        if place.match == max(near.match for near in beside) and place.match >= best - NEAR_BEST:
+        if place.match == max(near.match for near in beside):
             peaks.append(place)
     peaks.sort(key=lambda place: -place.match)
-    return peaks[:MOST_REFINED]
+    return peaks

@@ -29,9 +29,6 @@ from flawline.runtime.strict_json import SchemaError, StrictReader, one_line
 FIXTURE = "fixture"
 SMALLEST_REGION = 48  # pixels, of its shorter side
 LARGEST_TURN = 180.0  # degrees
-# A pose may be beyond the limits by so much, as it is only known so exactly.
-TURN_SLACK = 1.0  # degrees
-SHIFT_SLACK = 2.0  # pixels
 # Below this match, no part is found, whatever the matches of the good images. Another product has
 # matches of up to 0.3 with the demo's bearing.
 LOWEST_QUALITY = 0.3
@@ -140,15 +137,11 @@ class Fixture:
                 f"the part was not found: its match with the reference picture of the fixture is "
                 f"{pose.quality:.2f}, below {self.quality:.2f}"
             )
-        if abs(pose.turn) > self.turn + TURN_SLACK:
+        if self._finder.beyond(pose):
             return (
-                f"the part is turned by {abs(pose.turn):.1f} degrees, and the fixture allows "
-                f"{self.turn:g}"
-            )
-        if pose.shift > self.shift + SHIFT_SLACK:
-            return (
-                f"the part is shifted by {pose.shift:.1f} pixels, and the fixture allows "
-                f"{self.shift:g}"
+                f"the part is turned by {abs(pose.turn):.1f} degrees and shifted by "
+                f"{pose.shift:.1f} pixels; the fixture allows {self.turn:g} degrees and "
+                f"{self.shift:g} pixels"
             )
         return None
 
