@@ -111,14 +111,16 @@ def _groups(parser: Parser) -> dict[str | None, Table]:
                 rows.append((_flag(action), _meaning(parser, action)))
         if rows:
             title = group.title
-            if group is parser._optionals:
+            if group in (parser._optionals, parser._positionals):
                 title = None
-            groups[title] = tuple(rows)
+            groups[title] = groups.get(title, ()) + tuple(rows)
     return groups
 
 
 def _flag(action: argparse.Action) -> str:
     names = list(action.option_strings)
+    if not names:
+        return f"`{action.metavar or action.dest.upper()}`"
     if action.nargs != 0:
         names[-1] += f" {action.metavar or action.dest.upper()}"
     if action.nargs == "+":
@@ -130,7 +132,7 @@ def _meaning(parser: Parser, action: argparse.Action) -> str:
     text = (action.help or "") % {**vars(action), "prog": parser.prog}
     if action.choices is not None and action.metavar is None:
         text = f"{_joined(list(action.choices))}; {text}"
-    if action.required:
+    if action.required and action.option_strings:
         text = f"required; {text}"
     return text
 

@@ -36,7 +36,7 @@ from flawline.runtime.engines import REFERENCE_ENGINE, EngineOptions
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.precisions import FP32
-from flawline.runtime.threshold import clear_flip, flipped
+from flawline.runtime.tolerances import clear_flip, flipped
 from flawline.train import metrics
 from flawline.train.data import DataSet, Sample, data_name, open_data
 from flawline.train.data.masks import Mask, read_mask

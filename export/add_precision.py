@@ -14,7 +14,7 @@ from flawline.export.parity import Parity, compare, require_parity, score_images
 from flawline.export.selection import PARITY_IMAGES, select_images
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.console import log
-from flawline.runtime.engines import tolerances
+from flawline.runtime.tolerances import Tolerances
 from flawline.train.progress import Bars, Progress
 
 
@@ -41,10 +41,9 @@ def add_graph(
     log(f"{precision} against fp32: {summary}")
     for note in notes:
         log(note)
-    score_tolerance, map_tolerance = tolerances(bundle.manifest, precision)
     try:
         remedy = "use another precision or train again"
-        require_parity(parity, score_tolerance, map_tolerance, remedy)
+        require_parity(parity, Tolerances.of(bundle.manifest, precision), remedy)
     except ExportError as error:
         raise ExportError(f"{precision} was not added: {error}") from error
     return add_model(bundle, precision, model)
@@ -68,13 +67,12 @@ def _write_and_compare(
     images = selection.inputs
     reference = score_images(fp32, "fp32", bundle.map_size, images, progress)
     results = score_images(model, precision, bundle.map_size, images, progress)
-    score_tolerance, _ = tolerances(manifest, precision)
     parity = compare(
         selection.paths,
         reference,
         results,
         bundle.calibration.threshold,
-        score_tolerance,
+        Tolerances.of(manifest, precision),
         manifest.score.std,
     )
     return model, parity

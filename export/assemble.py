@@ -34,6 +34,7 @@ from flawline.runtime.precisions import FP32
 from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.threshold import Rates
+from flawline.runtime.tolerances import Tolerances
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, describe_images
 from flawline.train.data.split import content_hashes, list_hash, require_not_trained_on
@@ -296,10 +297,10 @@ def _prove(
         reference,
         results,
         calibration.threshold,
-        manifest.score_tolerance,
+        Tolerances.of(manifest),
         manifest.score.std,
     )
     for line in parity.describe():
         log(line)
-    require_parity(parity, manifest.score_tolerance, manifest.map_tolerance)
+    require_parity(parity, Tolerances.of(manifest))
     return reference

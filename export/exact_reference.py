@@ -17,6 +17,7 @@ from flawline.export.parity import ScoresAndMaps, scaled_errors
 from flawline.runtime.console import log
 from flawline.runtime.image import Image
 from flawline.runtime.manifest import Manifest
+from flawline.runtime.tolerances import Tolerances
 from flawline.train.judging import evaluate
 from flawline.train.method import Method
 from flawline.train.progress import Bars
@@ -46,9 +47,10 @@ def with_exact_results(
     If there are no such images, or too many for rounding errors, the reference is returned as it
     is.
     """
-    scores, maps = scaled_errors(reference, results, threshold, manifest.score_tolerance)
+    tolerances = Tolerances.of(manifest)
+    scores, maps = scaled_errors(reference, results, threshold, tolerances)
     # The comparisons are written so that NaN is out of tolerance.
-    within = (scores <= manifest.score_tolerance) & (maps <= manifest.map_tolerance)
+    within = (scores <= tolerances.score) & (maps <= tolerances.map)
     differing = np.flatnonzero(~within)
     if not 0 < len(differing) <= MOST_IMAGES:
         return reference

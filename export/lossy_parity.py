@@ -10,7 +10,8 @@ from flawline.export.parity import ScoresAndMaps, compare, require_parity, score
 from flawline.export.selection import ImageSelection, select_images
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
-from flawline.runtime.engines import Engine, open_reference, tolerances
+from flawline.runtime.engines import Engine, open_reference
+from flawline.runtime.tolerances import Tolerances
 from flawline.train.progress import Bars, Progress, no_progress
 
 
@@ -34,20 +35,18 @@ class LossyParity:
         progress: Progress = no_progress if bars is None else bars
         selection, reference = self._judged_by_reference(progress)
         results = score_with(engine, selection.inputs, progress)
-        score_tolerance, map_tolerance = tolerances(manifest, engine.precision)
+        tolerances = Tolerances.of(manifest, engine.precision)
         parity = compare(
             selection.paths,
             reference,
             results,
             self._bundle.calibration.threshold,
-            score_tolerance,
+            tolerances,
             manifest.score.std,
         )
         for line in parity.describe():
             log(f"{engine.name} {engine.precision}: {line}")
-        require_parity(
-            parity, score_tolerance, map_tolerance, "use another precision", "the engine"
-        )
+        require_parity(parity, tolerances, "use another precision", "the engine")
 
     def _judged_by_reference(self, progress: Progress) -> tuple[ImageSelection, ScoresAndMaps]:
         if self._selection is None or self._reference is None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from flawline.export import ExportError
 from flawline.runtime.engines import Engine, open_reference
 from flawline.runtime.image import Image
-from flawline.runtime.threshold import clear_flip, flipped, tolerance_factor
+from flawline.runtime.tolerances import Tolerances, clear_flip, flipped
 from flawline.train.progress import Progress
 
 
@@ -41,10 +41,10 @@ class Parity:
     Attributes:
         images: number of images compared.
         worst_score: largest absolute error of a score.
-        scaled_score: the same, after each error was divided by the `tolerance_factor` of its image.
+        scaled_score: the same, after each error was divided by its image's `Tolerances.factor`.
         worst_relative: the same, divided by the standard deviation of good images' scores.
         worst_map: largest absolute error of any value of a map.
-        scaled_map: the same, after each error was divided by the `tolerance_factor` of its image.
+        scaled_map: the same, after each error was divided by its image's `Tolerances.factor`.
         clear_flips: one line per clear flip.
         near_flips: one line per near flip.
     """
@@ -104,7 +104,7 @@ def compare(
     reference: ScoresAndMaps,
     results: ScoresAndMaps,
     threshold: float,
-    tolerance: float,
+    tolerances: Tolerances,
     score_std: float,
 ) -> Parity:
     """Compare the results of a graph with the reference's on the same images.
@@ -114,7 +114,7 @@ def compare(
         reference: the correct scores and maps.
         results: the scores and maps of the graph.
         threshold: scores above it are anomalous.
-        tolerance: allowed absolute error of a score near the threshold.
+        tolerances: the allowed errors.
         score_std: standard deviation of the scores of good images.
     """
     clear_flips = []
@@ -123,12 +123,12 @@ def compare(
         if not flipped(expected, score, threshold):
             continue
         flip = f"{path}: {expected:.6g} became {score:.6g}, threshold {threshold:.6g}"
-        if clear_flip(expected, score, threshold, tolerance):
+        if clear_flip(expected, score, threshold, tolerances.score):
             clear_flips.append(flip)
         else:
             near_flips.append(flip)
     errors, map_errors = _errors(reference, results)
-    scaled, scaled_maps = scaled_errors(reference, results, threshold, tolerance)
+    scaled, scaled_maps = scaled_errors(reference, results, threshold, tolerances)
     worst = float(errors.max())
     return Parity(
         images=len(paths),
@@ -143,14 +143,14 @@ def compare(
 
 
 def scaled_errors(
-    reference: ScoresAndMaps, results: ScoresAndMaps, threshold: float, tolerance: float
+    reference: ScoresAndMaps, results: ScoresAndMaps, threshold: float, tolerances: Tolerances
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the error of each score and the largest of each map, [n], for absolute tolerances.
+    """Return the error of each score and the largest of each map, [n].
 
-    Each is divided by the `tolerance_factor` of its image. `tolerance` is that of a score.
+    Each is divided by its image's `Tolerances.factor`.
     """
     errors, map_errors = _errors(reference, results)
-    factors = tolerance_factor(reference.scores, threshold, tolerance)
+    factors = tolerances.factor(reference.scores, threshold)
     return errors / factors, map_errors / factors
 
 
@@ -165,16 +165,14 @@ def _errors(
 
 def require_parity(
     parity: Parity,
-    score_tolerance: float,
-    map_tolerance: float,
+    tolerances: Tolerances,
     remedy: str = "train again or report this checkpoint",
     subject: str = "the exported graph",
 ) -> None:
     """Refuse a graph or an engine with a clear flip, or with an error above its tolerance.
 
-    Tolerances are absolute, and are compared with the scaled errors. An error that is NaN is
-    refused as well. Raises ExportError, whose message is about the
-    `subject` and ends with `remedy`.
+    The tolerances are compared with the scaled errors. An error that is NaN is refused as well.
+    Raises ExportError, whose message is about the `subject` and ends with `remedy`.
     """
     # The comparisons are written so that NaN is refused.
     if parity.clear_flips:
@@ -182,13 +180,13 @@ def require_parity(
             f"{subject} decides differently: {parity.clear_flips[0]} "
             f"({len(parity.clear_flips)} in all); {remedy}"
         )
-    if not parity.scaled_score <= score_tolerance:
+    if not parity.scaled_score <= tolerances.score:
         raise ExportError(
             f"{subject}'s scores are off by {parity.scaled_score:.3g}, "
-            f"the tolerance is {score_tolerance:.3g}; {remedy}"
+            f"the tolerance is {tolerances.score:.3g}; {remedy}"
         )
-    if not parity.scaled_map <= map_tolerance:
+    if not parity.scaled_map <= tolerances.map:
         raise ExportError(
             f"{subject}'s maps are off by {parity.scaled_map:.3g}, "
-            f"the tolerance is {map_tolerance:.3g}; {remedy}"
+            f"the tolerance is {tolerances.map:.3g}; {remedy}"
         )

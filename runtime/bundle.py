@@ -8,6 +8,7 @@
     model.int8.onnx   the same with Q/DQ nodes from calibration on good images (optional)
     golden.npz        input images with reference scores and maps, for the self-test
     engines/          compiled plans of the machine that runs the bundle: never hashed
+    audit.jsonl       who changed the bundle, when, and from what to what: see `runtime/audit/`
 
 The reader is strict, because a wrong bundle that runs is worse than one that does not run. A bundle
 of another schema, with an unknown or missing key or with a wrong hash is refused in one line that
@@ -24,6 +25,12 @@ from pathlib import Path
 
 from flawline.commands import command_line
 from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.audit.bundle_log import (
+    calibration_state,
+    logged_change,
+    manifest_state,
+    replaced_bundle,
+)
 from flawline.runtime.bundle_files import (
     CALIBRATION,
     ENGINE_CACHE,
@@ -42,7 +49,7 @@ from flawline.runtime.bundle_files import (
     unwritable,
 )
 from flawline.runtime.calibration import Calibration, calibration_to_json
-from flawline.runtime.files import replace_folder, sha256_of, write_atomically
+from flawline.runtime.files import sha256_of, write_atomically
 from flawline.runtime.golden import Golden, pack_golden, read_golden
 from flawline.runtime.graph_signature import check_signature, read_signature
 from flawline.runtime.manifest import (
@@ -217,7 +224,7 @@ def write_bundle(
         contents[_model_file(precision)] = model
     hashes = {name: _sha256(data) for name, data in contents.items()}
     try:
-        with replace_folder(path) as new:
+        with replaced_bundle(path) as new:
             for name, data in contents.items():
                 write_atomically(new / name, data)
             write_atomically(new / MANIFEST, manifest_to_json(manifest, hashes))
@@ -239,10 +246,12 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
     if name == FP32.file:
         raise ValueError(f"{precision} runs the fp32 graph, which is not replaced")
     files = {**bundle.sha256, name: _sha256(model)}
-    # The graph is written before the manifest that names it.
+    manifest = manifest_to_json(bundle.manifest, files)
     try:
-        write_atomically(bundle.path / name, model)
-        write_atomically(bundle.path / MANIFEST, manifest_to_json(bundle.manifest, files))
+        with logged_change(bundle.path, "build", manifest_state(manifest)):
+            # The graph is written before the manifest that names it.
+            write_atomically(bundle.path / name, model)
+            write_atomically(bundle.path / MANIFEST, manifest)
     except OSError as error:
         raise unwritable(bundle.path, error) from error
     return read_bundle(bundle.path)
@@ -261,9 +270,10 @@ def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
         replaced = current.read_bytes()
         if replaced == content:
             return
-        # First, so that the old threshold is on disk at every moment.
-        write_atomically(bundle.path / PREVIOUS_CALIBRATION, replaced)
-        write_atomically(current, content)
+        with logged_change(bundle.path, "calibrate", calibration_state(content)):
+            # First, so that the old threshold is on disk at every moment.
+            write_atomically(bundle.path / PREVIOUS_CALIBRATION, replaced)
+            write_atomically(current, content)
     except OSError as error:
         raise unwritable(bundle.path, error) from error
 

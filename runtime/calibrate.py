@@ -23,6 +23,7 @@ import numpy as np
 from flawline.cameras import CameraError, open_camera
 from flawline.commands import program_of
 from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.audit.bundle_log import require_writable_log
 from flawline.runtime.bundle import CALIBRATION, Bundle, read_bundle, write_calibration
 from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.calibration import Calibration
@@ -96,6 +97,7 @@ def _require_writable(bundle: Bundle) -> None:
     """Raise CalibrationError if the bundle cannot be written, before parts pass the camera."""
     try:
         make_writable(bundle.path)
+        require_writable_log(bundle.path)
     except OSError as error:
         raise CalibrationError(
             f"{bundle.path} cannot be written ({reason_of(error)}); {remedy_of(error)}, "

@@ -19,11 +19,13 @@ from flawline.cameras.pixels import to_8_bit
 from flawline.runtime import painting
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import warn
-from flawline.runtime.engines import EngineOptions, open_engine
+from flawline.runtime.engines import Engine, EngineOptions, open_engine
 from flawline.runtime.engines.auto import other_scores
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, Map, check_image
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.regions import Regions, RegionSettings, find_regions, regions_missing
+from flawline.runtime.tile_runner import TileRunner
 from flawline.runtime.verdict import Verdict
 
 
@@ -74,9 +76,22 @@ class Detector:
         self.region_settings = region_settings or RegionSettings()
         self.accept_size = accept_size
         self.engine = open_engine(bundle, engine, options)
+        self._tiles: TileRunner | None = None
+        if self.graph_input.grid is not None:
+            self._tiles = TileRunner(self.engine, self.graph_input.grid)
         note = other_scores(bundle, self.engine, options or EngineOptions())
         if own_threshold and note is not None:
             warn(f"warning: {note}")
+
+    @property
+    def graph_input(self) -> GraphInput:
+        """How a frame becomes the inputs of the graph."""
+        return self.bundle.manifest.graph_input
+
+    @property
+    def runner(self) -> Engine | TileRunner:
+        """What takes prepared frames: the engine, or what cuts them into tiles for it."""
+        return self._tiles or self.engine
 
     def read_image(self, path: str | Path, bit_depth: int | None = None) -> Image:
         """Decode an image file as the detector needs it: uint8 [h, w, 3] BGR or [h, w] mono.
@@ -100,7 +115,7 @@ class Detector:
         ValueError for another dtype or shape.
         """
         start = time.perf_counter()
-        prepared = self.bundle.manifest.graph_input.of_frame(image)
+        prepared = self.graph_input.of_frame(image)
         (verdict,) = self._infer([prepared], start)
         return verdict
 
@@ -143,22 +158,22 @@ class Detector:
 
         Some engines compile the graph for each size, which would delay the first frames.
         """
-        shape = self.bundle.manifest.graph_input.shape
+        shape = self.graph_input.frame_shape
         for size in range(1, self.batch_size(largest) + 1):
-            self.engine(np.zeros((size, *shape), np.uint8))
+            self.runner(np.zeros((size, *shape), np.uint8))
 
     def batch_size(self, wanted: int) -> int:
         """Return how many of the `wanted` images the engine takes in one call."""
-        if self.engine.largest_batch is None:
+        if self.runner.largest_batch is None:
             return wanted
-        return min(wanted, self.engine.largest_batch)
+        return min(wanted, self.runner.largest_batch)
 
     def prepare(self, frame: Frame) -> Image | Verdict:
-        """Return the input of the engine, or the verdict on a frame that cannot be judged."""
+        """Return what `runner` takes, or the verdict on a frame that cannot be judged."""
         try:
             image = image_of(frame, self.bundle.manifest)
             self._check_size(image)
-            return self.bundle.manifest.graph_input.of_frame(image)
+            return self.graph_input.of_frame(image)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
             return Verdict(
@@ -174,8 +189,8 @@ class Detector:
         """Raise ValueError for an image that is unlike those of the training in size."""
         manifest = self.bundle.manifest
         sizes = manifest.source_sizes
-        # A graph that takes frames accepts one size, which was compared when it was built.
-        if sizes is None or self.accept_size or manifest.source is not None:
+        # Where frames have one size, it is compared when they are prepared.
+        if sizes is None or self.accept_size or self.graph_input.frame_size is not None:
             return
         fault = sizes.fault(*image.shape[:2])
         if fault is not None:
@@ -194,7 +209,7 @@ class Detector:
             batch = images[first][None]
             if most > 1:
                 batch = np.stack(images[first : first + most])
-            scores, maps = self.engine(batch)
+            scores, maps = self.runner(batch)
             if most < len(images):
                 # The next call overwrites them.
                 maps = maps.copy()
@@ -208,7 +223,7 @@ class Detector:
         return verdicts
 
     def verdict(self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]) -> Verdict:
-        """Compare a score with the thresholds."""
+        """Compare a score with the thresholds; the map is that of the frame."""
         reason = None
         if not math.isfinite(score):
             reason = f"the score is {score}, not a finite number: the part is rejected"
@@ -216,7 +231,7 @@ class Detector:
             score=score,
             threshold=self.threshold,
             anomalous=score > self.threshold or reason is not None,
-            anomaly_map=anomaly_map,
+            anomaly_map=self.graph_input.suppressed(anomaly_map),
             milliseconds=milliseconds,
             reason=reason,
             review_threshold=self.review_threshold,
@@ -248,8 +263,10 @@ class Detector:
         if threshold is None:
             raise ValueError(f"there are no regions: {regions_missing(self.bundle)}")
         height, width = image.shape[:2]
-        geometry = self.bundle.manifest.geometry
-        return find_regions(anomaly_map, threshold, geometry, height, width, self.region_settings)
+        geometry = self.graph_input.frame_geometry
+        cells = self.graph_input.inspected_cells
+        settings = self.region_settings
+        return find_regions(anomaly_map, threshold, geometry, height, width, settings, cells)
 
     def _require_map(self, anomaly_map: Map | None) -> Map:
         """Return the map. Raises ValueError for one that is not from this detector."""
@@ -257,11 +274,10 @@ class Detector:
             raise ValueError("there is no anomaly map: the bundle was built for the score alone")
         if anomaly_map is None:
             raise ValueError("there is no anomaly map: the image could not be judged")
-        if np.shape(anomaly_map) != self.bundle.map_size:
-            raise ValueError(
-                f"expected an anomaly map {list(self.bundle.map_size)}, "
-                f"got {list(np.shape(anomaly_map))}"
-            )
+        expected = self.graph_input.map_size
+        if np.shape(anomaly_map) != expected:
+            found = list(np.shape(anomaly_map))
+            raise ValueError(f"expected an anomaly map {list(expected)}, got {found}")
         return anomaly_map
 
     def close(self) -> None:

@@ -80,10 +80,11 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     # The new name is safe on disk only when the folder is written, too. The file is there already,
     # and some network file systems cannot do this: it must not be reported as not written.
     with suppress(OSError):
-        _synchronise_folder(path.parent)
+        synchronise_folder(path.parent)
 
 
-def _synchronise_folder(path: Path) -> None:
+def synchronise_folder(path: Path) -> None:
+    """Wait until the names in a folder are on disk. Raises OSError."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

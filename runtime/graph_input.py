@@ -1,16 +1,29 @@
-"""What the graphs of a bundle take, and how the manifest states it."""
+"""What the graphs of a bundle take, how a frame becomes it, and how the manifest states it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from flawline.runtime.image import Geometry, Image, prepare, resize
+from flawline.runtime.image import (
+    PADDING_BGR,
+    Geometry,
+    Image,
+    Map,
+    check_image,
+    prepare,
+    prepare_area,
+    resize,
+)
+from flawline.runtime.inspected_area import AreaError, AreaMask, InspectedArea
 from flawline.runtime.source_frame import LARGEST_SIDE, SourceFrame
 from flawline.runtime.strict_json import SchemaError, StrictReader, one_line
+from flawline.runtime.tiles import TileGrid, Tiling, grid_geometry
 
 # The key of the manifest that states the camera's frames.
 SOURCE = "source"
@@ -18,51 +31,149 @@ SOURCE = "source"
 
 @dataclass(frozen=True)
 class GraphInput:
-    """What the graphs of a bundle take: prepared images, or with `source` frames of a camera.
+    """What the graphs of a bundle take: prepared images, their tiles, or with `source` frames.
 
-    As text it is such as "256x256 stretch" or "1920x1080:bgr to 256x256 stretch".
+    `geometry` is that of one input of the graph. With `tiles`, a frame is prepared to the larger
+    `frame_geometry`, and cut into several inputs. Without `area`, all of a frame is inspected. As
+    text it is such as "256x256 stretch" or "1920x1080:bgr to 256x256 stretch". Raises ValueError
+    for a source with tiles or an area, and for what `grid_geometry` refuses.
     """
 
     geometry: Geometry
     source: SourceFrame | None = None
+    tiles: Tiling | None = None
+    area: InspectedArea | None = None
+
+    def __post_init__(self) -> None:
+        if self.source is not None and (self.tiles is not None or self.area is not None):
+            raise ValueError("a graph that takes frames inspects all of them at once, untiled")
+        if self.tiles is not None:
+            grid_geometry(self.tiles, self.geometry)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one input."""
+        """The shape of one input of the graph."""
         if self.source is None:
             return self.geometry.height, self.geometry.width, 3
         return self.source.shape
 
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """The shape of a frame as `of_frame` returns it; that of an input if it is not tiled."""
+        if self.source is None:
+            return self.frame_geometry.height, self.frame_geometry.width, 3
+        return self.source.shape
+
+    @cached_property
+    def frame_geometry(self) -> Geometry:
+        """How a frame is prepared, and what its map is on: with tiles, their grid."""
+        if self.tiles is None:
+            return self.geometry
+        return grid_geometry(self.tiles, self.geometry)
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of the map of a frame, if the graph gives maps."""
+        return self.frame_geometry.height, self.frame_geometry.width
+
+    @cached_property
+    def grid(self) -> TileGrid | None:
+        """The tiles of a prepared frame; None if it is not tiled."""
+        if self.tiles is None:
+            return None
+        return TileGrid(self.tiles, self.geometry, self.inspected_cells)
+
+    @cached_property
+    def inspected_cells(self) -> AreaMask | None:
+        """Which pixels of a prepared frame, and of its map, are inspected; None if all are.
+
+        Bool [height, width] of `frame_geometry`.
+        """
+        if self.area is None:
+            return None
+        cells = prepare_area(self.area.mask, self.frame_geometry)
+        if not cells.any():
+            raise AreaError(
+                f"the inspected area has no place for one pixel of the {self.frame_geometry.width}x"
+                f"{self.frame_geometry.height} that a frame is resized to; draw a larger one"
+            )
+        return cells
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """The only height and width that frames may have; None if they may have any."""
+        if self.source is not None:
+            return self.source.height, self.source.width
+        if self.area is not None:
+            return self.area.height, self.area.width
+        return None
+
     def __str__(self) -> str:
         text = f"{self.geometry.width}x{self.geometry.height} {self.geometry.kind}"
+        if self.tiles is not None:
+            text = f"{text}, {self.tiles}"
+        if self.area is not None:
+            text = f"{text}, {self.area}"
         if self.source is None:
             return text
         return f"{self.source} to {text}"
 
     def of_frame(self, frame: npt.NDArray[Any]) -> Image:
-        """Return the input for a frame of a camera, uint8 [h, w, 3] BGR or [h, w].
+        """Return a prepared frame of a camera, uint8 [h, w, 3] BGR or [h, w].
 
-        Raises ValueError for another dtype or shape, and SourceError, which is one, for a frame
-        that is not of the `source`; see `SourceFrame.frame_of`.
+        It is the input of the graph, or with tiles what is cut into several. Raises ValueError for
+        another dtype or shape, SourceError, which is one, for a frame that is not of the `source`
+        (see `SourceFrame.frame_of`), and AreaError, which is one, for a size that is not that of
+        the `area`.
         """
         if self.source is None:
-            return prepare(frame, self.geometry)
+            return self._prepared(frame)
         return self.source.frame_of(frame)
 
     def of_image(self, image: Image) -> Image:
-        """Return the input for an image of a data set, of any size, to compare graphs on.
+        """Return `of_frame` for an image of a data set, of any size, to compare graphs on.
 
-        Raises SourceError for colours where the camera is monochrome.
+        Raises SourceError for colours where the camera is monochrome, and AreaError.
         """
         if self.source is None:
-            return prepare(image, self.geometry)
+            return self._prepared(image)
         return self.source.frame_of(resize(image, self.source.height, self.source.width))
 
     def prepared(self, image: Image) -> Image:
-        """Return what `prepare` makes of `of_image`: uint8 [H, W, 3] BGR. Raises SourceError."""
+        """Return what `prepare` makes of `of_image`: uint8 [H, W, 3] BGR.
+
+        The size is that of `frame_geometry`. Raises SourceError and AreaError.
+        """
         if self.source is None:
-            return prepare(image, self.geometry)
+            return self._prepared(image)
         return prepare(self.source.picture(self.of_image(image)), self.geometry)
+
+    def _prepared(self, image: npt.NDArray[Any]) -> Image:
+        """Prepare an image to the frame's geometry, and paint what is not inspected."""
+        if self.area is None:
+            return prepare(image, self.frame_geometry)
+        check_image(image)
+        self.area.require_size(*image.shape[:2])
+        prepared = prepare(image, self.frame_geometry)
+        prepared[self._painted_cells] = PADDING_BGR
+        return prepared
+
+    @cached_property
+    def _painted_cells(self) -> AreaMask:
+        cells = self.inspected_cells
+        assert cells is not None
+        return ~cells
+
+    def suppressed(self, anomaly_map: Map) -> Map:
+        """Return a map of a frame with its lowest inspected value where nothing is inspected.
+
+        `anomaly_map` is float32 [height, width] of `frame_geometry`, or [0, 0] without a map. So
+        the largest value of the map is one of the inspected area.
+        """
+        cells = self.inspected_cells
+        if cells is None or anomaly_map.size == 0:
+            return anomaly_map
+        return np.where(cells, anomaly_map, anomaly_map[cells].min())
 
     def picture(self, frame: Image) -> Image:
         """Return a frame as it is painted: uint8 [h, w, 3] BGR or [h, w] mono."""

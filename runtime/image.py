@@ -163,12 +163,16 @@ def resize(image: Image, height: int, width: int) -> Image:
     An axis that shrinks is averaged over areas, an axis that grows is interpolated linearly. The
     result may be `image` itself.
     """
-    current_height, current_width = image.shape[:2]
+    return np.asarray(_resized(image, height, width), np.uint8)
+
+
+def _resized(values: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
+    """Resize an array, uint8 or float32, as `resize` says."""
+    current_height, current_width = values.shape[:2]
     for step in resize_steps(current_height, current_width, height, width):
         interpolation = cv2.INTER_LINEAR if step.grows else cv2.INTER_AREA
-        resized = cv2.resize(image, (step.width, step.height), interpolation=interpolation)
-        image = np.asarray(resized, np.uint8)
-    return image
+        values = cv2.resize(values, (step.width, step.height), interpolation=interpolation)
+    return values
 
 
 def resize_steps(
@@ -219,6 +223,23 @@ def prepare_mask(mask: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.b
     else:
         prepared[:] = scaled[top : top + geometry.height, left : left + geometry.width]
     return prepared
+
+
+def prepare_area(inspected: npt.NDArray[np.bool_], geometry: Geometry) -> npt.NDArray[np.bool_]:
+    """Return which pixels of the model's input are inspected: bool [height, width].
+
+    `inspected` is bool [h, w], True where a pixel of the source image is inspected. A pixel of the
+    input is, if `prepare` computes it from such pixels alone; bars are not.
+    """
+    scaled_height, scaled_width, top, left = geometry.place(*inspected.shape)
+    # In floating point, so that no small weight is rounded away.
+    shares = _resized(inspected.astype(np.float32), scaled_height, scaled_width)
+    inside = shares > 1 - 1e-6
+    if geometry.kind == "letterbox":
+        prepared = np.zeros((geometry.height, geometry.width), bool)
+        prepared[-top : scaled_height - top, -left : scaled_width - left] = inside
+        return prepared
+    return inside[top : top + geometry.height, left : left + geometry.width]
 
 
 def to_source(values: Map, geometry: Geometry, height: int, width: int) -> Map:

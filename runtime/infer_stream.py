@@ -27,6 +27,7 @@ from flawline.cameras import Camera, CameraError, open_camera
 from flawline.cameras.usages import usages
 from flawline.commands import program_of
 from flawline.runtime import outputs
+from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.available import list_available
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.bundle_files import require_bundle_folder
@@ -211,6 +212,7 @@ def _run(args: argparse.Namespace) -> None:
 def _stream(args: argparse.Namespace) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
     bundle = read_bundle(args.bundle)
+    warn_of_outside_change(bundle.path)
     regions = read_region_settings(args, bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from flawline.runtime.graph_input import (
     source_from_json,
 )
 from flawline.runtime.image import Geometry
+from flawline.runtime.inspected_area import INSPECTED_AREA, InspectedArea, area_from_json
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
@@ -31,11 +33,13 @@ from flawline.runtime.strict_json import (
     parse_json,
     to_json,
 )
+from flawline.runtime.tiles import TILES, Tiling, tiling_from_json
 from flawline.runtime.trained_images import TRAINED_IMAGES, take_hashes
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
 # Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes`, `folds`,
-# `trained_images`, `source` and the `checksum`. calibration.json follows the same number.
+# `trained_images`, `source`, `tiles`, `inspected_area` and the `checksum`. calibration.json follows
+# the same number.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -80,7 +84,9 @@ class Manifest:
     detector was trained on all of them, and `score` and `map_peak` come from so many further
     detectors, each trained without a part of the images. `trained_images` are the sorted content
     hashes of the images that the detector was trained on; empty where they are not known. `source`
-    are the camera's frames that the graphs take; with None they take prepared images.
+    are the camera's frames that the graphs take; with None they take prepared images, or with
+    `tiles` parts of these. `inspected_area` is the part of the camera's frame that is inspected;
+    None for all of it.
     """
 
     method: str
@@ -99,11 +105,13 @@ class Manifest:
     folds: int = 0
     trained_images: tuple[str, ...] = ()
     source: SourceFrame | None = None
+    tiles: Tiling | None = None
+    inspected_area: InspectedArea | None = None
 
-    @property
+    @cached_property
     def graph_input(self) -> GraphInput:
         """What the graphs take, and how an image becomes it."""
-        return GraphInput(self.geometry, self.source)
+        return GraphInput(self.geometry, self.source, self.tiles, self.inspected_area)
 
     @property
     def cut_short(self) -> str | None:
@@ -142,6 +150,12 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
         del content[TRAINED_IMAGES]
     if manifest.source is None:
         del content[SOURCE]
+    if manifest.tiles is None:
+        del content[TILES]
+    if manifest.inspected_area is None:
+        del content[INSPECTED_AREA]
+    else:
+        content[INSPECTED_AREA] = manifest.inspected_area.to_json()
     content[CHECKSUM] = checksum(content)
     return to_json(content)
 
@@ -184,6 +198,8 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
             folds=reader.take_count("folds"),
             trained_images=take_hashes(reader),
             source=source_from_json(reader.take_object(SOURCE)),
+            tiles=tiling_from_json(reader.take_object(TILES)),
+            inspected_area=area_from_json(reader.take_object(INSPECTED_AREA)),
         )
     reader.finish()
     _check_manifest(reader, manifest)
@@ -203,6 +219,11 @@ def _check_manifest(reader: StrictReader, manifest: Manifest) -> None:
         reader.refuse("a tolerance is not above 0")
     if not 8 <= manifest.bit_depth <= 16:
         reader.refuse(f"bit_depth is {manifest.bit_depth}, not from 8 to 16")
+    try:
+        # Also finds an area that is too small for its grid.
+        _ = manifest.graph_input.inspected_cells
+    except ValueError as error:
+        reader.refuse(str(error))
 
 
 def take_schema(content: dict[str, Any]) -> int:

@@ -123,12 +123,14 @@ def find_regions(
     height: int,
     width: int,
     settings: RegionSettings,
+    inspected_cells: npt.NDArray[np.bool_] | None = None,
 ) -> Regions:
     """Return the connected regions of an anomaly map above a threshold.
 
     `anomaly_map` is float32 of the size of the geometry, and the source image has `height` x
     `width` pixels. Cells that touch at a corner are connected. Letterbox bars are left out, and
-    what the crop left out has no map.
+    what the crop left out has no map. So are cells that are not `inspected_cells`, bool of the size
+    of the map; None inspects all.
     """
     scaled_height, scaled_width, top, left = geometry.place(height, width)
     rows = _axis(geometry.height, scaled_height, top, height)
@@ -136,6 +138,8 @@ def find_regions(
     inspected = anomaly_map[rows.first : rows.last, columns.first : columns.last]
     # A value that is NaN is not above.
     above = (inspected > threshold).astype(np.uint8)
+    if inspected_cells is not None:
+        above &= inspected_cells[rows.first : rows.last, columns.first : columns.last]
     nothing = Regions(mm_per_pixel=settings.mm_per_pixel)
     if not above.any():
         return nothing

@@ -161,12 +161,16 @@ class StrictReader:
             self.refuse(f"{key} is {one_line(repr(value))}, not true or false")
         return value
 
-    def take_object(self, key: str) -> dict[str, Any] | None:
-        """Take an object; None if the key is missing or null."""
+    def take_optional(self, key: str, kind: type[Value]) -> Value | None:
+        """Take a value as `take` does; None if the key is missing or null."""
         if self._left.get(key) is None:
             self._left.pop(key, None)
             return None
-        return self.take(key, dict)
+        return self.take(key, kind)
+
+    def take_object(self, key: str) -> dict[str, Any] | None:
+        """Take an object; None if the key is missing or null."""
+        return self.take_optional(key, dict)
 
     def take_texts(self, key: str) -> tuple[str, ...]:
         """Take a list of texts that are not empty."""

@@ -25,8 +25,6 @@ COMMON_RATES = (0.05, 0.01, 0.005)
 HELD_OUT = "held-out good images"
 # A threshold is at most so many times the spread of the good scores away from their mean.
 FARTHEST_THRESHOLD = 1000
-# Allowed error of a score far from the threshold, relative to its distance from it.
-FAR_TOLERANCE = 1e-3
 
 
 class CalibrationError(FlawlineError):
@@ -43,38 +41,6 @@ class Rates:
 
     false_alarm: float | None = None
     review: float | None = None
-
-
-def flipped(reference: Any, score: Any, threshold: float) -> Any:
-    """Tell whether two scores of the same image lie on different sides of the threshold.
-
-    Takes numbers or arrays [n], and returns bool or bool [n]. This is the one definition of a
-    flipped verdict.
-    """
-    return (reference > threshold) != (score > threshold)
-
-
-def clear_flip(reference: Any, score: Any, threshold: float, tolerance: float) -> Any:
-    """Tell whether a verdict flips although the reference is not near the threshold.
-
-    Near means within `tolerance`, the range of rounding errors. Takes numbers or arrays [n], and
-    returns bool or bool [n]; a reference that is NaN is never near the threshold.
-    """
-    # Written so that a reference that is NaN is not near.
-    near = np.abs(reference - threshold) <= tolerance
-    return flipped(reference, score, threshold) & ~near
-
-
-def tolerance_factor(reference: Any, threshold: float, tolerance: float) -> Any:
-    """Return by what the absolute tolerances of an image are multiplied, 1 or more.
-
-    The tolerance of a score is the larger of the absolute `tolerance` and 0.1 % of its distance to
-    the threshold; the map of the image gets the same factor. Far from the threshold a score may be
-    of any magnitude, and a rounding error in proportion to it decides nothing. Takes a number or an
-    array [n] of reference scores, and returns float64 or float64 [n]. This is the one definition.
-    """
-    distance = np.abs(np.asarray(reference, np.float64) - threshold)
-    return np.maximum(1.0, FAR_TOLERANCE * distance / tolerance)
 
 
 def images_for(rate: float) -> int:

@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 def require_batch(detector: Detector, batch: int) -> None:
     """Raise EngineError if the engine does not take so many images in one call."""
-    most = detector.engine.largest_batch
+    most = detector.runner.largest_batch
     if most is not None and batch > most:
         raise EngineError(
             f"--batch {batch}: {detector.engine.description} takes at most {most} in one call; "
@@ -54,11 +54,11 @@ def judge_in_flight(
             collected.add(item, prepare)
             if not collected.is_full(batch):
                 continue
-            if len(submitted) == detector.engine.in_flight:
+            if len(submitted) == detector.runner.in_flight:
                 yield from submitted.popleft().verdicts(detector)
             submitted.append(collected.submit(detector))
             collected = _Batch()
-        if len(submitted) == detector.engine.in_flight:
+        if len(submitted) == detector.runner.in_flight:
             yield from submitted.popleft().verdicts(detector)
         submitted.append(collected.submit(detector))
         while submitted:
@@ -115,16 +115,16 @@ class _Batch(Generic[Item]):
         self._ready = time.perf_counter()
         if len(self._images) == 1:
             # A single image is not copied.
-            detector.engine.submit(self._images[0][None])
+            detector.runner.submit(self._images[0][None])
         elif self._images:
-            detector.engine.submit(np.stack(self._images))
+            detector.runner.submit(np.stack(self._images))
         return self
 
     def verdicts(self, detector: Detector) -> Iterator[tuple[Item, Verdict]]:
         """Wait for the engine, and yield each item with its verdict."""
         results: Iterator[Verdict] = iter(())
         if self._images:
-            scores, maps = detector.engine.result()
+            scores, maps = detector.runner.result()
             infer = time.perf_counter() - self._ready
             times = {"prepare": 1e3 * (self._ready - self._start), "infer": 1e3 * infer}
             found = []
@@ -140,4 +140,4 @@ class _Batch(Generic[Item]):
         """Take the result of the engine, which no one needs any more."""
         if self._images:
             with suppress(EngineError):
-                detector.engine.result()
+                detector.runner.result()

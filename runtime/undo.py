@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from flawline.runtime.audit.bundle_log import calibration_state, logged_change
 from flawline.runtime.bundle_files import (
     CALIBRATION,
     MANIFEST,
@@ -53,9 +54,10 @@ def undo_calibration(path: Path) -> Undone:
         content = previous.read_bytes()
         replaced = current.read_bytes() if current.exists() else None
         message = _message(path, manifest, replaced, content)
-        write_atomically(current, content)
-        if replaced is not None:
-            write_atomically(previous, replaced)
+        with logged_change(path, "undo", calibration_state(content)):
+            write_atomically(current, content)
+            if replaced is not None:
+                write_atomically(previous, replaced)
     except OSError as error:
         raise unwritable(path, error) from error
     return Undone(calibration, message)

@@ -18,9 +18,8 @@ from flawline.runtime.command_parser import path_argument
 from flawline.runtime.engines.auto import Machine, owner_unusable, select_engine
 from flawline.runtime.engines.base import Engine, EngineError, EngineOptions, cache_folder
 from flawline.runtime.engines.choice import is_owner
-from flawline.runtime.manifest import Manifest
 from flawline.runtime.precisions import PRECISIONS
-from flawline.runtime.threshold import flipped, tolerance_factor
+from flawline.runtime.tolerances import Tolerances, flipped
 
 __all__ = [
     "ENGINES",
@@ -39,7 +38,6 @@ __all__ = [
     "open_reference",
     "require_usable",
     "self_test",
-    "tolerances",
 ]
 
 # Name -> "module:Class", resolved when it is used. Where nothing was measured, `auto` takes the
@@ -103,15 +101,6 @@ def engine_options(args: argparse.Namespace) -> EngineOptions:
     """Read the flags of `add_engine_arguments`, except --engine. Raises EngineError."""
     streams = getattr(args, "streams", None)
     return EngineOptions(args.threads, args.precision, args.engine_cache, streams)
-
-
-def tolerances(manifest: Manifest, precision: str) -> tuple[float, float]:
-    """Return the absolute tolerances of scores and of maps in a precision."""
-    factors = PRECISIONS[precision]
-    return (
-        factors.score_factor * manifest.score_tolerance,
-        factors.map_factor * manifest.map_tolerance,
-    )
 
 
 def engine_class(name: str) -> type[Engine]:
@@ -261,10 +250,10 @@ def _drift(
 ) -> str | None:
     """Say how the result of a golden image is wrong; None if it is within tolerance."""
     threshold = bundle.calibration.threshold
-    score_tolerance, map_tolerance = tolerances(bundle.manifest, precision)
-    factor = float(tolerance_factor(expected, threshold, score_tolerance))
-    score_tolerance *= factor
-    map_tolerance *= factor
+    tolerances = Tolerances.of(bundle.manifest, precision)
+    factor = float(tolerances.factor(expected, threshold))
+    score_tolerance = factor * tolerances.score
+    map_tolerance = factor * tolerances.map
     error = abs(score - expected)
     # The comparisons are written so that an error that is NaN is out of tolerance.
     if flips or not error <= score_tolerance:

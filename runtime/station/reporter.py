@@ -63,7 +63,7 @@ class Reporter:
         self._shapes.add(shape)
         height, width = shape[:2]
         manifest = self._detector.bundle.manifest
-        lost = manifest.geometry.uninspected(height, width)
+        lost = manifest.graph_input.frame_geometry.uninspected(height, width)
         if lost is not None:
             log(f"note: {lost}")
         source = manifest.source

@@ -35,6 +35,9 @@ COMMANDS = {
     "calibrate": Command(
         "flawline.runtime.calibrate:main", "set the threshold on the box from good parts"
     ),
+    "audit": Command(
+        "flawline.runtime.audit.__main__:main", "check the log of who changed a bundle or a recipe"
+    ),
     "bench": Command("flawline.benchmarks.run:main", "measure speed and accuracy of bundles"),
     "sweep": Command(
         "flawline.benchmarks.sweep.__main__:main",

@@ -31,6 +31,7 @@ from flawline.export.parity import ScoresAndMaps, compare
 from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
+from flawline.runtime.tolerances import Tolerances
 from flawline.train.data import PreparedImages, hold_out, open_data
 from flawline.train.method import Fit
 from flawline.train.methods.simplenet import SimpleNet
@@ -231,7 +232,7 @@ def test_real_images_are_judged_as_in_fp32() -> None:
         ScoresAndMaps(reference, no_maps),
         ScoresAndMaps(scores, no_maps),
         threshold,
-        TOLERANCE * std,
+        Tolerances(TOLERANCE * std, 1.0, 0.001),
         std,
     )
     assert parity.clear_flips == ()

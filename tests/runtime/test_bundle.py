@@ -33,6 +33,7 @@ def test_what_was_written_is_read(bundle: Bundle) -> None:
     assert golden.images.shape == (2, 64, 64, 3)
     assert golden.images.dtype == np.uint8
     assert sorted(p.name for p in bundle.path.iterdir()) == [
+        "audit.jsonl",
         "calibration.json",
         "golden.npz",
         "manifest.json",

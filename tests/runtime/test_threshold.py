@@ -7,13 +7,10 @@ from flawline.runtime.conformal import beta_quantile
 from flawline.runtime.threshold import (
     CalibrationError,
     check_false_alarm_rate,
-    clear_flip,
     describe,
-    flipped,
     images_for,
     require_different_scores,
     set_threshold,
-    tolerance_factor,
 )
 
 
@@ -97,33 +94,6 @@ def test_a_description_names_what_few_images_support() -> None:
     assert describe(few, 0.1) == [line]
 
 
-@pytest.mark.parametrize(
-    ("reference", "score", "flips", "clear"),
-    [
-        (9.0, 9.5, False, False),
-        (9.0, 11.0, True, True),
-        (11.0, 9.0, True, True),
-        (9.9, 10.05, True, False),
-        (10.1, 9.0, True, False),
-        (10.0, 10.0, False, False),
-        (float("nan"), 11.0, True, True),
-        (9.0, float("nan"), False, False),
-    ],
-)
-def test_a_flip_is_clear_if_the_reference_is_not_near_the_threshold(
-    reference: float, score: float, flips: bool, clear: bool
-) -> None:
-    assert flipped(reference, score, 10.0) == flips
-    assert clear_flip(reference, score, 10.0, tolerance=0.1000001) == clear
-
-
-def test_flips_of_many_images_are_found_at_once() -> None:
-    reference = np.array([9.0, 9.95, 11.0])
-    scores = np.array([11.0, 10.05, 12.0])
-    assert flipped(reference, scores, 10.0).tolist() == [True, True, False]
-    assert clear_flip(reference, scores, 10.0, 0.1).tolist() == [True, False, False]
-
-
 def test_the_threshold_keeps_a_margin_above_the_score_of_its_rank() -> None:
     scores = np.full(99, 5.0)
     scores[0] = 4.0
@@ -156,12 +126,6 @@ def test_a_rate_takes_so_many_images(rate: float, images: int) -> None:
     assert check_false_alarm_rate(rate, images) == rate
     with pytest.raises(CalibrationError):
         check_false_alarm_rate(rate, images - 1)
-
-
-def test_the_tolerance_grows_with_the_distance_from_the_threshold() -> None:
-    factors = tolerance_factor(np.array([5.0, 15.0, 1005.0, -1995.0, np.inf, np.nan]), 5.0, 0.1)
-    np.testing.assert_allclose(factors, [1, 1, 10, 20, np.inf, np.nan])
-    assert tolerance_factor(5.0, 5.0, 0.1) == 1
 
 
 def test_out_of_fold_scores_have_an_upper_bound_alone() -> None:

@@ -20,7 +20,7 @@ from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.engines import open_reference
 from flawline.runtime.image import Geometry
-from flawline.runtime.threshold import FAR_TOLERANCE
+from flawline.runtime.precisions import PRECISIONS
 from flawline.train import TrainError
 from flawline.train.backbones.rotated import rotate_images
 from flawline.train.blocks import vector_flow
@@ -290,8 +290,9 @@ def test_fp16_is_within_the_tolerance_of_scores_far_from_the_threshold() -> None
     with torch.inference_mode():
         expected = model(torch.from_numpy(images))[0].numpy()
     errors = np.abs(rounded(exported(model), fp32_islands(model.fused())) - expected)
-    assert (errors < FAR_TOLERANCE * expected).all()
-    assert (errors > FAR_TOLERANCE).any()
+    far = PRECISIONS["fp16"].far
+    assert (errors < far * expected).all()
+    assert (errors > far).any()
 
 
 def test_the_islands_are_means_affine_maps_and_squares() -> None:

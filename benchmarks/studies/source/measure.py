@@ -33,6 +33,7 @@ from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
 from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.source_frame import BGR, MONO, SourceFrame
+from flawline.runtime.tolerances import Tolerances
 from flawline.train.data import PreparedImages, open_data
 from flawline.train.progress import Bars, no_progress
 
@@ -126,7 +127,7 @@ def _scores_row(
         expected,
         results,
         bundle.calibration.threshold,
-        manifest.score_tolerance,
+        Tolerances.of(manifest),
         manifest.score.std,
     )
     nodes = [graph.nodes for graph in graphs.values()]

@@ -26,7 +26,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
 from flawline.runtime.image import Geometry, Image, prepare
 from flawline.runtime.load import read_cpu, share_of_others
-from flawline.runtime.threshold import flipped
+from flawline.runtime.tolerances import flipped
 from flawline.train import TrainError
 from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import Sample, data_name, open_data

@@ -1,0 +1,158 @@
+"""The audit log of a bundle, in its folder: what is logged, and changes that bypass it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from flawline.commands import command_line
+from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.audit.entry import State, changes
+from flawline.runtime.audit.log import AUDIT_LOG, AuditError, AuditLog, last_entry, locked, open_log
+from flawline.runtime.bundle_files import CALIBRATION, MANIFEST
+from flawline.runtime.console import warn
+from flawline.runtime.files import replace_folder, write_atomically
+from flawline.runtime.manifest import MODEL
+from flawline.runtime.strict_json import SchemaError, parse_json
+
+OUTSIDE = "outside"
+# Keys of a state, each None where the file is missing.
+ID = "bundle"
+ID_DIGITS = 12
+
+
+def bundle_state(path: Path) -> dict[str, Any] | None:
+    """Return what the log says about a bundle; None if its folder is not there.
+
+    It has the identifier, the SHA-256 of the manifest, and the content of calibration.json. Raises
+    OSError.
+    """
+    if not path.exists():
+        return None
+    return {
+        **manifest_state(_content(path / MANIFEST)),
+        **calibration_state(_content(path / CALIBRATION)),
+    }
+
+
+def manifest_state(data: bytes | None) -> dict[str, Any]:
+    """Return the part of a state that the content of manifest.json gives; None if it is missing."""
+    if data is None:
+        return {ID: None, "manifest": None}
+    files = _parsed(data).get("files")
+    model = files.get(MODEL) if isinstance(files, dict) else None
+    short_id = model[:ID_DIGITS] if isinstance(model, str) else None
+    return {ID: short_id, "manifest": hashlib.sha256(data).hexdigest()}
+
+
+def calibration_state(data: bytes | None) -> dict[str, Any]:
+    """Return the part of a state that the content of calibration.json gives."""
+    return {"calibration": None if data is None else _parsed(data)}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """Return a JSON object; a damaged file is represented by its hash."""
+    try:
+        return parse_json(data)
+    except SchemaError:
+        return {"damaged": hashlib.sha256(data).hexdigest()}
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@contextmanager
+def logged_change(path: Path, what: str, part: State) -> Iterator[None]:
+    """Change the files of a bundle in the block, after a line of its log says so.
+
+    `part` replaces keys of the state. A change that was made outside of the log before gets a line
+    of its own. Raises AuditError, and OSError if the state cannot be read.
+    """
+    with open_log(path / AUDIT_LOG) as log:
+        old = bundle_state(path) or {}
+        _note_outside(log, old)
+        with log.change(what, old, {**old, **part}, lambda: bundle_state(path)):
+            yield
+
+
+def _note_outside(log: AuditLog, state: State) -> None:
+    last = log.last()
+    if last is None or last.new == state:
+        return
+    log.append(OUTSIDE, last.new, state, "found changed outside of the log")
+    warn(f"note: {_outside(last.new, state)}; {log.path} has a line about it now")
+
+
+@contextmanager
+def replaced_bundle(path: Path) -> Iterator[Path]:
+    """Give an empty folder for a new bundle, which takes the place of `path` after the block.
+
+    The log of a bundle that is replaced is continued. Raises AuditError and OSError.
+    """
+    with ExitStack() as stack:
+        old = bundle_state(path)
+        lines = b""
+        if (path / AUDIT_LOG).exists():
+            # Held until the exchange, so that no line is lost: a writer that waits finds the new
+            # file then.
+            log = stack.enter_context(open_log(path / AUDIT_LOG))
+            _note_outside(log, old or {})
+            lines = log.path.read_bytes()
+        new = stack.enter_context(replace_folder(path))
+        yield new
+        if lines:
+            write_atomically(new / AUDIT_LOG, lines)
+        with open_log(new / AUDIT_LOG) as log:
+            log.append("build", old, bundle_state(new))
+
+
+def require_writable_log(path: Path) -> None:
+    """Raise OSError if the log of a bundle is there and cannot be written."""
+    log = path / AUDIT_LOG
+    if log.exists():
+        os.close(os.open(log, os.O_RDWR | os.O_CLOEXEC))
+
+
+def outside_change(path: Path) -> str | None:
+    """Say what was changed in a bundle outside of its log; None for nothing, or without a log.
+
+    Raises AuditError if the log cannot be read.
+    """
+    log = path / AUDIT_LOG
+    if not log.exists():
+        return None
+    try:
+        with locked(log, os.O_RDONLY | os.O_CLOEXEC, fcntl.LOCK_SH) as descriptor:
+            last = last_entry(descriptor)
+            state = bundle_state(path)
+    except OSError as error:
+        raise AuditError(
+            f"audit log {log}: cannot be read ({reason_of(error)}); {remedy_of(error)}"
+        ) from error
+    if last is None or last.new == state:
+        return None
+    return f"{_outside(last.new, state)}; earlier changes: {command_line('audit', log, '--list')}"
+
+
+def warn_of_outside_change(path: Path) -> None:
+    """Print a warning if a bundle was changed outside of its log, or if that is not known."""
+    try:
+        change = outside_change(path)
+    except AuditError as error:
+        change = str(error)
+    if change is not None:
+        warn(f"warning: {change}")
+
+
+def _outside(logged: State | None, state: State | None) -> str:
+    """Describe a change in one line."""
+    return f"the bundle was changed outside of its audit log: {', '.join(changes(logged, state))}"
