@@ -21,6 +21,7 @@ from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import warn
 from flawline.runtime.engines import Engine, EngineOptions, open_engine
 from flawline.runtime.engines.auto import other_scores
+from flawline.runtime.fixture import PartNotFoundError
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, Map, check_image
 from flawline.runtime.manifest import Manifest
@@ -111,11 +112,15 @@ class Detector:
         """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
 
         A bundle that was built for a camera's frames takes these alone. A score that is not finite
-        rejects the part. The size is not compared with those of the training; see `judge`. Raises
-        ValueError for another dtype or shape.
+        rejects the part, and so does a part that the bundle's fixture does not find. The size is
+        not compared with those of the training; see `judge`. Raises ValueError for another dtype or
+        shape.
         """
         start = time.perf_counter()
-        prepared = self.graph_input.of_frame(image)
+        try:
+            prepared = self.graph_input.of_frame(image)
+        except PartNotFoundError as error:
+            return self._unjudged(str(error))
         (verdict,) = self._infer([prepared], start)
         return verdict
 
@@ -176,14 +181,18 @@ class Detector:
             return self.graph_input.of_frame(image)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
-            return Verdict(
-                score=math.nan,
-                threshold=self.threshold,
-                anomalous=True,
-                anomaly_map=None,
-                reason=str(error),
-                review_threshold=self.review_threshold,
-            )
+            return self._unjudged(str(error))
+
+    def _unjudged(self, reason: str) -> Verdict:
+        """Return the verdict on a frame that cannot be judged."""
+        return Verdict(
+            score=math.nan,
+            threshold=self.threshold,
+            anomalous=True,
+            anomaly_map=None,
+            reason=reason,
+            review_threshold=self.review_threshold,
+        )
 
     def _check_size(self, image: Image) -> None:
         """Raise ValueError for an image that is unlike those of the training in size."""
@@ -253,8 +262,9 @@ class Detector:
     def regions(self, image: npt.NDArray[Any], anomaly_map: Map | None) -> Regions:
         """Return where the anomaly map of a verdict is above the pixel threshold of the bundle.
 
-        `image` is the one that was judged, of which only the size is read, and `anomaly_map` is
-        float32 [H, W] on the model's input grid; see `find_regions`. Raises ValueError where there
+        `image` is the one that was judged, of which only the size is read, unless the bundle has a
+        fixture, which finds the part in it again. `anomaly_map` is float32 [H, W] on the model's
+        input grid; see `find_regions`. Raises ValueError where there
         is no map, and where the bundle has no pixel threshold, with the remedy.
         """
         check_image(image)
@@ -263,9 +273,14 @@ class Detector:
         if threshold is None:
             raise ValueError(f"there are no regions: {regions_missing(self.bundle)}")
         height, width = image.shape[:2]
-        geometry = self.graph_input.frame_geometry
-        cells = self.graph_input.inspected_cells
+        graph_input = self.graph_input
+        geometry = graph_input.frame_geometry
+        cells = graph_input.inspected_cells
         settings = self.region_settings
+        # Most maps have no value above it, and then the part need not be found again.
+        if graph_input.fixture is not None and (anomaly_map > threshold).any():
+            anomaly_map = graph_input.map_of_frame(anomaly_map, image)
+            cells = None
         return find_regions(anomaly_map, threshold, geometry, height, width, settings, cells)
 
     def _require_map(self, anomaly_map: Map | None) -> Map:

@@ -42,7 +42,8 @@ NEAR_BEST = 0.05
 # A pose may be beyond the limits by so much, as it is only known so exactly.
 TURN_SLACK = 1.0  # degrees
 SHIFT_SLACK = 2.0  # pixels
-# The refinement sees so many pixels around the picture, and ends after so many steps, or when its match grows by less.
+# The refinement ends after so many steps, or when its match grows by less. It sees so many pixels
+# around the picture.
 STEPS = 20
 SMALLEST_GAIN = 1e-3
 MARGIN = 8

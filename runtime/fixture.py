@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from flawline import FlawlineError
 from flawline.runtime.find_part import COARSER, PartFinder, Pose, gradients, halvings, small_copy
-from flawline.runtime.image import Image, Map, check_image
+from flawline.runtime.image import Geometry, Image, Map, check_image
 from flawline.runtime.source_frame import LARGEST_SIDE
 from flawline.runtime.strict_json import SchemaError, StrictReader, one_line
 
@@ -39,7 +39,11 @@ Region = tuple[int, int, int, int]
 
 
 class FixtureError(FlawlineError, ValueError):
-    """The part was not found in an image, or there is no fixture with these values."""
+    """An image is not of the fixture's frames, or there is no fixture with these values."""
+
+
+class PartNotFoundError(FixtureError):
+    """The part was not found in a frame, or is turned or shifted too far."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +152,13 @@ class Fixture:
     def require(self, image: npt.NDArray[Any]) -> Pose:
         """Return the pose of the part in a frame.
 
-        Raises FixtureError where it is not found or beyond the limits; see `find` for the others.
+        Raises PartNotFoundError where it is not found or beyond the limits, and the errors of
+        `find`.
         """
         pose = self.find(image)
         fault = self.fault(pose)
         if fault is not None:
-            raise FixtureError(fault)
+            raise PartNotFoundError(fault)
         return pose
 
     def align(self, image: Image, pose: Pose) -> Image:
@@ -169,17 +174,40 @@ class Fixture:
         matrix = pose.matrix(self.centre)
         return _moved_back(defect, matrix, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
 
-    def to_frame(self, values: Map, pose: Pose) -> Map:
-        """Return values of an aligned frame, float32 [h, w], at their places in the frame.
+    def map_of_frame(
+        self, values: Map, pose: Pose, geometry: Geometry, interpolation: int = cv2.INTER_NEAREST
+    ) -> Map:
+        """Return the map of an aligned frame at its places in the frame, on a grid like its own.
 
-        A pixel of the frame that is outside of the aligned one is NaN.
+        `values` is float32 of the size of the geometry, to which the aligned frame was prepared,
+        and so is the result, as if the frame had been prepared. It is NaN where the frame has no
+        place in the aligned one.
         """
-        size = (self.width, self.height)
+        scaled_height, scaled_width, top, left = geometry.place(self.height, self.width)
+        if min(top, left) < 0:
+            # The bars are no places in the aligned frame.
+            inside = np.full_like(values, np.nan)
+            rows = slice(-top, scaled_height - top)
+            columns = slice(-left, scaled_width - left)
+            inside[rows, columns] = values[rows, columns]
+            values = inside
+        scale_x = self.width / scaled_width
+        scale_y = self.height / scaled_height
+        # From the middle of a cell of the grid to its place in the frame.
+        to_pixels = np.array(
+            [
+                [scale_x, 0, scale_x * (left + 0.5) - 0.5],
+                [0, scale_y, scale_y * (top + 0.5) - 0.5],
+                [0, 0, 1],
+            ]
+        )
+        moving = np.vstack([pose.matrix(self.centre), (0, 0, 1)])
+        matrix = np.linalg.inv(to_pixels) @ moving @ to_pixels
         moved = cv2.warpAffine(
             values,
-            pose.matrix(self.centre),
-            size,
-            flags=cv2.INTER_LINEAR,
+            matrix[:2],
+            (geometry.width, geometry.height),
+            flags=interpolation,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=float("nan"),
         )
