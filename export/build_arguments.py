@@ -13,6 +13,7 @@ from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.runtime.source_frame import BGR, LAYOUTS, SourceFrame, parse_source
 from flawline.train import METHODS
 from flawline.train.fit import DEFAULT_METHOD, add_training_arguments, parse_arguments
+from flawline.train.frame_arguments import add_frame_arguments
 
 PROGRAM = program_of("build")
 EXAMPLES = (
@@ -71,6 +72,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         help="where to save the trained checkpoint; default runs/",
     )
     add_training_arguments(parser)
+    add_frame_arguments(parser)
     return parse_arguments(parser, words)
 
 

@@ -93,6 +93,11 @@ class GraphInput:
             return None
         return TileGrid(self.tiles, self.geometry, self.inspected_cells)
 
+    @property
+    def inputs_per_frame(self) -> int:
+        """How many inputs of the graph a frame becomes."""
+        return 1 if self.grid is None else len(self.grid)
+
     @cached_property
     def inspected_cells(self) -> AreaMask | None:
         """Which pixels of a prepared frame, and of its map, are inspected; None if all are.

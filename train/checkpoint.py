@@ -13,13 +13,17 @@ import torch
 from flawline.commands import command_line
 from flawline.runtime.files import write_file
 from flawline.runtime.image import Geometry
+from flawline.runtime.inspected_area import InspectedArea, area_from_json
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
+from flawline.runtime.tiles import Tiling, tiling_from_json
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 from flawline.train import TrainError
 from flawline.train.method import Method, resolve_method
 from flawline.train.out_of_fold import OutOfFold, out_of_fold_from_json, out_of_fold_to_json
 
 SCHEMA = 2
+# That of checkpoints with tiles or an inspected area.
+FRAMES_SCHEMA = 3
 # Schema 1 calls the settings `hyperparameters`, and has no phases. The attribute `backbone` of the
 # methods, whose name begins those of its tensors, was called `trunk` there.  # style: old name
 OLDEST_SCHEMA = 1
@@ -32,7 +36,8 @@ class Checkpoint(NamedTuple):
     `training` is None if the training was finished. `trained_on` are the content hashes of the
     training images; it is empty in checkpoints of older versions. These lack `length` and
     `source_sizes` too. `missing_phases` are the phases that a training cut short did not begin.
-    `out_of_fold` are scores of the training images; None if other images are held out.
+    `out_of_fold` are scores of the training images; None if other images are held out. `tiles` and
+    `inspected_area` are those of a manifest.
     """
 
     method: Method
@@ -43,6 +48,8 @@ class Checkpoint(NamedTuple):
     missing_phases: tuple[str, ...] = ()
     source_sizes: SourceSizes | None = None
     out_of_fold: OutOfFold | None = None
+    tiles: Tiling | None = None
+    inspected_area: InspectedArea | None = None
 
     @property
     def finished(self) -> bool:
@@ -62,6 +69,8 @@ def save_checkpoint(
     missing_phases: Sequence[str] = (),
     source_sizes: SourceSizes | None = None,
     out_of_fold: OutOfFold | None = None,
+    tiles: Tiling | None = None,
+    inspected_area: InspectedArea | None = None,
 ) -> None:
     """Write a checkpoint atomically.
 
@@ -81,6 +90,11 @@ def save_checkpoint(
         "source_sizes": sizes_to_json(source_sizes),
         "out_of_fold": out_of_fold_to_json(out_of_fold),
     }
+    # Older versions would take no notice of these.
+    if tiles is not None:
+        content.update(schema=FRAMES_SCHEMA, tiles=tiles.to_json())
+    if inspected_area is not None:
+        content.update(schema=FRAMES_SCHEMA, inspected_area=inspected_area.to_json())
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_file(path, buffer.getvalue(), TrainError, "--out")
@@ -112,7 +126,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def _parse(content: dict[str, Any]) -> Checkpoint:
     schema = content["schema"]
-    if schema not in (OLDEST_SCHEMA, SCHEMA):
+    if schema not in (OLDEST_SCHEMA, SCHEMA, FRAMES_SCHEMA):
         raise KeyError(f"schema {schema!r}")
     if schema == OLDEST_SCHEMA:
         content = _upgraded(content)
@@ -130,6 +144,8 @@ def _parse(content: dict[str, Any]) -> Checkpoint:
         missing_phases=tuple(content.get("missing_phases", ())),
         source_sizes=sizes_from_json(content.get("source_sizes")),
         out_of_fold=out_of_fold_from_json(content.get("out_of_fold")),
+        tiles=tiling_from_json(content.get("tiles")),
+        inspected_area=area_from_json(content.get("inspected_area")),
     )
 
 

@@ -27,6 +27,7 @@ from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import IMAGENET, WEIGHT_KINDS
 from flawline.train.data.demo import DEMO_WEIGHTS
 from flawline.train.data.folds import DEFAULT_FOLDS, HOLD_OUT_FROM
+from flawline.train.frame_arguments import add_frame_arguments, area_of, tiles_of
 
 if TYPE_CHECKING:
     from flawline.train.recipe import Recipe
@@ -66,16 +67,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         choices=GEOMETRIES,
         help="how images become the input; default is the method's",
     )
-    group.add_argument("--steps", type=int, help="optimiser steps in all")
-    group.add_argument("--epochs", type=int, help="passes over the images, instead of --steps")
-    group.add_argument(
-        "--max-minutes",
-        type=float,
-        help="stop after so many minutes; the same command continues from there",
-    )
-    group.add_argument(
-        "--again", action="store_true", help="train also if the checkpoint is of this training"
-    )
+    _add_length_arguments(group)
     group.add_argument("--seed", type=int, default=0, help="of all random choices; default 0")
     group.add_argument(
         "--bits", type=int, help="significant bits of 16-bit images, such as 12 for a 12-bit camera"
@@ -90,6 +82,20 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         f"of {DEFAULT_FOLDS} blocks of them, whose scores then set the threshold, and once for "
         f"comparison. 0: train once and hold out a fifth. Default {DEFAULT_FOLDS} below "
         f"{HOLD_OUT_FROM} good images, 0 from there on",
+    )
+
+
+def _add_length_arguments(group: argparse._ActionsContainer) -> None:
+    """Add the flags that say how long to train."""
+    group.add_argument("--steps", type=int, help="optimiser steps in all")
+    group.add_argument("--epochs", type=int, help="passes over the images, instead of --steps")
+    group.add_argument(
+        "--max-minutes",
+        type=float,
+        help="stop after so many minutes; the same command continues from there",
+    )
+    group.add_argument(
+        "--again", action="store_true", help="train also if the checkpoint is of this training"
     )
 
 
@@ -181,6 +187,8 @@ def recipe_from_arguments(args: argparse.Namespace, method: str, data: Path) -> 
         bit_depth=args.bits,
         device=args.device,
         folds=args.folds,
+        tiles=tiles_of(args),
+        area=area_of(args),
     )
 
 
@@ -242,6 +250,7 @@ def _parser() -> Parser:
         "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
     )
     add_training_arguments(parser)
+    add_frame_arguments(parser)
     return parser
 
 

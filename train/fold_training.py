@@ -12,11 +12,13 @@ from typing import Any, overload
 import torch
 
 from flawline.runtime.console import log
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image
 from flawline.train.backbones.memory import FeatureMemory
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
 from flawline.train.data.folds import blocks, random_fifth
-from flawline.train.judging import evaluate, map_peaks
+from flawline.train.data.tiles import network_inputs
+from flawline.train.judging import evaluate_frames
 from flawline.train.method import Fit, Method
 from flawline.train.out_of_fold import OutOfFold, PartScores
 from flawline.train.progress import Progress, Remark, no_progress, no_remark
@@ -62,10 +64,12 @@ class Part:
     steps: int
 
 
-def plan_parts(recipe: Recipe, paths: Sequence[Path], folds: int) -> list[Part]:
+def plan_parts(
+    recipe: Recipe, paths: Sequence[Path], folds: int, inputs_per_image: int = 1
+) -> list[Part]:
     """Return the trainings without each block of the images, then the one for comparison.
 
-    The list is empty if `folds` is 0.
+    The list is empty if `folds` is 0. Each image becomes `inputs_per_image` inputs of the network.
     """
     if folds == 0:
         return []
@@ -78,7 +82,8 @@ def plan_parts(recipe: Recipe, paths: Sequence[Path], folds: int) -> list[Part]:
     common = others[:: math.ceil(len(others) / IMAGES_SEEN)]
     parts = []
     for name, left_out in divisions:
-        used = recipe.method_class.images_used(recipe.settings, len(paths) - len(left_out))
+        inputs = inputs_per_image * (len(paths) - len(left_out))
+        used = recipe.method_class.images_used(recipe.settings, inputs)
         seen = [index for index in common if index not in left_out]
         parts.append(Part(name, tuple(left_out), tuple(seen), recipe.length(used) or 1))
     return parts
@@ -102,7 +107,8 @@ class FoldTraining:
 
     recipe, model: the recipe, and the detector on all images, whose backbones the others copy.
     device: what to train on.
-    images: all good images, uint8 [H, W, 3] each.
+    images: all good images, uint8 [h, w, 3] each, prepared to the frame's geometry.
+    graph_input: how they become inputs of the network, and what of their maps is inspected.
     features: shared by all models.
     unfinished: where the part is saved that is being trained.
     provenance: of the whole training; an unfinished part of another one is not continued.
@@ -116,6 +122,7 @@ class FoldTraining:
     model: Method
     device: torch.device
     images: Sequence[Image]
+    graph_input: GraphInput
     features: SharedFeatures
     unfinished: Path
     provenance: dict[str, str]
@@ -167,7 +174,7 @@ class FoldTraining:
         def progress(label: str, done: int, total: int) -> None:
             self.progress(f"{part.name}: {label}", done, total)
 
-        images = ChosenImages(self.images, kept)
+        images = network_inputs(ChosenImages(self.images, kept), self.graph_input.grid)
         seed = self.recipe.seed
         fit = Fit(images, part.steps, seed, deadline, progress, save, state, self.remark)
         done = model.fit(fit)
@@ -177,12 +184,13 @@ class FoldTraining:
 
     def _score(self, model: Method, part: Part, progress: Progress) -> PartScores:
         chosen = (*part.left_out, *part.seen)
-        scores, maps = evaluate(model, ChosenImages(self.images, chosen), progress, "scores")
+        images = ChosenImages(self.images, chosen)
+        scores, peaks = evaluate_frames(model, images, self.graph_input, progress, "scores")
         count = len(part.left_out)
         return PartScores(
             images=part.left_out,
             scores=tuple(scores[:count].tolist()),
-            peaks=tuple(map_peaks(maps[:count]).tolist()),
+            peaks=tuple(peaks[:count].tolist()),
             seen=part.seen,
             seen_scores=tuple(scores[count:].tolist()),
         )

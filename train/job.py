@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.training_length import TrainingLength
 from flawline.train.data import PreparedImages
@@ -45,7 +46,8 @@ class Job:
     """A training: the images of the data set, what is trained on them, and where it is saved.
 
     images: all that are trained on. trained_on: their content hashes. steps: of the training on
-    them, 1 for a closed form. parts: the further trainings, without each fold.
+    them, 1 for a closed form. parts: the further trainings, without each fold. graph_input: how
+    images become inputs of the network.
     """
 
     recipe: Recipe
@@ -55,6 +57,19 @@ class Job:
     steps: int
     parts: list[Part]
     provenance: dict[str, str]
+    graph_input: GraphInput
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs of the network the images become."""
+        return self.graph_input.inputs_per_frame * len(self.images)
+
+    @property
+    def called(self) -> str:
+        """How messages call the inputs of the network."""
+        if self.inputs == len(self.images):
+            return "good images"
+        return f"tiles of {len(self.images)} good images"
 
     @property
     def unfinished(self) -> Path:

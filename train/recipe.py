@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flawline.runtime.image import Geometry
+from flawline.runtime.tiles import Tiling, grid_geometry
 from flawline.train import TrainError
 from flawline.train.backbones.facts import IMAGENET
+from flawline.train.data.area import AreaDrawing
 from flawline.train.method import Method, MethodSettings, require_positive, resolve_method
 
 DEFAULT_WEIGHTS = IMAGENET
@@ -36,6 +38,8 @@ class Recipe:
     device: cpu, cuda, cuda:1, or auto.
     folds: how many further trainings, each without one block of the good images, give the scores
         that set the threshold; 0 to hold out a fifth of the images, None to decide by their number.
+    tiles: the tiles that each image is cut into; None for the whole image as one input.
+    area: what is inspected of each image; None for all of it.
     Raises TrainError for values out of range.
     """
 
@@ -50,6 +54,8 @@ class Recipe:
     bit_depth: int | None = None
     device: str = "auto"
     folds: int | None = None
+    tiles: Tiling | None = None
+    area: AreaDrawing | None = None
 
     def __post_init__(self) -> None:
         require_positive("steps", self.steps)
@@ -66,6 +72,8 @@ class Recipe:
             raise TrainError(f"--seed {self.seed} is not from 0 to {LARGEST_SEED}")
         if self.bit_depth is not None and not 9 <= self.bit_depth <= 16:
             raise TrainError(f"--bits {self.bit_depth} is not from 9 to 16; 8-bit images need none")
+        if self.tiles is not None:
+            _require_grid(self.tiles, self.settings.geometry)
         if self.folds is not None and (self.folds < 0 or self.folds == 1):
             raise TrainError(
                 f"--folds {self.folds} is neither 0 (hold out a fifth of the images) nor at least 2"
@@ -119,6 +127,14 @@ def plan(
     settings = dataclasses.replace(settings, geometry=shape)
     settings = kind.complete_settings(settings, data)
     return Recipe(method, data, settings, weights or DEFAULT_WEIGHTS, **training)
+
+
+def _require_grid(tiles: Tiling, geometry: Geometry) -> None:
+    """Raise TrainError for tiles of a geometry that does not allow them."""
+    try:
+        grid_geometry(tiles, geometry)
+    except ValueError as error:
+        raise TrainError(f"--tiles: {error}") from error
 
 
 def _geometry(default: Geometry, size: int | None, kind: str | None) -> Geometry:

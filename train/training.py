@@ -11,21 +11,26 @@ from typing import Any
 
 from flawline.runtime.console import log, log_notes
 from flawline.runtime.image import Image
+from flawline.runtime.inspected_area import INSPECTED_AREA
 from flawline.runtime.source_images import SourceSizes
+from flawline.runtime.tiles import TILES
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
 from flawline.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from flawline.train.data import CachedImages, PreparedImages, describe_images, hold_out, open_data
+from flawline.train.data import describe_images, hold_out, open_data
 from flawline.train.data.folds import choose_folds
+from flawline.train.data.images import frames_of
 from flawline.train.data.split import content_hashes, list_hash, require_different_images
+from flawline.train.data.tiles import network_inputs
 from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
+from flawline.train.frames import frame_provenance, graph_input_of, images_to_fit
 from flawline.train.job import FitResult, Job, Run
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
 from flawline.train.neighbours import describe_neighbours
 from flawline.train.out_of_fold import OutOfFold
-from flawline.train.progress import Bars, Progress
+from flawline.train.progress import Bars
 from flawline.train.recipe import Recipe
 
 # Provenance that a run fills in itself; the rest must be equal to continue an unfinished run.
@@ -89,9 +94,9 @@ def _announce(job: Job, run: Run) -> None:
             f"--folds 0 trains once"
         )
     if not run.fitted:
-        used = run.model.images_used(recipe.settings, len(job.images))
+        used = run.model.images_used(recipe.settings, job.inputs)
         log(
-            f"training {recipe.method} on {used} good images {length} on {run.model.device} "
+            f"training {recipe.method} on {used} {job.called} {length} on {run.model.device} "
             f"(weights {run.provenance[WEIGHTS]})"
         )
 
@@ -106,20 +111,24 @@ def _prepare(recipe: Recipe, model: Method, out: Path) -> Job:
     held_out: list[Path] = []
     if folds == 0:
         good, held_out = hold_out(data_set.train_good)
-    for line in describe_images(good, model.geometry, recipe.bit_depth):
+    graph_input = graph_input_of(recipe, good[0])
+    for line in describe_images(good, graph_input.frame_geometry, recipe.bit_depth):
         log(f"note: {line}")
-    used = model.images_used(recipe.settings, len(good))
+    each = graph_input.inputs_per_frame
+    used = model.images_used(recipe.settings, each * len(good))
     steps = recipe.length(used)
-    provenance = _provenance(recipe, good, f"{used} trained on, {len(held_out)} held out", steps)
+    counts = f"{used}{' tiles' if each > 1 else ''} trained on, {len(held_out)} held out"
+    provenance = _provenance(recipe, good, counts, steps)
+    provenance.update(frame_provenance(graph_input))
     if folds:
         provenance[FOLDS] = str(folds)
     if out.is_dir() or not _writable(out.parent):
         raise TrainError(f"--out {out}: cannot be written; choose another")
     trained_on = content_hashes(good)
     require_different_images(trained_on)
-    images = PreparedImages(good, model.geometry, recipe.bit_depth)
-    parts = plan_parts(recipe, data_set.train_good, folds)
-    return Job(recipe, out, images, trained_on, steps or 1, parts, provenance)
+    images = frames_of(good, graph_input, recipe.bit_depth)
+    parts = plan_parts(recipe, data_set.train_good, folds, each)
+    return Job(recipe, out, images, trained_on, steps or 1, parts, provenance, graph_input)
 
 
 def _provenance(
@@ -144,6 +153,8 @@ def _save(path: Path, job: Job, run: Run, fit: FitResult) -> None:
         length=fit.length,
         missing_phases=fit.missing_phases,
         source_sizes=run.sizes,
+        tiles=job.recipe.tiles,
+        inspected_area=job.graph_input.area,
         out_of_fold=run.out_of_fold,
     )
 
@@ -155,7 +166,7 @@ def _fit(job: Job, run: Run) -> FitResult:
         deadline = time.monotonic() + 60 * job.recipe.max_minutes
     device = run.model.device
     with Bars() as bars:
-        pixels = _images_to_fit(run.model, job.recipe, job.images, bars)
+        pixels = images_to_fit(run.model, job, bars)
         features = SharedFeatures()
         if job.parts:
             features.attach(run.model)
@@ -174,6 +185,7 @@ def _fit(job: Job, run: Run) -> FitResult:
             model=run.model,
             device=device,
             images=pixels,
+            graph_input=job.graph_input,
             features=features,
             unfinished=job.unfinished_fold,
             provenance=run.provenance,
@@ -193,7 +205,8 @@ def _fit_all(
         save_checkpoint(job.unfinished, run.model, run.provenance, state, trained_on=job.trained_on)
 
     seed = job.recipe.seed
-    fit = Fit(pixels, job.steps, seed, deadline, bars, save, run.state, bars.remark)
+    inputs = network_inputs(pixels, job.graph_input.grid)
+    fit = Fit(inputs, job.steps, seed, deadline, bars, save, run.state, bars.remark)
     done = run.model.fit(fit)
     run.provenance.update(fit.facts)
     for note in fit.notes:
@@ -231,16 +244,6 @@ def _result(job: Job, run: Run, done: int, missing: tuple[str, ...] = ()) -> Fit
     return FitResult(TrainingLength(done, planned), missing)
 
 
-def _images_to_fit(
-    model: Method, recipe: Recipe, images: PreparedImages, progress: Progress
-) -> Sequence[Image]:
-    """Return the images from a temporary cache if the method reads all of them in every step."""
-    used = model.images_used(recipe.settings, len(images))
-    if model.trains_on_pixels and used == len(images):
-        return CachedImages(images, progress=progress)
-    return images
-
-
 def _begin(job: Job, model: Method) -> Run:
     """Load weights into a fresh model, or continue the unfinished run of the same recipe."""
     recipe = job.recipe
@@ -248,7 +251,8 @@ def _begin(job: Job, model: Method) -> Run:
     if job.unfinished.exists():
         return _continue(job)
     provenance[WEIGHTS_FLAG] = recipe.weights
-    provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, job.images)
+    inputs = network_inputs(job.images, job.graph_input.grid)
+    provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, inputs)
     if recipe.weights == RANDOM and model.backbones():
         log("note: --weights random: random features, expect results near chance")
     return Run(model, provenance, out_of_fold=job.new_record())
@@ -270,7 +274,7 @@ def _is_of(job: Job, saved: Checkpoint) -> bool:
     """Whether a checkpoint was trained, maybe in part, with the recipe of the job."""
     expected = {**job.provenance, WEIGHTS_FLAG: job.recipe.weights}
     same = saved.method.settings == job.recipe.settings
-    for name in {*expected, FOLDS} - IMAGES:
+    for name in {*expected, FOLDS, TILES, INSPECTED_AREA} - IMAGES:
         same = same and saved.provenance.get(name) == expected.get(name)
     return same
 

@@ -9,7 +9,9 @@ from typing import overload
 import numpy as np
 
 from flawline.cameras.decode import read_image
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry, Image, prepare
+from flawline.runtime.inspected_area import AreaError
 
 # Images that `describe_images` reads.
 IMAGES_READ = 50
@@ -60,9 +62,20 @@ class PreparedImages(Sequence[Image]):
         image = read_image(path, self.bit_depth)
         height, width = image.shape[:2]
         self.sizes[path] = (height, width)
-        if self.convert is not None:
+        if self.convert is None:
+            return prepare(image, self.geometry)
+        try:
             return self.convert(image)
-        return prepare(image, self.geometry)
+        except AreaError as error:
+            raise AreaError(f"{path}: {error}") from error
+
+
+def frames_of(
+    paths: Sequence[Path], graph_input: GraphInput, bit_depth: int | None
+) -> PreparedImages:
+    """Return image files as frames that are prepared for the network, before they are tiled."""
+    convert = graph_input.prepared
+    return PreparedImages(paths, graph_input.frame_geometry, bit_depth, convert)
 
 
 def describe_images(

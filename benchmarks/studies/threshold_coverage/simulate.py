@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from flawline.export.assemble import tolerance_of
 from flawline.runtime.calibration import Calibration
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, prepare
 from flawline.runtime.manifest import Spread
 from flawline.runtime.threshold import CalibrationError, set_threshold
@@ -115,6 +116,7 @@ class Simulation:
                 model=self._untrained,
                 device=self._untrained.device,
                 images=images,
+                graph_input=GraphInput(self.recipe.settings.geometry),
                 features=self.features,
                 unfinished=Path(folder) / "fold.pt",
                 provenance={},

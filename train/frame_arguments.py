@@ -1,0 +1,71 @@
+"""The flags that say which parts of each image a network gets: tiles and the inspected area."""
+
+from __future__ import annotations
+
+import argparse
+
+from flawline import FlawlineError
+from flawline.runtime.tiles import (
+    ALIGNMENT,
+    DEFAULT_OVERLAP,
+    LARGEST_OVERLAP,
+    Tiling,
+    parse_tiles,
+)
+from flawline.train import TrainError
+from flawline.train.data.area import AreaDrawing, Shape, drawing_of, parse_shape
+
+
+def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags, which `tiles_of` and `area_of` read."""
+    group = parser.add_argument_group("parts of an image")
+    group.add_argument(
+        "--tiles",
+        metavar="COLUMNSxROWS",
+        help="cut each image into so many overlapping tiles, such as 3x2, for small defects in "
+        "large images; default: the whole image is one input",
+    )
+    group.add_argument(
+        "--overlap",
+        type=float,
+        help=f"share of a tile that overlaps with the next one, from 0 to {LARGEST_OVERLAP:g}, "
+        f"rounded up to {ALIGNMENT} pixels of the input; default {DEFAULT_OVERLAP:g}",
+    )
+    for flag, meaning in (("--include", "inspect only this area"), ("--exclude", "leave it out")):
+        group.add_argument(
+            flag,
+            type=_shape,
+            action="append",
+            metavar="AREA",
+            help=f"{meaning} of each image: a polygon 'x,y x,y x,y' in pixels, a JSON file of "
+            f"polygons, or a mask image; may be repeated",
+        )
+
+
+def tiles_of(args: argparse.Namespace) -> Tiling | None:
+    """Return the tiles that the flags ask for, if the command has them. Raises TrainError."""
+    tiles = getattr(args, "tiles", None)
+    overlap = getattr(args, "overlap", None)
+    if tiles is None:
+        if overlap is not None:
+            raise TrainError("--overlap goes with --tiles; give both, or leave it out")
+        return None
+    try:
+        return parse_tiles(tiles, DEFAULT_OVERLAP if overlap is None else overlap)
+    except ValueError as error:
+        raise TrainError(f"--tiles: {error}; see --tiles and --overlap") from error
+
+
+def area_of(args: argparse.Namespace) -> AreaDrawing | None:
+    """Return the area that the flags draw, if the command has them."""
+    include = getattr(args, "include", None) or []
+    exclude = getattr(args, "exclude", None) or []
+    return drawing_of(include, exclude)
+
+
+def _shape(text: str) -> Shape:
+    try:
+        return parse_shape(text)
+    except FlawlineError as error:
+        # argparse prints only the message of this error.
+        raise argparse.ArgumentTypeError(str(error)) from error
