@@ -166,13 +166,15 @@ class Fixture:
 
         What is outside of the frame has the colour of the nearest pixel of its edge.
         """
-        return _moved_back(image, pose.matrix(self.centre), cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
-
-    def align_mask(self, mask: npt.NDArray[Any], pose: Pose) -> Image:
-        """Return a mask of a frame, [h, w], as `align` returns the frame: uint8, 1 where set."""
-        defect = (mask > 0).astype(np.uint8)
-        matrix = pose.matrix(self.centre)
-        return _moved_back(defect, matrix, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+        height, width = image.shape[:2]
+        moved = cv2.warpAffine(
+            image,
+            pose.matrix(self.centre),
+            (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return np.asarray(moved, np.uint8)
 
     def map_of_frame(
         self, values: Map, pose: Pose, geometry: Geometry, interpolation: int = cv2.INTER_NEAREST
@@ -284,13 +286,6 @@ def _small_size(region: Region) -> tuple[int, int]:
 def _pixels(region: Region) -> int:
     height, width = _small_size(region)
     return height * width
-
-
-def _moved_back(image: Image, matrix: npt.NDArray[Any], interpolation: int, border: int) -> Image:
-    height, width = image.shape[:2]
-    flags = interpolation | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=border)
-    return np.asarray(moved, np.uint8)
 
 
 def fixture_from_json(content: Mapping[str, Any] | None) -> Fixture | None:

@@ -1,44 +1,69 @@
-"""Tests of finding a part that is turned and shifted, and of laying it back."""
+"""A part that does not lie still: it is found, laid back before all else, and shown where it is.
+
+The map of the tiny graph is the mean over the colours of each pixel.
+"""
+
+from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from conftest import write_tiny_bundle
+
+from flawline.cameras import Frame
+from flawline.runtime.bundle import MANIFEST, Bundle, read_bundle
+from flawline.runtime.calibration import Level
+from flawline.runtime.detector import Detector
 from flawline.runtime.find_part import halvings, small_copy
 from flawline.runtime.fixture import (
     LOWEST_QUALITY,
+    Fixture,
     FixtureError,
+    PartNotFoundError,
     fixture_from_json,
     fixture_of,
 )
+from flawline.runtime.graph_input import GraphInput
+from flawline.runtime.image import GEOMETRIES, PADDING_BGR, Geometry, Image
+from flawline.runtime.inspected_area import AreaError, InspectedArea
+from flawline.runtime.manifest import Spread, manifest_from_json, manifest_to_json
+from flawline.runtime.regions import RegionSettings, find_regions
+from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.strict_json import SchemaError
+from flawline.runtime.tiles import Tiling
 
 HEIGHT, WIDTH = 240, 320
 REGION = (80, 40, 160, 160)
 
 
-def draw_part(turn=0.0, x=0.0, y=0.0, light=1.0, height=HEIGHT, width=WIDTH):
-    """Draw a part without symmetry, uint8 [height, width, 3], turned about the region's centre."""
-    large = np.full((4 * height, 4 * width, 3), 40, np.uint8)
+def draw_part(turn: float = 0.0, x: float = 0.0, y: float = 0.0, light: float = 1.0) -> Image:
+    """Draw a part without symmetry, turned about the centre of the region."""
+    large = np.full((4 * HEIGHT, 4 * WIDTH, 3), 40, np.uint8)
     angle = math.radians(turn)
     centre = np.array([159.5 + x, 119.5 + y])
 
-    def place(points):
-        points = np.asarray(points, float)
-        turned = points @ [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+    def place(points: list[tuple[int, int]]) -> Any:
+        turned = np.asarray(points, float) @ [
+            [math.cos(angle), math.sin(angle)],
+            [-math.sin(angle), math.cos(angle)],
+        ]
         return np.round(4 * (turned + centre + 0.5)).astype(np.int32)
 
     cv2.fillPoly(large, [place([(-60, -50), (60, -50), (60, 50), (-60, 50)])], (140, 150, 160))
     cv2.fillPoly(large, [place([(-45, -35), (0, -35), (0, -10), (-45, -10)])], (30, 20, 200))
     cv2.fillPoly(large, [place([(10, 5), (50, 5), (10, 40)])], (220, 220, 220))
-    small = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(large, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     return np.clip(small * light, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
-def fixture():
+def fixture() -> Fixture:
     return fixture_of(draw_part(), REGION, turn=30, shift=20)
 
 
@@ -86,19 +111,6 @@ def test_an_aligned_frame_is_the_reference_picture(fixture):
     after = np.abs(aligned[inner].astype(int) - reference[inner]).mean()
     assert before > 20
     assert after < 2.5
-
-
-def test_a_place_on_the_aligned_frame_goes_back_to_the_frame(fixture):
-    frame = draw_part(-21, 13, 8)
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[150:170, 60:90] = 255
-    pose = fixture.require(frame)
-    aligned = fixture.align_mask(mask, pose)
-    assert set(np.unique(aligned)) == {0, 1}
-    back = fixture.to_frame(aligned.astype(np.float32), pose)
-    assert np.isnan(back).any()
-    overlap = np.logical_and(back > 0.5, mask > 0).sum() / np.logical_or(back > 0.5, mask > 0).sum()
-    assert overlap > 0.95
 
 
 def test_what_is_outside_of_the_frame_has_the_colour_of_its_edge(fixture):
@@ -191,3 +203,160 @@ def test_a_damaged_fixture_is_refused(fixture, key, value):
 
 def test_a_fixture_is_equal_only_to_itself(fixture):
     assert dataclasses.replace(fixture, turn=29.0) != fixture
+
+
+def spotted(*pose: float, spot: tuple[float, float] = (-20.0, 25.0)) -> tuple[Image, Any]:
+    """A part with a white spot at a place on it, and the (x, y) of the spot in the frame."""
+    frame = draw_part(*pose)
+    matrix = cv2.getRotationMatrix2D((0, 0), -pose[0], 1)
+    x, y = matrix[:, :2] @ spot + (159.5 + pose[1], 119.5 + pose[2])
+    cv2.circle(frame, (round(x), round(y)), 6, (255, 255, 255), cv2.FILLED)
+    return frame, (x, y)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, fixture: Fixture) -> Bundle:
+    return write_tiny_bundle(tmp_path / "b", fixture=fixture)
+
+
+@pytest.mark.parametrize("kind", GEOMETRIES)
+def test_a_moved_part_becomes_the_input_of_the_still_one(fixture: Fixture, kind: str) -> None:
+    shorter = 80 if kind == "shorter-crop" else None
+    graph_input = GraphInput(Geometry(kind, 64, 64, shorter), fixture=fixture)
+    still = graph_input.of_frame(draw_part())
+    moved = graph_input.of_frame(draw_part(25, -14, 12))
+    plain = GraphInput(graph_input.geometry).of_frame(draw_part(25, -14, 12))
+    assert np.abs(moved.astype(int) - still).mean() < 2
+    assert np.abs(plain.astype(int) - still).mean() > 6
+
+
+def test_training_and_camera_prepare_a_part_alike(fixture: Fixture) -> None:
+    graph_input = GraphInput(Geometry("stretch", 64, 64), fixture=fixture)
+    frame = draw_part(-11, 3, 4)
+    on_camera = graph_input.of_frame(frame)
+    assert np.array_equal(graph_input.of_image(frame), on_camera)
+    assert np.array_equal(graph_input.prepared(frame), on_camera)
+    # A data set may have parts that no camera's frame is judged with: graphs are compared on them.
+    absent = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    assert graph_input.of_image(absent).shape == (64, 64, 3)
+    with pytest.raises(PartNotFoundError):
+        graph_input.of_frame(absent)
+
+
+def test_the_part_is_laid_before_its_area_is_cut_out(fixture: Fixture) -> None:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[70:170, 100:220] = True
+    area = InspectedArea.of_mask(mask)
+    graph_input = GraphInput(Geometry("stretch", 64, 64), None, Tiling(2, 1), area, fixture)
+    cells = graph_input.inspected_cells
+    assert cells is not None
+    still = graph_input.of_frame(draw_part())
+    moved = graph_input.of_frame(draw_part(20, 10, -6))
+    assert (moved[~cells] == PADDING_BGR).all()
+    assert np.abs(moved[cells].astype(int) - still[cells]).mean() < 5
+
+
+@pytest.mark.parametrize("kind", GEOMETRIES)
+def test_regions_are_where_they_are_in_the_frame(
+    tmp_path: Path, fixture: Fixture, kind: str
+) -> None:
+    shorter = 120 if kind == "shorter-crop" else None
+    geometry = Geometry(kind, 96, 96, shorter)
+    graph_input = GraphInput(geometry, fixture=fixture)
+    frame, (x, y) = spotted(-28, 12, 9)
+    values = graph_input.of_frame(frame).astype(np.float32).mean(-1)
+    moved = graph_input.map_of_frame(values, frame)
+    # Almost as the map of the frame as it lies.
+    plain = GraphInput(geometry).of_frame(frame).astype(np.float32).mean(-1)
+    known = ~np.isnan(moved)
+    if kind == "letterbox":
+        # Its bars are no places in the frame.
+        known[:12] = False
+        known[-12:] = False
+    assert 0.6 < known.mean() < 1
+    assert np.abs(moved[known] - plain[known]).mean() < 6
+    found = find_regions(moved, 225.0, geometry, HEIGHT, WIDTH, RegionSettings())
+    assert found.total == 1
+    left, top, width, height = found.listed[0].box
+    assert left - 1 <= x <= left + width
+    assert top - 1 <= y <= top + height
+    assert max(width, height) < 24
+    assert np.hypot(*(np.subtract(found.listed[0].peak_at, (x, y)))) < 8
+
+
+def test_a_verdict_gives_regions_and_pictures_in_the_frame(
+    tmp_path: Path, fixture: Fixture
+) -> None:
+    peaks = Spread(225, 2, 220, 230)
+    bundle = write_tiny_bundle(tmp_path / "b", fixture=fixture, map_peak=peaks)
+    calibration = dataclasses.replace(bundle.calibration, pixels=Level(235.0, 0.01, (0.002, 0.02)))
+    bundle = dataclasses.replace(bundle, calibration=calibration)
+    frame, (x, y) = spotted(17, -12, 14)
+    with Detector(bundle, "onnxruntime", threshold=235.0) as detector:
+        verdict = detector(frame)
+        assert verdict.name == "anomalous"
+        regions = detector.regions(frame, verdict.anomaly_map)
+        assert regions.total == 1
+        left, top, width, height = regions.listed[0].box
+        assert left - 1 <= x <= left + width
+        assert top - 1 <= y <= top + height
+        painted = detector.paint(frame, verdict.anomaly_map)
+        changed = np.argwhere((painted != frame).any(-1))
+        assert np.hypot(*(changed.mean(0) - (y, x))) < 5
+        good = draw_part(-5, 0, 7)
+        assert detector(good).name == "good"
+        assert detector.regions(good, detector(good).anomaly_map).total == 0
+
+
+def test_a_part_that_is_not_found_is_rejected_with_the_reason(bundle: Bundle) -> None:
+    absent = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    with Detector(bundle, "onnxruntime", threshold=1e6) as detector:
+        for verdict in (detector(absent), detector.judge(Frame("camera", 0, absent))):
+            assert (verdict.name, verdict.anomalous) == ("unjudged", True)
+            assert "the part was not found" in str(verdict.reason)
+        assert detector.judge(Frame("camera", 1, draw_part(9, 1, 1))).name == "good"
+
+
+def test_a_frame_of_another_size_is_unjudged(bundle: Bundle) -> None:
+    wrong = draw_part()[:200]
+    with Detector(bundle, "onnxruntime", accept_size=True) as detector:
+        verdict = detector.judge(Frame("camera", 0, wrong))
+        assert verdict.name == "unjudged"
+        assert "the reference picture of the fixture is 320x240" in str(verdict.reason)
+        with pytest.raises(FixtureError, match="320x200"):
+            detector(wrong)
+
+
+def test_the_manifest_states_the_fixture(bundle: Bundle, fixture: Fixture) -> None:
+    manifest = read_bundle(bundle.path).manifest
+    assert manifest.fixture == fixture
+    assert manifest.graph_input.frame_size == (HEIGHT, WIDTH)
+    assert str(manifest.graph_input) == "64x64 stretch, fixture"
+    # Versions that do not know it refuse the key; bundles without it do not have it.
+    content = json.loads((bundle.path / MANIFEST).read_text())
+    assert content["fixture"]["region"] == list(REGION)
+    without = dataclasses.replace(manifest, fixture=None)
+    assert "fixture" not in json.loads(manifest_to_json(without, {}))
+
+
+def test_a_fixture_does_not_go_with_frames_that_the_graph_takes(fixture: Fixture) -> None:
+    source = SourceFrame(HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="takes them as they lie"):
+        GraphInput(Geometry("stretch", 64, 64), source, fixture=fixture)
+
+
+def test_a_fixture_does_not_go_with_an_area_of_another_size(
+    bundle: Bundle, fixture: Fixture
+) -> None:
+    area = InspectedArea.of_mask(np.ones((HEIGHT, WIDTH + 1), bool))
+    with pytest.raises(AreaError, match="320x240"):
+        GraphInput(Geometry("stretch", 64, 64), area=area, fixture=fixture)
+    changed = dataclasses.replace(bundle.manifest, inspected_area=area)
+    with pytest.raises(SchemaError, match="320x240"):
+        manifest_from_json(manifest_to_json(changed, _hashes(bundle)))
+
+
+def _hashes(bundle: Bundle) -> dict[str, str]:
+    content = json.loads((bundle.path / MANIFEST).read_text())
+    hashes: dict[str, str] = content["files"]
+    return hashes
