@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -101,6 +102,11 @@ class Fixture:
             f"region {x},{y},{width},{height} of {self.width}x{self.height}, up to "
             f"{self.turn:g} degrees and {self.shift:g} pixels"
         )
+
+    @property
+    def digest(self) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 of the picture."""
+        return hashlib.sha256(self.picture).hexdigest()[:12]
 
     @property
     def _picture(self) -> Image:
