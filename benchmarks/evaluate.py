@@ -247,7 +247,7 @@ def _read_masks(samples: Sequence[Sample], bundle: Bundle) -> list[Mask | None]:
     for sample in samples:
         mask = None
         if sample.defect is None or sample.mask is not None:
-            mask = read_mask(sample, bundle.manifest.geometry)
+            mask = read_mask(sample, bundle.manifest.graph_input.frame_geometry)
             if sample.mask is not None and not mask.any():
                 empty.append(sample.mask)
         masks.append(mask)

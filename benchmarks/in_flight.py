@@ -67,7 +67,7 @@ def warm_up(detector: Detector, image: Image, batch: int, seconds: float) -> Non
     """Judge an image untimed for at least `seconds`, in full batches that are all in flight."""
     prepared = detector.bundle.manifest.graph_input.of_frame(image)
     end = time.perf_counter() + seconds
-    count = batch * detector.engine.in_flight
+    count = batch * detector.runner.in_flight
     while True:
         for _ in judge_in_flight(detector, range(count), lambda _: prepared, batch):
             pass

@@ -9,6 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from flawline.export import ExportError
+from flawline.export.frame_scores import with_deciding_tiles
 from flawline.export.graphs import WRITERS, GraphContext
 from flawline.export.parity import Parity, compare, require_parity, score_images
 from flawline.export.selection import PARITY_IMAGES, select_images
@@ -58,11 +59,12 @@ def _write_and_compare(
     )
     context = GraphContext(
         fp32_islands=manifest.fp32_islands,
-        good_images=selection.train,
+        good_images=selection.train_inputs,
         score_std=manifest.score.std,
         progress=progress,
     )
     fp32 = bundle.model().read_bytes()
+    selection, _ = with_deciding_tiles(selection, fp32, bundle.map_size, progress)
     model = write_graph(fp32, precision, context)
     images = selection.inputs
     reference = score_images(fp32, "fp32", bundle.map_size, images, progress)

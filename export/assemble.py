@@ -12,17 +12,16 @@ from flawline.export.exported import (
     ExportedGraph,
     export_graph,
     for_source,
-    note_resized,
     require_source,
 )
 from flawline.export.golden_images import choose_golden
 from flawline.export.good_scores import (
     GoodScores,
-    held_out_scores,
     out_of_fold_scores,
     require_rate,
 )
-from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_images
+from flawline.export.judged import judge
+from flawline.export.parity import ScoresAndMaps, compare, require_parity
 from flawline.export.provenance import bundle_provenance, trained_bit_depth
 from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_images
 from flawline.runtime.bundle import Bundle, write_bundle
@@ -38,13 +37,15 @@ from flawline.runtime.tolerances import Tolerances
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, describe_images
 from flawline.train.data.split import content_hashes, list_hash, require_not_trained_on
-from flawline.train.judging import evaluate
 from flawline.train.method import Method
-from flawline.train.progress import Bars
 
 # Allowed score error of an engine, as a fraction of the standard deviation of good images' scores:
 # far above FP32 rounding and the few thousandths of FP16, far below what matters to a threshold.
 TOLERANCE = 0.05
+SOURCE_WITH_PARTS = (
+    "--source: the graph prepares whole frames, and neither tiles nor an inspected area; leave "
+    "--source out, or train without --tiles, --include and --exclude"
+)
 TRAINING_IMAGES = "data_sha256"  # in the provenance of a checkpoint
 
 
@@ -105,9 +106,9 @@ def build_bundle(
     method = checkpoint.method
     selection, good = _select_images(checkpoint, data, options)
     exported = _export(method, options)
-    reference, results = _judge(method, exported, selection)
-    if good is None:
-        good = held_out_scores(selection.good, results, reference)
+    judged = judge(method, exported, selection)
+    good = good or judged.good_scores(method)
+    selection, reference, results = judged.selection, judged.reference, judged.results
     manifest = manifest_of(method, exported, good)
     calibration = good.calibrate(options.rates, manifest)
     if exported.outputs != GRAPH_OUTPUTS:  # there are no maps to compare or to store
@@ -130,15 +131,12 @@ def _select_images(
 
     Also returns the out-of-fold scores of the good images, or None if images are held out.
     """
-    if options.source is not None:
-        require_source(options.source, checkpoint.source_sizes)
-    method = checkpoint.method
     bit_depth = trained_bit_depth(checkpoint.provenance)
     # A method that was trained on 8-bit images says nothing about the scale of deeper ones.
     file_bit_depth = bit_depth if bit_depth > 8 else None
     record = checkpoint.out_of_fold
     folds = 0 if record is None else record.count
-    graph_input = GraphInput(method.geometry, options.source)
+    graph_input = _graph_input(checkpoint, options)
     selection = select_images(data, graph_input, file_bit_depth, folds, options.parity_images)
     for line in selection.data_set.describe():
         log(line)
@@ -149,9 +147,22 @@ def _select_images(
         good = out_of_fold_scores(record, selection.train.paths)
     require_rate(options.rates, selection.good, good)
     _note_trained_tests(selection, checkpoint)
-    for line in describe_images(selection.good, method.geometry, selection.bit_depth):
+    geometry = graph_input.frame_geometry
+    for line in describe_images(selection.good, geometry, selection.bit_depth):
         log(f"note: {line}")
     return selection, good
+
+
+def _graph_input(checkpoint: Checkpoint, options: ExportOptions) -> GraphInput:
+    """Return what the graph will take. Raises ExportError for options that exclude each other."""
+    source = options.source
+    if source is not None:
+        require_source(source, checkpoint.source_sizes)
+    tiles = checkpoint.tiles
+    area = checkpoint.inspected_area
+    if source is not None and (tiles is not None or area is not None):
+        raise ExportError(SOURCE_WITH_PARTS)
+    return GraphInput(checkpoint.method.geometry, source, tiles, area)
 
 
 def _note_trained_tests(selection: ImageSelection, checkpoint: Checkpoint) -> None:
@@ -197,7 +208,7 @@ def _source_sizes(checkpoint: Checkpoint, selection: ImageSelection) -> SourceSi
     """Return the sizes of the good images: those of the training, extended by the selected ones."""
     if checkpoint.source_sizes is None:
         return None
-    sizes = selection.images.sizes
+    sizes = selection.frames.sizes
     good = SourceSizes.of([sizes[path] for path in selection.good])
     return checkpoint.source_sizes.extended(good)
 
@@ -228,21 +239,6 @@ def _export(method: Method, options: ExportOptions) -> ExportedGraph:
     return for_source(exported, options.source, method.geometry)
 
 
-def _judge(
-    method: Method, exported: ExportedGraph, selection: ImageSelection
-) -> tuple[ScoresAndMaps, ScoresAndMaps]:
-    """Return the results of the torch module and those of its ONNX graph."""
-    map_size = (0, 0)
-    if exported.outputs == GRAPH_OUTPUTS:
-        map_size = (method.geometry.height, method.geometry.width)
-    with Bars() as bars:
-        results = score_images(exported.model, FP32.name, map_size, selection.inputs, bars)
-        scores, maps = evaluate(method, selection.images, bars)
-    if exported.source is not None:
-        note_resized(exported.source, selection)
-    return ScoresAndMaps(scores, maps), results
-
-
 def manifest_of(method: Method, exported: ExportedGraph, good: GoodScores) -> Manifest:
     """Describe the exported method and its scores of good images."""
     score = Spread.of(good.scores)
@@ -269,6 +265,8 @@ def _trained_as(checkpoint: Checkpoint, manifest: Manifest) -> Manifest:
         bit_depth=trained_bit_depth(checkpoint.provenance),
         training=checkpoint.length,
         trained_images=tuple(sorted(set(checkpoint.trained_on))),
+        tiles=checkpoint.tiles,
+        inspected_area=checkpoint.inspected_area,
     )
 
 

@@ -130,6 +130,15 @@ def _require_writable(out: Path) -> None:
         ) from error
 
 
+def _refuse_parts_of_frames(args: argparse.Namespace) -> None:
+    """Refuse, before the training, what the export would refuse. Raises ExportError."""
+    parts = (args.tiles, args.include, args.exclude)
+    if args.source is not None and any(parts):
+        from flawline.export.assemble import SOURCE_WITH_PARTS
+
+        raise ExportError(SOURCE_WITH_PARTS)
+
+
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:
     """Train on the given data, or on the demo data; return the checkpoint and the data set."""
     from flawline.train.training import train
@@ -141,6 +150,7 @@ def _train(args: argparse.Namespace) -> tuple[Path, Path]:
         _write_demo()
     else:
         log(f"no --checkpoint: training {args.method} on {data}")
+    _refuse_parts_of_frames(args)
     recipe = recipe_from_arguments(args, args.method, data)
     if args.data is None and args.weights is None:
         log(f"the demo data is trained with --weights {DEMO_WEIGHTS}, which needs no download")

@@ -75,7 +75,7 @@ def require_source(source: SourceFrame, sizes: SourceSizes | None) -> None:
 
 def note_resized(source: SourceFrame, selection: ImageSelection) -> None:
     """Log how many of the images that were judged have another size than the camera's frames."""
-    sizes = selection.inputs.sizes
+    sizes = selection.frames.sizes
     resized = [path for path in sizes if sizes[path] != (source.height, source.width)]
     if resized:
         log(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from flawline.export.parity import ScoresAndMaps
 from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import log, log_notes
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Manifest
 from flawline.runtime.threshold import (
     HELD_OUT,
@@ -96,7 +97,10 @@ class GoodScores:
 
 
 def held_out_scores(
-    paths: Sequence[Path], results: ScoresAndMaps, reference: ScoresAndMaps
+    paths: Sequence[Path],
+    results: ScoresAndMaps,
+    reference: ScoresAndMaps,
+    graph_input: GraphInput,
 ) -> GoodScores:
     """Return the scores of the held-out images, which come first in the results of the graph.
 
@@ -104,7 +108,8 @@ def held_out_scores(
     are the torch reference's.
     """
     count = len(paths)
-    return GoodScores(paths, results.scores[:count], map_peaks(reference.maps[:count]))
+    maps = [graph_input.suppressed(anomaly_map) for anomaly_map in reference.maps[:count]]
+    return GoodScores(paths, results.scores[:count], map_peaks(np.array(maps)))
 
 
 def out_of_fold_scores(record: OutOfFold, paths: Sequence[Path]) -> GoodScores:

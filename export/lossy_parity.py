@@ -6,6 +6,7 @@ from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
+from flawline.export.frame_scores import with_deciding_tiles
 from flawline.export.parity import ScoresAndMaps, compare, require_parity, score_with
 from flawline.export.selection import ImageSelection, select_images
 from flawline.runtime.bundle import Bundle
@@ -51,10 +52,13 @@ class LossyParity:
     def _judged_by_reference(self, progress: Progress) -> tuple[ImageSelection, ScoresAndMaps]:
         if self._selection is None or self._reference is None:
             manifest = self._bundle.manifest
-            self._selection = select_images(
+            selection = select_images(
                 self._data, manifest.graph_input, manifest.file_bit_depth, manifest.folds
             )
-            model = self._bundle.model()
+            model = self._bundle.model().read_bytes()
+            self._selection, _ = with_deciding_tiles(
+                selection, model, self._bundle.map_size, progress
+            )
             with closing(open_reference(model, self._bundle.map_size)) as reference:
                 self._reference = score_with(reference, self._selection.inputs, progress)
         return self._selection, self._reference

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from flawline.export.frame_scores import FrameScores, score_frames
 from flawline.export.good_scores import GoodScores, out_of_fold_scores
-from flawline.export.parity import ScoresAndMaps, score_with
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle, read_bundle, write_calibration
 from flawline.runtime.console import log
@@ -19,7 +19,6 @@ from flawline.runtime.scored_by import scored_by
 from flawline.runtime.threshold import Rates
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import PreparedImages
-from flawline.train.judging import map_peaks
 from flawline.train.progress import Bars
 
 
@@ -49,12 +48,14 @@ def set_own_threshold(
     Raises EngineError, BundleError, DataError and CalibrationError.
     """
     good, images = _good_images(checkpoint, data, bundle.manifest)
+    graph_input = bundle.manifest.graph_input
     with Bars() as bars:
         with closing(open_engine(bundle, engine, options)) as opened:
-            own = _own_scores(images, score_with(opened, images, bars))
+            own = _own_scores(images, score_frames(opened, images, graph_input, bars))
         if good is not None:
             with closing(open_reference(bundle.model(), bundle.map_size)) as reference:
-                expected = _own_scores(images, score_with(reference, images, bars))
+                found = score_frames(reference, images, graph_input, bars)
+            expected = _own_scores(images, found)
             own = GoodScores(
                 images.paths,
                 good.scores + (own.scores - expected.scores),
@@ -68,10 +69,10 @@ def set_own_threshold(
     return read_bundle(bundle.path)
 
 
-def _own_scores(images: PreparedImages, results: ScoresAndMaps) -> GoodScores:
+def _own_scores(images: PreparedImages, found: FrameScores) -> GoodScores:
     """Return the scores and the largest values of the maps in float64, for their differences."""
-    peaks = map_peaks(results.maps).astype(np.float64)
-    return GoodScores(images.paths, results.scores.astype(np.float64), peaks)
+    scores = found.scores.astype(np.float64)
+    return GoodScores(images.paths, scores, found.peaks.astype(np.float64))
 
 
 def _good_images(
@@ -86,4 +87,4 @@ def _good_images(
         good = out_of_fold_scores(checkpoint.out_of_fold, selection.train.paths)
         paths = list(good.paths)
     convert = manifest.graph_input.of_image
-    return good, PreparedImages(paths, manifest.geometry, bit_depth, convert)
+    return good, PreparedImages(paths, manifest.graph_input.frame_geometry, bit_depth, convert)

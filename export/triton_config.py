@@ -10,6 +10,8 @@ from string import Template
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import printable
+from flawline.runtime.inspected_area import INSPECTED_AREA
+from flawline.runtime.tiles import TILES
 
 CONFIG = "config.pbtxt"
 WARM_UP = "image"
@@ -113,6 +115,10 @@ def _parameters(bundle: Bundle, precision: str, graph: str) -> str:
         values["review_threshold"] = repr(review)
     if manifest.source is not None:
         values["source"] = str(manifest.source)
+    if manifest.tiles is not None:
+        values[TILES] = json.dumps(manifest.tiles.to_json(), sort_keys=True)
+    if manifest.inspected_area is not None:
+        values[INSPECTED_AREA] = json.dumps(manifest.inspected_area.to_json(), sort_keys=True)
     lines = []
     for key, value in values.items():
         entry = f"key: {_quoted(key)} value {{ string_value: {_quoted(value)} }}"

@@ -90,7 +90,7 @@ class Findings:
     @property
     def uninspected(self) -> list[str]:
         """What the geometry leaves uninspected of the smallest and the largest image, in words."""
-        geometry = self.bundle.manifest.geometry
+        geometry = self.bundle.manifest.graph_input.frame_geometry
         losses = []
         sizes = sorted(self.sizes)
         for height, width in sizes[:1] + sizes[-1:]:
@@ -181,7 +181,7 @@ class _PixelAccuracy:
     """Collects anomaly maps and masks of the test images, then measures their agreement."""
 
     def __init__(self, bundle: Bundle, test: Sequence[Sample]) -> None:
-        self._geometry = bundle.manifest.geometry
+        self._geometry = bundle.manifest.graph_input.frame_geometry
         # Without a map or any mask there is nothing to measure, and nothing needs to be stored.
         self._measured = bundle.has_map and any(sample.mask for sample in test)
         self._with_mask = False

@@ -60,12 +60,16 @@ def _geometry(findings: Findings) -> Facts:
         trained = source_sizes.describe()
     graph_input = "prepared images"
     source = findings.bundle.manifest.source
+    tiles = findings.bundle.manifest.tiles
+    if tiles is not None:
+        graph_input = f"{tiles} of prepared images"
     if source is not None:
         graph_input = f"frames of {source}, which the graph prepares"
     return {
         "images": images,
         "graph takes": graph_input,
         "model input": model_input,
+        "inspected area": str(findings.bundle.manifest.inspected_area or "all of each image"),
         "left uninspected": "; ".join(findings.uninspected) or "nothing",
         "images in training": trained,
     }

@@ -98,6 +98,11 @@ def _size_of(bundle: Bundle) -> int:
     """Return the side of the input of a bundle, which both sides have. Raises PeerError."""
     from flawline.benchmarks.peers.process import PeerError
 
+    if bundle.manifest.tiles is not None or bundle.manifest.inspected_area is not None:
+        raise PeerError(
+            f"bundle {bundle.path} inspects tiles or a part of each image, which the other side "
+            f"does not; compare one that was built without --tiles, --include and --exclude"
+        )
     geometry = bundle.manifest.geometry
     if geometry.kind != "stretch" or geometry.height != geometry.width:
         raise PeerError(

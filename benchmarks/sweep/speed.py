@@ -176,8 +176,8 @@ def _judge(runner: _Runner, path: Path) -> None:
     image = runner.prepared(path)
     warm_up = 0 if runner.engine_ms else WARM_UP
     # The threads of the engine before may still be spinning.
-    time_calls(lambda: detector.engine(image), warm_up=warm_up, seconds=SETTLE_S)
-    runner.engine_ms += time_calls(lambda: detector.engine(image), warm_up=0, repeats=REPEATS)
+    time_calls(lambda: detector.runner(image), warm_up=warm_up, seconds=SETTLE_S)
+    runner.engine_ms += time_calls(lambda: detector.runner(image), warm_up=0, repeats=REPEATS)
     runner.end_to_end_ms += time_calls(
         lambda: detector(detector.read_image(path)), warm_up=0, repeats=REPEATS
     )
@@ -189,7 +189,7 @@ def _judge(runner: _Runner, path: Path) -> None:
 
 def _batches(runner: _Runner, paths: Sequence[Path]) -> None:
     """Time the engine on batches of different sizes, as far as it takes them."""
-    engine = runner.detector.engine
+    engine = runner.detector.runner
     images = [runner.prepared(path) for path in paths]
     for size in BATCHES:
         if runner.detector.batch_size(size) < size:
@@ -210,7 +210,7 @@ def _energy(runner: _Runner, path: Path, meter: EnergyMeter) -> None:
         nonlocal calls
         end = time.perf_counter() + ENERGY_S
         while time.perf_counter() < end:
-            runner.detector.engine(image)
+            runner.detector.runner(image)
             calls += 1
 
     joules = meter.measure(work)

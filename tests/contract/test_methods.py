@@ -24,6 +24,7 @@ from rounding import RoundingEvaluator
 from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.engines import open_reference
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
 from flawline.train import METHODS, TrainError
@@ -336,6 +337,7 @@ def test_folds_score_every_image_as_a_training_of_its_own_would(
         model=unfitted,
         device=torch.device("cpu"),
         images=good,
+        graph_input=GraphInput(unfitted.geometry),
         features=SharedFeatures(),
         unfinished=tmp_path / "fold.pt",
         provenance={},

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from flawline.export import ExportError, assemble, golden_images, selection
 from flawline.export.assemble import ExportOptions, build_bundle
 from flawline.export.good_scores import GoodScores
+from flawline.export.judged import Judged
 from flawline.export.parity import ScoresAndMaps
 from flawline.export.provenance import without_folders
 from flawline.export.selection import select_images
@@ -216,10 +217,11 @@ def test_a_rate_that_the_images_do_not_support_is_refused_before_the_work(
 def test_a_flip_of_the_fp32_graph_within_tolerance_is_listed(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    judge = assemble._judge
+    judge = assemble.judge
 
-    def judge_with_a_near_flip(*arguments: Any) -> tuple[ScoresAndMaps, ScoresAndMaps]:
-        reference, results = judge(*arguments)
+    def judge_with_a_near_flip(*arguments: Any) -> Judged:
+        judged = judge(*arguments)
+        reference, results = judged.reference, judged.results
         held_out = len(results.scores) - 6
         good = results.scores[:held_out]
         threshold = set_threshold(good, margin=0.05 * float(np.std(good))).threshold
@@ -229,9 +231,13 @@ def test_a_flip_of_the_fp32_graph_within_tolerance_is_listed(
         scores = results.scores.copy()
         expected[-1] = threshold + step
         scores[-1] = threshold - step
-        return ScoresAndMaps(expected, reference.maps), ScoresAndMaps(scores, results.maps)
+        return dataclasses.replace(
+            judged,
+            reference=ScoresAndMaps(expected, reference.maps),
+            results=ScoresAndMaps(scores, results.maps),
+        )
 
-    monkeypatch.setattr(assemble, "_judge", judge_with_a_near_flip)
+    monkeypatch.setattr(assemble, "judge", judge_with_a_near_flip)
     build(data)
     text = capsys.readouterr().err
     assert "1 flipped decisions" in text
