@@ -117,10 +117,9 @@ class Detector:
         shape.
         """
         start = time.perf_counter()
-        try:
-            prepared = self.graph_input.of_frame(image)
-        except PartNotFoundError as error:
-            return self._unjudged(str(error))
+        prepared = self.prepare_image(image)
+        if isinstance(prepared, Verdict):
+            return prepared
         (verdict,) = self._infer([prepared], start)
         return verdict
 
@@ -181,6 +180,16 @@ class Detector:
             return self.graph_input.of_frame(image)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
+            return self._unjudged(str(error))
+
+    def prepare_image(self, image: npt.NDArray[Any]) -> Image | Verdict:
+        """Return what `runner` takes, or the verdict on an image without its part; see `__call__`.
+
+        Raises ValueError for another dtype or shape.
+        """
+        try:
+            return self.graph_input.of_frame(image)
+        except PartNotFoundError as error:
             return self._unjudged(str(error))
 
     def _unjudged(self, reason: str) -> Verdict:

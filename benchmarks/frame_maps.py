@@ -1,0 +1,25 @@
+"""The anomaly maps of images where their masks are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flawline.runtime.detector import Detector
+from flawline.runtime.image import Image, Map
+from flawline.runtime.verdict import Verdict
+
+
+def map_on_frame(detector: Detector, image: Image, verdict: Verdict) -> Map:
+    """Return the map of a verdict at the places of its image: float32 [H, W], which is the caller's.
+
+    It differs from the verdict's where a fixture laid the part. A place without a value has the
+    lowest one of the map, and all have minus infinity if the part was not found.
+    """
+    graph_input = detector.graph_input
+    if verdict.anomaly_map is None:
+        return np.full(graph_input.map_size, -np.inf, np.float32)
+    if graph_input.fixture is None or not verdict.anomaly_map.size:
+        # The engine overwrites its map in the next call.
+        return verdict.anomaly_map.copy()
+    moved = graph_input.map_of_frame(verdict.anomaly_map, image)
+    return np.where(np.isnan(moved), verdict.anomaly_map.min(), moved)
