@@ -10,7 +10,7 @@ from flawline.runtime.verdict import Verdict
 
 
 def map_on_frame(detector: Detector, image: Image, verdict: Verdict) -> Map:
-    """Return the map of a verdict at the places of its image: float32 [H, W], which is the caller's.
+    """Return the map of a verdict at the places of its image, a copy: float32 [H, W].
 
     It differs from the verdict's where a fixture laid the part. A place without a value has the
     lowest one of the map, and all have minus infinity if the part was not found.
@@ -22,4 +22,5 @@ def map_on_frame(detector: Detector, image: Image, verdict: Verdict) -> Map:
         # The engine overwrites its map in the next call.
         return verdict.anomaly_map.copy()
     moved = graph_input.map_of_frame(verdict.anomaly_map, image)
-    return np.where(np.isnan(moved), verdict.anomaly_map.min(), moved)
+    moved[np.isnan(moved)] = verdict.anomaly_map.min()
+    return moved

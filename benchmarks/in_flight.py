@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from flawline.runtime.ahead import Ahead, Prepared
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Image
 from flawline.runtime.throughput import judge_in_flight
@@ -42,15 +43,17 @@ def judge_passes(
     times = []
     verdicts = []
     start = time.perf_counter()
-    for number, verdict in judge_in_flight(detector, range(filled), prepared, batch):
-        if number >= total:
-            continue
-        if number >= total - count:
-            verdicts.append(_kept(verdict, keeps_maps))
-        if number % count == count - 1:
-            end = time.perf_counter()
-            times.append(1e3 * (end - start) / count)
-            start = end
+    # As `flawline stream` does.
+    with Ahead(iter(range(filled)), prepared, stop=lambda: None, depth=batch) as items:
+        for number, verdict in judge_in_flight(detector, items, batch):
+            if number >= total:
+                continue
+            if number >= total - count:
+                verdicts.append(_kept(verdict, keeps_maps))
+            if number % count == count - 1:
+                end = time.perf_counter()
+                times.append(1e3 * (end - start) / count)
+                start = end
     return times, verdicts
 
 
@@ -68,7 +71,7 @@ def warm_up(detector: Detector, image: Image, batch: int, seconds: float) -> Non
     end = time.perf_counter() + seconds
     count = batch * detector.runner.in_flight
     while True:
-        for _ in judge_in_flight(detector, range(count), lambda _: prepared, batch):
+        for _ in judge_in_flight(detector, [Prepared(None, prepared)] * count, batch):
             pass
         if time.perf_counter() >= end:
             return

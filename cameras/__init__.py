@@ -115,6 +115,11 @@ class Camera(ABC):
         return self.live
 
     @property
+    def newest_only(self) -> bool:
+        """Whether a frame that was not taken is replaced by the next one."""
+        return False
+
+    @property
     def knows_parts(self) -> bool:
         """Whether it is known which part each frame shows: the next one, or that of its `part`.
 

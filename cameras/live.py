@@ -84,11 +84,14 @@ class LiveCamera(CapturingCamera):
         """Tell whether a frame waits that iterating hands out."""
         return len(self._waiting) > 0 and self._on_frame is None
 
+    @property
+    def newest_only(self) -> bool:
+        return not self.limits.keeps_all
+
     def keep_newest(self, on_frame: Callable[[], None]) -> bool:
-        if self.limits.keeps_all:
-            return False
-        self._on_frame = on_frame
-        return True
+        if self.newest_only:
+            self._on_frame = on_frame
+        return self.newest_only
 
     @property
     def has_newest(self) -> bool:

@@ -15,16 +15,16 @@ import numpy.typing as npt
 from flawline.cameras import Frame
 from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.cameras.decode import read_image
-from flawline.cameras.pixels import to_8_bit
 from flawline.runtime import painting
+from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import warn
 from flawline.runtime.engines import Engine, EngineOptions, open_engine
 from flawline.runtime.engines.auto import other_scores
 from flawline.runtime.fixture import PartNotFoundError
+from flawline.runtime.frame_image import image_of
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, Map, check_image
-from flawline.runtime.manifest import Manifest
 from flawline.runtime.regions import Regions, RegionSettings, find_regions, regions_missing
 from flawline.runtime.tile_runner import TileRunner
 from flawline.runtime.verdict import Verdict
@@ -44,8 +44,8 @@ class Detector:
     `review_threshold` is None; with a threshold of your own, no part is reviewed unless you give
     that level, too. `accept_size` judges frames of any size; see `judge`. `region_settings` says
     which regions `regions` gives. Use the detector as a context manager, or close it. It is not for
-    use from several threads at once. Raises EngineError and BundleError, and ValueError for a
-    threshold that is NaN, or a review threshold above it.
+    use from several threads at once, but for `prepare` and `regions`. Raises EngineError and
+    BundleError, and ValueError for a threshold that is NaN, or a review threshold above it.
     """
 
     def __init__(
@@ -116,11 +116,8 @@ class Detector:
         not compared with those of the training; see `judge`. Raises ValueError for another dtype or
         shape.
         """
-        start = time.perf_counter()
-        prepared = self.prepare_image(image)
-        if isinstance(prepared, Verdict):
-            return prepared
-        (verdict,) = self._infer([prepared], start)
+        prepared = Prepared.of(image, self.prepare_image)
+        (verdict,) = self.judge_prepared([prepared])
         return verdict
 
     def judge(self, frame: Frame) -> Verdict:
@@ -141,21 +138,16 @@ class Detector:
         several calls. The times of a verdict are those of its whole batch, since it is known when
         all are. The maps are valid until the next call.
         """
-        start = time.perf_counter()
-        verdicts: list[Verdict | None] = []
-        places = []
-        images = []
-        for place, frame in enumerate(frames):
-            prepared = self.prepare(frame)
-            if isinstance(prepared, Verdict):
-                verdicts.append(prepared)
-                continue
-            verdicts.append(None)
-            places.append(place)
-            images.append(prepared)
-        for place, verdict in zip(places, self._infer(images, start), strict=True):
-            verdicts[place] = verdict
-        return [verdict for verdict in verdicts if verdict is not None]
+        return self.judge_prepared([Prepared.of(frame, self.prepare) for frame in frames])
+
+    def judge_prepared(self, items: Sequence[Prepared[Any]]) -> list[Verdict]:
+        """Judge what `prepare` returned for several frames, as `judge_batch` does."""
+        images = [made.input for made in items if not isinstance(made.input, Verdict)]
+        verdicts = self._infer(images, sum(made.milliseconds for made in items))
+        for place, made in enumerate(items):
+            if isinstance(made.input, Verdict):
+                verdicts.insert(place, made.input)
+        return verdicts
 
     def warm_up(self, largest: int) -> None:
         """Run the engine once with each batch size up to `largest`.
@@ -214,11 +206,8 @@ class Detector:
         if fault is not None:
             raise ValueError(fault)
 
-    def _infer(self, images: Sequence[Image], start: float) -> list[Verdict]:
-        """Run the engine on prepared images, in batches that it takes.
-
-        The preparation of the first one began at `start`.
-        """
+    def _infer(self, images: Sequence[Image], prepare_ms: float) -> list[Verdict]:
+        """Run the engine on prepared images, in batches that it takes."""
         ready = time.perf_counter()
         results = []
         most = self.batch_size(len(images))
@@ -234,7 +223,7 @@ class Detector:
             for score, anomaly_map in zip(scores.tolist(), maps, strict=True):
                 results.append((score, anomaly_map))
         done = time.perf_counter()
-        milliseconds = {"prepare": 1e3 * (ready - start), "infer": 1e3 * (done - ready)}
+        milliseconds = {"prepare": prepare_ms, "infer": 1e3 * (done - ready)}
         verdicts = []
         for score, anomaly_map in results:
             verdicts.append(self.verdict(score, anomaly_map, milliseconds))
@@ -313,32 +302,3 @@ class Detector:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def image_of(frame: Frame, manifest: Manifest) -> Image:
-    """Return the image of a frame at 8 bits: uint8 [h, w, 3] BGR or [h, w] mono.
-
-    A 16-bit image is scaled by the bit depth that the frame declares, or else by that of the
-    manifest. Raises ValueError, saying why, for a frame with a fault, and for a 16-bit image whose
-    bit depth is unknown or contradicts the manifest: a wrong bit depth would make the image darker
-    or brighter than those that the detector was trained on.
-    """
-    if frame.image is None:
-        raise ValueError(frame.fault)
-    trained = manifest.bit_depth
-    declared = frame.bit_depth
-    # A detector that was trained on 8-bit images says nothing about the scale of deeper ones.
-    if declared is None and trained == 8:
-        raise ValueError(
-            "the image has 16 bits per pixel and its bit depth is unknown; "
-            "declare it in the camera's URI, such as ?bits=12"
-        )
-    if declared is None:
-        declared = trained
-    # An 8-bit image is fully scaled, so it fits every detector.
-    if declared > 8 and trained > 8 and declared != trained:
-        raise ValueError(
-            f"the image has a bit depth of {declared}, the detector was trained with {trained}; "
-            f"set the camera to {trained} bits"
-        )
-    return to_8_bit(frame.image, declared)

@@ -18,9 +18,8 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from types import FrameType
 
 from flawline.cameras import Camera, CameraError, open_camera
@@ -42,16 +41,19 @@ from flawline.runtime.engines import (
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.regions import RegionSettings
 from flawline.runtime.signals import signal_handlers
+from flawline.runtime.stage_times import stage_table
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.region_arguments import add_region_arguments, read_region_settings
-from flawline.runtime.station.several_cameras import Station, StationSettings
+from flawline.runtime.station.several_arguments import (
+    add_several_cameras_arguments,
+    check_several_cameras,
+    station_settings,
+)
+from flawline.runtime.station.several_cameras import Station
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.throughput import require_batch
 from flawline.uris import folder_of, quote_path
-
-LONGEST_WAIT_MS = 60_000
-LONGEST_PART_WAIT_S = 86_400
 
 EXAMPLES = (
     "flawline stream --bundle bundles/part --camera usb://0",
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--bundle and --camera are needed (or --list)")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
-    _check_several_cameras(parser, args)
+    check_several_cameras(parser, args)
     return run_command(
         parser.prog, lambda: _run(args), interrupted="interrupted before the first frame"
     )
@@ -98,7 +100,12 @@ def _parser() -> argparse.ArgumentParser:
         "with trigger=software, each line sends a pulse",
     )
     parser.add_argument("--max-frames", type=int, help="stop after so many frames")
-    _add_several_cameras_arguments(parser)
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="measure where the time goes: a table on stderr, and keys of the summary",
+    )
+    add_several_cameras_arguments(parser)
     add_region_arguments(parser)
     parser.add_argument(
         "--accept-size",
@@ -111,70 +118,6 @@ def _parser() -> argparse.ArgumentParser:
         help="list the engines, cameras and outputs, and what they are missing",
     )
     return parser
-
-
-def _add_several_cameras_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of several cameras. The default of each is None, to notice what was given."""
-    defaults = StationSettings()
-    parser.add_argument(
-        "--batch",
-        type=int,
-        metavar="N",
-        help="a folder or a video: the frames in one call of the engine, for throughput as with "
-        "--streams, default 1; several cameras: the most frames in one call, at most one of each "
-        "camera, default one of each on a GPU, and 1 on a CPU, where batches are not faster",
-    )
-    parser.add_argument(
-        "--batch-wait",
-        type=float,
-        metavar="MS",
-        help="several cameras: milliseconds that a frame may wait for those of other cameras; "
-        f"default {defaults.batch_wait:g}: what is there already is judged together",
-    )
-    parser.add_argument(
-        "--same-part",
-        action="store_true",
-        default=None,
-        help="several cameras: they see the same parts, and a part has one verdict, that of its "
-        "worst view; for cameras with a trigger, and for files",
-    )
-    parser.add_argument(
-        "--part-wait",
-        type=float,
-        metavar="SECONDS",
-        help="--same-part: reject a part if a view is missing so long after the first one; "
-        f"default {defaults.part_wait:g}",
-    )
-
-
-def _check_several_cameras(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse flags of several cameras that are wrong, or without effect."""
-    several = len(args.camera or []) > 1
-    for name in ("batch_wait", "same_part"):
-        if getattr(args, name) is not None and not several:
-            parser.error(f"--{name.replace('_', '-')} is for several cameras; repeat --camera")
-    if args.streams is not None and several:
-        parser.error("--streams is for one folder or video; give a single --camera")
-    if args.part_wait is not None and not args.same_part:
-        parser.error("--part-wait needs --same-part")
-    if args.batch is not None and args.batch < 1:
-        parser.error("--batch must be at least 1")
-    # Not `value < 0`, which is false for NaN.
-    if args.batch_wait is not None and not 0 <= args.batch_wait <= LONGEST_WAIT_MS:
-        parser.error(f"--batch-wait must be from 0 to {LONGEST_WAIT_MS}")
-    if args.part_wait is not None and not 0 < args.part_wait <= LONGEST_PART_WAIT_S:
-        parser.error(f"--part-wait must be above 0 and at most {LONGEST_PART_WAIT_S}")
-    if args.parts is not None and several and not args.same_part:
-        parser.error("--parts with several cameras needs --same-part: a line names one part")
-
-
-def _station_settings(args: argparse.Namespace) -> StationSettings:
-    settings = StationSettings(batch=args.batch, same_part=bool(args.same_part))
-    if args.batch_wait is not None:
-        settings = replace(settings, batch_wait=1e-3 * args.batch_wait)
-    if args.part_wait is not None:
-        settings = replace(settings, part_wait=args.part_wait)
-    return settings
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -220,15 +163,11 @@ def _stream(args: argparse.Namespace) -> None:
         station = None
         batch = _batch_in_flight(args, cameras)
         if len(cameras) > 1:
-            station = Station(cameras, _station_settings(args))
+            station = Station(cameras, station_settings(args))
         feed = None
         if args.parts is not None:
             feed = PartFeed(args.parts, *cameras)
-        folders = [folder for folder in map(folder_of, args.camera) if folder is not None]
-        opened = []
-        for description in _outputs(args):
-            output = outputs.open_output(description, bundle, *folders)
-            opened.append(stack.enter_context(output))
+        opened = [stack.enter_context(output) for output in _open_outputs(args, bundle)]
         detector = stack.enter_context(_open_detector(args, bundle, regions))
         _log_start(cameras, station, detector)
         if station is not None:
@@ -249,10 +188,12 @@ def _stream(args: argparse.Namespace) -> None:
             stack.callback(camera.close)
         if feed is not None:
             feed.start()
+        tally = Tally(profile=args.profile)
+        stack.callback(_log_profile, tally)
         if station is None:
-            run_stream(cameras[0], detector, opened, args.max_frames, stop, Tally(), batch)
+            run_stream(cameras[0], detector, opened, args.max_frames, stop, tally, batch)
         else:
-            station.run(detector, opened, args.max_frames, Tally())
+            station.run(detector, opened, args.max_frames, tally)
 
 
 def _open_detector(args: argparse.Namespace, bundle: Bundle, regions: RegionSettings) -> Detector:
@@ -291,6 +232,18 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
     source = detector.bundle.manifest.source
     if source is not None:
         log(f"the graph takes frames of {source} as they are, and no others")
+
+
+def _log_profile(tally: Tally) -> None:
+    """Log where the time went, if that was asked for."""
+    if tally.profile:
+        log_notes(stage_table(tally.stages.summary()))
+
+
+def _open_outputs(args: argparse.Namespace, bundle: Bundle) -> Iterator[outputs.Output]:
+    folders = [folder for folder in map(folder_of, args.camera) if folder is not None]
+    for description in _outputs(args):
+        yield outputs.open_output(description, bundle, *folders)
 
 
 def _outputs(args: argparse.Namespace) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
 import numpy as np
 
+from flawline.runtime.ahead import Prepared
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
 from flawline.runtime.image import Image
@@ -30,28 +31,25 @@ def require_batch(detector: Detector, batch: int) -> None:
 
 def judge_in_flight(
     detector: Detector,
-    items: Iterable[Item],
-    prepare: Callable[[Item], Image | Verdict],
+    items: Iterable[Prepared[Item]],
     batch: int = 1,
 ) -> Iterator[tuple[Item, Verdict]]:
     """Judge all items in batches of `batch` images; yield each with its verdict, in their order.
 
-    `prepare` returns the input of the engine, uint8 [H, W, 3], or the verdict on an item without
-    one. While an engine with streams computes, the next items are fetched and prepared. A verdict
-    comes after later items were fetched, so that this is for files, not for cameras. A batch is
-    smaller at the end, and where items without an image take most of its places.
+    A verdict comes after later items were fetched, so that this is for files, not for cameras. A
+    batch is smaller at the end, and where items without an image take most of its places.
 
     The anomaly map of a verdict is valid until the next verdict is asked for. The times of a
-    verdict are those of its batch, and include its waiting. If fetching an item fails, those before
-    it are judged first. Raises EngineError, also for a batch that the engine does not take (see
-    `require_batch`), and what `items` and `prepare` raise.
+    verdict are those of its batch, with the waiting for the batches before it. If fetching an item
+    fails, those before it are judged first. Raises EngineError, also for a batch that the engine
+    does not take (see `require_batch`), and what `items` raises.
     """
     submitted: deque[_Batch[Item]] = deque()
     collected: _Batch[Item] = _Batch()
     failure: list[Exception] = []
     try:
         for item in _until_failure(items, failure):
-            collected.add(item, prepare)
+            collected.add(item)
             if not collected.is_full(batch):
                 continue
             if len(submitted) == detector.runner.in_flight:
@@ -71,7 +69,9 @@ def judge_in_flight(
         raise failure[0]
 
 
-def _until_failure(items: Iterable[Item], failure: list[Exception]) -> Iterator[Item]:
+def _until_failure(
+    items: Iterable[Prepared[Item]], failure: list[Exception]
+) -> Iterator[Prepared[Item]]:
     """Yield the items; append the exception that ends them early to `failure`."""
     iterator = iter(items)
     while True:
@@ -91,20 +91,18 @@ class _Batch(Generic[Item]):
     def __init__(self) -> None:
         self._items: list[tuple[Item, Verdict | None]] = []
         self._images: list[Image] = []
-        # In seconds: when the first item came, and when the images were submitted.
-        self._start = 0.0
+        # How long they took to be prepared, and when they were submitted, in seconds.
+        self._prepare_ms = 0.0
         self._ready = 0.0
 
-    def add(self, item: Item, prepare: Callable[[Item], Image | Verdict]) -> None:
-        """Prepare an item, and add it."""
-        if not self._items:
-            self._start = time.perf_counter()
-        prepared = prepare(item)
-        if isinstance(prepared, Verdict):
-            self._items.append((item, prepared))
+    def add(self, prepared: Prepared[Item]) -> None:
+        """Add an item."""
+        self._prepare_ms += prepared.milliseconds
+        if isinstance(prepared.input, Verdict):
+            self._items.append((prepared.item, prepared.input))
         else:
-            self._items.append((item, None))
-            self._images.append(prepared)
+            self._items.append((prepared.item, None))
+            self._images.append(prepared.input)
 
     def is_full(self, size: int) -> bool:
         """Tell whether the batch has `size` images, or so many items that it must not grow."""
@@ -126,7 +124,7 @@ class _Batch(Generic[Item]):
         if self._images:
             scores, maps = detector.runner.result()
             infer = time.perf_counter() - self._ready
-            times = {"prepare": 1e3 * (self._ready - self._start), "infer": 1e3 * infer}
+            times = {"prepare": self._prepare_ms, "infer": 1e3 * infer}
             found = []
             for score, anomaly_map in zip(scores.tolist(), maps, strict=True):
                 found.append(detector.verdict(score, anomaly_map, times))

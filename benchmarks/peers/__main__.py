@@ -102,9 +102,9 @@ def _size_of(bundle: Bundle) -> int:
     parts = (manifest.tiles, manifest.inspected_area, manifest.fixture)
     if any(part is not None for part in parts):
         raise PeerError(
-            f"bundle {bundle.path} inspects tiles or a part of each image, or lays parts, which the "
-            f"other side does not; compare one that was built without --tiles, --include, --exclude "
-            f"and --fixture"
+            f"bundle {bundle.path} inspects tiles or a part of each image, or lays parts, and the "
+            f"other side does not; compare one that was built without --tiles, --include, "
+            f"--exclude and --fixture"
         )
     geometry = manifest.geometry
     if geometry.kind != "stretch" or geometry.height != geometry.width:

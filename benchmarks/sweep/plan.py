@@ -243,10 +243,11 @@ def choices_of(plan: Plan) -> list[EngineChoice]:
     found: dict[tuple[str, str], EngineChoice] = {}
     for text in plan.engines:
         name, _, precision = text.partition(":")
+        known = tuple(PRECISIONS)
         if name != ALL:
-            engine_class(name)
-        if precision not in ("", ALL, *PRECISIONS):
-            raise SweepError(f"--engines {text}: known precisions are {', '.join(PRECISIONS)}")
+            known = engine_class(name).precisions
+        if precision not in ("", ALL, *known):
+            raise SweepError(f"--engines {text}: the precisions of {name} are {', '.join(known)}")
         for choice in choose_engines([name], precision or "auto", plan.threads):
             if choice.options.precision == "auto":
                 default = engine_class(choice.name).precisions[0]

@@ -6,9 +6,10 @@ import queue
 from collections.abc import Callable, Sequence
 
 from flawline.cameras import Frame
+from flawline.runtime.ahead import Prepared
 from flawline.runtime.station.camera_reader import CameraReader
 
-Batch = list[tuple[CameraReader, Frame]]
+Batch = list[tuple[CameraReader, Prepared[Frame]]]
 
 
 class SignalSafeEvent:
@@ -120,11 +121,11 @@ class Batches:
             reader = self._readers[place]
             # Frames without an image take no time, and so they do not count against their camera.
             while images < size and len(batch) != most and reader.ready and not paused(reader):
-                frame = reader.take()
-                if frame is None:
+                made = reader.take()
+                if made is None:
                     break
-                batch.append((reader, frame))
-                if frame.image is not None:
+                batch.append((reader, made))
+                if made.item.image is not None:
                     images += 1
                     self._next_first = (place + 1) % count
                     break

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from flawline.cameras import Camera, CameraError, Frame
 from flawline.cameras.events import CameraEvent
+from flawline.runtime.ahead import Prepare, Prepared
 from flawline.runtime.console import warn
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.tally import Tally
@@ -18,8 +19,9 @@ JOIN_S = 2.0  # seconds that `join` waits for the thread
 class CameraReader:
     """Reads a camera in a thread; holds one frame at a time, its counts and its failure.
 
-    A camera that drops frames keeps its newest one until `take` is called. Of another one, the
-    thread fetches the next frame while the one before is judged. `on_change` is called, by any
+    A camera that drops frames keeps its newest one until `take` is called, which prepares it. Of
+    another one, the thread fetches and prepares the next frame while the one before is judged.
+    `on_change` is called, by any
     thread, when there is a frame, an event or the end; it must not wait.
 
     The threads share no lock with the loop, because a signal handler, which may interrupt any line
@@ -34,7 +36,7 @@ class CameraReader:
         self.notices = FrameNotices(camera=name)
         self.tally = Tally()
         self._on_change = on_change
-        self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[Prepared[Frame]] = queue.SimpleQueue()
         self._taken: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[CameraEvent] = queue.SimpleQueue()
         self._finished = False
@@ -43,16 +45,18 @@ class CameraReader:
         self._takes_newest = camera.keep_newest(on_change)
         camera.on_event = self._note
         self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
+        self._prepare: Prepare[Frame]
 
-    def start(self) -> None:
-        """Begin to iterate over the camera, and to measure."""
+    def start(self, prepare: Prepare[Frame]) -> None:
+        """Begin to iterate over the camera, and to measure. `prepare` is that of the detector."""
+        self._prepare = prepare
         self.tally = Tally()
         self._thread.start()
 
     def _run(self) -> None:
         try:
             for frame in self.camera:
-                self._frames.put(frame)
+                self._frames.put(Prepared.of(frame, self._prepare))
                 self._on_change()
                 if self._is_fetched_ahead(frame):
                     continue
@@ -98,19 +102,22 @@ class CameraReader:
         """Whether the camera has failed for good."""
         return self.error is not None
 
-    def take(self) -> Frame | None:
+    def take(self) -> Prepared[Frame] | None:
         """Take the frame that waits; None if it cannot be judged, so that it was left out."""
         if not self._takes_newest:
-            frame = self._frames.get()
-            if not self._is_fetched_ahead(frame):
+            made = self._frames.get()
+            if not self._is_fetched_ahead(made.item):
                 self._taken.put(None)
-            return frame
+            return made
         try:
-            return self.camera.take_newest()
+            frame = self.camera.take_newest()
         except CameraError as error:
             self.error = error
             self.camera.stop()
             return None
+        if frame is None:
+            return None
+        return Prepared.of(frame, self._prepare)
 
     def report(self, others: bool) -> None:
         """Print what happened to the camera; `others` says whether another one gives frames.
@@ -155,7 +162,7 @@ class CameraReader:
         if self._thread.ident is not None:
             self._thread.join(JOIN_S)
         while not self._frames.empty():
-            frame = self._frames.get()
+            frame = self._frames.get().item
             # As those that wait in the camera. Faults were counted when they came.
             if self.camera.live and frame.image is not None:
                 self.camera.dropped += 1

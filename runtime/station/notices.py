@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ UNJUDGED = "unjudged"
 class FrameNotices:
     """Prints warnings about frames: the first of each kind, and then one every 10 seconds.
 
-    A warning says for how many frames since the last one of its kind there was none. `clock`
+    A warning says for how many frames since the last one of its kind there was none. Any thread may
+    call. `clock`
     returns seconds that never go backwards. `camera` is the name of the camera that they are about,
     if there are several.
     """
@@ -30,6 +32,7 @@ class FrameNotices:
         self._clock = clock
         # Names may be numbers, which alone would be read as something else.
         self._prefix = "" if camera is None else f"camera {camera}: "
+        self._lock = threading.Lock()
         self._last: dict[str, float] = {}
         self._left_out: Counter[str] = Counter()
 
@@ -63,13 +66,14 @@ class FrameNotices:
 
     def warn(self, kind: str, text: str, counted: str = "frames") -> None:
         """Print a warning, if one of this kind is due. `counted` is what the left-out ones are."""
-        now = self._clock()
-        last = self._last.get(kind)
-        if last is not None and now - last < INTERVAL:
-            self._left_out[kind] += 1
-            return
-        if self._left_out[kind]:
-            text += f", and {self._left_out[kind]} more {counted} since the last such message"
+        with self._lock:
+            now = self._clock()
+            last = self._last.get(kind)
+            if last is not None and now - last < INTERVAL:
+                self._left_out[kind] += 1
+                return
+            if self._left_out[kind]:
+                text += f", and {self._left_out[kind]} more {counted} since the last such message"
+            self._last[kind] = now
+            self._left_out[kind] = 0
         warn(text)
-        self._last[kind] = now
-        self._left_out[kind] = 0

@@ -1,11 +1,19 @@
-"""The loop of an inspection: every frame is judged, counted and delivered to every output."""
+"""The pipeline of an inspection: every frame is prepared, judged, counted and delivered.
+
+    thread "prepare"    camera -> frame -> input of the engine       runtime/ahead.py
+    calling thread      input -> engine -> verdict -> count          this file
+    thread of Reporter  regions -> every output                      runtime/station/reporter.py
+
+The three work on different frames at the same time, and each hands them on in their order.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flawline.cameras import Camera, Frame
+from flawline.runtime.ahead import Ahead, Prepared
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Output
 from flawline.runtime.station.notices import FrameNotices
@@ -28,9 +36,9 @@ def run_stream(
     """Judge frames until the camera ends, `max_frames` are judged, or `stop` is set.
 
     The exposures of one part are judged together; see `ViewGroups`. For several cameras, see
-    `several_cameras.Station`, whose threads a single camera does not need. `batch` None judges each
-    frame before the next one is fetched. A number judges so many in one call of the engine, with
-    as many calls in flight as it takes, which is for cameras that wait; see `judge_in_flight`.
+    `several_cameras.Station`. `batch` None judges one frame after the other, while the next one is
+    fetched and prepared. A number judges so many in one call of the engine, with as many calls in
+    flight as it takes, which is for cameras that wait; see `judge_in_flight`.
 
     When the loop ends, also because of an error, every output gets the summary. Raises CameraError
     if the camera is lost, EngineError if the engine fails, and OutputError if a required output
@@ -41,22 +49,30 @@ def run_stream(
     reporter = Reporter(detector, outputs, tally, [camera])
     reporter.attach()
     groups = ViewGroups()
+    note = tally.stages.note
+    frames = _frames(camera, stop, max_frames)
+    ahead = Ahead(frames, detector.prepare, camera.stop, batch or 1, camera.newest_only, note)
     with reporter.summarised(lambda: tally.summary(camera)):
-        frames = _frames(camera, stop, max_frames)
-        judged = _one_by_one(detector, frames)
-        if batch is not None:
-            judged = judge_in_flight(detector, frames, detector.prepare, batch)
-        for frame, verdict in judged:
-            reporter.note_size(frame)
-            for part in groups.add(frame, verdict):
-                reporter.report(part, camera, notices)
+        with ahead as items:
+            judged = _one_by_one(detector, items)
+            if batch is not None:
+                judged = judge_in_flight(detector, items, batch)
+            for frame, verdict in judged:
+                if verdict.judged:
+                    note("engine", 1e-3 * verdict.milliseconds["infer"])
+                reporter.note_size(frame)
+                for part in groups.add(frame, verdict):
+                    reporter.report(part, camera, notices)
         for part in groups.flush():
             reporter.report(part, camera, notices)
 
 
-def _one_by_one(detector: Detector, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Verdict]]:
-    for frame in frames:
-        yield frame, detector.judge(frame)
+def _one_by_one(
+    detector: Detector, items: Iterable[Prepared[Frame]]
+) -> Iterator[tuple[Frame, Verdict]]:
+    for made in items:
+        (verdict,) = detector.judge_prepared([made])
+        yield made.item, verdict
 
 
 def _frames(camera: Camera, stop: threading.Event, max_frames: int | None) -> Iterator[Frame]:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from flawline.cameras import Camera, Frame
+from flawline.runtime.background import BackgroundWorker
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
+from flawline.runtime.image import Map
 from flawline.runtime.outputs import Judgement, Output, OutputError
 from flawline.runtime.regions import Regions, regions_missing
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import PartVerdict
 
+# Of the frames that wait for the outputs: about 20 of 1920 x 1080 pixels, or 140 of 640 x 480.
+CAPACITY = 128 * 2**20  # bytes
+# What a frame without an image holds, roughly.
+LEAST_SIZE = 4096
+
 
 class Reporter:
-    """Counts the verdicts on parts and delivers them to every output.
+    """Counts the verdicts on parts and delivers them to every output, in their order.
 
-    `cameras` are all those of the stream.
+    `cameras` are all those of the stream. A thread finds the regions and calls the outputs, so that
+    the engine does not wait for them. It waits only while CAPACITY is used up, because no verdict
+    is lost here; the frames that a live camera drops meanwhile are counted by that camera.
     """
 
     def __init__(
@@ -36,6 +50,10 @@ class Reporter:
         self._can_wait = not any(camera.live for camera in cameras)
         self._with_regions = any(output.uses_regions for output in outputs)
         self._shapes: set[tuple[int, ...]] = set()
+        self._worker = BackgroundWorker(CAPACITY)
+        self._maps = _MapCopies()
+        # What ended the deliveries.
+        self._failure: BaseException | None = None
 
     def attach(self) -> None:
         """Tell every output about the cameras, before their first frames."""
@@ -74,17 +92,24 @@ class Reporter:
             )
 
     def report(self, part: PartVerdict, camera: Camera, notices: FrameNotices) -> None:
-        """Count the verdict on a part and deliver it to every output. Raises OutputError.
+        """Count the verdict on a part, and have it delivered to every output.
 
-        `camera` is the one of the part's frame, and `notices` prints its messages.
+        `camera` is the one of the part's frame, and `notices` prints its messages. Raises what
+        ended the delivery of an earlier part, such as OutputError; all cameras are stopped then.
         """
+        self._raise_failure()
+        start = time.perf_counter()
         frame = part.frame
         age = frame.age(camera.clock.monotonic())
         fps = self._tally.add(part.verdict, age)
-        notices.unjudged(frame, part.verdict, part.views)
+        verdict = part.verdict
+        if verdict.anomaly_map is not None:
+            # The detector overwrites it in its next call.
+            kept = self._maps.copy_of(verdict.anomaly_map)
+            verdict = dataclasses.replace(verdict, anomaly_map=kept)
         judgement = Judgement(
             frame,
-            part.verdict,
+            verdict,
             fps,
             live=camera.live,
             age=age,
@@ -92,8 +117,38 @@ class Reporter:
             views=part.views,
             camera=part.camera or camera.name,
             can_wait=self._can_wait,
-            regions=self._regions(part),
         )
+        counted = time.perf_counter()
+
+        def deliver() -> None:
+            self._deliver(judgement, notices, counted - start)
+
+        self._worker.submit(deliver, _size(judgement), wait=True)
+        self._tally.stages.note("blocked", time.perf_counter() - counted)
+
+    def _deliver(self, judgement: Judgement, notices: FrameNotices, seconds: float) -> None:
+        """Deliver a verdict, which took so many seconds until now. Called by the thread."""
+        if self._failure is not None:
+            return
+        start = time.perf_counter()
+        anomaly_map = judgement.verdict.anomaly_map
+        try:
+            notices.unjudged(judgement.frame, judgement.verdict, judgement.views)
+            judgement = dataclasses.replace(judgement, regions=self._regions(judgement))
+            found = time.perf_counter()
+            self._write(judgement, notices)
+            self._tally.stages.note("verdict", seconds + found - start)
+            self._tally.stages.note("outputs", time.perf_counter() - found)
+        except BaseException as error:
+            # Every exception must reach the loop, which may wait for a frame for hours.
+            self._failure = error
+            for camera in self._cameras:
+                camera.stop()
+        finally:
+            if anomaly_map is not None:
+                self._maps.give_back(anomaly_map)
+
+    def _write(self, judgement: Judgement, notices: FrameNotices) -> None:
         for number, output in enumerate(self._outputs):
             try:
                 output.write(judgement)
@@ -103,10 +158,14 @@ class Reporter:
                 # A disk that is full would give a message for every frame.
                 notices.warn(f"output {number}", f"{error}; inspection continues")
 
-    def _regions(self, part: PartVerdict) -> Regions | None:
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _regions(self, judgement: Judgement) -> Regions | None:
         """Return the regions of the part's frame if they are known and an output uses them."""
-        image = part.frame.image
-        verdict = part.verdict
+        image = judgement.frame.image
+        verdict = judgement.verdict
         if not self._with_regions or image is None or not verdict.judged:
             return None
         if verdict.anomaly_map is None:
@@ -117,16 +176,22 @@ class Reporter:
     def summarised(self, summarise: Callable[[], dict[str, Any]]) -> Iterator[None]:
         """Deliver the summary to every output when the block ends, also because of an error.
 
-        Raises the error of the block, or else the first failure of a required output.
+        What was reported is delivered first. Raises the error of the block, or else the first
+        failure of a required output.
         """
         try:
             yield
-        except BaseException:
+            self._worker.drain()
+            self._raise_failure()
+        except BaseException as error:
             # A station that ends with an error still reports what it judged until then.
-            failure = self._finish(summarise())
-            if failure is not None:
-                warn(str(failure))
+            self._worker.close()
+            failures = [self._failure, self._finish(summarise())]
+            for failure in failures:
+                if failure is not None and failure is not error:
+                    warn(str(failure))
             raise
+        self._worker.close()
         failure = self._finish(summarise())
         if failure is not None:
             raise failure
@@ -148,3 +213,32 @@ class Reporter:
                 elif first is None:
                     first = error
         return first
+
+
+class _MapCopies:
+    """Copies of maps in arrays that are used again, so that a steady stream allocates none."""
+
+    def __init__(self) -> None:
+        self._free: deque[Map] = deque()
+
+    def copy_of(self, anomaly_map: Map) -> Map:
+        """Return a copy, which belongs to the caller until it is given back."""
+        if not self._free or self._free[-1].shape != anomaly_map.shape:
+            return np.array(anomaly_map)
+        kept = self._free.pop()
+        np.copyto(kept, anomaly_map)
+        return kept
+
+    def give_back(self, copy: Map) -> None:
+        """Take back an array that no one reads any more. Any thread may call it."""
+        self._free.append(copy)
+
+
+def _size(judgement: Judgement) -> int:
+    """Return how many bytes a judgement holds while it waits, roughly."""
+    size = LEAST_SIZE
+    if judgement.frame.image is not None:
+        size += judgement.frame.image.nbytes
+    if judgement.verdict.anomaly_map is not None:
+        size += judgement.verdict.anomaly_map.nbytes
+    return size

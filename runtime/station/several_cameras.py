@@ -227,6 +227,7 @@ class _Loop:
         self._detector = detector
         self._reporter = reporter
         self._tally = tally
+        self._note = tally.stages.note
         self._readers = {reader.name: reader for reader in station.readers}
         self._same: SameParts | None = None
         self._parts: Parts = OwnParts(station.readers)
@@ -242,17 +243,19 @@ class _Loop:
         batches = self._station.batches(self._detector)
         readers = self._station.readers
         for reader in readers:
-            reader.start()
+            reader.start(self._detector.prepare)
         while not self._is_full():
             most = None
             if self._max_frames is not None:
                 most = self._max_frames - self._tally.frames
+            start = time.perf_counter()
             batch = batches.next(
                 most,
                 self._parts.deadline(),
                 self._parts.is_paused,
                 lambda: self._station.stopped,
             )
+            self._note("idle", time.perf_counter() - start)
             if batch:
                 self._judge(batch)
             elif self._station.stopped or all(reader.ended for reader in readers):
@@ -271,14 +274,16 @@ class _Loop:
 
     def _judge(self, batch: Batch) -> None:
         """Judge a batch and report the parts that it completes."""
-        verdicts = self._detector.judge_batch([frame for _, frame in batch])
-        judged = sum(verdict.judged for verdict in verdicts)
-        self._frames += judged
+        verdicts = self._detector.judge_prepared([made for _, made in batch])
+        judged = [verdict for verdict in verdicts if verdict.judged]
+        self._frames += len(judged)
         if judged:
             self._calls += 1
-        for (reader, frame), verdict in zip(batch, verdicts, strict=True):
-            self._reporter.note_size(frame)
-            self._report(self._parts.add(reader, frame, verdict, time.monotonic()))
+            self._note("engine", 1e-3 * judged[0].milliseconds["infer"])
+        for (reader, made), verdict in zip(batch, verdicts, strict=True):
+            self._note("prepare", 1e-3 * made.milliseconds)
+            self._reporter.note_size(made.item)
+            self._report(self._parts.add(reader, made.item, verdict, time.monotonic()))
 
     def _report(self, parts: Sequence[PartVerdict]) -> None:
         """Report parts, up to the limit of the run."""

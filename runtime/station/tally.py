@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flawline.cameras import Camera
+from flawline.runtime.stage_times import StageTimes
 from flawline.runtime.strict_json import finite
 from flawline.runtime.verdict import Verdict
 
@@ -22,12 +23,16 @@ class Tally:
     """Counts frames and verdicts, and measures frames per second and latency.
 
     A frame that could not be judged counts as unjudged, not as anomalous, and in no measurement: it
-    takes hardly any time. The latency of a frame is the time from its arrival at the detector to
-    its verdict, in milliseconds; its age is the time from its capture to its verdict. `clock`
-    returns seconds that never go backwards.
+    takes hardly any time. The latency of a frame is the time that its preparation and the
+    engine took, in milliseconds; its age is the time from its capture to its verdict. `clock`
+    returns seconds that never go backwards. With `profile`, the summary has the times of `stages`.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, *, profile: bool = False
+    ) -> None:
+        self.stages = StageTimes(clock)
+        self.profile = profile
         self.frames = 0
         self.anomalous = 0
         # Parts for review; None while no verdict has a threshold for them.
@@ -80,6 +85,8 @@ class Tally:
         if self.review is not None:
             summary["review"] = self.review
         summary["unjudged"] = self.unjudged
+        if self.profile:
+            summary["profile"] = self.stages.summary()
         return summary
 
 

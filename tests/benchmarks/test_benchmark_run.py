@@ -98,18 +98,19 @@ def test_a_graph_that_the_bundle_lacks_is_reported_and_left_out(
     code, rows, messages = benchmark(bundle, data, capsys, "--engines", "all")
     assert code == 0
     assert re.search(
-        r"note: left out onnxruntime int8: .*holds no int8 graph; .* --precision int8", messages
+        r"note: left out openvino int8: .*holds no int8 graph; .* --precision int8", messages
     )
     assert "int8" not in {row["precision"] for row in rows}
 
 
+@pytest.mark.skipif("openvino" not in HERE, reason="openvino is not installed")
 def test_named_engines_run_their_default_and_nothing_is_compared_without_the_reference(
     bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = add_model(bundle, "int8", bundle.model().read_bytes())
     _, rows, _ = benchmark(bundle, data, capsys)
     assert [(row["precision"], row["speedup"]) for row in rows] == [("fp32", 1)]
-    _, rows, _ = benchmark(bundle, data, capsys, "--engine", "onnxruntime", "--precision", "int8")
+    _, rows, _ = benchmark(bundle, data, capsys, "--engine", "openvino", "--precision", "int8")
     assert [(row["precision"], row["speedup"], row["flips"]) for row in rows] == [
         ("int8", None, None)
     ]
@@ -280,23 +281,23 @@ def test_flips_are_counted_and_those_beyond_tolerance_are_clear(bundle: Bundle) 
     assert compared == {"speedup": None, "flips": None, "clear_flips": None, "drift": None}
 
 
+@pytest.mark.skipif("openvino" not in HERE, reason="openvino is not installed")
 def test_engines_take_turns_on_each_image(
     bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = add_model(bundle, "int8", bundle.model().read_bytes())
     calls = []
     judge = Detector.__call__
 
-    def record_precision(self: Detector, image: Any) -> Verdict:
-        calls.append(self.engine.precision)
+    def record_engine(self: Detector, image: Any) -> Verdict:
+        calls.append(self.engine.name)
         return judge(self, image)
 
-    monkeypatch.setattr(Detector, "__call__", record_precision)
-    benchmark(bundle, data, capsys, "--engines", "onnxruntime", "--precision", "all")
-    taken = [precision for precision, _ in itertools.groupby(calls)]
-    assert taken == ["fp32", "int8"] * 10
+    monkeypatch.setattr(Detector, "__call__", record_engine)
+    benchmark(bundle, data, capsys, "--engines", "onnxruntime", "openvino", "--precision", "fp32")
+    taken = [name for name, _ in itertools.groupby(calls)]
+    assert taken == ["onnxruntime", "openvino"] * 10
     # Each turn is one timed call; the first image has the untimed warm-up calls as well.
-    assert calls.count("fp32") == 10 + interleaved.WARM_UP
+    assert calls.count("onnxruntime") == 10 + interleaved.WARM_UP
 
 
 def test_throughput_mode_is_measured_besides_one_image_at_a_time(

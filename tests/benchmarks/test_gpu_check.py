@@ -81,7 +81,7 @@ def test_a_bundle_is_measured_without_torch_and_the_table_says_what_is_absent(
         assert row["finite"]
         assert row["p50_ms"] > 0
     assert "PyTorch: PyTorch is not installed" in done.stdout
-    assert "- onnxruntime int8: the bundle has no int8 graph" in done.stdout
+    assert "- openvino int8: the bundle has no int8 graph" in done.stdout
     assert "times published" not in done.stdout
     assert result["machine"]["cpu"]
     assert result["model"] == bundle.short_id

@@ -54,7 +54,7 @@ def test_a_precision_without_a_writer_is_never_written_as_another(precision: str
 def test_a_precision_that_no_writer_is_listed_for_is_not_added(
     bundle: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PRECISIONS, "fp8", Precision("fp8", "model.fp8.onnx", 2.0, 2.0))
+    monkeypatch.setitem(PRECISIONS, "fp8", Precision("fp8", "model.fp8.onnx", 2.0, 2.0, 0.001))
     with pytest.raises(ExportError, match="no graph of precision 'fp8'"):
         add_graph(bundle, "fp8", data)
     assert not (bundle.path / "model.fp8.onnx").exists()
@@ -86,7 +86,7 @@ def test_a_flip_within_tolerance_is_listed_and_a_clear_one_refused(
     monkeypatch.setitem(
         PRECISIONS,
         "fp16",
-        Precision("fp16", "model.fp16.onnx", 100 * tolerance, 1000.0),
+        Precision("fp16", "model.fp16.onnx", 100 * tolerance, 1000.0, 0.001),
     )
     monkeypatch.setitem(WRITERS, "fp16", f"{__name__}:darker")
     flip = f"{data / 'test' / 'bright' / '101.png'}: 101 became 99.5, threshold 100"

@@ -12,6 +12,7 @@ import pytest
 from conftest import tiny_model, write_tiny_bundle
 
 from flawline.cameras import Frame
+from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.station.batches import Batches, SignalSafeEvent
@@ -127,12 +128,13 @@ class FakeReader:
     def ready(self) -> bool:
         return self.waiting > 0
 
-    def take(self) -> Frame:
+    def take(self) -> Prepared[Frame]:
         self.waiting -= 1
+        image = np.zeros((4, 4), np.uint8)
         if self.faults:
             self.faults -= 1
-            return Frame(self.name, 0, None, "torn")
-        return Frame(self.name, 0, np.zeros((4, 4), np.uint8))
+            return Prepared(Frame(self.name, 0, None, "torn"), image)
+        return Prepared(Frame(self.name, 0, image), image)
 
     def report(self, others: bool) -> None:
         self.others.append(others)

@@ -15,7 +15,7 @@ from conftest import write_tiny_bundle
 from flawline.cameras import Frame
 from flawline.runtime import engines
 from flawline.runtime.bundle import Bundle, BundleError
-from flawline.runtime.detector import Detector, image_of
+from flawline.runtime.detector import Detector
 from flawline.runtime.engines import (
     EngineError,
     EngineOptions,
@@ -24,6 +24,7 @@ from flawline.runtime.engines import (
     self_test,
 )
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime, open_session
+from flawline.runtime.frame_image import image_of
 from flawline.runtime.verdict import Verdict
 
 
@@ -82,10 +83,10 @@ def test_a_verdict_that_flips_is_refused_within_any_tolerance(tmp_path: Path) ->
 def test_an_unknown_engine_and_a_precision_that_it_does_not_run_are_errors(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match=r"known: tensorrt, .*onnxruntime"):
         open_engine(bundle, "abacus")
-    with pytest.raises(EngineError, match=r"onnxruntime does not run bf16; it runs fp32, int8"):
-        open_engine(bundle, "onnxruntime", EngineOptions(precision="bf16"))
-    with pytest.raises(BundleError, match=r"holds no int8 graph; .*--precision int8"):
+    with pytest.raises(EngineError, match=r"onnxruntime does not run int8; it runs fp32:"):
         open_engine(bundle, "onnxruntime", EngineOptions(precision="int8"))
+    with pytest.raises(BundleError, match=r"holds no int8 graph; .*--precision int8"):
+        bundle.model("int8")
     with pytest.raises(EngineError, match=r"--threads 0 is not at least 1; leave it out"):
         EngineOptions(threads=0)
 

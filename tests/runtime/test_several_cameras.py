@@ -22,6 +22,7 @@ from flawline.cameras import CAMERAS, Camera, CameraError, Frame, frame_queue, o
 from flawline.cameras.grabbed import CorruptFrame, EndOfStream
 from flawline.cameras.triggered import TriggeredCamera
 from flawline.runtime import infer_stream
+from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
@@ -124,13 +125,13 @@ def test_what_waits_is_judged_in_one_call(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    judge = detector.judge_batch
+    judge = detector.judge_prepared
 
-    def noted(frames: list[Frame]) -> Any:
-        sizes.append(len(frames))
-        return judge(frames)
+    def noted(items: list[Prepared[Frame]]) -> Any:
+        sizes.append(len(items))
+        return judge(items)
 
-    monkeypatch.setattr(detector, "judge_batch", noted)
+    monkeypatch.setattr(detector, "judge_prepared", noted)
     # So long that both cameras surely have their frame by then.
     output = run(detector, Listed(1, 2), Listed(3, 4), batch=2, batch_wait=WAIT_S)
     assert sizes == [2, 2]
@@ -141,7 +142,9 @@ def test_what_waits_is_judged_in_one_call(
     assert sizes == [1, 1, 1, 1]
 
 
-def test_a_live_camera_gives_the_newest_frame_when_it_is_its_turn(detector: Detector) -> None:
+def test_a_live_camera_gives_the_newest_frame_when_it_is_its_turn(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = threading.Event()
     captured = threading.Event()
 
@@ -158,13 +161,17 @@ def test_a_live_camera_gives_the_newest_frame_when_it_is_its_turn(detector: Dete
 
     camera = Scripted([1, wait_then(2), 3, 4, 5, last])
 
-    def on_write(judgement: Judgement) -> None:
+    judge = detector.judge_prepared
+
+    def slowly(items: list[Prepared[Frame]]) -> Any:
         # The camera continues while its first frame is judged.
-        if judgement.camera == "1":
+        if items[0].item.source == camera.source:
             seen.set()
             assert captured.wait(WAIT_S)
+        return judge(items)
 
-    output = run(detector, camera, Listed(7), output=Recorded(on_write))
+    monkeypatch.setattr(detector, "judge_prepared", slowly)
+    output = run(detector, camera, Listed(7))
     assert output.scores("1") == [1, 5]
     assert output.scores("2") == [7]
     assert output.summary["cameras"]["1"]["dropped"] == 3
@@ -182,15 +189,15 @@ def test_a_live_camera_with_every_frame_drops_none(detector: Detector) -> None:
 def test_frames_without_an_image_do_not_pile_up_in_a_camera() -> None:
     camera = Scripted([CorruptFrame("torn") for _ in range(50)], every_frame=True)
     reader = CameraReader("1", camera, lambda: None)
-    reader.start()
+    reader.start(lambda frame: grey(0))
     # The thread ends although no one takes a frame.
     reader._thread.join(WAIT_S)
     assert not reader._thread.is_alive()
     taken = 0
     while reader.ready:
-        frame = reader.take()
-        assert frame is not None
-        assert frame.fault == "the frame is damaged: torn"
+        made = reader.take()
+        assert made is not None
+        assert made.item.fault == "the frame is damaged: torn"
         taken += 1
     assert taken == 50
     assert reader.ended
@@ -200,7 +207,7 @@ def test_an_image_that_waits_when_the_stop_comes_counts_as_dropped() -> None:
     camera = Scripted([1, 2, 3, EndOfStream()], every_frame=True)
     waits = threading.Event()
     reader = CameraReader("1", camera, waits.set)
-    reader.start()
+    reader.start(lambda frame: grey(0))
     while not (reader.ready and camera.captured == 3):
         assert waits.wait(WAIT_S)
     reader.stop()
@@ -278,7 +285,7 @@ def test_an_engine_that_fails_ends_the_stream_with_its_summary(
     def fail(_frames: object) -> None:
         raise EngineError("the engine is broken")
 
-    monkeypatch.setattr(detector, "judge_batch", fail)
+    monkeypatch.setattr(detector, "judge_prepared", fail)
     output = Recorded()
     cameras = [Listed(1, 2), Listed(3)]
     with pytest.raises(EngineError, match="is broken"):
@@ -287,11 +294,20 @@ def test_an_engine_that_fails_ends_the_stream_with_its_summary(
     assert all(camera._stopped for camera in cameras)
 
 
-def test_a_stop_ends_all_cameras_with_the_summary(detector: Detector) -> None:
+def test_a_stop_ends_all_cameras_with_the_summary(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = FakeClock()
     cameras = [Listed(*range(1000)), Scripted([1] * 1000, clock=clock)]
     station = Station(cameras, StationSettings())
-    output = Recorded(lambda judgement: station.stop())
+    output = Recorded()
+    judge = detector.judge_prepared
+
+    def stop_meanwhile(items: list[Prepared[Frame]]) -> Any:
+        station.stop()
+        return judge(items)
+
+    monkeypatch.setattr(detector, "judge_prepared", stop_meanwhile)
     station.run(detector, [output], None, Tally())
     assert len(output.judgements) == output.summary["frames"] == 1
     assert not any(reader._thread.is_alive() for reader in station.readers)
@@ -315,16 +331,16 @@ def test_a_part_that_waits_at_a_stop_is_rejected_for_that_reason(
             self.ending.set()
 
     station = Station([Listed(1), Idle()], StationSettings(same_part=True))
-    judge = detector.judge_batch
+    judge = detector.judge_prepared
 
-    def stop_meanwhile(frames: list[Frame]) -> Any:
+    def stop_meanwhile(items: list[Prepared[Frame]]) -> Any:
         station.stop()
         for reader in station.readers:
             reader.join()
             assert reader.ended
-        return judge(frames)
+        return judge(items)
 
-    monkeypatch.setattr(detector, "judge_batch", stop_meanwhile)
+    monkeypatch.setattr(detector, "judge_prepared", stop_meanwhile)
     output = Recorded()
     station.run(detector, [output], None, Tally())
     reasons = [found.verdict.reason for found in output.judgements]
@@ -376,7 +392,7 @@ def test_pulses_of_a_camera_that_is_lost_do_not_pile_up(monkeypatch: pytest.Monk
     assert isinstance(camera, TriggeredCamera)
     changed = threading.Event()
     reader = CameraReader("left", camera, changed.set)
-    reader.start()
+    reader.start(lambda frame: grey(0))
     assert camera.wait_until_open()
     camera.pulse("A")
     while not reader.lost:

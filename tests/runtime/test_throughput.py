@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from flawline.cameras import CameraError, Frame
+from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
 from flawline.runtime.throughput import judge_in_flight, require_batch
+from flawline.runtime.verdict import Verdict
 
 FAULTS = (0, 4, 5, 6, 7, 11)
 
@@ -60,6 +62,13 @@ class LazyEngine:
         self._engine.close()
 
 
+def judge(
+    detector: Detector, items: Iterable[Frame], batch: int = 1
+) -> Generator[tuple[Frame, Verdict]]:
+    prepared = (Prepared.of(frame, detector.prepare) for frame in items)
+    yield from judge_in_flight(detector, prepared, batch)
+
+
 @pytest.fixture
 def detector(bundle: Bundle) -> Iterator[Detector]:
     with Detector(bundle, "onnxruntime") as detector:
@@ -80,7 +89,7 @@ def test_the_verdicts_are_those_of_single_frames(
     expected = [detector.judge(frame) for frame in frames()]
     engine = lazy(detector, in_flight)
     indices = []
-    for frame, verdict in judge_in_flight(detector, frames(), detector.prepare, batch):
+    for frame, verdict in judge(detector, frames(), batch):
         alone = expected[frame.index]
         indices.append(frame.index)
         assert (verdict.name, verdict.reason) == (alone.name, alone.reason)
@@ -112,7 +121,7 @@ def test_frames_without_an_image_are_not_collected_for_ever(detector: Detector) 
             yield Frame("line", index, image, None if image is not None else "torn")
             index += 1
 
-    judged = judge_in_flight(detector, endless(), detector.prepare, 4)
+    judged = judge(detector, endless(), 4)
     for expected in range(100):
         frame, _ = next(judged)
         assert frame.index == expected
@@ -128,7 +137,7 @@ def test_what_was_fetched_is_judged_before_the_failure_is_raised(detector: Detec
         yield from frames(4)
         raise CameraError("the file is torn")
 
-    judged = judge_in_flight(detector, failing(), detector.prepare, 2)
+    judged = judge(detector, failing(), 2)
     assert [next(judged)[0].index for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(CameraError, match="the file is torn"):
         next(judged)
@@ -138,7 +147,7 @@ def test_the_detector_can_be_used_after_verdicts_that_nobody_asked_for(
     detector: Detector,
 ) -> None:
     engine = lazy(detector, 3)
-    judged = judge_in_flight(detector, frames(), detector.prepare)
+    judged = judge(detector, frames())
     next(judged)
     assert engine.waiting
     judged.close()
@@ -148,7 +157,7 @@ def test_the_detector_can_be_used_after_verdicts_that_nobody_asked_for(
 def test_a_failure_of_the_engine_ends_the_judging(detector: Detector) -> None:
     engine = lazy(detector, 3)
     engine.fail_at = 20
-    judged = judge_in_flight(detector, frames(), detector.prepare)
+    judged = judge(detector, frames())
     assert [next(judged)[0].index for _ in range(2)] == [0, 1]
     with pytest.raises(EngineError, match="the device is gone"):
         next(judged)
@@ -163,16 +172,14 @@ def test_a_score_that_is_not_finite_rejects_the_part(
         "__call__",
         lambda self, image: (np.full(len(image), np.nan, np.float32), np.zeros((len(image), 4, 4))),
     )
-    (verdict,) = [
-        verdict for _, verdict in judge_in_flight(detector, frames(2)[1:], detector.prepare)
-    ]
+    (verdict,) = [verdict for _, verdict in judge(detector, frames(2)[1:])]
     assert verdict.name == "unjudged"
     assert verdict.anomalous
 
 
 def test_no_frames_are_no_batch(detector: Detector) -> None:
     engine = lazy(detector, 2)
-    assert list(judge_in_flight(detector, [], detector.prepare, 3)) == []
+    assert list(judge(detector, [], 3)) == []
     assert engine.sizes == []
 
 

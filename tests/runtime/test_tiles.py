@@ -17,6 +17,7 @@ import pytest
 from conftest import SIZE, write_tiny_bundle
 
 from flawline.cameras import Frame
+from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import MANIFEST, Bundle, read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
@@ -253,7 +254,8 @@ def test_every_way_to_judge_gives_the_same(tiled: Bundle) -> None:
         for number, verdict in enumerate(batch):
             assert verdict.score == single[number].score
             assert np.array_equal(np.array(verdict.anomaly_map), maps[number])
-        for frame, verdict in judge_in_flight(detector, frames, detector.prepare, 2):
+        prepared = [Prepared.of(frame, detector.prepare) for frame in frames]
+        for frame, verdict in judge_in_flight(detector, prepared, 2):
             assert verdict.score == single[frame.index].score
             assert np.array_equal(np.array(verdict.anomaly_map), maps[frame.index])
 
