@@ -20,7 +20,8 @@ def map_on_frame(detector: Detector, image: Image, verdict: Verdict) -> Map:
         return np.full(graph_input.map_size, -np.inf, np.float32)
     if graph_input.fixture is None or not verdict.anomaly_map.size:
         # The engine overwrites its map in the next call.
-        return verdict.anomaly_map.copy()
-    moved = graph_input.map_of_frame(verdict.anomaly_map, image)
+        kept: Map = verdict.anomaly_map.copy()
+        return kept
+    moved: Map = graph_input.map_of_frame(verdict.anomaly_map, image)
     moved[np.isnan(moved)] = verdict.anomaly_map.min()
     return moved

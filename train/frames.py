@@ -19,6 +19,9 @@ from flawline.train.method import Method
 from flawline.train.progress import Bars, Progress
 from flawline.train.recipe import Recipe
 
+# What `frame_provenance` may record.
+FRAME_KEYS = (TILES, INSPECTED_AREA, FIXTURE)
+
 
 def graph_input_of(recipe: Recipe, good: Sequence[Path]) -> GraphInput:
     """Return how images become inputs of the network; `good` are the files of all good images.

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flawline.runtime.console import log, log_notes
-from flawline.runtime.fixture import FIXTURE
 from flawline.runtime.image import Image
-from flawline.runtime.inspected_area import INSPECTED_AREA
 from flawline.runtime.source_images import SourceSizes
-from flawline.runtime.tiles import TILES
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
@@ -25,7 +22,7 @@ from flawline.train.data.images import frames_of
 from flawline.train.data.split import content_hashes, list_hash, require_different_images
 from flawline.train.data.tiles import network_inputs
 from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
-from flawline.train.frames import frame_provenance, graph_input_of, images_to_fit
+from flawline.train.frames import FRAME_KEYS, frame_provenance, graph_input_of, images_to_fit
 from flawline.train.job import FitResult, Job, Run
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
@@ -276,7 +273,7 @@ def _is_of(job: Job, saved: Checkpoint) -> bool:
     """Whether a checkpoint was trained, maybe in part, with the recipe of the job."""
     expected = {**job.provenance, WEIGHTS_FLAG: job.recipe.weights}
     same = saved.method.settings == job.recipe.settings
-    for name in {*expected, FOLDS, TILES, INSPECTED_AREA, FIXTURE} - IMAGES:
+    for name in {*expected, FOLDS, *FRAME_KEYS} - IMAGES:
         same = same and saved.provenance.get(name) == expected.get(name)
     return same
 

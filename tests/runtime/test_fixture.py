@@ -27,7 +27,6 @@ from flawline.runtime.fixture import (
     FixtureError,
     PartNotFoundError,
     fixture_from_json,
-    fixture_of,
 )
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import GEOMETRIES, PADDING_BGR, Geometry, Image
@@ -37,6 +36,7 @@ from flawline.runtime.regions import RegionSettings, find_regions
 from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.strict_json import SchemaError
 from flawline.runtime.tiles import Tiling
+from flawline.train.data.reference_picture import fixture_of
 
 HEIGHT, WIDTH = 240, 320
 REGION = (80, 40, 160, 160)

@@ -18,8 +18,8 @@ from flawline.runtime.fixture import (
     Fixture,
     FixtureError,
     Region,
-    fixture_of,
 )
+from flawline.train.data.reference_picture import fixture_of
 from flawline.uris import split_options
 
 EXAMPLE = "still.png?region=120,40,400,400&turn=30&shift=20"
