@@ -5,7 +5,6 @@ A disturbance of the machine then affects all of them in the same way.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flawline.benchmarks.frame_maps import map_on_frame
+from flawline.benchmarks.frame_maps import HIGHEST_SCORE, map_on_frame
 from flawline.benchmarks.in_flight import images_of_turn, judge_passes, warm_up
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle, BundleError
@@ -222,7 +221,7 @@ def _measure_turn(
 def _add_result(measurement: Measurement, verdict: Verdict, image: Image, path: Path) -> None:
     """Add the score and the map of an image.
 
-    A part that the fixture of the bundle did not find is rejected: its score is infinite.
+    A part that the fixture of the bundle did not find is rejected: it has the highest score.
     """
     run = measurement.run
     found = verdict.judged or bool(verdict.milliseconds)
@@ -231,6 +230,6 @@ def _add_result(measurement: Measurement, verdict: Verdict, image: Image, path: 
             f"{run.description} cannot judge {path}: {verdict.reason}; choose another --engine "
             "or build the bundle again"
         )
-    run.scores.append(verdict.score if found else math.inf)
+    run.scores.append(verdict.score if found else HIGHEST_SCORE)
     if measurement.keeps_maps:
         run.maps.append(map_on_frame(measurement.detector, image, verdict))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from conftest import write_tiny_bundle
+from moved_part import HEIGHT, REGION, WIDTH, draw_part, spotted
 
 from flawline.cameras import Frame
 from flawline.runtime.bundle import MANIFEST, Bundle, read_bundle
@@ -29,7 +28,7 @@ from flawline.runtime.fixture import (
     fixture_from_json,
 )
 from flawline.runtime.graph_input import GraphInput
-from flawline.runtime.image import GEOMETRIES, PADDING_BGR, Geometry, Image
+from flawline.runtime.image import GEOMETRIES, PADDING_BGR, Geometry
 from flawline.runtime.inspected_area import AreaError, InspectedArea
 from flawline.runtime.manifest import Spread, manifest_from_json, manifest_to_json
 from flawline.runtime.regions import RegionSettings, find_regions
@@ -37,29 +36,6 @@ from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.strict_json import SchemaError
 from flawline.runtime.tiles import Tiling
 from flawline.train.data.reference_picture import fixture_of
-
-HEIGHT, WIDTH = 240, 320
-REGION = (80, 40, 160, 160)
-
-
-def draw_part(turn: float = 0.0, x: float = 0.0, y: float = 0.0, light: float = 1.0) -> Image:
-    """Draw a part without symmetry, turned about the centre of the region."""
-    large = np.full((4 * HEIGHT, 4 * WIDTH, 3), 40, np.uint8)
-    angle = math.radians(turn)
-    centre = np.array([159.5 + x, 119.5 + y])
-
-    def place(points: list[tuple[int, int]]) -> Any:
-        turned = np.asarray(points, float) @ [
-            [math.cos(angle), math.sin(angle)],
-            [-math.sin(angle), math.cos(angle)],
-        ]
-        return np.round(4 * (turned + centre + 0.5)).astype(np.int32)
-
-    cv2.fillPoly(large, [place([(-60, -50), (60, -50), (60, 50), (-60, 50)])], (140, 150, 160))
-    cv2.fillPoly(large, [place([(-45, -35), (0, -35), (0, -10), (-45, -10)])], (30, 20, 200))
-    cv2.fillPoly(large, [place([(10, 5), (50, 5), (10, 40)])], (220, 220, 220))
-    small = cv2.resize(large, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-    return np.clip(small * light, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -203,15 +179,6 @@ def test_a_damaged_fixture_is_refused(fixture, key, value):
 
 def test_a_fixture_is_equal_only_to_itself(fixture):
     assert dataclasses.replace(fixture, turn=29.0) != fixture
-
-
-def spotted(*pose: float, spot: tuple[float, float] = (-20.0, 25.0)) -> tuple[Image, Any]:
-    """A part with a white spot at a place on it, and the (x, y) of the spot in the frame."""
-    frame = draw_part(*pose)
-    matrix = cv2.getRotationMatrix2D((0, 0), -pose[0], 1)
-    x, y = matrix[:, :2] @ spot + (159.5 + pose[1], 119.5 + pose[2])
-    cv2.circle(frame, (round(x), round(y)), 6, (255, 255, 255), cv2.FILLED)
-    return frame, (x, y)
 
 
 @pytest.fixture
