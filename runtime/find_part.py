@@ -33,7 +33,7 @@ COARSER = 1
 # Gradients this near to the edge of the picture are not those of the whole frame, and are left out.
 EDGE = 2
 # From one angle of the first search to the next, no pixel moves by more than this.
-STEP_PIXELS = 3.0
+STEP_PIXELS = 4.0
 SMOOTHING = 1.0  # pixels, of the picture before its gradients
 # A part that is nearly the same in several turns matches in each of them: at most so many are
 # refined, and after one within the limits only those whose match is about that of the best one.
@@ -44,7 +44,7 @@ TURN_SLACK = 1.0  # degrees
 SHIFT_SLACK = 2.0  # pixels
 # The refinement ends after so many steps, or when its match grows by less. It sees so many pixels
 # around the picture.
-STEPS = 20
+STEPS = 10
 SMALLEST_GAIN = 1e-3
 MARGIN = 8
 

@@ -21,7 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline import FlawlineError
-from flawline.runtime.find_part import COARSER, PartFinder, Pose, gradients, halvings
+from flawline.runtime.find_part import (
+    COARSER,
+    SHIFT_SLACK,
+    TURN_SLACK,
+    PartFinder,
+    Pose,
+    gradients,
+    halvings,
+)
 from flawline.runtime.image import Geometry, Image, Map, check_image
 from flawline.runtime.source_frame import LARGEST_SIDE
 from flawline.runtime.strict_json import SchemaError, StrictReader, one_line
@@ -99,9 +107,10 @@ class Fixture:
 
     def __str__(self) -> str:
         x, y, width, height = self.region
+        share = self.inspected.mean()
         return (
             f"region {x},{y},{width},{height} of {self.width}x{self.height}, up to "
-            f"{self.turn:g} degrees and {self.shift:g} pixels"
+            f"{self.turn:g} degrees and {self.shift:g} pixels, {share:.0%} inspected"
         )
 
     @property
@@ -125,6 +134,35 @@ class Fixture:
         """The centre (x, y) of the region, where the middle of the first pixel is (0, 0)."""
         x, y, width, height = self.region
         return x + (width - 1) / 2, y + (height - 1) / 2
+
+    @cached_property
+    def inspected(self) -> npt.NDArray[np.bool_]:
+        """Which pixels of an aligned frame are in the frame in every pose within the limits.
+
+        Bool [height, width]. The others come from outside of the frame in some poses, and are
+        painted in all of them, so that no score depends on the pose.
+        """
+        turn = np.radians(self.turn + TURN_SLACK)
+        # Half of a pixel is what the interpolation reads beside it.
+        shift = self.shift + SHIFT_SLACK + 1
+        x, y = self.centre
+        right, down = np.meshgrid(
+            np.arange(self.width, dtype=np.float32) - x,
+            np.arange(self.height, dtype=np.float32) - y,
+        )
+        radius = np.hypot(right, down)
+        inside = np.ones((self.height, self.width), bool)
+        # For each edge of the frame: how far it is from the centre, and how near a pixel comes.
+        edges = (
+            (right, down, self.width - 1 - x),
+            (-right, -down, x),
+            (down, -right, self.height - 1 - y),
+            (-down, right, y),
+        )
+        for towards, beside, distance in edges:
+            away = np.abs(np.arctan2(beside, towards))
+            inside &= radius * np.cos(np.maximum(away - turn, 0)) <= distance - shift
+        return inside
 
     def find(self, image: npt.NDArray[Any]) -> Pose:
         """Return the pose of the part in a frame, uint8 [h, w, 3] BGR or [h, w], the best one.
@@ -171,7 +209,7 @@ class Fixture:
     def align(self, image: Image, pose: Pose) -> Image:
         """Return a frame with its part laid as in the reference picture, of the same shape.
 
-        What is outside of the frame has the colour of the nearest pixel of its edge.
+        What is outside of the frame is black, and not `inspected`.
         """
         height, width = image.shape[:2]
         moved = cv2.warpAffine(
@@ -179,7 +217,6 @@ class Fixture:
             pose.matrix(self.centre),
             (width, height),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
         )
         return np.asarray(moved, np.uint8)
 
@@ -189,17 +226,10 @@ class Fixture:
         """Return the map of an aligned frame at its places in the frame, on a grid like its own.
 
         `values` is float32 of the size of the geometry, to which the aligned frame was prepared,
-        and so is the result, as if the frame had been prepared. It is NaN where the frame has no
-        place in the aligned one.
+        NaN on its bars, and so is the result, as if the frame had been prepared. It is NaN where
+        the frame has no place in the aligned one.
         """
         scaled_height, scaled_width, top, left = geometry.place(self.height, self.width)
-        if min(top, left) < 0:
-            # The bars are no places in the aligned frame.
-            inside = np.full_like(values, np.nan)
-            rows = slice(-top, scaled_height - top)
-            columns = slice(-left, scaled_width - left)
-            inside[rows, columns] = values[rows, columns]
-            values = inside
         scale_x = self.width / scaled_width
         scale_y = self.height / scaled_height
         # From the middle of a cell of the grid to its place in the frame.

@@ -104,15 +104,28 @@ class GraphInput:
 
         Bool [height, width] of `frame_geometry`.
         """
-        if self.area is None:
+        inspected = self._inspected
+        if inspected is None:
             return None
-        cells = prepare_area(self.area.mask, self.frame_geometry)
+        cells = prepare_area(inspected, self.frame_geometry)
         if not cells.any():
+            remedy = "draw a larger one"
+            if self.fixture is not None:
+                remedy = f"{remedy}, or allow the fixture less turn and shift"
             raise AreaError(
                 f"the inspected area has no place for one pixel of the {self.frame_geometry.width}x"
-                f"{self.frame_geometry.height} that a frame is resized to; draw a larger one"
+                f"{self.frame_geometry.height} that a frame is resized to; {remedy}"
             )
         return cells
+
+    @property
+    def _inspected(self) -> AreaMask | None:
+        """Which pixels of a frame, laid by the fixture if there is one, are inspected."""
+        if self.fixture is None:
+            return None if self.area is None else self.area.mask
+        if self.area is None:
+            return self.fixture.inspected
+        return self.area.mask & self.fixture.inspected
 
     @property
     def frame_size(self) -> tuple[int, int] | None:
@@ -177,10 +190,11 @@ class GraphInput:
 
     def _prepared(self, image: npt.NDArray[Any]) -> Image:
         """Prepare an image to the frame's geometry, and paint what is not inspected."""
-        if self.area is None:
+        if self.area is None and self.fixture is None:
             return prepare(image, self.frame_geometry)
         check_image(image)
-        self.area.require_size(*image.shape[:2])
+        if self.area is not None:
+            self.area.require_size(*image.shape[:2])
         prepared = prepare(image, self.frame_geometry)
         prepared[self._painted_cells] = PADDING_BGR
         return prepared
@@ -213,8 +227,9 @@ class GraphInput:
         """
         if self.fixture is None:
             return anomaly_map
-        if self.inspected_cells is not None:
-            anomaly_map = np.where(self.inspected_cells, anomaly_map, np.float32(np.nan))
+        cells = self.inspected_cells
+        assert cells is not None
+        anomaly_map = np.where(cells, anomaly_map, np.float32(np.nan))
         pose = self.fixture.find(frame)
         return self.fixture.map_of_frame(anomaly_map, pose, self.frame_geometry, interpolation)
 

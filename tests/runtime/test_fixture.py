@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ from flawline.cameras import Frame
 from flawline.runtime.bundle import MANIFEST, Bundle, read_bundle
 from flawline.runtime.calibration import Level
 from flawline.runtime.detector import Detector
-from flawline.runtime.find_part import halvings, small_copy
+from flawline.runtime.find_part import Pose, halvings, small_copy
 from flawline.runtime.fixture import (
     LOWEST_QUALITY,
     Fixture,
@@ -89,11 +90,42 @@ def test_an_aligned_frame_is_the_reference_picture(fixture):
     assert after < 2.5
 
 
-def test_what_is_outside_of_the_frame_has_the_colour_of_its_edge(fixture):
-    frame = draw_part(0, 20, 0)
-    frame[:, -1] = (1, 2, 3)
-    aligned = fixture.align(frame, fixture.require(frame))
-    assert (aligned[:, -15:] == (1, 2, 3)).all()
+@pytest.mark.parametrize(("turn", "shift"), [(0, 0), (30, 20), (90, 5), (180, 30)])
+def test_what_may_come_from_outside_of_the_frame_is_not_inspected(
+    turn: float, shift: float
+) -> None:
+    fixture = fixture_of(draw_part(), (64, 32, 160, 160), turn, shift)
+    white = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    always = np.ones((HEIGHT, WIDTH), bool)
+    for angle in np.linspace(-turn, turn, 61):
+        for direction in range(0, 360, 15):
+            across = shift * math.cos(math.radians(direction))
+            down = shift * math.sin(math.radians(direction))
+            always &= fixture.align(white, Pose(angle, across, down, 1.0)) == 255
+    inspected = fixture.inspected
+    assert not (inspected & ~always).any()
+    # A few pixels more are left out, as a pose is not known exactly.
+    grown = cv2.dilate(inspected.astype(np.uint8), np.ones((21, 21))) > 0
+    assert (grown[12:-12, 12:-12] | ~always[12:-12, 12:-12]).all()
+    assert inspected[110:120, 140:150].all()
+
+
+def test_no_input_has_a_pixel_from_outside_of_the_frame(fixture: Fixture) -> None:
+    graph_input = GraphInput(Geometry("stretch", 64, 64), fixture=fixture)
+    cells = graph_input.inspected_cells
+    assert cells is not None
+    assert 0.4 < cells.mean() < 0.8
+    for pose in ((30, 20, 0), (-30, 0, 20), (0, -14, -14)):
+        # What is outside of the frame is black; nothing in this frame is.
+        prepared = graph_input.of_frame(np.maximum(draw_part(*pose), 30))
+        assert prepared[cells].min() >= 30
+        assert (prepared[~cells] == PADDING_BGR).all()
+
+
+def test_limits_that_leave_nothing_to_inspect_are_refused() -> None:
+    fixture = fixture_of(draw_part(), REGION, 180, 119)
+    with pytest.raises(AreaError, match="or allow the fixture less turn and shift"):
+        _ = GraphInput(Geometry("stretch", 64, 64), fixture=fixture).inspected_cells
 
 
 @pytest.mark.parametrize(
@@ -194,7 +226,7 @@ def test_a_moved_part_becomes_the_input_of_the_still_one(fixture: Fixture, kind:
     moved = graph_input.of_frame(draw_part(25, -14, 12))
     plain = GraphInput(graph_input.geometry).of_frame(draw_part(25, -14, 12))
     assert np.abs(moved.astype(int) - still).mean() < 2
-    assert np.abs(plain.astype(int) - still).mean() > 6
+    assert np.abs(plain.astype(int) - still).mean() > 5
 
 
 def test_training_and_camera_prepare_a_part_alike(fixture: Fixture) -> None:
@@ -240,7 +272,7 @@ def test_regions_are_where_they_are_in_the_frame(
         # Its bars are no places in the frame.
         known[:12] = False
         known[-12:] = False
-    assert 0.6 < known.mean() < 1
+    assert 0.3 < known.mean() < 0.8
     assert np.abs(moved[known] - plain[known]).mean() < 6
     found = find_regions(moved, 225.0, geometry, HEIGHT, WIDTH, RegionSettings())
     assert found.total == 1

@@ -84,7 +84,7 @@ def learn_fixture(
     within the limits.
     """
     fixture = plan.untaught(bit_depth)
-    log(f"fixture: {fixture}")
+    log(f"fixture: {fixture}: what a turned part brings from outside of its frame is left out")
     poses = []
     for done, path in enumerate(paths, 1):
         try:
