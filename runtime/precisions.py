@@ -31,7 +31,8 @@ class Precision:
 FP32 = Precision("fp32", "model.onnx", 1.0, 1.0, 0.001, by_default=True)
 
 # The manifest's tolerance is 1/20 of the standard deviation of the good images. The factors leave
-# room above the largest drift that was measured, in units of that standard deviation:
+# room above the largest drift that was measured, in units of that standard deviation, except for
+# DRAEM, whose map drifts by up to 1.5 of it in BF16, which is refused then:
 #
 #     precision   score   map
 #     fp16        0.06    0.06
