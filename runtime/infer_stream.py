@@ -232,6 +232,9 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
     source = detector.bundle.manifest.source
     if source is not None:
         log(f"the graph takes frames of {source} as they are, and no others")
+    fixture = detector.bundle.manifest.fixture
+    if fixture is not None:
+        log(f"parts are laid as in a reference picture: {fixture}")
 
 
 def _log_profile(tally: Tally) -> None:
