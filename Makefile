@@ -62,6 +62,7 @@ lint: .venv/dev
 
 docs: .venv/dev
 	$(BIN)/python .ci/commands_page.py
+	$(BIN)/python .ci/station_schema.py
 
 # Both continue where they were ended, and do only what SWEEP lacks.
 bench-train: .venv/bench

@@ -13,6 +13,12 @@ from flawline.runtime.verdict import Verdict
 HIGHEST_SCORE = float(np.finfo(np.float32).max)
 
 
+def lacks_part(detector: Detector, image: Image) -> bool:
+    """Tell whether the fixture of a detector does not find the part in an image."""
+    fixture = detector.graph_input.fixture
+    return fixture is not None and fixture.fault(fixture.find(image)) is not None
+
+
 def map_on_frame(detector: Detector, image: Image, verdict: Verdict) -> Map:
     """Return the map of a verdict at the places of its image, a copy: float32 [H, W].
 

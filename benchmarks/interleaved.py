@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flawline.benchmarks.frame_maps import HIGHEST_SCORE, map_on_frame
+from flawline.benchmarks.frame_maps import HIGHEST_SCORE, lacks_part, map_on_frame
 from flawline.benchmarks.in_flight import images_of_turn, judge_passes, warm_up
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle, BundleError
@@ -224,7 +224,7 @@ def _add_result(measurement: Measurement, verdict: Verdict, image: Image, path: 
     A part that the fixture of the bundle did not find is rejected: it has the highest score.
     """
     run = measurement.run
-    found = verdict.judged or bool(verdict.milliseconds)
+    found = verdict.judged or not lacks_part(measurement.detector, image)
     if found and not verdict.judged:
         raise EngineError(
             f"{run.description} cannot judge {path}: {verdict.reason}; choose another --engine "

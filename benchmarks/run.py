@@ -30,7 +30,14 @@ from flawline.commands import program_of
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import describe_os_error, log, run_command
-from flawline.runtime.engines import ENGINES, EngineOptions, engine_class, missing
+from flawline.runtime.engines import (
+    ENGINES,
+    EngineOptions,
+    add_server_argument,
+    engine_class,
+    engines_of_machine,
+    require_server,
+)
 from flawline.runtime.files import make_writable
 from flawline.runtime.precisions import PRECISIONS
 from flawline.runtime.signals import DelayedSignals
@@ -83,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="threads of a CPU engine; default: the cores that this process may use",
     )
+    add_server_argument(parser)
     _add_throughput_arguments(parser)
     parser.add_argument(
         "--repeats", type=int, default=3, help="timed passes over each image; default %(default)s"
@@ -131,7 +139,9 @@ def _run(args: argparse.Namespace) -> int:
     from flawline.train.data.images import TRAIN_WITH_BITS
 
     choices = with_throughput(
-        choose_engines(args.engines, args.precision, args.threads), args.streams, args.batch
+        choose_engines(args.engines, args.precision, args.threads, args.server),
+        args.streams,
+        args.batch,
     )
     # Before minutes of measuring.
     make_writable(args.out)
@@ -194,12 +204,13 @@ def _report(rows: list[Row], out: Path) -> None:
 
 
 def choose_engines(
-    engines: Sequence[str], precision: str, threads: int | None
+    engines: Sequence[str], precision: str, threads: int | None, server: str | None = None
 ) -> list[EngineChoice]:
     """Return the engines and precisions that `--engines` and `--precision` ask for.
 
-    The engine `all` means every engine that is usable on this machine and, when no precision is
-    given, every precision that it runs. The precision `all` means every precision of the engines.
+    The engine `all` means every engine of this machine and, when no precision is given, every
+    precision that it runs. The precision `all` means every precision of the engines. `server` is
+    for those engines that compute on one. Raises EngineError if none of them does.
     """
     from flawline.benchmarks.interleaved import EngineChoice
 
@@ -207,15 +218,21 @@ def choose_engines(
     names = list(engines)
     every_precision = precision == "all"
     if "all" in engines:
-        names = [name for name in ENGINES if missing(name) is None]
+        usable = engines_of_machine().usable
+        names = [*usable, *(name for name in engines if name not in ("all", *usable))]
         every_precision = precision in ("all", "auto")
+    with_server = [name for name in names if name in ENGINES and engine_class(name).needs_server]
     choices = []
     for name in names:
+        chosen = options
+        if name in with_server or not with_server:
+            chosen = replace(options, server=server)
+        require_server(name, chosen)
         if every_precision:
             for each in _precisions(name):
-                choices.append(EngineChoice(name, replace(options, precision=each)))
+                choices.append(EngineChoice(name, replace(chosen, precision=each)))
         else:
-            choices.append(EngineChoice(name, options))
+            choices.append(EngineChoice(name, chosen))
     return choices
 
 

@@ -36,7 +36,7 @@ from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import ENGINES, engine_options, missing
-from flawline.runtime.engines.auto import cache_and_threads
+from flawline.runtime.engines.auto import options_of_machine
 from flawline.runtime.engines.choice import record_path, require_writable
 from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import GRAPH_OUTPUTS
@@ -230,7 +230,7 @@ def _log_next_step(bundle: Bundle, data: Path | None, args: argparse.Namespace) 
         words += ["--engine", args.engine]
         if args.precision != "auto":
             words += ["--precision", args.precision]
-    command = command_line("stream", *words, *cache_and_threads(engine_options(args)))
+    command = command_line("stream", *words, *options_of_machine(engine_options(args)))
     log(f"bundle {bundle.path}; run it: {command}")
 
 

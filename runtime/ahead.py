@@ -26,18 +26,24 @@ class Prepared(Generic[Item]):
     """An item, such as a frame, and what was made of it in so many milliseconds.
 
     `input` is that of the engine, uint8 [H, W, 3], or the verdict on an item that cannot be judged.
+    `by` is the function that made it.
     """
 
     item: Item
     input: Image | Verdict
     milliseconds: float = 0.0
+    by: Prepare[Item] | None = None
 
     @classmethod
     def of(cls, item: Item, prepare: Prepare[Item]) -> Prepared[Item]:
         """Prepare an item, and measure it."""
         start = time.perf_counter()
         made = prepare(item)
-        return cls(item, made, 1e3 * (time.perf_counter() - start))
+        return cls(item, made, 1e3 * (time.perf_counter() - start), prepare)
+
+    def made_by(self, prepare: Prepare[Item]) -> Prepared[Item]:
+        """Return what a function makes of the item; this one if it has made it already."""
+        return self if self.by == prepare else Prepared.of(self.item, prepare)
 
 
 class Ahead(Generic[Item]):
@@ -86,6 +92,10 @@ class Ahead(Generic[Item]):
         self._made_in = 0.0
         # A daemon, so that a driver that hangs cannot keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
+
+    def change_prepare(self, prepare: Prepare[Item]) -> None:
+        """Prepare by another function from now on. What waits was made by the one before."""
+        self._prepare = prepare
 
     def __enter__(self) -> Ahead[Item]:
         self._thread.start()

@@ -19,7 +19,7 @@ from flawline.runtime import painting
 from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import warn
-from flawline.runtime.engines import Engine, EngineOptions, open_engine
+from flawline.runtime.engines import Engine, EngineOptions, EngineUnavailable, open_engine
 from flawline.runtime.engines.auto import other_scores
 from flawline.runtime.fixture import PartNotFoundError
 from flawline.runtime.frame_image import image_of
@@ -112,9 +112,9 @@ class Detector:
         """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
 
         A bundle that was built for a camera's frames takes these alone. A score that is not finite
-        rejects the part, and so does a part that the bundle's fixture does not find. The size is
-        not compared with those of the training; see `judge`. Raises ValueError for another dtype or
-        shape.
+        rejects the part, and so does an engine that is unavailable, and a part that the bundle's
+        fixture does not find. The size is not compared with those of the training; see `judge`.
+        Raises ValueError for another dtype or shape.
         """
         prepared = Prepared.of(image, self.prepare_image)
         (verdict,) = self.judge_prepared([prepared])
@@ -125,8 +125,9 @@ class Detector:
 
         A frame that cannot be judged rejects the part; see `image_of` for which these are. So does
         one whose size is far outside those seen in training (see `SourceSizes.fault`), unless the
-        detector accepts any size or its bundle does not state them. Raises EngineError if the
-        engine itself fails, as it would for every following frame.
+        detector accepts any size or its bundle does not state them, and one without a result
+        because the engine is unavailable. Raises EngineError if the engine itself fails, as it
+        would for every following frame.
         """
         (verdict,) = self.judge_batch([frame])
         return verdict
@@ -172,7 +173,7 @@ class Detector:
             return self.graph_input.of_frame(image)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
-            return self._unjudged(str(error))
+            return self.unjudged(str(error))
 
     def prepare_image(self, image: npt.NDArray[Any]) -> Image | Verdict:
         """Return what `runner` takes, or the verdict on an image without its part; see `__call__`.
@@ -182,18 +183,12 @@ class Detector:
         try:
             return self.graph_input.of_frame(image)
         except PartNotFoundError as error:
-            return self._unjudged(str(error))
+            return self.unjudged(str(error))
 
-    def _unjudged(self, reason: str) -> Verdict:
-        """Return the verdict on a frame that cannot be judged."""
-        return Verdict(
-            score=math.nan,
-            threshold=self.threshold,
-            anomalous=True,
-            anomaly_map=None,
-            reason=reason,
-            review_threshold=self.review_threshold,
-        )
+    def unjudged(self, reason: str) -> Verdict:
+        """Return the verdict on a frame that has no score, which rejects its part."""
+        review = self.review_threshold
+        return Verdict(math.nan, self.threshold, True, None, {}, reason, review)
 
     def _check_size(self, image: Image) -> None:
         """Raise ValueError for an image that is unlike those of the training in size."""
@@ -209,14 +204,18 @@ class Detector:
     def _infer(self, images: Sequence[Image], prepare_ms: float) -> list[Verdict]:
         """Run the engine on prepared images, in batches that it takes."""
         ready = time.perf_counter()
-        results = []
+        results: list[tuple[float, Map] | Verdict] = []
         most = self.batch_size(len(images))
         for first in range(0, len(images), max(1, most)):
             # A single image is not copied.
             batch = images[first][None]
             if most > 1:
                 batch = np.stack(images[first : first + most])
-            scores, maps = self.runner(batch)
+            try:
+                scores, maps = self.runner(batch)
+            except EngineUnavailable as error:
+                results += [self.unjudged(str(error))] * len(batch)
+                continue
             if most < len(images):
                 # The next call overwrites them.
                 maps = maps.copy()
@@ -225,8 +224,10 @@ class Detector:
         done = time.perf_counter()
         milliseconds = {"prepare": prepare_ms, "infer": 1e3 * (done - ready)}
         verdicts = []
-        for score, anomaly_map in results:
-            verdicts.append(self.verdict(score, anomaly_map, milliseconds))
+        for result in results:
+            if not isinstance(result, Verdict):
+                result = self.verdict(*result, milliseconds)
+            verdicts.append(result)
         return verdicts
 
     def verdict(self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]) -> Verdict:

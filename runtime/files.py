@@ -59,15 +59,22 @@ def has_unicode_name(path: Path) -> bool:
     return True
 
 
-def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
+def write_atomically(
+    path: Path, data: bytes, durable: bool = True, like: os.stat_result | None = None
+) -> None:
     """Write a file so that readers see the old file or the whole new one. Raises OSError.
 
     With `durable` False it does not wait for the disk, which takes milliseconds: a power failure
-    may then leave the new file empty.
+    may then leave the new file empty. `like` is the status of a file whose permissions it gets, and
+    whose owner, where that is allowed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
+            if like is not None:
+                with suppress(PermissionError):
+                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
             file.write(data)
             file.flush()
             if durable:

@@ -214,7 +214,8 @@ class GraphInput:
         cells = self.inspected_cells
         if cells is None or anomaly_map.size == 0:
             return anomaly_map
-        return np.where(cells, anomaly_map, anomaly_map[cells].min())
+        lowest = np.min(anomaly_map, where=cells, initial=np.inf)
+        return np.where(cells, anomaly_map, lowest)
 
     def map_of_frame(
         self, anomaly_map: Map, frame: npt.NDArray[Any], interpolation: int = cv2.INTER_NEAREST

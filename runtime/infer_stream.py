@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
 
-from flawline.cameras import Camera, CameraError, open_camera
+from flawline.cameras import Camera, CameraError
 from flawline.cameras.usages import usages
 from flawline.commands import program_of
 from flawline.runtime import outputs
@@ -36,15 +36,15 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.engines import (
     add_engine_arguments,
     add_streams_argument,
-    engine_options,
 )
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
-from flawline.runtime.regions import RegionSettings
 from flawline.runtime.signals import signal_handlers
 from flawline.runtime.stage_times import stage_table
+from flawline.runtime.station.judge import Exchange, require_same_maps
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.region_arguments import add_region_arguments, read_region_settings
+from flawline.runtime.station.setup import Check, FlagSetup, StreamSetup, add_station_argument
 from flawline.runtime.station.several_arguments import (
     add_several_cameras_arguments,
     check_several_cameras,
@@ -59,6 +59,7 @@ EXAMPLES = (
     "flawline stream --bundle bundles/part --camera usb://0",
     "flawline stream --bundle bundles/part --camera /data/images --save overlays --max-frames 100",
     "flawline stream --bundle bundles/part --camera 'usb://0?name=left' --camera 'usb://1?name=right'",
+    "flawline stream --station station.json",
 )
 
 
@@ -66,8 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, or those of the process; return its exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if not args.list and (args.bundle is None or args.camera is None):
-        parser.error("--bundle and --camera are needed (or --list)")
+    if args.station is not None:
+        # Imported here, since only a station needs the library of its types.
+        from flawline.runtime.station.settings.stream import refuse_flags
+
+        refuse_flags(_parser(), argv)
+    elif not args.list and (args.bundle is None or args.camera is None):
+        parser.error("--bundle and --camera are needed (or --station or --list)")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
     check_several_cameras(parser, args)
@@ -83,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         examples=EXAMPLES,
     )
     parser.add_argument("--bundle", type=path_argument, help="the folder that flawline build wrote")
+    add_station_argument(parser)
     parser.add_argument(
         "--camera",
         action="append",
@@ -148,18 +155,23 @@ def _run(args: argparse.Namespace) -> None:
         warn(f"warning: {conflict}")
     if args.list:
         print(list_available())
+    elif args.station is not None:
+        from flawline.runtime.station.settings.stream import open_station
+
+        with open_station(args) as station:
+            _stream(args, station)
     else:
-        _stream(args)
+        _stream(args, FlagSetup(args))
 
 
-def _stream(args: argparse.Namespace) -> None:
+def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
     bundle = read_bundle(args.bundle)
     warn_of_outside_change(bundle.path)
     regions = read_region_settings(args, bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
-        cameras = [stack.enter_context(open_camera(uri)) for uri in args.camera]
+        cameras = [stack.enter_context(camera) for camera in setup.open_cameras()]
         station = None
         batch = _batch_in_flight(args, cameras)
         if len(cameras) > 1:
@@ -168,11 +180,9 @@ def _stream(args: argparse.Namespace) -> None:
         if args.parts is not None:
             feed = PartFeed(args.parts, *cameras)
         opened = [stack.enter_context(output) for output in _open_outputs(args, bundle)]
-        detector = stack.enter_context(_open_detector(args, bundle, regions))
-        _log_start(cameras, station, detector)
-        if station is not None:
-            station.prepare(detector)
-        require_batch(detector, batch or 1)
+        check = _check(bundle, station, batch or 1)
+        exchange = stack.enter_context(Exchange(setup.open_judge(bundle, regions, check)))
+        _log_start(cameras, station, exchange.now.detector)
         stop = threading.Event()
 
         def end() -> None:
@@ -186,20 +196,27 @@ def _stream(args: argparse.Namespace) -> None:
         for camera in cameras:
             # The camera is closed before the signals get their former meaning back.
             stack.callback(camera.close)
+        stack.enter_context(setup.watch(exchange, check))
         if feed is not None:
             feed.start()
         tally = Tally(profile=args.profile)
         stack.callback(_log_profile, tally)
         if station is None:
-            run_stream(cameras[0], detector, opened, args.max_frames, stop, tally, batch)
+            run_stream(cameras[0], exchange, opened, args.max_frames, stop, tally, batch)
         else:
-            station.run(detector, opened, args.max_frames, tally)
+            station.run(exchange, opened, args.max_frames, tally)
 
 
-def _open_detector(args: argparse.Namespace, bundle: Bundle, regions: RegionSettings) -> Detector:
-    size = args.accept_size
-    options = engine_options(args)
-    return Detector(bundle, args.engine, options, accept_size=size, region_settings=regions)
+def _check(first: Bundle, station: Station | None, batch: int) -> Check:
+    """Return what refuses a detector that does not fit the stream, and prepares any other."""
+
+    def check(detector: Detector) -> None:
+        require_batch(detector, batch)
+        require_same_maps(detector.bundle, first)
+        if station is not None:
+            station.prepare(detector)
+
+    return check
 
 
 def _batch_in_flight(args: argparse.Namespace, cameras: Sequence[Camera]) -> int | None:
@@ -229,12 +246,15 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
         f"engine {detector.engine.description}, self-test passed, "
         f"threshold {detector.threshold:.6g}"
     )
-    source = detector.bundle.manifest.source
-    if source is not None:
-        log(f"the graph takes frames of {source} as they are, and no others")
-    fixture = detector.bundle.manifest.fixture
-    if fixture is not None:
-        log(f"parts are laid as in a reference picture: {fixture}")
+    graph_input = detector.graph_input
+    if graph_input.source is not None:
+        log(f"the graph takes frames of {graph_input.source} as they are, and no others")
+    if graph_input.tiles is not None:
+        log(f"each frame is judged in {graph_input.inputs_per_frame} of {graph_input.tiles}")
+    if graph_input.area is not None:
+        log(f"inspected: {graph_input.area}; frames of another size are rejected")
+    if graph_input.fixture is not None:
+        log(f"parts are laid as in a reference picture: {graph_input.fixture}")
 
 
 def _log_profile(tally: Tally) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from flawline.runtime.ahead import Prepared
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import EngineError
+from flawline.runtime.engines import EngineError, EngineUnavailable
 from flawline.runtime.image import Image
 from flawline.runtime.verdict import Verdict
 
@@ -94,6 +94,8 @@ class _Batch(Generic[Item]):
         # How long they took to be prepared, and when they were submitted, in seconds.
         self._prepare_ms = 0.0
         self._ready = 0.0
+        # Why the engine did not take them.
+        self._refused: EngineUnavailable | None = None
 
     def add(self, prepared: Prepared[Item]) -> None:
         """Add an item."""
@@ -111,31 +113,43 @@ class _Batch(Generic[Item]):
     def submit(self, detector: Detector) -> _Batch[Item]:
         """Give the images to the engine, if there are any; return this batch."""
         self._ready = time.perf_counter()
-        if len(self._images) == 1:
-            # A single image is not copied.
-            detector.runner.submit(self._images[0][None])
-        elif self._images:
-            detector.runner.submit(np.stack(self._images))
+        try:
+            if len(self._images) == 1:
+                # A single image is not copied.
+                detector.runner.submit(self._images[0][None])
+            elif self._images:
+                detector.runner.submit(np.stack(self._images))
+        except EngineUnavailable as error:
+            self._refused = error
         return self
 
     def verdicts(self, detector: Detector) -> Iterator[tuple[Item, Verdict]]:
         """Wait for the engine, and yield each item with its verdict."""
         results: Iterator[Verdict] = iter(())
         if self._images:
-            scores, maps = detector.runner.result()
-            infer = time.perf_counter() - self._ready
-            times = {"prepare": self._prepare_ms, "infer": 1e3 * infer}
-            found = []
-            for score, anomaly_map in zip(scores.tolist(), maps, strict=True):
-                found.append(detector.verdict(score, anomaly_map, times))
-            results = iter(found)
+            results = iter(self._results(detector))
         for item, verdict in self._items:
             if verdict is None:
                 verdict = next(results)
             yield item, verdict
 
+    def _results(self, detector: Detector) -> list[Verdict]:
+        """Wait for the engine, and return the verdicts on the images."""
+        try:
+            if self._refused is not None:
+                raise self._refused
+            scores, maps = detector.runner.result()
+        except EngineUnavailable as error:
+            return [detector.unjudged(str(error))] * len(self._images)
+        infer = time.perf_counter() - self._ready
+        times = {"prepare": self._prepare_ms, "infer": 1e3 * infer}
+        found = []
+        for score, anomaly_map in zip(scores.tolist(), maps, strict=True):
+            found.append(detector.verdict(score, anomaly_map, times))
+        return found
+
     def drop(self, detector: Detector) -> None:
         """Take the result of the engine, which no one needs any more."""
-        if self._images:
+        if self._images and self._refused is None:
             with suppress(EngineError):
                 detector.runner.result()

@@ -19,12 +19,16 @@ class Verdict:
 
     A part is anomalous if its `score` is above `threshold`. If it is not, and the score is above
     `review_threshold`, the part is for a person to look at; None if no part is reviewed.
-    `anomaly_map` is float32 [H, W] on the model's input grid, [0, 0] if the bundle was built for
-    the score alone, and None if the image could not be judged. It belongs to the engine and is
-    overwritten by the detector's next call. `milliseconds` holds the time of each stage; it is
+    `anomaly_map` is float32 [H, W] on the model's input grid, or on that of all tiles, [0, 0] if
+    the bundle was built for the score alone, and None if the image could not be judged. It belongs
+    to the engine and is overwritten by the detector's next call. Outside of the inspected area it
+    has its lowest value. `milliseconds` holds the time of each stage; it is
     empty if the image could not be judged. `reason` says why a part was rejected without a usable
     score; then `score` is not finite, and `anomalous` is true, so that code that reads nothing else
     rejects the part.
+
+    In a continuous stream that rejects only while several of the last frames are bad, `anomalous`
+    says that, and `recent_bad` counts them, with this one; otherwise it is None.
     """
 
     score: float
@@ -34,6 +38,7 @@ class Verdict:
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     review_threshold: float | None = None
+    recent_bad: int | None = None
 
     @property
     def judged(self) -> bool:

@@ -20,7 +20,7 @@ ALLOWED = {
     "export": {"cameras", "runtime", "train", "export"},
     "benchmarks": {"cameras", "runtime", "train", "export", "benchmarks"},
 }
-CORE = {"numpy", "cv2", "tifffile"}
+CORE = {"numpy", "cv2", "tifffile", "msgspec"}
 # Files that are only imported where the library of an extra is installed.
 LIBRARY_OF_FILE = {
     "flawline.cameras.rtsp_reader": {"av"},
@@ -44,6 +44,8 @@ ENGINE_LIBRARIES = {
     "paho",
     "pymodbus",
     "asyncua",
+    "grpc",
+    "tritonclient",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 

@@ -112,6 +112,11 @@ def plan_engines(
         kinds = dict(engines_of_machine().usable)
     else:
         kinds = {engine: require_usable(engine)}
+        if kinds[engine].needs_server:
+            raise EngineError(
+                f"--engine {engine} computes on a server, which has one model and not every "
+                f"candidate; choose another --engine"
+            )
     places = []
     for name, kind in kinds.items():
         for precision in kind.precisions:

@@ -10,16 +10,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.command_parser import path_argument
+from flawline.runtime.command_parser import path_argument, text_argument
 from flawline.runtime.engines.auto import Machine, owner_unusable, select_engine
-from flawline.runtime.engines.base import Engine, EngineError, EngineOptions, cache_folder
+from flawline.runtime.engines.base import (
+    Engine,
+    EngineError,
+    EngineOptions,
+    EngineUnavailable,
+    cache_folder,
+)
 from flawline.runtime.engines.choice import is_owner
+from flawline.runtime.engines.golden_test import self_test
 from flawline.runtime.precisions import PRECISIONS
-from flawline.runtime.tolerances import Tolerances, flipped
 
 __all__ = [
     "ENGINES",
@@ -27,7 +31,9 @@ __all__ = [
     "Engine",
     "EngineError",
     "EngineOptions",
+    "EngineUnavailable",
     "add_engine_arguments",
+    "add_server_argument",
     "add_streams_argument",
     "cache_folder",
     "engine_class",
@@ -36,8 +42,10 @@ __all__ = [
     "missing",
     "open_engine",
     "open_reference",
+    "require_server",
     "require_usable",
     "self_test",
+    "unusable_here",
 ]
 
 # Name -> "module:Class", resolved when it is used. Where nothing was measured, `auto` takes the
@@ -47,6 +55,7 @@ ENGINES = {
     "tensorrt-rtx": "flawline.runtime.engines.tensorrt.engine:TensorRtRtx",
     "onnxruntime": "flawline.runtime.engines.onnxruntime_cpu:OnnxRuntime",
     "openvino": "flawline.runtime.engines.openvino_cpu:OpenVino",
+    "kserve": "flawline.runtime.engines.kserve.engine:KServe",
 }
 
 # The engine of `open_reference`, whose scores the other engines are compared with.
@@ -83,6 +92,17 @@ def add_engine_arguments(parser: argparse.ArgumentParser, extra: tuple[str, ...]
         metavar="DIR",
         help="folder for compiled plans and measured times; default BUNDLE/engines",
     )
+    add_server_argument(parser)
+
+
+def add_server_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag --server, the address for engines with `needs_server`."""
+    parser.add_argument(
+        "--server",
+        type=text_argument,
+        metavar="URI",
+        help="the server of an engine that computes on one, such as grpc://HOST:PORT/MODEL",
+    )
 
 
 def add_streams_argument(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +120,7 @@ def add_streams_argument(parser: argparse.ArgumentParser) -> None:
 def engine_options(args: argparse.Namespace) -> EngineOptions:
     """Read the flags of `add_engine_arguments`, except --engine. Raises EngineError."""
     streams = getattr(args, "streams", None)
-    return EngineOptions(args.threads, args.precision, args.engine_cache, streams)
+    return EngineOptions(args.threads, args.precision, args.engine_cache, streams, args.server)
 
 
 def engine_class(name: str) -> type[Engine]:
@@ -117,6 +137,14 @@ def missing(name: str) -> str | None:
         return str(error)
 
 
+def unusable_here(name: str) -> str | None:
+    """Say why an engine of ENGINES cannot compute on this machine; None if it can."""
+    reason = missing(name)
+    if reason is None and engine_class(name).needs_server:
+        return f"computes on a server, with --engine {name} {engine_class(name).usage}"
+    return reason
+
+
 def require_usable(name: str) -> type[Engine]:
     """Return the class of an engine of ENGINES.
 
@@ -130,11 +158,11 @@ def require_usable(name: str) -> type[Engine]:
 
 
 def engines_of_machine() -> Machine:
-    """Ask each engine of ENGINES whether it can be used. Raises EngineError if none can."""
+    """Ask each engine of ENGINES whether it can compute here. Raises EngineError if none can."""
     usable = {}
     reasons = {}
     for name in ENGINES:
-        reason = missing(name)
+        reason = unusable_here(name)
         if reason is None:
             usable[name] = engine_class(name)
         else:
@@ -153,6 +181,7 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
     options = options or EngineOptions()
     if name != "auto":
         return _open_named(bundle, name, options)
+    require_server(name, options)
     machine = engines_of_machine()
     selected = select_engine(bundle, options, machine)
     options = replace(options, precision=selected.precision)
@@ -167,6 +196,7 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
 def _open_named(bundle: Bundle, name: str, options: EngineOptions) -> Engine:
     # Checked before the bundle is loaded, because compiling a plan takes minutes.
     target = require_usable(name)
+    require_server(name, options)
     if options.precision == "auto":
         options = replace(options, precision=target.precisions[0])
     if options.precision not in target.precisions:
@@ -190,6 +220,30 @@ def _open_named(bundle: Bundle, name: str, options: EngineOptions) -> Engine:
     return engine
 
 
+def require_server(name: str, options: EngineOptions) -> None:
+    """Raise EngineError if an engine lacks its server, or was given one in vain.
+
+    `name` is "auto" or one of ENGINES.
+    """
+    if name == "auto":
+        if options.server is not None:
+            raise _without_server(name)
+        return
+    kind = engine_class(name)
+    if kind.needs_server and options.server is None:
+        raise EngineError(f"engine {name} computes on a server; give its address: {kind.usage}")
+    if options.server is not None and not kind.needs_server:
+        raise _without_server(name)
+
+
+def _without_server(name: str) -> EngineError:
+    users = [other for other in ENGINES if engine_class(other).needs_server]
+    return EngineError(
+        f"--engine {name} computes on this machine; leave --server out, or choose --engine "
+        f"{' or '.join(users)}"
+    )
+
+
 def _with_streams() -> list[str]:
     """Return the names of the engines that compute several batches at the same time."""
     return [name for name in ENGINES if engine_class(name).offers_streams]
@@ -210,58 +264,3 @@ def open_reference(
     engine = create(model, map_size, threads, precision)
     engine.name = REFERENCE_ENGINE
     return engine
-
-
-def self_test(engine: Engine, bundle: Bundle) -> float:
-    """Run the golden images, and return the largest score error.
-
-    Raises EngineError if a score or a map leaves the manifest's tolerances, or if a verdict flips.
-    Golden scores are farther from the threshold than the tolerance, so that no rounding explains a
-    flip. With a threshold from this engine's own lossy scores, a verdict is compared with nothing.
-    """
-    owns_threshold = is_owner(bundle.calibration.scored_by, engine.name, engine.precision)
-    golden = bundle.golden()
-    largest = 0.0
-    for index in range(len(golden.images)):
-        # One at a time, as frames of a camera are judged; plans may be built for a batch of 1.
-        scores, maps = engine(golden.images[index : index + 1])
-        score = float(scores[0])
-        expected = float(golden.scores[index])
-        map_error = float(np.max(np.abs(maps[0] - golden.maps[index]), initial=0.0))
-        flips = flipped(expected, score, bundle.calibration.threshold) and not owns_threshold
-        reason = _drift(bundle, engine.precision, score, expected, map_error, flips)
-        if reason is not None:
-            raise EngineError(
-                f"{engine.description} fails the self-test of {bundle.path}: "
-                f"golden image {index} {reason}; "
-                f"update the engine, choose another --engine, or build the bundle again"
-            )
-        largest = max(largest, abs(score - expected))
-    return largest
-
-
-def _drift(
-    bundle: Bundle,
-    precision: str,
-    score: float,
-    expected: float,
-    map_error: float,
-    flips: bool,
-) -> str | None:
-    """Say how the result of a golden image is wrong; None if it is within tolerance."""
-    threshold = bundle.calibration.threshold
-    tolerances = Tolerances.of(bundle.manifest, precision)
-    factor = float(tolerances.factor(expected, threshold))
-    score_tolerance = factor * tolerances.score
-    map_tolerance = factor * tolerances.map
-    error = abs(score - expected)
-    # The comparisons are written so that an error that is NaN is out of tolerance.
-    if flips or not error <= score_tolerance:
-        note = ", so its verdict flips" if flips else ""
-        return (
-            f"scores {score:.6g} instead of {expected:.6g} (threshold {threshold:.6g}{note}): "
-            f"off by {error:.3g}, the tolerance is {score_tolerance:.3g}"
-        )
-    if not map_error <= map_tolerance:
-        return f"has a map that is off by {map_error:.3g}, the tolerance is {map_tolerance:.3g}"
-    return None

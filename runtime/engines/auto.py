@@ -168,20 +168,22 @@ def calibrate_command(bundle: Bundle, engine: str, precision: str, options: Engi
     review = bundle.calibration.review
     if review is not None:
         words += ["--review-rate", f"{review.rate:g}"]
-    return command_line("calibrate", *words, *cache_and_threads(options))
+    return command_line("calibrate", *words, *options_of_machine(options))
 
 
 def measure_command(bundle: Bundle, options: EngineOptions) -> str:
     """Return the command that measures the engines and records the choice."""
     words: list[str | Path] = ["--bundle", bundle.path, "--engine", "auto"]
-    return command_line("build", *words, *cache_and_threads(options))
+    return command_line("build", *words, *options_of_machine(options))
 
 
-def cache_and_threads(options: EngineOptions) -> list[str | Path]:
-    """Return the flags that a command needs to find the same record and plans."""
+def options_of_machine(options: EngineOptions) -> list[str | Path]:
+    """Return the flags that a command needs to find the same record, plans and server."""
     words: list[str | Path] = []
     if options.threads is not None:
         words += ["--threads", str(options.threads)]
     if options.cache is not None:
         words += ["--engine-cache", options.cache]
+    if options.server is not None:
+        words += ["--server", options.server]
     return words

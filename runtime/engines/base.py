@@ -20,6 +20,14 @@ class EngineError(FlawlineError):
     """The engine cannot be used, or cannot run this bundle."""
 
 
+class EngineUnavailable(EngineError):
+    """An engine that was opened cannot compute now, and may be able to later.
+
+    An example is an engine whose server was restarted. The images of the call have no result, so
+    that their parts are rejected with this reason; a stream continues.
+    """
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Options of every engine.
@@ -29,13 +37,15 @@ class EngineOptions:
     or "auto" for the engine's own default. `cache` is the folder for compiled plans and for the
     measured choice of an engine; None uses engines/ of the bundle. `streams` is the number of
     batches that the engine computes at the same time, each on its share of the threads; None
-    computes one batch after the other, which gives each result soonest.
+    computes one batch after the other, which gives each result soonest. `server` is the address of
+    the server that an engine with `needs_server` sends images to, and None for all others.
     """
 
     threads: int | None = None
     precision: str = "auto"
     cache: Path | None = None
     streams: int | None = None
+    server: str | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -89,6 +99,11 @@ class Engine(ABC):
     # True if it computes in a memory of its own, as a GPU does. A call then also takes an image in
     # that memory, and `wants_map` False leaves the maps there for `device_map`.
     has_device_memory: ClassVar[bool] = False
+    # True if the graph runs in a server, whose address is `EngineOptions.server`. `auto` never
+    # chooses such an engine. While the server does not answer, a call raises EngineUnavailable.
+    needs_server: ClassVar[bool] = False
+    # How the flags are written that the engine needs, for the list of all engines.
+    usage: ClassVar[str] = ""
 
     # Its name in ENGINES, which `open_engine` sets.
     name: str = ""

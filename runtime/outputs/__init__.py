@@ -64,7 +64,8 @@ class Judgement:
     one, and `views` holds all. `camera` is the name of the camera of the frame; None for a single
     camera that has none. `can_wait` is false if any camera of the stream is live: an output must
     then not delay it. `regions` are those of the frame above the pixel threshold; None if it was
-    not judged, if the bundle gives none, or if no output uses them.
+    not judged, if the bundle gives none, or if no output uses them. `recipe` is the name of the
+    recipe that the part was judged with; None for a stream without recipes.
     """
 
     frame: Frame
@@ -77,6 +78,7 @@ class Judgement:
     camera: str | None = None
     can_wait: bool = True
     regions: Regions | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Output(ABC):
 
     A subclass is constructed as `Class(target, options, bundle)`, where `target` is a path, an
     address or empty, and `options` is an instance of the class attribute `Options`. It raises
-    OutputError if it cannot deliver.
+    OutputError if it cannot deliver. One that keeps anything of the bundle overrides
+    `change_bundle`, too.
     """
 
     required: ClassVar[bool] = True
@@ -139,6 +142,13 @@ class Output(ABC):
 
         An output that also receives, as from a PLC, sends the pulses of a triggered camera or names
         its parts; see `flawline.cameras.triggered`.
+        """
+
+    def change_bundle(self, bundle: Bundle) -> None:  # noqa: B027
+        """Take note that the judgements from now on, and the summary, are of another bundle.
+
+        Judgements that were taken over before, and not delivered yet, are of the one before. Either
+        both bundles give maps or none does.
         """
 
     def totals(self) -> Mapping[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from flawline.runtime.bundle import Bundle
@@ -38,6 +38,8 @@ COLUMNS = (
     "largest_height",
     "largest_area",
     "largest_peak",
+    "recipe",
+    "recent_bad",
 )
 # A spreadsheet would take a text that begins so for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -61,17 +63,27 @@ class CsvTable(Output):
         self._file = LineFile("csv", target)
         self._has_header = False
 
+    def change_bundle(self, bundle: Bundle) -> None:
+        self._bundle_id = bundle.short_id
+
     def write(self, judgement: Judgement) -> None:
-        if not self._has_header:
-            self._has_header = True
-            self._file.print(_row(COLUMNS))
         line = {**record(judgement), "bundle": self._bundle_id}
         for stage, milliseconds in line.pop("milliseconds").items():
             line[f"{stage}_ms"] = milliseconds
         if judgement.views:
             line["views"] = len(judgement.views)
         line |= _largest(judgement)
-        self._file.print(_row(_cell(line.get(column)) for column in COLUMNS))
+        text = _row(_cell(line.get(column)) for column in COLUMNS)
+        if not self._has_header:
+            text = f"{_row(COLUMNS)}\n{text}"
+        if self._file.print(text):
+            self._has_header = True
+
+    def totals(self) -> Mapping[str, int]:
+        return self._file.totals()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self._file.require_all()
 
     def close(self) -> None:
         self._file.close()

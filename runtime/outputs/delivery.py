@@ -92,6 +92,9 @@ class Delivery(Output):
         """Return the message of the summary, or None if it is not sent."""
         return _encode({"summary": {**summary, "bundle": self._bundle_id}})
 
+    def change_bundle(self, bundle: Bundle) -> None:
+        self._bundle_id = bundle.short_id
+
     def write(self, judgement: Judgement) -> None:
         message = self._message(judgement)
         while not self._offer(message):

@@ -15,7 +15,7 @@ from flawline.runtime.strict_json import finite
 
 
 class JsonLines(Output):
-    """Prints lines, each of which is flushed.
+    """Prints lines, each at once; what becomes of those that cannot be written, `LineFile` says.
 
     Each line, and the summary, holds the short identifier of the bundle as "bundle".
     `target` is a file, or empty for stdout. The first line replaces the content of the file.
@@ -28,11 +28,18 @@ class JsonLines(Output):
         self._bundle_id = bundle.short_id
         self._file = LineFile("jsonl", target)
 
+    def change_bundle(self, bundle: Bundle) -> None:
+        self._bundle_id = bundle.short_id
+
     def write(self, judgement: Judgement) -> None:
         self._print({**record(judgement), "bundle": self._bundle_id})
 
+    def totals(self) -> Mapping[str, int]:
+        return self._file.totals()
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._print({"summary": {**summary, "bundle": self._bundle_id}})
+        self._file.require_all()
 
     def _print(self, content: Mapping[str, Any]) -> None:
         self._file.print(json.dumps(content, allow_nan=False))
@@ -49,7 +56,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
     are reviewed. Live cameras add "age_ms", the time from capture to verdict, and "dropped", the
     number of frames dropped so far. "camera" is there if there are several or it has a name, "part"
     if the camera knows the part, and "views" if the part has several exposures. A judged frame has
-    "regions" and "regions_total" if the bundle gives them.
+    "regions" and "regions_total" if the bundle gives them. "recipe" is there if the stream has
+    recipes, and "recent_bad" if frames are rejected by several of them.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -69,22 +77,33 @@ def record(judgement: Judgement) -> dict[str, Any]:
     }
     if verdict.review_threshold is not None:
         line["review_threshold"] = verdict.review_threshold
+    if verdict.recent_bad is not None:
+        line["recent_bad"] = verdict.recent_bad
     if judgement.live:
         line["age_ms"] = None
         if judgement.age is not None:
             line["age_ms"] = round(1e3 * judgement.age, 3)
         line["dropped"] = judgement.dropped
+    return line | _origin(judgement)
+
+
+def _origin(judgement: Judgement) -> dict[str, Any]:
+    """Return what is there only in some streams: of which camera, part and recipe, and why."""
+    frame = judgement.frame
+    keys: dict[str, Any] = {}
+    if judgement.recipe is not None:
+        keys["recipe"] = judgement.recipe
     if judgement.camera is not None:
-        line["camera"] = printable(judgement.camera)
+        keys["camera"] = printable(judgement.camera)
     if frame.part is not None:
-        line["part"] = printable(frame.part)
+        keys["part"] = printable(frame.part)
     if judgement.views:
-        line["views"] = [_view(view) for view in judgement.views]
-    if verdict.reason is not None:
-        line["reason"] = printable(verdict.reason)
+        keys["views"] = [_view(view) for view in judgement.views]
+    if judgement.verdict.reason is not None:
+        keys["reason"] = printable(judgement.verdict.reason)
     if judgement.regions is not None:
-        line |= _regions(judgement.regions)
-    return line
+        keys |= _regions(judgement.regions)
+    return keys
 
 
 def _regions(regions: Regions) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""Text lines that an output writes to a file or to stdout; each is flushed."""
+"""Text lines that an output writes to a file or to stdout, each at once."""
 
 from __future__ import annotations
 
-import sys
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.console import discard_stdout
 from flawline.runtime.outputs import OutputError
+from flawline.runtime.station.notices import FrameNotices
 
 STDOUT = ""
 
@@ -18,6 +18,9 @@ class LineFile:
 
     `output` is the name of the output in messages, and `target` a path, or empty for stdout. Raises
     OutputError if the file cannot be opened.
+
+    A line that a file cannot take, as on a full disk, is lost as a whole and counted, and the next
+    one is tried again. A pipe or a stdout that takes no line is an error: its reader is gone.
     """
 
     def __init__(self, output: str, target: str) -> None:
@@ -25,50 +28,84 @@ class LineFile:
         self._target = target
         self._failed = False
         self._started = False
-        self._file: TextIO | None = None
+        self._notices = FrameNotices()
+        self._lost = 0
+        # The last failure that `require_all` has not raised yet.
+        self._failure: OSError | None = None
+        self._file: FileIO | None = None
         if target != STDOUT:
             try:
                 # Not opened with "w", so that a start that fails leaves an older file as it is.
-                self._file = Path(target).open("a", encoding="utf-8")  # noqa: SIM115
+                # Without a buffer, where a line that was not written would wait for the next one.
+                self._file = Path(target).open("ab", buffering=0)  # noqa: SIM115
             except OSError as error:
                 raise self._error(error) from error
 
-    @property
-    def failed(self) -> bool:
-        """Whether a line could not be written, so that no more are."""
-        return self._failed
+    def totals(self) -> dict[str, int]:
+        """Return how many lines a file could not take; stdout has no such count."""
+        if self._file is None:
+            return {}
+        return {"not_written": self._lost}
 
-    def print(self, line: str) -> None:
-        """Write a line. Raises OutputError for the first one that cannot be written."""
+    def print(self, line: str) -> bool:
+        """Write a line; return False if it is lost. Raises OutputError for stdout."""
         # After a failure the reader of the lines is gone or the disk is full; it was reported once.
         if self._failed:
-            return
+            return False
         try:
-            self._start()
-            print(line, file=self._file or sys.stdout, flush=True)
+            self._write(line)
         except OSError as error:
-            self._failed = True
-            if self._file is None:
-                discard_stdout()
-            if isinstance(error, BrokenPipeError):
-                # The command ends without a message: see run_command.
-                raise
-            raise self._error(error) from error
+            if self._file is None or isinstance(error, BrokenPipeError):
+                self._fail(error)
+            self._lost += 1
+            self._failure = error
+            self._notices.warn("lost", f"{self._error(error)}; inspection continues", "lines")
+            return False
+        return True
 
-    def _start(self) -> None:
-        """Empty the file before its first line; a device or a pipe has nothing to be emptied."""
-        if self._started:
+    def require_all(self) -> None:
+        """Raise OutputError, but once only, if lines are lost. Called after the last one."""
+        if self._failure is None:
             return
-        self._started = True
-        if self._file is not None and Path(self._target).is_file():
-            self._file.truncate(0)
+        error = self._failure
+        self._failure = None
+        raise self._error(error, f"{self._lost} lines ") from error
 
-    def _error(self, error: OSError) -> OutputError:
+    def _write(self, line: str) -> None:
+        """Write a line, as a whole or not at all. Raises OSError."""
+        if self._file is None:
+            print(line, flush=True)
+            return
+        is_regular = Path(self._target).is_file()
+        if not self._started and is_regular:
+            # A device or a pipe has nothing to be emptied.
+            self._file.truncate(0)
+        self._started = True
+        before = self._file.seek(0, 2) if is_regular else 0
+        rest = f"{line}\n".encode("utf-8", "backslashreplace")
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            if is_regular:
+                self._file.truncate(before)
+            raise
+
+    def _fail(self, error: OSError) -> None:
+        """Give up. The command ends without a message for a closed pipe: see run_command."""
+        self._failed = True
+        if self._file is None:
+            discard_stdout()
+        if isinstance(error, BrokenPipeError):
+            raise error
+        raise self._error(error) from error
+
+    def _error(self, error: OSError, before: str = "") -> OutputError:
         name = self._target
         if name == STDOUT:
             name = "stdout"
         return OutputError(
-            f"output {self._output}: cannot be written to {name} ({reason_of(error)}); "
+            f"output {self._output}: {before}cannot be written to {name} ({reason_of(error)}); "
             f"{remedy_of(error, 'output')}"
         )
 
@@ -79,5 +116,4 @@ class LineFile:
         try:
             self._file.close()
         except OSError as error:
-            if not self._failed:
-                raise self._error(error) from error
+            raise self._error(error) from error

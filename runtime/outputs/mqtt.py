@@ -8,6 +8,7 @@ import secrets
 import ssl
 import sys
 import threading
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 PORT = 1883
 TLS_PORT = 8883
-# MQTT numbers the messages that are not confirmed with 16 bits.
-MOST_UNCONFIRMED = 60_000
+LONGEST_QUEUE = 60_000
+# Messages that the broker has not confirmed yet. The client sends at most 20 at the same time, and
+# a state may be among them.
+MOST_UNCONFIRMED = 16
 QOS = 1  # the broker confirms each message
 PAUSE_S = (1, 10)  # the shortest and the longest between two attempts to connect
 CONNECT_S = 5.0
@@ -55,8 +58,8 @@ class MqttOptions(DeliveryOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queue > MOST_UNCONFIRMED:
-            raise ValueError(f"queue must be from 1 to {MOST_UNCONFIRMED}")
+        if self.queue > LONGEST_QUEUE:
+            raise ValueError(f"queue must be from 1 to {LONGEST_QUEUE}")
         if self.ca is not None and not self.tls:
             raise ValueError("ca needs tls=1")
 
@@ -68,6 +71,10 @@ class Mqtt(Delivery):
     itself publishes "offline" if the connection is lost. Results are published with quality of
     service 1: they wait until the broker has confirmed them, and one may arrive twice after the
     connection was lost.
+
+    A thread publishes. The client of paho itself publishes again what was not confirmed when the
+    connection was lost, but sends new messages before that. So the thread publishes nothing new
+    before the connection stands and all earlier messages are confirmed.
     """
 
     usage: ClassVar[str] = "mqtt:HOST/TOPIC[?credentials=FILE]"
@@ -86,11 +93,18 @@ class Mqtt(Delivery):
         self._closed = False
         # Identifiers of published states, whose confirmations are not counted.
         self._states: set[int] = set()
+        # Topics and messages that were not published yet; the condition guards these.
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._unconfirmed = 0
+        self._connected = False
+        self._repeating = False
         self._client = self._new_client(options)
         if not _is_valid(host, port):
             raise OutputError(f"output mqtt: host or port is not valid; write {self.usage}")
         self._client.connect_async(host, port, KEEPALIVE_S)
         self._client.loop_start()
+        # A daemon, so that a network that hangs cannot keep the process from ending.
+        threading.Thread(target=self._publish_all, name="mqtt", daemon=True).start()
 
     @classmethod
     def missing(cls) -> str | None:
@@ -129,19 +143,40 @@ class Mqtt(Delivery):
         return client
 
     def _take(self, message: bytes, *, is_summary: bool = False) -> bool:
+        kind = "summary" if is_summary else "result"
         with self._changed:
             if self._taken - self._delivered > self._limits.queue:
                 return False
-        kind = "summary" if is_summary else "result"
-        # The client keeps it until it is confirmed, and publishes it again after a reconnection.
-        self._client.publish(f"{self._topic}/{kind}", message, QOS)
+            self._waiting.append((f"{self._topic}/{kind}", message))
+            self._changed.notify_all()
         return True
+
+    def _publish_all(self) -> None:
+        """Publish what waits, in its order, until the output is closed. Of the thread."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._may_publish())
+                if self._closed:
+                    return
+                topic, message = self._waiting.popleft()
+                self._unconfirmed += 1
+            # Without the condition, for which `_on_publish` waits: the client calls that while it
+            # holds the lock that `publish` takes.
+            self._client.publish(topic, message, QOS)
+
+    def _may_publish(self) -> bool:
+        """Tell whether the next message may be published. Called with the condition."""
+        if not self._waiting or not self._connected or self._repeating:
+            return False
+        return self._unconfirmed < MOST_UNCONFIRMED
 
     def _discard(self) -> None:
         """Publish the last state and end the connection, within CLOSE_S seconds each."""
         if self._closed:
             return
-        self._closed = True
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         if self._client.is_connected():
             self._client.publish(f"{self._topic}/state", OFFLINE, QOS, True).wait_for_publish(
                 CLOSE_S
@@ -161,6 +196,10 @@ class Mqtt(Delivery):
         self._note_answer()
         info = client.publish(f"{self._topic}/state", ONLINE, QOS, retain=True)
         self._states.add(info.mid)
+        with self._changed:
+            self._connected = True
+            self._repeating = self._unconfirmed > 0
+            self._changed.notify_all()
 
     def _on_connect_fail(self, *_: Any) -> None:
         # The client calls this where it handles the exception.
@@ -171,13 +210,21 @@ class Mqtt(Delivery):
         self._note_failure(f"cannot be reached ({reason})")
 
     def _on_disconnect(self, _client: Client, _data: Any, _flags: Any, code: Any, *_: Any) -> None:
+        with self._changed:
+            self._connected = False
         if not self._closed:
             self._note_failure(f"the connection was lost ({code})")
 
     def _on_publish(self, _client: Client, _data: Any, number: int, *_: Any) -> None:
         if number in self._states:
             self._states.discard(number)
-        elif not self._closed:
+            return
+        with self._changed:
+            self._unconfirmed -= 1
+            if self._unconfirmed == 0:
+                self._repeating = False
+            self._changed.notify_all()
+        if not self._closed:
             self._note_delivered()
 
 

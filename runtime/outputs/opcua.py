@@ -139,8 +139,16 @@ class OpcUa(HandshakeServer):
         processing = sum(judgement.verdict.milliseconds.values())
         result = super()._message(judgement)
         return VisionResult(
-            **vars(result), job=job.name, measurement=job.measurement, processing=processing
+            **vars(result),
+            bundle=self._bundle_id,
+            job=job.name,
+            measurement=job.measurement,
+            processing=processing,
         )
+
+    def change_bundle(self, bundle: Bundle) -> None:
+        super().change_bundle(bundle)
+        self._methods.bundle_id = bundle.short_id
 
     def _on_result(self, result: Result) -> None:
         assert isinstance(result, VisionResult)
@@ -167,11 +175,11 @@ class OpcUa(HandshakeServer):
     async def _publish(self, nodes: VisionNodes) -> None:
         """Write the nodes after each change, and send an event for each result, in their order."""
         last: Result | None = None
-        await nodes.result.write_value(structure(last, self._bundle_id))
+        await nodes.result.write_value(structure(last))
         while True:
             result = await self._news.get()
             if result is not None:
-                content = structure(result, self._bundle_id)
+                content = structure(result)
                 for field in content.__dataclass_fields__:
                     if hasattr(nodes.events.event, field):
                         setattr(nodes.events.event, field, getattr(content, field))
@@ -180,7 +188,7 @@ class OpcUa(HandshakeServer):
             shown = self._shown
             if shown is not last:
                 last = shown
-                await nodes.result.write_value(structure(shown, self._bundle_id))
+                await nodes.result.write_value(structure(shown))
 
     async def _write_states(self, nodes: VisionNodes) -> None:
         from asyncua import ua

@@ -22,6 +22,7 @@ from flawline.runtime.caption import magnified, with_caption
 from flawline.runtime.console import warn
 from flawline.runtime.files import write_atomically
 from flawline.runtime.frame_image import image_of
+from flawline.runtime.manifest import Manifest
 from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
 from flawline.runtime.painting import paint
 
@@ -99,6 +100,10 @@ class Overlays(Output):
     def image_folder(cls, target: str) -> Path | None:
         return Path(target) if target else None
 
+    def change_bundle(self, bundle: Bundle) -> None:
+        self._manifest = bundle.manifest
+        self._pixel_threshold = bundle.calibration.pixel_threshold
+
     def write(self, judgement: Judgement) -> None:
         verdict = judgement.verdict
         wanted = self._options.frames == "all" or verdict.anomalous or verdict.review
@@ -139,8 +144,12 @@ class Overlays(Output):
         if anomaly_map is not None:
             anomaly_map = anomaly_map.copy()
 
+        # The bundle may change before the thread comes to this frame.
+        manifest = self._manifest
+        pixel_threshold = self._pixel_threshold
+
         def write() -> None:
-            self._write(judgement, anomaly_map)
+            self._write(judgement, anomaly_map, manifest, pixel_threshold)
 
         if self._worker.submit(write, frame.image.nbytes, wait=judgement.can_wait):
             self._room -= 1
@@ -155,13 +164,19 @@ class Overlays(Output):
                 f"save fewer with ?frames=rejected"
             )
 
-    def _write(self, judgement: Judgement, anomaly_map: npt.NDArray[np.float32] | None) -> None:
+    def _write(
+        self,
+        judgement: Judgement,
+        anomaly_map: npt.NDArray[np.float32] | None,
+        manifest: Manifest,
+        pixel_threshold: float | None,
+    ) -> None:
         """Paint and write one frame. Called by the thread."""
         frame = judgement.frame
         verdict = judgement.verdict
         if verdict.judged and anomaly_map is not None:
-            image = magnified(image_of(frame, self._manifest))
-            painted = paint(image, anomaly_map, self._manifest, self._pixel_threshold)
+            image = magnified(image_of(frame, manifest))
+            painted = paint(image, anomaly_map, manifest, pixel_threshold)
             pixels = with_caption(painted, verdict)
         else:
             pixels = np.asarray(frame.image)

@@ -33,7 +33,7 @@ class VisionMethods:
 
     `trigger` takes a part, or refuses it with False; `results` returns those that are not released,
     the oldest first, and `release` removes one. The methods are called by the thread of the server;
-    `has_job` and `take_job` by that of the stream.
+    `has_job` and `take_job` by that of the stream, which also sets `bundle_id`, the only recipe.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class VisionMethods:
         release: Callable[[VisionResult], bool],
     ) -> None:
         self._states = states
-        self._bundle_id = bundle_id
+        self.bundle_id = bundle_id
         self._trigger = trigger
         self._results = results
         self._release_result = release
@@ -99,7 +99,7 @@ class VisionMethods:
         """Return the error of a start method, or OK."""
         if not self._states.allows(method):
             return WRONG_STATE
-        if _id_of(product) or _id_of(recipe) not in ("", self._bundle_id):
+        if _id_of(product) or _id_of(recipe) not in ("", self.bundle_id):
             return UNKNOWN
         return OK
 
@@ -143,7 +143,7 @@ class VisionMethods:
         result = self._find(identifier)
         return [
             _handle(result.number if result else 0),
-            _object(structure(result, self._bundle_id)),
+            _object(structure(result)),
             _error(OK if result else UNKNOWN),
         ]
 
@@ -151,7 +151,7 @@ class VisionMethods:
         from asyncua import ua
 
         result = self._find(identifier)
-        content = structure(result, self._bundle_id)
+        content = structure(result)
         answer = [_variant(False, "Boolean"), _handle(result.number if result else 0)]
         for text in RESULT:
             name, kind = text.split()
@@ -180,15 +180,15 @@ class VisionMethods:
                 result.measurement,
                 result.part,
                 "",
-                self._bundle_id,
+                result.bundle,
                 "",
-                self._bundle_id,
+                result.bundle,
                 "",
                 result.job,
             )
             matches = all(not name or name == mine for name, mine in zip(wanted, own, strict=True))
             if matches and state in (0, result.state):
-                matching.append(structure(result, self._bundle_id))
+                matching.append(structure(result))
         chosen = matching[start : start + most] if most else matching[start:]
         return [
             _variant(start + len(chosen) >= len(matching), "Boolean"),
@@ -211,7 +211,7 @@ class VisionMethods:
         from asyncua import ua
 
         prepared = int(self._states.is_prepared)
-        matches = _id_of(external) in ("", self._bundle_id) and not _id_of(product)
+        matches = _id_of(external) in ("", self.bundle_id) and not _id_of(product)
         recipes = []
         if matches and is_prepared in (prepared, 2) and start == 0:
             recipes.append(self._recipe())
@@ -233,14 +233,14 @@ class VisionMethods:
 
     def _check_recipe(self, method: str, external: Any, internal: Any) -> int:
         """Make the transition of a method if its recipe is the bundle; return the error."""
-        if (_id_of(internal) or _id_of(external)) != self._bundle_id:
+        if (_id_of(internal) or _id_of(external)) != self.bundle_id:
             return UNKNOWN
         return OK if self._states.call(method) else WRONG_STATE
 
     def _recipe(self) -> Any:
         from asyncua import ua
 
-        return ua.RecipeIdInternalDataType(Id=self._bundle_id)
+        return ua.RecipeIdInternalDataType(Id=self.bundle_id)
 
 
 def _id_of(structure: Any) -> str:

@@ -15,8 +15,12 @@ FAILED = 4
 
 @dataclass(frozen=True)
 class VisionResult(Result):
-    """A result with the job that it belongs to, and the time of the detector in milliseconds."""
+    """A result with the job that it belongs to, and the time of the detector in milliseconds.
 
+    `bundle` is the identifier of the bundle that the part was judged with.
+    """
+
+    bundle: str = ""
     job: str = ""
     measurement: str = ""
     processing: float = 0.0
@@ -27,7 +31,7 @@ class VisionResult(Result):
         return FAILED if self.verdict == "unjudged" else COMPLETED
 
 
-def structure(result: Result | None, bundle_id: str) -> Any:
+def structure(result: Result | None) -> Any:
     """Return a result as ResultDataType; without one, its ResultState is 0, undefined."""
     from asyncua import ua
 
@@ -39,8 +43,8 @@ def structure(result: Result | None, bundle_id: str) -> Any:
         ResultId=ua.ResultIdDataType(Id=str(result.number)),
         ResultState=result.state,
         PartId=ua.PartIdDataType(Id=result.part),
-        InternalRecipeId=ua.RecipeIdInternalDataType(Id=bundle_id),
-        InternalConfigurationId=ua.ConfigurationIdDataType(Id=bundle_id),
+        InternalRecipeId=ua.RecipeIdInternalDataType(Id=result.bundle),
+        InternalConfigurationId=ua.ConfigurationIdDataType(Id=result.bundle),
         JobId=ua.JobIdDataType(Id=result.job),
         CreationTime=ended,
         ProcessingTimes=ua.ProcessingTimesDataType(

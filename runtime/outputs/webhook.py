@@ -14,13 +14,12 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from flawline import __version__
-from flawline.cameras.credentials import permission_warning
 from flawline.cameras.restarts import backoff
 from flawline.options import option
-from flawline.os_errors import reason_of, remedy_of
+from flawline.os_errors import reason_of
 from flawline.runtime.background import BackgroundWorker
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.console import warn
+from flawline.runtime.header_file import HeaderFileError, read_headers
 from flawline.runtime.outputs import OutputError
 from flawline.runtime.outputs.delivery import Delivery, DeliveryOptions
 
@@ -31,8 +30,6 @@ CLOSE_S = 0.2  # for the thread to end
 TEMPORARY = (408, 425, 429, *range(500, 600))
 MOST_ATTEMPTS = 8  # at a message that the server answers with one of them
 MOST_READ = 65_536  # bytes of an answer
-HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
-FORMAT = "write one NAME: VALUE a line, in ASCII, as Authorization: Bearer TOKEN"
 
 
 @dataclass(frozen=True)
@@ -181,33 +178,10 @@ def _parse(target: str) -> tuple[str, str, bool]:
 
 def _read_headers(path: str | None) -> dict[str, str]:
     """Read a file with one header a line. Raises OutputError, which quotes no line."""
-    if path is None:
-        return {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        warning = permission_warning(path)
-    except OSError as error:
-        raise OutputError(
-            f"output webhook: headers file {path} cannot be read ({reason_of(error)}); "
-            f"{remedy_of(error)}"
-        ) from error
-    except UnicodeDecodeError:
-        raise OutputError(
-            f"output webhook: headers file {path} is not UTF-8 text; {FORMAT}"
-        ) from None
-    if warning is not None:
-        warn(warning)
-    headers: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        match = HEADER.fullmatch(line)
-        if match is None:
-            raise OutputError(
-                f"output webhook: headers file {path}: line {number} is not valid; {FORMAT}"
-            )
-        headers[match[1]] = match[2]
-    return headers
+        return read_headers(path)
+    except HeaderFileError as error:
+        raise OutputError(f"output webhook: {error}") from error
 
 
 def _tls(ca: str | None) -> ssl.SSLContext:

@@ -57,7 +57,7 @@ class Batches:
         clock: Callable[[], float],
     ) -> None:
         self._readers = readers
-        self._largest = largest
+        self.largest = largest
         self._wait_s = wait_s
         self._changed = changed
         self._clock = clock
@@ -78,7 +78,7 @@ class Batches:
         It is empty if all cameras have ended, at the time `until`, and if `stopped` returns true.
         It is also empty once when a camera ends, because a part may wait for its frames.
         """
-        size = self._largest
+        size = self.largest
         if most is not None:
             size = min(size, most)
         has_first = False

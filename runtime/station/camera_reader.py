@@ -21,8 +21,8 @@ class CameraReader:
 
     A camera that drops frames keeps its newest one until `take` is called, which prepares it. Of
     another one, the thread fetches and prepares the next frame while the one before is judged.
-    `on_change` is called, by any
-    thread, when there is a frame, an event or the end; it must not wait.
+    `on_change` is called, by any thread, when there is a frame, an event or the end; it must not
+    wait.
 
     The threads share no lock with the loop, because a signal handler, which may interrupt any line
     of the loop, stops the cameras.
@@ -52,6 +52,10 @@ class CameraReader:
         self._prepare = prepare
         self.tally = Tally()
         self._thread.start()
+
+    def change_prepare(self, prepare: Prepare[Frame]) -> None:
+        """Prepare by another function from now on; a frame that waits is prepared again."""
+        self._prepare = prepare
 
     def _run(self) -> None:
         try:
@@ -108,7 +112,7 @@ class CameraReader:
             made = self._frames.get()
             if not self._is_fetched_ahead(made.item):
                 self._taken.put(None)
-            return made
+            return made.made_by(self._prepare)
         try:
             frame = self.camera.take_newest()
         except CameraError as error:

@@ -13,20 +13,24 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from flawline.cameras import Camera, Frame
-from flawline.runtime.ahead import Ahead, Prepared
+from flawline.runtime.ahead import Ahead, NoteStage, Prepared
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Output
+from flawline.runtime.station.judge import Exchange, Judge, exchange_of
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.tally import Tally
-from flawline.runtime.station.views import ViewGroups
+from flawline.runtime.station.views import PartVerdict, ViewGroups
 from flawline.runtime.throughput import judge_in_flight
 from flawline.runtime.verdict import Verdict
+
+# What a single camera without a name is called where cameras have thresholds of their own.
+ONLY = "1"
 
 
 def run_stream(
     camera: Camera,
-    detector: Detector,
+    judging: Detector | Exchange,
     outputs: Sequence[Output],
     max_frames: int | None,
     stop: threading.Event,
@@ -38,33 +42,88 @@ def run_stream(
     The exposures of one part are judged together; see `ViewGroups`. For several cameras, see
     `several_cameras.Station`. `batch` None judges one frame after the other, while the next one is
     fetched and prepared. A number judges so many in one call of the engine, with as many calls in
-    flight as it takes, which is for cameras that wait; see `judge_in_flight`.
+    flight as it takes, which is for cameras that wait; see `judge_in_flight`. What is offered to an
+    `Exchange` takes the place of what judges between two parts.
 
     When the loop ends, also because of an error, every output gets the summary. Raises CameraError
     if the camera is lost, EngineError if the engine fails, and OutputError if a required output
     cannot deliver.
     """
+    exchange = exchange_of(judging)
+    judge = exchange.now
     notices = FrameNotices()
     camera.on_event = notices.event
-    reporter = Reporter(detector, outputs, tally, [camera])
+    reporter = Reporter(judge, outputs, tally, [camera])
     reporter.attach()
-    groups = ViewGroups()
-    note = tally.stages.note
     frames = _frames(camera, stop, max_frames)
-    ahead = Ahead(frames, detector.prepare, camera.stop, batch or 1, camera.newest_only, note)
-    with reporter.summarised(lambda: tally.summary(camera)):
-        with ahead as items:
-            judged = _one_by_one(detector, items)
-            if batch is not None:
-                judged = judge_in_flight(detector, items, batch)
-            for frame, verdict in judged:
-                if verdict.judged:
-                    note("engine", 1e-3 * verdict.milliseconds["infer"])
-                reporter.note_size(frame)
-                for part in groups.add(frame, verdict):
-                    reporter.report(part, camera, notices)
-        for part in groups.flush():
+    prepare = judge.detector.prepare
+    note = tally.stages.note
+    ahead = Ahead(frames, prepare, camera.stop, batch or 1, camera.newest_only, note)
+    with reporter.summarised(lambda: tally.summary(camera)), ahead as items:
+        segments = _Segments(items, exchange, batch, camera.name or ONLY)
+        for part in _parts(segments, reporter, note):
             reporter.report(part, camera, notices)
+
+
+def _parts(segments: _Segments, reporter: Reporter, note: NoteStage) -> Iterator[PartVerdict]:
+    """Yield the verdict on each part when its last view is judged."""
+    groups = ViewGroups()
+    for judge in segments:
+        # Those of the one before get no further views.
+        yield from groups.flush()
+        reporter.change_judge(judge)
+        for frame, verdict in segments.verdicts(judge):
+            if verdict.judged:
+                note("engine", 1e-3 * verdict.milliseconds["infer"])
+            reporter.note_size(frame)
+            yield from groups.add(frame, verdict)
+    yield from groups.flush()
+
+
+class _Segments:
+    """Iterates over what judges a stream, one after the other; `verdicts` gives those of each.
+
+    The frames of one end before the first frame of a part for which another one is ready. `batch`
+    is as of `run_stream`, and `camera` the name of the camera.
+    """
+
+    def __init__(
+        self, items: Ahead[Frame], exchange: Exchange, batch: int | None, camera: str
+    ) -> None:
+        self._items = items
+        self._exchange = exchange
+        self._batch = batch
+        self._camera = camera
+        # The frame that ended a segment.
+        self._held: Prepared[Frame] | None = None
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Judge]:
+        while not self._ended:
+            judge = self._exchange.take()
+            self._items.change_prepare(judge.detector.prepare)
+            yield judge
+
+    def verdicts(self, judge: Judge) -> Iterator[tuple[Frame, Verdict]]:
+        """Yield the frames of a judge with its verdicts, whose maps are valid until the next."""
+        items = self._prepared(judge)
+        judged = _one_by_one(judge.detector, items)
+        if self._batch is not None:
+            judged = judge_in_flight(judge.detector, items, self._batch)
+        for frame, verdict in judged:
+            yield frame, judge.verdict(verdict, self._camera)
+
+    def _prepared(self, judge: Judge) -> Iterator[Prepared[Frame]]:
+        while True:
+            made = self._held or next(self._items, None)
+            self._held = None
+            if made is None:
+                self._ended = True
+                return
+            if self._exchange.is_due and made.item.view == 0:
+                self._held = made
+                return
+            yield made.made_by(judge.detector.prepare)
 
 
 def _one_by_one(

@@ -17,7 +17,8 @@ from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.image import Map
 from flawline.runtime.outputs import Judgement, Output, OutputError
-from flawline.runtime.regions import Regions, regions_missing
+from flawline.runtime.regions import regions_missing
+from flawline.runtime.station.judge import Judge
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import PartVerdict
@@ -38,17 +39,17 @@ class Reporter:
 
     def __init__(
         self,
-        detector: Detector,
+        judge: Judge,
         outputs: Sequence[Output],
         tally: Tally,
         cameras: Sequence[Camera],
     ) -> None:
-        self._detector = detector
+        self._judge = judge
         self._outputs = outputs
         self._tally = tally
         self._cameras = cameras
         self._can_wait = not any(camera.live for camera in cameras)
-        self._with_regions = any(output.uses_regions for output in outputs)
+        self._with_regions = False
         self._shapes: set[tuple[int, ...]] = set()
         self._worker = BackgroundWorker(CAPACITY)
         self._maps = _MapCopies()
@@ -57,15 +58,36 @@ class Reporter:
 
     def attach(self) -> None:
         """Tell every output about the cameras, before their first frames."""
-        bundle = self._detector.bundle
-        reason = regions_missing(bundle)
-        # A bundle that was built for the score alone has no maps by intention.
-        if reason is not None and bundle.has_map and self._with_regions:
-            log(f"note: no anomalous regions are given: {reason}")
-        self._with_regions &= reason is None
+        self._look_for_regions()
         for camera in self._cameras:
             for output in self._outputs:
                 output.attach(camera)
+
+    def _look_for_regions(self) -> None:
+        """Find out whether regions are given, and log it if they are missed."""
+        bundle = self._judge.detector.bundle
+        used = any(output.uses_regions for output in self._outputs)
+        reason = regions_missing(bundle)
+        # A bundle that was built for the score alone has no maps by intention.
+        if reason is not None and bundle.has_map and used:
+            log(f"note: no anomalous regions are given: {reason}")
+        self._with_regions = used and reason is None
+
+    def change_judge(self, judge: Judge) -> None:
+        """Take note that the parts from now on are judged by another one, or by the same."""
+        if judge is self._judge:
+            return
+        self._judge = judge
+        self._shapes.clear()
+        self._look_for_regions()
+        bundle = judge.detector.bundle
+
+        def change() -> None:
+            with self._ends_deliveries():
+                for output in self._outputs:
+                    output.change_bundle(bundle)
+
+        self._worker.submit(change, LEAST_SIZE, wait=True)
 
     def note_size(self, frame: Frame) -> None:
         """Log once for each shape of an image what is not as it could be.
@@ -80,7 +102,7 @@ class Reporter:
             return
         self._shapes.add(shape)
         height, width = shape[:2]
-        manifest = self._detector.bundle.manifest
+        manifest = self._judge.detector.bundle.manifest
         lost = manifest.graph_input.frame_geometry.uninspected(height, width)
         if lost is not None:
             log(f"note: {lost}")
@@ -117,36 +139,52 @@ class Reporter:
             views=part.views,
             camera=part.camera or camera.name,
             can_wait=self._can_wait,
+            recipe=self._judge.recipe,
         )
+        # That of this part, whatever judges when the thread comes to it.
+        detector = self._detector_of_regions(part)
         counted = time.perf_counter()
 
         def deliver() -> None:
-            self._deliver(judgement, notices, counted - start)
+            self._deliver(judgement, detector, notices, counted - start)
 
         self._worker.submit(deliver, _size(judgement), wait=True)
         self._tally.stages.note("blocked", time.perf_counter() - counted)
 
-    def _deliver(self, judgement: Judgement, notices: FrameNotices, seconds: float) -> None:
-        """Deliver a verdict, which took so many seconds until now. Called by the thread."""
+    def _deliver(
+        self, judgement: Judgement, detector: Detector | None, notices: FrameNotices, seconds: float
+    ) -> None:
+        """Deliver a verdict, which took so many seconds until now. Called by the thread.
+
+        `detector` gives the regions; None if there are none.
+        """
         if self._failure is not None:
             return
         start = time.perf_counter()
         anomaly_map = judgement.verdict.anomaly_map
-        try:
+        with self._ends_deliveries():
             notices.unjudged(judgement.frame, judgement.verdict, judgement.views)
-            judgement = dataclasses.replace(judgement, regions=self._regions(judgement))
+            if detector is not None:
+                image = judgement.frame.image
+                assert image is not None
+                regions = detector.regions(image, anomaly_map)
+                judgement = dataclasses.replace(judgement, regions=regions)
             found = time.perf_counter()
             self._write(judgement, notices)
             self._tally.stages.note("verdict", seconds + found - start)
             self._tally.stages.note("outputs", time.perf_counter() - found)
+        if anomaly_map is not None:
+            self._maps.give_back(anomaly_map)
+
+    @contextmanager
+    def _ends_deliveries(self) -> Iterator[None]:
+        """Keep an exception of the block for the loop, which may wait for a frame for hours."""
+        try:
+            yield
         except BaseException as error:
-            # Every exception must reach the loop, which may wait for a frame for hours.
             self._failure = error
             for camera in self._cameras:
                 camera.stop()
-        finally:
-            if anomaly_map is not None:
-                self._maps.give_back(anomaly_map)
 
     def _write(self, judgement: Judgement, notices: FrameNotices) -> None:
         for number, output in enumerate(self._outputs):
@@ -162,15 +200,12 @@ class Reporter:
         if self._failure is not None:
             raise self._failure
 
-    def _regions(self, judgement: Judgement) -> Regions | None:
-        """Return the regions of the part's frame if they are known and an output uses them."""
-        image = judgement.frame.image
-        verdict = judgement.verdict
-        if not self._with_regions or image is None or not verdict.judged:
+    def _detector_of_regions(self, part: PartVerdict) -> Detector | None:
+        """Return what gives the regions of the part's frame, if they are known and used."""
+        verdict = part.verdict
+        if not self._with_regions or part.frame.image is None or not verdict.judged:
             return None
-        if verdict.anomaly_map is None:
-            return None
-        return self._detector.regions(image, verdict.anomaly_map)
+        return None if verdict.anomaly_map is None else self._judge.detector
 
     @contextmanager
     def summarised(self, summarise: Callable[[], dict[str, Any]]) -> Iterator[None]:

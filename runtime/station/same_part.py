@@ -191,6 +191,10 @@ class SameParts:
         ahead = sum(reader.name in part.order for part in self._parts)
         return ahead >= LEAD
 
+    def awaits(self, reader: CameraReader) -> bool:
+        """Tell whether a part waits for further views of a camera."""
+        return any(reader in self._missing(part) for part in self._parts)
+
     def flush(self) -> list[PartVerdict]:
         """Return the parts that wait when the stream ends."""
         parts = []

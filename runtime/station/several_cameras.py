@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from flawline.cameras import Camera, CameraError, Frame
+from flawline.cameras import Camera, CameraError
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Output
 from flawline.runtime.station.batches import Batch, Batches, SignalSafeEvent
 from flawline.runtime.station.camera_reader import CameraReader
+from flawline.runtime.station.judge import Exchange, exchange_of
+from flawline.runtime.station.own_parts import OwnParts, Parts
 from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.same_part import SameParts, require_known_parts
 from flawline.runtime.station.tally import Tally
-from flawline.runtime.station.views import PartVerdict, ViewGroups
-from flawline.runtime.verdict import Verdict
+from flawline.runtime.station.views import PartVerdict
 
 
 @dataclass(frozen=True)
@@ -35,73 +35,6 @@ class StationSettings:
     batch_wait: float = 0.0
     same_part: bool = False
     part_wait: float = 2.0
-
-
-class Parts(Protocol):
-    """Makes verdicts on parts from those on frames."""
-
-    def add(
-        self, reader: CameraReader, frame: Frame, verdict: Verdict, now: float
-    ) -> list[PartVerdict]:
-        """Take the verdict on a frame; return the parts that are complete, or cannot become so."""
-        ...
-
-    def settle(self, now: float) -> list[PartVerdict]:
-        """Return the parts that cannot become complete any more."""
-        ...
-
-    def deadline(self) -> float | None:
-        """Return when `settle` must be called, even without a frame; None for no limit."""
-        ...
-
-    def is_paused(self, reader: CameraReader) -> bool:
-        """Tell whether no frame may be taken from a camera now."""
-        ...
-
-    def flush(self) -> list[PartVerdict]:
-        """Return the parts that wait when the stream ends."""
-        ...
-
-
-class OwnParts:
-    """Each camera sees parts of its own."""
-
-    def __init__(self, readers: Sequence[CameraReader]) -> None:
-        self._groups = {reader.name: ViewGroups() for reader in readers}
-        self._readers = readers
-
-    def add(
-        self, reader: CameraReader, frame: Frame, verdict: Verdict, now: float
-    ) -> list[PartVerdict]:
-        return self._counted(reader, self._groups[reader.name].add(frame, verdict))
-
-    def _counted(self, reader: CameraReader, parts: list[PartVerdict]) -> list[PartVerdict]:
-        """Count the parts for their camera, and give them its name."""
-        named = []
-        for part in parts:
-            reader.tally.add(part.verdict, part.frame.age(reader.camera.clock.monotonic()))
-            named.append(dataclasses.replace(part, camera=reader.name))
-        return named
-
-    def settle(self, now: float) -> list[PartVerdict]:
-        parts = []
-        for reader in self._readers:
-            # The other views of a part do not come any more.
-            if reader.ended:
-                parts.extend(self._counted(reader, self._groups[reader.name].flush()))
-        return parts
-
-    def deadline(self) -> float | None:
-        return None
-
-    def is_paused(self, reader: CameraReader) -> bool:
-        return False
-
-    def flush(self) -> list[PartVerdict]:
-        parts = []
-        for reader in self._readers:
-            parts.extend(self._counted(reader, self._groups[reader.name].flush()))
-        return parts
 
 
 class Station:
@@ -149,20 +82,23 @@ class Station:
 
     def run(
         self,
-        detector: Detector,
+        judging: Detector | Exchange,
         outputs: Sequence[Output],
         max_frames: int | None,
         tally: Tally,
     ) -> None:
         """Judge frames until all cameras end, `max_frames` parts are judged, or `stop` is called.
 
+        What is offered to an `Exchange` takes the place of what judges when no part is incomplete.
+
         When the loop ends, also because of an error, every output gets the summary. A camera that
         is lost does not end the stream. Raises CameraError at the end if one was, EngineError if
         the engine fails, and OutputError if a required output cannot deliver.
         """
         cameras = [reader.camera for reader in self.readers]
-        reporter = Reporter(detector, outputs, tally, cameras)
-        loop = _Loop(self, detector, reporter, tally, max_frames)
+        exchange = exchange_of(judging)
+        reporter = Reporter(exchange.now, outputs, tally, cameras)
+        loop = _Loop(self, exchange, reporter, tally, max_frames)
         reporter.attach()
         with reporter.summarised(loop.summary):
             try:
@@ -180,7 +116,7 @@ class Station:
 
     def prepare(self, detector: Detector) -> None:
         """Run the engine once with each size of a batch, which some engines compile for."""
-        largest = self._largest(detector)
+        largest = self.largest(detector)
         detector.warm_up(largest)
         noun = "frame" if largest == 1 else "frames"
         log(f"{len(self.readers)} cameras, up to {largest} {noun} in one call of the engine")
@@ -191,13 +127,14 @@ class Station:
         """Return what forms the batches."""
         return Batches(
             self.readers,
-            self._largest(detector),
+            self.largest(detector),
             self.settings.batch_wait,
             self._changed,
             time.monotonic,
         )
 
-    def _largest(self, detector: Detector) -> int:
+    def largest(self, detector: Detector) -> int:
+        """Return the most frames that are judged in one call of the engine."""
         wanted = self.settings.batch
         if wanted is None:
             # Where a batch is not faster, its first frame would wait for the others in vain.
@@ -217,14 +154,14 @@ class _Loop:
     def __init__(
         self,
         station: Station,
-        detector: Detector,
+        exchange: Exchange,
         reporter: Reporter,
         tally: Tally,
         max_frames: int | None,
     ) -> None:
         self._station = station
         self._max_frames = max_frames
-        self._detector = detector
+        self._exchange = exchange
         self._reporter = reporter
         self._tally = tally
         self._note = tally.stages.note
@@ -240,10 +177,10 @@ class _Loop:
 
     def run(self) -> None:
         """Judge frames, as `Station.run` says."""
-        batches = self._station.batches(self._detector)
+        batches = self._station.batches(self._exchange.now.detector)
         readers = self._station.readers
         for reader in readers:
-            reader.start(self._detector.prepare)
+            reader.start(self._exchange.now.detector.prepare)
         while not self._is_full():
             most = None
             if self._max_frames is not None:
@@ -252,17 +189,39 @@ class _Loop:
             batch = batches.next(
                 most,
                 self._parts.deadline(),
-                self._parts.is_paused,
+                self._is_paused,
                 lambda: self._station.stopped,
             )
             self._note("idle", time.perf_counter() - start)
             if batch:
+                if self._exchange.is_due and not self._has_incomplete_parts():
+                    batches.largest = self._change_judge()
                 self._judge(batch)
             elif self._station.stopped or all(reader.ended for reader in readers):
                 break
             self._settle()
         self._settle()
         self._report(self._parts.flush())
+
+    def _has_incomplete_parts(self) -> bool:
+        return any(self._parts.awaits(reader) for reader in self._station.readers)
+
+    def _is_paused(self, reader: CameraReader) -> bool:
+        """Tell whether no frame may be taken from a camera now."""
+        if self._parts.is_paused(reader):
+            return True
+        # Parts are completed, and none is begun, until the other judge can take over.
+        if not self._exchange.is_due or self._parts.awaits(reader):
+            return False
+        return self._has_incomplete_parts()
+
+    def _change_judge(self) -> int:
+        """Let another one judge from now on; return the largest batch that it takes."""
+        judge = self._exchange.take()
+        for reader in self._station.readers:
+            reader.change_prepare(judge.detector.prepare)
+        self._reporter.change_judge(judge)
+        return self._station.largest(judge.detector)
 
     def _settle(self) -> None:
         # Cameras that end because of a stop did not leave out a view.
@@ -274,7 +233,9 @@ class _Loop:
 
     def _judge(self, batch: Batch) -> None:
         """Judge a batch and report the parts that it completes."""
-        verdicts = self._detector.judge_prepared([made for _, made in batch])
+        judge = self._exchange.now
+        prepare = judge.detector.prepare
+        verdicts = judge.detector.judge_prepared([made.made_by(prepare) for _, made in batch])
         judged = [verdict for verdict in verdicts if verdict.judged]
         self._frames += len(judged)
         if judged:
@@ -283,6 +244,7 @@ class _Loop:
         for (reader, made), verdict in zip(batch, verdicts, strict=True):
             self._note("prepare", 1e-3 * made.milliseconds)
             self._reporter.note_size(made.item)
+            verdict = judge.verdict(verdict, reader.name)
             self._report(self._parts.add(reader, made.item, verdict, time.monotonic()))
 
     def _report(self, parts: Sequence[PartVerdict]) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from flawline.cameras import Frame
 from flawline.runtime.outputs import ViewVerdict
-from flawline.runtime.verdict import Verdict
+from flawline.runtime.verdict import ANOMALOUS, GOOD, REVIEW, Verdict
+
+RANKS = {GOOD: 0, REVIEW: 1, ANOMALOUS: 2}
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class _View:
 class PartViews:
     """The views of one part that were judged so far, of `total` views.
 
-    The verdict on a part is that on its worst view, the one with the highest score. A view that
-    could not be judged, or is missing, makes the part unjudged. All views are compared with the
-    same thresholds, so that an anomalous view outweighs one for review, and this a good one.
+    The verdict on a part is that on its worst view. An anomalous view outweighs one for review, and
+    this a good one; among equal ones it is that whose score is highest above its threshold, since
+    cameras may have thresholds of their own. A view that could not be judged, or is missing, makes
+    the part unjudged.
     """
 
     def __init__(self, total: int) -> None:
@@ -78,12 +81,9 @@ class PartViews:
         """
         if verdict.anomaly_map is None:
             return verdict
-        worst = -math.inf
-        for view in self._views.values():
-            if view.verdict.judged:
-                worst = max(worst, view.verdict.score)
+        others = [view.verdict for view in self._views.values()]
         anomaly_map = None
-        if verdict.judged and verdict.score > worst:
+        if verdict.judged and all(_badness(verdict) > _badness(other) for other in others):
             anomaly_map = verdict.anomaly_map.copy()
         return dataclasses.replace(verdict, anomaly_map=anomaly_map)
 
@@ -135,6 +135,11 @@ class ViewGroups:
             parts.extend(self.flush())
         return parts
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no part waits for further exposures."""
+        return self._last is None
+
     def flush(self) -> list[PartVerdict]:
         """Return the part whose views were collected so far, if there is one."""
         if self._last is None:
@@ -172,11 +177,18 @@ def _total_times(views: list[_View]) -> dict[str, float]:
 
 
 def _worst(views: list[_View]) -> _View:
-    """Return the first view that could not be judged, or the one with the highest score."""
+    """Return the first view that could not be judged, or else the first of the worst ones."""
     worst = views[0]
     for view in views:
         if not view.verdict.judged:
             return view
-        if view.verdict.score > worst.verdict.score:
+        if _badness(view.verdict) > _badness(worst.verdict):
             worst = view
     return worst
+
+
+def _badness(verdict: Verdict) -> tuple[int, float]:
+    """Return what orders verdicts from good to bad; those without a score come first."""
+    if not verdict.judged:
+        return -1, 0.0
+    return RANKS[verdict.name], verdict.score - verdict.threshold

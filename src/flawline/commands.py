@@ -35,6 +35,9 @@ COMMANDS = {
     "calibrate": Command(
         "flawline.runtime.calibrate:main", "set the threshold on the box from good parts"
     ),
+    "recipe": Command(
+        "flawline.runtime.station.recipe:main", "change the recipe of a station while it runs"
+    ),
     "audit": Command(
         "flawline.runtime.audit.__main__:main", "check the log of who changed a bundle or a recipe"
     ),

@@ -31,6 +31,8 @@ EXTRA_OF_PACKAGE = {
     "paho": "mqtt",
     "pymodbus": "modbus",
     "asyncua": "opcua",
+    "tritonclient": "kserve",
+    "grpc": "kserve",
 }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from conftest import SIZE, SOURCE, source_frames, tiny_model, write_source_bundle, write_tiny_bundle
+from fakes.kserve_server import KServeServer
 
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.cores import allowed_cores
@@ -25,6 +26,7 @@ from flawline.runtime.engines import (
     open_engine,
     require_usable,
     self_test,
+    unusable_here,
 )
 from flawline.runtime.engines.choice import (
     Choice,
@@ -33,10 +35,33 @@ from flawline.runtime.engines.choice import (
     record_path,
     write_choice,
 )
-from flawline.runtime.image import prepare
+from flawline.runtime.image import Geometry, prepare
 from flawline.runtime.precisions import PRECISIONS
+from flawline.runtime.tile_runner import TileRunner
+from flawline.runtime.tiles import TileGrid, Tiling
 
 pytestmark = pytest.mark.parametrize("name", ENGINES)
+# What plays the server of an engine that needs one.
+SERVERS = {"kserve": KServeServer}
+OptionsFor = Callable[..., EngineOptions]
+
+
+@pytest.fixture
+def options_for(name: str) -> Iterator[OptionsFor]:
+    """Return the options that open an engine for a bundle, with a server where it needs one."""
+    servers = []
+
+    def options(bundle: Bundle, **values: Any) -> EngineOptions:
+        if not engine_class(name).needs_server:
+            return EngineOptions(**values)
+        if name not in SERVERS:
+            pytest.skip(f"no server for {name} in tests/contract/test_engines.py")
+        servers.append(SERVERS[name](bundle))
+        return EngineOptions(**values, server=servers[-1].uri)
+
+    yield options
+    for server in servers:
+        server.kill()
 
 
 @pytest.fixture
@@ -50,26 +75,29 @@ def full_bundle(bundle: Bundle) -> Bundle:
 
 
 @pytest.fixture
-def engine(name: str, full_bundle: Bundle) -> Iterator[Engine]:
+def engine(name: str, full_bundle: Bundle, options_for: OptionsFor) -> Iterator[Engine]:
     reason = missing(name)
     if reason is not None:
         pytest.skip(reason)
-    engine = open_engine(full_bundle, name, EngineOptions(threads=1))
+    engine = open_engine(full_bundle, name, options_for(full_bundle, threads=1))
     yield engine
     engine.close()
 
 
 @pytest.fixture(params=["one after the other", "streams"])
-def submitting(request: pytest.FixtureRequest, name: str, full_bundle: Bundle) -> Iterator[Engine]:
+def submitting(
+    request: pytest.FixtureRequest, name: str, full_bundle: Bundle, options_for: OptionsFor
+) -> Iterator[Engine]:
     """An engine without streams, and with them where it offers them."""
     reason = missing(name)
     if reason is not None:
         pytest.skip(reason)
-    options = EngineOptions(threads=1)
     if request.param == "streams":
         if not engine_class(name).offers_streams:
             pytest.skip("offers no streams")
-        options = EngineOptions(streams=min(2, allowed_cores()))
+        options = options_for(full_bundle, streams=min(2, allowed_cores()))
+    else:
+        options = options_for(full_bundle, threads=1)
     engine = open_engine(full_bundle, name, options)
     yield engine
     engine.close()
@@ -133,12 +161,14 @@ def test_the_self_test_passes(name: str, engine: Engine, full_bundle: Bundle) ->
     assert self_test(engine, full_bundle) <= full_bundle.manifest.score_tolerance
 
 
-def test_every_precision_opens_or_says_why_not(name: str, full_bundle: Bundle) -> None:
+def test_every_precision_opens_or_says_why_not(
+    name: str, full_bundle: Bundle, options_for: OptionsFor
+) -> None:
     reason = missing(name)
     if reason is not None:
         pytest.skip(reason)
     for precision in engine_class(name).precisions:
-        options = EngineOptions(threads=1, precision=precision)
+        options = options_for(full_bundle, threads=1, precision=precision)
         reason = None
         try:
             engine = open_engine(full_bundle, name, options)
@@ -207,7 +237,7 @@ def test_the_default_precision_needs_no_threshold_of_its_own(name: str) -> None:
 def test_auto_opens_the_engine_that_was_measured_as_fastest(
     name: str, full_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reason = missing(name)
+    reason = unusable_here(name)
     if reason is not None:
         pytest.skip(reason)
     usable = engines_of_machine().usable
@@ -233,7 +263,9 @@ def test_closing_twice_is_allowed_and_results_stay_readable(name: str, engine: E
     np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)
 
 
-def test_a_bundle_for_the_score_alone_has_no_map(name: str, tmp_path: Path) -> None:
+def test_a_bundle_for_the_score_alone_has_no_map(
+    name: str, tmp_path: Path, options_for: OptionsFor
+) -> None:
     reason = missing(name)
     if reason is not None:
         pytest.skip(reason)
@@ -241,7 +273,7 @@ def test_a_bundle_for_the_score_alone_has_no_map(name: str, tmp_path: Path) -> N
     model = onnx.load_from_string(tiny_model())
     del model.graph.output[1]
     bundle = write_tiny_bundle(tmp_path / "scores", model.SerializeToString(), outputs=("score",))
-    engine = open_engine(bundle, name, EngineOptions(threads=1))
+    engine = open_engine(bundle, name, options_for(bundle, threads=1))
     image = images(3)
     scores, maps = engine(image)
     assert maps.shape == (3, 0, 0)
@@ -250,7 +282,7 @@ def test_a_bundle_for_the_score_alone_has_no_map(name: str, tmp_path: Path) -> N
 
 
 def test_a_graph_that_takes_frames_prepares_them_exactly_in_every_precision(
-    name: str, tmp_path: Path
+    name: str, tmp_path: Path, options_for: OptionsFor
 ) -> None:
     reason = missing(name)
     if reason is not None:
@@ -266,7 +298,8 @@ def test_a_graph_that_takes_frames_prepares_them_exactly_in_every_precision(
             bundle = add_model(bundle, precision, bundle.model().read_bytes())
         reason = None
         try:
-            engine = open_engine(bundle, name, EngineOptions(threads=1, precision=precision))
+            options = options_for(bundle, threads=1, precision=precision)
+            engine = open_engine(bundle, name, options)
         except EngineError as error:
             reason = str(error)
         if reason is not None:
@@ -293,6 +326,20 @@ def test_an_engine_without_streams_says_so(name: str, full_bundle: Bundle) -> No
         open_engine(full_bundle, name, EngineOptions(threads=1, streams=2))
 
 
+def test_an_engine_without_its_server_says_so(name: str, bundle: Bundle) -> None:
+    reason = missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    if engine_class(name).needs_server:
+        assert name not in engines_of_machine().usable
+        with pytest.raises(EngineError, match=f"engine {name} computes on a server; give its add"):
+            open_engine(bundle, name)
+        return
+    server = EngineOptions(server="grpc://127.0.0.1:9/part")
+    with pytest.raises(EngineError, match=f"--engine {name} computes on this machine; leave --se"):
+        open_engine(bundle, name, server)
+
+
 def test_results_come_in_the_order_of_the_batches(name: str, submitting: Engine) -> None:
     room = submitting.in_flight
     # Batches of several sizes, more than fit at once.
@@ -312,6 +359,26 @@ def test_results_come_in_the_order_of_the_batches(name: str, submitting: Engine)
         waiting.append(image)
     while waiting:
         check_oldest()
+
+
+def test_tiles_of_frames_in_flight_are_joined_in_their_order(name: str, submitting: Engine) -> None:
+    grid = TileGrid(Tiling(3, 2), Geometry("stretch", SIZE, SIZE))
+    shape = (grid.geometry.height, grid.geometry.width, 3)
+    runner = TileRunner(submitting, grid)
+    assert runner.in_flight == submitting.in_flight
+    rng = np.random.default_rng(2)
+    batches = []
+    for number in range(runner.in_flight):
+        batches.append(rng.integers(0, 256, (1 + number % 2, *shape), dtype=np.uint8))
+    for _ in range(2):
+        for batch in batches:
+            runner.submit(batch)
+        for batch in batches:
+            scores, maps = runner.result()
+            np.testing.assert_allclose(maps, expected_maps(batch), atol=0.01)
+            np.testing.assert_allclose(scores, expected_maps(batch).max((1, 2)), atol=0.01)
+    with pytest.raises(RuntimeError, match="no batch was submitted"):
+        runner.result()
 
 
 def test_a_submitted_image_need_not_be_kept(name: str, submitting: Engine) -> None:

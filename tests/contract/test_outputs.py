@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import tiny_model, write_tiny_bundle
 
 from flawline.cameras import Frame
 from flawline.options import field_parser, parse_options
@@ -133,6 +134,23 @@ def test_the_map_may_be_overwritten_after_the_call(name: str, output: Output, fo
     output.close()
     images = [path.read_bytes() for path in folder.rglob("*.png")]
     assert len(set(images)) <= 1
+
+
+def test_nothing_of_the_bundle_before_is_kept(
+    name: str, output: Output, bundle: Bundle, tmp_path: Path
+) -> None:
+    output.write(judgement("anomalous"))
+    # A field of the graph that changes nothing but its hash.
+    other = write_tiny_bundle(tmp_path / "other", tiny_model() + b"\x32\x01x", method="padim")
+    before = (bundle, bundle.short_id, bundle.manifest)
+    output.change_bundle(other)
+    kept = []
+    for attribute, value in vars(output).items():
+        values = {attribute: value, **getattr(value, "__dict__", {})}
+        kept += [inner for inner, found in values.items() if found in before]
+    assert not kept
+    output.write(judgement("anomalous"))
+    output.finish(SUMMARY)
 
 
 def test_totals_are_counts(name: str, output: Output) -> None:

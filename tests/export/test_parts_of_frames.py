@@ -6,6 +6,7 @@ little brighter or darker than the next one. A defect is a white square of few p
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from toys.method import MeanImageSettings
+from toys.method import MeanImage, MeanImageSettings
 
+from flawline.benchmarks.evaluate import evaluate_bundles
+from flawline.benchmarks.interleaved import EngineChoice
 from flawline.cameras.decode import read_image
 from flawline.export import ExportError, build
 from flawline.export.add_precision import add_graph
@@ -27,15 +30,17 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.calibrate import main as calibrate
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
+from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.threshold import Rates
-from flawline.runtime.tiles import Tiling
+from flawline.runtime.tiles import JoinedTiles, Tiling
 from flawline.train import METHODS, TrainError
 from flawline.train.checkpoint import Checkpoint, load_checkpoint
 from flawline.train.data import hold_out, open_data
 from flawline.train.data.area import AreaDrawing, parse_shape
 from flawline.train.data.split import content_hashes
+from flawline.train.judging import evaluate
 from flawline.train.recipe import Recipe
 from flawline.train.training import train
 
@@ -145,6 +150,38 @@ def test_a_defect_of_20_pixels_in_12_megapixels_is_found_with_tiles_and_missed_w
     assert_only_tiles_find_the_defect(data, tmp_path, 20)
 
 
+def test_the_joined_map_is_that_of_the_network_on_the_whole_frame_away_from_seams(
+    data: Path,
+) -> None:
+    # Interpolation between cells sees the edge of a tile in its outer half cell.
+    cell = 8
+    tile = Geometry("stretch", SIZE, SIZE)
+    graph_input = GraphInput(tile, tiles=Tiling(4, 3))
+    frame = graph_input.of_frame(read_image(files(data, "test/dot")[0]))
+    frame[::3, ::5] = 20
+    grid = graph_input.grid
+    assert grid is not None
+    joined = JoinedTiles(grid)
+    near_seams = np.zeros(graph_input.map_size, bool)
+    tiles = MeanImage(MeanImageSettings("", tile, cell=cell)).eval()
+    for number in range(len(grid)):
+        scores, maps = evaluate(tiles, [grid.tile(frame, number)])
+        joined.add(number, float(scores[0]), maps[0])
+        rows, columns = grid.place(number)
+        for edge in (rows.start, rows.stop):
+            near_seams[max(edge - cell // 2, 0) : edge + cell // 2, columns] = True
+        for edge in (columns.start, columns.stop):
+            near_seams[rows, max(edge - cell // 2, 0) : edge + cell // 2] = True
+    whole = MeanImage(MeanImageSettings("", graph_input.frame_geometry, cell=cell)).eval()
+    scores, maps = evaluate(whole, [frame])
+    errors = np.abs(joined.anomaly_map - maps[0])
+    assert errors[~near_seams].max() <= 1e-5
+    assert near_seams.mean() < 0.5
+    # Also there, the tile whose edge it is has a small weight.
+    assert errors.max() < 0.25 * np.ptp(maps[0])
+    assert joined.score == pytest.approx(scores[0], rel=0.01)
+
+
 def test_the_threshold_is_that_of_images_and_not_of_tiles(data: Path, tmp_path: Path) -> None:
     bundle = built(data, tmp_path, tiles=TILING)
     manifest = bundle.manifest
@@ -205,6 +242,23 @@ def test_further_graphs_thresholds_and_calibrations_are_those_of_whole_frames(
         assert detector.threshold == pytest.approx(before.threshold, rel=1e-4)
         pixels = detector.bundle.calibration.pixel_threshold
         assert pixels == pytest.approx(before.pixel_threshold, rel=1e-4)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_a_benchmark_measures_whole_frames(data: Path, tmp_path: Path, batch: int | None) -> None:
+    bundle = built(data, tmp_path, tiles=TILING)
+    masked = tmp_path / "masked"
+    shutil.copytree(data, masked)
+    mask = np.zeros((375, 500), np.uint8)
+    mask[112:115, 350:353] = 255
+    (masked / "ground_truth" / "dot").mkdir(parents=True)
+    for file in files(data, "test/dot"):
+        cv2.imwrite(str(masked / "ground_truth" / "dot" / f"{file.stem}_mask.png"), mask)
+    choice = EngineChoice("onnxruntime", EngineOptions(threads=1), batch)
+    (row,) = evaluate_bundles([bundle.path], masked, [choice], repeats=1)
+    assert row["input"] == "64x64 stretch, 6x5 tiles, overlap 0.1"
+    assert row["image_auroc"] == 1
+    assert row["pixel_auroc"] > 0.999
 
 
 def test_another_tiling_is_another_training(data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -37,14 +38,16 @@ class Broker:
             f"listener {self.port} 127.0.0.1",
             "persistence true",
             f"persistence_location {folder}/",
-            "autosave_on_changes true",
-            "autosave_interval 1",
+            # Only on request: to save each message would limit their rate.
+            "autosave_interval 0",
+            "set_tcp_nodelay true",
             "max_queued_messages 0",
             *(settings or ["allow_anonymous true"]),
         ]
         if os.getuid() == 0:
             # It would otherwise change to a user that cannot read the folder.
             lines.append("user root")
+        self._database = folder / "mosquitto.db"
         file = folder / "mosquitto.conf"
         file.write_text("\n".join(lines) + "\n")
         self._command = [program, "-c", str(file)]
@@ -64,6 +67,18 @@ class Broker:
             except OSError:
                 assert time.monotonic() < end
                 time.sleep(0.01)
+
+    def save(self, session: str) -> None:
+        """Let it save its sessions now, and wait until this one is on the disk.
+
+        A session that a killed broker had not saved gets no messages until its client is back.
+        """
+        assert self._process is not None
+        end = time.monotonic() + WAIT_S
+        while not self._database.exists() or session.encode() not in self._database.read_bytes():
+            self._process.send_signal(signal.SIGUSR1)
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """End it without notice."""

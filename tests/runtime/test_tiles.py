@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from conftest import SIZE, write_tiny_bundle
@@ -20,10 +21,11 @@ from flawline.cameras import Frame
 from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import MANIFEST, Bundle, read_bundle
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import EngineError
+from flawline.runtime.engines import EngineError, missing
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry, prepare
+from flawline.runtime.infer_stream import main as stream
 from flawline.runtime.manifest import Manifest, manifest_from_json, manifest_to_json
 from flawline.runtime.regions import RegionSettings, find_regions
 from flawline.runtime.source_frame import SourceFrame
@@ -278,6 +280,29 @@ def test_regions_and_paintings_are_in_the_source_image(tiled: Bundle) -> None:
     cell = 800 / geometry.width
     expected = (250, 280, 50, 40)
     assert np.abs(np.subtract((x, y, width, height), expected)).max() <= 2 * cell
+
+
+@pytest.mark.parametrize("flags", [[], ["--batch", "2"], ["--streams", "2"]])
+def test_a_stream_judges_as_the_detector_does(
+    tiled: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(3):
+        cv2.imwrite(str(folder / f"{number}.png"), random_frame(number))
+    engine = "openvino" if "--streams" in flags else "onnxruntime"
+    if missing(engine) is not None:
+        pytest.skip(str(missing(engine)))
+    words = ["--bundle", str(tiled.path), "--camera", str(folder), "--engine", engine]
+    saved = tmp_path / "saved"
+    assert stream([*words, "--precision", "fp32", "--save", str(saved), *flags]) == 0
+    out, err = capsys.readouterr()
+    assert "each frame is judged in 6 of 3x2 tiles" in err
+    lines = [json.loads(line) for line in out.splitlines()]
+    for number, line in enumerate(lines[:3]):
+        expected = untiled_map(random_frame(number), tiled).max()
+        assert line["score"] == pytest.approx(expected, abs=1e-3)
+    assert len(list(saved.iterdir())) == 3
 
 
 def test_an_odd_map_is_refused_with_the_size_of_the_grid(tiled: Bundle) -> None:

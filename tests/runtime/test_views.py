@@ -20,7 +20,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
-from flawline.runtime.station.views import ViewGroups
+from flawline.runtime.station.views import PartViews, ViewGroups
 from flawline.runtime.verdict import Verdict
 
 pytestmark = pytest.mark.usefixtures("patient_pulses")
@@ -50,6 +50,22 @@ def add(groups: ViewGroups, part: str, *scores: float | None) -> list[Any]:
         verdict = UNJUDGED if score is None else judged(score)
         parts.extend(groups.add(frame(part, view), verdict))
     return parts
+
+
+def test_the_worst_view_is_that_which_is_farthest_above_its_own_threshold() -> None:
+    views = PartViews(3)
+    for number, (score, threshold, review) in enumerate(
+        [(80, 100.0, None), (30, 20.0, None), (90, 100.0, 85.0)]
+    ):
+        anomaly_map = np.full((2, 2), score, np.float32)
+        verdict = Verdict(score, threshold, score > threshold, anomaly_map, {}, None, review)
+        views.add(number, frame("A", number), verdict)
+    part = views.join()
+    assert part.verdict.score == 30
+    assert part.verdict.name == "anomalous"
+    assert part.verdict.anomaly_map is not None
+    assert part.verdict.anomaly_map.max() == 30
+    assert [view.name for view in part.views] == ["good", "anomalous", "review"]
 
 
 def test_the_worst_view_is_the_verdict_on_the_part() -> None:

@@ -17,7 +17,7 @@ from flawline.runtime.engines import (
     EngineError,
     EngineOptions,
     engine_class,
-    missing,
+    unusable_here,
 )
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
@@ -43,7 +43,7 @@ def other_engines(
     """
     names = []
     for name in ENGINES:
-        if name != REFERENCE_ENGINE and missing(name) is None:
+        if name != REFERENCE_ENGINE and unusable_here(name) is None:
             names.append(name)
     if not names:
         return

@@ -24,8 +24,8 @@ from flawline.runtime.engines import (
     EngineError,
     EngineOptions,
     engine_class,
-    missing,
     self_test,
+    unusable_here,
 )
 from flawline.runtime.image import Image
 from flawline.runtime.precisions import PRECISIONS
@@ -65,7 +65,7 @@ def open_engines(
     """
     opened = EngineCalls()
     for name in names:
-        reason = missing(name)
+        reason = unusable_here(name)
         if reason is not None:
             opened.absent.append(Absent(name, reason))
             continue

@@ -13,6 +13,7 @@ import numpy as np
 
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.measure.timing import alternate
+from flawline.benchmarks.studies.whole_frames import require_whole_frames
 from flawline.cameras.decode import read_image
 from flawline.export.graphs import evenly_spaced
 from flawline.export.graphs.prologue import PROLOGUE
@@ -26,8 +27,8 @@ from flawline.runtime.engines import (
     EngineError,
     EngineOptions,
     engine_class,
-    missing,
     open_reference,
+    unusable_here,
 )
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
@@ -62,6 +63,7 @@ def measure_source(
     start = read_cpu()
     for number, (path, data) in enumerate(pairs):
         bundle = read_bundle(path)
+        require_whole_frames(bundle)
         paths = [sample.path for sample in evenly_spaced(open_data(data).test, count or 10**9)]
         row = _compare(bundle, paths)
         scores.append({"data": printable(data.name), **row})
@@ -198,7 +200,7 @@ def _times(bundle: Bundle, framed: Bundle, threads: int, rounds: int) -> list[di
     picture = framed.manifest.graph_input.picture(frame)
     rows = []
     for name in ENGINES:
-        if missing(name) is not None or engine_class(name).compiles:
+        if unusable_here(name) is not None or engine_class(name).compiles:
             continue
         for precision in engine_class(name).precisions:
             options = EngineOptions(threads, precision)

@@ -19,6 +19,7 @@ from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.measure.timing import percentiles
 from flawline.benchmarks.run import choose_engines
 from flawline.benchmarks.studies.fusion.forms import FUSED, LITERAL, PUBLISHED, build_forms
+from flawline.benchmarks.studies.whole_frames import require_whole_frames
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
 from flawline.runtime.console import log, printable
@@ -70,6 +71,7 @@ def measure_stages(
     """
     loaded = load_checkpoint(checkpoint)
     bundle = read_bundle(bundle_path)
+    require_whole_frames(bundle)
     _require_same(loaded.method.name, loaded.method.geometry, bundle)
     data_set = open_data(data)
     labels = labels_of(data_set)

@@ -1,0 +1,1 @@
+"""The engine that sends images to a server of the KServe v2 (open inference) protocol."""

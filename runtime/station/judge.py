@@ -1,0 +1,216 @@
+"""What judges the frames of a stream now, and what takes its place between two frames.
+
+A stream takes a `Judge` from its `Exchange` before each frame. Another one is opened, with its
+self-test, by a thread while the present one judges; a fault in it leaves the present one in place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flawline.runtime.bundle import Bundle, BundleError
+from flawline.runtime.console import describe_failure, first_line, log, warn
+from flawline.runtime.detector import Detector
+from flawline.runtime.verdict import Verdict
+
+JOIN_S = 5.0  # seconds that `close` waits for an engine that is being opened
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The thresholds of one camera: a score above the first one rejects, above the second reviews.
+
+    Without the second one, no part is reviewed.
+    """
+
+    threshold: float
+    review_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rejects while at least `frames` of the last `of` frames of a camera are bad."""
+
+    frames: int
+    of: int
+
+
+class Judge:
+    """A detector, the name of the recipe that it is of, and what a camera adds to its verdicts.
+
+    `levels` has the name of each camera with thresholds other than those of the detector. With a
+    `window`, single frames do not reject; see `verdict`.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        recipe: str | None = None,
+        levels: Mapping[str, Levels] | None = None,
+        window: Window | None = None,
+    ) -> None:
+        self.detector = detector
+        self.recipe = recipe
+        self.levels = dict(levels or {})
+        self.window = window
+        # For each camera, whether its last frames were bad.
+        self._recent: dict[str, deque[bool]] = {}
+
+    def verdict(self, verdict: Verdict, camera: str) -> Verdict:
+        """Return what becomes of the detector's verdict on the next frame of a camera.
+
+        It gets the thresholds of the camera. With a window, the frame is rejected while enough of
+        the last frames are bad, with this one, and is not rejected otherwise, whatever its score.
+        A frame that could not be judged is always rejected, and counts as bad.
+        """
+        levels = self.levels.get(camera)
+        if levels is not None:
+            verdict = dataclasses.replace(
+                verdict,
+                threshold=levels.threshold,
+                anomalous=not verdict.judged or verdict.score > levels.threshold,
+                review_threshold=levels.review_threshold,
+            )
+        if self.window is None:
+            return verdict
+        recent = self._recent.setdefault(camera, deque(maxlen=self.window.of))
+        recent.append(verdict.anomalous)
+        bad = sum(recent)
+        anomalous = not verdict.judged or bad >= self.window.frames
+        return dataclasses.replace(verdict, anomalous=anomalous, recent_bad=bad)
+
+
+# Opens what is to judge next; raises FlawlineError if it cannot be used.
+Opening = Callable[[], Judge]
+
+
+class Exchange:
+    """Holds the judge of a stream, and exchanges it when the stream asks for it.
+
+    `offer` may be called by any thread, `take` and `close` by that of the stream. Use it as a
+    context manager, or close it: it closes the detectors.
+    """
+
+    def __init__(self, first: Judge) -> None:
+        self._now = first
+        self._changed = threading.Condition()
+        self._opening: Opening | None = None
+        self._next: Judge | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def now(self) -> Judge:
+        """What judges now."""
+        return self._now
+
+    @property
+    def is_due(self) -> bool:
+        """Whether another judge is ready, which `take` returns."""
+        return self._next is not None
+
+    def take(self) -> Judge:
+        """Return what judges from now on, and close what did before if that is another."""
+        with self._changed:
+            following = self._next
+            self._next = None
+        if following is not None:
+            old = self._now
+            self._now = following
+            old.detector.close()
+            log(f"from now on: {describe(following)}")
+        return self._now
+
+    def offer(self, opening: Opening) -> None:
+        """Open another judge in the background; `take` returns it when it is ready.
+
+        If one is being opened or waits to be taken, the latest takes its place. One that cannot be
+        opened is refused with a warning, and what judges now stays.
+        """
+        with self._changed:
+            if self._closed:
+                return
+            self._opening = opening
+            if self._thread is None:
+                # A daemon, so that an engine that hangs cannot keep the process from ending.
+                self._thread = threading.Thread(target=self._run, name="opening", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Close the detectors. May be called again."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(JOIN_S)
+        with self._changed:
+            following = self._next
+            self._next = None
+        if following is not None:
+            following.detector.close()
+        self._now.detector.close()
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What the thread calls.
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._opening is not None)
+                if self._closed or self._opening is None:
+                    return
+                opening = self._opening
+                self._opening = None
+            try:
+                opened = opening()
+            except Exception as error:
+                # Whatever is wrong with what was offered must not end the inspection.
+                reason = describe_failure(error) or f"{type(error).__name__}: {first_line(error)}"
+                warn(f"{reason}; refused, and inspection continues with {describe(self._now)}")
+                continue
+            self._keep(opened)
+
+    def _keep(self, opened: Judge) -> None:
+        """Let the stream take what was opened, unless it has ended or another is wanted by now."""
+        replaced: Judge | None = opened
+        with self._changed:
+            if not self._closed and self._opening is None:
+                replaced = self._next
+                self._next = opened
+        if replaced is not None:
+            replaced.detector.close()
+
+
+def require_same_maps(bundle: Bundle, first: Bundle) -> None:
+    """Raise BundleError for a bundle whose results the outputs were not opened for."""
+    if bundle.has_map == first.has_map:
+        return
+    gives = "maps" if bundle.has_map else "no maps"
+    raise BundleError(
+        f"bundle {bundle.path} gives {gives}, unlike the one that the stream began with; start the "
+        f"stream again"
+    )
+
+
+def exchange_of(judging: Detector | Exchange) -> Exchange:
+    """Return an exchange; a detector stands for one that nothing is offered to."""
+    return judging if isinstance(judging, Exchange) else Exchange(Judge(judging))
+
+
+def describe(judge: Judge) -> str:
+    """Name a judge in a message: its recipe if it has one, and its bundle."""
+    bundle = judge.detector.bundle
+    name = f"bundle {bundle.short_id} in {bundle.path}"
+    if judge.recipe is not None:
+        name = f"recipe {judge.recipe}, {name}"
+    return f"{name}, threshold {judge.detector.threshold:.6g}"

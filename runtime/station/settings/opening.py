@@ -1,0 +1,136 @@
+"""Opening what a station file asks for: the judge of a recipe, with its line in the audit log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flawline.runtime.audit.bundle_log import warn_of_outside_change
+from flawline.runtime.audit.log import open_log
+from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import EngineOptions
+from flawline.runtime.regions import RegionSettings, regions_missing
+from flawline.runtime.station.judge import Judge, Levels, Window
+from flawline.runtime.station.settings.schema import Recipe, RejectAfter
+from flawline.runtime.station.settings.station_file import Station
+from flawline.runtime.station.setup import Check, checked
+from flawline.runtime.threshold import threshold_fault
+
+IN_USE = "in use"
+
+
+def open_judge(station: Station, check: Check, bundle: Bundle | None = None) -> Judge:
+    """Open the recipe that a station file names, and let `check` look at the detector.
+
+    `bundle` is that of the recipe, if it was read already. The audit log of the station gets a
+    line if this is another state than the last one in use. Raises StationError, BundleError,
+    EngineError, AuditError and what `check` raises.
+    """
+    content = station.content
+    recipe = station.recipe
+    if bundle is None:
+        bundle = read_bundle(station.bundle_of(recipe))
+        warn_of_outside_change(bundle.path)
+    check_recipe(station, recipe, bundle)
+    engine = content.engine
+    cache = None if engine.cache is None else station.folder / engine.cache
+    options = EngineOptions(engine.threads, engine.precision, cache, engine.streams)
+    detector = Detector(
+        bundle,
+        engine.name,
+        options,
+        recipe.threshold,
+        content.accept_size,
+        recipe.review_threshold,
+        _region_settings(recipe),
+    )
+    judge = Judge(detector, recipe.name, _levels(recipe), _window(content.reject_after))
+
+    def check_and_log(detector: Detector) -> None:
+        check(detector)
+        _log(station, judge)
+
+    return checked(judge, check_and_log)
+
+
+def check_recipe(station: Station, recipe: Recipe, bundle: Bundle) -> None:
+    """Raise StationError for a recipe that does not fit its bundle."""
+    place = ("recipes", station.content.recipes.index(recipe))
+    calibrated = bundle.calibration
+    threshold = recipe.threshold
+    if threshold is not None:
+        _check_threshold(station, threshold, bundle, *place, "threshold")
+    elif recipe.review_threshold is not None:
+        threshold = calibrated.threshold
+        if recipe.review_threshold > threshold:
+            station.refuse(
+                f"the review threshold {recipe.review_threshold:g} is above that of the bundle "
+                f"which rejects, {threshold:g}; lower it",
+                *place,
+                "review_threshold",
+            )
+    for index, level in enumerate(recipe.thresholds):
+        inner = (*place, "thresholds", index, "threshold")
+        _check_threshold(station, level.threshold, bundle, *inner)
+    reason = regions_missing(bundle)
+    for key in ("min_region_area", "mm_per_pixel"):
+        if reason is not None and getattr(recipe, key) is not None:
+            station.refuse(f"{key} is about anomalous regions: {reason}", *place, key)
+
+
+def _check_threshold(station: Station, threshold: float, bundle: Bundle, *place: str | int) -> None:
+    fault = threshold_fault(threshold, bundle.manifest)
+    if fault is not None:
+        station.refuse(f"{fault}; correct it, or leave it out for that of the bundle", *place)
+
+
+def _region_settings(recipe: Recipe) -> RegionSettings:
+    return RegionSettings(min_area=recipe.min_region_area or 0.0, mm_per_pixel=recipe.mm_per_pixel)
+
+
+def _levels(recipe: Recipe) -> dict[str, Levels]:
+    levels = {}
+    for level in recipe.thresholds:
+        levels[level.camera] = Levels(level.threshold, level.review_threshold)
+    return levels
+
+
+def _window(after: RejectAfter | None) -> Window | None:
+    return None if after is None else Window(after.frames, after.of)
+
+
+def _log(station: Station, judge: Judge) -> None:
+    """Add what is in use to the audit log, if it is another state than the last one."""
+    with open_log(station.audit_log) as log:
+        last = log.last(IN_USE)
+        old = None if last is None else last.new
+        new = state_of(judge)
+        if new != old:
+            log.append(IN_USE, old, new)
+
+
+def state_of(judge: Judge) -> dict[str, Any]:
+    """Return what the audit log says about a judge."""
+    detector = judge.detector
+    cameras = {}
+    for name, levels in judge.levels.items():
+        cameras[name] = {
+            "threshold": levels.threshold,
+            "review_threshold": levels.review_threshold,
+        }
+    settings = detector.region_settings
+    window = judge.window
+    return {
+        "recipe": judge.recipe,
+        "bundle": detector.bundle.short_id,
+        "path": str(detector.bundle.path),
+        "engine": detector.engine.description,
+        "threshold": detector.threshold,
+        "review_threshold": detector.review_threshold,
+        "cameras": cameras,
+        "pixel_threshold": detector.bundle.calibration.pixel_threshold,
+        "min_region_area": settings.min_area,
+        "mm_per_pixel": settings.mm_per_pixel,
+        "accept_size": detector.accept_size,
+        "reject_after": None if window is None else [window.frames, window.of],
+    }

@@ -1,0 +1,68 @@
+"""The recipes of a station file: listing them, and changing the one in use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.audit.log import open_log
+from flawline.runtime.bundle import read_bundle
+from flawline.runtime.files import write_atomically
+from flawline.runtime.signals import uninterrupted
+from flawline.runtime.station.settings.opening import check_recipe
+from flawline.runtime.station.settings.places import span_of
+from flawline.runtime.station.settings.station_file import Station, StationError, read_station
+
+
+def list_recipes(path: Path) -> list[str]:
+    """Return a line for each recipe, marked if it is in use. Raises StationError."""
+    station = read_station(path)
+    lines = []
+    for recipe in station.content.recipes:
+        mark = "*" if recipe.name == station.content.recipe else " "
+        lines.append(f"{mark} {recipe.name}  {recipe.bundle}")
+    return lines
+
+
+def change_recipe(path: Path, name: str) -> str:
+    """Write the name of the recipe in use into a station file; return a line that says so.
+
+    The rest of the file stays as it is, and the audit log gets a line. What the file and the bundle
+    show is checked before; the self-test is made by the stream, which has the engine. Raises
+    StationError, BundleError and AuditError.
+    """
+    station = read_station(path)
+    recipe = station.recipe_named(name)
+    check_recipe(station, recipe, read_bundle(station.bundle_of(recipe)))
+    with open_log(station.audit_log) as log:
+        # Another process may have changed it.
+        station = read_station(path)
+        station.recipe_named(name)
+        old = station.content.recipe
+        if old == name:
+            return f"{path}: recipe {name} is the one in use already"
+        states = ({"recipe": old}, {"recipe": name})
+        with uninterrupted(), log.change("recipe", *states, lambda: _state(path)):
+            _write(station, name)
+    return (
+        f"{path}: recipe {name} in place of {old}; a stream that runs with this file takes it over "
+        f"when it has opened it"
+    )
+
+
+def _write(station: Station, name: str) -> None:
+    start, end = span_of(station.text, ("recipe",))
+    text = station.text[:start] + json.dumps(name) + station.text[end:]
+    # A link stays one.
+    path = station.path.resolve()
+    try:
+        write_atomically(path, text.encode(), like=path.stat())
+    except OSError as error:
+        raise StationError(
+            f"{station.path} cannot be written ({reason_of(error)}); {remedy_of(error)}"
+        ) from error
+
+
+def _state(path: Path) -> dict[str, str]:
+    return {"recipe": read_station(path).content.recipe}

@@ -1,0 +1,342 @@
+"""flawline stream --station and flawline recipe: a running station takes another recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import tiny_model, write_tiny_bundle
+from fakes.live_camera import WAIT_S
+
+from flawline.runtime.audit.check import check_log
+from flawline.runtime.infer_stream import main as stream
+from flawline.runtime.station.recipe import main as recipe
+from flawline.runtime.station.settings import watch
+
+ROOT = Path(__file__).resolve().parents[2]
+# A field of the graph that changes nothing but its hash.
+DOC_STRING = b"\x32\x01x"
+STATION = """{
+  "recipe": "low",   "recipes": [
+    {"name": "low", "bundle": "bundles/first", "threshold": 40},
+    {"name": "high", "bundle": "bundles/second",
+     "thresholds": [{"camera": "left", "threshold": 60, "review_threshold": 50}]},
+    {"name": "broken", "bundle": "bundles/broken"}
+  ],
+  "cameras": [{"uri": "images", "name": "left"}],
+  "engine": {"name": "onnxruntime", "threads": 1},
+  "outputs": ["jsonl:lines.jsonl"]
+}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A station in a folder with a space and Chinese characters, with one image of grey 55."""
+    folder = tmp_path / "工位 1"
+    first = write_tiny_bundle(folder / "bundles" / "first")
+    write_tiny_bundle(folder / "bundles" / "second", tiny_model() + DOC_STRING)
+    shutil.copytree(first.path, folder / "bundles" / "broken")
+    (folder / "bundles" / "broken" / "model.onnx").write_bytes(b"no graph")
+    (folder / "station.json").write_text(STATION)
+    (folder / "images").mkdir()
+    show(folder, 0)
+    return folder
+
+
+def show(folder: Path, number: int) -> None:
+    """Put an image of grey 55 in front of the camera."""
+    data = cv2.imencode(".png", np.full((64, 64, 3), 55, np.uint8))[1].tobytes()
+    path = folder / f"{number:03d}.png"
+    path.write_bytes(data)
+    path.rename(folder / "images" / path.name)
+
+
+def change(folder: Path, old: str, new: str) -> Path:
+    path = folder / "station.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "lines.jsonl"
+    if not path.exists():
+        return []
+    # The last line may be incomplete.
+    whole = path.read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def log_of(folder: Path) -> list[tuple[str, Any]]:
+    """The kind of each entry of the station's log, and its recipe."""
+    entries = check_log(folder / "audit.jsonl").entries
+    return [(entry.what, (entry.new or {}).get("recipe")) for entry in entries]
+
+
+def test_a_stream_of_a_station_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Path.cwd()
+    assert stream(["--station", str(folder / "station.json")]) == 0
+    assert Path.cwd() == before
+    line, summary = lines(folder)
+    assert line["source"] == "images/000.png"
+    assert (line["recipe"], line["camera"], line["threshold"]) == ("low", "left", 40)
+    assert line["verdict"] == "anomalous"
+    assert summary["summary"]["frames"] == 1
+    # A second run with the same recipe changes nothing, and so it has no entry.
+    monkeypatch.chdir(folder)
+    assert stream(["--station", "station.json"]) == 0
+    assert log_of(folder) == [("in use", "low")]
+
+
+def test_a_camera_has_its_own_thresholds(folder: Path) -> None:
+    path = change(folder, '"recipe": "low"', '"recipe": "high"')
+    assert stream(["--station", str(path)]) == 0
+    line = lines(folder)[0]
+    assert (line["threshold"], line["review_threshold"]) == (60, 50)
+    assert line["verdict"] == "review"
+
+
+def test_single_frames_do_not_reject_a_continuous_stream(folder: Path) -> None:
+    path = change(folder, '"outputs"', '"reject_after": {"frames": 2, "of": 3}, "outputs"')
+    for number in range(1, 3):
+        show(folder, number)
+    assert stream(["--station", str(path)]) == 0
+    found = [(line["verdict"], line["recent_bad"]) for line in lines(folder)[:-1]]
+    assert found == [("good", 1), ("anomalous", 2), ("anomalous", 3)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"low",   ', '"lw",   ', "line 2: there is no recipe 'lw' (did you mean low?)"),
+        ('"threshold": 40', '"threshold": 1e9', "line 3: the threshold 1e+09 is implausible"),
+        ('"threshold": 40', '"review_threshold": 101', "line 3: the review threshold 101 is above"),
+        ('"threshold": 40', '"mm_per_pixel": 1', "line 3: mm_per_pixel is about anomalous regions"),
+        ('"images", "name"', '"images?name=a", "nam"', "line 8: cameras[0] has no key 'nam'"),
+        ('"images", "name": "left"', '"images?name=left"', "line 5: there is no camera 'left'"),
+        ('"images"', '"images?name=left"', "line 8: the camera has the name left in its URI"),
+        ('"images"', '"nowhere"', "no such file or folder"),
+        ("bundles/first", "bundles/broken", "model.onnx is not the file that was built"),
+        ("bundles/first", "nowhere", "there is no such folder"),
+        ('"outputs"', '"audit": "a/b.jsonl", "outputs"', "a/b.jsonl: cannot be opened"),
+        (
+            '"images"',
+            '"synthetic://?trigger=software"',
+            "line 10: reject_after is for continuous streams, and a bad part of camera left",
+        ),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(
+    folder: Path, old: str, new: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "reject_after" in message:
+        change(folder, '"outputs"', '"reject_after": {"frames": 2, "of": 3}, "outputs"')
+    path = change(folder, old, new)
+    assert stream(["--quiet", "--station", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bundle", "b"],
+        ["--camera", "c"],
+        ["--engine", "auto"],
+        ["--accept-size"],
+        ["--output", "jsonl"],
+        ["--same-part"],
+        ["--batch-wait", "3"],
+        ["--save-rejected", "d"],
+    ],
+)
+def test_flags_that_the_file_states_are_refused(
+    folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        stream(["--station", str(folder / "station.json"), *words])
+    assert ended.value.code == 2
+    message = f"{words[0]} is not for a stream with --station, whose file says it"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_the_command_changes_the_name_and_nothing_else(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "station.json"
+    path.chmod(0o640)
+    link = folder / "link.json"
+    link.symlink_to(path.name)
+    assert recipe([str(link), "high"]) == 0
+    assert "recipe high in place of low" in capsys.readouterr().out
+    assert path.read_text() == STATION.replace('"recipe": "low"', '"recipe": "high"')
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert link.is_symlink()
+    assert recipe([str(path), "high"]) == 0
+    assert "is the one in use already" in capsys.readouterr().out
+    assert log_of(folder) == [("recipe", "high")]
+    assert recipe([str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "  low  bundles/first",
+        "* high  bundles/second",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hig", "there is no recipe 'hig' (did you mean high?); known: low, high, broken"),
+        ("broken", "model.onnx is not the file that was built"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_leaves_the_file_as_it_is(
+    folder: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert recipe([str(folder / "station.json"), name]) == 2
+    assert message in capsys.readouterr().err
+    assert (folder / "station.json").read_text() == STATION
+    assert not (folder / "audit.jsonl").exists()
+
+
+def test_without_its_line_in_the_log_the_recipe_stays(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "audit.jsonl").mkdir()
+    assert recipe([str(folder / "station.json"), "high"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert (folder / "station.json").read_text() == STATION
+
+
+class Running:
+    """`flawline stream --station` in a process of its own, on a watched folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = change(folder, '"images"', '"images?watch=1"')
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "flawline", "stream", "--station", str(path)],
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.messages: list[str] = []
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+        self.shown = 1
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.messages.append(line)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        limit = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < limit, self.messages
+            assert self.process.poll() is None, self.messages
+            time.sleep(0.02)
+
+    def wait_for_message(self, text: str) -> None:
+        self.wait_for(lambda: any(text in line for line in self.messages))
+
+    def judge_another(self) -> dict[str, Any]:
+        """Show an image, and return the line that it gets."""
+        show(self.folder, self.shown)
+        self.shown += 1
+        self.wait_for(lambda: len(lines(self.folder)) == self.shown)
+        return lines(self.folder)[-1]
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(WAIT_S)
+        self.reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+
+def test_a_running_station_takes_another_recipe_and_refuses_a_bad_one(folder: Path) -> None:
+    running = Running(folder)
+    try:
+        running.wait_for(lambda: len(lines(folder)) == 1)
+        path = folder / "station.json"
+        assert recipe([str(path), "high"]) == 0
+        running.wait_for(lambda: log_of(folder)[-1] == ("in use", "high"))
+        # The first frame after the change has the new recipe.
+        line = running.judge_another()
+        assert (line["recipe"], line["threshold"], line["verdict"]) == ("high", 60, "review")
+        running.wait_for_message("from now on: recipe high, bundle ")
+        # The command refuses this recipe, and so does the stream if it is written by hand.
+        change(folder, '"recipe": "high"', '"recipe": "broken"')
+        running.wait_for_message("refused, and inspection continues with recipe high, bundle ")
+        assert running.judge_another()["recipe"] == "high"
+        path.write_text("{")
+        running.wait_for_message("inspection continues with the station file as it was")
+        assert running.judge_another()["recipe"] == "high"
+        path.unlink()
+        running.wait_for_message("cannot be read (No such file or directory)")
+        path.write_text(STATION.replace('"lines.jsonl"', '"other.jsonl"'))
+        running.wait_for(lambda: log_of(folder)[-1] == ("in use", "low"))
+        running.wait_for_message("cameras changed; start the stream again")
+        assert running.judge_another()["recipe"] == "low"
+    finally:
+        code = running.end()
+    assert code == 0
+    *found, summary = lines(folder)
+    assert [line["index"] for line in found] == list(range(5))
+    assert summary["summary"]["frames"] == 5
+    assert log_of(folder) == [
+        ("in use", "low"),
+        ("recipe", "high"),
+        ("in use", "high"),
+        ("refused", "broken"),
+        ("in use", "low"),
+    ]
+
+
+def test_a_file_that_is_being_written_is_read_when_it_is_complete(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flawline.runtime.station.settings.station_file import read_station
+
+    path = folder / "station.json"
+    waits = iter(
+        ["", "{", '{"recipe"', STATION.replace('"low",   ', '"high",   '), None, None, None]
+    )
+    offered = []
+
+    class Exchange:
+        def offer(self, opening: Any) -> None:
+            offered.append(opening)
+
+    watched = watch.StationWatch(read_station(path), Exchange(), lambda detector: None)  # type: ignore[arg-type]
+
+    def wait(seconds: float) -> bool:
+        text = next(waits, "end")
+        if text == "end":
+            return True
+        if text is not None:
+            path.write_text(text)
+        return False
+
+    monkeypatch.setattr(watched._closed, "wait", wait)
+    watched._run()
+    assert len(offered) == 1
+    assert not capsys.readouterr().err
