@@ -33,7 +33,7 @@ COARSER = 1
 # Gradients this near to the edge of the picture are not those of the whole frame, and are left out.
 EDGE = 2
 # From one angle of the first search to the next, no pixel moves by more than this.
-STEP_PIXELS = 4.0
+STEP_PIXELS = 5.0
 SMOOTHING = 1.0  # pixels, of the picture before its gradients
 # A part that is nearly the same in several turns matches in each of them: at most so many are
 # refined, and after one within the limits only those whose match is about that of the best one.

@@ -21,10 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline import FlawlineError
+from flawline.runtime.always_in_frame import pixels_in_every_pose
 from flawline.runtime.find_part import (
     COARSER,
-    SHIFT_SLACK,
-    TURN_SLACK,
     PartFinder,
     Pose,
     gradients,
@@ -142,27 +141,7 @@ class Fixture:
         Bool [height, width]. The others come from outside of the frame in some poses, and are
         painted in all of them, so that no score depends on the pose.
         """
-        turn = np.radians(self.turn + TURN_SLACK)
-        # Half of a pixel is what the interpolation reads beside it.
-        shift = self.shift + SHIFT_SLACK + 1
-        x, y = self.centre
-        right, down = np.meshgrid(
-            np.arange(self.width, dtype=np.float32) - x,
-            np.arange(self.height, dtype=np.float32) - y,
-        )
-        radius = np.hypot(right, down)
-        inside = np.ones((self.height, self.width), bool)
-        # For each edge of the frame: how far it is from the centre, and how near a pixel comes.
-        edges = (
-            (right, down, self.width - 1 - x),
-            (-right, -down, x),
-            (down, -right, self.height - 1 - y),
-            (-down, right, y),
-        )
-        for towards, beside, distance in edges:
-            away = np.abs(np.arctan2(beside, towards))
-            inside &= radius * np.cos(np.maximum(away - turn, 0)) <= distance - shift
-        return inside
+        return pixels_in_every_pose(self.height, self.width, self.centre, self.turn, self.shift)
 
     def find(self, image: npt.NDArray[Any]) -> Pose:
         """Return the pose of the part in a frame, uint8 [h, w, 3] BGR or [h, w], the best one.
@@ -209,16 +188,26 @@ class Fixture:
     def align(self, image: Image, pose: Pose) -> Image:
         """Return a frame with its part laid as in the reference picture, of the same shape.
 
-        What is outside of the frame is black, and not `inspected`.
+        What is outside of the frame is black, and so is what lies beyond all `inspected` rows and
+        columns.
         """
-        height, width = image.shape[:2]
-        moved = cv2.warpAffine(
-            image,
-            pose.matrix(self.centre),
-            (width, height),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        )
-        return np.asarray(moved, np.uint8)
+        rows, columns = self._inspected_box
+        matrix = pose.matrix(self.centre)
+        matrix[:, 2] += matrix[:, :2] @ (columns.start, rows.start)
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        aligned = np.zeros_like(image)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        cv2.warpAffine(image, matrix, size, dst=aligned[rows, columns], flags=flags)
+        return aligned
+
+    @cached_property
+    def _inspected_box(self) -> tuple[slice, slice]:
+        """The rows and the columns with an inspected pixel; the first ones if there is none."""
+        rows = np.flatnonzero(self.inspected.any(1))
+        columns = np.flatnonzero(self.inspected.any(0))
+        if not len(rows):
+            return slice(0, 1), slice(0, 1)
+        return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
     def map_of_frame(
         self, values: Map, pose: Pose, geometry: Geometry, interpolation: int = cv2.INTER_NEAREST
