@@ -42,6 +42,23 @@ for number in range(int(sys.argv[3])):
         log.append(sys.argv[2], {"count": count}, {"count": count + 1})
 """
 
+# Kills 50 writers, one after the other, each after some milliseconds.
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from flawline.runtime.audit.log import open_log
+random.seed(0)
+for number in range(50):
+    child = os.fork()
+    if child == 0:
+        while True:
+            with open_log(Path(sys.argv[1])) as log:
+                log.append("test", None, {"writer": number})
+    time.sleep(random.uniform(0, 0.03))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
@@ -166,6 +183,17 @@ def test_two_processes_write_one_chain(tmp_path: Path) -> None:
     report = check_log(path)
     assert [entry.new for entry in report.entries] == [{"count": i + 1} for i in range(40)]
     assert {entry.what for entry in report.entries} == {"a", "b"}
+
+
+def test_killed_writers_leave_a_log_that_fits_together(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=True, timeout=60)
+    with open_log(path) as opened:
+        opened.append("test", None, {"writer": "last"})
+    report = check_log(path)
+    assert not report.cut
+    assert report.entries[-1].new == {"writer": "last"}
+    assert len(report.entries) > 1
 
 
 def test_a_lock_that_is_never_released_is_an_error(

@@ -21,6 +21,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output
 from flawline.runtime.outputs.jsonl import JsonLines
 from flawline.runtime.outputs.overlays import OverlayOptions, Overlays
+from flawline.runtime.station import judge
 from flawline.runtime.station.judge import (
     Exchange,
     Judge,
@@ -150,9 +151,9 @@ def test_no_frame_is_lost_and_the_later_ones_are_of_the_other(
     # Those that were prepared or collected already may be of either; this one was not.
     assert changed <= 8
     for judgement, recipe, bundle in zip(output.judgements, recipes, output.bundles, strict=True):
-        judge = first if recipe == "first" else second
-        assert bundle == judge.detector.bundle.short_id
-        assert judgement.verdict.threshold == judge.detector.threshold
+        detector = (first if recipe == "first" else second).detector
+        assert bundle == detector.bundle.short_id
+        assert judgement.verdict.threshold == detector.threshold
         assert judgement.verdict.score == 10 + 10 * judgement.frame.index
         anomaly_map = judgement.verdict.anomaly_map
         assert anomaly_map is not None
@@ -248,32 +249,53 @@ def test_what_is_ready_when_the_stream_ends_is_closed(first: Judge, second: Judg
     assert is_closed(second)
 
 
+def test_the_end_does_not_wait_for_an_engine_that_hangs(
+    first: Judge, second: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "JOIN_S", 0.01)
+    began = threading.Event()
+    late = threading.Event()
+
+    def slow() -> Judge:
+        began.set()
+        assert late.wait(WAIT_S)
+        return second
+
+    with Exchange(first) as exchange:
+        exchange.offer(slow)
+        assert began.wait(WAIT_S)
+    assert is_closed(first)
+    late.set()
+    # It closes what it has opened in vain.
+    assert wait_until(lambda: is_closed(second))
+
+
 def test_a_camera_may_have_thresholds_of_its_own(first: Judge) -> None:
     levels = {"left": Levels(50.0, 20.0), "right": Levels(60.0)}
-    judge = Judge(first.detector, None, levels)
+    own = Judge(first.detector, None, levels)
     image = np.full((60, 80, 3), 55, np.uint8)
     names = {}
     for camera in ("left", "right", "other"):
-        verdict = judge.verdict(first.detector(image), camera)
+        verdict = own.verdict(first.detector(image), camera)
         names[camera] = (verdict.name, verdict.threshold, verdict.review_threshold)
     assert names == {
         "left": ("anomalous", 50.0, 20.0),
         "right": ("good", 60.0, None),
         "other": ("good", 100.0, None),
     }
-    low = judge.verdict(first.detector(np.full((60, 80, 3), 30, np.uint8)), "left")
+    low = own.verdict(first.detector(np.full((60, 80, 3), 30, np.uint8)), "left")
     assert low.name == "review"
     unjudged = Verdict(math.nan, 100.0, True, None, {}, "torn")
-    assert judge.verdict(unjudged, "right").name == "unjudged"
+    assert own.verdict(unjudged, "right").name == "unjudged"
 
 
 def test_a_window_rejects_while_enough_of_the_last_frames_are_bad(first: Judge) -> None:
-    judge = Judge(first.detector, window=Window(2, 3))
+    own = Judge(first.detector, window=Window(2, 3))
     names = []
     counts = []
     #        one alone      two of three         none
     for score in (150, 10, 10, 150, 10, 150, 150, 10, 10, 10):
-        verdict = judge.verdict(Verdict(score, 100.0, score > 100, None), "1")
+        verdict = own.verdict(Verdict(score, 100.0, score > 100, None), "1")
         names.append(verdict.name)
         counts.append(verdict.recent_bad)
     good, bad = "good", "anomalous"
@@ -282,15 +304,15 @@ def test_a_window_rejects_while_enough_of_the_last_frames_are_bad(first: Judge) 
 
 
 def test_a_window_counts_each_camera_and_what_was_not_judged(first: Judge) -> None:
-    judge = Judge(first.detector, window=Window(2, 3))
+    own = Judge(first.detector, window=Window(2, 3))
     bad = Verdict(150, 100.0, True, None)
     unjudged = Verdict(math.nan, 100.0, True, None, {}, "torn")
-    assert judge.verdict(bad, "left").name == "good"
-    assert judge.verdict(bad, "right").name == "good"
-    assert judge.verdict(unjudged, "left").name == "unjudged"
-    assert judge.verdict(Verdict(1, 100.0, False, None), "left").name == "anomalous"
+    assert own.verdict(bad, "left").name == "good"
+    assert own.verdict(bad, "right").name == "good"
+    assert own.verdict(unjudged, "left").name == "unjudged"
+    assert own.verdict(Verdict(1, 100.0, False, None), "left").name == "anomalous"
     # Without a score above the threshold, it may be for review.
-    assert judge.verdict(Verdict(90, 100.0, False, None, {}, None, 50.0), "right").name == "review"
+    assert own.verdict(Verdict(90, 100.0, False, None, {}, None, 50.0), "right").name == "review"
 
 
 def test_the_outputs_name_the_bundle_of_each_line(

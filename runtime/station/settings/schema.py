@@ -46,6 +46,9 @@ class EngineEntry(Struct, frozen=True):
     threads: Annotated[Count | None, Meta(description="threads of a CPU engine")] = None
     streams: Annotated[Count | None, Meta(description="images that are computed together")] = None
     cache: Annotated[Text | None, Meta(description="folder of compiled plans")] = None
+    server: Annotated[
+        Text | None, Meta(description="the server of an engine that computes on one")
+    ] = None
 
 
 class CameraThresholds(Struct, frozen=True):
@@ -77,6 +80,9 @@ class Recipe(Struct, frozen=True):
     ] = None
     mm_per_pixel: Annotated[
         Positive | None, Meta(description="size of a pixel of the image on the part")
+    ] = None
+    server: Annotated[
+        Text | None, Meta(description="the server of this bundle, in place of that of the engine")
     ] = None
 
 
