@@ -10,7 +10,7 @@ The three work on different frames at the same time, and each hands them on in t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flawline.cameras import Camera, Frame
 from flawline.runtime.ahead import Ahead, NoteStage, Prepared
@@ -68,12 +68,15 @@ def run_stream(
 def _parts(segments: _Segments, reporter: Reporter, note: NoteStage) -> Iterator[PartVerdict]:
     """Yield the verdict on each part when its last view is judged."""
     groups = ViewGroups()
+    # The verdicts of one call of the engine share the record of its times.
+    call: Mapping[str, float] = {}
     for judge in segments:
         # Those of the one before get no further views.
         yield from groups.flush()
         reporter.change_judge(judge)
         for frame, verdict in segments.verdicts(judge):
-            if verdict.judged:
+            if verdict.judged and verdict.milliseconds is not call:
+                call = verdict.milliseconds
                 note("engine", 1e-3 * verdict.milliseconds["infer"])
             reporter.note_size(frame)
             yield from groups.add(frame, verdict)

@@ -264,11 +264,14 @@ class _MapCopies:
 
     def copy_of(self, anomaly_map: Map) -> Map:
         """Return a copy, which belongs to the caller until it is given back."""
-        if not self._free or self._free[-1].shape != anomaly_map.shape:
-            return np.array(anomaly_map)
-        kept = self._free.pop()
-        np.copyto(kept, anomaly_map)
-        return kept
+        while self._free:
+            # Looked at after it was taken, since another thread may give back one meanwhile. Those
+            # of the bundle before may have another shape, and are of no further use.
+            kept = self._free.pop()
+            if kept.shape == anomaly_map.shape:
+                np.copyto(kept, anomaly_map)
+                return kept
+        return np.array(anomaly_map)
 
     def give_back(self, copy: Map) -> None:
         """Take back an array that no one reads any more. Any thread may call it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -330,3 +331,33 @@ def test_no_peer_is_waited_for_once_the_stream_was_told_to_end(
     else:
         run_stream(cameras[0], detector, [output], None, stop, Tally())
     assert output.waits == [True, False, False]
+
+
+def test_a_call_of_the_engine_counts_once_in_the_profile(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally = Tally(profile=True)
+    noted: list[str] = []
+    monkeypatch.setattr(tally.stages, "note", lambda stage, seconds: noted.append(stage))
+    run_stream(Line(*[50] * 6), detector, [], None, threading.Event(), tally, batch=3)
+    assert noted.count("engine") == 2
+    assert noted.count("prepare") == 6
+
+
+class GivenBackMeanwhile(deque[Any]):
+    """Gets an array of another shape after each look at one, as from another thread."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        self.append(np.zeros((2, 3), np.float32))
+        return found
+
+
+def test_a_map_of_another_shape_may_be_given_back_at_any_time() -> None:
+    copies = reporter._MapCopies()
+    copies._free = GivenBackMeanwhile([np.zeros((4, 5), np.float32)])
+    for shape in ((4, 5), (2, 3), (4, 5)):
+        anomaly_map = np.full(shape, 7, np.float32)
+        copy = copies.copy_of(anomaly_map)
+        np.testing.assert_array_equal(copy, anomaly_map)
+        copies.give_back(copy)
