@@ -111,4 +111,8 @@ def changes(old: Any, new: Any, name: str = "") -> Iterator[str]:
         for key in [*old, *(key for key in new if key not in old)]:
             yield from changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
-        yield f"{name} {json.dumps(old)} -> {json.dumps(new)}".strip()
+        yield f"{name} {_shown(old)} -> {_shown(new)}".strip()
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

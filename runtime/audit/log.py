@@ -28,6 +28,8 @@ AUDIT_LOG = "audit.jsonl"
 LOCK_S = 10.0  # seconds that another process may hold the lock
 PAUSE_S = 0.02
 BLOCK = 1 << 16
+# What the first line of every log begins with.
+LOG_START = b'{"time": "'
 
 
 class AuditError(FlawlineError):
@@ -118,6 +120,11 @@ class AuditLog:
         A last line that was cut off is kept, and a line after it says so.
         """
         try:
+            if not _is_log(self._descriptor):
+                raise AuditError(
+                    f"audit log {self.path}: is another file, which has no entry in its first "
+                    f"line; move it away, or choose another file"
+                )
             if self._end_cut_line():
                 text = "the line before this one was cut off while it was written"
                 self._append(REPAIR, None, None, text)
@@ -180,6 +187,12 @@ class AuditLog:
             f"audit log {self.path}: cannot be written ({reason_of(error)}), so that nothing is "
             f"changed; {remedy_of(error)}"
         )
+
+
+def _is_log(descriptor: int) -> bool:
+    """Tell whether a file begins as an audit log does; the first line may be cut off."""
+    start = os.pread(descriptor, len(LOG_START), 0)
+    return LOG_START.startswith(start)
 
 
 def last_entry(descriptor: int, *what: str) -> Entry | None:

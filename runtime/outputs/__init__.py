@@ -152,6 +152,12 @@ class Output(ABC):
         both bundles give maps or none does.
         """
 
+    def stop_waiting(self) -> None:  # noqa: B027
+        """Delay the stream no longer for a slow peer, since the stream is to end.
+
+        Called before the judgements that are left, by the thread that calls `write`.
+        """
+
     def totals(self) -> Mapping[str, int]:
         """Deliver what was taken over, and return counts that are added to the summary.
 

@@ -47,7 +47,7 @@ class Delivery(Output):
     A subclass implements `_take` and `_discard`, and calls `_note_delivered`, `_note_refused`
     and `_note_failure` from any thread. A message is the JSON line as bytes, unless it overrides
     `_message` and `_summary`. A live camera never waits. Another one waits for room in the queue
-    while the peer answers, and not while it does not.
+    while the peer answers, and not while it does not, or once the stream is to end.
 
     At the end, the messages that wait are delivered within `end_s` seconds, and the rest is
     counted as not delivered.
@@ -65,6 +65,7 @@ class Delivery(Output):
         self._changed = threading.Condition()
         self._notices = FrameNotices()
         self._answers = True
+        self._may_wait = True
         self._taken = 0
         self._delivered = 0
         self._refused = 0
@@ -98,7 +99,7 @@ class Delivery(Output):
     def write(self, judgement: Judgement) -> None:
         message = self._message(judgement)
         while not self._offer(message):
-            if judgement.can_wait and self._answers:
+            if judgement.can_wait and self._may_wait and self._answers:
                 time.sleep(PAUSE_S)
                 continue
             with self._changed:
@@ -110,6 +111,9 @@ class Delivery(Output):
                     "results",
                 )
             return
+
+    def stop_waiting(self) -> None:
+        self._may_wait = False
 
     def totals(self) -> Mapping[str, int]:
         """Wait for the rest; count the results that the peer has confirmed, and the others."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import stat
 from io import FileIO
 from pathlib import Path
 
@@ -33,13 +36,33 @@ class LineFile:
         # The last failure that `require_all` has not raised yet.
         self._failure: OSError | None = None
         self._file: FileIO | None = None
+        self._is_regular = False
         if target != STDOUT:
             try:
                 # Not opened with "w", so that a start that fails leaves an older file as it is.
                 # Without a buffer, where a line that was not written would wait for the next one.
                 self._file = Path(target).open("ab", buffering=0)  # noqa: SIM115
+                self._is_regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
             except OSError as error:
                 raise self._error(error) from error
+            self._require_no_other_writer()
+
+    def _require_no_other_writer(self) -> None:
+        """Lock a file, of which another output or process would empty and mix the lines."""
+        assert self._file is not None
+        if not self._is_regular:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise OutputError(
+                f"output {self._output}: another output or process writes {self._target} already; "
+                f"choose another file"
+            ) from None
+        except OSError:
+            # Some network file systems have no locks.
+            pass
 
     def totals(self) -> dict[str, int]:
         """Return how many lines a file could not take; stdout has no such count."""
@@ -76,18 +99,17 @@ class LineFile:
         if self._file is None:
             print(line, flush=True)
             return
-        is_regular = Path(self._target).is_file()
-        if not self._started and is_regular:
+        if not self._started and self._is_regular:
             # A device or a pipe has nothing to be emptied.
             self._file.truncate(0)
         self._started = True
-        before = self._file.seek(0, 2) if is_regular else 0
+        before = self._file.seek(0, 2) if self._is_regular else 0
         rest = f"{line}\n".encode("utf-8", "backslashreplace")
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError:
-            if is_regular:
+            if self._is_regular:
                 self._file.truncate(before)
             raise
 

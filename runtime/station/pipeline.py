@@ -53,7 +53,7 @@ def run_stream(
     judge = exchange.now
     notices = FrameNotices()
     camera.on_event = notices.event
-    reporter = Reporter(judge, outputs, tally, [camera])
+    reporter = Reporter(judge, outputs, tally, [camera], stop.is_set)
     reporter.attach()
     frames = _frames(camera, stop, max_frames)
     prepare = judge.detector.prepare

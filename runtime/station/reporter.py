@@ -35,6 +35,7 @@ class Reporter:
     `cameras` are all those of the stream. A thread finds the regions and calls the outputs, so that
     the engine does not wait for them. It waits only while CAPACITY is used up, because no verdict
     is lost here; the frames that a live camera drops meanwhile are counted by that camera.
+    `stopped` says whether the stream is to end; no output waits for a slow peer then.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class Reporter:
         outputs: Sequence[Output],
         tally: Tally,
         cameras: Sequence[Camera],
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._judge = judge
         self._outputs = outputs
         self._tally = tally
         self._cameras = cameras
+        self._stopped = stopped
         self._can_wait = not any(camera.live for camera in cameras)
         self._with_regions = False
         self._shapes: set[tuple[int, ...]] = set()
@@ -187,6 +190,9 @@ class Reporter:
                 camera.stop()
 
     def _write(self, judgement: Judgement, notices: FrameNotices) -> None:
+        if self._stopped():
+            for output in self._outputs:
+                output.stop_waiting()
         for number, output in enumerate(self._outputs):
             try:
                 output.write(judgement)

@@ -97,7 +97,7 @@ class Station:
         """
         cameras = [reader.camera for reader in self.readers]
         exchange = exchange_of(judging)
-        reporter = Reporter(exchange.now, outputs, tally, cameras)
+        reporter = Reporter(exchange.now, outputs, tally, cameras, lambda: self._stopped)
         loop = _Loop(self, exchange, reporter, tally, max_frames)
         reporter.attach()
         with reporter.summarised(loop.summary):

@@ -335,3 +335,16 @@ def test_a_log_that_is_no_file_is_an_error_of_one_line(
     assert "the next change begins one" in capsys.readouterr().err
     write_calibration(bundle, replace(bundle.calibration, threshold=90.0))
     assert kinds(bundle) == ["calibrate"]
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\n", b"source,index\n", b'{"time": 3}\n'])
+def test_another_file_is_no_log_and_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "station.json"
+    path.write_bytes(content)
+    with open_log(path) as log, pytest.raises(AuditError, match="is another file"):
+        log.append("test", None, {})
+    assert path.read_bytes() == content
+
+
+def test_a_name_is_shown_as_it_is_written() -> None:
+    assert list(changes({"path": "工位"}, {"path": "é"})) == ['path "工位" -> "é"']

@@ -13,7 +13,7 @@ import pytest
 from flawline.cameras import Frame
 from flawline.runtime import infer_stream
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.outputs import Judgement, ViewVerdict, open_output
+from flawline.runtime.outputs import Judgement, OutputError, ViewVerdict, open_output
 from flawline.runtime.outputs.csv_table import COLUMNS
 from flawline.runtime.verdict import Verdict
 
@@ -97,3 +97,15 @@ def test_the_command_writes_the_table(
     assert infer_stream.main(flags) == 0
     table = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [row["part"] for row in table] == ["1", "2", "3", "4", "5"]
+
+
+def test_a_file_takes_the_lines_of_one_output_only(bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    with open_output(f"csv:{path}", bundle) as output:
+        output.write(GOOD)
+        with pytest.raises(OutputError, match=r"another output or process writes .* already"):
+            open_output(f"jsonl:{path}", bundle)
+        output.write(GOOD)
+    assert path.read_text().count("line,3") == 2
+    # It is free again.
+    open_output(f"jsonl:{path}", bundle).close()

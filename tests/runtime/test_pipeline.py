@@ -59,6 +59,22 @@ class Remembering(Output):
         self.summary = summary
 
 
+class Impatient(Remembering):
+    """Notes in which calls of `write` it may not wait for a peer."""
+
+    def __init__(self, on_write: Callable[[Judgement], None]) -> None:
+        super().__init__(on_write)
+        self.may_wait = True
+        self.waits: list[bool] = []
+
+    def stop_waiting(self) -> None:
+        self.may_wait = False
+
+    def write(self, judgement: Judgement) -> None:
+        self.waits.append(self.may_wait)
+        super().write(judgement)
+
+
 @pytest.fixture
 def detector(bundle: Bundle) -> Iterator[Detector]:
     with Detector(bundle, "onnxruntime") as detector:
@@ -291,3 +307,26 @@ def test_the_shares_of_a_profile_are_those_of_the_time_so_far() -> None:
     assert stages["outputs"]["share"] == 0.1
     assert list(stages) == ["engine", "outputs"]
     assert len(stage_table(stages)) == 3
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_no_peer_is_waited_for_once_the_stream_was_told_to_end(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
+    calls = CountedCalls(detector, monkeypatch)
+    stop = threading.Event()
+    cameras = [Line(50, 50, 50)] + [Line()] * several
+    station = Station(cameras, StationSettings())
+
+    def end(judgement: Judgement) -> None:
+        # The others are judged already, and wait for the output.
+        calls.wait_for(3)
+        stop.set()
+        station.stop()
+
+    output = Impatient(end)
+    if several:
+        station.run(detector, [output], None, Tally())
+    else:
+        run_stream(cameras[0], detector, [output], None, stop, Tally())
+    assert output.waits == [True, False, False]

@@ -101,6 +101,8 @@ def test_a_stream_of_a_station_file(folder: Path, monkeypatch: pytest.MonkeyPatc
     # A second run with the same recipe changes nothing, and so it has no entry.
     monkeypatch.chdir(folder)
     assert stream(["--station", "station.json"]) == 0
+    monkeypatch.chdir(folder / "images")
+    assert stream(["--station", "../station.json"]) == 0
     assert log_of(folder) == [("in use", "low")]
 
 
@@ -200,7 +202,7 @@ def test_the_command_changes_the_name_and_nothing_else(
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert link.is_symlink()
     assert recipe([str(path), "high"]) == 0
-    assert "is the one in use already" in capsys.readouterr().out
+    assert "is the one in the file already" in capsys.readouterr().out
     assert log_of(folder) == [("recipe", "high")]
     assert recipe([str(path)]) == 0
     assert capsys.readouterr().out.splitlines()[:2] == [

@@ -80,7 +80,11 @@ def test_cameras_are_called_by_their_names_or_numbers(tmp_path: Path) -> None:
         ({"recipes": thresholds(review_threshold=4)}, "review threshold 4 is above"),
         ({"recipes": [{**RECIPES[0], "mm_per_pixel": 0}]}, "mm_per_pixel: expected `number` > 0"),
         ({"reject_after": {"frames": 3, "of": 2}}, "frames is 3, more than the 2"),
-        ({"batch_wait_ms": 3}, "is for several cameras; leave it out"),
+        ({"batch_wait_ms": 3}, "batch_wait_ms is for several cameras; leave it out"),
+        ({"cameras": [{"uri": "x", "name": "left\n"}]}, "cameras[0].name: is not 1 to 24 letters"),
+        ({"cameras": [{"uri": "a\0b"}]}, "cameras[0].uri: has a line break or control character"),
+        ({"cameras": [{"uri": "a\n"}]}, "cameras[0].uri: has a line break or control character"),
+        ({"audit": "a\0"}, "audit: has a line break or control character"),
         ({"same_part": True}, "same_part is for several cameras"),
         ({"cameras": TWO, "part_wait_s": 3}, "part_wait_s needs same_part"),
         ({"cameras": TWO, "engine": {"streams": 2}}, "streams is for one folder or video"),
@@ -128,6 +132,7 @@ def keys_of(content: Any) -> set[str]:
         (b'{"recipe": }', "is not valid JSON (line 1, column 12)"),
         (b'{"recipe": "a",\n"recipe": "b"}', "the key 'recipe' is there 2 times"),
         (b"[]", "is not a JSON object"),
+        (b'{"recipe": "\\ud800"}', "has half of a surrogate pair"),
         (b"", "is not valid JSON"),
         (b"\xff\xfe{\x00}\x00", "is not UTF-8 text"),
         (b'{"batch": NaN}', "NaN is not a number"),
@@ -196,3 +201,10 @@ def test_places_in_a_text_are_found() -> None:
     ):
         start, end = span_of(text, path)
         assert json.loads(text[start:end]) == value
+
+
+@pytest.mark.parametrize("target", ["audit.jsonl", "./audit.jsonl?x=1"])
+def test_an_output_that_would_empty_the_audit_log_is_refused(tmp_path: Path, target: str) -> None:
+    path = write(tmp_path / "station.json", outputs=["jsonl", f"csv:{target}"])
+    with pytest.raises(StationError, match=r"line \d+: the file is the audit log"):
+        read_station(path)

@@ -164,6 +164,27 @@ def test_files_wait_for_a_slow_server(bundle: Bundle, peer: HttpPeer) -> None:
     assert indices(peer) == list(range(20))
 
 
+def test_a_stream_that_was_told_to_end_waits_for_no_slow_server(
+    bundle: Bundle, peer: HttpPeer
+) -> None:
+    release = threading.Event()
+
+    def slow(number: int) -> int:
+        release.wait(30)
+        return 200
+
+    peer.answer = slow
+    target = address(peer, "&queue=1&timeout=30").replace("end_s=30", "end_s=0.1")
+    with open_output(target, bundle) as output:
+        output.write(judgement(0, can_wait=True))
+        output.stop_waiting()
+        for index in range(1, 20):
+            output.write(judgement(index, can_wait=True))
+        totals = output.totals()
+        release.set()
+    assert totals == {"delivered": 0, "not_delivered": 20}
+
+
 def test_a_temporary_answer_is_tried_again_in_place(bundle: Bundle, peer: HttpPeer) -> None:
     peer.answer = lambda number: 503 if number in (1, 2, 3) else 202
     with open_output(address(peer), bundle) as output:

@@ -126,7 +126,8 @@ def state_of(judge: Judge) -> dict[str, Any]:
     return {
         "recipe": judge.recipe,
         "bundle": detector.bundle.short_id,
-        "path": str(detector.bundle.path),
+        # The same for each spelling, and that of a link shows what it leads to.
+        "path": str(detector.bundle.path.resolve()),
         "engine": detector.engine.description,
         "threshold": detector.threshold,
         "review_threshold": detector.review_threshold,

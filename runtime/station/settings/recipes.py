@@ -46,7 +46,7 @@ def change_recipe(path: Path, name: str, wait_s: float = 0.0) -> str:
         station.recipe_named(name)
         old = station.content.recipe
         if old == name:
-            return f"{path}: recipe {name} is the one in use already"
+            return f"{path}: recipe {name} is the one in the file already"
         states = ({"recipe": old}, {"recipe": name})
         before = log.last(IN_USE, REFUSED)
         with uninterrupted(), log.change("recipe", *states, lambda: _state(path)):

@@ -18,8 +18,11 @@ LONGEST_PART_WAIT_S = 86_400
 LONGEST_WINDOW = 10_000  # frames
 LARGEST_THRESHOLD = 1e38
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,24}$")]
-Text = Annotated[str, Meta(min_length=1)]
+# In Python's expressions, unlike in those of JSON Schema, "$" also matches before a line break at
+# the end.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,24}(?!\n)$")]
+# No file name, address or command line holds such a character.
+Text = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*(?!\n)$")]
 Threshold = Annotated[float, Meta(ge=-LARGEST_THRESHOLD, le=LARGEST_THRESHOLD)]
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1, le=10**6)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -112,10 +113,14 @@ def read_station(path: Path) -> Station:
         # Some editors write a byte order mark.
         text = data.decode("utf-8-sig")
         content = parse_json(text.encode())
-    except (UnicodeDecodeError, SchemaError) as error:
+        # Half of a surrogate pair, such as \\ud800, is valid in JSON, and in no name of a file.
+        json.dumps(content, ensure_ascii=False).encode()
+    except (UnicodeError, SchemaError) as error:
         reason = str(error)
         if isinstance(error, UnicodeDecodeError):
             reason = "is not UTF-8 text"
+        elif isinstance(error, UnicodeEncodeError):
+            reason = "has half of a surrogate pair, which is no character"
         raise StationError(f"{path}: {reason}; correct it, or compare it with a copy") from error
     try:
         station = Station(path, text, msgspec.convert(content, StationFile))
@@ -151,7 +156,8 @@ def _refuse_type(path: Path, text: str, message: str) -> NoReturn:
         for theirs, ours in TYPES.items():
             reason = reason.replace(theirs, ours)
         if "matching regex" in reason:
-            reason = f"is not {NAME_RULE}"
+            is_name = "A-Z" in reason
+            reason = f"is not {NAME_RULE}" if is_name else "has a line break or control character"
         reason = f"{name}: {reason[0].lower()}{reason[1:]}; see {SCHEMA_FILE}"
     _refuse(path, line_of(text, place), reason)
 
@@ -206,6 +212,7 @@ def _check(station: Station) -> None:
         _check_thresholds(station, recipe, index)
     _check_engine(station)
     _check_cameras(station)
+    _check_audit_log(station)
 
 
 def _refuse_repeated(station: Station, names: Sequence[str], key: str) -> None:
@@ -258,7 +265,7 @@ def _check_cameras(station: Station) -> None:
     content = station.content
     several = len(content.cameras) > 1
     if not several and content.batch_wait_ms is not None:
-        station.refuse("is for several cameras; leave it out", "batch_wait_ms")
+        station.refuse("batch_wait_ms is for several cameras; leave it out", "batch_wait_ms")
     if not several and content.same_part:
         station.refuse("same_part is for several cameras; leave it out", "same_part")
     if several and content.engine.streams is not None:
@@ -276,3 +283,14 @@ def _check_cameras(station: Station) -> None:
             "reject_after is for continuous streams, and same_part for parts; leave one out",
             "reject_after",
         )
+
+
+def _check_audit_log(station: Station) -> None:
+    """Refuse an output that would empty the audit log."""
+    log = station.audit_log.absolute()
+    for index, output in enumerate(station.content.outputs):
+        target = output.partition(":")[2].partition("?")[0]
+        if target and (station.folder / target).absolute() == log:
+            station.refuse(
+                "the file is the audit log; choose another one, or another audit", "outputs", index
+            )
