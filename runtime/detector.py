@@ -23,7 +23,7 @@ from flawline.runtime.console import warn
 from flawline.runtime.engines import Engine, EngineOptions, EngineUnavailable, open_engine
 from flawline.runtime.engines.auto import other_scores
 from flawline.runtime.graph_input import GraphInput
-from flawline.runtime.image import Image, Map, check_image
+from flawline.runtime.image import Image, Map, check_image, check_shape
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.regions import Regions, RegionSettings, find_regions, regions_missing
 from flawline.runtime.tile_runner import TileRunner
@@ -250,11 +250,12 @@ class Detector:
     def regions(self, image: npt.NDArray[Any], anomaly_map: Map | None) -> Regions:
         """Return where the anomaly map of a verdict is above the pixel threshold of the bundle.
 
-        `image` is the one that was judged, of which only the size is read, and `anomaly_map` is
-        float32 [H, W] on the model's input grid; see `find_regions`. Raises ValueError where there
-        is no map, and where the bundle has no pixel threshold, with the remedy.
+        `image` is the one that was judged, [h, w, 3] or [h, w] at any bit depth, since only its
+        size is read. `anomaly_map` is float32 [H, W] on the model's input grid; see `find_regions`.
+        Raises ValueError for another shape, where there is no map, and where the bundle has no
+        pixel threshold, with the remedy.
         """
-        check_image(image)
+        check_shape(image)
         anomaly_map = self._require_map(anomaly_map)
         threshold = self.bundle.calibration.pixel_threshold
         if threshold is None:
