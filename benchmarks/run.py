@@ -35,8 +35,8 @@ from flawline.runtime.engines import (
     EngineOptions,
     add_server_argument,
     engine_class,
-    engines_of_machine,
     require_server,
+    unusable_here,
 )
 from flawline.runtime.files import make_writable
 from flawline.runtime.precisions import PRECISIONS
@@ -218,7 +218,7 @@ def choose_engines(
     names = list(engines)
     every_precision = precision == "all"
     if "all" in engines:
-        usable = engines_of_machine().usable
+        usable = [name for name in ENGINES if unusable_here(name) is None]
         names = [*usable, *(name for name in engines if name not in ("all", *usable))]
         every_precision = precision in ("all", "auto")
     with_server = [name for name in names if name in ENGINES and engine_class(name).needs_server]

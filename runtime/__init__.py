@@ -1,8 +1,8 @@
 """The inspecting machine: it reads a bundle, runs an engine and judges the frames of a camera.
 
-It needs the standard library, numpy, OpenCV, tifffile, and ONNX Runtime for the default engine, and
-never torch. Import of this package loads no engine. What a program needs to embed the detector is
-here:
+It needs the standard library, numpy, OpenCV, tifffile, msgspec for a station file, and ONNX Runtime
+for the default engine, and never torch. Import of this package loads no engine. What a program
+needs to embed the detector is here:
 
     import cv2
 

@@ -31,12 +31,11 @@ class Precision:
 FP32 = Precision("fp32", "model.onnx", 1.0, 1.0, 0.001, by_default=True)
 
 # The manifest's tolerance is 1/20 of the standard deviation of the good images. The factors leave
-# room above the largest drift that was measured, in units of that standard deviation, except for
-# DRAEM, whose map drifts by up to 1.5 of it in BF16, which is refused then:
+# room above the largest drift that was measured, in units of that standard deviation:
 #
 #     precision   score   map
 #     fp16        0.06    0.06
-#     bf16        0.52    0.96
+#     bf16        0.52    1.60
 #     int8        0.64    2.15
 #
 # The scores of a lossy precision set a threshold of their own, so that a large score need only stay
@@ -45,7 +44,7 @@ FP32 = Precision("fp32", "model.onnx", 1.0, 1.0, 0.001, by_default=True)
 PRECISIONS = {
     "fp32": FP32,
     "fp16": Precision("fp16", "model.fp16.onnx", 2.0, 2.0, 0.001, by_default=True),
-    "bf16": Precision("bf16", None, 20.0, 20.0, 0.25, lossy=True),
+    "bf16": Precision("bf16", None, 20.0, 40.0, 0.25, lossy=True),
     "int8": Precision("int8", "model.int8.onnx", 20.0, 60.0, 0.25, lossy=True),
 }
 

@@ -31,6 +31,8 @@ SIZE = 64
 SOURCE = SourceFrame(128, 192, "bayer-grbg")
 # pylon reads it once: two emulated Basler cameras.
 os.environ.setdefault("PYLON_CAMEMU", "2")
+# gpiozero's pins that are not real.
+os.environ.setdefault("GPIOZERO_PIN_FACTORY", "mock")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

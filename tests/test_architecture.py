@@ -44,6 +44,7 @@ ENGINE_LIBRARIES = {
     "paho",
     "pymodbus",
     "asyncua",
+    "gpiozero",
     "grpc",
     "tritonclient",
 }

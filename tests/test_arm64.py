@@ -52,7 +52,7 @@ def test_an_edge_box_needs_wheels_only(python: str, tmp_path: Path) -> None:
     target = ["--target", str(tmp_path / "target")]
     arm64.pip("install", *flags, *target, *arm64.only_wheels(python), *requirements())
     names = [item["metadata"]["name"] for item in json.loads(report.read_text())["install"]]
-    assert {"numpy", "onnxruntime", "opencv-python-headless", "tifffile"} <= set(names)
+    assert {"numpy", "onnxruntime", "opencv-python-headless", "tifffile", "msgspec"} <= set(names)
 
 
 def test_the_runtime_passes_its_tests(machine: Machine) -> None:

@@ -29,6 +29,7 @@ OUTPUTS = {
     "mqtt": "flawline.runtime.outputs.mqtt:Mqtt",
     "modbus": "flawline.runtime.outputs.modbus:Modbus",
     "opcua": "flawline.runtime.outputs.opcua:OpcUa",
+    "gpio": "flawline.runtime.outputs.gpio:Gpio",
     "overlays": "flawline.runtime.outputs.overlays:Overlays",
 }
 DEFAULT_OUTPUT = "jsonl"

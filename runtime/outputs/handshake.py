@@ -106,7 +106,10 @@ class HandshakeServer(Delivery):
             usable = wait_for_cameras(cameras)
             with self._changed:
                 self._is_open = len(usable) == len(cameras)
-            self._on_open()
+            if self._is_open:
+                self._on_open()
+            elif not self._closed:
+                self._on_failure()
 
         self._pulses.submit(wait, 1, wait=False)
 
@@ -150,6 +153,9 @@ class HandshakeServer(Delivery):
 
     def _on_open(self) -> None:
         """Tell the server that cameras are open. Called by any thread; does not wait."""
+
+    def _on_failure(self) -> None:
+        """Tell the server that a camera is lost. Called by any thread; does not wait."""
 
     def totals(self) -> Mapping[str, int]:
         # A trigger that was taken now would get no result.
@@ -208,6 +214,7 @@ class HandshakeServer(Delivery):
             send_part(cameras, part)
         except CameraError as error:
             warn(f"{self._name}: {error}")
+            self._on_failure()
 
     def _acknowledge(self, result: Result | None = None) -> bool:
         """Remove a result, by default the one that is shown; return False if it is not there."""

@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 
 from flawline.cameras import Camera
 from flawline.extras import missing_package
-from flawline.runtime.bundle import Bundle
+from flawline.runtime.bundle import CALIBRATION, Bundle
 from flawline.runtime.console import first_line
 from flawline.runtime.outputs import Judgement, OutputError
 from flawline.runtime.outputs.handshake import (
-    HandshakeOptions,
     HandshakeServer,
     Result,
     ServerThread,
@@ -22,7 +21,8 @@ from flawline.runtime.outputs.handshake import (
 )
 from flawline.runtime.outputs.vision_methods import VisionMethods
 from flawline.runtime.outputs.vision_model import Model, VisionNodes
-from flawline.runtime.outputs.vision_results import VisionResult, structure
+from flawline.runtime.outputs.vision_results import VisionResult, flat_regions, structure
+from flawline.runtime.outputs.vision_security import OpcUaOptions, Security
 from flawline.runtime.outputs.vision_states import OPERATIONAL, VisionStates
 from flawline.runtime.outputs.vision_tables import METHODS, NAMESPACE, OWN_NAMESPACE, STATES
 
@@ -43,9 +43,11 @@ class OpcUa(HandshakeServer):
     """
 
     usage: ClassVar[str] = "opcua:ADDRESS[:PORT]"
+    uses_regions: ClassVar[bool] = True
+    Options: ClassVar[type[OpcUaOptions]] = OpcUaOptions
     untested: ClassVar[str | None] = "with the conformance tests of the OPC Foundation"
 
-    def __init__(self, target: str, options: HandshakeOptions, bundle: Bundle) -> None:
+    def __init__(self, target: str, options: OpcUaOptions, bundle: Bundle) -> None:
         match = TARGET.fullmatch(target)
         if match is None or int(match["port"] or PORT) > 65535:
             raise OutputError(
@@ -62,6 +64,8 @@ class OpcUa(HandshakeServer):
             self._all_results,
             self._acknowledge,
         )
+        self._methods.changed_at = _changed_at(bundle)
+        self._security = Security(self._name, options)
         self._server: Any = None
         require_free(self._name, *self._address)
 
@@ -84,6 +88,9 @@ class OpcUa(HandshakeServer):
         self._thread = ServerThread("opcua")
         try:
             self._nodes: VisionNodes = self._thread.call(self._listen(), START_S)
+        except OutputError:
+            self._thread.close()
+            raise
         except (RuntimeError, OSError) as error:
             self._thread.close()
             raise OutputError(
@@ -93,15 +100,13 @@ class OpcUa(HandshakeServer):
     async def _listen(self) -> VisionNodes:
         import asyncio
 
-        from asyncua import Server, ua
-
-        server = Server()
+        server = self._security.new_server()
         await server.init()
         host, port = self._address
         server.set_endpoint(f"opc.tcp://{host}:{port}/")
         server.set_server_name("Flawline")
         await server.set_application_uri(OWN_NAMESPACE)
-        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        await self._security.apply(server)
         model = await server.register_namespace(NAMESPACE)
         own = await server.register_namespace(OWN_NAMESPACE)
         methods = {name: self._method(name) for name in METHODS}
@@ -144,11 +149,16 @@ class OpcUa(HandshakeServer):
             job=job.name,
             measurement=job.measurement,
             processing=processing,
+            regions_total=-1 if judgement.regions is None else judgement.regions.total,
+            regions=flat_regions(judgement.regions),
         )
 
     def change_bundle(self, bundle: Bundle) -> None:
         super().change_bundle(bundle)
         self._methods.bundle_id = bundle.short_id
+        self._methods.changed_at = _changed_at(bundle)
+        if self._server is not None:
+            self._thread.loop.call_soon_threadsafe(self._news.put_nowait, None)
 
     def _on_result(self, result: Result) -> None:
         assert isinstance(result, VisionResult)
@@ -157,15 +167,20 @@ class OpcUa(HandshakeServer):
     def _on_open(self) -> None:
         self._thread.loop.call_soon_threadsafe(self._start_up)
 
+    def _on_failure(self) -> None:
+        self._thread.loop.call_soon_threadsafe(self._fail)
+
     # What the thread of the server calls.
 
     def _finish_job(self, result: VisionResult) -> None:
         self._states.finish_job()
         self._news.put_nowait(result)
 
+    def _fail(self) -> None:
+        self._states.fail()
+        self._news.put_nowait(None)
+
     def _start_up(self) -> None:
-        if self._cameras and not self._can_trigger:
-            return
         self._states.start_up(continuous=not self._cameras)
         self._methods.start_up(
             by_software=any(camera.trigger == "software" for camera in self._cameras)
@@ -175,6 +190,7 @@ class OpcUa(HandshakeServer):
     async def _publish(self, nodes: VisionNodes) -> None:
         """Write the nodes after each change, and send an event for each result, in their order."""
         last: Result | None = None
+        active: Any = None
         await nodes.result.write_value(structure(last))
         while True:
             result = await self._news.get()
@@ -185,6 +201,10 @@ class OpcUa(HandshakeServer):
                         setattr(nodes.events.event, field, getattr(content, field))
                 await nodes.events.trigger(message=f"result {result.number}: {result.verdict}")
             await self._write_states(nodes)
+            configuration = self._methods.configuration()
+            if configuration != active:
+                active = configuration
+                await nodes.configuration.write_value(active)
             shown = self._shown
             if shown is not last:
                 last = shown
@@ -219,3 +239,8 @@ class OpcUa(HandshakeServer):
     def _all_results(self) -> list[VisionResult]:
         with self._changed:
             return [result for result in self._results if isinstance(result, VisionResult)]
+
+
+def _changed_at(bundle: Bundle) -> float:
+    """Return when the bundle or its threshold was last written, in seconds since 1970."""
+    return (bundle.path / CALIBRATION).stat().st_mtime

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from flawline.runtime.outputs.vision_results import VisionResult, structure
@@ -33,7 +34,8 @@ class VisionMethods:
 
     `trigger` takes a part, or refuses it with False; `results` returns those that are not released,
     the oldest first, and `release` removes one. The methods are called by the thread of the server;
-    `has_job` and `take_job` by that of the stream, which also sets `bundle_id`, the only recipe.
+    `has_job` and `take_job` by that of the stream, which also sets `bundle_id`, the only recipe and
+    configuration, and `changed_at`, when it was written in seconds since 1970.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class VisionMethods:
     ) -> None:
         self._states = states
         self.bundle_id = bundle_id
+        self.changed_at = 0.0
         self._trigger = trigger
         self._results = results
         self._release_result = release
@@ -64,6 +67,9 @@ class VisionMethods:
             "GetResultListFiltered": self._get_results,
             "ReleaseResultHandle": self._release,
             "GetRecipeListFiltered": self._get_recipes,
+            "GetConfigurationList": self._get_configurations,
+            "GetConfigurationById": self._get_configuration,
+            "ActivateConfiguration": self._activate,
             "PrepareRecipe": self._prepare,
             "UnprepareRecipe": self._unprepare,
         }
@@ -203,6 +209,34 @@ class VisionMethods:
             if result.number == handle and self._release_result(result):
                 return [_error(OK)]
         return [_error(UNKNOWN)]
+
+    def configuration(self) -> Any:
+        """Return the only configuration, the bundle, as ConfigurationDataType."""
+        from asyncua import ua
+
+        return ua.ConfigurationDataType(
+            InternalId=ua.ConfigurationIdDataType(Id=self.bundle_id),
+            LastModified=datetime.fromtimestamp(self.changed_at, timezone.utc),
+        )
+
+    def _get_configurations(self, _most: int, start: int, _timeout: int) -> list[Any]:
+        from asyncua import ua
+
+        found = [self.configuration()][start:]
+        return [
+            _variant(True, "Boolean"),
+            _variant(len(found), "UInt32"),
+            _handle(0),
+            ua.Variant(found, ua.VariantType.ExtensionObject, is_array=True),
+            _error(OK),
+        ]
+
+    def _get_configuration(self, identifier: Any, _timeout: int) -> list[Any]:
+        error = OK if _id_of(identifier) == self.bundle_id else UNKNOWN
+        return [_handle(0), _object(self.configuration()), _error(error)]
+
+    def _activate(self, identifier: Any) -> list[Any]:
+        return [_error(OK if _id_of(identifier) == self.bundle_id else UNKNOWN)]
 
     def _get_recipes(
         self, external: Any, product: Any, is_prepared: int, most: int, start: int, _timeout: int

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flawline.runtime.outputs.vision_states import AUTOMATIC
 from flawline.runtime.outputs.vision_tables import (
     AUTOMATIC_MODE,
+    CONFIGURATIONS,
     METHODS,
     OBJECT_TYPES,
     RECIPES,
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VisionNodes:
-    """The nodes that are written to: the two current states, the result shown, and the events."""
+    """The nodes that are written to.
+
+    They are the two current states, the result shown, the active configuration and the events.
+    """
 
     state: Node
     state_id: Node
     automatic: Node
     automatic_id: Node
     result: Node
+    configuration: Node
     events: Any
     model: int
 
@@ -62,12 +67,16 @@ class Model:
         )
         results = await self._add_object(system, RESULTS, "ResultManagementType")
         recipes = await self._add_object(system, RECIPES, "RecipeManagementType")
+        configurations = await self._add_object(
+            system, CONFIGURATIONS, "ConfigurationManagementType"
+        )
         folder = await self._add_object(results, f"{RESULTS}.Results", "ResultFolderType")
         objects = {
             STATE_MACHINE: machine,
             AUTOMATIC_MODE: automatic,
             RESULTS: results,
             RECIPES: recipes,
+            CONFIGURATIONS: configurations,
         }
         for name, (parent, inputs, outputs) in METHODS.items():
             await objects[parent].add_method(
@@ -84,20 +93,24 @@ class Model:
             await state.get_child("0:Id"),
             automatic_state,
             await automatic_state.get_child("0:Id"),
-            await self._add_result(folder),
+            await self._add_variable(folder, f"{RESULTS}.Results.Result", "ResultDataType"),
+            await self._add_variable(
+                configurations, f"{CONFIGURATIONS}.ActiveConfiguration", "ConfigurationDataType"
+            ),
             await self._event_generator(system),
             self._index,
         )
 
-    async def _add_result(self, folder: Node) -> Node:
+    async def _add_variable(self, parent: Node, path: str, kind: str) -> Node:
+        """Add a variable that holds a structure, still without a value."""
         from asyncua import ua
 
-        return await folder.add_variable(
-            self._own_id(f"{RESULTS}.Results.Result"),
-            self._name("Result"),
+        return await parent.add_variable(
+            self._own_id(path),
+            self._name(path.rpartition(".")[2]),
             None,
             ua.VariantType.ExtensionObject,
-            self._id(STRUCTURES["ResultDataType"][0]),
+            self._id(STRUCTURES[kind][0]),
         )
 
     async def _event_generator(self, system: Node) -> Any:

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from flawline.runtime.outputs.handshake import Result
+from flawline.runtime.regions import Regions
 
 # Values of ResultStateDataType.
 COMPLETED = 1
@@ -17,18 +18,31 @@ FAILED = 4
 class VisionResult(Result):
     """A result with the job that it belongs to, and the time of the detector in milliseconds.
 
-    `bundle` is the identifier of the bundle that the part was judged with.
+    `bundle` is the identifier of the bundle that the part was judged with. `regions` has x, y,
+    width, height, area and peak of each region that is listed, one after the other, and
+    `regions_total` is the number of all; -1 if that is not known.
     """
 
     bundle: str = ""
     job: str = ""
     measurement: str = ""
     processing: float = 0.0
+    regions_total: int = -1
+    regions: tuple[float, ...] = ()
 
     @property
     def state(self) -> int:
         """The value of ResultStateDataType."""
         return FAILED if self.verdict == "unjudged" else COMPLETED
+
+
+def flat_regions(regions: Regions | None) -> tuple[float, ...]:
+    """Return the regions that are listed as `VisionResult.regions` holds them."""
+    values: list[float] = []
+    if regions is not None:
+        for region in regions.listed:
+            values += [*region.box, region.area, region.peak]
+    return tuple(values)
 
 
 def structure(result: Result | None) -> Any:
@@ -56,6 +70,8 @@ def structure(result: Result | None) -> Any:
             ua.Variant(float(result.score), ua.VariantType.Double),
             ua.Variant(float(result.threshold), ua.VariantType.Double),
             ua.Variant(result.reason, ua.VariantType.String),
+            ua.Variant(result.regions_total, ua.VariantType.Int32),
+            ua.Variant(list(result.regions), ua.VariantType.Double, is_array=True),
         ],
     )
     if result.measurement:

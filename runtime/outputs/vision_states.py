@@ -8,6 +8,7 @@ from __future__ import annotations
 
 PREOPERATIONAL = "Preoperational"
 HALTED = "Halted"
+ERROR = "Error"
 OPERATIONAL = "Operational"
 INITIALIZED = "Initialized"
 READY = "Ready"
@@ -17,8 +18,8 @@ AUTOMATIC = (INITIALIZED, READY, SINGLE, CONTINUOUS)
 
 # Method -> the states that it may be called in, and the state that follows.
 METHODS = {
-    "Halt": ((PREOPERATIONAL, *AUTOMATIC), HALTED),
-    "Reset": ((HALTED, *AUTOMATIC), PREOPERATIONAL),
+    "Halt": ((PREOPERATIONAL, ERROR, *AUTOMATIC), HALTED),
+    "Reset": ((HALTED, ERROR, *AUTOMATIC), PREOPERATIONAL),
     "SelectModeAutomatic": ((PREOPERATIONAL,), INITIALIZED),
     "PrepareRecipe": ((INITIALIZED, READY), READY),
     "UnprepareRecipe": ((READY,), INITIALIZED),
@@ -60,6 +61,11 @@ class VisionStates:
         """Make the transitions from Preoperational to Ready, or to ContinuousExecution."""
         if self.state == PREOPERATIONAL:
             self.state = CONTINUOUS if continuous else READY
+
+    def fail(self) -> None:
+        """Make the transition to Error, which a client ends with Reset or Halt."""
+        if self.state != HALTED:
+            self.state = ERROR
 
     def finish_job(self) -> None:
         """A single job has its result."""

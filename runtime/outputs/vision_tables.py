@@ -7,7 +7,7 @@ an array.
 
 from __future__ import annotations
 
-from flawline.runtime.outputs.vision_states import HALTED, OPERATIONAL, PREOPERATIONAL
+from flawline.runtime.outputs.vision_states import ERROR, HALTED, OPERATIONAL, PREOPERATIONAL
 
 NAMESPACE = "http://opcfoundation.org/UA/MachineVision"
 OWN_NAMESPACE = "urn:flawline:vision"
@@ -17,6 +17,7 @@ SIMPLE_TYPES = {"TrimmedString": (3017, 12), "Handle": (3018, 7), "ResultStateDa
 OBJECT_TYPES = {
     "VisionSystemType": (1003, 58),
     "RecipeManagementType": (1004, 58),
+    "ConfigurationManagementType": (1006, 58),
     "ResultManagementType": (1007, 58),
     "ResultFolderType": (1016, 61),
     "VisionStateMachineType": (1017, 2771),
@@ -26,7 +27,7 @@ OBJECT_TYPES = {
 STATES = {
     PREOPERATIONAL: 5028,
     HALTED: 5029,
-    "Error": 5030,
+    ERROR: 5030,
     OPERATIONAL: 5031,
     "Initialized": 5056,
     "Ready": 5057,
@@ -74,6 +75,16 @@ STRUCTURES = {
     "RecipeIdExternalDataType": (3002, 5002, BINARY),
     "RecipeIdInternalDataType": (3013, 5268, BINARY),
     "ConfigurationIdDataType": (3008, 5090, BINARY),
+    "ConfigurationDataType": (
+        3007,
+        5088,
+        (
+            "HasTransferableDataOnFile Boolean?",
+            "ExternalId ConfigurationIdDataType?",
+            "InternalId ConfigurationIdDataType",
+            "LastModified UtcTime",
+        ),
+    ),
     "ProcessingTimesDataType": (3005, 5016, TIMES),
     "ResultDataType": (
         3006,
@@ -89,7 +100,7 @@ START = (
     "Parameters BaseDataType[]",
 )
 CAUSE = ("Cause Int32", "CauseDescription String")
-ERROR = ("Error Int32",)
+ERRORS = ("Error Int32",)
 FILTER = (
     "ResultState ResultStateDataType",
     "MeasId MeasIdDataType",
@@ -108,25 +119,26 @@ STATE_MACHINE = f"{SYSTEM}.VisionStateMachine"
 AUTOMATIC_MODE = f"{STATE_MACHINE}.AutomaticModeStateMachine"
 RESULTS = f"{SYSTEM}.ResultManagement"
 RECIPES = f"{SYSTEM}.RecipeManagement"
+CONFIGURATIONS = f"{SYSTEM}.ConfigurationManagement"
 # Method -> the object that has it, its input arguments and its output arguments.
 METHODS = {
-    "Halt": (STATE_MACHINE, CAUSE, ERROR),
-    "Reset": (STATE_MACHINE, CAUSE, ERROR),
-    "SelectModeAutomatic": (STATE_MACHINE, (), ERROR),
-    "StartSingleJob": (AUTOMATIC_MODE, START, ("JobId JobIdDataType", *ERROR)),
-    "StartContinuous": (AUTOMATIC_MODE, START, ("JobId JobIdDataType", *ERROR)),
-    "Stop": (AUTOMATIC_MODE, CAUSE, ERROR),
-    "Abort": (AUTOMATIC_MODE, CAUSE, ERROR),
-    "SimulationMode": (AUTOMATIC_MODE, ("Activate Boolean", *CAUSE), ERROR),
+    "Halt": (STATE_MACHINE, CAUSE, ERRORS),
+    "Reset": (STATE_MACHINE, CAUSE, ERRORS),
+    "SelectModeAutomatic": (STATE_MACHINE, (), ERRORS),
+    "StartSingleJob": (AUTOMATIC_MODE, START, ("JobId JobIdDataType", *ERRORS)),
+    "StartContinuous": (AUTOMATIC_MODE, START, ("JobId JobIdDataType", *ERRORS)),
+    "Stop": (AUTOMATIC_MODE, CAUSE, ERRORS),
+    "Abort": (AUTOMATIC_MODE, CAUSE, ERRORS),
+    "SimulationMode": (AUTOMATIC_MODE, ("Activate Boolean", *CAUSE), ERRORS),
     "GetResultById": (
         RESULTS,
         (RESULT_ID, "Timeout Int32"),
-        ("ResultHandle Handle", "Result ResultDataType", *ERROR),
+        ("ResultHandle Handle", "Result ResultDataType", *ERRORS),
     ),
     "GetResultComponentsById": (
         RESULTS,
         (RESULT_ID, "Timeout Int32"),
-        ("HasTransferableDataOnFile Boolean", "ResultHandle Handle", *RESULT, *ERROR),
+        ("HasTransferableDataOnFile Boolean", "ResultHandle Handle", *RESULT, *ERRORS),
     ),
     "GetResultListFiltered": (
         RESULTS,
@@ -136,10 +148,27 @@ METHODS = {
             "ResultCount UInt32",
             "ResultHandle Handle",
             "ResultList ResultDataType[]",
-            *ERROR,
+            *ERRORS,
         ),
     ),
-    "ReleaseResultHandle": (RESULTS, ("ResultHandle Handle",), ERROR),
+    "ReleaseResultHandle": (RESULTS, ("ResultHandle Handle",), ERRORS),
+    "GetConfigurationList": (
+        CONFIGURATIONS,
+        ("MaxResults UInt32", "StartIndex UInt32", "Timeout Int32"),
+        (
+            "IsComplete Boolean",
+            "ResultCount UInt32",
+            "ConfigurationHandle Handle",
+            "ConfigurationList ConfigurationDataType[]",
+            *ERRORS,
+        ),
+    ),
+    "GetConfigurationById": (
+        CONFIGURATIONS,
+        ("InternalId ConfigurationIdDataType", "Timeout Int32"),
+        ("ConfigurationHandle Handle", "Configuration ConfigurationDataType", *ERRORS),
+    ),
+    "ActivateConfiguration": (CONFIGURATIONS, ("InternalId ConfigurationIdDataType",), ERRORS),
     "GetRecipeListFiltered": (
         RECIPES,
         (
@@ -156,17 +185,17 @@ METHODS = {
             "ResultCount UInt32",
             "RecipeHandle Handle",
             "RecipeList RecipeIdInternalDataType[]",
-            *ERROR,
+            *ERRORS,
         ),
     ),
     "PrepareRecipe": (
         RECIPES,
         ("ExternalId RecipeIdExternalDataType", "InternalIdIn RecipeIdInternalDataType"),
-        ("InternalIdOut RecipeIdInternalDataType", "IsCompleted Boolean", *ERROR),
+        ("InternalIdOut RecipeIdInternalDataType", "IsCompleted Boolean", *ERRORS),
     ),
     "UnprepareRecipe": (
         RECIPES,
         ("ExternalId RecipeIdExternalDataType", "InternalIdIn RecipeIdInternalDataType"),
-        ("InternalIdOut RecipeIdInternalDataType", *ERROR),
+        ("InternalIdOut RecipeIdInternalDataType", *ERRORS),
     ),
 }

@@ -23,7 +23,9 @@ from flawline.runtime.console import run_command, terminal_line
 EXAMPLES = (
     "flawline recipe station.json          # lists the recipes",
     "flawline recipe station.json bottle",
+    "flawline recipe station.json bottle --wait 30",
 )
+LONGEST_WAIT_S = 3600
 
 
 def _recipe(args: argparse.Namespace) -> None:
@@ -34,7 +36,7 @@ def _recipe(args: argparse.Namespace) -> None:
         for line in list_recipes(args.station):
             print(terminal_line(line))
         return
-    print(terminal_line(change_recipe(args.station, args.recipe)), flush=True)
+    print(terminal_line(change_recipe(args.station, args.recipe, args.wait or 0.0)), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "recipe", type=text_argument, nargs="?", help="name of the recipe; default: list them"
     )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        help="wait until a running stream has the recipe ready; an error if it refuses it, or if "
+        "none does so in that time",
+    )
     return parser
 
 
@@ -55,8 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, or those of the process; return its exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
+    # Not `value <= 0`, which is false for NaN.
+    if args.wait is not None and not 0 < args.wait <= LONGEST_WAIT_S:
+        parser.error(f"--wait must be above 0 and at most {LONGEST_WAIT_S}")
     return run_command(
-        parser.prog, lambda: _recipe(args), interrupted="interrupted; the recipe was not changed"
+        parser.prog,
+        lambda: _recipe(args),
+        interrupted="interrupted; the file names the recipe if it was changed already",
     )
 
 

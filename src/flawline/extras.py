@@ -31,6 +31,7 @@ EXTRA_OF_PACKAGE = {
     "paho": "mqtt",
     "pymodbus": "modbus",
     "asyncua": "opcua",
+    "gpiozero": "gpio",
     "tritonclient": "kserve",
     "grpc": "kserve",
 }

@@ -22,7 +22,7 @@ from flawline.benchmarks.evaluate import compare_with_reference
 from flawline.benchmarks.interleaved import EngineRun
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import ENGINES, engine_class, missing
+from flawline.runtime.engines import ENGINES, EngineError, engine_class, missing, unusable_here
 from flawline.runtime.training_length import TrainingLength
 from flawline.runtime.verdict import Verdict
 from flawline.train.data import DataError
@@ -528,3 +528,20 @@ def test_the_current_folder_has_a_name(
     assert run.main(["--bundles", ".", "--data", str(data), *words]) == 0
     (row,) = json.loads((out / "run.json").read_text())
     assert row["bundle"] == bundle.path.name
+
+
+def test_a_server_is_for_the_engines_that_compute_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "ENGINES", ENGINES)
+    remote = [name for name in ENGINES if engine_class(name).needs_server]
+    uri = "grpc://127.0.0.1:9/part"
+    for name in remote:
+        chosen = run.choose_engines(["onnxruntime", name], "fp32", None, uri)
+        assert [choice.options.server for choice in chosen] == [None, uri]
+        with pytest.raises(EngineError, match=f"engine {name} computes on a server; give its add"):
+            run.choose_engines([name], "fp32", None)
+        everything = run.choose_engines(["all", name], "fp32", None, uri)
+        assert everything[-1].name == name
+    with pytest.raises(EngineError, match="--engine onnxruntime computes on this machine"):
+        run.choose_engines(["onnxruntime"], "fp32", None, uri)
+    names = {choice.name for choice in run.choose_engines(["all"], "auto", None)}
+    assert names == {name for name in ENGINES if unusable_here(name) is None}

@@ -57,7 +57,7 @@ def options_for(name: str) -> Iterator[OptionsFor]:
         if name not in SERVERS:
             pytest.skip(f"no server for {name} in tests/contract/test_engines.py")
         servers.append(SERVERS[name](bundle))
-        return EngineOptions(**values, server=servers[-1].uri)
+        return EngineOptions(**values, server=servers[-1].patient_uri)
 
     yield options
     for server in servers:

@@ -200,12 +200,12 @@ def test_the_threshold_is_that_of_images_and_not_of_tiles(data: Path, tmp_path: 
 
 
 def test_folds_score_images_and_not_tiles(data: Path, tmp_path: Path) -> None:
-    checkpoint = trained(data, tmp_path / "toy.pt", tiles=TILING, folds=2)
+    checkpoint = trained(data, tmp_path / "toy.pt", tiles=Tiling(2, 2), folds=2)
     record = checkpoint.out_of_fold
     assert record is not None
     assert len(record.scores()) == 20
     bundle = build_bundle(checkpoint, data, tmp_path / "b", ExportOptions(false_alarm_rate=0.1))
-    assert bundle.manifest.tiles == TILING
+    assert bundle.manifest.tiles == Tiling(2, 2)
     assert bundle.calibration.good_images == 20
     # The mean image of half of the parts gives other scores than that of all, of the same size.
     scores = [verdict.score for verdict in verdicts(bundle, open_data(data).train_good)]
@@ -215,9 +215,9 @@ def test_folds_score_images_and_not_tiles(data: Path, tmp_path: Path) -> None:
 def test_a_bundle_for_the_score_alone_has_the_peaks_of_the_torch_module(
     data: Path, tmp_path: Path
 ) -> None:
-    whole = built(data, tmp_path / "map", tiles=TILING)
+    whole = built(data, tmp_path / "map", tiles=Tiling(2, 2))
     options = ExportOptions(false_alarm_rate=0.2, outputs=("score",))
-    score = built(data, tmp_path / "score", options, tiles=TILING)
+    score = built(data, tmp_path / "score", options, tiles=Tiling(2, 2))
     assert score.manifest.map_peak.max == pytest.approx(whole.manifest.map_peak.max, rel=1e-5)
     assert score.manifest.score == whole.manifest.score
 

@@ -49,6 +49,11 @@ class KServeServer:
     def uri(self) -> str:
         return f"grpc://127.0.0.1:{self.port}/{MODEL}"
 
+    @property
+    def patient_uri(self) -> str:
+        """The address with a time-out that a busy machine does not reach."""
+        return f"{self.uri}?timeout=30"
+
     def load(self, model: Path | bytes) -> None:
         """Serve another graph."""
         source = model if isinstance(model, bytes) else model.read_bytes()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +29,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Output, OutputError, open_output
 from flawline.runtime.outputs.opcua import OpcUa
 from flawline.runtime.outputs.vision_tables import METHODS, NAMESPACE, OWN_NAMESPACE, STATES
+from flawline.runtime.regions import Region, Regions
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 
@@ -37,9 +42,14 @@ WRONG_STATE, REFUSED, UNKNOWN, NOT_SUPPORTED = -1, -2, -3, -4
 class Controller:
     """A client that starts jobs, reads their results and releases them."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, prepare: Callable[[Client], None] = lambda client: None) -> None:
         self.client = Client(f"opc.tcp://127.0.0.1:{port}/")
-        self.client.connect()
+        try:
+            prepare(self.client)
+            self.client.connect()
+        except BaseException:
+            self.client.tloop.stop()
+            raise
         self.client.load_data_type_definitions()
         self.model = self.client.get_namespace_index(NAMESPACE)
         self.own = self.client.get_namespace_index(OWN_NAMESPACE)
@@ -190,7 +200,7 @@ def test_every_started_job_is_answered_once_in_order(
     assert first.ProcessingTimes.EndTime >= first.ProcessingTimes.StartTime
     assert first.ProcessingTimes.ProcessingDuration > 0
     values = [variant.Value for variant in first.ResultContent]
-    assert values == ["anomalous", True, 255.0, 100.0, ""]
+    assert values == ["anomalous", True, 255.0, 100.0, "", -1, []]
 
 
 @pytest.mark.slow
@@ -207,7 +217,9 @@ def test_a_part_without_an_image_has_failed(
 
     stream(bundle, output, f"{CAMERA}software&faults=0:damaged", work)
     assert (results[0].PartId.Id, results[0].ResultState) == ("A", 4)
-    verdict, rejected, score, _, reason = (variant.Value for variant in results[0].ResultContent)
+    verdict, rejected, score, _, reason = (
+        variant.Value for variant in results[0].ResultContent[:5]
+    )
     assert (verdict, rejected) == ("unjudged", True)
     assert math.isnan(score)
     assert "as scripted" in reason
@@ -357,9 +369,109 @@ def test_the_nodes_are_those_of_the_standard(output: Output, controller: Control
         ("127.0.0.1:70000", "needs the address of this machine"),
         ("192.0.2.1:48400", "cannot listen"),
         ("127.0.0.1:0?end_s=-1", "end_s must be from 0"),
+        ("127.0.0.1:0?certificate=c.pem", "certificate and key need each other"),
+        ("127.0.0.1:0?credentials=c.txt", "credentials need certificate and key"),
+        ("127.0.0.1:0?certificate=/absent&key=/absent", "file /absent cannot be read"),
     ],
 )
 def test_a_wrong_address_is_one_line(bundle: Bundle, target: str, message: str) -> None:
     with pytest.raises(OutputError, match=message) as caught:
         open_output(f"opcua:{target}", bundle)
     assert "\n" not in str(caught.value)
+
+
+def test_a_result_says_where_the_part_is_anomalous(output: Output, controller: Controller) -> None:
+    with open_camera("synthetic://") as camera:
+        output.attach(camera)
+    controller.wait_for_state("ContinuousExecution")
+    regions = Regions((Region((1, 2, 30, 40), 500, 120.5, (3, 4)),), 7)
+    output.write(dataclasses.replace(judgement(0), regions=regions))
+    output.write(judgement(1))
+    contents = [[variant.Value for variant in controller.take().ResultContent] for _ in range(2)]
+    assert contents[0][5:] == [7, [1, 2, 30, 40, 500, 120.5]]
+    # Not known: the bundle has no pixel threshold.
+    assert contents[1][5:] == [-1, []]
+
+
+def test_the_bundle_is_the_only_configuration(
+    output: Output, controller: Controller, bundle: Bundle
+) -> None:
+    path = "VisionSystem.ConfigurationManagement"
+    assert controller.node(path).read_type_definition() == ua.NodeId(1006, controller.model)
+    controller.wait_for(
+        lambda: controller.node(f"{path}.ActiveConfiguration").read_value() is not None
+    )
+    active = controller.node(f"{path}.ActiveConfiguration").read_value()
+    assert active.InternalId.Id == bundle.short_id
+    zero = ua.Variant(0, ua.VariantType.Int32)
+    numbers = [ua.Variant(0, ua.VariantType.UInt32)] * 2
+    complete, count, _, found, error = controller.call("GetConfigurationList", *numbers, zero)
+    assert (complete, count, found, error) == (True, 1, [active], 0)
+    answer = controller.call("GetConfigurationById", active.InternalId, zero)
+    assert answer[1:] == [active, 0]
+    assert controller.call("ActivateConfiguration", active.InternalId) == [0]
+    another = ua.ConfigurationIdDataType(Id="another")
+    assert controller.call("GetConfigurationById", another, zero)[-1] == UNKNOWN
+    assert controller.call("ActivateConfiguration", another) == [UNKNOWN]
+
+
+def test_a_camera_that_cannot_be_opened_is_an_error(output: Output, controller: Controller) -> None:
+    with open_camera(f"{CAMERA}software") as camera:
+        output.attach(camera)
+        camera.stop()
+        # The thread of the camera notices it, too.
+        list(camera)
+    controller.wait_for(lambda: controller.states() == ("Error", ""))
+    assert controller.start("A")[-1] == WRONG_STATE
+    assert controller.cause("Reset") == 0
+    controller.wait_for(lambda: controller.states() == ("Preoperational", ""))
+
+
+def test_clients_are_encrypted_and_give_a_password(
+    bundle: Bundle, port: int, tmp_path: Path
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the command openssl")
+    files = {}
+    for side in ("server", "client"):
+        key, certificate = tmp_path / f"{side}_key.pem", tmp_path / f"{side}.pem"
+        names = f"subjectAltName=URI:{OWN_NAMESPACE}.{side},IP:127.0.0.1"
+        request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=flawline -addext"
+        command = [
+            "openssl",
+            *request.split(),
+            names,
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+        files[side] = (certificate, key)
+    credentials = tmp_path / "user.txt"
+    credentials.write_text("user=line4\npassword=secret-7\n")
+    credentials.chmod(0o600)
+    certificate, key = files["server"]
+    options = f"certificate={certificate}&key={key}&credentials={credentials}"
+
+    def encrypted(password: str | None) -> Callable[[Client], None]:
+        def prepare(client: Client) -> None:
+            own = ",".join(str(path) for path in files["client"])
+            client.set_security_string(f"Basic256Sha256,SignAndEncrypt,{own}")
+            if password is not None:
+                client.set_user("line4")
+                client.set_password(password)
+
+        return prepare
+
+    with open_output(f"opcua:127.0.0.1:{port}?{options}&end_s=0", bundle) as output:
+        assert isinstance(output, OpcUa)
+        output._start()
+        controller = Controller(port, encrypted("secret-7"))
+        assert controller.states() == ("Preoperational", "")
+        controller.close()
+        refused: list[Callable[[Client], None]] = [encrypted("secret-8"), encrypted(None)]
+        refused.append(lambda client: None)
+        for prepare in refused:
+            with pytest.raises((ua.UaError, ConnectionError, TimeoutError)):
+                Controller(port, prepare)

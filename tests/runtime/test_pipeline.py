@@ -142,6 +142,27 @@ def test_a_map_that_an_output_reads_late_is_that_of_its_frame(detector: Detector
     assert [peak for _, _, peak in output.seen] == list(range(1, 90))
 
 
+def test_the_age_of_a_frame_is_that_at_its_verdict_and_not_at_its_delivery(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = CountedCalls(detector, monkeypatch)
+    camera = Scripted([1, 2, 3], every_frame=True)
+    clock = camera.clock
+    ages = []
+
+    def write(judgement: Judgement) -> None:
+        calls.wait_for(3)
+        if not ages:
+            clock.sleep(100)
+        ages.append(judgement.age)
+
+    tally = Tally()
+    run_stream(camera, detector, [Remembering(write)], None, threading.Event(), tally)
+    # The clock stood still until all three were judged; the last verdict may be counted after that.
+    assert ages[:2] == [0, 0]
+    assert list(tally.ages)[:2] == [0, 0]
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_a_required_output_that_fails_ends_a_stream_whose_camera_gives_no_frame(
     several: bool, detector: Detector

@@ -22,9 +22,10 @@ from conftest import tiny_model, write_tiny_bundle
 from fakes.live_camera import WAIT_S
 
 from flawline.runtime.audit.check import check_log
+from flawline.runtime.audit.log import open_log
 from flawline.runtime.infer_stream import main as stream
 from flawline.runtime.station.recipe import main as recipe
-from flawline.runtime.station.settings import watch
+from flawline.runtime.station.settings import recipes, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 # A field of the graph that changes nothing but its hash.
@@ -101,6 +102,15 @@ def test_a_stream_of_a_station_file(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(folder)
     assert stream(["--station", "station.json"]) == 0
     assert log_of(folder) == [("in use", "low")]
+
+
+def test_what_is_in_use_after_a_refusal_is_said_again(folder: Path) -> None:
+    words = ["--station", str(folder / "station.json")]
+    assert stream(words) == 0
+    with open_log(folder / "audit.jsonl") as log:
+        log.append("refused", None, {"recipe": "broken"}, "damaged")
+    assert stream(words) == 0
+    assert log_of(folder) == [("in use", "low"), ("refused", "broken"), ("in use", "low")]
 
 
 def test_a_camera_has_its_own_thresholds(folder: Path) -> None:
@@ -224,6 +234,36 @@ def test_without_its_line_in_the_log_the_recipe_stays(
     assert (folder / "station.json").read_text() == STATION
 
 
+def test_a_stream_that_does_not_answer_is_an_error(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "station.json"
+    assert recipe([str(path), "high", "--wait", "0.1"]) == 2
+    assert "no stream had it ready within 0.1 s" in capsys.readouterr().err
+    assert path.read_text() == STATION.replace('"recipe": "low"', '"recipe": "high"')
+    with pytest.raises(SystemExit):
+        recipe([str(path), "high", "--wait", "nan"])
+
+
+def test_a_refusal_of_the_stream_is_the_error_of_the_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "station.json"
+    answers = iter(["refused", "in use"])
+
+    def answer(_seconds: float) -> None:
+        with open_log(folder / "audit.jsonl") as log:
+            log.append(next(answers), None, {"recipe": "high"}, "the self-test failed")
+
+    monkeypatch.setattr(recipes.time, "sleep", answer)
+    assert recipe([str(path), "high", "--wait", "30"]) == 2
+    message = "recipe high was refused by the stream: the self-test failed"
+    assert message in capsys.readouterr().err
+    path.write_text(STATION)
+    assert recipe([str(path), "high", "--wait", "30"]) == 0
+    assert "the stream judges with it" in capsys.readouterr().out
+
+
 class Running:
     """`flawline stream --station` in a process of its own, on a watched folder."""
 
@@ -278,8 +318,8 @@ def test_a_running_station_takes_another_recipe_and_refuses_a_bad_one(folder: Pa
     try:
         running.wait_for(lambda: len(lines(folder)) == 1)
         path = folder / "station.json"
-        assert recipe([str(path), "high"]) == 0
-        running.wait_for(lambda: log_of(folder)[-1] == ("in use", "high"))
+        assert recipe([str(path), "high", "--wait", "30"]) == 0
+        assert log_of(folder)[-1] == ("in use", "high")
         # The first frame after the change has the new recipe.
         line = running.judge_another()
         assert (line["recipe"], line["threshold"], line["verdict"]) == ("high", 60, "review")

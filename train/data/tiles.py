@@ -48,7 +48,15 @@ class TileImages(Sequence[Image]):
 
 
 def network_inputs(images: Sequence[Image], grid: TileGrid | None) -> Sequence[Image]:
-    """Return the tiles of prepared images, or the images themselves without a grid."""
+    """Return all tiles of prepared images, or the images themselves without a grid.
+
+    The tiles of an image follow each other. The next image begins one tile later, so that an even
+    choice from the sequence, such as every second input, has tiles of all places.
+    """
     if grid is None:
         return images
-    return TileImages(images, grid)
+    chosen = []
+    for number in range(len(images)):
+        for step in range(len(grid)):
+            chosen.append(number * len(grid) + (number + step) % len(grid))
+    return TileImages(images, grid, chosen)

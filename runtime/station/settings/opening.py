@@ -16,7 +16,9 @@ from flawline.runtime.station.settings.station_file import Station
 from flawline.runtime.station.setup import Check, checked
 from flawline.runtime.threshold import threshold_fault
 
+# What the audit log of a station calls what a stream judges with, and what it could not use.
 IN_USE = "in use"
+REFUSED = "refused"
 
 
 def open_judge(station: Station, check: Check, bundle: Bundle | None = None) -> Judge:
@@ -101,12 +103,12 @@ def _window(after: RejectAfter | None) -> Window | None:
 
 
 def _log(station: Station, judge: Judge) -> None:
-    """Add what is in use to the audit log, if it is another state than the last one."""
+    """Add what is in use to the audit log, unless the last entry about a stream says the same."""
     with open_log(station.audit_log) as log:
         last = log.last(IN_USE)
         old = None if last is None else last.new
         new = state_of(judge)
-        if new != old:
+        if new != old or log.last(IN_USE, REFUSED) != last:
             log.append(IN_USE, old, new)
 
 

@@ -11,13 +11,12 @@ from flawline import FlawlineError
 from flawline.runtime.audit.log import AuditError, open_log
 from flawline.runtime.console import warn
 from flawline.runtime.station.judge import Exchange, Judge
-from flawline.runtime.station.settings.opening import open_judge
+from flawline.runtime.station.settings.opening import REFUSED, open_judge
 from flawline.runtime.station.settings.schema import StationFile
 from flawline.runtime.station.settings.station_file import Station, StationError, read_station
 from flawline.runtime.station.setup import Check
 
 POLL_S = 0.2
-REFUSED = "refused"
 # What the judge is opened with besides its recipe, and what takes a start.
 JUDGE_KEYS = ("engine", "accept_size", "reject_after")
 START_KEYS = (
