@@ -36,10 +36,9 @@ def judge_passes(
     count = len(images)
     total = passes * count
     filled = math.ceil(total / batch) * batch
-    to_input = detector.bundle.manifest.graph_input.of_frame
 
-    def prepared(number: int) -> Image:
-        return to_input(images[number % count])
+    def prepared(number: int) -> Image | Verdict:
+        return detector.prepare_image(images[number % count])
 
     times = []
     verdicts = []
@@ -68,7 +67,7 @@ def _kept(verdict: Verdict, keeps_maps: bool) -> Verdict:
 
 def warm_up(detector: Detector, image: Image, batch: int, seconds: float) -> None:
     """Judge an image untimed for at least `seconds`, in full batches that are all in flight."""
-    prepared = detector.bundle.manifest.graph_input.of_frame(image)
+    prepared = detector.graph_input.of_image(image)
     end = time.perf_counter() + seconds
     count = batch * detector.runner.in_flight
     while True:

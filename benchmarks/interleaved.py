@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flawline.benchmarks.frame_maps import HIGHEST_SCORE, lacks_part, map_on_frame
 from flawline.benchmarks.in_flight import images_of_turn, judge_passes, warm_up
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle, BundleError
@@ -206,26 +207,29 @@ def _measure_turn(
         for image, sample in zip(images, samples, strict=True):
             for _ in range(repeats):
                 verdict = detector(image)
-                run.times_ms.append(sum(verdict.milliseconds.values()))
-            _add_result(measurement, verdict, sample.path)
+                if verdict.milliseconds:
+                    run.times_ms.append(sum(verdict.milliseconds.values()))
+            _add_result(measurement, verdict, image, sample.path)
         return
     warm_up(detector, images[0], run.batch, settle_s)
     times, verdicts = judge_passes(detector, images, repeats, run.batch, measurement.keeps_maps)
-    for verdict, sample in zip(verdicts, samples, strict=True):
+    for verdict, image, sample in zip(verdicts, images, samples, strict=True):
         run.times_ms += times
-        _add_result(measurement, verdict, sample.path)
+        _add_result(measurement, verdict, image, sample.path)
 
 
-def _add_result(measurement: Measurement, verdict: Verdict, path: Path) -> None:
-    """Add the score and the map of an image."""
+def _add_result(measurement: Measurement, verdict: Verdict, image: Image, path: Path) -> None:
+    """Add the score and the map of an image.
+
+    A part that the fixture of the bundle did not find is rejected: it has the highest score.
+    """
     run = measurement.run
-    if verdict.reason is not None:
+    found = verdict.judged or not lacks_part(measurement.detector, image)
+    if found and not verdict.judged:
         raise EngineError(
             f"{run.description} cannot judge {path}: {verdict.reason}; choose another --engine "
             "or build the bundle again"
         )
-    run.scores.append(verdict.score)
+    run.scores.append(verdict.score if found else HIGHEST_SCORE)
     if measurement.keeps_maps:
-        assert verdict.anomaly_map is not None
-        # The engine overwrites its map in the next call.
-        run.maps.append(verdict.anomaly_map.copy())
+        run.maps.append(map_on_frame(measurement.detector, image, verdict))

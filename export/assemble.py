@@ -43,8 +43,8 @@ from flawline.train.method import Method
 # far above FP32 rounding and the few thousandths of FP16, far below what matters to a threshold.
 TOLERANCE = 0.05
 SOURCE_WITH_PARTS = (
-    "--source: the graph prepares whole frames, and neither tiles nor an inspected area; leave "
-    "--source out, or train without --tiles, --include and --exclude"
+    "--source: the graph prepares whole frames as they lie, without tiles, an inspected area or a "
+    "fixture; leave --source out, or train without --tiles, --include, --exclude and --fixture"
 )
 TRAINING_IMAGES = "data_sha256"  # in the provenance of a checkpoint
 
@@ -158,11 +158,10 @@ def _graph_input(checkpoint: Checkpoint, options: ExportOptions) -> GraphInput:
     source = options.source
     if source is not None:
         require_source(source, checkpoint.source_sizes)
-    tiles = checkpoint.tiles
-    area = checkpoint.inspected_area
-    if source is not None and (tiles is not None or area is not None):
+    parts = (checkpoint.tiles, checkpoint.inspected_area, checkpoint.fixture)
+    if source is not None and any(part is not None for part in parts):
         raise ExportError(SOURCE_WITH_PARTS)
-    return GraphInput(checkpoint.method.geometry, source, tiles, area)
+    return GraphInput(checkpoint.method.geometry, source, *parts)
 
 
 def _note_trained_tests(selection: ImageSelection, checkpoint: Checkpoint) -> None:
@@ -267,6 +266,7 @@ def _trained_as(checkpoint: Checkpoint, manifest: Manifest) -> Manifest:
         trained_images=tuple(sorted(set(checkpoint.trained_on))),
         tiles=checkpoint.tiles,
         inspected_area=checkpoint.inspected_area,
+        fixture=checkpoint.fixture,
     )
 
 

@@ -132,7 +132,7 @@ def _require_writable(out: Path) -> None:
 
 def _refuse_parts_of_frames(args: argparse.Namespace) -> None:
     """Refuse, before the training, what the export would refuse. Raises ExportError."""
-    parts = (args.tiles, args.include, args.exclude)
+    parts = (args.tiles, args.include, args.exclude, args.fixture)
     if args.source is not None and any(parts):
         from flawline.export.assemble import SOURCE_WITH_PARTS
 

@@ -7,9 +7,9 @@
 
 The client sends images of the model's size, resized as the geometry says (`runtime.image.prepare`),
 or the camera's frames if the bundle was built for them, and compares the score with the threshold.
-If the parameters state tiles or an inspected area, `manifest.graph_input` prepares a frame
-(`of_frame`), paints what is not inspected, and cuts the tiles (`grid`): each of them is an image of
-the request, and the score of the frame is the largest one.
+If the parameters state a fixture, tiles or an inspected area, `manifest.graph_input` prepares a
+frame (`of_frame`): it lays the part and paints what is not inspected. Then it cuts the tiles
+(`grid`): each of them is an image of the request, and the score of the frame is the largest one.
 This command needs neither torch nor Triton.
 """
 

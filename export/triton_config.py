@@ -10,6 +10,7 @@ from string import Template
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import printable
+from flawline.runtime.fixture import FIXTURE
 from flawline.runtime.inspected_area import INSPECTED_AREA
 from flawline.runtime.tiles import TILES
 
@@ -119,6 +120,8 @@ def _parameters(bundle: Bundle, precision: str, graph: str) -> str:
         values[TILES] = json.dumps(manifest.tiles.to_json(), sort_keys=True)
     if manifest.inspected_area is not None:
         values[INSPECTED_AREA] = json.dumps(manifest.inspected_area.to_json(), sort_keys=True)
+    if manifest.fixture is not None:
+        values[FIXTURE] = json.dumps(manifest.fixture.to_json(), sort_keys=True)
     lines = []
     for key, value in values.items():
         entry = f"key: {_quoted(key)} value {{ string_value: {_quoted(value)} }}"

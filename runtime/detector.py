@@ -15,16 +15,16 @@ import numpy.typing as npt
 from flawline.cameras import Frame
 from flawline.cameras.bit_depth import bit_depth_remedy
 from flawline.cameras.decode import read_image
-from flawline.cameras.pixels import to_8_bit
 from flawline.runtime import painting
 from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import warn
 from flawline.runtime.engines import Engine, EngineOptions, EngineUnavailable, open_engine
 from flawline.runtime.engines.auto import other_scores
+from flawline.runtime.fixture import PartNotFoundError
+from flawline.runtime.frame_image import image_of
 from flawline.runtime.graph_input import GraphInput
-from flawline.runtime.image import Image, Map, check_image, check_shape
-from flawline.runtime.manifest import Manifest
+from flawline.runtime.image import Image, Map, check_image
 from flawline.runtime.regions import Regions, RegionSettings, find_regions, regions_missing
 from flawline.runtime.tile_runner import TileRunner
 from flawline.runtime.verdict import Verdict
@@ -112,10 +112,11 @@ class Detector:
         """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
 
         A bundle that was built for a camera's frames takes these alone. A score that is not finite
-        rejects the part, and so does an engine that is unavailable. The size is not compared with
-        those of the training; see `judge`. Raises ValueError for another dtype or shape.
+        rejects the part, and so does an engine that is unavailable, and a part that the bundle's
+        fixture does not find. The size is not compared with those of the training; see `judge`.
+        Raises ValueError for another dtype or shape.
         """
-        prepared = Prepared.of(image, self.graph_input.of_frame)
+        prepared = Prepared.of(image, self.prepare_image)
         (verdict,) = self.judge_prepared([prepared])
         return verdict
 
@@ -172,6 +173,16 @@ class Detector:
             return self.graph_input.of_frame(image)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
+            return self.unjudged(str(error))
+
+    def prepare_image(self, image: npt.NDArray[Any]) -> Image | Verdict:
+        """Return what `runner` takes, or the verdict on an image without its part; see `__call__`.
+
+        Raises ValueError for another dtype or shape.
+        """
+        try:
+            return self.graph_input.of_frame(image)
+        except PartNotFoundError as error:
             return self.unjudged(str(error))
 
     def unjudged(self, reason: str) -> Verdict:
@@ -250,20 +261,26 @@ class Detector:
     def regions(self, image: npt.NDArray[Any], anomaly_map: Map | None) -> Regions:
         """Return where the anomaly map of a verdict is above the pixel threshold of the bundle.
 
-        `image` is the one that was judged, [h, w, 3] or [h, w] at any bit depth, since only its
-        size is read. `anomaly_map` is float32 [H, W] on the model's input grid; see `find_regions`.
-        Raises ValueError for another shape, where there is no map, and where the bundle has no
-        pixel threshold, with the remedy.
+        `image` is uint8 [h, w, 3] BGR or [h, w] mono, the one that was judged; only its size is
+        read, unless the bundle has a fixture, which finds the part in it again. `anomaly_map` is
+        float32 [H, W] on the model's input grid; see `find_regions`. Raises ValueError for another
+        dtype or shape, where there is no map, and where the bundle has no pixel threshold, with the
+        remedy.
         """
-        check_shape(image)
+        check_image(image)
         anomaly_map = self._require_map(anomaly_map)
         threshold = self.bundle.calibration.pixel_threshold
         if threshold is None:
             raise ValueError(f"there are no regions: {regions_missing(self.bundle)}")
         height, width = image.shape[:2]
-        geometry = self.graph_input.frame_geometry
-        cells = self.graph_input.inspected_cells
+        graph_input = self.graph_input
+        geometry = graph_input.frame_geometry
+        cells = graph_input.inspected_cells
         settings = self.region_settings
+        # Most maps have no value above it, and then the part need not be found again.
+        if graph_input.fixture is not None and (anomaly_map > threshold).any():
+            anomaly_map = graph_input.map_of_frame(anomaly_map, image)
+            cells = None
         return find_regions(anomaly_map, threshold, geometry, height, width, settings, cells)
 
     def _require_map(self, anomaly_map: Map | None) -> Map:
@@ -287,32 +304,3 @@ class Detector:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def image_of(frame: Frame, manifest: Manifest) -> Image:
-    """Return the image of a frame at 8 bits: uint8 [h, w, 3] BGR or [h, w] mono.
-
-    A 16-bit image is scaled by the bit depth that the frame declares, or else by that of the
-    manifest. Raises ValueError, saying why, for a frame with a fault, and for a 16-bit image whose
-    bit depth is unknown or contradicts the manifest: a wrong bit depth would make the image darker
-    or brighter than those that the detector was trained on.
-    """
-    if frame.image is None:
-        raise ValueError(frame.fault)
-    trained = manifest.bit_depth
-    declared = frame.bit_depth
-    # A detector that was trained on 8-bit images says nothing about the scale of deeper ones.
-    if declared is None and trained == 8:
-        raise ValueError(
-            "the image has 16 bits per pixel and its bit depth is unknown; "
-            "declare it in the camera's URI, such as ?bits=12"
-        )
-    if declared is None:
-        declared = trained
-    # An 8-bit image is fully scaled, so it fits every detector.
-    if declared > 8 and trained > 8 and declared != trained:
-        raise ValueError(
-            f"the image has a bit depth of {declared}, the detector was trained with {trained}; "
-            f"set the camera to {trained} bits"
-        )
-    return to_8_bit(frame.image, declared)

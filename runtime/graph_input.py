@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.fixture import Fixture
 from flawline.runtime.image import (
     PADDING_BGR,
     Geometry,
@@ -34,19 +36,27 @@ class GraphInput:
     """What the graphs of a bundle take: prepared images, their tiles, or with `source` frames.
 
     `geometry` is that of one input of the graph. With `tiles`, a frame is prepared to the larger
-    `frame_geometry`, and cut into several inputs. Without `area`, all of a frame is inspected. As
-    text it is such as "256x256 stretch" or "1920x1080:bgr to 256x256 stretch". Raises ValueError
-    for a source with tiles or an area, and for what `grid_geometry` refuses.
+    `frame_geometry`, and cut into several inputs. Without `area`, all of a frame is inspected. With
+    `fixture`, the part is first laid as in its reference picture, so that all others are places on
+    that. As text it is such as "256x256 stretch" or "1920x1080:bgr to 256x256 stretch". Raises
+    ValueError for a source with one of the others, for a fixture and an area of different sizes,
+    and for what `grid_geometry` refuses.
     """
 
     geometry: Geometry
     source: SourceFrame | None = None
     tiles: Tiling | None = None
     area: InspectedArea | None = None
+    fixture: Fixture | None = None
 
     def __post_init__(self) -> None:
-        if self.source is not None and (self.tiles is not None or self.area is not None):
-            raise ValueError("a graph that takes frames inspects all of them at once, untiled")
+        if self.source is not None:
+            if self.tiles is not None or self.area is not None:
+                raise ValueError("a graph that takes frames inspects all of them at once, untiled")
+            if self.fixture is not None:
+                raise ValueError("a graph that takes frames takes them as they lie, unturned")
+        if self.area is not None and self.fixture is not None:
+            self.area.require_size(self.fixture.height, self.fixture.width)
         if self.tiles is not None:
             grid_geometry(self.tiles, self.geometry)
 
@@ -94,15 +104,28 @@ class GraphInput:
 
         Bool [height, width] of `frame_geometry`.
         """
-        if self.area is None:
+        inspected = self._inspected
+        if inspected is None:
             return None
-        cells = prepare_area(self.area.mask, self.frame_geometry)
+        cells = prepare_area(inspected, self.frame_geometry)
         if not cells.any():
+            remedy = "draw a larger one"
+            if self.fixture is not None:
+                remedy = f"{remedy}, or allow the fixture less turn and shift"
             raise AreaError(
                 f"the inspected area has no place for one pixel of the {self.frame_geometry.width}x"
-                f"{self.frame_geometry.height} that a frame is resized to; draw a larger one"
+                f"{self.frame_geometry.height} that a frame is resized to; {remedy}"
             )
         return cells
+
+    @property
+    def _inspected(self) -> AreaMask | None:
+        """Which pixels of a frame, laid by the fixture if there is one, are inspected."""
+        if self.fixture is None:
+            return None if self.area is None else self.area.mask
+        if self.area is None:
+            return self.fixture.inspected
+        return self.area.mask & self.fixture.inspected
 
     @property
     def frame_size(self) -> tuple[int, int] | None:
@@ -111,6 +134,8 @@ class GraphInput:
             return self.source.height, self.source.width
         if self.area is not None:
             return self.area.height, self.area.width
+        if self.fixture is not None:
+            return self.fixture.height, self.fixture.width
         return None
 
     def __str__(self) -> str:
@@ -119,6 +144,8 @@ class GraphInput:
             text = f"{text}, {self.tiles}"
         if self.area is not None:
             text = f"{text}, {self.area}"
+        if self.fixture is not None:
+            text = f"{text}, fixture"
         if self.source is None:
             return text
         return f"{self.source} to {text}"
@@ -128,37 +155,46 @@ class GraphInput:
 
         It is the input of the graph, or with tiles what is cut into several. Raises ValueError for
         another dtype or shape, SourceError, which is one, for a frame that is not of the `source`
-        (see `SourceFrame.frame_of`), and AreaError, which is one, for a size that is not that of
-        the `area`.
+        (see `SourceFrame.frame_of`), AreaError, which is one, for a size that is not that of the
+        `area`, and FixtureError, which is one, where the part is not found.
         """
-        if self.source is None:
-            return self._prepared(frame)
-        return self.source.frame_of(frame)
+        if self.source is not None:
+            return self.source.frame_of(frame)
+        if self.fixture is not None:
+            frame = self.fixture.align(frame, self.fixture.require(frame))
+        return self._prepared(frame)
 
     def of_image(self, image: Image) -> Image:
         """Return `of_frame` for an image of a data set, of any size, to compare graphs on.
 
-        Raises SourceError for colours where the camera is monochrome, and AreaError.
+        With a fixture, a part that is not found is laid by the best match. Raises SourceError for
+        colours where the camera is monochrome, AreaError, and FixtureError for another size.
         """
         if self.source is None:
-            return self._prepared(image)
+            return self._prepared(self._laid(image))
         return self.source.frame_of(resize(image, self.source.height, self.source.width))
 
     def prepared(self, image: Image) -> Image:
         """Return what `prepare` makes of `of_image`: uint8 [H, W, 3] BGR.
 
-        The size is that of `frame_geometry`. Raises SourceError and AreaError.
+        The size is that of `frame_geometry`. Raises the errors of `of_image`.
         """
         if self.source is None:
-            return self._prepared(image)
+            return self.of_image(image)
         return prepare(self.source.picture(self.of_image(image)), self.geometry)
+
+    def _laid(self, image: Image) -> Image:
+        if self.fixture is None:
+            return image
+        return self.fixture.align(image, self.fixture.find(image))
 
     def _prepared(self, image: npt.NDArray[Any]) -> Image:
         """Prepare an image to the frame's geometry, and paint what is not inspected."""
-        if self.area is None:
+        if self.area is None and self.fixture is None:
             return prepare(image, self.frame_geometry)
         check_image(image)
-        self.area.require_size(*image.shape[:2])
+        if self.area is not None:
+            self.area.require_size(*image.shape[:2])
         prepared = prepare(image, self.frame_geometry)
         prepared[self._painted_cells] = PADDING_BGR
         return prepared
@@ -180,6 +216,23 @@ class GraphInput:
             return anomaly_map
         lowest = np.min(anomaly_map, where=cells, initial=np.inf)
         return np.where(cells, anomaly_map, lowest)
+
+    def map_of_frame(
+        self, anomaly_map: Map, frame: npt.NDArray[Any], interpolation: int = cv2.INTER_NEAREST
+    ) -> Map:
+        """Return the map of a frame where the part lies in it, on a grid of the same geometry.
+
+        `anomaly_map` is float32 [height, width] of `frame_geometry`. Without a fixture it is
+        returned as it is. Otherwise the part is found again, and places that have no value, or are
+        not inspected, are NaN. Raises FixtureError for a frame of another size.
+        """
+        if self.fixture is None:
+            return anomaly_map
+        cells = self.inspected_cells
+        assert cells is not None
+        anomaly_map = np.where(cells, anomaly_map, np.float32(np.nan))
+        pose = self.fixture.find(frame)
+        return self.fixture.map_of_frame(anomaly_map, pose, self.frame_geometry, interpolation)
 
     def picture(self, frame: Image) -> Image:
         """Return a frame as it is painted: uint8 [h, w, 3] BGR or [h, w] mono."""

@@ -134,13 +134,6 @@ def prepare(image: npt.NDArray[Any], geometry: Geometry) -> Image:
 
 def check_image(image: npt.NDArray[Any]) -> None:
     """Check that an image is uint8 [h, w, 3] or [h, w] and not empty. Raises ValueError."""
-    check_shape(image)
-    if image.dtype != np.uint8:
-        raise ValueError(_unexpected(image))
-
-
-def check_shape(image: npt.NDArray[Any]) -> None:
-    """Check that an image is [h, w, 3] or [h, w], of any dtype, not empty. Raises ValueError."""
     # For example None, which cv2.imread returns for a file that it cannot read.
     if not isinstance(image, np.ndarray):
         raise ValueError(
@@ -148,14 +141,12 @@ def check_shape(image: npt.NDArray[Any]) -> None:
         )
     is_mono = image.ndim == 2
     is_bgr = image.ndim == 3 and image.shape[2] == 3
-    if not (is_mono or is_bgr):
-        raise ValueError(_unexpected(image))
+    if image.dtype != np.uint8 or not (is_mono or is_bgr):
+        raise ValueError(
+            f"expected uint8 [h, w, 3] or [h, w], got {image.dtype} {list(image.shape)}"
+        )
     if 0 in image.shape:
         raise ValueError(f"the image is empty: {list(image.shape)}")
-
-
-def _unexpected(image: npt.NDArray[Any]) -> str:
-    return f"expected uint8 [h, w, 3] or [h, w], got {image.dtype} {list(image.shape)}"
 
 
 class ResizeStep(NamedTuple):

@@ -253,6 +253,8 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
         log(f"each frame is judged in {graph_input.inputs_per_frame} of {graph_input.tiles}")
     if graph_input.area is not None:
         log(f"inspected: {graph_input.area}; frames of another size are rejected")
+    if graph_input.fixture is not None:
+        log(f"parts are laid as in a reference picture: {graph_input.fixture}")
 
 
 def _log_profile(tally: Tally) -> None:

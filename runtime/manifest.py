@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.fixture import FIXTURE, Fixture, fixture_from_json
 from flawline.runtime.graph_input import (
     SOURCE,
     GraphInput,
@@ -38,8 +39,8 @@ from flawline.runtime.trained_images import TRAINED_IMAGES, take_hashes
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
 # Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes`, `folds`,
-# `trained_images`, `source`, `tiles`, `inspected_area` and the `checksum`. calibration.json follows
-# the same number.
+# `trained_images`, `source`, `tiles`, `inspected_area`, `fixture` and the `checksum`.
+# calibration.json follows the same number.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -86,7 +87,8 @@ class Manifest:
     hashes of the images that the detector was trained on; empty where they are not known. `source`
     are the camera's frames that the graphs take; with None they take prepared images, or with
     `tiles` parts of these. `inspected_area` is the part of the camera's frame that is inspected;
-    None for all of it.
+    None for all of it. `fixture` lays parts as in a reference picture first; None takes them as
+    they lie.
     """
 
     method: str
@@ -107,11 +109,12 @@ class Manifest:
     source: SourceFrame | None = None
     tiles: Tiling | None = None
     inspected_area: InspectedArea | None = None
+    fixture: Fixture | None = None
 
     @cached_property
     def graph_input(self) -> GraphInput:
         """What the graphs take, and how an image becomes it."""
-        return GraphInput(self.geometry, self.source, self.tiles, self.inspected_area)
+        return GraphInput(self.geometry, self.source, self.tiles, self.inspected_area, self.fixture)
 
     @property
     def cut_short(self) -> str | None:
@@ -156,6 +159,10 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
         del content[INSPECTED_AREA]
     else:
         content[INSPECTED_AREA] = manifest.inspected_area.to_json()
+    if manifest.fixture is None:
+        del content[FIXTURE]
+    else:
+        content[FIXTURE] = manifest.fixture.to_json()
     content[CHECKSUM] = checksum(content)
     return to_json(content)
 
@@ -200,6 +207,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
             source=source_from_json(reader.take_object(SOURCE)),
             tiles=tiling_from_json(reader.take_object(TILES)),
             inspected_area=area_from_json(reader.take_object(INSPECTED_AREA)),
+            fixture=fixture_from_json(reader.take_object(FIXTURE)),
         )
     reader.finish()
     _check_manifest(reader, manifest)

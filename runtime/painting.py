@@ -44,11 +44,13 @@ def paint(
     low = min(manifest.map_peak.mean, threshold - manifest.map_peak.std)
     span = max(threshold - low, 1e-6)
     height, width = image.shape[:2]
-    located = to_source(anomaly_map, manifest.graph_input.frame_geometry, height, width)
+    graph_input = manifest.graph_input
+    anomaly_map = graph_input.map_of_frame(anomaly_map, image, cv2.INTER_LINEAR)
+    located = to_source(anomaly_map, graph_input.frame_geometry, height, width)
     area = manifest.inspected_area
-    if area is not None:
+    if area is not None and manifest.fixture is None:
         located[~area.mask_at(height, width)] = np.nan
-    picture = manifest.graph_input.picture(image)
+    picture = graph_input.picture(image)
     return overlay(picture, np.asarray((located - low) / span, np.float32))
 
 

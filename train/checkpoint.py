@@ -12,6 +12,7 @@ import torch
 
 from flawline.commands import command_line
 from flawline.runtime.files import write_file
+from flawline.runtime.fixture import Fixture, fixture_from_json
 from flawline.runtime.image import Geometry
 from flawline.runtime.inspected_area import InspectedArea, area_from_json
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
@@ -22,7 +23,7 @@ from flawline.train.method import Method, resolve_method
 from flawline.train.out_of_fold import OutOfFold, out_of_fold_from_json, out_of_fold_to_json
 
 SCHEMA = 2
-# That of checkpoints with tiles or an inspected area.
+# That of checkpoints with tiles, an inspected area or a fixture.
 FRAMES_SCHEMA = 3
 # Schema 1 calls the settings `hyperparameters`, and has no phases. The attribute `backbone` of the
 # methods, whose name begins those of its tensors, was called `trunk` there.  # style: old name
@@ -36,8 +37,8 @@ class Checkpoint(NamedTuple):
     `training` is None if the training was finished. `trained_on` are the content hashes of the
     training images; it is empty in checkpoints of older versions. These lack `length` and
     `source_sizes` too. `missing_phases` are the phases that a training cut short did not begin.
-    `out_of_fold` are scores of the training images; None if other images are held out. `tiles` and
-    `inspected_area` are those of a manifest.
+    `out_of_fold` are scores of the training images; None if other images are held out. `tiles`,
+    `inspected_area` and `fixture` are those of a manifest.
     """
 
     method: Method
@@ -50,6 +51,7 @@ class Checkpoint(NamedTuple):
     out_of_fold: OutOfFold | None = None
     tiles: Tiling | None = None
     inspected_area: InspectedArea | None = None
+    fixture: Fixture | None = None
 
     @property
     def finished(self) -> bool:
@@ -71,6 +73,7 @@ def save_checkpoint(
     out_of_fold: OutOfFold | None = None,
     tiles: Tiling | None = None,
     inspected_area: InspectedArea | None = None,
+    fixture: Fixture | None = None,
 ) -> None:
     """Write a checkpoint atomically.
 
@@ -95,6 +98,8 @@ def save_checkpoint(
         content.update(schema=FRAMES_SCHEMA, tiles=tiles.to_json())
     if inspected_area is not None:
         content.update(schema=FRAMES_SCHEMA, inspected_area=inspected_area.to_json())
+    if fixture is not None:
+        content.update(schema=FRAMES_SCHEMA, fixture=fixture.to_json())
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_file(path, buffer.getvalue(), TrainError, "--out")
@@ -146,6 +151,7 @@ def _parse(content: dict[str, Any]) -> Checkpoint:
         out_of_fold=out_of_fold_from_json(content.get("out_of_fold")),
         tiles=tiling_from_json(content.get("tiles")),
         inspected_area=area_from_json(content.get("inspected_area")),
+        fixture=fixture_from_json(content.get("fixture")),
     )
 
 

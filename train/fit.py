@@ -27,7 +27,12 @@ from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import IMAGENET, WEIGHT_KINDS
 from flawline.train.data.demo import DEMO_WEIGHTS
 from flawline.train.data.folds import DEFAULT_FOLDS, HOLD_OUT_FROM
-from flawline.train.frame_arguments import add_frame_arguments, area_of, tiles_of
+from flawline.train.frame_arguments import (
+    add_frame_arguments,
+    area_of,
+    fixture_of_flags,
+    tiles_of,
+)
 
 if TYPE_CHECKING:
     from flawline.train.recipe import Recipe
@@ -189,6 +194,7 @@ def recipe_from_arguments(args: argparse.Namespace, method: str, data: Path) -> 
         folds=args.folds,
         tiles=tiles_of(args),
         area=area_of(args),
+        fixture=fixture_of_flags(args),
     )
 
 

@@ -1,4 +1,4 @@
-"""The flags that say which parts of each image a network gets: tiles and the inspected area."""
+"""The flags that say what a network gets of each image: fixture, inspected area and tiles."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from flawline.runtime.tiles import (
 )
 from flawline.train import TrainError
 from flawline.train.data.area import AreaDrawing, Shape, drawing_of, parse_shape
+from flawline.train.data.fixture import EXAMPLE, FixturePlan, parse_fixture
 
 
 def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags, which `tiles_of` and `area_of` read."""
+    """Add the flags, which `fixture_of_flags`, `tiles_of` and `area_of` read."""
     group = parser.add_argument_group("parts of an image")
     group.add_argument(
         "--tiles",
@@ -40,6 +41,14 @@ def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{meaning} of each image: a polygon 'x,y x,y x,y' in pixels, a JSON file of "
             f"polygons, or a mask image; may be repeated",
         )
+    group.add_argument(
+        "--fixture",
+        type=_fixture,
+        metavar="PICTURE?region=X,Y,WIDTH,HEIGHT",
+        help=f"turn and shift each image so that its part lies as in this picture, where it is "
+        f"found by this region; for example '{EXAMPLE}': up to 30 degrees and 20 pixels; default "
+        f"15 degrees and a twentieth of the shorter side",
+    )
 
 
 def tiles_of(args: argparse.Namespace) -> Tiling | None:
@@ -61,6 +70,20 @@ def area_of(args: argparse.Namespace) -> AreaDrawing | None:
     include = getattr(args, "include", None) or []
     exclude = getattr(args, "exclude", None) or []
     return drawing_of(include, exclude)
+
+
+def fixture_of_flags(args: argparse.Namespace) -> FixturePlan | None:
+    """Return the fixture that the flags ask for, if the command has them."""
+    plan: FixturePlan | None = getattr(args, "fixture", None)
+    return plan
+
+
+def _fixture(text: str) -> FixturePlan:
+    try:
+        return parse_fixture(text)
+    except FlawlineError as error:
+        # argparse prints only the message of this error.
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _shape(text: str) -> Shape:

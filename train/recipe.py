@@ -13,6 +13,7 @@ from flawline.runtime.tiles import Tiling, grid_geometry
 from flawline.train import TrainError
 from flawline.train.backbones.facts import IMAGENET
 from flawline.train.data.area import AreaDrawing
+from flawline.train.data.fixture import FixturePlan
 from flawline.train.method import Method, MethodSettings, require_positive, resolve_method
 
 DEFAULT_WEIGHTS = IMAGENET
@@ -40,6 +41,7 @@ class Recipe:
         that set the threshold; 0 to hold out a fifth of the images, None to decide by their number.
     tiles: the tiles that each image is cut into; None for the whole image as one input.
     area: what is inspected of each image; None for all of it.
+    fixture: what lays the part of each image as in a reference picture; None takes it as it lies.
     Raises TrainError for values out of range.
     """
 
@@ -56,6 +58,7 @@ class Recipe:
     folds: int | None = None
     tiles: Tiling | None = None
     area: AreaDrawing | None = None
+    fixture: FixturePlan | None = None
 
     def __post_init__(self) -> None:
         require_positive("steps", self.steps)

@@ -11,9 +11,7 @@ from typing import Any
 
 from flawline.runtime.console import log, log_notes
 from flawline.runtime.image import Image
-from flawline.runtime.inspected_area import INSPECTED_AREA
 from flawline.runtime.source_images import SourceSizes
-from flawline.runtime.tiles import TILES
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
@@ -24,7 +22,7 @@ from flawline.train.data.images import frames_of
 from flawline.train.data.split import content_hashes, list_hash, require_different_images
 from flawline.train.data.tiles import network_inputs
 from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
-from flawline.train.frames import frame_provenance, graph_input_of, images_to_fit
+from flawline.train.frames import FRAME_KEYS, frame_provenance, graph_input_of, images_to_fit
 from flawline.train.job import FitResult, Job, Run
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
@@ -111,7 +109,7 @@ def _prepare(recipe: Recipe, model: Method, out: Path) -> Job:
     held_out: list[Path] = []
     if folds == 0:
         good, held_out = hold_out(data_set.train_good)
-    graph_input = graph_input_of(recipe, good[0])
+    graph_input = graph_input_of(recipe, data_set.train_good)
     for line in describe_images(good, graph_input.frame_geometry, recipe.bit_depth):
         log(f"note: {line}")
     each = graph_input.inputs_per_frame
@@ -155,6 +153,7 @@ def _save(path: Path, job: Job, run: Run, fit: FitResult) -> None:
         source_sizes=run.sizes,
         tiles=job.recipe.tiles,
         inspected_area=job.graph_input.area,
+        fixture=job.graph_input.fixture,
         out_of_fold=run.out_of_fold,
     )
 
@@ -274,7 +273,7 @@ def _is_of(job: Job, saved: Checkpoint) -> bool:
     """Whether a checkpoint was trained, maybe in part, with the recipe of the job."""
     expected = {**job.provenance, WEIGHTS_FLAG: job.recipe.weights}
     same = saved.method.settings == job.recipe.settings
-    for name in {*expected, FOLDS, TILES, INSPECTED_AREA} - IMAGES:
+    for name in {*expected, FOLDS, *FRAME_KEYS} - IMAGES:
         same = same and saved.provenance.get(name) == expected.get(name)
     return same
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from flawline.benchmarks.frame_maps import map_on_frame
 from flawline.cameras import CameraError
 from flawline.cameras.decode import read_image
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
+from flawline.runtime.image import Image
 from flawline.runtime.verdict import Verdict
 from flawline.train import metrics
 from flawline.train.data import Sample, read_mask
@@ -135,13 +137,14 @@ def judge_images(
     pixels = _PixelAccuracy(detector.bundle, test)
     total = len(held_out) + len(test)
     for index, (group, sample) in enumerate(_groups(findings, held_out, test)):
-        verdict = _judge(findings, detector, sample, bit_depth)
+        judged = _judge(findings, detector, sample, bit_depth)
         progress("judging", index + 1, total)
-        if verdict is None:
+        if judged is None:
             continue
+        image, verdict = judged
         group.append(JudgedImage(sample, verdict.score, verdict.anomalous))
         if group is not findings.held_out:
-            pixels.add(sample, verdict.anomaly_map)
+            pixels.add(sample, map_on_frame(detector, image, verdict))
     findings.pixel_accuracy = pixels.result()
     return findings
 
@@ -161,8 +164,8 @@ def _groups(
 
 def _judge(
     findings: Findings, detector: Detector, sample: Sample, bit_depth: int | None
-) -> Verdict | None:
-    """Return the verdict on an image; None when it has no score, which is added to the faults."""
+) -> tuple[Image, Verdict] | None:
+    """Return an image with its verdict; None when it has no score, which is added to the faults."""
     try:
         image = read_image(sample.path, bit_depth)
     except CameraError as error:
@@ -174,7 +177,7 @@ def _judge(
         findings.faults.append((sample.path, verdict.reason))
         return None
     findings.times_ms.append(sum(verdict.milliseconds.values()))
-    return verdict
+    return image, verdict
 
 
 class _PixelAccuracy:
@@ -189,7 +192,7 @@ class _PixelAccuracy:
         self._masks: list[Any] = []
 
     def add(self, sample: Sample, anomaly_map: Any) -> None:
-        """Add a test image with its anomaly map [H, W], which is copied."""
+        """Add a test image with its anomaly map [H, W], which is kept."""
         if not self._measured:
             return
         if sample.defect is not None and sample.mask is None:
@@ -197,7 +200,7 @@ class _PixelAccuracy:
             return
         if sample.mask is not None:
             self._with_mask = True
-        self._maps.append(anomaly_map.copy())
+        self._maps.append(anomaly_map)
         self._masks.append(read_mask(sample, self._geometry))
 
     def result(self) -> dict[str, float]:

@@ -70,6 +70,7 @@ def _geometry(findings: Findings) -> Facts:
         "graph takes": graph_input,
         "model input": model_input,
         "inspected area": str(findings.bundle.manifest.inspected_area or "all of each image"),
+        "fixture": str(findings.bundle.manifest.fixture or "none: parts as they lie"),
         "left uninspected": "; ".join(findings.uninspected) or "nothing",
         "images in training": trained,
     }

@@ -98,12 +98,15 @@ def _size_of(bundle: Bundle) -> int:
     """Return the side of the input of a bundle, which both sides have. Raises PeerError."""
     from flawline.benchmarks.peers.process import PeerError
 
-    if bundle.manifest.tiles is not None or bundle.manifest.inspected_area is not None:
+    manifest = bundle.manifest
+    parts = (manifest.tiles, manifest.inspected_area, manifest.fixture)
+    if any(part is not None for part in parts):
         raise PeerError(
-            f"bundle {bundle.path} inspects tiles or a part of each image, which the other side "
-            f"does not; compare one that was built without --tiles, --include and --exclude"
+            f"bundle {bundle.path} inspects tiles or a part of each image, or lays parts, and the "
+            f"other side does not; compare one that was built without --tiles, --include, "
+            f"--exclude and --fixture"
         )
-    geometry = bundle.manifest.geometry
+    geometry = manifest.geometry
     if geometry.kind != "stretch" or geometry.height != geometry.width:
         raise PeerError(
             f"bundle {bundle.path} has an input of {geometry.width}x{geometry.height} "

@@ -20,8 +20,8 @@ from flawline.runtime.background import BackgroundWorker
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.caption import magnified, with_caption
 from flawline.runtime.console import warn
-from flawline.runtime.detector import image_of
 from flawline.runtime.files import write_atomically
+from flawline.runtime.frame_image import image_of
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
 from flawline.runtime.painting import paint

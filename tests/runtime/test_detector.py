@@ -15,7 +15,7 @@ from conftest import write_tiny_bundle
 from flawline.cameras import Frame
 from flawline.runtime import engines
 from flawline.runtime.bundle import Bundle, BundleError
-from flawline.runtime.detector import Detector, image_of
+from flawline.runtime.detector import Detector
 from flawline.runtime.engines import (
     EngineError,
     EngineOptions,
@@ -24,6 +24,7 @@ from flawline.runtime.engines import (
     self_test,
 )
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime, open_session
+from flawline.runtime.frame_image import image_of
 from flawline.runtime.verdict import Verdict
 
 

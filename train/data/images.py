@@ -9,6 +9,7 @@ from typing import overload
 import numpy as np
 
 from flawline.cameras.decode import read_image
+from flawline.runtime.fixture import FixtureError
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry, Image, prepare
 from flawline.runtime.inspected_area import AreaError
@@ -68,6 +69,8 @@ class PreparedImages(Sequence[Image]):
             return self.convert(image)
         except AreaError as error:
             raise AreaError(f"{path}: {error}") from error
+        except FixtureError as error:
+            raise FixtureError(f"{path}: {error}") from error
 
 
 def frames_of(
