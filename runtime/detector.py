@@ -261,10 +261,11 @@ class Detector:
     def regions(self, image: npt.NDArray[Any], anomaly_map: Map | None) -> Regions:
         """Return where the anomaly map of a verdict is above the pixel threshold of the bundle.
 
-        `image` is the one that was judged, of which only the size is read, unless the bundle has a
-        fixture, which finds the part in it again. `anomaly_map` is float32 [H, W] on the model's
-        input grid; see `find_regions`. Raises ValueError where there
-        is no map, and where the bundle has no pixel threshold, with the remedy.
+        `image` is uint8 [h, w, 3] BGR or [h, w] mono, the one that was judged; only its size is
+        read, unless the bundle has a fixture, which finds the part in it again. `anomaly_map` is
+        float32 [H, W] on the model's input grid; see `find_regions`. Raises ValueError for another
+        dtype or shape, where there is no map, and where the bundle has no pixel threshold, with the
+        remedy.
         """
         check_image(image)
         anomaly_map = self._require_map(anomaly_map)

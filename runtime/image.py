@@ -232,9 +232,10 @@ def prepare_area(inspected: npt.NDArray[np.bool_], geometry: Geometry) -> npt.ND
     input is, if `prepare` computes it from such pixels alone; bars are not.
     """
     scaled_height, scaled_width, top, left = geometry.place(*inspected.shape)
-    # In floating point, so that no small weight is rounded away.
-    shares = _resized(inspected.astype(np.float32), scaled_height, scaled_width)
-    inside = shares > 1 - 1e-6
+    # In floating point, so that no small weight is rounded away. The shares of what is left out are
+    # exactly 0 where nothing is; those of what is inspected are only about 1 where everything is.
+    left_out = _resized((~inspected).astype(np.float32), scaled_height, scaled_width)
+    inside = left_out == 0
     if geometry.kind == "letterbox":
         prepared = np.zeros((geometry.height, geometry.width), bool)
         prepared[-top : scaled_height - top, -left : scaled_width - left] = inside

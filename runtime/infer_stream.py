@@ -167,7 +167,6 @@ def _run(args: argparse.Namespace) -> None:
 def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
     bundle = read_bundle(args.bundle)
-    warn_of_outside_change(bundle.path)
     regions = read_region_settings(args, bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
@@ -238,6 +237,7 @@ def _batch_in_flight(args: argparse.Namespace, cameras: Sequence[Camera]) -> int
 
 def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Detector) -> None:
     """Log what is judged, and with what."""
+    warn_of_outside_change(detector.bundle.path)
     if station is not None:
         log_notes(station.notes())
     for camera in cameras:

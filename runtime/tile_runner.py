@@ -54,6 +54,9 @@ class TileRunner:
             inputs = np.stack([self._grid.tile(frames[frame], tile) for frame, tile in chosen])
             while len(self._calls) >= self._engine.in_flight:
                 self._collect()
+            if batch.error is not None:
+                # The batch has no results, and each further call may last until a time-out.
+                return
             try:
                 self._engine.submit(inputs)
             except EngineError as error:

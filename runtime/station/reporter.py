@@ -15,6 +15,7 @@ from flawline.cameras import Camera, Frame
 from flawline.runtime.background import BackgroundWorker
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
+from flawline.runtime.frame_image import image_of
 from flawline.runtime.image import Map
 from flawline.runtime.outputs import Judgement, Output, OutputError
 from flawline.runtime.regions import regions_missing
@@ -168,8 +169,7 @@ class Reporter:
         with self._ends_deliveries():
             notices.unjudged(judgement.frame, judgement.verdict, judgement.views)
             if detector is not None:
-                image = judgement.frame.image
-                assert image is not None
+                image = image_of(judgement.frame, detector.bundle.manifest)
                 regions = detector.regions(image, anomaly_map)
                 judgement = dataclasses.replace(judgement, regions=regions)
             found = time.perf_counter()

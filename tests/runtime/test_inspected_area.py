@@ -19,7 +19,7 @@ from flawline.cameras import Frame
 from flawline.runtime.bundle import MANIFEST, Bundle, read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.graph_input import GraphInput
-from flawline.runtime.image import GEOMETRIES, PADDING_BGR, Geometry
+from flawline.runtime.image import GEOMETRIES, PADDING_BGR, Geometry, prepare_area
 from flawline.runtime.inspected_area import AreaError, InspectedArea, area_from_json
 from flawline.runtime.manifest import manifest_from_json, manifest_to_json
 from flawline.runtime.regions import RegionSettings, find_regions
@@ -64,6 +64,12 @@ def test_no_pixel_outside_has_an_influence(kind: str, size: int) -> None:
     # What is inside stays as it was.
     untouched = GraphInput(graph_input.geometry).of_frame(frame)
     assert np.array_equal(prepared[cells], untouched[cells])
+
+
+def test_of_a_fully_inspected_frame_every_cell_is_inspected() -> None:
+    # A share of all pixels, summed in float32, is 0.99999875 for this size.
+    cells = prepare_area(np.ones((2571, 2589), bool), Geometry("stretch", 33, 38))
+    assert cells.all()
 
 
 def test_tiles_without_an_inspected_pixel_are_left_out() -> None:

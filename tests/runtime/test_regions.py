@@ -198,6 +198,19 @@ def test_the_line_says_where(
     assert "regions_total" not in unjudged
 
 
+def test_a_deep_image_has_the_regions_of_its_8_bits(
+    locating: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), square_image().astype(np.uint16) << 8)
+    cv2.imwrite(str(tmp_path / "1.png"), square_image())
+    assert (
+        infer_stream.main(["--bundle", str(locating.path), "--camera", f"{tmp_path}?bits=16"]) == 0
+    )
+    deep, plain, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert deep["regions_total"] == 1
+    assert deep["regions"] == plain["regions"]
+
+
 def test_the_table_has_the_number_and_the_largest(
     locating: Bundle, parts: Path, tmp_path: Path
 ) -> None:

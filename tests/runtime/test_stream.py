@@ -318,7 +318,7 @@ def test_a_users_error_is_one_line_and_exit_status_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--bundle and --camera are needed (or --list)"),
+        ([], "--bundle and --camera are needed (or --station or --list)"),
         (["--bundle", "b", "--camera", "c", "--max-frames", "0"], "must be at least 1"),
         (["--bundle", "b", "--camera", ""], "argument --camera: is empty; check that its shell"),
         (["--bundle", "", "--camera", "c"], "argument --bundle: is empty"),

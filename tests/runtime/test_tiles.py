@@ -207,6 +207,26 @@ def test_an_engine_that_fails_once_judges_the_next_frame(tiled: Bundle) -> None:
     assert scores[0] == pytest.approx(untiled_map(random_frame(), tiled).max(), abs=1e-4)
 
 
+def test_after_an_error_no_more_tiles_of_the_frame_are_computed(
+    tiled: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an engine that waits for a server, each call may last until a time-out."""
+    asked = []
+
+    def result(engine: Counting) -> Any:
+        asked.append(engine)
+        raise EngineError("the device is gone")
+
+    monkeypatch.setattr(Counting, "submit", lambda engine, image: None)
+    monkeypatch.setattr(Counting, "result", result)
+    graph_input = tiled.manifest.graph_input
+    assert graph_input.grid is not None
+    runner = TileRunner(counting(tiled, 1), graph_input.grid)
+    with pytest.raises(EngineError, match="the device is gone"):
+        runner(graph_input.of_frame(random_frame())[None])
+    assert len(asked) == 1
+
+
 # ---------------------------------------------------------------- bundles and detectors
 
 

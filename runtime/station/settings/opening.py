@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.audit.log import open_log
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.detector import Detector
@@ -32,7 +31,6 @@ def open_judge(station: Station, check: Check, bundle: Bundle | None = None) -> 
     recipe = station.recipe
     if bundle is None:
         bundle = read_bundle(station.bundle_of(recipe))
-        warn_of_outside_change(bundle.path)
     check_recipe(station, recipe, bundle)
     engine = content.engine
     cache = None if engine.cache is None else station.folder / engine.cache

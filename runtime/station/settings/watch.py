@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from flawline import FlawlineError
+from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.audit.log import AuditError, open_log
 from flawline.runtime.console import warn
 from flawline.runtime.station.judge import Exchange, Judge
@@ -98,11 +99,13 @@ class StationWatch:
 
     def _open(self, station: Station) -> Judge:
         try:
-            return open_judge(station, self._check)
+            judge = open_judge(station, self._check)
         except FlawlineError as error:
             with suppress(AuditError), open_log(station.audit_log) as log:
                 log.append(REFUSED, None, {"recipe": station.recipe.name}, str(error))
             raise
+        warn_of_outside_change(judge.detector.bundle.path)
+        return judge
 
 
 def _judged_with(content: StationFile) -> list[object]:
