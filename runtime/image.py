@@ -235,7 +235,7 @@ def prepare_area(inspected: npt.NDArray[np.bool_], geometry: Geometry) -> npt.ND
     # In floating point, so that no small weight is rounded away. The shares of what is left out are
     # exactly 0 where nothing is; those of what is inspected are only about 1 where everything is.
     left_out = _resized((~inspected).astype(np.float32), scaled_height, scaled_width)
-    inside = left_out == 0
+    inside: npt.NDArray[np.bool_] = left_out == 0
     if geometry.kind == "letterbox":
         prepared = np.zeros((geometry.height, geometry.width), bool)
         prepared[-top : scaled_height - top, -left : scaled_width - left] = inside
