@@ -98,7 +98,7 @@ class Output(ABC):
 
     required: ClassVar[bool] = True
     """True if the stream ends when a judgement cannot be delivered; False if that is logged."""
-    uses_regions: ClassVar[bool] = False
+    uses_regions: bool = False
     """True if it delivers the regions of a judgement, which are otherwise not computed."""
     untested: ClassVar[str | None] = None
     """The part that no test covers, for example "on a broker"; None if there is none."""

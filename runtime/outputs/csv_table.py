@@ -55,7 +55,7 @@ class CsvTable(Output):
     stdout. The header replaces the content of the file.
     """
 
-    uses_regions: ClassVar[bool] = True
+    uses_regions = True
     usage: ClassVar[str] = "csv:FILE"
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:

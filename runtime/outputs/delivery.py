@@ -54,7 +54,7 @@ class Delivery(Output):
     """
 
     required: ClassVar[bool] = False
-    uses_regions: ClassVar[bool] = True
+    uses_regions = True
     Options: ClassVar[type[DeliveryOptions]] = DeliveryOptions
 
     def __init__(self, name: str, options: DeliveryOptions, bundle: Bundle) -> None:

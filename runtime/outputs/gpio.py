@@ -58,7 +58,7 @@ class Gpio(Delivery):
 
     usage: ClassVar[str] = "gpio:?rejected=PIN"
     untested: ClassVar[str | None] = "on real pins"
-    uses_regions: ClassVar[bool] = False
+    uses_regions = False
     Options: ClassVar[type[GpioOptions]] = GpioOptions
 
     def __init__(self, target: str, options: GpioOptions, bundle: Bundle) -> None:

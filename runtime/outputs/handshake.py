@@ -66,7 +66,7 @@ class HandshakeServer(Delivery):
     for the PLC: a result that does not fit is dropped and counted.
     """
 
-    uses_regions: ClassVar[bool] = False
+    uses_regions = False
     Options: ClassVar[type[HandshakeOptions]] = HandshakeOptions
 
     def __init__(self, name: str, options: HandshakeOptions, bundle: Bundle) -> None:

@@ -21,7 +21,7 @@ class JsonLines(Output):
     `target` is a file, or empty for stdout. The first line replaces the content of the file.
     """
 
-    uses_regions: ClassVar[bool] = True
+    uses_regions = True
     usage: ClassVar[str] = "jsonl for stdout, jsonl:FILE"
 
     def __init__(self, target: str, options: OutputOptions, bundle: Bundle) -> None:

@@ -43,7 +43,7 @@ class OpcUa(HandshakeServer):
     """
 
     usage: ClassVar[str] = "opcua:ADDRESS[:PORT]"
-    uses_regions: ClassVar[bool] = True
+    uses_regions = True
     Options: ClassVar[type[OpcUaOptions]] = OpcUaOptions
     untested: ClassVar[str | None] = "with the conformance tests of the OPC Foundation"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,8 @@ from flawline.runtime.files import write_atomically
 from flawline.runtime.frame_image import image_of
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
+from flawline.runtime.outputs.jsonl import record
+from flawline.runtime.outputs.picture_folder import PICTURE, RECORD, PictureFolder
 from flawline.runtime.painting import paint
 
 # Characters that a file system of Windows, macOS or Linux does not accept, among them the
@@ -34,6 +39,7 @@ LONGEST_SOURCE = 80  # bytes, of the source or of source and part together
 LONGEST_PART = 48
 # Of the images that wait to be written: three of 4000 x 3000 pixels, or 140 of 640 x 480.
 CAPACITY = 128 * 2**20  # bytes
+RATE_S = 60.0  # seconds in which `per_minute` images may be saved
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,24 @@ class OverlayOptions(OutputOptions):
         "all", "which frames are saved; rejected: anomalous and unjudged ones, and those for review"
     )
     limit: int = option(10_000, "the number of images at which the folder is full")
+    max_mb: int | None = option(None, "the megabytes (10^6 bytes) at which the folder is full")
+    when_full: Literal["stop", "replace"] = option(
+        "stop", "stop: save no more; replace: delete the oldest images that a stream saved there"
+    )
+    per_minute: int | None = option(None, "save at most so many images in 60 seconds")
+    record: bool = option(False, "save the JSON line of each image beside it, as NAME.json")
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError(f"limit is {self.limit}, not 1 or more")
+        for name in ("limit", "max_mb", "per_minute"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, not 1 or more")
 
 
 class Overlays(Output):
-    """Saves one PNG file per frame, as a whole or not at all. No file is replaced or deleted.
+    """Saves one PNG file per frame, as a whole or not at all.
+
+    No file is replaced, and none is deleted unless the options ask for it; see `PictureFolder`.
 
     `target` is a folder, which is created. A file is named by the start of the run, random digits,
     and index, camera, source, part and verdict of its frame, so that several streams may share the
@@ -64,7 +80,7 @@ class Overlays(Output):
     """
 
     required: ClassVar[bool] = False
-    usage: ClassVar[str] = "overlays:DIR[?frames=rejected&limit=1000]"
+    usage: ClassVar[str] = "overlays:DIR[?frames=rejected&limit=1000&when_full=replace]"
     Options: ClassVar[type[OutputOptions]] = OverlayOptions
 
     def __init__(self, target: str, options: OverlayOptions, bundle: Bundle) -> None:
@@ -74,6 +90,8 @@ class Overlays(Output):
         self._options = options
         self._manifest = bundle.manifest
         self._pixel_threshold = bundle.calibration.pixel_threshold
+        self._bundle_id = bundle.short_id
+        self.uses_regions = options.record
         started = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         self._run = f"{started}-{secrets.token_hex(4)}"
         if not bundle.has_map:
@@ -84,17 +102,26 @@ class Overlays(Output):
             )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._room = options.limit - sum(1 for _ in self._folder.glob("*.png"))
+            self._pictures = PictureFolder(
+                self._folder, options.limit, _bytes(options.max_mb), options.when_full == "replace"
+            )
         except OSError as error:
             raise OutputError(
                 f"output overlays: {target} cannot be created ({reason_of(error)}); "
                 f"{remedy_of(error, 'folder')}"
             ) from error
         self._worker = BackgroundWorker(CAPACITY)
-        self._accepted = 0
-        self._saved = 0
+        self._accepted_at: deque[float] = deque()
+        # Counted by the stream: images for which there was no memory, and those beyond the rate or
+        # into a folder that was full already.
         self._refused = 0
-        self._over_limit = 0
+        self._left_out = 0
+        # Counted by the thread.
+        self._saved = 0
+        self._failed = 0
+        self._without_room = 0
+        self._said_rate = False
+        self._full_said = threading.Lock()
 
     @classmethod
     def image_folder(cls, target: str) -> Path | None:
@@ -103,6 +130,7 @@ class Overlays(Output):
     def change_bundle(self, bundle: Bundle) -> None:
         self._manifest = bundle.manifest
         self._pixel_threshold = bundle.calibration.pixel_threshold
+        self._bundle_id = bundle.short_id
 
     def write(self, judgement: Judgement) -> None:
         verdict = judgement.verdict
@@ -116,8 +144,8 @@ class Overlays(Output):
         self._worker.drain()
         return {
             "saved": self._saved,
-            "not_saved": self._refused + self._accepted - self._saved,
-            "over_limit": self._over_limit,
+            "not_saved": self._refused + self._failed,
+            "over_limit": self._left_out + self._without_room,
         }
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -129,13 +157,12 @@ class Overlays(Output):
         self._raise_failure()
 
     def _save(self, judgement: Judgement) -> None:
-        if self._room <= 0:
-            if not self._over_limit:
-                warn(
-                    f"output overlays: {self._folder} holds {self._options.limit} images, its "
-                    f"limit; no more are saved; move them away, or raise it with ?limit=N"
-                )
-            self._over_limit += 1
+        if self._pictures.is_full:
+            self._left_out += 1
+            self._say_full()
+            return
+        if not self._within_rate():
+            self._left_out += 1
             return
         frame = judgement.frame
         assert frame.image is not None
@@ -147,13 +174,17 @@ class Overlays(Output):
         # The bundle may change before the thread comes to this frame.
         manifest = self._manifest
         pixel_threshold = self._pixel_threshold
+        line = {**record(judgement), "bundle": self._bundle_id}
 
         def write() -> None:
-            self._write(judgement, anomaly_map, manifest, pixel_threshold)
+            try:
+                picture = _picture(judgement, anomaly_map, manifest, pixel_threshold)
+                self._write(judgement, picture, line)
+            except BaseException:
+                self._failed += 1
+                raise
 
         if self._worker.submit(write, frame.image.nbytes, wait=judgement.can_wait):
-            self._room -= 1
-            self._accepted += 1
             return
         self._refused += 1
         # After 1, 2, 4, 8 frames and so on: a camera that is always too fast must not fill a log.
@@ -164,54 +195,106 @@ class Overlays(Output):
                 f"save fewer with ?frames=rejected"
             )
 
+    def _within_rate(self) -> bool:
+        """Whether another image may be saved now; if so, it is counted."""
+        most = self._options.per_minute
+        if most is None:
+            return True
+        now = _now()
+        while self._accepted_at and now - self._accepted_at[0] >= RATE_S:
+            self._accepted_at.popleft()
+        if len(self._accepted_at) >= most:
+            if not self._said_rate:
+                warn(
+                    f"output overlays: more than {most} images in {RATE_S:g} s; the others are "
+                    f"counted and not saved; raise it with ?per_minute=N"
+                )
+            self._said_rate = True
+            return False
+        self._accepted_at.append(now)
+        return True
+
     def _write(
-        self,
-        judgement: Judgement,
-        anomaly_map: npt.NDArray[np.float32] | None,
-        manifest: Manifest,
-        pixel_threshold: float | None,
+        self, judgement: Judgement, pixels: npt.NDArray[Any], line: Mapping[str, Any]
     ) -> None:
-        """Paint and write one frame. Called by the thread."""
-        frame = judgement.frame
-        verdict = judgement.verdict
-        if verdict.judged and anomaly_map is not None:
-            image = magnified(image_of(frame, manifest))
-            painted = paint(image, anomaly_map, manifest, pixel_threshold)
-            pixels = with_caption(painted, verdict)
-        else:
-            pixels = np.asarray(frame.image)
-        label = _label(judgement)
-        path = self._folder / f"{self._run}-{frame.index:06d}-{label}-{verdict.name}.png"
+        """Encode and write one picture, after its record. Called by the thread."""
+        name = f"{self._run}-{judgement.frame.index:06d}-{_label(judgement)}"
+        path = self._folder / f"{name}-{judgement.verdict.name}{PICTURE}"
         # Encoded in memory, because cv2.imwrite does not say why it could not write.
-        encoded, data = cv2.imencode(".png", pixels)
+        encoded, data = cv2.imencode(PICTURE, pixels)
         if not encoded:
             raise OutputError(
                 f"output overlays: OpenCV cannot encode {path}; "
                 f"give the camera smaller images, or leave this output out"
             )
+        files = {path: data.tobytes()}
+        if self._options.record:
+            content = json.dumps({**line, "image": path.name}, allow_nan=False, indent=1)
+            files = {path.with_suffix(RECORD): content.encode(), **files}
+        size = sum(len(content) for content in files.values())
         try:
-            # Waiting for the disk would delay the following frames.
-            write_atomically(path, data.tobytes(), durable=False)
+            if not self._pictures.make_room(size):
+                self._without_room += 1
+                self._say_full()
+                return
+            for file, bytes_of_file in files.items():
+                # Waiting for the disk would delay the following frames.
+                write_atomically(file, bytes_of_file, durable=False)
         except OSError as error:
             raise OutputError(
                 f"output overlays: {path} cannot be written ({reason_of(error)}); "
                 f"{remedy_of(error, 'folder')}"
             ) from error
+        self._pictures.add(size)
         self._saved += 1
+
+    def _say_full(self) -> None:
+        """Say once that the folder is full. Called by the stream and by the thread."""
+        # Never released: the first call alone gets it.
+        if not self._full_said.acquire(blocking=False):
+            return
+        limits = f"{self._options.limit} images"
+        if self._options.max_mb is not None:
+            limits += f" or {self._options.max_mb} MB"
+        warn(
+            f"output overlays: {self._folder} is full, at its limit of {limits}; no more are "
+            f"saved; move them away, raise the limit with ?limit=N, or delete the oldest ones with "
+            f"&when_full=replace"
+        )
 
     def _raise_failure(self) -> None:
         """Raise what went wrong in the thread since the last call, if anything did."""
         failures = self._worker.take_failures()
         if not failures:
             return
-        # The files were not written, so that their places in the folder are free.
-        self._room += len(failures)
         for failure in failures:
             if not isinstance(failure, OutputError):
                 raise failure
         if len(failures) == 1:
             raise failures[0]
         raise OutputError(f"{len(failures)} images were not saved; the first: {failures[0]}")
+
+
+def _picture(
+    judgement: Judgement,
+    anomaly_map: npt.NDArray[np.float32] | None,
+    manifest: Manifest,
+    pixel_threshold: float | None,
+) -> npt.NDArray[Any]:
+    """Return a judged frame with its map and a caption, and another one as it came."""
+    verdict = judgement.verdict
+    if not verdict.judged or anomaly_map is None:
+        return np.asarray(judgement.frame.image)
+    image = magnified(image_of(judgement.frame, manifest))
+    return with_caption(paint(image, anomaly_map, manifest, pixel_threshold), verdict)
+
+
+def _bytes(megabytes: int | None) -> int | None:
+    return None if megabytes is None else 1_000_000 * megabytes
+
+
+def _now() -> float:
+    return time.monotonic()
 
 
 def _label(judgement: Judgement) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,8 +125,8 @@ def test_a_full_folder_is_said_once_and_deletes_nothing(
     ]
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        f"output overlays: {saved} holds 3 images, its limit; no more are saved; move them "
-        f"away, or raise it with ?limit=N"
+        f"output overlays: {saved} is full, at its limit of 3 images; no more are saved; move them "
+        f"away, raise the limit with ?limit=N, or delete the oldest ones with &when_full=replace"
     )
 
 
@@ -195,7 +197,75 @@ def test_a_limit_below_one_is_refused(bundle: Bundle, saved: Path) -> None:
         "limit=0": r"limit is 0, not 1 or more$",
         "limit=many": r"limit=many: not a whole number; limit \(int, default 10000\): the number",
         "frames=some": r"frames=some: not one of all, rejected; frames \(",
+        "max_mb=0": r"max_mb is 0, not 1 or more$",
+        "per_minute=-1": r"per_minute is -1, not 1 or more$",
     }
     for option, message in messages.items():
         with pytest.raises(OutputError, match=message):
             open_output(f"overlays:{saved}?{option}", bundle)
+
+
+def test_the_oldest_images_make_room_and_other_files_stay(bundle: Bundle, saved: Path) -> None:
+    (saved / "holiday.png").write_bytes(b"of another program")
+    earlier = saved / "19990101-000000-00000000-000000-old-good.png"
+    earlier.write_bytes(b"of an earlier run")
+    earlier.with_suffix(".json").write_bytes(b"{}")
+    os.utime(earlier, (1, 1))
+    with opened(bundle, saved, "?limit=3&when_full=replace&record=1") as output:
+        for index in range(5):
+            output.write(judgement(index))
+        assert output.totals() == {"saved": 5, "not_saved": 0, "over_limit": 0}
+    left = sorted(path.name.split("-", 3)[-1] for path in saved.iterdir())
+    assert left == [
+        "000003-part3-good.json",
+        "000003-part3-good.png",
+        "000004-part4-good.json",
+        "000004-part4-good.png",
+        "holiday.png",
+    ]
+
+
+def test_a_folder_stays_below_its_size(bundle: Bundle, saved: Path) -> None:
+    """Images of noise, of about 0.3 MB each."""
+    noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    verdict = Verdict(math.nan, 100.0, True, None, {}, "not finite")
+    with opened(bundle, saved, "?max_mb=1&when_full=replace") as output:
+        for index in range(8):
+            output.write(Judgement(Frame(f"part{index}", index, noise), verdict, 1.0))
+        assert output.totals() == {"saved": 8, "not_saved": 0, "over_limit": 0}
+    names = images_in(saved)
+    assert names == [f"{index:06d}-part{index}-unjudged" for index in range(8 - len(names), 8)]
+    size = sum(path.stat().st_size for path in saved.iterdir())
+    assert 0.5e6 < size <= 1e6
+    with opened(bundle, saved, "?max_mb=1") as output:
+        output.write(Judgement(Frame("more", 9, noise), verdict, 1.0))
+        assert output.totals() == {"saved": 0, "not_saved": 0, "over_limit": 1}
+    assert images_in(saved) == names
+
+
+def test_images_beyond_a_rate_are_counted(
+    bundle: Bundle,
+    saved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Seconds at which the frames come.
+    times = iter([0.0, 1.0, 2.0, 59.0, 60.0, 61.0, 62.0])
+    monkeypatch.setattr(overlays, "_now", lambda: next(times))
+    with opened(bundle, saved, "?per_minute=2") as output:
+        for index in range(7):
+            output.write(judgement(index))
+        assert output.totals() == {"saved": 4, "not_saved": 0, "over_limit": 3}
+    assert [name.split("-")[1] for name in images_in(saved)] == ["part0", "part1", "part4", "part5"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("output overlays: more than 2 images in 60 s; ")
+
+
+def test_the_record_of_an_image_is_its_json_line(bundle: Bundle, saved: Path) -> None:
+    with opened(bundle, saved, "?record=1") as output:
+        assert output.uses_regions
+        output.write(judgement(0, score=120.0))
+    (image,) = saved.glob("*.png")
+    line = json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))
+    assert line["image"] == image.name
+    assert (line["verdict"], line["score"], line["bundle"]) == ("anomalous", 120.0, bundle.short_id)
