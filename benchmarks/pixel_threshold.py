@@ -102,7 +102,7 @@ def _map_peaks(detector: Detector, paths: Sequence[Path]) -> list[float]:
             if not np.isfinite(peak):
                 raise EngineError(
                     f"{detector.engine.description}: the map of {path} is not finite; choose "
-                    f"another --engine or build the bundle again"
+                    f"another engine or build the bundle again"
                 )
             peaks.append(peak)
             progress("held-out good images", index + 1, len(paths))

@@ -90,7 +90,7 @@ def _judge(
                 if verdict.reason is not None:
                     raise EngineError(
                         f"{detector.engine.description} cannot judge {path} after {case.name}: "
-                        f"{verdict.reason}; choose another --engine or build the bundle again"
+                        f"{verdict.reason}; choose another engine or build the bundle again"
                     )
                 scores[number, index] = verdict.score
             progress("changed test images", index + 1, len(paths))
