@@ -97,7 +97,10 @@ def _map_peaks(detector: Detector, paths: Sequence[Path]) -> list[float]:
     with Bars() as progress:
         for index, path in enumerate(paths):
             verdict = detector(read_image(path, bit_depth))
-            assert verdict.anomaly_map is not None
+            if verdict.anomaly_map is None:
+                raise EngineError(
+                    f"{detector.engine.description} cannot judge {path}: {verdict.reason}"
+                )
             peak = map_peak(verdict.anomaly_map)
             if not np.isfinite(peak):
                 raise EngineError(
