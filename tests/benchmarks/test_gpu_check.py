@@ -142,7 +142,7 @@ def test_a_library_that_cannot_be_loaded_leaves_the_other_engines(
         open = staticmethod(broken)
 
     kinds = {"toy": Broken, "onnxruntime": OnnxRuntime}
-    monkeypatch.setattr(calls, "missing", lambda name: None)
+    monkeypatch.setattr(calls, "unusable_here", lambda name: None)
     monkeypatch.setattr(calls, "engine_class", kinds.__getitem__)
     with ExitStack() as stack:
         opened = open_engines(bundle, ["toy", "onnxruntime"], stack)
@@ -162,7 +162,7 @@ def test_a_machine_on_which_nothing_runs_says_why(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(subject, "ENGINES", {"onnxruntime": ""})
-    monkeypatch.setattr(calls, "missing", lambda name: "install it")
+    monkeypatch.setattr(calls, "unusable_here", lambda name: "install it")
     assert main(["--bundle", str(bundle.path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "nothing can be measured on this machine; " in line
@@ -238,7 +238,7 @@ def test_every_engine_that_compiles_is_measured_with_its_graph_if_it_has_one(
             return GraphEngine(graph_enabled)
 
     monkeypatch.setattr(calls, "ENGINES", {"toy": "", "onnxruntime": ""})
-    monkeypatch.setattr(calls, "missing", lambda name: None)
+    monkeypatch.setattr(calls, "unusable_here", lambda name: None)
     kinds = {"toy": Toy, "onnxruntime": OnnxRuntime}
     monkeypatch.setattr(calls, "engine_class", kinds.__getitem__)
     monkeypatch.setattr(calls, "self_test", lambda engine, bundle: 0.0)
