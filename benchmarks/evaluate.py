@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flawline.benchmarks.grid_masks import read_masks
 from flawline.benchmarks.interleaved import (
     EngineChoice,
     EngineRun,
@@ -29,9 +30,8 @@ from flawline.benchmarks.pixel_threshold import (
     pixel_threshold,
 )
 from flawline.benchmarks.protocol import NO_MASKS, Truth, protocol_of, read_truth, rounded
-from flawline.cameras.listing import count_of
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.console import log, log_notes, printable
+from flawline.runtime.console import log_notes, printable
 from flawline.runtime.engines import REFERENCE_ENGINE, EngineOptions
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.load import read_cpu, share_of_others
@@ -39,7 +39,7 @@ from flawline.runtime.precisions import FP32
 from flawline.runtime.tolerances import clear_flip, flipped
 from flawline.train import metrics
 from flawline.train.data import DataSet, Sample, data_name, open_data
-from flawline.train.data.masks import Mask, read_mask
+from flawline.train.data.masks import Mask
 
 Row = dict[str, Any]
 
@@ -154,7 +154,7 @@ def _read_entries(bundle_paths: Sequence[Path], samples: Sequence[Sample]) -> li
     entries = []
     for path in bundle_paths:
         bundle = read_bundle(path)
-        entries.append(_Entry(bundle, _read_masks(samples, bundle)))
+        entries.append(_Entry(bundle, read_masks(samples, bundle)))
     return entries
 
 
@@ -233,30 +233,6 @@ def _decisions(labels: metrics.Labels, run: EngineRun, bundle: Bundle) -> Row:
         "defective_images": int(labels.sum()),
         "missed": int((~anomalous & labels).sum()),
     }
-
-
-def _read_masks(samples: Sequence[Sample], bundle: Bundle) -> list[Mask | None]:
-    """Return the masks of the images, bool [H, W] each; none without maps or without any mask.
-
-    A defective image without a mask has None: which of its pixels are defective is not known.
-    """
-    if not bundle.has_map or not any(sample.mask for sample in samples):
-        return []
-    masks: list[Mask | None] = []
-    empty = []
-    for sample in samples:
-        mask = None
-        if sample.defect is None or sample.mask is not None:
-            mask = read_mask(sample, bundle.manifest.graph_input.frame_geometry)
-            if sample.mask is not None and not mask.any():
-                empty.append(sample.mask)
-        masks.append(mask)
-    if empty:
-        log(
-            f"note: {count_of(len(empty), 'mask')} of defective images without any defective "
-            f"pixel, such as {empty[0]}"
-        )
-    return masks
 
 
 def _pixel_accuracy(masks: Sequence[Mask | None], run: EngineRun) -> Row:

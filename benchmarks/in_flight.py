@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from flawline.runtime.ahead import Ahead, Prepared
 from flawline.runtime.detector import Detector
+from flawline.runtime.graph_input import Laid
 from flawline.runtime.image import Image
 from flawline.runtime.throughput import judge_in_flight
 from flawline.runtime.verdict import Verdict
@@ -37,7 +38,7 @@ def judge_passes(
     total = passes * count
     filled = math.ceil(total / batch) * batch
 
-    def prepared(number: int) -> Image | Verdict:
+    def prepared(number: int) -> Image | Laid | Verdict:
         return detector.prepare_image(images[number % count])
 
     times = []

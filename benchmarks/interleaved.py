@@ -227,7 +227,7 @@ def _add_result(measurement: Measurement, verdict: Verdict, image: Image, path: 
     found = verdict.judged or not lacks_part(measurement.detector, image)
     if found and not verdict.judged:
         raise EngineError(
-            f"{run.description} cannot judge {path}: {verdict.reason}; choose another --engine "
+            f"{run.description} cannot judge {path}: {verdict.reason}; choose another engine "
             "or build the bundle again"
         )
     run.scores.append(verdict.score if found else HIGHEST_SCORE)

@@ -97,12 +97,15 @@ def _map_peaks(detector: Detector, paths: Sequence[Path]) -> list[float]:
     with Bars() as progress:
         for index, path in enumerate(paths):
             verdict = detector(read_image(path, bit_depth))
-            assert verdict.anomaly_map is not None
+            if verdict.anomaly_map is None:
+                raise EngineError(
+                    f"{detector.engine.description} cannot judge {path}: {verdict.reason}"
+                )
             peak = map_peak(verdict.anomaly_map)
             if not np.isfinite(peak):
                 raise EngineError(
                     f"{detector.engine.description}: the map of {path} is not finite; choose "
-                    f"another --engine or build the bundle again"
+                    f"another engine or build the bundle again"
                 )
             peaks.append(peak)
             progress("held-out good images", index + 1, len(paths))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flawline.benchmarks.frame_maps import HIGHEST_SCORE, lacks_part
 from flawline.benchmarks.labels import labels_of
 from flawline.benchmarks.perturbations import PERTURBATIONS, perturb
 from flawline.benchmarks.protocol import Row, decisions, rounded
@@ -87,10 +88,14 @@ def _judge(
                 image = _image(path, case, detector.bundle.manifest.file_bit_depth)
                 colour = colour or image.ndim == 3
                 verdict = detector(image)
+                if not verdict.judged and lacks_part(detector, image):
+                    # It is rejected, whatever the threshold.
+                    scores[number, index] = HIGHEST_SCORE
+                    continue
                 if verdict.reason is not None:
                     raise EngineError(
                         f"{detector.engine.description} cannot judge {path} after {case.name}: "
-                        f"{verdict.reason}; choose another --engine or build the bundle again"
+                        f"{verdict.reason}; choose another engine or build the bundle again"
                     )
                 scores[number, index] = verdict.score
             progress("changed test images", index + 1, len(paths))

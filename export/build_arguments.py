@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flawline.commands import program_of
 from flawline.export.local_engine import NO_ENGINE, add_build_arguments
@@ -58,11 +58,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     add_engine_arguments(parser, extra=(NO_ENGINE,))
     add_build_arguments(parser)
     if given.bundle is not None:
-        return _parse_rest(parser, words, "--bundle builds and trains nothing")
+        return _parse_rest(parser, words, "bundle", "--bundle builds and trains nothing")
     _add_bundle_arguments(parser)
     if given.checkpoint is not None:
         parser.add_argument("--method", help="the method of the checkpoint; may be left out")
-        return _parse_rest(parser, words, "--checkpoint trains nothing")
+        return _parse_rest(parser, words, "checkpoint", "--checkpoint trains nothing")
     parser.add_argument(
         "--method", default=DEFAULT_METHOD, help=f"one of {', '.join(METHODS)}; default %(default)s"
     )
@@ -76,12 +76,36 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return parse_arguments(parser, words)
 
 
-def _parse_rest(parser: Parser, words: Sequence[str], reason: str) -> argparse.Namespace:
-    """Parse the command line, and give the reason why flags of other modes are refused."""
+def _parse_rest(
+    parser: Parser, words: Sequence[str], given: str, reason: str
+) -> argparse.Namespace:
+    """Parse the command line, and give the reason why flags of other modes are refused.
+
+    `given` is what the command works on, which states how the training was done.
+    """
     args, unknown = parser.parse_known_args(words)
     if unknown:
+        flag = unknown[0].partition("=")[0]
+        if flag in _flags(add_frame_arguments):
+            parser.error(
+                f"{flag}: tiles, areas and fixtures belong to the training, and the {given} states "
+                f"them; leave {flag} out, or train again with it"
+            )
+        if flag in _flags(add_training_arguments):
+            # It is spelled correctly, so that another flag would be a wrong suggestion.
+            parser.error(f"{flag} is a flag of the training ({reason}); leave it out")
         parser.error(f"unrecognized arguments: {' '.join(unknown)} ({reason})")
     return args
+
+
+def _flags(add_arguments: Callable[[argparse.ArgumentParser], None]) -> set[str]:
+    """Return the flags that a function adds to a parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    flags: set[str] = set()
+    for action in parser._actions:
+        flags.update(action.option_strings)
+    return flags
 
 
 def _add_bundle_arguments(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ class FrameScores:
     deciding: list[int]
 
 
-def score_frames(
+def score_prepared_frames(
     engine: Engine, frames: Sequence[Image], graph_input: GraphInput, progress: Progress
 ) -> FrameScores:
     """Run an engine on prepared frames, with their tiles one at a time. Raises EngineError."""
@@ -80,7 +80,7 @@ def with_deciding_tiles(
     if grid is None:
         return selection, None
     with closing(open_reference(model, map_size)) as engine:
-        found = score_frames(engine, selection.frames, selection.graph_input, progress)
+        found = score_prepared_frames(engine, selection.frames, selection.graph_input, progress)
     chosen = []
     for number, tile in enumerate(found.deciding):
         chosen.append(number * len(grid) + tile)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flawline.commands import command_line, command_line_elsewhere
-from flawline.export.measured_choice import choose_by_measurement
+from flawline.export.measured_choice import choose_by_measurement, input_name
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.engines import (
@@ -190,6 +190,9 @@ def _test_and_time(bundle: Bundle, name: str, options: EngineOptions) -> None:
         # The self-test has warmed the engine up.
         times = time_calls(lambda: engine(image), warm_up=0, seconds=TIMED_SECONDS)
         milliseconds = statistics.median(times)
-        log(f"engine {engine.description}: self-test passed, {milliseconds:.1f} ms per image")
+        log(
+            f"engine {engine.description}: self-test passed, {milliseconds:.1f} ms per "
+            f"{input_name(bundle)}"
+        )
     finally:
         engine.close()

@@ -202,9 +202,15 @@ def _nothing_to_choose(bundle: Bundle, options: EngineOptions, machine: Machine)
     )
 
 
+def input_name(bundle: Bundle) -> str:
+    """Return what one input of the graph, and so one golden image, is: "image" or "tile"."""
+    return "image" if bundle.manifest.tiles is None else "tile"
+
+
 def _log_table(bundle: Bundle, figures: Sequence[Figure], chosen: Figure) -> None:
     """Log one line per engine and precision, fastest first."""
     width = max(len(str(figure)) for figure in figures)
+    unit = input_name(bundle)
     for figure in figures:
         note = ""
         if figure == chosen:
@@ -213,7 +219,7 @@ def _log_table(bundle: Bundle, figures: Sequence[Figure], chosen: Figure) -> Non
             note = "  its threshold would have to be set with its own scores"
         elif bundle.calibration.scored_by is not None:
             note = "  the threshold was set with other scores"
-        log(f"  {figure!s:<{width}}  {figure.milliseconds:8.2f} ms per image{note}")
+        log(f"  {figure!s:<{width}}  {figure.milliseconds:8.2f} ms per {unit}{note}")
 
 
 def _log_adoption(

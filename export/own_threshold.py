@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flawline.export.frame_scores import FrameScores, score_frames
+from flawline.export.frame_scores import FrameScores, score_prepared_frames
 from flawline.export.good_scores import GoodScores, out_of_fold_scores
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle, read_bundle, write_calibration
@@ -51,10 +51,10 @@ def set_own_threshold(
     graph_input = bundle.manifest.graph_input
     with Bars() as bars:
         with closing(open_engine(bundle, engine, options)) as opened:
-            own = _own_scores(images, score_frames(opened, images, graph_input, bars))
+            own = _own_scores(images, score_prepared_frames(opened, images, graph_input, bars))
         if good is not None:
             with closing(open_reference(bundle.model(), bundle.map_size)) as reference:
-                found = score_frames(reference, images, graph_input, bars)
+                found = score_prepared_frames(reference, images, graph_input, bars)
             expected = _own_scores(images, found)
             own = GoodScores(
                 images.paths,

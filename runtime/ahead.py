@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from flawline.cameras.clock import Clock, SystemClock
+from flawline.runtime.find_part import Pose
+from flawline.runtime.graph_input import Laid
 from flawline.runtime.image import Image
 from flawline.runtime.verdict import Verdict
 
 Item = TypeVar("Item")
-Prepare = Callable[[Item], Image | Verdict]
+Prepare = Callable[[Item], Image | Laid | Verdict]
 # Takes the name of a stage and the seconds that one item spent in it.
 NoteStage = Callable[[str, float], None]
 
@@ -26,20 +28,24 @@ class Prepared(Generic[Item]):
     """An item, such as a frame, and what was made of it in so many milliseconds.
 
     `input` is that of the engine, uint8 [H, W, 3], or the verdict on an item that cannot be judged.
-    `by` is the function that made it.
+    `by` is the function that made it. `pose` is how the part lies, if a fixture found it.
     """
 
     item: Item
     input: Image | Verdict
     milliseconds: float = 0.0
     by: Prepare[Item] | None = None
+    pose: Pose | None = None
 
     @classmethod
     def of(cls, item: Item, prepare: Prepare[Item]) -> Prepared[Item]:
         """Prepare an item, and measure it."""
         start = time.perf_counter()
         made = prepare(item)
-        return cls(item, made, 1e3 * (time.perf_counter() - start), prepare)
+        milliseconds = 1e3 * (time.perf_counter() - start)
+        if isinstance(made, Laid):
+            return cls(item, made.image, milliseconds, prepare, made.pose)
+        return cls(item, made, milliseconds, prepare)
 
     def made_by(self, prepare: Prepare[Item]) -> Prepared[Item]:
         """Return what a function makes of the item; this one if it has made it already."""

@@ -23,7 +23,7 @@ from flawline.runtime.engines import Engine, EngineOptions, EngineUnavailable, o
 from flawline.runtime.engines.auto import other_scores
 from flawline.runtime.fixture import PartNotFoundError
 from flawline.runtime.frame_image import image_of
-from flawline.runtime.graph_input import GraphInput
+from flawline.runtime.graph_input import GraphInput, Laid
 from flawline.runtime.image import Image, Map, check_image
 from flawline.runtime.regions import Regions, RegionSettings, find_regions, regions_missing
 from flawline.runtime.tile_runner import TileRunner
@@ -148,6 +148,8 @@ class Detector:
         for place, made in enumerate(items):
             if isinstance(made.input, Verdict):
                 verdicts.insert(place, made.input)
+            else:
+                verdicts[place] = verdicts[place].at(made.pose)
         return verdicts
 
     def warm_up(self, largest: int) -> None:
@@ -165,23 +167,26 @@ class Detector:
             return wanted
         return min(wanted, self.runner.largest_batch)
 
-    def prepare(self, frame: Frame) -> Image | Verdict:
-        """Return what `runner` takes, or the verdict on a frame that cannot be judged."""
+    def prepare(self, frame: Frame) -> Image | Laid | Verdict:
+        """Return what `runner` takes, or the verdict on a frame that cannot be judged.
+
+        With a fixture, the pose of the part is beside it.
+        """
         try:
             image = image_of(frame, self.bundle.manifest)
             self._check_size(image)
-            return self.graph_input.of_frame(image)
+            return self.graph_input.of_camera(image)
         except (ValueError, cv2.error) as error:
             # A valid image may still be too long and thin to be resized.
             return self.unjudged(str(error))
 
-    def prepare_image(self, image: npt.NDArray[Any]) -> Image | Verdict:
-        """Return what `runner` takes, or the verdict on an image without its part; see `__call__`.
+    def prepare_image(self, image: npt.NDArray[Any]) -> Image | Laid | Verdict:
+        """Return what `prepare` does, or the verdict on an image without its part; see `__call__`.
 
         Raises ValueError for another dtype or shape.
         """
         try:
-            return self.graph_input.of_frame(image)
+            return self.graph_input.of_camera(image)
         except PartNotFoundError as error:
             return self.unjudged(str(error))
 

@@ -260,11 +260,21 @@ class PartFinder:
         angle = place.turn + math.degrees(math.atan2(matrix[1, 0], matrix[0, 0]))
         x, y = to_frame @ (*(matrix @ ((width - 1) / 2, (height - 1) / 2, 1)), 1)
         return Pose(
-            turn=(angle + 180) % 360 - 180,
-            shift_x=float(x - self._centre[0]) * self.scale,
-            shift_y=float(y - self._centre[1]) * self.scale,
-            quality=float(quality),
+            turn=_rounded((angle + 180) % 360 - 180, 3),
+            shift_x=_rounded(float(x - self._centre[0]) * self.scale, 2),
+            shift_y=_rounded(float(y - self._centre[1]) * self.scale, 2),
+            quality=_rounded(float(quality), 4),
         )
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Return a value to fewer digits than OpenCV's are the same in.
+
+    The last bits of its sums depend on where the arrays lie in memory: without rounding, a frame
+    that is judged again would get another score, as far as its last digits go.
+    """
+    # Adding zero makes a zero of -0.0.
+    return round(value, digits) + 0.0
 
 
 def _peaks(places: Sequence[_Place]) -> list[_Place]:

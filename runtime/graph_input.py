@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.find_part import Pose
 from flawline.runtime.fixture import Fixture
 from flawline.runtime.image import (
     PADDING_BGR,
@@ -29,6 +30,13 @@ from flawline.runtime.tiles import TileGrid, Tiling, grid_geometry
 
 # The key of the manifest that states the camera's frames.
 SOURCE = "source"
+
+
+class Laid(NamedTuple):
+    """A prepared frame whose part was laid by the fixture, and how the part lay in the frame."""
+
+    image: Image
+    pose: Pose
 
 
 @dataclass(frozen=True)
@@ -109,12 +117,14 @@ class GraphInput:
             return None
         cells = prepare_area(inspected, self.frame_geometry)
         if not cells.any():
-            remedy = "draw a larger one"
+            remedies = []
+            if self.area is not None:
+                remedies.append("draw a larger one")
             if self.fixture is not None:
-                remedy = f"{remedy}, or allow the fixture less turn and shift"
+                remedies.append("allow the fixture less turn and shift")
             raise AreaError(
                 f"the inspected area has no place for one pixel of the {self.frame_geometry.width}x"
-                f"{self.frame_geometry.height} that a frame is resized to; {remedy}"
+                f"{self.frame_geometry.height} that a frame is resized to; {', or '.join(remedies)}"
             )
         return cells
 
@@ -158,11 +168,17 @@ class GraphInput:
         (see `SourceFrame.frame_of`), AreaError, which is one, for a size that is not that of the
         `area`, and FixtureError, which is one, where the part is not found.
         """
+        made = self.of_camera(frame)
+        return made.image if isinstance(made, Laid) else made
+
+    def of_camera(self, frame: npt.NDArray[Any]) -> Image | Laid:
+        """Return `of_frame`, with a fixture together with the pose. Raises the errors of it."""
         if self.source is not None:
             return self.source.frame_of(frame)
-        if self.fixture is not None:
-            frame = self.fixture.align(frame, self.fixture.require(frame))
-        return self._prepared(frame)
+        if self.fixture is None:
+            return self._prepared(frame)
+        pose = self.fixture.require(frame)
+        return Laid(self._prepared(self.fixture.align(frame, pose)), pose)
 
     def of_image(self, image: Image) -> Image:
         """Return `of_frame` for an image of a data set, of any size, to compare graphs on.

@@ -159,7 +159,7 @@ def with_pixel_threshold(
     if not np.isfinite(peaks).all():
         raise CalibrationError(
             "the maps of the good images are not all finite: no pixel threshold can be set; choose "
-            "another --engine, or build the bundle again"
+            "another engine, or build the bundle again"
         )
     rate = calibration.false_alarm_rate
     return replace(calibration, pixels=conformal_level(peaks, rate, margin, calibration.folds))

@@ -13,6 +13,7 @@ import numpy as np
 from flawline.runtime.ahead import Prepared
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, EngineUnavailable
+from flawline.runtime.find_part import Pose
 from flawline.runtime.image import Image
 from flawline.runtime.verdict import Verdict
 
@@ -89,7 +90,7 @@ class _Batch(Generic[Item]):
     """Items in their order, some of which have a verdict already; the others are images."""
 
     def __init__(self) -> None:
-        self._items: list[tuple[Item, Verdict | None]] = []
+        self._items: list[tuple[Item, Verdict | None, Pose | None]] = []
         self._images: list[Image] = []
         # How long they took to be prepared, and when they were submitted, in seconds.
         self._prepare_ms = 0.0
@@ -101,9 +102,9 @@ class _Batch(Generic[Item]):
         """Add an item."""
         self._prepare_ms += prepared.milliseconds
         if isinstance(prepared.input, Verdict):
-            self._items.append((prepared.item, prepared.input))
+            self._items.append((prepared.item, prepared.input, None))
         else:
-            self._items.append((prepared.item, None))
+            self._items.append((prepared.item, None, prepared.pose))
             self._images.append(prepared.input)
 
     def is_full(self, size: int) -> bool:
@@ -128,9 +129,9 @@ class _Batch(Generic[Item]):
         results: Iterator[Verdict] = iter(())
         if self._images:
             results = iter(self._results(detector))
-        for item, verdict in self._items:
+        for item, verdict, pose in self._items:
             if verdict is None:
-                verdict = next(results)
+                verdict = next(results).at(pose)
             yield item, verdict
 
     def _results(self, detector: Detector) -> list[Verdict]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from flawline.runtime.find_part import Pose
 from flawline.runtime.image import Map
 
 GOOD = "good"
@@ -29,6 +30,8 @@ class Verdict:
 
     In a continuous stream that rejects only while several of the last frames are bad, `anomalous`
     says that, and `recent_bad` counts them, with this one; otherwise it is None.
+
+    `pose` says how the part lies in the image, if the bundle has a fixture and it found the part.
     """
 
     score: float
@@ -39,6 +42,11 @@ class Verdict:
     reason: str | None = None
     review_threshold: float | None = None
     recent_bad: int | None = None
+    pose: Pose | None = None
+
+    def at(self, pose: Pose | None) -> Verdict:
+        """Return this verdict with the pose that the fixture found; None is no fixture."""
+        return self if pose is None else replace(self, pose=pose)
 
     @property
     def judged(self) -> bool:

@@ -39,7 +39,7 @@ def self_test(
             raise EngineError(
                 f"{engine.description} fails the self-test of {bundle.path}: "
                 f"golden image {index} {reason}; "
-                f"update the engine, choose another --engine, or build the bundle again"
+                f"update the engine, choose another engine, or build the bundle again"
             )
         largest = max(largest, abs(score - expected))
     return largest

@@ -40,6 +40,10 @@ COLUMNS = (
     "largest_peak",
     "recipe",
     "recent_bad",
+    "pose_turn",
+    "pose_dx",
+    "pose_dy",
+    "pose_match",
 )
 # A spreadsheet would take a text that begins so for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -50,9 +54,9 @@ class CsvTable(Output):
 
     A column is that of the JSON line with the same name, and empty where the line has no value.
     `prepare_ms` and `infer_ms` are the two `milliseconds` of the line, `views` is the number of
-    exposures of the part, `regions_total` that of the regions, and `largest_...` are those of the
-    one with the largest area. There is no row for the summary. `target` is a file, or empty for
-    stdout. The header replaces the content of the file.
+    exposures of the part, `regions_total` that of the regions, `largest_...` are those of the one
+    with the largest area, and `pose_...` the values of `pose`. There is no row for the summary.
+    `target` is a file, or empty for stdout. The header replaces the content of the file.
     """
 
     uses_regions = True
@@ -70,6 +74,8 @@ class CsvTable(Output):
         line = {**record(judgement), "bundle": self._bundle_id}
         for stage, milliseconds in line.pop("milliseconds").items():
             line[f"{stage}_ms"] = milliseconds
+        for name, value in line.pop("pose", {}).items():
+            line[f"pose_{name}"] = value
         if judgement.views:
             line["views"] = len(judgement.views)
         line |= _largest(judgement)

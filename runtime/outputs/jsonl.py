@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import printable
+from flawline.runtime.find_part import Pose
 from flawline.runtime.outputs import Judgement, Output, OutputOptions, ViewVerdict
 from flawline.runtime.outputs.line_file import LineFile
 from flawline.runtime.regions import Region, Regions
@@ -57,7 +58,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
     number of frames dropped so far. "camera" is there if there are several or it has a name, "part"
     if the camera knows the part, and "views" if the part has several exposures. A judged frame has
     "regions" and "regions_total" if the bundle gives them. "recipe" is there if the stream has
-    recipes, and "recent_bad" if frames are rejected by several of them.
+    recipes, "recent_bad" if frames are rejected by several of them, and "pose" if a fixture found
+    the part.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -79,12 +81,24 @@ def record(judgement: Judgement) -> dict[str, Any]:
         line["review_threshold"] = verdict.review_threshold
     if verdict.recent_bad is not None:
         line["recent_bad"] = verdict.recent_bad
+    if verdict.pose is not None:
+        line["pose"] = _pose(verdict.pose)
     if judgement.live:
         line["age_ms"] = None
         if judgement.age is not None:
             line["age_ms"] = round(1e3 * judgement.age, 3)
         line["dropped"] = judgement.dropped
     return line | _origin(judgement)
+
+
+def _pose(pose: Pose) -> dict[str, float]:
+    """Return how the part lies relative to the reference picture: degrees, pixels, the match."""
+    return {
+        "turn": pose.turn,
+        "dx": pose.shift_x,
+        "dy": pose.shift_y,
+        "match": pose.quality,
+    }
 
 
 def _origin(judgement: Judgement) -> dict[str, Any]:

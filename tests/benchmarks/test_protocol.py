@@ -22,10 +22,11 @@ from flawline.benchmarks.pixel_threshold import PixelThreshold, held_out_images
 from flawline.benchmarks.protocol import protocol_of, read_truth, recall_by_area
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import EngineOptions
+from flawline.runtime.engines import EngineError, EngineOptions
 from flawline.runtime.threshold import set_threshold
 from flawline.train import METHODS
 from flawline.train.data import DataError, hold_out, open_data
+from flawline.train.data.reference_picture import fixture_of
 from flawline.train.data.split import content_hashes
 from flawline.train.method import resolve_method
 from flawline.train.methods.patchcore import PatchCore
@@ -91,6 +92,13 @@ def test_the_threshold_of_maps_is_the_quantile_of_the_held_out_peaks(
     assert (found.images, found.rate, found.reason) == (4, RATE, None)
     assert found.value == pytest.approx(set_threshold(levels, RATE, 0.01).threshold)
     assert found.value > levels.max()
+
+
+def test_a_held_out_image_without_a_verdict_is_named(data: Path, tmp_path: Path) -> None:
+    still = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    fixture = fixture_of(still, (8, 8, 48, 48), turn=0, shift=1)
+    with pytest.raises(EngineError, match=r"cannot judge .*\.png: the part was not found"):
+        pixel_of(bundle_for(data, tmp_path / "b", fixture=fixture), data)
 
 
 def test_no_test_image_is_read_for_it(

@@ -22,6 +22,7 @@ from flawline.cameras import CameraError
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.engines import EngineOptions
 from flawline.train.data import open_data
+from flawline.train.data.reference_picture import fixture_of
 
 pytestmark = pytest.mark.torch
 ENGINE = ("onnxruntime", EngineOptions(threads=1))
@@ -252,3 +253,13 @@ def test_the_current_folder_has_a_name(
     monkeypatch.chdir(data)
     rows = robustness_of(bundle, open_data(Path()), *ENGINE, ["shift"])
     assert {row["data"] for row in rows} == {"parts"}
+
+
+def test_a_part_that_the_fixture_does_not_find_is_rejected(data: Path, tmp_path: Path) -> None:
+    still = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    fixture = fixture_of(still, (8, 8, 48, 48), turn=0, shift=1)
+    bundle = write_tiny_bundle(tmp_path / "laid", fixture=fixture)
+    rows = robustness_of(bundle, open_data(data), *ENGINE, ["gain"])
+    assert len(rows) > 1
+    for row in rows:
+        assert (row["false_alarm_rate"], row["recall"]) == (1, 1)

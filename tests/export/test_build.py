@@ -101,6 +101,27 @@ def test_flags_that_have_no_meaning_together_are_refused(
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["--tiles", "2x2"],
+        ["--overlap=0.2"],
+        ["--include", "a.png"],
+        ["--exclude", "a.png"],
+        ["--fixture", "a.png?region=0,0,64,64"],
+    ],
+)
+@pytest.mark.parametrize("holder", ["checkpoint", "bundle"])
+def test_flags_of_frames_belong_to_the_training(
+    words: list[str], holder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        build.main([f"--{holder}", "x", *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"belong to the training, and the {holder} states them" in line
+    assert "did you mean" not in line
+
+
+@pytest.mark.parametrize(
     ("words", "consequence"),
     [
         (["--bundle", "{bundle}"], "the bundle is unchanged"),

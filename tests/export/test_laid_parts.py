@@ -164,6 +164,15 @@ def test_a_fixture_that_does_not_find_the_good_images_is_refused(
         trained(data, tmp_path / "toy.pt", plan(data, **changes))
 
 
+def test_images_of_another_size_are_no_matter_of_turn_and_shift(data: Path, tmp_path: Path) -> None:
+    save(tmp_path / "still.png", draw_part()[:200])
+    wrong = FixturePlan(tmp_path / "still.png", FixtureOptions("80,20,160,160", 30.0, 15.0))
+    with pytest.raises(FixtureError, match=r"00\d\.png: the image is 320x240") as refusal:
+        trained(data, tmp_path / "toy.pt", wrong)
+    assert "--fixture picture of 320x240" in str(refusal.value)
+    assert "turn or shift" not in str(refusal.value)
+
+
 def test_another_fixture_is_another_training(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "toy.pt"
     first = trained(data, out, plan(data))
@@ -182,6 +191,10 @@ def test_frames_that_the_graph_takes_are_not_laid(
         build_bundle(checkpoint, data / "parts", tmp_path / "b", options)
 
 
+def _path(data: Path, fixture: str) -> str:
+    return f"{data}/{fixture}" if fixture else "?region=80,40,160,160"
+
+
 @pytest.mark.parametrize(
     ("fixture", "words", "message"),
     [
@@ -189,6 +202,7 @@ def test_frames_that_the_graph_takes_are_not_laid(
         ("still.png", [], "region= is not X,Y,WIDTH,HEIGHT"),
         ("still.png?region=80,40", [], "region=80,40 is not X,Y,WIDTH,HEIGHT"),
         ("still.png?region=80,40,160,160&tilt=3", [], "option 'tilt' is unknown"),
+        ("", [], "names no reference picture"),
         ("none.png?region=80,40,160,160", [], "none.png"),
     ],
 )
@@ -202,7 +216,7 @@ def test_the_command_says_what_is_wrong_before_it_trains(
 ) -> None:
     flags = ["--data", str(data / "parts"), "--method", "toy", "--out", str(tmp_path / "b")]
     try:
-        code: Any = build.main([*flags, "--fixture", f"{data}/{fixture}", *words])
+        code: Any = build.main([*flags, "--fixture", _path(data, fixture), *words])
     except SystemExit as end:
         code = end.code
     assert code == 2

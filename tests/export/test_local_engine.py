@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from conftest import write_tiny_bundle
 
 from flawline.export import measured_choice
 from flawline.export.local_engine import (
@@ -19,6 +20,7 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import ENGINES, Engine, EngineError, EngineOptions
 from flawline.runtime.engines.onnxruntime_cpu import OnnxRuntime
 from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions
+from flawline.runtime.tiles import Tiling
 
 DEFAULTS = EngineOptions()
 
@@ -84,6 +86,22 @@ def test_a_compiling_engine_is_built_then_tested_and_timed(
     assert plan.startswith(f"plan {bundle.model()} (0.0 MB)")
     assert "self-test passed" in engine
     assert engine.endswith("ms per image")
+
+
+def test_the_time_of_a_tile_is_called_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measured_choice, "TURN_S", 0)
+    for name in list(ENGINES):
+        if name != "onnxruntime":
+            monkeypatch.delitem(ENGINES, name)
+    bundle = write_tiny_bundle(tmp_path / "tiled", tiles=Tiling(2, 2, 0.25))
+    prepare_local_engine(bundle, "onnxruntime", DEFAULTS, {})
+    assert capsys.readouterr().err.endswith("ms per tile\n")
+    prepare_local_engine(bundle, "auto", DEFAULTS, {})
+    text = capsys.readouterr().err
+    assert "ms per tile  chosen" in text
+    assert "ms per image" not in text
 
 
 def test_an_engine_for_another_machine_is_only_built(

@@ -191,7 +191,7 @@ def test_a_missing_driver_or_gpu_is_reported_with_a_remedy(
     with pytest.raises(EngineError, match=r"cuInit.*; update the NVIDIA driver"):
         open_cuda()
     monkeypatch.setattr(libcuda, "LIBRARY", str(tmp_path / "libcuda.so.1"))
-    assert "choose another --engine" in (driver_missing() or "")
+    assert "choose another engine" in (driver_missing() or "")
 
 
 def test_the_first_available_provider_is_used(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,7 @@ def test_a_plan_that_does_not_load_is_built_again_once(
         assert len(control.builds) == 2
         control.refuse_plans = True
         with pytest.raises(
-            EngineError, match=r"does not load .*model\.plan .*; choose another --engine"
+            EngineError, match=r"does not load .*model\.plan .*; choose another engine"
         ):
             open_engine(fp16_bundle, engine_name(version))
         assert len(control.builds) == 3
@@ -319,7 +319,7 @@ def test_rtx_builds_for_turing_alone_and_refuses_an_unsupported_gpu(
     assert control.builds[0]["capabilities"] == ["SM75"]
     driver.fake_device(b"NVIDIA H100", 9, 0)
     with pytest.raises(
-        EngineError, match=r"compute capability 90, only 75, 80, .*; choose another --engine"
+        EngineError, match=r"compute capability 90, only 75, 80, .*; choose another engine"
     ):
         open_engine(fp16_bundle, "tensorrt-rtx")
     with pytest.raises(EngineError, match="does not support compute capability 87"):

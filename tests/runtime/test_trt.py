@@ -264,7 +264,7 @@ def test_the_driver_is_checked_before_tensorrt_is_used(
     monkeypatch.setattr(libcuda, "LIBRARY", str(tmp_path / "libcuda.so.1"))
     with pytest.raises(
         EngineError,
-        match=r"engine tensorrt: there is no NVIDIA driver on this machine .*another --engine",
+        match=r"engine tensorrt: there is no NVIDIA driver on this machine .*another engine",
     ):
         open_engine(fp16_bundle, "tensorrt")
     with pytest.raises(EngineError, match="there is no NVIDIA driver on this machine"):

@@ -88,4 +88,4 @@ class Broken(First):
 
     @classmethod
     def open(cls, bundle: Bundle, options: EngineOptions) -> Engine:  # type: ignore[override]
-        raise EngineError("the CPU is too old; choose another --engine")
+        raise EngineError("the CPU is too old; choose another engine")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flawline.cameras.decode import read_image
-from flawline.options import option, parse_options
+from flawline.options import OptionError, option, parse_options
 from flawline.runtime.console import log
 from flawline.runtime.find_part import Pose
 from flawline.runtime.fixture import (
@@ -17,6 +17,7 @@ from flawline.runtime.fixture import (
     SMALLEST_REGION,
     Fixture,
     FixtureError,
+    PartNotFoundError,
     Region,
 )
 from flawline.train.data.reference_picture import fixture_of
@@ -72,6 +73,8 @@ class FixturePlan:
 def parse_fixture(text: str) -> FixturePlan:
     """Read PICTURE?region=X,Y,WIDTH,HEIGHT&turn=DEGREES&shift=PIXELS. Raises OptionError."""
     picture, values = split_options(text)
+    if not picture:
+        raise OptionError(f"{text} names no reference picture, such as '{EXAMPLE}'")
     return FixturePlan(Path(picture), parse_options(FixtureOptions, values))
 
 
@@ -89,11 +92,14 @@ def learn_fixture(
     for done, path in enumerate(paths, 1):
         try:
             poses.append(fixture.require(read_image(path, bit_depth)))
-        except FixtureError as error:
+        except PartNotFoundError as error:
             raise FixtureError(
                 f"{path}: {error}; remove the image, or give a larger turn or shift or another "
                 f"region, see --fixture"
             ) from error
+        except FixtureError as error:
+            # An image of another size: its message says what to do.
+            raise FixtureError(f"{path}: {error}") from error
         progress("finding parts", done, len(paths))
     fixture = fixture.with_quality_of([pose.quality for pose in poses])
     log(_describe(fixture, poses))

@@ -32,7 +32,7 @@ def driver_missing() -> str | None:
     except OSError:
         return (
             f"there is no NVIDIA driver on this machine ({libcuda.LIBRARY}); install it, "
-            f"or choose another --engine"
+            f"or choose another engine"
         )
     try:
         check(call, "cuInit", 0)

@@ -90,7 +90,7 @@ def compile_plan(trt: Module, job: BuildJob, timings: Path | None) -> bytes:
     if plan is None:
         raise EngineError(
             f"{job.engine} {trt.__version__} cannot build {job.onnx} ({errors.first()}); "
-            f"free GPU memory, build with a smaller --max-batch, or choose another --engine"
+            f"free GPU memory, build with a smaller --max-batch, or choose another engine"
         )
     if timings is not None:
         _save_timings(config, timings)
@@ -117,7 +117,7 @@ def parse(trt: Module, onnx: Path, typed: bool) -> tuple[Builder, INetworkDefini
         reason = first_line(parser.get_error(0).desc())
         raise EngineError(
             f"TensorRT {trt.__version__} does not accept {onnx} ({reason}); "
-            f"build the bundle again, or choose another --engine"
+            f"build the bundle again, or choose another engine"
         )
     return builder, network, parser
 

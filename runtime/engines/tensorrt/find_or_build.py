@@ -126,7 +126,7 @@ def _choose_target(trt: Module, request: PlanRequest) -> Target:
         raise EngineError(
             f"engine {engine} {trt.__version__} does not support compute capability "
             f"{', '.join(map(str, unsupported))}, only {', '.join(map(str, supported))}; "
-            f"choose another --engine"
+            f"choose another engine"
         )
     capabilities = tuple(sorted(set(requested))) or _default_capabilities(supported, here)
     return Target(None, capabilities, here or capabilities)

@@ -40,7 +40,7 @@ class PlanRefused(EngineError):
     """TensorRT refused a plan whose record matches this machine. Rebuilding it may help."""
 
     def __init__(self, engine: str, path: Path, reason: str) -> None:
-        super().__init__(f"{engine} does not load {path} ({reason}); choose another --engine")
+        super().__init__(f"{engine} does not load {path} ({reason}); choose another engine")
         self.path = path
         self.reason = reason
 
