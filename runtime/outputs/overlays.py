@@ -174,12 +174,12 @@ class Overlays(Output):
         # The bundle may change before the thread comes to this frame.
         manifest = self._manifest
         pixel_threshold = self._pixel_threshold
-        line = {**record(judgement), "bundle": self._bundle_id}
+        bundle_id = self._bundle_id
 
         def write() -> None:
             try:
                 picture = _picture(judgement, anomaly_map, manifest, pixel_threshold)
-                self._write(judgement, picture, line)
+                self._write(judgement, picture, bundle_id)
             except BaseException:
                 self._failed += 1
                 raise
@@ -214,9 +214,7 @@ class Overlays(Output):
         self._accepted_at.append(now)
         return True
 
-    def _write(
-        self, judgement: Judgement, pixels: npt.NDArray[Any], line: Mapping[str, Any]
-    ) -> None:
+    def _write(self, judgement: Judgement, pixels: npt.NDArray[Any], bundle_id: str) -> None:
         """Encode and write one picture, after its record. Called by the thread."""
         name = f"{self._run}-{judgement.frame.index:06d}-{_label(judgement)}"
         path = self._folder / f"{name}-{judgement.verdict.name}{PICTURE}"
@@ -229,7 +227,8 @@ class Overlays(Output):
             )
         files = {path: data.tobytes()}
         if self._options.record:
-            content = json.dumps({**line, "image": path.name}, allow_nan=False, indent=1)
+            line = {**record(judgement), "bundle": bundle_id, "image": path.name}
+            content = json.dumps(line, allow_nan=False, indent=1)
             files = {path.with_suffix(RECORD): content.encode(), **files}
         size = sum(len(content) for content in files.values())
         try:

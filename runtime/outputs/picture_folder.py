@@ -34,7 +34,8 @@ class PictureFolder:
     It is full at `limit` pictures, or if another one would bring it above `most_bytes`. If it
     `forgets`, the oldest pictures that a stream wrote into it are deleted instead; files with other
     names are counted, and never deleted. Several streams may write into the folder: what others
-    added is counted when pictures are deleted. Raises OSError if the folder cannot be read.
+    add is counted whenever the pictures that are known as old are used up. Raises OSError if the
+    folder cannot be read.
     """
 
     def __init__(self, path: Path, limit: int, most_bytes: int | None, forgets: bool) -> None:
@@ -62,15 +63,18 @@ class PictureFolder:
             return True
         if not self._forgets or (self._most_bytes is not None and size > self._most_bytes):
             return False
-        if not self._own:
-            self._read()
-        while self._own and not self._has_room(size):
+        while not self._has_room(size):
+            if not self._own:
+                # What was added since the folder was read.
+                self._read()
+            if not self._own:
+                return self._has_room(size)
             oldest = self._own[-1]
             oldest.delete()
             self._own.pop()
             self._count -= 1
             self._bytes -= oldest.size
-        return self._has_room(size)
+        return True
 
     def add(self, size: int) -> None:
         """Count a picture that was written, and its record, of so many bytes together."""

@@ -226,7 +226,8 @@ def test_the_oldest_images_make_room_and_other_files_stay(bundle: Bundle, saved:
 
 
 def test_a_folder_stays_below_its_size(bundle: Bundle, saved: Path) -> None:
-    """Images of noise, of about 0.3 MB each."""
+    """Images of noise, of about 0.3 MB each, after a small one that alone makes no room."""
+    (saved / "19990101-000000-00000000-000000-old-good.png").write_bytes(b"of an earlier run")
     noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
     verdict = Verdict(math.nan, 100.0, True, None, {}, "not finite")
     with opened(bundle, saved, "?max_mb=1&when_full=replace") as output:
