@@ -49,7 +49,7 @@ from flawline.runtime.bundle_files import (
     unwritable,
 )
 from flawline.runtime.calibration import Calibration, calibration_to_json
-from flawline.runtime.files import sha256_of, write_atomically
+from flawline.runtime.files import open_regular, sha256_of, write_atomically
 from flawline.runtime.golden import Golden, pack_golden, read_golden
 from flawline.runtime.graph_signature import check_signature, read_signature
 from flawline.runtime.manifest import (
@@ -83,13 +83,18 @@ ID_DIGITS = 12
 class Bundle:
     """A bundle on disk, whose manifest, calibration and hashes were checked when it was read.
 
-    `sha256` maps each file that the manifest names to its hash.
+    `sha256` maps each file that the manifest names to its hash. `manifest_sha256` is that of the
+    manifest itself, and `calibrated_at` when calibration.json was written, in seconds since 1970.
+    Other files may take the place of those on disk later: what is read then is compared with the
+    hashes again.
     """
 
     path: Path
     manifest: Manifest
     calibration: Calibration
     sha256: Mapping[str, str]
+    manifest_sha256: str
+    calibrated_at: float
 
     @property
     def short_id(self) -> str:
@@ -145,23 +150,48 @@ class Bundle:
         """Return the hash of the ONNX file that is run for a precision."""
         return self.sha256[self.model(precision).name]
 
+    def is_same(self, other: Bundle) -> bool:
+        """Tell whether another bundle has the same files and thresholds, wherever it is."""
+        same = self.manifest_sha256 == other.manifest_sha256
+        return same and self.calibration == other.calibration
+
+    def read_model(self, precision: str = "fp32") -> bytes:
+        """Read the ONNX file that is run for a precision.
+
+        Raises BundleError, also if it is not the file any more whose hash was checked.
+        """
+        return self._read(self.model(precision).name)
+
     def golden(self) -> Golden:
         """Read the golden data.
 
         Raises BundleError if they cannot be read or do not fit the manifest.
         """
         shape = self.manifest.graph_input.shape
+        data = self._read(GOLDEN)
         try:
-            return read_golden(self.path / GOLDEN, shape, self.map_size)
+            return read_golden(data, shape, self.map_size)
         except SchemaError as error:
             refuse(self.path, f"{GOLDEN} {error}")
+
+    def _read(self, name: str) -> bytes:
+        try:
+            with open_regular(self.path / name) as file:
+                data = file.read()
+        except OSError as error:
+            refuse_unreadable(self.path, name, error)
+        if _sha256(data) != self.sha256[name]:
+            raise BundleError(
+                f"bundle {self.path}: {name} was replaced while the bundle was opened; try again"
+            )
+        return data
 
 
 def read_bundle(path: str | Path) -> Bundle:
     """Read a bundle, and check its hashes, graphs and threshold. Raises BundleError."""
     path = Path(path)
     require_bundle_folder(path)
-    manifest, files = read_json(path, MANIFEST, manifest_from_json)
+    (manifest, files), manifest_sha256 = read_json(path, MANIFEST, _manifest_and_hash)
     # Check the hashes first: the error of an engine for a truncated file does not name the cause.
     for name, expected in files.items():
         try:
@@ -177,9 +207,16 @@ def read_bundle(path: str | Path) -> Bundle:
         calibration = parse_json_file(
             path, CALIBRATION, partial(plausible_calibration, manifest=manifest)
         )
+        calibrated_at = (path / CALIBRATION).stat().st_mtime
     except SchemaError as error:
         refuse(path, str(error), undo_command(path, manifest))
-    return Bundle(path, manifest, calibration, files)
+    except OSError as error:
+        refuse_unreadable(path, CALIBRATION, error)
+    return Bundle(path, manifest, calibration, files, manifest_sha256, calibrated_at)
+
+
+def _manifest_and_hash(data: bytes) -> tuple[tuple[Manifest, dict[str, str]], str]:
+    return manifest_from_json(data), _sha256(data)
 
 
 def _check_graphs(path: Path, files: Iterable[str], manifest: Manifest) -> None:
@@ -194,7 +231,10 @@ def _check_graphs(path: Path, files: Iterable[str], manifest: Manifest) -> None:
         if name == GOLDEN:
             continue
         try:
-            check_signature(read_signature(path / name), shape, map_size, manifest.outputs)
+            # Not mapped into memory: that would crash if another process cut the file off.
+            with open_regular(path / name) as file:
+                signature = read_signature(file.read())
+            check_signature(signature, shape, map_size, manifest.outputs)
         except OSError as error:
             refuse_unreadable(path, name, error)
         except SchemaError as error:

@@ -466,7 +466,7 @@ def test_the_current_builder_of_tensorrt_takes_it_in_fp16(
     islands = fp32_islands(fitted.fused())
     path = tmp_path / "model.fp16.onnx"
     path.write_bytes(to_fp16(graph, islands))
-    builder, network, parser = parse(trt, path, typed=True)
+    builder, network, parser = parse(trt, path.read_bytes(), path, typed=True)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     halves = set()
     in_islands = set()
