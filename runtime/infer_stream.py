@@ -45,7 +45,13 @@ from flawline.runtime.station.judge import Exchange, require_same_maps
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.region_arguments import add_region_arguments
-from flawline.runtime.station.setup import Check, FlagSetup, StreamSetup, add_station_argument
+from flawline.runtime.station.setup import (
+    Check,
+    FlagSetup,
+    StreamSetup,
+    add_keep_argument,
+    add_station_argument,
+)
 from flawline.runtime.station.several_arguments import (
     add_several_cameras_arguments,
     check_several_cameras,
@@ -91,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bundle", type=path_argument, help="the folder that flawline build wrote")
     add_station_argument(parser)
+    add_keep_argument(parser)
     parser.add_argument(
         "--camera",
         action="append",
@@ -119,12 +126,6 @@ def _parser() -> argparse.ArgumentParser:
         "--accept-size",
         action="store_true",
         help="judge images whose size is far from those of the training, instead of rejecting them",
-    )
-    parser.add_argument(
-        "--keep-bundle",
-        action="store_true",
-        help="judge with the bundle as it was at the start, also when another one, or another "
-        "threshold, is at its path; default: a running stream takes it",
     )
     parser.add_argument(
         "--list",

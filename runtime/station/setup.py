@@ -33,6 +33,16 @@ def add_station_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_keep_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that lets a running stream keep its bundle."""
+    parser.add_argument(
+        "--keep-bundle",
+        action="store_true",
+        help="judge with the bundle as it was at the start, also when another one, or another "
+        "threshold, is at its path; default: a running stream takes it",
+    )
+
+
 class StreamSetup(Protocol):
     """Opens the parts of a stream that differ between flags and a station file."""
 

@@ -103,7 +103,7 @@ def test_no_frame_is_lost_by_swaps_at_30_fps(
     for number in range(count):
         words += ["--camera", f"line://{number}"]
     assert stream(words) == 0, capsys.readouterr()
-    *found, summary = read_lines(path)
+    *found, _summary = read_lines(path)
     for number in range(count):
         own = [line for line in found if line["source"] == f"line://{number}"]
         assert [line["index"] for line in own] == list(range(len(own)))

@@ -375,7 +375,11 @@ def test_a_running_station_takes_what_comes_to_the_path_of_its_bundle(folder: Pa
         write_calibration(first, replace(first.calibration, threshold=50.0))
         running.wait_for(lambda: len(log_of(folder)) == 2)
         line = running.judge_another()
-        assert (line["threshold"], line["verdict"], line["bundle"]) == (50, "anomalous", first.short_id)
+        assert (line["threshold"], line["verdict"], line["bundle"]) == (
+            50,
+            "anomalous",
+            first.short_id,
+        )
         undo_calibration(path)
         running.wait_for(lambda: len(log_of(folder)) == 3)
         assert running.judge_another()["verdict"] == "good"

@@ -113,8 +113,8 @@ def parse(
 ) -> tuple[Builder, INetworkDefinition, OnnxParser]:
     """Parse an ONNX model to a network, which is strongly typed if `typed` is True.
 
-    `onnx` is the file that it was read from. Returns the builder, the network and the parser, which owns weights of the network. Raises
-    EngineError.
+    `onnx` is the file that it was read from. Returns the builder, the network and the parser, which
+    owns weights of the network. Raises EngineError.
     """
     errors = logger(trt)
     flags = 0

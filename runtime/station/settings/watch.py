@@ -1,4 +1,4 @@
-"""Watching a station file and its bundle while a stream runs: a change is opened in the background."""
+"""Watching a station file and its bundle while a stream runs, and opening what has changed."""
 
 from __future__ import annotations
 
