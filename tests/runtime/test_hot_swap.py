@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -55,9 +56,15 @@ class Swaps:
         self.ids = [read_bundle(other).short_id for other in others]
         self.done = 0
         self.limit = time.monotonic() + 6 * WAIT_S
+        # Each camera has a thread of its own.
+        self.lock = threading.Lock()
 
     def __call__(self) -> bool:
         """Make the next swap if it is time for it; return whether all are made."""
+        with self.lock:
+            return self._next()
+
+    def _next(self) -> bool:
         assert time.monotonic() < self.limit
         found = read_lines(self.lines)
         in_use = found[-1]["bundle"] if found else None

@@ -387,17 +387,17 @@ def test_a_running_station_takes_what_comes_to_the_path_of_its_bundle(folder: Pa
         replace_bundle(path, second.path)
         running.wait_for(lambda: len(log_of(folder)) == 4)
         assert running.judge_another()["bundle"] == second.short_id
-        wrong = write_tiny_bundle(folder / "wrong", (ROOT / "tests/golden/tiny.onnx").read_bytes())
-        golden = replace(first.golden(), scores=first.golden().scores + 1)
-        models = {"fp32": first.model().read_bytes()}
-        write_bundle(wrong.path, first.manifest, first.calibration, models, golden)
+        wrong = write_tiny_bundle(folder / "wrong")
+        golden = replace(wrong.golden(), scores=wrong.golden().scores + 1)
+        models = {"fp32": tiny_model()}
+        write_bundle(wrong.path, wrong.manifest, wrong.calibration, models, golden)
         replace_bundle(path, wrong.path)
         running.wait_for_message("fails the self-test")
         assert running.judge_another()["bundle"] == second.short_id
         # A recipe that is refused is taken when its bundle is repaired.
         change(folder, '"recipe": "low"', '"recipe": "broken"')
         running.wait_for(lambda: log_of(folder)[-1] == ("refused", "broken"))
-        shutil.copyfile(first.path / "model.onnx", broken / "model.onnx")
+        (broken / "model.onnx").write_bytes(tiny_model())
         running.wait_for(lambda: log_of(folder)[-1] == ("in use", "broken"))
         assert running.judge_another()["recipe"] == "broken"
     finally:
