@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import signal
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_model, write_tiny_bundle
+from conftest import tiny_model, with_graph, write_tiny_bundle
 from fakes import FP16, Install, build_plan
 from fakes.tensorrt_api import CLASSIC
 
@@ -154,14 +152,6 @@ def test_a_graph_or_a_plan_that_the_builder_refuses_is_one_line(
     fp16_bundle.model("fp16").write_bytes(b"of another bundle")
     with pytest.raises(BundleError, match=r"model.fp16.onnx was replaced while the bundle was"):
         build_plan(fp16_bundle, "tensorrt")
-
-
-def with_graph(bundle: Bundle, precision: str, data: bytes) -> Bundle:
-    """Write other data in the place of a graph, with the right hash."""
-    path = bundle.model(precision)
-    path.write_bytes(data)
-    hashes = {**bundle.sha256, path.name: hashlib.sha256(data).hexdigest()}
-    return replace(bundle, sha256=hashes)
 
 
 class Terminal(io.StringIO):
