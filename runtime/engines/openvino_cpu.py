@@ -47,7 +47,8 @@ class OpenVino(Engine):
     Inputs and outputs are shared with OpenVINO, not copied. By default, OpenVINO computes FP32
     graphs in BF16 on a CPU that has it; this class always sets the precision. `int8` computes in
     INT8 what the graph quantizes, and the rest in BF16 if the CPU has it, else in FP32;
-    `description` says which.
+    `description` says which. On an x86 CPU without VNNI, 8-bit sums overflow at 16 bits, and the
+    self-test decides whether the scores are near enough.
 
     Streams are those of OpenVINO (NUM_STREAMS): the threads are divided among them.
     """
