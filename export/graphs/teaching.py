@@ -33,8 +33,8 @@ def _read_by(graph: onnx.GraphProto, module: str) -> str:
     """Return the name of the one value that a module reads, apart from constants."""
     constants = initializers(graph).keys()
     inside = [node for node in graph.node if _is_inside(node, module)]
-    given = {name for node in inside for name in node.output}
-    read = {name for node in inside for name in node.input if name}
+    given: set[str] = {name for node in inside for name in node.output}
+    read: set[str] = {name for node in inside for name in node.input if name}
     (name,) = read - given - constants
     return name
 
@@ -43,10 +43,12 @@ def _given_by(proto: onnx.ModelProto, module: str) -> str:
     """Return the name of the one float value that a module gives to nodes outside of it."""
     graph = proto.graph
     types = element_types(proto)
-    given = {name for node in graph.node if _is_inside(node, module) for name in node.output}
-    read = {value.name for value in graph.output}
+    given: set[str] = set()
+    read: set[str] = {value.name for value in graph.output}
     for node in graph.node:
-        if not _is_inside(node, module):
+        if _is_inside(node, module):
+            given.update(node.output)
+        else:
             read.update(node.input)
     (name,) = (name for name in given & read if types[name] == onnx.TensorProto.FLOAT)
     return name

@@ -24,14 +24,14 @@ class Learned:
 
     constants: of the graph, by their names.
     shift: what the graph with these constants adds to the features before it compares them, of a
-        shape [d] or [P, d].
+        shape [d]; None where it adds nothing.
     distances: returns the distance of each position, float64 [P], to raw features [P, d], evaluated
         as the method is published and not as the graph is written.
     note: a line about it, such as its size.
     """
 
     constants: Constants
-    shift: Floats
+    shift: Floats | None
     distances: Callable[[Floats], npt.NDArray[np.float64]]
     note: str
 
@@ -65,5 +65,9 @@ class Teacher(ABC):
         """Learn from the inputs with these indices."""
 
     def append(self, limit: int | None) -> Learned:
-        """Add to what the graph has learned from all features; see `PatchCoreTeacher`."""
+        """Add what the features show to what the graph has learned.
+
+        `limit` is the largest size of what is learned; None is a default of the teacher. Only
+        called where `appends` is true. Raises TeachError.
+        """
         raise NotImplementedError

@@ -14,10 +14,8 @@ from flawline.runtime.teaching.torch_random import TorchRandom
 PROJECTED = 128
 # Random rows whose mean distance replaces the distance to a first centre.
 STARTS = 10
-# Size of the pool of far rows: a 32nd of all rows, but at least so many.
-POOL_FRACTION = 32
-SMALLEST_POOL = 4096
-CHUNK = 1 << 14  # rows that are processed together
+POOL = 2048  # far rows among which several are chosen in turn
+CHUNK = 1 << 12  # rows that are processed together
 
 Floats = npt.NDArray[np.float32]
 
@@ -41,12 +39,13 @@ def project(features: npt.NDArray[Any], seed: int) -> Floats:
 
 def distances_at_start(points: Floats, seed: int) -> Floats:
     """Return what takes the place of the squared distance of points [n, d] to a first centre."""
-    chosen = TorchRandom(seed).first_of_permutation(len(points), STARTS)
-    starts = points[chosen]
-    mean = np.zeros(len(points), np.float32)
-    for start in starts:
-        mean += np.linalg.norm(points - start, axis=1)
-    mean /= len(starts)
+    starts = points[TorchRandom(seed).first_of_permutation(len(points), STARTS)]
+    squares = _squares(starts)
+    mean = np.empty(len(points), np.float32)
+    for first in range(0, len(points), CHUNK):
+        part = points[first : first + CHUNK]
+        squared = _squares(part)[:, None] - 2 * (part @ starts.T) + squares
+        mean[first : first + CHUNK] = np.sqrt(np.maximum(squared, 0)).mean(1)
     return np.square(mean)
 
 
@@ -75,7 +74,7 @@ def greedy_k_centre(
     total = len(points)
     squares = _squares(points)
     selected: list[int] = []
-    size = min(total, max(SMALLEST_POOL, total // POOL_FRACTION))
+    size = min(total, POOL)
     while len(selected) < rows:
         far = _largest(nearest, size)
         bound = -1.0

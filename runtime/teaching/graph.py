@@ -49,6 +49,10 @@ class TaughtGraph:
         """Tell whether there is a node of this name."""
         return node in self._nodes
 
+    def has_constant(self, name: str) -> bool:
+        """Tell whether there is a constant of this name."""
+        return name in self._tensors
+
     def constant_name(self, node: str, place: int) -> str:
         """Return the name of the constant that a node reads at a place. Raises TeachError."""
         found = self._nodes.get(node)

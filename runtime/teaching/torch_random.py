@@ -66,7 +66,9 @@ class TorchRandom:
     def _uniform(self, count: int) -> npt.NDArray[np.float32]:
         mask = np.uint64((1 << UNIFORM_BITS) - 1)
         words = self._words(count) & mask
-        return words.astype(np.float32) * np.float32(2.0**-UNIFORM_BITS)
+        uniform: npt.NDArray[np.float32] = words.astype(np.float32)
+        uniform *= np.float32(2.0**-UNIFORM_BITS)
+        return uniform
 
     def _words(self, count: int) -> npt.NDArray[np.uint64]:
         words: npt.NDArray[np.uint64] = self._bits.random_raw(count)

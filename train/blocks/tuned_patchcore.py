@@ -93,7 +93,7 @@ class TunedPatchCore(TunedBackbone, PatchCore):
 
     def teaching(self) -> None:
         """Return None: the backbone was tuned on images of the part, for each fold without it."""
-        return None
+        return
 
     @abc.abstractmethod
     def anomaly_origin(self) -> str:

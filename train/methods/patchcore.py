@@ -24,7 +24,14 @@ from flawline.train.blocks import bank_budget
 from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.coreset import greedy_k_centre, project
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
-from flawline.train.blocks.memory_bank import Bank, NearestRow, Reweighting, whole_blocks
+from flawline.train.blocks.memory_bank import (
+    BLOCK,
+    Bank,
+    NearestRow,
+    Reweighting,
+    rows_of_part,
+    whole_blocks,
+)
 from flawline.train.blocks.patches import collect_features, patch_features, smoothed_map
 from flawline.train.loop import raise_at_deadline
 from flawline.train.method import Fit, Method, MethodSettings, Teachable, require_positive
@@ -181,7 +188,13 @@ class PatchCore(Method):
             # What a budget allowed on this machine.
             most = len(self.bank.vectors)
             coreset = coreset or 1.0
-        settings = {"coreset": coreset or DEFAULT_CORESET, "most_rows": most}
+        grid, _ = self.backbone.grids(*self.settings.size)
+        settings = {
+            "coreset": coreset or DEFAULT_CORESET,
+            "most_rows": most,
+            "block": BLOCK,
+            "part_rows": rows_of_part(grid),
+        }
         return Teachable("nearest", "nearest.distance", settings)
 
     def require_bank(self) -> None:
