@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from flawline.cameras import Frame
 from flawline.runtime.ahead import Prepared
+from flawline.runtime.signals import SIGNAL_S
 from flawline.runtime.station.camera_reader import CameraReader
 
 Batch = list[tuple[CameraReader, Prepared[Frame]]]
@@ -32,9 +33,9 @@ class SignalSafeEvent:
             self._queue.get()
 
     def wait(self, timeout: float | None) -> None:
-        """Sleep until `set` is called, or for so many seconds."""
+        """Sleep until `set` is called, or for so many seconds, at most SIGNAL_S."""
         try:
-            self._queue.get(timeout=timeout)
+            self._queue.get(timeout=SIGNAL_S if timeout is None else min(timeout, SIGNAL_S))
         except queue.Empty:
             return
 
