@@ -59,10 +59,15 @@ def run_stream(
     prepare = judge.detector.prepare
     note = tally.stages.note
     ahead = Ahead(frames, prepare, camera.stop, batch or 1, camera.newest_only, note)
-    with reporter.summarised(lambda: tally.summary(camera)), ahead as items:
-        segments = _Segments(items, exchange, batch, camera.name or ONLY)
-        for part in _parts(segments, reporter, note):
-            reporter.report(part, camera, notices)
+    with reporter.summarised(lambda: tally.summary(camera)):
+        try:
+            with ahead as items:
+                segments = _Segments(items, exchange, batch, camera.name or ONLY)
+                for part in _parts(segments, reporter, note):
+                    reporter.report(part, camera, notices)
+        finally:
+            # So that its counters are those of the end, with `max_frames`, too.
+            camera.stop()
 
 
 def _parts(segments: _Segments, reporter: Reporter, note: NoteStage) -> Iterator[PartVerdict]:

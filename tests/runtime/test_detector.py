@@ -99,6 +99,22 @@ def test_a_damaged_graph_is_an_error_with_its_remedy(bundle: Bundle) -> None:
         open_session(b"rubbish")
 
 
+def test_onnxruntime_computes_on_the_cpu_alone(bundle: Bundle) -> None:
+    """A provider that is not there would be replaced, with a warning."""
+    assert open_session(bundle.model()).get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_input_of_another_type_is_an_error_of_one_line(engine: str, bundle: Bundle) -> None:
+    pytest.importorskip(engine)
+    opened = open_engine(bundle, engine)
+    for image in (np.zeros((1, SIZE, SIZE, 3), np.float32), np.zeros((1, 32, 32, 3), np.uint8)):
+        with pytest.raises(EngineError) as caught:
+            opened(image)
+        assert "\n" not in str(caught.value)
+    opened.close()
+
+
 def test_an_image_of_another_size_is_an_error_of_one_line(bundle: Bundle) -> None:
     engine = open_engine(bundle, "onnxruntime")
     with pytest.raises(EngineError, match=r"cannot run this graph .*; build the bundle again") as e:
