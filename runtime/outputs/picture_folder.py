@@ -37,9 +37,9 @@ class PictureFolder:
     It is full at `limit` pictures, or if another one would bring it above `most_bytes`. If it
     `forgets`, the oldest pictures that a stream wrote into it are deleted instead; files with other
     names are counted, and never deleted. A picture of the future was written before the clock was
-    set back, and counts as older than the others. Several streams may write into the folder: what others
-    add is counted whenever the pictures that are known as old are used up. Raises OSError if the
-    folder cannot be read.
+    set back, and counts as older than the others. Several streams may write into the folder: what
+    others add is counted whenever the pictures that are known as old are used up. Raises OSError if
+    the folder cannot be read.
     """
 
     def __init__(self, path: Path, limit: int, most_bytes: int | None, forgets: bool) -> None:
@@ -110,6 +110,7 @@ class PictureFolder:
         latest = time.time() + AHEAD_S
 
         def age(picture: _Picture) -> tuple[bool, float, str]:
-            return picture.written_at <= latest, picture.written_at, picture.path.name
+            known = picture.written_at <= latest
+            return known, picture.written_at, picture.path.name
 
         self._own = sorted(own, key=age, reverse=True)

@@ -134,9 +134,9 @@ def test_a_camera_of_another_process_is_one_line(found_once: None) -> None:
         assert other.stdout is not None
         try:
             first = int(other.stdout.readline())
-            with open_camera(URI) as camera:
-                with pytest.raises(CameraError, match="is used by another program; close that"):
-                    next(iter(camera))
+            expected = pytest.raises(CameraError, match="is used by another program; close that")
+            with open_camera(URI) as camera, expected:
+                next(iter(camera))
             # The other one loses nothing by that.
             while int(other.stdout.readline()) < first + 20:
                 assert other.poll() is None

@@ -134,7 +134,7 @@ def test_missing_answers_with_a_remedy_or_nothing(name: str) -> None:
 
 
 def test_another_engine_never_takes_the_place_of_a_named_one(name: str, bundle: Bundle) -> None:
-    """As a runtime does that goes on with the CPU, with a warning, where there is no GPU."""
+    """As a runtime does that continues on the CPU, with a warning, where there is no GPU."""
     reason = missing(name)
     if reason is None:
         pytest.skip("can be used here")
