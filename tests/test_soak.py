@@ -26,7 +26,8 @@ from flawline.runtime.station.recipe import main as recipe
 MINUTES = float(os.environ.get("FLAWLINE_SOAK_MINUTES", "10"))
 SECONDS = 60 * MINUTES
 CHANGE_S = min(60.0, SECONDS / 6)
-WARM_UP_S = SECONDS / 5
+# The percentiles are over the last 10,000 frames, which come in 200 s.
+WARM_UP_S = 0.4 * SECONDS
 FPS = 25
 # Bytes a minute.
 MOST_GROWTH = 1e6
