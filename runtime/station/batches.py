@@ -104,6 +104,9 @@ class Batches:
                 until = now + self._wait_s
             if until is not None and now >= until:
                 break
+            for reader in open_readers:
+                if not reader.ready:
+                    reader.want()
             self._changed.wait(None if until is None else until - now)
         return self._take(size, most, paused)
 
