@@ -26,11 +26,12 @@ from flawline.runtime.station.recipe import main as recipe
 MINUTES = float(os.environ.get("FLAWLINE_SOAK_MINUTES", "10"))
 SECONDS = 60 * MINUTES
 CHANGE_S = min(60.0, SECONDS / 6)
-# The percentiles are over the last 10,000 frames, which come in 200 s.
+# The percentiles are over the last 10,000 frames, which come in 200 s here.
 WARM_UP_S = 0.4 * SECONDS
 FPS = 25
-# Bytes a minute.
+# Bytes a minute, once the window of the percentiles is full.
 MOST_GROWTH = 1e6
+LEAST_MINUTES = 8
 # Graphs that differ in nothing but their hashes.
 GRAPHS = [tiny_model() + b"\x32\x01" + letter for letter in (b"a", b"b", b"c")]
 RECIPES = ("one", "two")
@@ -137,7 +138,8 @@ def require_every_frame(lines: list[dict[str, Any]], summary: dict[str, Any], ch
     judges = [(line["recipe"], line["bundle"]) for line in every]
     assert sum(before != after for before, after in pairwise(judges)) == changes
     newest = summary["cameras"]["newest"]
-    assert newest["reconnects"] >= int(SECONDS / 10) // len(FAULTS)
+    # The last fault may be at a frame that does not come any more.
+    assert newest["reconnects"] >= max(1, int(SECONDS / 10) // len(FAULTS) - 1)
 
 
 def require_nothing_grows(watched: WatchedProcess) -> None:
@@ -150,7 +152,8 @@ def require_nothing_grows(watched: WatchedProcess) -> None:
         f"{growth / 1e6:+.3f} MB a minute; threads {first[0].threads} to {last[-1].threads}, "
         f"files {first[0].files} to {last[-1].files}"
     )
-    assert growth < MOST_GROWTH
+    if MINUTES >= LEAST_MINUTES:
+        assert growth < MOST_GROWTH
     # A camera that is being opened again, or another engine, has some more for a moment.
     assert min(sample.threads for sample in last) <= min(sample.threads for sample in first)
     assert max(sample.threads for sample in last) <= max(sample.threads for sample in first)
