@@ -106,7 +106,7 @@ class Camera(ABC):
         self.reconnects = 0
         self.clock: Clock = SystemClock()
         # Called by the iterating thread for what happens between two frames.
-        self.on_event: Callable[[CameraEvent], None] = _ignore
+        self.on_event: Callable[[CameraEvent], None] = lambda event: None
         self._stopped = False
 
     @property
@@ -180,6 +180,10 @@ class Camera(ABC):
         Raises CameraError for a source that does not work, or no longer.
         """
 
+    def pending(self) -> object | None:
+        """Return what is equal while the same frame or failure waits for the consumer, or None."""
+        return None
+
     # A program with several cameras takes the newest frame of each when it is ready for them. It
     # still iterates, in a thread of its own, which opens a failed camera again.
 
@@ -217,10 +221,6 @@ class Camera(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _ignore(_event: CameraEvent) -> None:
-    """Do nothing with an event."""
 
 
 def camera_class(scheme: str) -> type[Camera]:

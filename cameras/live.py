@@ -38,6 +38,8 @@ class LiveCamera(CapturingCamera):
         super().__init__(source, options, clock)
         self._budget = RestartBudget(self.limits.restarts, self.limits.window)
         self._lost_at: float | None = None
+        # Frames that were taken from those that wait.
+        self._taken = 0
         self._changes = FrameChanges()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -75,10 +77,18 @@ class LiveCamera(CapturingCamera):
             waiting = None
             if self._hands_out():
                 waiting = self._waiting.take()
+                self._taken += 1
             return waiting, self._ended, is_late
 
     def _note_end(self) -> None:
         """Note that the capture ended or stalled, and no frame waits. Called with the condition."""
+
+    def pending(self) -> object | None:
+        # Any thread may call it, so that what it reads may be old by a moment.
+        is_late = bool(self._threads) and self.clock.monotonic() >= self._deadline
+        if len(self._waiting) == 0 and not is_late:
+            return None
+        return self._taken, self.reconnects
 
     def _hands_out(self) -> bool:
         """Tell whether a frame waits that iterating hands out."""
@@ -100,6 +110,7 @@ class LiveCamera(CapturingCamera):
     def take_newest(self) -> Frame | None:
         with self._changed:
             waiting = self._waiting.take()
+            self._taken += 1
         if waiting is None:
             return None
         frame = self._frame(waiting)

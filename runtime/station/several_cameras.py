@@ -14,6 +14,7 @@ from flawline.runtime.outputs import Output
 from flawline.runtime.station.batches import Batch, Batches, SignalSafeEvent
 from flawline.runtime.station.camera_reader import CameraReader
 from flawline.runtime.station.judge import Exchange, exchange_of
+from flawline.runtime.station.life_signs import LifeSigns
 from flawline.runtime.station.own_parts import OwnParts, Parts
 from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.same_part import SameParts, require_known_parts
@@ -86,10 +87,12 @@ class Station:
         outputs: Sequence[Output],
         max_frames: int | None,
         tally: Tally,
+        life: LifeSigns | None = None,
     ) -> None:
         """Judge frames until all cameras end, `max_frames` parts are judged, or `stop` is called.
 
         What is offered to an `Exchange` takes the place of what judges when no part is incomplete.
+        The loop gives the signs of `life`.
 
         When the loop ends, also because of an error, every output gets the summary. A camera that
         is lost does not end the stream. Raises CameraError at the end if one was, EngineError if
@@ -98,7 +101,7 @@ class Station:
         cameras = [reader.camera for reader in self.readers]
         exchange = exchange_of(judging)
         reporter = Reporter(exchange.now, outputs, tally, cameras, lambda: self._stopped)
-        loop = _Loop(self, exchange, reporter, tally, max_frames)
+        loop = _Loop(self, exchange, reporter, tally, max_frames, life or LifeSigns())
         reporter.attach()
         with reporter.summarised(loop.summary):
             try:
@@ -158,8 +161,10 @@ class _Loop:
         reporter: Reporter,
         tally: Tally,
         max_frames: int | None,
+        life: LifeSigns,
     ) -> None:
         self._station = station
+        self._life = life
         self._max_frames = max_frames
         self._exchange = exchange
         self._reporter = reporter
@@ -181,14 +186,17 @@ class _Loop:
         readers = self._station.readers
         for reader in readers:
             reader.start(self._exchange.now.detector.prepare)
+        pending = {reader.name: reader.camera.pending for reader in readers}
+        self._life.begin(pending, self._reporter.pending, self._tally)
         while not self._is_full():
+            self._life.beat()
             most = None
             if self._max_frames is not None:
                 most = self._max_frames - self._tally.frames
             start = time.perf_counter()
             batch = batches.next(
                 most,
-                self._parts.deadline(),
+                self._life.due(self._parts.deadline()),
                 self._is_paused,
                 lambda: self._station.stopped,
             )
