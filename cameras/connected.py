@@ -6,7 +6,7 @@ URIs and may take a few seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from flawline.cameras import CAMERAS, camera_class, missing
 
@@ -22,17 +22,17 @@ def connected(scheme: str) -> list[str] | None:
     return None if listing is None else listing()
 
 
-def all_connected() -> list[str]:
-    """Return the URIs of all cameras that are found, each once.
+def usable() -> list[str]:
+    """Return the schemes of CAMERAS with nothing missing."""
+    return [scheme for scheme in CAMERAS if missing(scheme) is None]
 
-    A camera that several schemes can open is that of the first one.
-    """
+
+def unique(uris: Iterable[str]) -> list[str]:
+    """Return each camera once: the first URI of those that have the same serial number or path."""
     found: dict[str, str] = {}
-    for scheme in CAMERAS:
-        if missing(scheme) is not None:
-            continue
-        for uri in connected(scheme) or []:
-            # Its serial number, unless it has only a position among those of its scheme.
-            address = uri.partition("://")[2]
-            found.setdefault(address if len(address) > LONGEST_POSITION else uri, uri)
+    for uri in uris:
+        address = uri.partition("://")[2]
+        # A position among the cameras of a scheme says nothing about those of another one.
+        is_position = address.isdecimal() and len(address) <= LONGEST_POSITION
+        found.setdefault(uri if is_position else address, uri)
     return list(found.values())

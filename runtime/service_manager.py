@@ -37,9 +37,6 @@ class ServiceManager:
         if address.startswith("@"):
             self._address = f"\0{address[1:]}"
         self._failed = False
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        # A supervisor that hangs must not hold up the inspection.
-        self._socket.setblocking(False)
 
     @classmethod
     def of_environment(cls, environ: MutableMapping[str, str]) -> ServiceManager | None:
@@ -65,7 +62,10 @@ class ServiceManager:
         """Send a message; return whether it was taken. A signal handler may call it."""
         data = "\n".join(lines).encode("utf-8", "backslashreplace")
         try:
-            self._socket.sendto(data, self._address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                # A supervisor that hangs must not hold up the inspection.
+                connection.setblocking(False)
+                connection.sendto(data, self._address)
         except OSError as error:
             if not self._failed:
                 warn(f"warning: the supervisor takes no messages ({reason_of(error)})")
@@ -73,10 +73,6 @@ class ServiceManager:
             return False
         self._failed = False
         return True
-
-    def close(self) -> None:
-        """Close the socket. May be called again."""
-        self._socket.close()
 
 
 def status(text: str) -> str:

@@ -25,8 +25,9 @@ DEVICE = "CPU"
 PRECISION = "INFERENCE_PRECISION_HINT"
 # OpenVINO's names of the types that a layer computes in, and the precisions that they are of.
 TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
-# Layers that compute nothing.
+# Layers that compute nothing, and those that compute in INT8; others may read the image's bytes.
 MOVING_LAYERS = ("Input", "Output", "Reorder", "Const", "Reshape", "Transpose", "Convert")
+INT8_LAYERS = ("Convolution", "FullyConnected", "MatMul")
 # A second request waits for each stream, so that none is idle while the next image is prepared.
 REQUESTS_PER_STREAM = 2
 
@@ -161,13 +162,17 @@ class OpenVino(Engine):
 
     def layer_types(self) -> Mapping[str, int]:
         counts: Counter[str] = Counter()
+        layers = []
         if self._compiled is not None:
-            for layer in self._compiled.get_runtime_model().get_ops():
-                facts = layer.get_rt_info()
-                kind = str(facts["layerType"].astype(str))
-                precision = TYPES.get(str(facts["runtimePrecision"].astype(str)).lower())
-                if precision is not None and kind not in MOVING_LAYERS:
-                    counts[precision] += 1
+            layers = self._compiled.get_runtime_model().get_ops()
+        for layer in layers:
+            facts = layer.get_rt_info()
+            kind = str(facts["layerType"].astype(str))
+            precision = TYPES.get(str(facts["runtimePrecision"].astype(str)).lower())
+            if precision is None or kind in MOVING_LAYERS:
+                continue
+            if precision != "int8" or kind in INT8_LAYERS:
+                counts[precision] += 1
         return counts
 
     def _request(self, image: Image) -> _Request:

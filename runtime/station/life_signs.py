@@ -7,6 +7,7 @@ something has waited for too long in them. No thread gives signs by itself.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -115,9 +116,7 @@ class LifeSigns:
             self._manager.send(STOPPING, status("ends"))
 
     def close(self) -> None:
-        """Close the connection, and remove the file. May be called again."""
-        if self._manager is not None:
-            self._manager.close()
+        """Remove the file. May be called again."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
 
@@ -151,6 +150,9 @@ def open_life_signs(file: Path | None) -> LifeSigns:
     stream is removed. Raises FlawlineError if the file cannot be written.
     """
     manager = ServiceManager.of_environment(os.environ)
+    if manager is not None and manager.watchdog_s is not None:
+        # The supervisor ends what gives no signs by SIGABRT: the log then has what each thread did.
+        faulthandler.enable()
     if file is not None:
         try:
             file.touch()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import warn
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.engines.arrays import host_image
 from flawline.runtime.engines.cuda import Cuda, driver_missing, gpu_name, open_cuda
@@ -80,6 +81,12 @@ class TensorRt(Engine):
             for lane in self._idle:
                 lane.release()
             raise
+        types = self.layer_types()
+        if types and self.precision not in types:
+            warn(
+                f"warning: {self.description}: no layer of {plan.path} computes in "
+                f"{self.precision}; the library has built it in {', '.join(types)}"
+            )
 
     @classmethod
     def open(cls, bundle: Bundle, options: EngineOptions) -> TensorRt:

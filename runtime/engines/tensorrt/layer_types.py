@@ -11,14 +11,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 # The precisions by the words for their types; a layer computes in the first that it has.
 WORDS = {
-    "int8": re.compile(r"\b(?:U?INT8)\b", re.IGNORECASE),
-    "bf16": re.compile(r"\b(?:BF16|BFLOAT16)\b", re.IGNORECASE),
-    "fp16": re.compile(r"\b(?:FP16|HALF|FLOAT16)\b", re.IGNORECASE),
-    "fp32": re.compile(r"\b(?:FP32|FLOAT|FLOAT32)\b", re.IGNORECASE),
+    # The image of the first layer is UINT8.
+    "int8": re.compile(r"\bINT8\b", re.IGNORECASE),
+    "bf16": re.compile(r"\b(BF16|BFLOAT16)\b", re.IGNORECASE),
+    "fp16": re.compile(r"\b(FP16|HALF|FLOAT16)\b", re.IGNORECASE),
+    "fp32": re.compile(r"\b(FP32|FLOAT|FLOAT32)\b", re.IGNORECASE),
 }
 # The end of the keys that hold a type: "Format/Datatype", and "Datatype" from version 11 on.
 TYPE_KEY = "datatype"
@@ -42,19 +42,17 @@ def count_types(information: str) -> Mapping[str, int]:
             continue
         if str(layer.get("LayerType", "")).lower().startswith(MOVING):
             continue
-        texts = [*_types(layer.get("Inputs")), *_types(layer.get("Outputs"))]
+        text = " ".join(_types(layer))
         for precision, word in WORDS.items():
-            if any(word.search(text) for text in texts):
+            if word.search(text):
                 counts[precision] += 1
                 break
     return counts
 
 
-def _types(tensors: Any) -> Iterator[str]:
-    """Yield the types of a layer's tensors."""
-    for tensor in tensors if isinstance(tensors, list) else ():
-        if not isinstance(tensor, dict):
-            continue
+def _types(layer: dict[str, list[dict[str, str]]]) -> Iterator[str]:
+    """Yield the types of the inputs and outputs of a layer."""
+    for tensor in layer.get("Inputs", []) + layer.get("Outputs", []):
         for key, value in tensor.items():
             if key.lower().endswith(TYPE_KEY):
                 yield str(value)
