@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import shlex
 import shutil
 import stat
@@ -239,6 +241,16 @@ def test_what_the_service_reads_is_not_hidden_from_it(
     assert "\nStateDirectory=line4\n" in unit
 
 
+def test_the_groups_are_those_of_the_devices(tmp_path: Path) -> None:
+    (tmp_path / "video0").touch()
+    os.chown(tmp_path / "video0", -1, os.getgid())
+    (tmp_path / "gpiochip0").symlink_to(tmp_path / "gone")
+    own = grp.getgrgid(os.getgid()).gr_name
+    groups = device_groups(tmp_path)
+    assert set(groups) <= {own, "video"}
+    assert (own in groups) == (own != "root")
+
+
 def test_words_that_systemd_would_change_are_quoted() -> None:
     words = ("/opt/my flawline/100%/python", "$HOME")
     unit = Service("x", "x", words, (), environment={"A": 'b "c"'}).unit()
@@ -272,4 +284,4 @@ def test_both_programs_are_the_same_command(
     monkeypatch.setattr(sys, "argv", ["flawline-station", "--help"])
     with pytest.raises(SystemExit):
         program.run_station()
-    assert "flawline-station init --bundle" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("usage: flawline station ")

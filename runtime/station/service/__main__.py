@@ -48,7 +48,6 @@ from flawline.runtime.station.settings.station_file import read_station
 EXAMPLES = (
     "flawline station init --bundle bundles/part",
     "flawline station init --bundle bundles/part --camera usb://0 --camera usb://1 --out line4",
-    "flawline-station init --bundle bundles/part    # the same",
 )
 INIT = "init"
 # A name that systemd, useradd and a path all take.
@@ -76,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=program_of("station"),
         description="Write the files of a station that runs as a service of systemd, for the "
-        "cameras that are connected, and print the commands that install them.",
+        "cameras that are connected, and print the commands that install them. flawline-station is "
+        "the same command.",
         examples=EXAMPLES,
     )
     parser.add_argument("action", choices=(INIT,), help="write the files")

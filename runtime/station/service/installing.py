@@ -12,14 +12,18 @@ from flawline.commands import shell_line
 from flawline.runtime.station.service.unit import Service
 
 UNITS = Path("/etc/systemd/system")
-# Groups that own the files of cameras, GPUs and pins on common systems.
-DEVICE_GROUPS = ("video", "render", "plugdev", "gpio", "dialout")
+# Files of cameras, GPUs, pins and serial ports.
+DEVICES = ("video*", "media*", "dri/render*", "nv*", "gpiochip*", "ttyACM*", "bus/usb/*/*")
+CAMERAS = "video"
 
 
-def device_groups() -> list[str]:
-    """Return the groups of devices that this machine has; systemd refuses any other."""
+def device_groups(folder: Path = Path("/dev")) -> list[str]:
+    """Return the groups that own devices of this machine; systemd refuses those that it lacks."""
+    numbers = {path.lstat().st_gid for pattern in DEVICES for path in folder.glob(pattern)}
+    names = {entry.gr_name for entry in grp.getgrall() if entry.gr_gid in numbers}
+    # A camera may be connected later.
     present = {entry.gr_name for entry in grp.getgrall()}
-    return [name for name in DEVICE_GROUPS if name in present]
+    return sorted((names | ({CAMERAS} & present)) - {"root"})
 
 
 def install_lines(service: Service, made: Path, unit: Path, names: Sequence[str]) -> list[str]:
