@@ -34,6 +34,8 @@ def open_session(model: bytes | Path, threads: int | None = None, options: Any =
 
     options = options or ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
+    # On a CPU without VNNI instructions, INT8 products overflow otherwise; others ignore it.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if threads is None:
         threads = default_threads()
     if threads is not None:
