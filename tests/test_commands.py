@@ -88,8 +88,8 @@ def run_here(module: str, *words: str) -> int:
     try:
         return int(import_module(name).main(words))
     except SystemExit as ended:
-        assert isinstance(ended.code, int)
-        return ended.code
+        # argparse ends with a number.
+        return int(ended.code or 0)
 
 
 # Command lines that name a missing extra, and the extra.

@@ -55,7 +55,7 @@ def test_a_single_verdict_gives_no_rate(bundle: Bundle, tmp_path: Path) -> None:
     output = open_output(f"jsonl:{tmp_path / 'lines.jsonl'}", bundle)
     with (
         Detector(bundle, "onnxruntime", accept_size=True) as detector,
-        pytest.raises(StudyError, match="fewer than 2 frames .*--frames"),
+        pytest.raises(StudyError, match=r"fewer than 2 frames .*--frames"),
     ):
         stream_fps(detector, str(tmp_path / "files"), output)
 

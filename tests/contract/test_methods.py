@@ -373,7 +373,7 @@ def test_progress_counts_up_to_the_total(whole_fit: tuple[Method, RecordedFit]) 
         (total,) = {total for _, total in reports}
         counts = [done for done, _ in reports]
         assert counts == sorted(set(counts))
-        assert 0 < counts[0]
+        assert counts[0] > 0
         assert counts[-1] == total
     assert all(isinstance(note, str) and "\n" not in note for note in record.notes)
 

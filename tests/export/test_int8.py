@@ -208,8 +208,8 @@ def test_openvino_computes_what_onnx_runtime_does(
         np.stack(images)
     )
     assert anomaly_map.shape == (4, SIZE, SIZE)
-    # Both round ties and sums in their own order, and one step can grow. OpenVINO loses precision
-    # on a CPU without VNNI instructions. The error of a wrong kernel is several standard deviations.
+    # Both round ties and sums in their own order, and one step can grow. Without VNNI instructions,
+    # OpenVINO loses precision. The error of a wrong kernel is several standard deviations.
     if has_vnni():
         assert np.median(np.abs(score - expected)) < 0.25 * exact.std()
     assert np.abs(score - expected).max() < exact.std()
