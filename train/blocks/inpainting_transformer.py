@@ -145,8 +145,7 @@ class FusedInpaintingTransformer(nn.Module):
     All windows are one batch. In an image, a patch is the same token in every window, and so is a
     hidden patch: before the tokens are mixed, they are computed once for each of these instead of
     once for each window. The scale and offset of a LayerNorm are in the weights after it, and the
-    scale of the products of queries and keys is in the queries. The keys have no bias, which has no
-    effect and is too small for FP16 after a short training. `scale` divides the pixels.
+    scale of the products of queries and keys is in the queries. `scale` divides the pixels.
     """
 
     visible: Tensor
@@ -208,8 +207,9 @@ class _FusedBlock(nn.Module):
         factor = (self.width // (2 * self.heads)) ** -0.5
         self.query.weight.data = self.query.weight.data * factor
         self.query.bias.data = self.query.bias.data * factor
-        # A bias adds the same to the products of a query with all keys, which softmax removes.
-        self.key = nn.Linear(attention.key.last.in_features, self.width // 2, bias=False)
+        # The bias of the keys adds the same number to all values that a softmax divides among, so
+        # that it changes nothing. Training leaves it near zero, where FP16 has no numbers.
+        self.key = nn.Linear(2 * self.width, self.width // 2, bias=False)
         self.key.weight.data = attention.key.last.weight.detach()
         self.softmax = fp32(_Softmax())
         self.project = attention.project
