@@ -13,6 +13,7 @@ from flawline.cameras.clock import Clock, SystemClock
 from flawline.runtime.find_part import Pose
 from flawline.runtime.graph_input import Laid
 from flawline.runtime.image import Image
+from flawline.runtime.signals import SIGNAL_S
 from flawline.runtime.verdict import Verdict
 
 Item = TypeVar("Item")
@@ -66,7 +67,7 @@ class Ahead(Generic[Item]):
     Use it as a context manager. If the consumer leaves before the end, `stop` is called, which must
     let `items` end from another thread; the item that was prepared last is then not handed out.
     `note` gets the times of the stages "capture", "prepare" and "idle", the wait of the consumer.
-    While the consumer waits, it calls `waiting` every `period` seconds, if there is a period.
+    While the consumer waits, it calls `waiting` at least every SIGNAL_S seconds.
     """
 
     def __init__(
@@ -79,7 +80,6 @@ class Ahead(Generic[Item]):
         note: NoteStage = lambda stage, seconds: None,
         clock: Clock | None = None,
         waiting: Callable[[], None] = lambda: None,
-        period: float | None = None,
     ) -> None:
         self._items = items
         self._prepare = prepare
@@ -89,7 +89,6 @@ class Ahead(Generic[Item]):
         self._note = note
         self._clock = clock or SystemClock()
         self._waiting = waiting
-        self._period = period
         self._changed = threading.Condition()
         self._ready: deque[Prepared[Item]] = deque()
         self._failure: BaseException | None = None
@@ -135,7 +134,7 @@ class Ahead(Generic[Item]):
                 self._consumed_in = start - self._taken_at
             self._wanted = True
             self._changed.notify_all()
-            while not self._changed.wait_for(lambda: self._ready or self._ended, self._period):
+            while not self._changed.wait_for(lambda: self._ready or self._ended, SIGNAL_S):
                 self._waiting()
             self._wanted = False
             if not self._ready:

@@ -46,6 +46,7 @@ from flawline.runtime.station.life_signs import open_life_signs
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.region_arguments import add_region_arguments
+from flawline.runtime.station.run_arguments import add_run_arguments
 from flawline.runtime.station.setup import (
     Check,
     FlagSetup,
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add_engine_arguments(parser)
     add_streams_argument(parser)
     _add_output_arguments(parser)
-    _add_run_arguments(parser)
+    add_run_arguments(parser)
     add_several_cameras_arguments(parser)
     add_region_arguments(parser)
     parser.add_argument(
@@ -122,29 +123,6 @@ def _parser() -> argparse.ArgumentParser:
         help="list the engines, cameras and outputs, and what they are missing",
     )
     return parser
-
-
-def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a single run, which a station file does not state."""
-    parser.add_argument(
-        "--parts",
-        type=text_argument,
-        metavar="FILE",
-        help="name the parts of a triggered camera by the lines of this file, or of stdin (-); "
-        "with trigger=software, each line sends a pulse",
-    )
-    parser.add_argument("--max-frames", type=int, help="stop after so many frames")
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="measure where the time goes: a table on stderr, and keys of the summary",
-    )
-    parser.add_argument(
-        "--alive",
-        type=path_argument,
-        metavar="FILE",
-        help="write this file, whose time is new while the stream lives, for a container's health",
-    )
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -212,6 +190,8 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
             else:
                 stop.set()
                 cameras[0].stop()
+            for output in opened:
+                output.stop_waiting()
 
         stack.enter_context(_signals_call(end))
         for camera in cameras:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flawline.cameras import Camera, CameraError
@@ -186,7 +187,7 @@ class _Loop:
         readers = self._station.readers
         for reader in readers:
             reader.start(self._exchange.now.detector.prepare)
-        pending = {reader.name: reader.camera.pending for reader in readers}
+        pending = {reader.name: partial(self._pending, reader) for reader in readers}
         self._life.begin(pending, self._reporter.pending, self._tally)
         while not self._is_full():
             self._life.beat()
@@ -210,6 +211,10 @@ class _Loop:
             self._settle()
         self._settle()
         self._report(self._parts.flush())
+
+    def _pending(self, reader: CameraReader) -> object | None:
+        """Return what waits in a camera for too long, if the loop may take it."""
+        return None if self._is_paused(reader) else reader.camera.pending()
 
     def _has_incomplete_parts(self) -> bool:
         return any(self._parts.awaits(reader) for reader in self._station.readers)

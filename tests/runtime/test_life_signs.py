@@ -12,7 +12,7 @@ import pytest
 from fakes.clock import FakeClock
 from fakes.live_camera import WAIT_S, Hang, Scripted
 
-from flawline.cameras import Camera, Frame
+from flawline.cameras import Camera, CameraError, Frame
 from flawline.cameras.grabbed import EndOfStream
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.detector import Detector
@@ -99,18 +99,31 @@ class Running:
         self.detector = Detector(bundle, "onnxruntime")
         self.cameras = cameras
         self.stop = threading.Event()
+        self.station: Station | None = None
+        self.error: CameraError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
+        try:
+            self._judge()
+        except CameraError as error:
+            self.error = error
+
+    def ended(self) -> list[str]:
+        """Return the names of the cameras that give no more frames."""
+        readers = [] if self.station is None else self.station.readers
+        return [reader.name for reader in readers if reader.ended]
+
+    def _judge(self) -> None:
         tally = Tally()
         outputs = [self.output]
         if len(self.cameras) == 1:
             (camera,) = self.cameras
             run_stream(camera, self.detector, outputs, None, self.stop, tally, life=self.life)
         else:
-            station = Station(self.cameras, StationSettings())
-            station.run(self.detector, outputs, None, tally, self.life)
+            self.station = Station(self.cameras, StationSettings())
+            self.station.run(self.detector, outputs, None, tally, self.life)
 
     def end(self) -> None:
         self.output.may_write.set()
@@ -120,6 +133,8 @@ class Running:
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive()
         self.detector.close()
+        if self.error is not None:
+            raise self.error
 
 
 @pytest.fixture(params=[1, 2], ids=["one camera", "two cameras"])
@@ -184,6 +199,23 @@ def test_no_sign_is_given_while_an_output_hangs(
     running.output.may_write.set()
     wait_until(lambda: running.manager.signs > seen)
     assert "warning: the outputs has made no progress" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", [EndOfStream(), CameraError("camera scripted://: gone")])
+def test_a_camera_that_ended_or_is_lost_does_not_count_as_one_that_hangs(
+    end: Exception, bundle: Bundle
+) -> None:
+    scripted = Scripted([1, end], restarts=0)
+    running = Running(bundle, [Gated("good"), scripted])
+    wait_until(lambda: running.ended() != [])
+    scripted.clock.sleep(1000.0)
+    seen = running.manager.signs
+    wait_until(lambda: running.manager.signs >= seen + 3)
+    if isinstance(end, CameraError):
+        with pytest.raises(CameraError, match="given up after 0 attempts"):
+            running.end()
+    else:
+        running.end()
 
 
 # What a live camera says about its consumer.
