@@ -257,11 +257,11 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
     return read_bundle(bundle.path)
 
 
-def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
+def write_calibration(bundle: Bundle, calibration: Calibration, note: str | None = None) -> None:
     """Replace the threshold of a bundle in place; the model and its hashes stay.
 
-    The file that is replaced is stored as PREVIOUS_CALIBRATION, unless it is the same. Raises
-    BundleError.
+    The file that is replaced is stored as PREVIOUS_CALIBRATION, unless it is the same. `note` is
+    added to the line of the audit log. Raises BundleError and AuditError.
     """
     require_plausible(bundle.path, calibration, bundle.manifest)
     current = bundle.path / CALIBRATION
@@ -270,7 +270,7 @@ def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
         replaced = current.read_bytes()
         if replaced == content:
             return
-        with logged_change(bundle.path, "calibrate", calibration_state(content)):
+        with logged_change(bundle.path, "calibrate", calibration_state(content), note):
             # First, so that the old threshold is on disk at every moment.
             write_atomically(bundle.path / PREVIOUS_CALIBRATION, replaced)
             write_atomically(current, content)

@@ -142,9 +142,12 @@ def _report(old: Calibration, new: Calibration, parts: GoodParts) -> list[str]:
     """Compare the old and the new threshold in lines of text."""
     scores = parts.scores
     rejected = int(np.sum(scores > old.threshold))
+    origin = f"for {old.false_alarm_rate:.1%} false alarms, from {old.good_images} {GOOD}"
+    if old.by_hand is not None:
+        origin = f"moved by hand by {old.by_hand.person}"
     lines = [
-        f"old threshold {old.threshold:.6g} for {old.false_alarm_rate:.1%} false alarms, from "
-        f"{old.good_images} {GOOD}: rejects {rejected} of these {len(scores)} good parts"
+        f"old threshold {old.threshold:.6g} {origin}: rejects {rejected} of these {len(scores)} "
+        f"good parts"
     ]
     lines += describe(new, new.false_alarm_rate, GOOD)
     if old.review is not None and new.review is None:

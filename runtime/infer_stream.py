@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--bundle and --camera are needed (or --station or --list)")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
+    if args.web_token_file is not None and args.web is None:
+        parser.error("--web-token-file needs --web")
     check_several_cameras(parser, args)
     return run_command(
         parser.prog, lambda: _run(args), interrupted="interrupted before the first frame"
@@ -145,6 +147,20 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         type=path_argument,
         metavar="DIR",
         help="like --save, for anomalous and unjudged frames and those for review only",
+    )
+    parser.add_argument(
+        "--web",
+        type=text_argument,
+        metavar="ADDRESS[:PORT]",
+        help="serve a page that shows the stream in a browser, such as 127.0.0.1:8080; short for "
+        "--output web:ADDRESS",
+    )
+    parser.add_argument(
+        "--web-token-file",
+        type=path_argument,
+        metavar="FILE",
+        help="the file with the token that opens the page; needed for an address that other "
+        "machines can reach",
     )
 
 
@@ -276,6 +292,11 @@ def _outputs(args: argparse.Namespace) -> list[str]:
         descriptions.append(f"overlays:{quote_path(args.save)}")
     if args.save_rejected is not None:
         descriptions.append(f"overlays:{quote_path(args.save_rejected)}?frames=rejected")
+    if args.web is not None:
+        token = ""
+        if args.web_token_file is not None:
+            token = f"?token_file={quote_path(args.web_token_file)}"
+        descriptions.append(f"web:{args.web}{token}")
     return descriptions
 
 

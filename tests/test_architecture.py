@@ -27,6 +27,9 @@ LIBRARY_OF_FILE = {
     "flawline.cameras.video_convert": {"av"},
     "flawline.cameras.video_decoder": {"av"},
     "flawline.cameras.video_open": {"av"},
+    # FastAPI reads the annotations of its functions, whose types the file must have imported.
+    "flawline.runtime.outputs.web.app": {"fastapi", "pydantic"},
+    "flawline.runtime.outputs.web.metrics": {"prometheus_client"},
 }
 # Engines, cameras and outputs import the library of an extra where it is used, not at the top.
 ENGINE_LIBRARIES = {
@@ -47,6 +50,7 @@ ENGINE_LIBRARIES = {
     "gpiozero",
     "grpc",
     "tritonclient",
+    "uvicorn",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 

@@ -70,6 +70,7 @@ class CameraReader:
         except Exception as error:
             # Every exception must reach the loop, not end with the thread.
             self.error = error
+            self.camera.lost = str(error)
             if not self._takes_newest:
                 # No frames of pulses that are still sent to it would be taken.
                 self.camera.stop()
@@ -117,6 +118,7 @@ class CameraReader:
             frame = self.camera.take_newest()
         except CameraError as error:
             self.error = error
+            self.camera.lost = str(error)
             self.camera.stop()
             return None
         if frame is None:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from flawline.cameras import Camera, Frame
+from flawline.cameras.events import CameraEvent
 from flawline.runtime.background import BackgroundWorker
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.frame_image import image_of
 from flawline.runtime.image import Map
-from flawline.runtime.outputs import Judgement, Output, OutputError
+from flawline.runtime.outputs import Judgement, Output, OutputError, StreamState
 from flawline.runtime.regions import regions_missing
 from flawline.runtime.station.judge import Judge
 from flawline.runtime.station.notices import FrameNotices
@@ -63,9 +64,37 @@ class Reporter:
     def attach(self) -> None:
         """Tell every output about the cameras, before their first frames."""
         self._look_for_regions()
+        for output in self._outputs:
+            output.follow(self.state)
         for camera in self._cameras:
             for output in self._outputs:
                 output.attach(camera)
+            camera.on_event = self._also_to_outputs(camera)
+
+    def _also_to_outputs(self, camera: Camera) -> Callable[[CameraEvent], None]:
+        """Return what takes the events of a camera from now on."""
+        taken_by = camera.on_event
+
+        def take(event: CameraEvent) -> None:
+            taken_by(event)
+            for output in self._outputs:
+                output.note_event(camera, event)
+
+        return take
+
+    def state(self) -> StreamState:
+        """Return what judges now and how the outputs do. Any thread may call it."""
+        judge = self._judge
+        detector = judge.detector
+        calibration = detector.bundle.calibration
+        thresholds = (detector.threshold, detector.review_threshold)
+        return StreamState(
+            engine=detector.engine.description,
+            recipe=judge.recipe,
+            own_thresholds=thresholds != (calibration.threshold, calibration.review_threshold),
+            cameras=tuple(judge.levels),
+            outputs=tuple((output.description, output.state()) for output in self._outputs),
+        )
 
     def _look_for_regions(self) -> None:
         """Find out whether regions are given, and log it if they are missed."""

@@ -32,6 +32,9 @@ EXTRA_OF_PACKAGE = {
     "pymodbus": "modbus",
     "asyncua": "opcua",
     "gpiozero": "gpio",
+    "fastapi": "web",
+    "uvicorn": "web",
+    "prometheus_client": "web",
     "tritonclient": "kserve",
     "grpc": "kserve",
 }
