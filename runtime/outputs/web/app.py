@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -92,6 +93,7 @@ def inner_app(board: Board, access: Access, is_closed: Callable[[], bool]) -> Fa
     )
     app.add_exception_handler(FlawlineError, _refused)
     app.add_exception_handler(TooLargeError, _too_large)
+    app.add_exception_handler(RequestValidationError, _invalid)
     _Files(access).add_to(app)
     _Watching(board, is_closed).add_to(app)
     _Desk(board).add_to(app)
@@ -104,6 +106,14 @@ async def _refused(_request: Request, error: Exception) -> Response:
 
 async def _too_large(_request: Request, _error: Exception) -> Response:
     return JSONResponse({"detail": "the request is too large"}, 413)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """Say what is wrong with a request. Its values, which may be no JSON, are not repeated."""
+    faults = []
+    for fault in cast(RequestValidationError, error).errors():
+        faults.append({key: fault[key] for key in ("loc", "msg", "type")})
+    return JSONResponse({"detail": faults}, 422)
 
 
 class _Files:
