@@ -18,14 +18,13 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
 
 from flawline.cameras import Camera, CameraError
 from flawline.cameras.usages import usages
 from flawline.commands import program_of
-from flawline.runtime import outputs
 from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.available import list_available
 from flawline.runtime.bundle import Bundle, read_bundle
@@ -40,11 +39,23 @@ from flawline.runtime.engines import (
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.signals import signal_handlers
 from flawline.runtime.stage_times import stage_table
+from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.judge import Exchange, require_same_maps
+from flawline.runtime.station.output_arguments import (
+    add_output_arguments,
+    check_output_arguments,
+    open_outputs,
+)
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
-from flawline.runtime.station.region_arguments import add_region_arguments, read_region_settings
-from flawline.runtime.station.setup import Check, FlagSetup, StreamSetup, add_station_argument
+from flawline.runtime.station.region_arguments import add_region_arguments
+from flawline.runtime.station.setup import (
+    Check,
+    FlagSetup,
+    StreamSetup,
+    add_keep_argument,
+    add_station_argument,
+)
 from flawline.runtime.station.several_arguments import (
     add_several_cameras_arguments,
     check_several_cameras,
@@ -53,7 +64,6 @@ from flawline.runtime.station.several_arguments import (
 from flawline.runtime.station.several_cameras import Station
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.throughput import require_batch
-from flawline.uris import folder_of, quote_path
 
 EXAMPLES = (
     "flawline stream --bundle bundles/part --camera usb://0",
@@ -76,8 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--bundle and --camera are needed (or --station or --list)")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
-    if args.web_token_file is not None and args.web is None:
-        parser.error("--web-token-file needs --web")
+    check_output_arguments(parser, args)
     check_several_cameras(parser, args)
     return run_command(
         parser.prog, lambda: _run(args), interrupted="interrupted before the first frame"
@@ -92,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bundle", type=path_argument, help="the folder that flawline build wrote")
     add_station_argument(parser)
+    add_keep_argument(parser)
     parser.add_argument(
         "--camera",
         action="append",
@@ -100,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_engine_arguments(parser)
     add_streams_argument(parser)
-    _add_output_arguments(parser)
+    add_output_arguments(parser)
     parser.add_argument(
         "--parts",
         type=text_argument,
@@ -129,41 +139,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say where verdicts and images go."""
-    parser.add_argument(
-        "--output",
-        action="append",
-        type=text_argument,
-        metavar="NAME:TARGET",
-        help=f"{outputs.usages()}; repeat for several; default {outputs.DEFAULT_OUTPUT}; "
-        f"%%3F stands for a question mark in TARGET",
-    )
-    parser.add_argument(
-        "--save", type=path_argument, metavar="DIR", help="short for --output overlays:DIR"
-    )
-    parser.add_argument(
-        "--save-rejected",
-        type=path_argument,
-        metavar="DIR",
-        help="like --save, for anomalous and unjudged frames and those for review only",
-    )
-    parser.add_argument(
-        "--web",
-        type=text_argument,
-        metavar="ADDRESS[:PORT]",
-        help="serve a page that shows the stream in a browser, such as 127.0.0.1:8080; short for "
-        "--output web:ADDRESS",
-    )
-    parser.add_argument(
-        "--web-token-file",
-        type=path_argument,
-        metavar="FILE",
-        help="the file with the token that opens the page; needed for an address that other "
-        "machines can reach",
-    )
-
-
 def _run(args: argparse.Namespace) -> None:
     quiet_opencv()
     conflict = opencv_conflict()
@@ -182,8 +157,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
+    watched = WatchedBundle(args.bundle)
     bundle = read_bundle(args.bundle)
-    regions = read_region_settings(args, bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
         cameras = [stack.enter_context(camera) for camera in setup.open_cameras()]
@@ -194,9 +169,9 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
         feed = None
         if args.parts is not None:
             feed = PartFeed(args.parts, *cameras)
-        opened = [stack.enter_context(output) for output in _open_outputs(args, bundle)]
+        opened = [stack.enter_context(output) for output in open_outputs(args, bundle)]
         check = _check(bundle, station, batch or 1)
-        exchange = stack.enter_context(Exchange(setup.open_judge(bundle, regions, check)))
+        exchange = stack.enter_context(Exchange(setup.open_judge(bundle, check)))
         _log_start(cameras, station, exchange.now.detector)
         stop = threading.Event()
 
@@ -211,7 +186,7 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
         for camera in cameras:
             # The camera is closed before the signals get their former meaning back.
             stack.callback(camera.close)
-        stack.enter_context(setup.watch(exchange, check))
+        stack.enter_context(setup.watch(exchange, check, watched))
         if feed is not None:
             feed.start()
         tally = Tally(profile=args.profile)
@@ -277,27 +252,6 @@ def _log_profile(tally: Tally) -> None:
     """Log where the time went, if that was asked for."""
     if tally.profile:
         log_notes(stage_table(tally.stages.summary()))
-
-
-def _open_outputs(args: argparse.Namespace, bundle: Bundle) -> Iterator[outputs.Output]:
-    folders = [folder for folder in map(folder_of, args.camera) if folder is not None]
-    for description in _outputs(args):
-        yield outputs.open_output(description, bundle, *folders)
-
-
-def _outputs(args: argparse.Namespace) -> list[str]:
-    """Return the descriptions of the outputs that the flags ask for."""
-    descriptions = list(args.output or [outputs.DEFAULT_OUTPUT])
-    if args.save is not None:
-        descriptions.append(f"overlays:{quote_path(args.save)}")
-    if args.save_rejected is not None:
-        descriptions.append(f"overlays:{quote_path(args.save_rejected)}?frames=rejected")
-    if args.web is not None:
-        token = ""
-        if args.web_token_file is not None:
-            token = f"?token_file={quote_path(args.web_token_file)}"
-        descriptions.append(f"web:{args.web}{token}")
-    return descriptions
 
 
 def _signals_call(end: Callable[[], None]) -> AbstractContextManager[None]:

@@ -30,6 +30,7 @@ LIBRARY_OF_FILE = {
     # FastAPI reads the annotations of its functions, whose types the file must have imported.
     "flawline.runtime.outputs.web.app": {"fastapi", "pydantic"},
     "flawline.runtime.outputs.web.metrics": {"prometheus_client"},
+    "flawline.runtime.teaching.graph": {"onnx"},
 }
 # Engines, cameras and outputs import the library of an extra where it is used, not at the top.
 ENGINE_LIBRARIES = {
@@ -212,7 +213,12 @@ NAMED = {
 }
 # Dictionary -> the folders whose files may name its members: their own, and those built on them.
 HOMES = {
-    "METHODS": ("train/__init__.py", "train/methods/", "benchmarks/published/"),
+    "METHODS": (
+        "train/__init__.py",
+        "train/methods/",
+        "benchmarks/published/",
+        "runtime/teaching/",
+    ),
     "BACKBONES": ("train/backbones/",),
     "ENGINES": ("runtime/engines/",),
     "OUTPUTS": ("runtime/outputs/",),

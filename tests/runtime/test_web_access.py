@@ -70,7 +70,7 @@ def log_in(port: int, token: str = TOKEN) -> str:
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.7", "line4.example:8080"])
 def test_an_outward_address_without_a_token_is_refused(bundle: Bundle, address: str) -> None:
-    with pytest.raises(OutputError, match="needs a token.*--web-token-file") as caught:
+    with pytest.raises(OutputError, match=r"needs a token.*--web-token-file") as caught:
         open_output(f"web:{address}", bundle)
     assert "\n" not in str(caught.value)
 
@@ -257,7 +257,7 @@ def test_a_target_that_is_no_address(bundle: Bundle, target: str) -> None:
 
 
 def test_a_port_that_is_taken(bundle: Bundle, page: LivePage) -> None:
-    with pytest.raises(OutputError, match="cannot listen .*choose an address"):
+    with pytest.raises(OutputError, match=r"cannot listen .*choose an address"):
         open_output(f"web:127.0.0.1:{page.port}", bundle)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from flawline import FlawlineError
-from flawline.runtime.bundle import CALIBRATION
+from flawline.runtime.bundle import CALIBRATION, MANIFEST
 from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import log, printable
+from flawline.runtime.files import sha256_of
 from flawline.runtime.moved_threshold import (
     move_thresholds,
     previous_calibration,
@@ -78,6 +80,7 @@ class Desk:
     def state(self) -> DeskState:
         """Return the thresholds. Raises FlawlineError if they cannot be read."""
         bundle = self._board.bundle
+        fault = self._fault()
         # Before the content, so that a change between the two is noticed.
         revision = revision_of(bundle.path)
         calibration = read_calibration(bundle.path, bundle.manifest)
@@ -104,7 +107,7 @@ class Desk:
             scored_by=None if scored_by is None else str(scored_by),
             good=GoodScores(good.mean, good.std, good.min, good.max),
             revision=revision or "",
-            fault=self._fault(),
+            fault=fault,
         )
 
     def move(
@@ -143,9 +146,20 @@ class Desk:
                 "the recipe in the station file has a threshold of its own, which takes the place "
                 "of the bundle's; change it there"
             )
-        path = self._board.bundle.path
+        bundle = self._board.bundle
+        path = bundle.path
+        if manifest_hash(path) != bundle.manifest_sha256:
+            return "another bundle is in its folder, which the station has not taken over"
         if not os.access(path, os.W_OK) or not os.access(path / CALIBRATION, os.R_OK):
             return f"the folder of the bundle cannot be written: {printable(str(path))}"
+        return None
+
+
+def manifest_hash(path: Path) -> str | None:
+    """Return the SHA-256 of the manifest that is in a folder now; None without one."""
+    try:
+        return sha256_of(path / MANIFEST)
+    except OSError:
         return None
 
 

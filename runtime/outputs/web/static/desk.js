@@ -6,6 +6,7 @@ import { ask, clock, count, icon, make, score, setText, share } from "/static/ui
 
 const MOST = 2000;
 const SHORTEST_NAME = 2;
+const PATIENCE_S = 20; // for the station to take over what was saved
 const SHOWN_DIGITS = 6;
 const ROWS = [["good", "Accept"], ["review", "Review"], ["anomalous", "Reject"]];
 
@@ -181,7 +182,7 @@ export class Desk {
     try {
       const facts = await (await ask(path, body)).json();
       this.person.value = "";
-      this.saved = { text: done, threshold: facts.current.threshold, review: facts.current.review_threshold };
+      this.saved = { at: this.state ? this.state.time : 0, text: done, threshold: facts.current.threshold, review: facts.current.review_threshold };
       this.take(facts);
       this.tell(`${done} The station takes it over between two frames.`, true);
       this.confirm();
@@ -197,7 +198,12 @@ export class Desk {
   confirm() {
     if (!this.saved || !this.state) return;
     const lanes = this.state.lanes.filter((lane) => !this.state.own_thresholds.includes(lane.name) && lane.threshold !== null);
-    if (!lanes.length || !lanes.every((lane) => lane.threshold === this.saved.threshold && lane.review_threshold === this.saved.review)) return;
+    if (!lanes.length || !lanes.every((lane) => lane.threshold === this.saved.threshold && lane.review_threshold === this.saved.review)) {
+      if (this.state.time - this.saved.at > PATIENCE_S) {
+        this.tell(`${this.saved.text} No part was judged with it yet: the warnings under Health say why if it was refused. A stream with --keep-bundle takes it at its next start.`, true);
+      }
+      return;
+    }
     this.tell(`${this.saved.text} The station judges with it since ${clock(this.state.time)}.`, true);
     this.saved = null;
   }
