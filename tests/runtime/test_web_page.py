@@ -336,7 +336,7 @@ def test_silence_is_a_fault_of_a_camera_that_runs_freely(
     page.write(judged(20.0, camera="free"))
     page.write(judged(20.0, camera="triggered"))
     (fault,) = faults(page)
-    assert fault.startswith("camera free: no frame for 0 s")
+    assert fault.startswith("camera free: no frame for more than ")
 
 
 def test_frames_that_cannot_be_judged_one_after_the_other_are_a_fault(page: LivePage) -> None:
@@ -345,7 +345,7 @@ def test_frames_that_cannot_be_judged_one_after_the_other_are_a_fault(page: Live
         page.write(UNJUDGED)
     assert faults(page) == []
     page.write(UNJUDGED)
-    assert faults(page) == ["camera 1: the last 10 frames could not be judged: torn"]
+    assert faults(page) == ["camera 1: no frame can be judged any more: torn"]
     page.write(judged(20.0))
     assert faults(page) == []
 

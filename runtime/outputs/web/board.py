@@ -40,7 +40,8 @@ class CameraWatch:
     def note(self, event: CameraEvent) -> None:
         """Take note of an event of the camera."""
         if event.name in (events.STALLED, events.FAILED):
-            self.fault = event.text
+            # What it calls itself is shown beside it.
+            self.fault = event.text.removeprefix(f"camera {self.camera.source}: ")
             self.since = time.time()
         elif event.name == events.RECOVERED:
             self.fault = None
@@ -125,6 +126,11 @@ class Board:
         """Take note that the stream has ended."""
         self.phase = ENDED
         self.version += 1
+
+    def release(self) -> None:
+        """Release all images. Libraries of the server may keep the board until the process ends."""
+        self.lanes = {}
+        self.kept = KeptParts()
 
     # What the page calls.
 

@@ -120,6 +120,7 @@ class LivePage(Output):
 
     def close(self) -> None:
         self._resources.close()
+        self._board.release()
 
 
 def _parse(target: str) -> tuple[str, int]:

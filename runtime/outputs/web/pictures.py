@@ -19,9 +19,9 @@ from flawline.runtime.painting import paint
 
 LONGEST_SIDE = 960  # pixels
 JPEG_QUALITY = 82
-# After a picture that took a second, none is made for so many seconds: encoding takes at most a
-# quarter of the time of one thread, however many browsers there are.
-REST = 3.0
+# After a picture that took a second, none is made for so many seconds: encoding takes at most an
+# eighth of the time of one thread, however many browsers there are.
+REST = 7.0
 
 
 class Pictures:

@@ -88,12 +88,10 @@ def faults_of(board: Board) -> list[str]:
         view = lane.view()
         if view.unjudged_run >= UNJUDGED_RUN and view.newest is not None:
             reason = printable(view.newest.reason or "")
-            faults.append(
-                f"camera {lane.name}: the last {view.unjudged_run} frames could not be judged: "
-                f"{reason}"
-            )
+            # Without numbers that grow, so that it is said once.
+            faults.append(f"camera {lane.name}: no frame can be judged any more: {reason}")
         if _is_continuous(board, lane) and (view.silent_s or 0) > SILENT_S:
-            faults.append(f"camera {lane.name}: no frame for {view.silent_s:.0f} s")
+            faults.append(f"camera {lane.name}: no frame for more than {SILENT_S:g} s")
     return faults
 
 

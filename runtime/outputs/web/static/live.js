@@ -4,7 +4,7 @@ import { Trace } from "/static/trace.js";
 import { WORDS, ask, clock, count, duration, facts, icon, make, score, seconds, setText, share, svgElement } from "/static/ui.js";
 
 const SILENT_S = 3; // without a frame, a camera that gives frames all the time is marked
-const LEAST_PAUSE_MS = 100; // between two pictures
+const LEAST_PAUSE_MS = 150; // between two pictures
 const RETRY_MS = 1000;
 
 class Lane {

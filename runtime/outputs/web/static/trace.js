@@ -41,14 +41,14 @@ export class Trace {
       return;
     }
     const y = this.scale(shown, height);
+    const left = width - 6 - STEP * (shown.length - 1);
+    this.line(context, shown, left, y, colour);
     this.level(context, width, y(this.threshold), -5, colour["bad-text"], colour.surface, `Reject above ${score(this.threshold)}`, []);
     if (this.review !== null) {
       // Below its line where the other one is near.
       const side = y(this.review) - y(this.threshold) < 20 ? 13 : -5;
       this.level(context, width, y(this.review), side, colour["review-text"], colour.surface, `Review above ${score(this.review)}`, [5, 4]);
     }
-    const left = width - 6 - STEP * (shown.length - 1);
-    this.line(context, shown, left, y, colour);
     shown.forEach((point, place) => this.mark(context, point, left + STEP * place, y, height, colour));
   }
 
