@@ -21,7 +21,7 @@ from flawline.runtime.station.settings.watch import StationWatch
 from flawline.runtime.station.setup import Check
 
 # Flags that say nothing about the station itself.
-BESIDE = ("station", "parts", "max_frames", "profile", "list")
+BESIDE = ("station", "parts", "max_frames", "profile", "alive", "list")
 
 
 def refuse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> None:
@@ -98,6 +98,8 @@ def open_station(args: argparse.Namespace) -> Iterator[StationSetup]:
         )
     if args.parts not in (None, STDIN):
         args.parts = str(Path(args.parts).absolute())
+    if args.alive is not None:
+        args.alive = args.alive.absolute()
     args.bundle = station.bundle_of(station.recipe)
     args.camera = [camera.uri for camera in content.cameras]
     args.output = list(content.outputs)
