@@ -22,6 +22,7 @@ from flawline.runtime.outputs import Judgement, Output, OutputError, StreamState
 from flawline.runtime.regions import regions_missing
 from flawline.runtime.station.judge import Judge
 from flawline.runtime.station.notices import FrameNotices
+from flawline.runtime.station.stream_state import state_of
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import PartVerdict
 
@@ -84,17 +85,7 @@ class Reporter:
 
     def state(self) -> StreamState:
         """Return what judges now and how the outputs do. Any thread may call it."""
-        judge = self._judge
-        detector = judge.detector
-        calibration = detector.bundle.calibration
-        thresholds = (detector.threshold, detector.review_threshold)
-        return StreamState(
-            engine=detector.engine.description,
-            recipe=judge.recipe,
-            own_thresholds=thresholds != (calibration.threshold, calibration.review_threshold),
-            cameras=tuple(judge.levels),
-            outputs=tuple((output.description, output.state()) for output in self._outputs),
-        )
+        return state_of(self._judge, self._outputs)
 
     def _look_for_regions(self) -> None:
         """Find out whether regions are given, and log it if they are missed."""
