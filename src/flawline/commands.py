@@ -41,6 +41,9 @@ COMMANDS = {
     "audit": Command(
         "flawline.runtime.audit.__main__:main", "check the log of who changed a bundle or a recipe"
     ),
+    "sign": Command(
+        "flawline.runtime.signing.__main__:main", "sign a bundle, so that a box accepts no other"
+    ),
     "bench": Command("flawline.benchmarks.run:main", "measure speed and accuracy of bundles"),
     "sweep": Command(
         "flawline.benchmarks.sweep.__main__:main",
