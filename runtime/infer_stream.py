@@ -43,9 +43,11 @@ from flawline.runtime.signing.arguments import add_trusted_argument
 from flawline.runtime.stage_times import stage_table
 from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.judge import Exchange, require_same_maps
+from flawline.runtime.station.life_signs import open_life_signs
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.region_arguments import add_region_arguments
+from flawline.runtime.station.run_arguments import add_run_arguments
 from flawline.runtime.station.setup import (
     Check,
     FlagSetup,
@@ -109,19 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add_engine_arguments(parser)
     add_streams_argument(parser)
     _add_output_arguments(parser)
-    parser.add_argument(
-        "--parts",
-        type=text_argument,
-        metavar="FILE",
-        help="name the parts of a triggered camera by the lines of this file, or of stdin (-); "
-        "with trigger=software, each line sends a pulse",
-    )
-    parser.add_argument("--max-frames", type=int, help="stop after so many frames")
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="measure where the time goes: a table on stderr, and keys of the summary",
-    )
+    add_run_arguments(parser)
     add_several_cameras_arguments(parser)
     add_region_arguments(parser)
     parser.add_argument(
@@ -179,6 +169,7 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
     watched = WatchedBundle(args.bundle, setup.read_bundle)
     bundle = watched.read()
     with ExitStack() as stack:
+        life = stack.enter_context(open_life_signs(args.alive))
         # What takes no time to check comes before the engine, which may be compiled for minutes.
         cameras = [stack.enter_context(camera) for camera in setup.open_cameras()]
         station = None
@@ -195,6 +186,7 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
         stop = threading.Event()
 
         def end() -> None:
+            life.stopping()
             if station is not None:
                 station.stop()
             else:
@@ -212,10 +204,11 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
             feed.start()
         tally = Tally(profile=args.profile)
         stack.callback(_log_profile, tally)
+        stack.callback(life.stopping)
         if station is None:
-            run_stream(cameras[0], exchange, opened, args.max_frames, stop, tally, batch)
+            run_stream(cameras[0], exchange, opened, args.max_frames, stop, tally, batch, life)
         else:
-            station.run(exchange, opened, args.max_frames, tally)
+            station.run(exchange, opened, args.max_frames, tally, life)
 
 
 def _check(first: Bundle, station: Station | None, batch: int) -> Check:

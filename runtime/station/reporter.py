@@ -117,6 +117,10 @@ class Reporter:
                 f"which takes time; let the camera send {source.layout}"
             )
 
+    def pending(self) -> int | None:
+        """Return how many deliveries were made before the one that waits; None if none waits."""
+        return self._worker.pending()
+
     def report(self, part: PartVerdict, camera: Camera, notices: FrameNotices) -> None:
         """Count the verdict on a part, and have it delivered to every output.
 

@@ -21,7 +21,7 @@ from flawline.runtime.station.settings.watch import StationWatch
 from flawline.runtime.station.setup import Check
 
 # Flags that say nothing about the station itself.
-BESIDE = ("station", "parts", "max_frames", "profile", "trusted_key", "list")
+BESIDE = ("station", "parts", "max_frames", "profile", "alive", "trusted_key", "list")
 
 
 def refuse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> None:
@@ -104,6 +104,8 @@ def open_station(args: argparse.Namespace) -> Iterator[StationSetup]:
     if args.parts not in (None, STDIN):
         args.parts = str(Path(args.parts).absolute())
     keys = [path.absolute() for path in args.trusted_key or []]
+    if args.alive is not None:
+        args.alive = args.alive.absolute()
     args.bundle = station.bundle_of(station.recipe)
     args.camera = [camera.uri for camera in content.cameras]
     args.output = list(content.outputs)
