@@ -114,7 +114,7 @@ class StationWatch:
             raise
 
     def _open(self, station: Station, bundle: Bundle) -> Judge:
-        judge = open_judge(station, self._check, bundle)
+        judge = open_judge(station, self._check, bundle, running=True)
         warn_of_outside_change(judge.detector.bundle.path)
         return judge
 
