@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flawline.runtime.audit.log import open_log
@@ -15,17 +16,22 @@ from flawline.runtime.station.settings.station_file import Station
 from flawline.runtime.station.setup import Check, checked
 from flawline.runtime.threshold import threshold_fault
 
-# What the audit log of a station calls what a stream judges with, and what it could not use.
+# What the audit log of a station calls what a stream judges with, what it will judge with from the
+# next part on, and what it could not use.
 IN_USE = "in use"
+READY = "ready"
 REFUSED = "refused"
 
 
-def open_judge(station: Station, check: Check, bundle: Bundle | None = None) -> Judge:
+def open_judge(
+    station: Station, check: Check, bundle: Bundle | None = None, running: bool = False
+) -> Judge:
     """Open the recipe that a station file names, and let `check` look at the detector.
 
     `bundle` is that of the recipe, if it was read already. The audit log of the station gets a
-    line if this is another state than the last one in use. Raises StationError, BundleError,
-    EngineError, AuditError and what `check` raises.
+    line if this is another state than the last one in use; while another one is `running`, it gets
+    a line that this one is ready, and that other line when this one begins to judge. Raises
+    StationError, BundleError, EngineError, AuditError and what `check` raises.
     """
     content = station.content
     recipe = station.recipe
@@ -49,7 +55,11 @@ def open_judge(station: Station, check: Check, bundle: Bundle | None = None) -> 
 
     def check_and_log(detector: Detector) -> None:
         check(detector)
-        _log(station, judge)
+        if running:
+            _log_ready(station, judge)
+            judge.on_begin = partial(_log_in_use, station, judge)
+        else:
+            _log_in_use(station, judge)
 
     return checked(judge, check_and_log)
 
@@ -100,13 +110,20 @@ def _window(after: RejectAfter | None) -> Window | None:
     return None if after is None else Window(after.frames, after.of)
 
 
-def _log(station: Station, judge: Judge) -> None:
+def _log_ready(station: Station, judge: Judge) -> None:
+    """Add what will judge to the audit log. Without this line it must not take over."""
+    with open_log(station.audit_log) as log:
+        last = log.last(IN_USE)
+        log.append(READY, None if last is None else last.new, state_of(judge))
+
+
+def _log_in_use(station: Station, judge: Judge) -> None:
     """Add what is in use to the audit log, unless the last entry about a stream says the same."""
     with open_log(station.audit_log) as log:
         last = log.last(IN_USE)
         old = None if last is None else last.new
         new = state_of(judge)
-        if new != old or log.last(IN_USE, REFUSED) != last:
+        if new != old or log.last(IN_USE, READY, REFUSED) != last:
             log.append(IN_USE, old, new)
 
 

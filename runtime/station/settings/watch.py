@@ -104,7 +104,7 @@ class StationWatch:
             raise
 
     def _open(self, station: Station, bundle: Bundle | None = None) -> Judge:
-        judge = open_judge(station, self._check, bundle)
+        judge = open_judge(station, self._check, bundle, running=True)
         warn_of_outside_change(judge.detector.bundle.path)
         return judge
 
