@@ -29,7 +29,7 @@ LIBRARY_OF_FILE = {
     "flawline.cameras.video_open": {"av"},
     "flawline.runtime.teaching.graph": {"onnx"},
 }
-# Engines, cameras, outputs and signatures import the library of an extra where it is used, not at the top.
+# Engines, cameras, outputs and signatures import the library of an extra where it is used.
 ENGINE_LIBRARIES = {
     "onnxruntime",
     "openvino",
