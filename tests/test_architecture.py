@@ -32,7 +32,7 @@ LIBRARY_OF_FILE = {
     "flawline.runtime.outputs.web.metrics": {"prometheus_client"},
     "flawline.runtime.teaching.graph": {"onnx"},
 }
-# Engines, cameras and outputs import the library of an extra where it is used, not at the top.
+# Engines, cameras, outputs and signatures import the library of an extra where it is used.
 ENGINE_LIBRARIES = {
     "onnxruntime",
     "openvino",
@@ -52,6 +52,7 @@ ENGINE_LIBRARIES = {
     "grpc",
     "tritonclient",
     "uvicorn",
+    "cryptography",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 

@@ -35,6 +35,7 @@ EXTRA_OF_PACKAGE = {
     "fastapi": "web",
     "uvicorn": "web",
     "prometheus_client": "web",
+    "cryptography": "sign",
     "tritonclient": "kserve",
     "grpc": "kserve",
 }
