@@ -33,6 +33,7 @@ from flawline.runtime.outputs import (
     open_output,
 )
 from flawline.runtime.outputs.web import board, kept, lane, pictures, state
+from flawline.runtime.outputs.web import desk as desk_module
 from flawline.runtime.outputs.web.lane import Lane
 from flawline.runtime.outputs.web.output import LivePage
 from flawline.runtime.outputs.web.pictures import LONGEST_SIDE, Pictures
@@ -517,6 +518,12 @@ def test_the_desk_says_why_it_cannot_change_anything(
     assert "the recipe in the station file has a threshold" in get(page, "/api/threshold")["fault"]
     assert desk(page).status == 409
     begin(page)
+    with monkeypatch.context() as patch:
+        patch.setattr(desk_module, "has_signed_thresholds", lambda path, manifest: True)
+        assert "are signed with the bundle" in get(page, "/api/threshold")["fault"]
+    with monkeypatch.context() as patch:
+        patch.setattr(desk_module, "manifest_hash", lambda path: "other")
+        assert "another bundle is in its folder" in get(page, "/api/threshold")["fault"]
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert "cannot be written" in get(page, "/api/threshold")["fault"]
     monkeypatch.undo()

@@ -20,6 +20,7 @@ from flawline.runtime.moved_threshold import (
     undo_by,
 )
 from flawline.runtime.outputs.web.board import Board
+from flawline.runtime.signing.signature import has_signed_thresholds
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ class Desk:
         path = bundle.path
         if manifest_hash(path) != bundle.manifest_sha256:
             return "another bundle is in its folder, which the station has not taken over"
+        if has_signed_thresholds(path, bundle.manifest_sha256):
+            return "the thresholds are signed with the bundle; calibrate it and sign it again"
         if not os.access(path, os.W_OK) or not os.access(path / CALIBRATION, os.R_OK):
             return f"the folder of the bundle cannot be written: {printable(str(path))}"
         return None
