@@ -28,7 +28,7 @@ from flawline.commands import program_of
 from flawline.runtime import outputs
 from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.available import list_available
-from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import log, log_notes, run_command, warn
@@ -39,6 +39,7 @@ from flawline.runtime.engines import (
 )
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.signals import signal_handlers
+from flawline.runtime.signing.arguments import add_trusted_argument
 from flawline.runtime.stage_times import stage_table
 from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.judge import Exchange, require_same_maps
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", type=path_argument, help="the folder that flawline build wrote")
     add_station_argument(parser)
     add_keep_argument(parser)
+    add_trusted_argument(parser)
     parser.add_argument(
         "--camera",
         action="append",
@@ -164,8 +166,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
-    watched = WatchedBundle(args.bundle)
-    bundle = read_bundle(args.bundle)
+    watched = WatchedBundle(args.bundle, setup.read_bundle)
+    bundle = watched.read()
     with ExitStack() as stack:
         life = stack.enter_context(open_life_signs(args.alive))
         # What takes no time to check comes before the engine, which may be compiled for minutes.

@@ -29,7 +29,7 @@ LIBRARY_OF_FILE = {
     "flawline.cameras.video_open": {"av"},
     "flawline.runtime.teaching.graph": {"onnx"},
 }
-# Engines, cameras and outputs import the library of an extra where it is used, not at the top.
+# Engines, cameras, outputs and signatures import the library of an extra where it is used.
 ENGINE_LIBRARIES = {
     "onnxruntime",
     "openvino",
@@ -48,6 +48,7 @@ ENGINE_LIBRARIES = {
     "gpiozero",
     "grpc",
     "tritonclient",
+    "cryptography",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 

@@ -32,6 +32,7 @@ EXTRA_OF_PACKAGE = {
     "pymodbus": "modbus",
     "asyncua": "opcua",
     "gpiozero": "gpio",
+    "cryptography": "sign",
     "tritonclient": "kserve",
     "grpc": "kserve",
 }
