@@ -22,7 +22,7 @@ from flawline.runtime.console import first_line, last_line
 
 # The interpreter is that of this process. A file of the current folder hides no module.
 PROGRAM = (
-    "import sys; sys.path.remove(''); "
+    "import sys; sys.path[:] = [path for path in sys.path if path]; "
     "from flawline.runtime.isolated import answer_calls; answer_calls()"
 )
 BLOCK = 1 << 16
