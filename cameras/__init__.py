@@ -104,6 +104,7 @@ class Camera(ABC):
         self.dropped = 0
         # How often the source failed and was opened again.
         self.reconnects = 0
+        self.lost: str | None = None  # why one of several has failed for good
         self.clock: Clock = SystemClock()
         # Called by the iterating thread for what happens between two frames.
         self.on_event: Callable[[CameraEvent], None] = lambda event: None

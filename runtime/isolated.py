@@ -20,8 +20,11 @@ from typing import IO, Any
 
 from flawline.runtime.console import first_line, last_line
 
-# The interpreter and the import path are those of this process.
-PROGRAM = "from flawline.runtime.isolated import answer_calls; answer_calls()"
+# The interpreter is that of this process. A file of the current folder hides no module.
+PROGRAM = (
+    "import sys; sys.path[:] = [path for path in sys.path if path]; "
+    "from flawline.runtime.isolated import answer_calls; answer_calls()"
+)
 BLOCK = 1 << 16
 
 

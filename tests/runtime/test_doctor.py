@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import tiny_model, write_tiny_bundle
 from fakes import Install, build_plan, engine_name, odd_checks
+from fakes.kserve_server import KServeServer
 from fakes.tensorrt_api import VERSIONS
 
 from flawline.runtime.bundle import Bundle, write_bundle
@@ -34,7 +36,10 @@ from flawline.runtime.engines import (
     EngineError,
     EngineOptions,
     engine_class,
+    open_engine,
+    open_reference,
 )
+from flawline.runtime.engines.onnxruntime_types import count_types as profile_types
 from flawline.runtime.engines.openvino_cpu import OpenVino
 from flawline.runtime.engines.tensorrt.layer_types import count_types
 from flawline.runtime.engines.tensorrt.plan_cache import RECORD
@@ -50,6 +55,10 @@ STATION = {
     "engine": {"cache": "plans"},
     "audit": "log/audit.jsonl",
 }
+
+
+def levels(findings: Iterable[Finding]) -> set[str]:
+    return {finding.level for finding in findings}
 
 
 def write_station(folder: Path) -> Path:
@@ -226,6 +235,22 @@ def test_what_cannot_be_tested_is_left_to_the_other_checks(tmp_path: Path) -> No
         assert not list(check_self_test(Machine(), Subject(bundle=tmp_path / "absent"), name))
 
 
+def test_an_engine_on_a_server_is_tested_where_a_server_is_named(bundle: Bundle) -> None:
+    pytest.importorskip("tritonclient.grpc")
+    names = [name for name in ENGINES if engine_class(name).needs_server]
+    server = KServeServer(bundle)
+    try:
+        subject = Subject(bundle=bundle.path, server=server.patient_uri)
+        for name in names:
+            first, *others = check_self_test(Machine(), subject, name)
+            assert first.text.startswith(f"{name} fp32: self-test passed")
+            assert PROBLEM not in levels(others), others
+        # `auto` is for engines of this machine.
+        assert levels(check_bundle(Machine(), subject)) == {OK}
+    finally:
+        server.kill()
+
+
 # TensorRT, with a substitute for its library and the driver.
 
 
@@ -315,6 +340,33 @@ def test_a_precision_that_no_layer_computes_in_is_a_problem(
     finding = judge_types("engine", precision, types)
     assert finding.level == level
     assert text in finding.text
+
+
+def test_onnx_runtime_states_what_it_computes_in(bundle: Bundle) -> None:
+    engine = open_engine(bundle, REFERENCE_ENGINE, EngineOptions(threads=1))
+    # The mean over the colours, and the maximum of the map.
+    assert engine.layer_types() == {"fp32": 2}
+    engine.close()
+    in_memory = open_reference(tiny_model(), bundle.map_size)
+    assert not in_memory.layer_types()
+    in_memory.close()
+
+
+def test_kernels_are_counted_by_their_outputs() -> None:
+    def event(kernel: str, kind: str) -> dict[str, Any]:
+        facts = {"op_name": kernel, "output_type_shape": [{kind: [1, 3]}]}
+        return {"name": f"/x/{kernel}_kernel_time", "args": facts}
+
+    events = [
+        {"name": "session_initialization"},
+        {"name": "/x/Conv_fence_before", "args": {"op_name": "Conv"}},
+        event("Conv", "float"),
+        event("Conv", "float16"),
+        event("QLinearConv", "uint8"),
+        event("Cast", "float"),
+        event("ArgMax", "int64"),
+    ]
+    assert profile_types(events) == {"fp32": 1, "fp16": 1, "int8": 1}
 
 
 def test_openvino_states_what_it_computes_in(bundle: Bundle) -> None:

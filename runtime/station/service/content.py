@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.outputs import OUTPUTS
+from flawline.runtime.outputs import OUTPUTS, missing
 
 BUNDLES = "bundles"
 TOKEN_FILE = "web-token"
@@ -40,8 +40,9 @@ def station_content(bundle: Bundle, cameras: Sequence[str]) -> str:
 
 
 def has_page() -> bool:
-    """Whether there is an output that shows a stream to browsers."""
-    return PAGE.partition(":")[0] in OUTPUTS
+    """Whether there is an output that shows a stream to browsers, with nothing missing."""
+    name = PAGE.partition(":")[0]
+    return name in OUTPUTS and missing(name) is None
 
 
 def recipe_name(bundle: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from flawline.runtime.audit.log import open_log
@@ -10,6 +12,7 @@ from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
 from flawline.runtime.regions import RegionSettings, regions_missing
+from flawline.runtime.signing.keys import read_trusted
 from flawline.runtime.station.judge import Judge, Levels, Window
 from flawline.runtime.station.settings.schema import Recipe, RejectAfter
 from flawline.runtime.station.settings.station_file import Station
@@ -23,20 +26,16 @@ READY = "ready"
 REFUSED = "refused"
 
 
-def open_judge(
-    station: Station, check: Check, bundle: Bundle | None = None, running: bool = False
-) -> Judge:
+def open_judge(station: Station, check: Check, bundle: Bundle, running: bool = False) -> Judge:
     """Open the recipe that a station file names, and let `check` look at the detector.
 
-    `bundle` is that of the recipe, if it was read already. The audit log of the station gets a
-    line if this is another state than the last one in use; while another one is `running`, it gets
-    a line that this one is ready, and that other line when this one begins to judge. Raises
-    StationError, BundleError, EngineError, AuditError and what `check` raises.
+    `bundle` is that of the recipe. The audit log of the station gets a line if this is another
+    state than the last one in use; while another one is `running`, it gets a line that this one is
+    ready, and that other line when this one begins to judge. Raises StationError, BundleError,
+    EngineError, AuditError and what `check` raises.
     """
     content = station.content
     recipe = station.recipe
-    if bundle is None:
-        bundle = read_bundle(station.bundle_of(recipe))
     check_recipe(station, recipe, bundle)
     engine = content.engine
     cache = None if engine.cache is None else station.folder / engine.cache
@@ -62,6 +61,19 @@ def open_judge(
             _log_in_use(station, judge)
 
     return checked(judge, check_and_log)
+
+
+def bundle_reader(station: Station, keys: Sequence[Path] = ()) -> Callable[[Path], Bundle]:
+    """Return what reads the bundles of a station, and files of trusted keys whenever it is called.
+
+    `keys` are such files, in place of those that the station file names. The function raises
+    BundleError and SigningError.
+    """
+
+    def read(path: Path) -> Bundle:
+        return read_bundle(path, read_trusted(keys or station.trusted_keys))
+
+    return read
 
 
 def check_recipe(station: Station, recipe: Recipe, bundle: Bundle) -> None:
@@ -142,6 +154,7 @@ def state_of(judge: Judge) -> dict[str, Any]:
         "recipe": judge.recipe,
         "bundle": detector.bundle.short_id,
         "manifest": detector.bundle.manifest_sha256,
+        "signed_by": detector.bundle.signed_by,
         # The same for each spelling, and that of a link shows what it leads to.
         "path": str(detector.bundle.path.resolve()),
         "engine": detector.engine.description,

@@ -9,13 +9,13 @@ from pathlib import Path
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.audit.entry import Entry
 from flawline.runtime.audit.log import open_log
-from flawline.runtime.bundle import read_bundle
 from flawline.runtime.files import write_atomically
 from flawline.runtime.signals import uninterrupted
 from flawline.runtime.station.settings.opening import (
     IN_USE,
     READY,
     REFUSED,
+    bundle_reader,
     check_recipe,
 )
 from flawline.runtime.station.settings.places import span_of
@@ -44,7 +44,7 @@ def change_recipe(path: Path, name: str, wait_s: float = 0.0) -> str:
     """
     station = read_station(path)
     recipe = station.recipe_named(name)
-    check_recipe(station, recipe, read_bundle(station.bundle_of(recipe)))
+    check_recipe(station, recipe, bundle_reader(station)(station.bundle_of(recipe)))
     with open_log(station.audit_log) as log:
         # Another process may have changed it.
         station = read_station(path)
