@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -18,6 +19,9 @@ from flawline.os_errors import reason_of, remedy_of
 
 # Read at once when a file is hashed.
 BLOCK = 1 << 20
+# Of renameat2 in linux/fs.h and fcntl.h.
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -113,11 +117,12 @@ def write_file(path: Path, data: bytes, error: type[FlawlineError], flag: str) -
 
 
 @contextmanager
-def replace_folder(path: Path) -> Iterator[Path]:
+def replace_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Give an empty folder to write into; when the block ends, it takes the place of `path`.
 
     The folder is next to `path`, so that the exchange is a rename. If the block or the exchange
-    fails, `path` stays or comes back as it was, and the new folder is removed. Raises OSError.
+    fails, `path` stays or comes back as it was, and the new folder is removed. What was at `path`
+    is removed, or with `keep` moved there, in place of what is there. Raises OSError.
 
         with replace_folder(bundle) as new:
             write_atomically(new / "model.onnx", model)
@@ -129,13 +134,38 @@ def replace_folder(path: Path) -> Iterator[Path]:
         new = work / "new"
         new.mkdir()
         yield new
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
+        if path.exists() and _exchange(new, path):
+            os.replace(new, old)
+        else:
+            if path.exists():
+                os.replace(path, old)
+            os.replace(new, path)
+        if keep is not None and old.exists():
+            if keep.exists():
+                os.replace(keep, work / "kept")
+            os.replace(old, keep)
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; return False where the system does not offer that.
+
+    Between two renames, a reader would find nothing at one of them. Raises OSError.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    if rename(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    # An older kernel, or a file system without it.
+    if number in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(number, os.strerror(number), str(second))
 
 
 def make_writable(folder: Path) -> None:

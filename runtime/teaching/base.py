@@ -64,6 +64,13 @@ class Teacher(ABC):
     def learn(self, chosen: Sequence[int]) -> Learned:
         """Learn from the inputs with these indices."""
 
+    def known(self) -> Learned:
+        """Return what the graph has learned already, with no constants to replace.
+
+        Only called where `appends` is true.
+        """
+        raise NotImplementedError
+
     def append(self, limit: int | None) -> Learned:
         """Add what the features show to what the graph has learned.
 

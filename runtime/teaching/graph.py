@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.shape_inference
 import onnx.utils
 from onnx import numpy_helper
 
@@ -83,7 +84,9 @@ class TaughtGraph:
         return self._part(constants, [self.record.features], outputs)
 
     def _part(self, constants: Constants, inputs: list[str], outputs: list[str]) -> bytes:
-        extractor = onnx.utils.Extractor(self._replaced(constants))
+        # The extractor must know the shapes of what it cuts.
+        model = onnx.shape_inference.infer_shapes(self._replaced(constants))
+        extractor = onnx.utils.Extractor(model)
         return _serialised(extractor.extract_model(inputs, outputs))
 
     def _replaced(self, constants: Constants) -> onnx.ModelProto:

@@ -82,6 +82,9 @@ class PatchCoreTeacher(Teacher):
         bank = self._patches[patches[selected]]
         return self._learned(bank, f"bank: {rows} of {len(patches)} patches")
 
+    def known(self) -> Learned:
+        return Learned({}, -self._mean(), _Literal(self._bank().astype(np.float64)), "")
+
     def append(self, limit: int | None) -> Learned:
         """Add to the bank those patches that are farthest from it and from each other.
 
@@ -124,10 +127,14 @@ class PatchCoreTeacher(Teacher):
         rows = np.concatenate([self.graph.constant(part.rows) for part in self._parts])
         different = (rows[:-1] != rows[-1]).any(1)
         last = int(np.flatnonzero(different)[-1]) + 1 if different.any() else 0
-        biases = [self.graph.constant(name) for name in self._biases]
-        mean = 2 * biases[0] if self._added else np.concatenate(biases)
-        bank: Floats = rows[: last + 1] - mean
+        bank: Floats = rows[: last + 1] + self._mean()
         return bank
+
+    def _mean(self) -> Floats:
+        """Return what the stencils of the graph subtract."""
+        biases = [self.graph.constant(name) for name in self._biases]
+        mean: Floats = -2 * biases[0] if self._added else -np.concatenate(biases)
+        return mean
 
     def _learned(self, bank: Floats, note: str) -> Learned:
         exact = bank.astype(np.float64)
