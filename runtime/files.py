@@ -129,25 +129,40 @@ def replace_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    old = work / "old"
+    kept = work / "kept"
     try:
         new = work / "new"
         new.mkdir()
         yield new
-        if path.exists() and _exchange(new, path):
-            os.replace(new, old)
-        else:
-            if path.exists():
-                os.replace(path, old)
-            os.replace(new, path)
-        if keep is not None and old.exists():
-            if keep.exists():
-                os.replace(keep, work / "kept")
-            os.replace(old, keep)
+        if keep is not None and keep.exists():
+            os.replace(keep, kept)
+        _put_in_place(new, path, keep or work / "old")
     finally:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
+        if keep is not None and kept.exists() and not keep.exists():
+            os.replace(kept, keep)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(new: Path, path: Path, displaced: Path) -> None:
+    """Move a folder to `path`, and what is there to `displaced`. Raises OSError.
+
+    After an error everything is where it was.
+    """
+    if not path.exists():
+        os.replace(new, path)
+    elif _exchange(new, path):
+        try:
+            os.replace(new, displaced)
+        except BaseException:
+            _exchange(new, path)
+            raise
+    else:
+        os.replace(path, displaced)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(displaced, path)
+            raise
 
 
 def _exchange(first: Path, second: Path) -> bool:
