@@ -6,6 +6,7 @@ Tests marked `torch` need the train extra; everything else must run on an edge i
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from flawline.cameras import triggered
+from flawline.export import local_engine, measured_choice
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import Verbosity
@@ -27,6 +29,8 @@ from flawline.runtime.source_frame import SourceFrame
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 64
+# Of a test that is marked slow.
+SLOW_LIMIT_S = 3600
 # The frames that tests/golden/tiny-source.onnx takes.
 SOURCE = SourceFrame(128, 192, "bayer-grbg")
 # pylon reads it once: two emulated Basler cameras.
@@ -40,9 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
+    for item in items:
+        if item.get_closest_marker("slow"):
+            if config.getoption("--slow"):
+                item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
+            else:
                 item.add_marker(pytest.mark.skip(reason="slow: runs in make test-slow"))
 
 
@@ -59,6 +65,16 @@ def _default_verbosity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test inherit the --quiet or --verbose of another one."""
     monkeypatch.setattr(Verbosity, "quiet", False)
     monkeypatch.setattr(Verbosity, "verbose", False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_timing() -> Iterator[None]:
+    """Time engines for milliseconds instead of seconds; tests check no speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measured_choice, "SETTLE_S", 0.0)
+        patch.setattr(measured_choice, "TURN_S", 0.002)
+        patch.setattr(local_engine, "TIMED_SECONDS", 0.01)
+        yield
 
 
 @pytest.fixture
@@ -115,6 +131,14 @@ def write_tiny_bundle(path: Path, model: bytes | None = None, **changes: object)
     calibration = Calibration(100.0, 0.01, (0.002, 0.02), 0.95, 200)
     models = {"fp32": model or tiny_model(manifest.outputs)}
     return write_bundle(path, manifest, calibration, models, Golden(images, scores, maps))
+
+
+def with_graph(bundle: Bundle, precision: str, data: bytes) -> Bundle:
+    """Write other data in the place of a graph, with the right hash."""
+    path = bundle.model(precision)
+    path.write_bytes(data)
+    hashes = {**bundle.sha256, path.name: hashlib.sha256(data).hexdigest()}
+    return dataclasses.replace(bundle, sha256=hashes)
 
 
 def source_frames(count: int) -> np.ndarray:

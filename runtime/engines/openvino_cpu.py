@@ -17,7 +17,6 @@ from flawline.runtime.console import last_line
 from flawline.runtime.cores import default_threads
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.engines.arrays import host_image
-from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
 from flawline.runtime.source_frame import PREPARED
 
@@ -86,9 +85,9 @@ class OpenVino(Engine):
         # Those that were submitted, in their order.
         self._running: deque[_Request] = deque()
         path = bundle.model(self.precision)
+        data = bundle.read_model(self.precision)
         try:
-            source = path if has_unicode_name(path) else path.read_bytes()
-            self._model = self._core.read_model(source)
+            self._model = self._core.read_model(data)
         except Exception as error:
             # The exceptions of OpenVINO share no public base class.
             raise EngineError(

@@ -59,10 +59,15 @@ def run_stream(
     prepare = judge.detector.prepare
     note = tally.stages.note
     ahead = Ahead(frames, prepare, camera.stop, batch or 1, camera.newest_only, note)
-    with reporter.summarised(lambda: tally.summary(camera)), ahead as items:
-        segments = _Segments(items, exchange, batch, camera.name or ONLY)
-        for part in _parts(segments, reporter, note):
-            reporter.report(part, camera, notices)
+    with reporter.summarised(lambda: tally.summary(camera)):
+        try:
+            with ahead as items:
+                segments = _Segments(items, exchange, batch, camera)
+                for part in _parts(segments, reporter, note):
+                    reporter.report(part, camera, notices)
+        finally:
+            # So that its counters are those of the end, with `max_frames`, too.
+            camera.stop()
 
 
 def _parts(segments: _Segments, reporter: Reporter, note: NoteStage) -> Iterator[PartVerdict]:
@@ -87,11 +92,11 @@ class _Segments:
     """Iterates over what judges a stream, one after the other; `verdicts` gives those of each.
 
     The frames of one end before the first frame of a part for which another one is ready. `batch`
-    is as of `run_stream`, and `camera` the name of the camera.
+    is as of `run_stream`, and `items` are the frames of the camera.
     """
 
     def __init__(
-        self, items: Ahead[Frame], exchange: Exchange, batch: int | None, camera: str
+        self, items: Ahead[Frame], exchange: Exchange, batch: int | None, camera: Camera
     ) -> None:
         self._items = items
         self._exchange = exchange
@@ -114,7 +119,7 @@ class _Segments:
         if self._batch is not None:
             judged = judge_in_flight(judge.detector, items, self._batch)
         for frame, verdict in judged:
-            yield frame, judge.verdict(verdict, self._camera)
+            yield frame, judge.verdict(verdict, self._camera.name or ONLY)
 
     def _prepared(self, judge: Judge) -> Iterator[Prepared[Frame]]:
         while True:
@@ -126,6 +131,11 @@ class _Segments:
             if self._exchange.is_due and made.item.view == 0:
                 self._held = made
                 return
+            frame = self._camera.still_valid(made.item)
+            if frame is None:
+                continue
+            if frame is not made.item:
+                made = Prepared.of(frame, judge.detector.prepare)
             yield made.made_by(judge.detector.prepare)
 
 
