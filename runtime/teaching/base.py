@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.teaching import OTHER_GRAPH, TeachError
+
 if TYPE_CHECKING:
     from flawline.runtime.teaching.graph import Constants, TaughtGraph
 
@@ -51,6 +53,12 @@ class Teacher(ABC):
         self.graph = graph
         self.settings = settings
         self.seed = seed
+
+    def setting(self, name: str) -> Any:
+        """Return a setting of the record. Raises TeachError if it is not there."""
+        if name not in self.settings:
+            raise TeachError(OTHER_GRAPH)
+        return self.settings[name]
 
     @abstractmethod
     def raw(self) -> Constants:

@@ -16,17 +16,13 @@ import onnx.utils
 from onnx import numpy_helper
 
 from flawline.runtime.strict_json import SchemaError
-from flawline.runtime.teaching import TeachError
+from flawline.runtime.teaching import OTHER_GRAPH, TeachError
 from flawline.runtime.teaching.record import TEACHING, TeachingRecord, record_from_json
 
 Array = npt.NDArray[Any]
 # Constants by their names, which take the place of those of a graph.
 Constants = Mapping[str, Array]
 INPUT = "image"
-OTHER_GRAPH = (
-    "the graph is not one that this version writes for it; build the bundle again from its "
-    "checkpoint, then teach that"
-)
 
 
 class TaughtGraph:
