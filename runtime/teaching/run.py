@@ -151,7 +151,7 @@ def _open(bundle: Bundle, options: TeachOptions) -> Setup:
         if error.name != "onnx":
             raise
         raise TeachError(f"writing a graph needs onnx; run: {install_command('teach')}") from error
-    graph = TaughtGraph(bundle.model().read_bytes())
+    graph = TaughtGraph(bundle.read_model())
     kind: type[Teacher] = resolve(TEACHERS, bundle.manifest.method, "teacher", TeachError)
     # Bundles of the first versions do not state it.
     seed = int(bundle.manifest.provenance.get("train_seed", "0"))
