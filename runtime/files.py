@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -18,6 +19,9 @@ from flawline.os_errors import reason_of, remedy_of
 
 # Read at once when a file is hashed.
 BLOCK = 1 << 20
+# Of renameat2 in linux/fs.h and fcntl.h.
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -113,29 +117,70 @@ def write_file(path: Path, data: bytes, error: type[FlawlineError], flag: str) -
 
 
 @contextmanager
-def replace_folder(path: Path) -> Iterator[Path]:
+def replace_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Give an empty folder to write into; when the block ends, it takes the place of `path`.
 
     The folder is next to `path`, so that the exchange is a rename. If the block or the exchange
-    fails, `path` stays or comes back as it was, and the new folder is removed. Raises OSError.
+    fails, `path` stays or comes back as it was, and the new folder is removed. What was at `path`
+    is removed, or with `keep` moved there, in place of what is there. Raises OSError.
 
         with replace_folder(bundle) as new:
             write_atomically(new / "model.onnx", model)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    old = work / "old"
+    kept = work / "kept"
     try:
         new = work / "new"
         new.mkdir()
         yield new
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
+        if keep is not None and keep.exists():
+            os.replace(keep, kept)
+        _put_in_place(new, path, keep or work / "old")
     finally:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
+        if keep is not None and kept.exists() and not keep.exists():
+            os.replace(kept, keep)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(new: Path, path: Path, displaced: Path) -> None:
+    """Move a folder to `path`, and what is there to `displaced`. Raises OSError.
+
+    After an error everything is where it was.
+    """
+    if not path.exists():
+        os.replace(new, path)
+    elif _exchange(new, path):
+        try:
+            os.replace(new, displaced)
+        except BaseException:
+            _exchange(new, path)
+            raise
+    else:
+        os.replace(path, displaced)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(displaced, path)
+            raise
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; return False where the system does not offer that.
+
+    Between two renames, a reader would find nothing at one of them. Raises OSError.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    if rename(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    # An older kernel, or a file system without it.
+    if number in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(number, os.strerror(number), str(second))
 
 
 def make_writable(folder: Path) -> None:

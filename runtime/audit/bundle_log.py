@@ -94,10 +94,11 @@ def _note_outside(log: AuditLog, state: State) -> None:
 
 
 @contextmanager
-def replaced_bundle(path: Path) -> Iterator[Path]:
+def replaced_bundle(path: Path, what: str = "build", keep: Path | None = None) -> Iterator[Path]:
     """Give an empty folder for a new bundle, which takes the place of `path` after the block.
 
-    The log of a bundle that is replaced is continued. Raises AuditError and OSError.
+    The log of a bundle that is replaced is continued, by a line that calls the change `what`. That
+    bundle is moved to `keep`, or removed if that is None. Raises AuditError and OSError.
     """
     with ExitStack() as stack:
         old = bundle_state(path)
@@ -108,12 +109,12 @@ def replaced_bundle(path: Path) -> Iterator[Path]:
             log = stack.enter_context(open_log(path / AUDIT_LOG))
             _note_outside(log, old or {})
             lines = log.path.read_bytes()
-        new = stack.enter_context(replace_folder(path))
+        new = stack.enter_context(replace_folder(path, keep))
         yield new
         if lines:
             write_atomically(new / AUDIT_LOG, lines)
         with open_log(new / AUDIT_LOG) as log:
-            log.append("build", old, bundle_state(new))
+            log.append(what, old, bundle_state(new))
 
 
 def require_writable_log(path: Path) -> None:

@@ -32,8 +32,7 @@ def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     Raises DataError for fewer than 5 images.
     """
     require_enough(len(paths))
-    count = int(HELD_OUT_SHARE * len(paths) + 0.5)
-    count = min(max(count, 1), len(paths) - 1)
+    count = held_out_count(len(paths))
     ranked = _ranked(paths)
     first = _first_of_each_folder(ranked)
     # The sort is stable: images of equal preference stay in the order of their ranks.
@@ -48,6 +47,11 @@ def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         else:
             training_images.append(path)
     return training_images, held_out_images
+
+
+def held_out_count(images: int) -> int:
+    """Return how many of so many good images are held out."""
+    return min(max(int(HELD_OUT_SHARE * images + 0.5), 1), images - 1)
 
 
 def require_enough(images: int) -> None:

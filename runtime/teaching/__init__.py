@@ -15,5 +15,11 @@ TEACHERS = {
 }
 
 
+OTHER_GRAPH = (
+    "the graph is not one that this version writes for it; build the bundle again from its "
+    "checkpoint, then teach that"
+)
+
+
 class TeachError(FlawlineError):
     """A bundle cannot be taught; the message is one line that ends with the remedy."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.teaching import OTHER_GRAPH, TeachError
+
 if TYPE_CHECKING:
     from flawline.runtime.teaching.graph import Constants, TaughtGraph
 
@@ -52,6 +54,12 @@ class Teacher(ABC):
         self.settings = settings
         self.seed = seed
 
+    def setting(self, name: str) -> Any:
+        """Return a setting of the record. Raises TeachError if it is not there."""
+        if name not in self.settings:
+            raise TeachError(OTHER_GRAPH)
+        return self.settings[name]
+
     @abstractmethod
     def raw(self) -> Constants:
         """Return the constants with which the graph gives raw features, without any shift."""
@@ -63,6 +71,13 @@ class Teacher(ABC):
     @abstractmethod
     def learn(self, chosen: Sequence[int]) -> Learned:
         """Learn from the inputs with these indices."""
+
+    def known(self) -> Learned:
+        """Return what the graph has learned already, with no constants to replace.
+
+        Only called where `appends` is true.
+        """
+        raise NotImplementedError
 
     def append(self, limit: int | None) -> Learned:
         """Add what the features show to what the graph has learned.

@@ -11,21 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.shape_inference
 import onnx.utils
 from onnx import numpy_helper
 
 from flawline.runtime.strict_json import SchemaError
-from flawline.runtime.teaching import TeachError
+from flawline.runtime.teaching import OTHER_GRAPH, TeachError
 from flawline.runtime.teaching.record import TEACHING, TeachingRecord, record_from_json
 
 Array = npt.NDArray[Any]
 # Constants by their names, which take the place of those of a graph.
 Constants = Mapping[str, Array]
 INPUT = "image"
-OTHER_GRAPH = (
-    "the graph is not one that this version writes for it; build the bundle again from its "
-    "checkpoint, then teach that"
-)
 
 
 class TaughtGraph:
@@ -39,6 +36,8 @@ class TaughtGraph:
         self._nodes = {node.name: node for node in self._model.graph.node}
         self._tensors = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self.record = self._read_record()
+        # By the value that they begin with.
+        self._parts: dict[str, onnx.ModelProto] = {}
 
     @property
     def outputs(self) -> list[str]:
@@ -68,34 +67,28 @@ class TaughtGraph:
 
     def with_constants(self, constants: Constants) -> bytes:
         """Return the serialised graph with other constants, which may have other shapes."""
-        return _serialised(self._replaced(constants))
+        return _with_constants(self._model, constants)
 
     def backbone(self, constants: Constants) -> bytes:
         """Return the part from the image to the features."""
-        return self._part(constants, [INPUT], [self.record.features])
+        return _with_constants(self._part(INPUT, self.record.features), constants)
 
     def head(self, constants: Constants) -> bytes:
         """Return the part from the features to the outputs of the graph and the distances.
 
         The outputs come first, in their order.
         """
-        outputs = [*self.outputs, self.record.distances]
-        return self._part(constants, [self.record.features], outputs)
+        part = self._part(self.record.features, *self.outputs, self.record.distances)
+        return _with_constants(part, constants)
 
-    def _part(self, constants: Constants, inputs: list[str], outputs: list[str]) -> bytes:
-        extractor = onnx.utils.Extractor(self._replaced(constants))
-        return _serialised(extractor.extract_model(inputs, outputs))
-
-    def _replaced(self, constants: Constants) -> onnx.ModelProto:
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
-        for tensor in model.graph.initializer:
-            if tensor.name in constants:
-                value = np.ascontiguousarray(constants[tensor.name])
-                tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-        # The shapes of values in between may have changed.
-        del model.graph.value_info[:]
-        return model
+    def _part(self, start: str, *ends: str) -> onnx.ModelProto:
+        """Return the nodes from a value to others; a part that was cut before is not cut again."""
+        if start not in self._parts:
+            # The extractor must know the shapes of what it cuts.
+            inferred = onnx.shape_inference.infer_shapes(self._model)
+            extractor = onnx.utils.Extractor(inferred)
+            self._parts[start] = extractor.extract_model([start], list(ends))
+        return self._parts[start]
 
     def _read_record(self) -> TeachingRecord:
         for entry in self._model.metadata_props:
@@ -110,7 +103,15 @@ class TaughtGraph:
         )
 
 
-def _serialised(model: onnx.ModelProto) -> bytes:
+def _with_constants(original: onnx.ModelProto, constants: Constants) -> bytes:
+    model = onnx.ModelProto()
+    model.CopyFrom(original)
+    for tensor in model.graph.initializer:
+        if tensor.name in constants:
+            value = np.ascontiguousarray(constants[tensor.name])
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    # The shapes of values in between may have changed.
+    del model.graph.value_info[:]
     onnx.checker.check_model(model, full_check=True)
     serialised: bytes = model.SerializeToString()
     return serialised

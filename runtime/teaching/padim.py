@@ -44,7 +44,7 @@ class PaDiMTeacher(Teacher):
         positions, dim = self._features.shape[1:]
         mean = np.empty((positions, dim))
         inverse = np.empty((positions, dim, dim))
-        ridge = self.settings["ridge"] * np.eye(dim)
+        ridge = self.setting("ridge") * np.eye(dim)
         for start in range(0, positions, CHUNK):
             part = slice(start, start + CHUNK)
             offsets = self._features[chosen, part].astype(np.float64).transpose(1, 0, 2)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from flawline.runtime.teaching import TeachError
+from flawline.runtime.teaching import OTHER_GRAPH, TeachError
 from flawline.runtime.teaching.base import Floats, Learned, Teacher
 from flawline.runtime.teaching.coreset import (
     distances_at_start,
@@ -19,7 +19,7 @@ from flawline.runtime.teaching.coreset import (
     greedy_k_centre,
     project,
 )
-from flawline.runtime.teaching.graph import OTHER_GRAPH, Array, TaughtGraph
+from flawline.runtime.teaching.graph import Array, TaughtGraph
 
 # How much larger a bank becomes at most where no limit is given.
 GROWTH = 2
@@ -82,6 +82,9 @@ class PatchCoreTeacher(Teacher):
         bank = self._patches[patches[selected]]
         return self._learned(bank, f"bank: {rows} of {len(patches)} patches")
 
+    def known(self) -> Learned:
+        return Learned({}, -self._mean(), _Literal(self._bank().astype(np.float64)), "")
+
     def append(self, limit: int | None) -> Learned:
         """Add to the bank those patches that are farthest from it and from each other.
 
@@ -112,9 +115,9 @@ class PatchCoreTeacher(Teacher):
 
     def _rows(self, patches: int) -> int:
         """Return how many of so many patches the training would select."""
-        coreset = self.settings["coreset"]
+        coreset = self.setting("coreset")
         rows = int(coreset) if coreset > 1 else max(1, int(coreset * patches))
-        most = self.settings["most_rows"]
+        most = self.setting("most_rows")
         if most is not None:
             rows = min(rows, most)
         return min(rows, patches)
@@ -124,10 +127,14 @@ class PatchCoreTeacher(Teacher):
         rows = np.concatenate([self.graph.constant(part.rows) for part in self._parts])
         different = (rows[:-1] != rows[-1]).any(1)
         last = int(np.flatnonzero(different)[-1]) + 1 if different.any() else 0
-        biases = [self.graph.constant(name) for name in self._biases]
-        mean = 2 * biases[0] if self._added else np.concatenate(biases)
-        bank: Floats = rows[: last + 1] - mean
+        bank: Floats = rows[: last + 1] + self._mean()
         return bank
+
+    def _mean(self) -> Floats:
+        """Return what the stencils of the graph subtract."""
+        biases = [self.graph.constant(name) for name in self._biases]
+        mean: Floats = -2 * biases[0] if self._added else -np.concatenate(biases)
+        return mean
 
     def _learned(self, bank: Floats, note: str) -> Learned:
         exact = bank.astype(np.float64)
@@ -162,10 +169,10 @@ class PatchCoreTeacher(Teacher):
 
     def _filled(self, rows: Array) -> Array:
         """Repeat the last of the rows as often as the blocks and the parts of the search need."""
-        block = self.settings["block"]
-        before = (len(self._parts) - 1) * self.settings["part_rows"]
+        block = self.setting("block")
+        before = (len(self._parts) - 1) * self.setting("part_rows")
         wanted = max(-(-len(rows) // block) * block, before + block)
-        most = len(self._parts) * self.settings["part_rows"]
+        most = len(self._parts) * self.setting("part_rows")
         if wanted > most:
             raise TeachError(
                 f"a bank of {len(rows)} rows is more than the {most} that the graph searches; take "
@@ -175,7 +182,7 @@ class PatchCoreTeacher(Teacher):
 
     def _ends(self, rows: int) -> list[int]:
         """Return where each part of the search ends; all but the last have the same size."""
-        size = self.settings["part_rows"]
+        size = self.setting("part_rows")
         return [size * (number + 1) for number in range(len(self._parts) - 1)] + [rows]
 
 

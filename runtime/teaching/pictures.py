@@ -33,14 +33,14 @@ class Pictures:
         paths: their files, or what stands for these where frames have none; by them the pictures
             are divided.
         contents: a hash of the pixels of each.
-        files: content hashes of the image files among them, as the manifest states them.
+        files: the content hash of the file of each, as the manifest states it; None without one.
         sizes: the range of their sizes before they were prepared.
         frames: the prepared frames, uint8 [n, *frame_shape].
     """
 
     paths: GoodImages
     contents: list[str]
-    files: set[str]
+    files: list[str | None]
     sizes: SourceSizes
     frames: Image
 
@@ -89,7 +89,7 @@ def take_pictures(
         raise TeachError(f"camera {uri}: gave no picture; check the camera, or its options")
     root = folder_of(uri)
     paths = GoodImages(_paths(sources, files), [] if root is None else [root])
-    hashes = {content_hash(file) for file in files if file is not None}
+    hashes = [None if file is None else content_hash(file) for file in files]
     return Pictures(paths, contents, hashes, found, frames[: len(sources)])
 
 

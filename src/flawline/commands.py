@@ -35,6 +35,9 @@ COMMANDS = {
     "calibrate": Command(
         "flawline.runtime.calibrate:main", "set the threshold on the box from good parts"
     ),
+    "teach": Command(
+        "flawline.runtime.teach:main", "teach a detector on the box from good parts, without torch"
+    ),
     "recipe": Command(
         "flawline.runtime.station.recipe:main", "change the recipe of a station while it runs"
     ),

@@ -28,6 +28,7 @@ from flawline.runtime.good_images.out_of_fold import OutOfFold
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
+from flawline.runtime.teaching import TEACHERS
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES
 from flawline.train.blocks.fused import fp32_islands
@@ -157,6 +158,11 @@ def test_the_sets_that_it_was_tuned_on_are_its_own_statement(kind: type[Method])
     assert "tuned_on" in vars(kind)
     assert set(kind.tuned_on) <= set(TUNING_SETS)
     assert len(set(kind.tuned_on)) == len(kind.tuned_on)
+
+
+def test_a_method_that_can_be_taught_has_a_teacher(fitted: Method) -> None:
+    """`tests/contract/test_teachers.py` compares the two."""
+    assert (fitted.teaching() is not None) == (fitted.name in TEACHERS)
 
 
 def test_score_and_map_have_the_signature(fitted: Method, good: list[Any]) -> None:

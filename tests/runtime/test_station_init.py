@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import shlex
 import shutil
@@ -20,6 +21,7 @@ from flawline.runtime.bundle import read_bundle
 from flawline.runtime.infer_stream import main as stream
 from flawline.runtime.isolated import CallFailed
 from flawline.runtime.station.service import __main__ as service
+from flawline.runtime.station.service import content
 from flawline.runtime.station.service.content import recipe_name
 from flawline.runtime.station.service.installing import closed_to_others, device_groups
 from flawline.runtime.station.service.unit import Service
@@ -36,8 +38,14 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def made(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str, str]:
-    """The folder of a new station, and what was printed."""
+def made(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Path, str, str]:
+    """The folder of a new station, with a page at any free port, and what was printed."""
+    monkeypatch.setattr(content, "PAGE", content.PAGE.replace(":8080", ":0"))
     out = tmp_path / "station"
     words = ["init", "--bundle", str(bundle), "--camera", CAMERA, "--out", str(out)]
     assert service.main(words) == 0
@@ -63,6 +71,22 @@ def test_the_token_is_secret(made: tuple[Path, str, str]) -> None:
     token = made[0] / "web-token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert len(token.read_text().strip()) >= 32
+
+
+@pytest.mark.parametrize("reason", [None, "needs fastapi"])
+def test_there_is_a_page_where_it_can_be_served(
+    reason: str | None, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "missing", lambda name: reason)
+    outputs = json.loads(content.station_content(read_bundle(bundle), [CAMERA]))["outputs"]
+    assert outputs[0].startswith("overlays:rejected?")
+    assert outputs[1:] == ([] if reason else ["web:127.0.0.1:8080?token_file=web-token"])
+
+
+def test_a_bundle_without_maps_has_lines_in_place_of_pictures(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "part", outputs=("score",))
+    outputs = json.loads(content.station_content(bundle, [CAMERA]))["outputs"]
+    assert outputs[0] == "jsonl:results.jsonl"
 
 
 def test_the_unit_is_supervised_confined_and_runs_the_station(made: tuple[Path, str, str]) -> None:

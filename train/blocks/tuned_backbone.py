@@ -103,6 +103,10 @@ class TunedBackbone(Method):
     def load_weights(self, weights: str, seed: int, images: Sequence[Image]) -> str:
         return f"{super().load_weights(weights, seed, images)}, fine-tuned"
 
+    def teaching(self) -> None:
+        """Return None: the backbone was tuned on images of the part, for each fold without it."""
+        return
+
     @abc.abstractmethod
     def tune(self, fit: Fit, phase: Phase) -> int:
         """Fine-tune `backbone` until `fit.steps` or the deadline; return the steps done.

@@ -139,7 +139,7 @@ class PaDiM(Method):
             "exported file"
         )
 
-    def teaching(self) -> Teachable:
+    def teaching(self) -> Teachable | None:
         return Teachable("centre", "distance", {"ridge": RIDGE})
 
     def fused(self) -> nn.Module:

@@ -1,0 +1,203 @@
+"""What the study of teaching measures."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flawline.benchmarks.train_bundle import train_bundle
+from flawline.registry import resolve
+from flawline.runtime import calibrate, teach
+from flawline.runtime.bundle import read_bundle
+from flawline.runtime.cores import allowed_cores
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import REFERENCE_ENGINE
+from flawline.runtime.environment import cpu_name
+from flawline.runtime.load import read_cpu, share_of_others
+from flawline.runtime.teaching import TEACHERS, TeachError
+from flawline.train import TrainError
+from flawline.train.data import DataSet, data_name
+from flawline.train.metrics import auroc
+
+Scores = npt.NDArray[np.float64]
+
+
+class Study:
+    """Measures on the images of one data set, in a folder for bundles and links.
+
+    `other` is the data set of the bundles that are taught, and `flags` go to `flawline build`.
+    """
+
+    def __init__(self, data: DataSet, other: Path, flags: Sequence[str], folder: Path) -> None:
+        self._data = data
+        self._other = other
+        self._flags = list(flags)
+        self._folder = folder
+        self._started: dict[str, Path] = {}
+
+    def compare(self, method: str, images: int | None) -> dict[str, Any]:
+        """Train in torch and teach without it, from the same good images; return a row.
+
+        Both hold out a fifth of them.
+        """
+        chosen = _spread(self._data.train_good, images)
+        root = self._folder / f"{method}-data" / data_name(self._data.root)
+        good = _link(chosen, root / "train" / "good")
+        trained = self._train(method, root, "trained")
+        taught = self._folder / f"{method}-taught"
+        self._teach(method, "--source", good, "--folds", "0", "--out", taught)
+        results = {}
+        scores = {}
+        for name, path in (("trained", trained), ("taught", taught)):
+            scores[name] = self._test_scores(path)
+            bundle = read_bundle(path)
+            results[name] = {
+                **self._accuracy(scores[name], bundle.calibration.threshold),
+                "images": len(bundle.manifest.trained_images),
+            }
+        return {
+            "method": method,
+            "data": data_name(self._data.root),
+            "other": data_name(self._other),
+            "weights": read_bundle(trained).manifest.provenance.get("train_weights", "unknown"),
+            "cpu": cpu_name(),
+            "cores": allowed_cores(),
+            "score_std": round(read_bundle(trained).manifest.score.std, 5),
+            "difference": float(np.abs(scores["taught"] - scores["trained"]).max()),
+            **results,
+        }
+
+    def time(self, method: str, images: int) -> dict[str, Any]:
+        """Return the seconds of `flawline teach` for so many pictures, with the default folds."""
+        good = _link(_spread(self._data.train_good, images), self._folder / f"{method}-timed")
+        out = self._folder / f"{method}-timed-bundle"
+        words = [str(self._start(method)), "--source", str(good), "--out", str(out)]
+        command = [sys.executable, "-m", "flawline.runtime.teach", *words]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        load = read_cpu()
+        start = time.monotonic()
+        done = subprocess.run(command, check=False)
+        seconds = time.monotonic() - start
+        others = share_of_others(load, read_cpu())
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode != 0:
+            raise TrainError(f"{method}: was not taught; see the message above")
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return {
+            "images": images,
+            "folds": read_bundle(out).calibration.folds,
+            "seconds": round(seconds, 1),
+            "cpu_seconds": round(cpu, 1),
+            "others": None if others is None else round(others, 3),
+        }
+
+    def append(
+        self, method: str, few: int, rejects: int, rate: float
+    ) -> list[dict[str, Any]] | None:
+        """Add false rejects to a detector that was taught from few pictures; return the steps.
+
+        The other good images of the training are divided in two: among every second one are the
+        false rejects, and the rest, of which none is added, sets the thresholds. Returns None for a
+        method to which nothing can be added.
+        """
+        if not resolve(TEACHERS, method, "teacher", TeachError).appends:
+            return None
+        taught = _spread(self._data.train_good, few)
+        known = set(taught)
+        others = [path for path in self._data.train_good if path not in known]
+        base = self._folder / f"{method}-few"
+        folder = _link(taught, self._folder / f"{method}-few-good")
+        rates = ("--false-alarm-rate", str(rate))
+        self._teach(method, "--source", folder, "--out", base, *rates)
+        threshold = read_bundle(base).calibration.threshold
+        found = _scores(base, others[::2])
+        rejected = [
+            path for path, score in zip(others[::2], found, strict=True) if score > threshold
+        ][:rejects]
+        wrong = _link(rejected, self._folder / f"{method}-rejected")
+        good = _link(others[1::2], self._folder / f"{method}-good")
+        more = self._folder / f"{method}-more"
+        words = [base, "--append", wrong, "--good", good, "--out", more, *rates]
+        _require(teach.main([str(word) for word in words]))
+        again = self._folder / f"{method}-again"
+        shutil.copytree(base, again)
+        words = ["--bundle", again, "--camera", good, *rates]
+        _require(calibrate.main([str(word) for word in words]))
+        kept = read_bundle(base).calibration.threshold
+        steps = [
+            ("before", base, None),
+            ("before, thresholds set again", again, None),
+            ("after, threshold kept", more, kept),
+            ("after", more, None),
+        ]
+        rows = []
+        for name, path, fixed in steps:
+            level = read_bundle(path).calibration.threshold if fixed is None else fixed
+            row = self._accuracy(self._test_scores(path), level)
+            rows.append({"step": name, "pictures": few, "rejects": len(rejected), **row})
+        return rows
+
+    def _start(self, method: str) -> Path:
+        """Return a bundle of the other data set, which is trained once."""
+        if method not in self._started:
+            self._started[method] = self._train(method, self._other, "start")
+        return self._started[method]
+
+    def _train(self, method: str, data: Path, name: str) -> Path:
+        bundle = self._folder / f"{method}-{name}"
+        checkpoint = self._folder / f"{method}-{name}.pt"
+        flags = ["--method", method, "--engine", "none", *self._flags]
+        if train_bundle(data, 0, flags, bundle, checkpoint) is None:
+            raise TrainError(f"{method}: no bundle was built; see the message above")
+        return bundle
+
+    def _teach(self, method: str, *words: object) -> None:
+        _require(teach.main([str(self._start(method)), *(str(word) for word in words)]))
+
+    def _test_scores(self, bundle: Path) -> Scores:
+        return _scores(bundle, [sample.path for sample in self._data.test])
+
+    def _accuracy(self, scores: Scores, threshold: float) -> dict[str, Any]:
+        """Return the image AUROC, and how many test images are rejected."""
+        defective = np.array([sample.defect is not None for sample in self._data.test])
+        return {
+            "auroc": round(auroc(defective, scores), 5),
+            "threshold": round(threshold, 5),
+            "good": int((~defective).sum()),
+            "defective": int(defective.sum()),
+            "false_alarms": int((scores[~defective] > threshold).sum()),
+            "detected": int((scores[defective] > threshold).sum()),
+        }
+
+
+def _scores(bundle: Path, paths: Sequence[Path]) -> Scores:
+    with Detector(bundle, REFERENCE_ENGINE) as detector:
+        return np.array([detector(detector.read_image(path)).score for path in paths])
+
+
+def _spread(paths: Sequence[Path], count: int | None) -> list[Path]:
+    """Return so many paths, spread evenly over all; None for all."""
+    count = min(len(paths), count or len(paths))
+    places = np.linspace(0, len(paths) - 1, count).astype(int)
+    return [paths[place] for place in places]
+
+
+def _link(paths: Sequence[Path], folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for path in paths:
+        (folder / path.name).symlink_to(path.resolve())
+    return folder
+
+
+def _require(status: int) -> None:
+    if status != 0:
+        raise TrainError("a bundle could not be taught; see the message above")

@@ -1,0 +1,227 @@
+"""The two ways to teach a bundle: new pictures alone, or false rejects in addition."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flawline.cameras import Camera, open_camera
+from flawline.commands import command_line
+from flawline.extras import install_command
+from flawline.registry import resolve
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import log, log_notes
+from flawline.runtime.engines import EngineOptions
+from flawline.runtime.good_images.folds import choose_folds
+from flawline.runtime.good_images.hold_out import held_out_count
+from flawline.runtime.provenance import with_command
+from flawline.runtime.station.notices import FrameNotices
+from flawline.runtime.teaching import TEACHERS, TeachError
+from flawline.runtime.teaching.base import Teacher
+from flawline.runtime.teaching.features import Features, compute_features
+from flawline.runtime.teaching.lesson import Setup, teach_more, teach_new
+from flawline.runtime.teaching.new_bundle import (
+    NewBundle,
+    log_precisions,
+    make_bundle,
+    write_tested,
+)
+from flawline.runtime.teaching.pictures import Pictures, most_frames, take_pictures
+from flawline.runtime.threshold import Rates, check_rates
+from flawline.runtime.trained_images import require_new_images
+from flawline.uris import without_secrets
+
+# Provenance of the old bundle that holds for the new one: its backbone is the same.
+KEPT = ("train_weights", "train_weights_flag", "train_seed", "train_bits")
+GOOD = "good images"
+
+Check = Callable[[Camera, int], None]
+
+
+@dataclass(frozen=True)
+class TeachOptions:
+    """The options of a new bundle.
+
+    Attributes:
+        out: its folder.
+        rates: shares of good parts that may be rejected, and reviewed.
+        engine: the name of the engine whose self-test it must pass, with `engine_options`.
+        images: how many pictures are taken at most; None takes all of a folder.
+        folds: how many blocks of the pictures are left out in turn, 0 to hold out a fifth; None
+            decides by their number, as the training does.
+        bank_limit: the largest size of what is learned; None is a default of the method.
+        words: the arguments of the command, for the provenance.
+    """
+
+    out: Path
+    rates: Rates
+    engine: str
+    engine_options: EngineOptions
+    images: int | None = None
+    folds: int | None = None
+    bank_limit: int | None = None
+    words: Sequence[str] = ()
+
+
+def require_teachable(bundle: Bundle, more: bool) -> None:
+    """Raise TeachError for a bundle of a method that cannot be taught, or be taught `more`."""
+    method = bundle.manifest.method
+    calibrate = command_line("calibrate", "--bundle", bundle.path, "--camera", "CAMERA")
+    if method not in TEACHERS:
+        raise TeachError(
+            f"bundle {bundle.path}: {method} is trained in steps, which takes torch; bundles of "
+            f"{' and '.join(TEACHERS)} can be taught. Set its threshold again instead: {calibrate}"
+        )
+    kind: type[Teacher] = resolve(TEACHERS, method, "teacher", TeachError)
+    if more and not kind.appends:
+        raise TeachError(
+            f"bundle {bundle.path}: {method} learns statistics of all pictures, to which nothing "
+            f"can be added later; put the false rejects into the folder of good pictures, and "
+            f"teach that with --source"
+        )
+
+
+def teach(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
+    """Teach a bundle from pictures of good parts alone, and write the new one.
+
+    Raises CameraError, DataError, CalibrationError, EngineError, BundleError and TeachError.
+    """
+    setup = _open(bundle, options)
+
+    def check(_camera: Camera, most: int) -> None:
+        folds = choose_folds(options.folds, most)
+        check_rates(options.rates, most if folds else held_out_count(most), GOOD)
+
+    with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
+        pictures, features = _take(setup, source, options.images, Path(folder), check)
+        folds = choose_folds(options.folds, len(pictures))
+        lesson = teach_new(setup, pictures, features, folds)
+        new = make_bundle(setup, lesson, pictures, features, options.rates)
+    counts = f"{len(lesson.trained)} taught, {len(pictures) - len(lesson.trained)} held out"
+    trained = {pictures.files[place] for place in lesson.trained}
+    manifest = replace(
+        new.manifest,
+        provenance=_provenance(bundle, counts, options),
+        source_sizes=pictures.sizes,
+        trained_images=_hashes(trained),
+    )
+    return _write(bundle, replace(new, manifest=manifest), options)
+
+
+def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions) -> Bundle:
+    """Add false rejects to what a bundle has learned, and set its thresholds from good parts.
+
+    `good` are pictures of other good parts, which were neither trained on nor are among the false
+    rejects. Raises the errors of `teach`, and TrainedImagesError.
+    """
+    setup = _open(bundle, options)
+    old = bundle.manifest
+    trained = set(old.trained_images)
+
+    def check(camera: Camera, most: int) -> None:
+        check_rates(options.rates, most, GOOD)
+        require_new_images(camera.files()[:most], trained)
+
+    with tempfile.TemporaryDirectory(prefix="flawline-") as name:
+        folder = Path(name)
+        rejected, wrong = _take(setup, false_rejects, None, folder)
+        trained.update(_hashes(rejected.files))
+        pictures, features = _take(setup, good, options.images, folder, check)
+        _refuse_common(rejected, pictures)
+        _log_rejected(setup, rejected, wrong)
+        lesson = teach_more(setup, wrong, pictures, features, options.bank_limit)
+        new = make_bundle(setup, lesson, pictures, features, options.rates)
+    sizes = rejected.sizes.extended(pictures.sizes)
+    manifest = replace(
+        new.manifest,
+        provenance=_provenance(bundle, f"{len(rejected)} false rejects appended", options),
+        source_sizes=sizes if old.source_sizes is None else old.source_sizes.extended(sizes),
+        trained_images=_hashes(trained),
+    )
+    return _write(bundle, replace(new, manifest=manifest), options)
+
+
+def _open(bundle: Bundle, options: TeachOptions) -> Setup:
+    """Read the graph of a bundle. Raises TeachError without onnx, and for another graph."""
+    try:
+        from flawline.runtime.teaching.graph import TaughtGraph
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise TeachError(f"writing a graph needs onnx; run: {install_command('teach')}") from error
+    graph = TaughtGraph(bundle.read_model())
+    kind: type[Teacher] = resolve(TEACHERS, bundle.manifest.method, "teacher", TeachError)
+    # Bundles of the first versions do not state it.
+    seed = int(bundle.manifest.provenance.get("train_seed", "0"))
+    teacher = kind(graph, dict(graph.record.settings), seed)
+    return Setup(bundle, graph, teacher, options.engine_options.threads)
+
+
+def _take(
+    setup: Setup,
+    uri: str,
+    limit: int | None,
+    folder: Path,
+    check: Check | None = None,
+) -> tuple[Pictures, Features]:
+    """Take pictures, and compute their raw features.
+
+    `check` gets the camera and the largest number of pictures before the first one is taken.
+    """
+    with open_camera(uri) as camera:
+        most = most_frames(camera, without_secrets(uri), limit)
+        if check is not None:
+            check(camera, most)
+        log_notes(camera.notes())
+        camera.on_event = FrameNotices().event
+        pictures = take_pictures(camera, uri, most, setup.bundle.manifest, folder)
+    backbone = setup.graph.backbone(setup.teacher.raw())
+    features = compute_features(backbone, pictures.frames, setup.graph_input, folder, setup.threads)
+    return pictures, features
+
+
+def _refuse_common(rejected: Pictures, good: Pictures) -> None:
+    """Refuse false rejects among the good parts. Raises TeachError."""
+    known = set(rejected.contents)
+    common = [
+        path for path, content in zip(good.paths, good.contents, strict=True) if content in known
+    ]
+    if common:
+        raise TeachError(
+            f"{len(common)} of {len(good)} good images are among the false rejects, such as "
+            f"{common[0]}; a threshold from them would be too low; remove them from --good"
+        )
+
+
+def _log_rejected(setup: Setup, rejected: Pictures, features: Features) -> None:
+    """Log how the bundle judges the false rejects; a defective part among them would be learnt."""
+    calibration = setup.bundle.calibration
+    found = setup.scores(setup.teacher.known(), features, range(len(rejected)))
+    count = int((found.scores > calibration.threshold).sum())
+    suspect = int(found.scores.argmax())
+    log(
+        f"the bundle rejects {count} of the {len(rejected)} false rejects; highest-scoring of "
+        f"them: {found.scores[suspect]:.6g} {rejected.paths[suspect]}; the defects of a defective "
+        f"part among them would not be found any more"
+    )
+
+
+def _hashes(files: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(sorted({file for file in files if file is not None}))
+
+
+def _provenance(bundle: Bundle, counts: str, options: TeachOptions) -> dict[str, str]:
+    old = bundle.manifest.provenance
+    kept = {key: old[key] for key in KEPT if key in old}
+    kept["train_good_images"] = counts
+    kept["taught_from"] = bundle.short_id
+    return with_command(kept, "runtime.teach", options.words)
+
+
+def _write(bundle: Bundle, new: NewBundle, options: TeachOptions) -> Bundle:
+    written = write_tested(new, options.out, options.engine, options.engine_options)
+    log(f"wrote bundle {written.path}")
+    log_precisions(bundle, written)
+    return written

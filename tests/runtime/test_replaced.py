@@ -1,0 +1,138 @@
+"""A bundle takes the place of another one, and the one before comes back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import write_tiny_bundle
+
+from flawline.runtime import files
+from flawline.runtime.audit.check import check_log
+from flawline.runtime.audit.log import AUDIT_LOG
+from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.replaced import previous_of
+from flawline.runtime.teach import main
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Bundle:
+    """Another bundle than the fixture `bundle`, in another folder."""
+    return write_tiny_bundle(tmp_path / "new", backbone="other")
+
+
+def backbone(path: Path) -> str:
+    return read_bundle(path).manifest.backbone
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_bundle_is_put_in_place_and_undone(
+    bundle: Bundle, new: Bundle, atomic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not atomic:
+        # As on a file system that cannot exchange two names.
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    path = bundle.path
+    (new.path / "engines").mkdir()
+    (new.path / "engines" / "plan").touch()
+    assert main([str(path), "--install", str(new.path)]) == 0
+    assert (backbone(path), backbone(previous_of(path))) == ("other", "resnet18")
+    assert (path / "engines" / "plan").exists()
+    assert backbone(new.path) == "other"
+    assert main([str(path), "--undo"]) == 0
+    assert (backbone(path), backbone(previous_of(path))) == ("resnet18", "other")
+    assert main([str(path), "--undo"]) == 0
+    assert (backbone(path), backbone(previous_of(path))) == ("other", "resnet18")
+    report = check_log(path / AUDIT_LOG)
+    assert [entry.what for entry in report.entries] == ["build", "install", "undo", "undo"]
+    assert report.entries[1].old == report.entries[0].new == report.entries[2].new
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [
+        "bundle",
+        "bundle.previous",
+        "new",
+    ]
+
+
+def test_the_names_are_exchanged_in_one_step(
+    bundle: Bundle, new: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A station that reads the path at any moment finds a whole bundle."""
+    found = []
+    for name in ("replace", "rename"):
+        rename = getattr(files.os, name)
+
+        def watched(source: Path, target: Path, rename: object = rename) -> None:
+            rename(source, target)  # type: ignore[operator]
+            found.append((bundle.path / "manifest.json").is_file())
+
+        monkeypatch.setattr(files.os, name, watched)
+    assert main([str(bundle.path), "--install", str(new.path)]) == 0
+    assert found
+    assert all(found)
+
+
+def test_the_place_may_be_a_link(bundle: Bundle, new: Bundle, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle.path)
+    assert main([str(link), "--install", str(new.path)]) == 0
+    assert link.is_symlink()
+    assert backbone(link) == "other"
+    assert previous_of(link) == bundle.path.with_name("bundle.previous")
+
+
+def test_what_cannot_be_put_in_place_changes_nothing(
+    bundle: Bundle, new: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(bundle.path)
+    assert main([path, "--undo"]) == 2
+    assert "no bundle.previous next to it" in capsys.readouterr().err
+    assert main([path, "--install", path]) == 2
+    assert "is the bundle in use" in capsys.readouterr().err
+    (new.path / "model.onnx").write_bytes(b"damaged")
+    assert main([path, "--install", str(new.path)]) == 2
+    assert "model.onnx is not the file that was built" in capsys.readouterr().err
+    assert backbone(bundle.path) == "resnet18"
+    assert not previous_of(bundle.path).exists()
+
+
+def test_a_full_disk_leaves_the_bundle_and_the_one_before(
+    bundle: Bundle,
+    new: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = bundle.path
+    assert main([str(path), "--install", str(new.path)]) == 0
+    log = (path / AUDIT_LOG).read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    assert main([str(path), "--undo"]) == 2
+    assert "cannot be replaced (No space left on device)" in capsys.readouterr().err
+    assert (backbone(path), backbone(previous_of(path))) == ("other", "resnet18")
+    assert (path / AUDIT_LOG).read_bytes() == log
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give one of --source, --append, --install, --undo"),
+        (["--undo", "--source", "x"], "give one of"),
+        (["--source", "x"], "--source needs --out"),
+        (["--undo", "--out", "y"], "--undo writes no other bundle"),
+        (["--append", "x", "--out", "y"], "--append needs --good"),
+        (["--source", "x", "--good", "z", "--out", "y"], "--append needs --good"),
+        (["--source", "x", "--out", "y", "--bank-limit", "5"], "--bank-limit belongs to --append"),
+        (["--source", "x", "--out", "y", "--folds", "1"], "neither 0 nor at least 2"),
+        (["--source", "x", "--out", "y", "--images", "0"], "--images must be at least 1"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["bundle", *words])
+    assert message in capsys.readouterr().err
