@@ -32,6 +32,7 @@ from flawline.runtime.audit.bundle_log import (
 from flawline.runtime.bundle_files import (
     CALIBRATION,
     ENGINE_CACHE,
+    LARGEST_JSON,
     MANIFEST,
     PREVIOUS_CALIBRATION,
     BundleError,
@@ -47,9 +48,9 @@ from flawline.runtime.bundle_files import (
     undo_command,
     unwritable,
 )
-from flawline.runtime.bundle_record import Bundle, model_file, sha256_of_bytes
+from flawline.runtime.bundle_record import LARGEST_FILE, Bundle, model_file, sha256_of_bytes
 from flawline.runtime.calibration import Calibration, calibration_to_json
-from flawline.runtime.files import open_regular, sha256_of, write_atomically
+from flawline.runtime.files import read_small, sha256_of, write_atomically
 from flawline.runtime.golden import Golden, pack_golden
 from flawline.runtime.graph_signature import check_signature, read_signature
 from flawline.runtime.manifest import (
@@ -90,7 +91,7 @@ def read_bundle(path: str | Path, trusted: TrustedKeys | None = None) -> Bundle:
     # Check the hashes first: the error of an engine for a truncated file does not name the cause.
     for name, expected in files.items():
         try:
-            digest = sha256_of(path / name)
+            digest = sha256_of(path / name, LARGEST_FILE)
         except OSError as error:
             refuse_unreadable(path, name, error)
         if digest != expected:
@@ -140,8 +141,7 @@ def _check_graphs(path: Path, files: Iterable[str], manifest: Manifest) -> None:
             continue
         try:
             # Not mapped into memory: that would crash if another process cut the file off.
-            with open_regular(path / name) as file:
-                signature = read_signature(file.read())
+            signature = read_signature(read_small(path / name, LARGEST_FILE))
             check_signature(signature, shape, map_size, manifest.outputs)
         except OSError as error:
             refuse_unreadable(path, name, error)
@@ -216,7 +216,7 @@ def write_calibration(bundle: Bundle, calibration: Calibration, note: str | None
     current = bundle.path / CALIBRATION
     content = calibration_to_json(calibration)
     try:
-        replaced = current.read_bytes()
+        replaced = read_small(current, LARGEST_JSON)
         if replaced == content:
             return
         with logged_change(bundle.path, "calibrate", calibration_state(content), note):

@@ -10,13 +10,15 @@ from pathlib import Path
 from flawline.commands import command_line
 from flawline.runtime.bundle_files import BundleError, refuse, refuse_unreadable
 from flawline.runtime.calibration import Calibration
-from flawline.runtime.files import open_regular
+from flawline.runtime.files import read_small
 from flawline.runtime.golden import Golden, read_golden
 from flawline.runtime.manifest import GOLDEN, GRAPH_OUTPUTS, MODEL, Manifest
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.strict_json import SchemaError
 
 ID_DIGITS = 12
+# No ONNX file is larger, because protobuf is not.
+LARGEST_FILE = 1 << 31  # bytes
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,7 @@ class Bundle:
 
     def _read(self, name: str) -> bytes:
         try:
-            with open_regular(self.path / name) as file:
-                data = file.read()
+            data = read_small(self.path / name, LARGEST_FILE)
         except OSError as error:
             refuse_unreadable(self.path, name, error)
         if sha256_of_bytes(data) != self.sha256[name]:

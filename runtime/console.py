@@ -14,10 +14,10 @@ from flawline import FlawlineError
 from flawline.extras import EXTRA_OF_PACKAGE, missing_package
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.signals import Terminated, termination_interrupts
+from flawline.runtime.strict_json import one_line
 
 USER_ERROR = 2
 INTERRUPTED = 130
-LONGEST_QUOTE = 200
 # Parts of the messages of torch and OpenCV, whose exceptions have no class for this.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Insufficient memory")
 
@@ -245,7 +245,7 @@ def describe_os_error(error: OSError) -> str:
 
 def first_line(error: BaseException | str) -> str:
     """Return the first line of a library's message, short enough to be quoted in a message."""
-    return _lines(error)[0][:LONGEST_QUOTE]
+    return one_line(_lines(error)[0])
 
 
 def last_line(error: BaseException | str) -> str:
@@ -253,7 +253,7 @@ def last_line(error: BaseException | str) -> str:
 
     Some libraries begin with the place in their sources, and give the reason last.
     """
-    return _lines(error)[-1][:LONGEST_QUOTE]
+    return one_line(_lines(error)[-1])
 
 
 def _lines(error: BaseException | str) -> list[str]:

@@ -40,15 +40,23 @@ def open_regular(path: Path) -> BinaryIO:
 def read_small(path: Path, most_bytes: int) -> bytes:
     """Return the content of a file. Raises OSError, also for one of more bytes."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > most_bytes:
-            raise OSError(errno.EINVAL, f"it has more than {most_bytes} bytes", str(path))
+        _require_small(path, file, most_bytes)
         return file.read()
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits, without loading it. Raises OSError."""
+def _require_small(path: Path, file: BinaryIO, most_bytes: int | None) -> None:
+    if most_bytes is not None and os.fstat(file.fileno()).st_size > most_bytes:
+        raise OSError(errno.EINVAL, f"it has more than {most_bytes} bytes", str(path))
+
+
+def sha256_of(path: Path, most_bytes: int | None = None) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits, without loading it.
+
+    Raises OSError, also for a file of more than `most_bytes`.
+    """
     digest = hashlib.sha256()
     with open_regular(path) as file:
+        _require_small(path, file, most_bytes)
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

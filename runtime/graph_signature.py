@@ -84,6 +84,8 @@ def check_signature(
         found.append((value.name, value.element_type))
     if found != expected or len(signature.inputs) != 1:
         raise SchemaError(f"has the inputs and outputs {_names(signature)}, not those of a bundle")
+    if signature.inputs[0].shape is None:
+        raise SchemaError("has an input without a shape")
     for value in (*signature.inputs, *signature.outputs):
         if not _fits(value.shape, shapes[value.name]):
             raise SchemaError(f"{value.name} has the shape {value.shape}, not that of the manifest")

@@ -35,7 +35,10 @@ def parse_json(data: bytes) -> dict[str, Any]:
     """
     try:
         content = json.loads(
-            data, parse_constant=_refuse_constant, object_pairs_hook=_object_of_pairs
+            data,
+            parse_float=_finite,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_object_of_pairs,
         )
     except _NotStrict as error:
         raise SchemaError(f"is not valid JSON ({one_line(error)})") from error
@@ -52,6 +55,14 @@ def parse_json(data: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SchemaError("is not a JSON object")
     return content
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    # As 1e400, which JSON may hold and no float.
+    if math.isinf(value):
+        raise _NotStrict(f"{one_line(text)} is too large")
+    return value
 
 
 def _refuse_constant(text: str) -> NoReturn:

@@ -9,6 +9,7 @@ from pathlib import Path
 from flawline.runtime.audit.bundle_log import calibration_state, logged_change
 from flawline.runtime.bundle_files import (
     CALIBRATION,
+    LARGEST_JSON,
     MANIFEST,
     PREVIOUS_CALIBRATION,
     BundleError,
@@ -18,7 +19,7 @@ from flawline.runtime.bundle_files import (
     unwritable,
 )
 from flawline.runtime.calibration import Calibration
-from flawline.runtime.files import write_atomically
+from flawline.runtime.files import read_small, write_atomically
 from flawline.runtime.manifest import Manifest, manifest_from_json
 from flawline.runtime.strict_json import SchemaError
 
@@ -51,8 +52,9 @@ def undo_calibration(path: Path, note: str | None = None) -> Undone:
     )
     current = path / CALIBRATION
     try:
-        content = previous.read_bytes()
-        replaced = current.read_bytes() if current.exists() else None
+        content = read_small(previous, LARGEST_JSON)
+        # A pipe, a device or a folder that took its place is no threshold.
+        replaced = read_small(current, LARGEST_JSON) if current.is_file() else None
         message = _message(path, manifest, replaced, content)
         with logged_change(path, "undo", calibration_state(content), note):
             write_atomically(current, content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -89,16 +90,15 @@ class OddJson(Enum):
     CRLF = "CRLF"
     BOM = "BOM"
     UTF16 = "UTF-16"
+    UTF32 = "UTF-32"
+    LATIN1 = "Latin-1"
+    NUL = "a zero byte"
     LARGE = "large file"
 
     @property
     def is_random(self) -> bool:
         """True for damage that may leave another valid value."""
         return self in (OddJson.FLIPPED, OddJson.DIGIT, OddJson.REMOVED, OddJson.CUT)
-
-
-# The same content in another encoding is read.
-HARMLESS_JSON = (OddJson.CRLF, OddJson.BOM, OddJson.UTF16)
 
 
 def damage_json(rng: random.Random, data: bytes, damage: OddJson) -> bytes:
@@ -111,27 +111,30 @@ def damage_json(rng: random.Random, data: bytes, damage: OddJson) -> bytes:
     value = json.dumps(json.loads(data)[key])
     first = text.index("{") + 1
     flipped = bytes([data[start] ^ 1 << rng.randrange(8)])
-    changed: dict[OddJson, Any] = {
-        OddJson.CUT: data[:start],
-        OddJson.FLIPPED: data[:start] + flipped + data[start + 1 :],
-        OddJson.DIGIT: text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :],
-        OddJson.REMOVED: data[:start] + data[start + 1 :],
-        OddJson.COMMA: text.rstrip()[:-1].rstrip() + ",\n}\n",
-        OddJson.COMMENT: f"// threshold\n{text}",
-        OddJson.QUOTES: text.replace('"', "'"),
-        OddJson.TWICE: f'{text[:first]}"{key}": {value},{text[first:]}',
-        OddJson.DEEP: f'{text[:first]}"x": {"[" * 100_000}{"]" * 100_000},{text[first:]}',
-        OddJson.LIST: f"[{text}]",
-        OddJson.NUMBER: "100",
-        OddJson.EMPTY: "",
-        OddJson.ZEROS: bytes(len(data)),
-        OddJson.BYTES: rng.randbytes(len(data)),
-        OddJson.CRLF: text.replace("\n", "\r\n"),
-        OddJson.BOM: b"\xef\xbb\xbf" + data,
-        OddJson.UTF16: text.encode("utf-16"),
-        OddJson.LARGE: text + " " * (1 << 24),
+    changed: dict[OddJson, Callable[[], str | bytes]] = {
+        OddJson.CUT: lambda: data[:start],
+        OddJson.FLIPPED: lambda: data[:start] + flipped + data[start + 1 :],
+        OddJson.DIGIT: lambda: text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :],
+        OddJson.REMOVED: lambda: data[:start] + data[start + 1 :],
+        OddJson.COMMA: lambda: text.rstrip()[:-1].rstrip() + ",\n}\n",
+        OddJson.COMMENT: lambda: f"// threshold\n{text}",
+        OddJson.QUOTES: lambda: text.replace('"', "'"),
+        OddJson.TWICE: lambda: f'{text[:first]}"{key}": {value},{text[first:]}',
+        OddJson.DEEP: lambda: f'{text[:first]}"x": {"[" * 100_000}{"]" * 100_000},{text[first:]}',
+        OddJson.LIST: lambda: f"[{text}]",
+        OddJson.NUMBER: lambda: "100",
+        OddJson.EMPTY: lambda: "",
+        OddJson.ZEROS: lambda: bytes(len(data)),
+        OddJson.BYTES: lambda: rng.randbytes(len(data)),
+        OddJson.CRLF: lambda: text.replace("\n", "\r\n"),
+        OddJson.BOM: lambda: b"\xef\xbb\xbf" + data,
+        OddJson.UTF16: lambda: text.encode("utf-16"),
+        OddJson.UTF32: lambda: text.encode("utf-32"),
+        OddJson.LATIN1: lambda: data.replace(b'"', b'"\xe9', 1),
+        OddJson.NUL: lambda: data[:start] + b"\x00" + data[start:],
+        OddJson.LARGE: lambda: text + " " * (1 << 24),
     }
-    result = changed[damage]
+    result = changed[damage]()
     return result.encode() if isinstance(result, str) else result
 
 
@@ -161,3 +164,42 @@ def set_value(path: Path, key: str, value: Any) -> bool:
         text = text.replace('"RAW"', raw)
     path.write_text(text)
     return has_checksum
+
+
+# Values of every type, of which each is impossible or odd somewhere.
+ODD_VALUES: tuple[Any, ...] = (
+    *(None, True, False, "", "x", "100", "a\nb", "\ud800", "x" * 10_000, [], {}, [[[[]]]]),
+    *(0, -1, 1, 2, 10**3, 2**31, 2**63, 10**400, -0.0, 0.5, 1e-320, 1e308, -1e308),
+    *(float("nan"), float("inf"), [0] * 1000, {"a": {"b": {}}}, ["a", 1, None]),
+)
+
+
+def rewrite_json(rng: random.Random, path: Path) -> str:
+    """Change one value anywhere in a JSON file as a program would, with its checksum; name it."""
+    content = json.loads(path.read_bytes())
+    has_checksum = content.pop("checksum", None) is not None
+    target: Any = content
+    names = []
+    while True:
+        keys = list(target) if isinstance(target, dict) else list(range(len(target)))
+        key = rng.choice(keys)
+        names.append(str(key))
+        inner = target[key]
+        if not isinstance(inner, (dict, list)) or not inner or rng.random() < 0.3:
+            break
+        target = inner
+    choice = rng.randrange(8)
+    if choice == 0:
+        del target[key]
+    elif choice == 1 and isinstance(target, dict):
+        target[rng.choice(["more", "__class__", "", "a\nb"])] = inner
+    elif choice == 2 and isinstance(target, list):
+        target.insert(key, inner)
+    elif choice == 3 and isinstance(inner, (int, float)):
+        target[key] = inner * rng.choice([-1, 0, 2, 1000, 1e-6, 10**30])
+    else:
+        target[key] = rng.choice(ODD_VALUES)
+    if has_checksum:
+        content["checksum"] = checksum(content)
+    path.write_text(json.dumps(content, indent=2))
+    return ".".join(names)

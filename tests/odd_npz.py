@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +61,33 @@ def _declared(name: str, dtype: str, shape: str, size: int = 0) -> Callable[[byt
     return lambda data: with_member(data, f"{name}.npy", content)
 
 
+def _long_header(size: int, version: bytes = b"\x01\x00") -> Callable[[bytes], bytes]:
+    """Images whose header states to have so many bytes."""
+    length = struct.pack("<H" if version[0] == 1 else "<I", size)
+    content = b"\x93NUMPY" + version + length + b" " * 100
+    return lambda data: with_member(data, "images.npy", content)
+
+
+def _in_directory(offset: int, value: bytes) -> Callable[[bytes], bytes]:
+    """Overwrite bytes in the first entry of the directory of the archive."""
+
+    def apply(data: bytes) -> bytes:
+        start = data.index(b"PK\x01\x02") + offset
+        return data[:start] + value + data[start + len(value) :]
+
+    return apply
+
+
+def _twice(data: bytes) -> bytes:
+    """An archive with a member of the same name twice."""
+    file = io.BytesIO(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("scores.npy", archive.read("scores.npy"))
+    return file.getvalue()
+
+
 def _not_finite(array: Any) -> Any:
     changed = array.copy()
     changed.flat[0] = np.nan
@@ -101,5 +129,13 @@ ODD_ARCHIVES: dict[str, Callable[[bytes], bytes]] = {
     "negative shape": _declared("images", "|u1", "(-2, 64, 64, 3)"),
     "short data": _declared("images", "|u1", "(2, 64, 64, 3)", 100),
     "data left over": _declared("images", "|u1", "(2, 64, 64, 3)", 2 * 64 * 64 * 3 + 1),
+    "header of 64 kB": _long_header(0xFFFF),
+    "header of 4 GB": _long_header(0xFFFFFFFF, b"\x02\x00"),
+    "future header": _long_header(100, b"\x09\x00"),
+    "encrypted member": _in_directory(8, b"\x01\x00"),
+    "unknown compression": _in_directory(10, b"\x63\x00"),
+    "other checksum": _in_directory(16, b"\x00\x01\x02\x03"),
+    "member elsewhere": _in_directory(42, b"\xff\xff\xff\x00"),
+    "member twice": _twice,
     "code in the header": _declared("images", "|u1", "__import__('os').getpid()"),
 }

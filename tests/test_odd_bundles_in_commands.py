@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs the train extra")
 pytest.importorskip("torch", reason="needs the train extra")
+pytest.importorskip("cryptography", reason="needs the sign extra")
 pytest.importorskip("jinja2", reason="needs the report extra")
 
 from builders import write_squares
@@ -39,12 +40,13 @@ def refused(tmp_path_factory: pytest.TempPathFactory, originals: Originals) -> l
     while len(found) < BUNDLES:
         seed += 1
         odd = make_bundle(seed, root / str(seed), originals)
-        if (odd.file, odd.damage) in found:
+        damage = odd.damages[0]
+        if (damage.file, damage.name) in found:
             continue
         try:
             read_bundle(odd.path)
         except FlawlineError:
-            found[odd.file, odd.damage] = odd.path
+            found[damage.file, damage.name] = odd.path
     return list(found.values())
 
 

@@ -14,9 +14,9 @@ from flawline.commands import command_line
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.audit.entry import State, changes
 from flawline.runtime.audit.log import AUDIT_LOG, AuditError, AuditLog, last_entry, locked, open_log
-from flawline.runtime.bundle_files import CALIBRATION, MANIFEST
+from flawline.runtime.bundle_files import CALIBRATION, LARGEST_JSON, MANIFEST
 from flawline.runtime.console import warn
-from flawline.runtime.files import replace_folder, write_atomically
+from flawline.runtime.files import read_small, replace_folder, write_atomically
 from flawline.runtime.manifest import MODEL
 from flawline.runtime.strict_json import SchemaError, parse_json
 
@@ -65,7 +65,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_small(path, LARGEST_JSON)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

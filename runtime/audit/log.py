@@ -28,6 +28,8 @@ AUDIT_LOG = "audit.jsonl"
 LOCK_S = 10.0  # seconds that another process may hold the lock
 PAUSE_S = 0.02
 BLOCK = 1 << 16
+# A line holds a calibration.json. A file may be full of zeros after a power failure.
+LONGEST_LINE = 1 << 24  # bytes
 # What the first line of every log begins with.
 LOG_START = b'{"time": "'
 
@@ -64,7 +66,8 @@ def locked(path: Path, flags: int, lock: int) -> Iterator[int]:
 
 def _open_locked(path: Path, flags: int, lock: int, limit: float) -> int:
     while True:
-        descriptor = os.open(path, flags, 0o644)
+        # Opening a pipe would otherwise wait for its writer.
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o644)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -216,16 +219,29 @@ def last_entry(descriptor: int, *what: str) -> Entry | None:
 
 
 def lines_backwards(descriptor: int, size: int) -> Iterator[bytes]:
-    """Yield the lines of the first `size` bytes of a file without line breaks, the last first."""
+    """Yield the lines of the first `size` bytes of a file without line breaks, the last first.
+
+    Raises OSError, also for one of more than LONGEST_LINE bytes.
+    """
     if size > 0 and os.pread(descriptor, 1, size - 1) == b"\n":
         size -= 1
     elif size == 0:
         return
-    rest = b""
+    # The parts of a line whose beginning was not read yet, the last one first.
+    parts: list[bytes] = []
     while size > 0:
         start = max(0, size - BLOCK)
-        first, *lines = (os.pread(descriptor, size - start, start) + rest).split(b"\n")
-        yield from reversed(lines)
-        rest = first
+        first, *lines = os.pread(descriptor, size - start, start).split(b"\n")
+        if lines:
+            lines[-1] = _joined(lines[-1], parts)
+            parts = []
+            yield from reversed(lines)
+        parts.append(first)
         size = start
-    yield rest
+        if len(parts) * BLOCK > LONGEST_LINE:
+            raise OSError(errno.EINVAL, f"it has a line of more than {LONGEST_LINE} bytes")
+    yield _joined(b"", parts)
+
+
+def _joined(first: bytes, parts: list[bytes]) -> bytes:
+    return first + b"".join(reversed(parts))

@@ -93,8 +93,14 @@ class OnnxRuntime(Engine):
         import onnxruntime as ort
 
         self._session = open_session(model, threads, name=name)
-        self._names = [output.name for output in self._session.get_outputs()]
-        size = self._session.get_inputs()[0].shape[0]
+        try:
+            self._names = [output.name for output in self._session.get_outputs()]
+            size = self._session.get_inputs()[0].shape[0]
+        except UnicodeDecodeError as error:
+            # ONNX Runtime loads such a graph.
+            raise EngineError(
+                f"{name} has a name that is not UTF-8 text; build the bundle again"
+            ) from error
         # An open size has a name, or is None.
         if isinstance(size, int):
             self.largest_batch = size

@@ -18,7 +18,6 @@ from flawline import FlawlineError
 from flawline.extras import install_command
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import (
-    LONGEST_QUOTE,
     first_line,
     last_line,
     log,
@@ -26,6 +25,7 @@ from flawline.runtime.console import (
     run_command,
 )
 from flawline.runtime.environment import OPENCV_WHEELS, PACKAGES, opencv_conflict, versions
+from flawline.runtime.strict_json import LONGEST_QUOTE
 from flawline.runtime.timing import time_calls
 
 
@@ -170,7 +170,8 @@ def test_long_messages_of_libraries_are_cut_to_one_line() -> None:
     assert last_line(RuntimeError("somewhere.cpp:7\nthe reason\n")) == "the reason"
     assert first_line(RuntimeError()) == "RuntimeError"
     assert first_line("") == "no reason given"
-    assert len(first_line("x" * 1000)) == LONGEST_QUOTE
+    assert len(first_line("x" * 1000)) == LONGEST_QUOTE + len("...")
+    assert first_line("a name with \x1b[31m\t") == "a name with \\x1b[31m"
 
 
 # ---------------------------------------------------------------- environment
