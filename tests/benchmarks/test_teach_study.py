@@ -35,13 +35,15 @@ def test_the_page_has_a_line_for_each_comparison() -> None:
         "method": "any",
         "data": "part",
         "other": "another",
-        "weights": "imagenet",
         "cpu": "a CPU",
         "cores": 2,
-        "score_std": 0.1,
-        "difference": 1e-5,
-        "trained": result(0.91234),
-        "taught": result(0.9125),
+        "compared": {
+            "weights": "imagenet",
+            "score_std": 0.1,
+            "difference": 1e-5,
+            "trained": result(0.91234),
+            "taught": result(0.9125),
+        },
         "time": {"images": 200, "folds": 5, "seconds": 31.0, "cpu_seconds": 50.0, "others": None},
         "append": [{"step": "before", "pictures": 100, "rejects": 40, **result(0.9)}],
         "command": "python -m benchmarks.studies.teach",
@@ -67,7 +69,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     rows = json.loads((out.parent / "teach.json").read_text())
     assert [row["method"] for row in rows] == ["patchcore", "padim"]
     for row in rows:
-        assert row["taught"]["images"] == row["trained"]["images"] == 16
+        compared = row["compared"]
+        assert compared["taught"]["images"] == compared["trained"]["images"] == 16
         assert row["time"]["images"] == 8
     assert len(rows[0]["append"]) == 4
     assert rows[1]["append"] is None

@@ -6,7 +6,7 @@ For each method that can be taught: a bundle that torch trained on DATA is compa
 was taught from the same images, which starts from a bundle of OTHER. The time to teach is that of
 `flawline teach` on some of the pictures, in a process of its own. For methods to which false
 rejects can be added, a detector is taught from few pictures, judges others, and gets those good
-parts that it rejects. Rows of other methods in OUT.json are kept.
+parts that it rejects. What OUT.json has of other methods and parts is kept.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
 from flawline.benchmarks.studies.results import read_rows, write_results, write_rows
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import log, run_command
 from flawline.runtime.teaching import TEACHERS
+
+# What is measured, each with its own key of a row.
+PARTS = ("compared", "time", "append")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +47,9 @@ def _parser() -> Parser:
         default=list(TEACHERS),
         choices=list(TEACHERS),
         help="default: all that can be taught",
+    )
+    parser.add_argument(
+        "--parts", nargs="+", default=list(PARTS), choices=PARTS, help="default: all of them"
     )
     parser.add_argument("--images", type=int, help="good images to train on and hold out")
     parser.add_argument(
@@ -71,7 +78,7 @@ def _run(args: argparse.Namespace) -> None:
     from flawline.export.provenance import public_command
     from flawline.train.data import open_data
 
-    rows = [row for row in read_rows(args.out, ROW) if row["method"] not in args.methods]
+    rows = {row["method"]: row for row in read_rows(args.out, ROW)}
     words: list[object] = ["--data", args.data, "--other", args.other, "--weights", args.weights]
     words += ["--images", args.images] if args.images else []
     words += ["--timed", args.timed, "--few", args.few, "--rejects", args.rejects]
@@ -80,16 +87,21 @@ def _run(args: argparse.Namespace) -> None:
     flags = ["--weights", str(args.weights), *(["--size", str(args.size)] if args.size else [])]
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
         study = Study(open_data(args.data), args.other, flags, Path(folder))
+        measure: dict[str, Callable[[str], Any]] = {
+            "compared": lambda method: study.compare(method, args.images),
+            "time": lambda method: study.time(method, args.timed),
+            "append": lambda method: study.append(method, args.few, args.rejects, args.rate),
+        }
         for method in args.methods:
-            row = study.compare(method, args.images)
-            log(f"{method}: image AUROC {row['trained']['auroc']} and {row['taught']['auroc']}")
-            row["time"] = study.time(method, args.timed)
-            row["append"] = study.append(method, args.few, args.rejects, args.rate)
-            rows.append({**row, "command": command})
-            # A long run keeps what it has measured when it is cut short.
-            write_rows(args.out, rows)
-    page = teach_page(rows)
-    write_results(args.out, rows, page)
+            row = rows.setdefault(method, {"method": method, **dict.fromkeys(PARTS)})
+            row.update(study.facts(), command=command)
+            for part in args.parts:
+                row[part] = measure[part](method)
+                log(f"{method}: {part} {row[part]}")
+                # A long run keeps what it has measured when it is cut short.
+                write_rows(args.out, list(rows.values()))
+    page = teach_page(list(rows.values()))
+    write_results(args.out, list(rows.values()), page)
     print(page)
 
 

@@ -44,8 +44,17 @@ class Study:
         self._folder = folder
         self._started: dict[str, Path] = {}
 
+    def facts(self) -> dict[str, Any]:
+        """Return what all parts of a row have in common."""
+        return {
+            "data": data_name(self._data.root),
+            "other": data_name(self._other),
+            "cpu": cpu_name(),
+            "cores": allowed_cores(),
+        }
+
     def compare(self, method: str, images: int | None) -> dict[str, Any]:
-        """Train in torch and teach without it, from the same good images; return a row.
+        """Train in torch and teach without it, from the same good images.
 
         Both hold out a fifth of them.
         """
@@ -65,12 +74,7 @@ class Study:
                 "images": len(bundle.manifest.trained_images),
             }
         return {
-            "method": method,
-            "data": data_name(self._data.root),
-            "other": data_name(self._other),
             "weights": read_bundle(trained).manifest.provenance.get("train_weights", "unknown"),
-            "cpu": cpu_name(),
-            "cores": allowed_cores(),
             "score_std": round(read_bundle(trained).manifest.score.std, 5),
             "difference": float(np.abs(scores["taught"] - scores["trained"]).max()),
             **results,

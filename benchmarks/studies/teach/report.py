@@ -8,12 +8,16 @@ from typing import Any
 from flawline.benchmarks.tables import markdown_table
 
 # The shape of a row, for the rows of earlier runs.
-ROW = {"method": str, "trained": dict, "taught": dict, "command": str}
+ROW = {"method": str, "data": str, "other": str, "command": str}
 
 
 def teach_page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown."""
-    parts = [_compared(rows), _times(rows)]
+    parts = []
+    for part, write in (("compared", _compared), ("time", _times)):
+        measured = [row for row in rows if row[part]]
+        if measured:
+            parts.append(write(measured))
     parts += [_appended(row) for row in rows if row["append"]]
     commands = dict.fromkeys(row["command"] for row in rows)
     parts += [f"`{command}`" for command in commands]
@@ -23,15 +27,16 @@ def teach_page(rows: Sequence[Mapping[str, Any]]) -> str:
 def _compared(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
-        trained, taught = row["trained"], row["taught"]
+        compared = row["compared"]
+        trained, taught = compared["trained"], compared["taught"]
         lines.append(
             [
                 row["method"],
                 taught["images"],
                 f"{trained['auroc']:.4f}",
                 f"{taught['auroc']:.4f}",
-                f"{row['difference']:.1e}",
-                f"{row['score_std']:.3f}",
+                f"{compared['difference']:.1e}",
+                f"{compared['score_std']:.3f}",
                 f"{trained['threshold']:.4f} / {taught['threshold']:.4f}",
                 f"{trained['false_alarms']} / {taught['false_alarms']} of {taught['good']}",
                 f"{trained['detected']} / {taught['detected']} of {taught['defective']}",
@@ -53,7 +58,7 @@ def _compared(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{markdown_table(header, lines)}\n\n"
         f"Trained in torch, and taught without it from the same good images of {row['data']}, "
         f"starting from a bundle of {row['other']}; a fifth of the images is held out. "
-        f"Pairs are trained / taught. Weights {row['weights']}."
+        f"Pairs are trained / taught. Weights {row['compared']['weights']}."
     )
 
 
