@@ -37,6 +37,7 @@ WRITERS = ("command_line", "command_line_elsewhere")
 # These write down the command that was run, which is no hint.
 RECORDS = (
     "train/pretrain/__main__.py",
+    "benchmarks/studies/live_page/report.py",
     "benchmarks/studies/pipeline/report.py",
     "benchmarks/studies/source/report.py",
     "benchmarks/studies/threshold_coverage/report.py",

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra web")
 
 from flawline.benchmarks.studies.live_page import __main__ as study
+from flawline.benchmarks.studies.live_page.report import VARIANTS
 from flawline.runtime.bundle import Bundle
 
 
@@ -26,7 +27,7 @@ def test_the_stream_takes_turns_with_and_without_the_page(
     words = ["--bundle", str(bundle.path), "--engine", "onnxruntime", "--out", str(out)]
     assert study.main([*words, "--seconds", "0.2", "--rounds", "1"]) == 0
     (row,) = json.loads(out.with_suffix(".json").read_text())["rows"]
-    for name in study.VARIANTS:
+    for name in VARIANTS:
         assert row[name]["fps"] > 0
         assert row[name]["megabytes"] > 0
     assert row["without"]["ratio"] == 1

@@ -227,26 +227,37 @@ def test_pictures_take_a_limited_share_of_the_time(
 ) -> None:
     monkeypatch.setattr(pictures, "REST", 3.0)
     now = 0.0
-    slept = []
-
-    def tick() -> float:
-        nonlocal now
-        now += 0.01
-        return now
-
-    made = Pictures(tick, slept.append)
+    used = iter(np.arange(0, 9, 0.01))
+    made = Pictures(lambda: now, lambda: float(next(used)))
     stored = Lane("1")
     stored.add(judged(200.0), bundle)
     first = made.newest(stored.to_show(), True)  # type: ignore[arg-type]
+    assert first[0] == 1
+    assert made.pause == pytest.approx(0.03)
     stored.add(judged(210.0), bundle)
     # Too early for another one: the last is given again.
     assert made.newest(stored.to_show(), True) == first  # type: ignore[arg-type]
-    assert slept == [0.0]
-    # A picture that there is none of yet is waited for.
-    made.encode(stored.to_show())  # type: ignore[arg-type]
-    assert 0 < slept[1] <= 0.03
-    now += 1
+    # The first one of another kind is not waited for.
+    assert made.newest(stored.to_show(), False)[0] == 2  # type: ignore[arg-type]
+    now = 0.04
     assert made.newest(stored.to_show(), True)[0] == 2  # type: ignore[arg-type]
+
+
+def test_the_newest_picture_does_not_wait_for_those_of_kept_parts(
+    page: LivePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "REST", 1e4)
+    begin(page)
+    page.write(judged(200.0))
+    page.write(judged(20.0))
+    picture(page, "/api/parts/1/picture")
+    for number in range(50):
+        page.write(judged(200.0 + number))
+    # More than there are threads, each of which would wait for hours.
+    for part in 2 * get(page, "/api/parts"):
+        path = f"/api/parts/{part['id']}/picture"
+        threading.Thread(target=ask, args=(page.port, path), daemon=True).start()
+    picture(page, "/api/lanes/1/picture")
 
 
 def test_large_and_deep_frames_become_small_pictures(page: LivePage) -> None:

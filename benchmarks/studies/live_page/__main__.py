@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from flawline.benchmarks.measure.machine import machine_facts
+from flawline.benchmarks.studies.live_page.report import CLOSED, VARIANTS, WITHOUT, live_page_report
 from flawline.benchmarks.studies.options import add_out_argument, study_parser
 from flawline.benchmarks.studies.results import write_results
-from flawline.benchmarks.tables import markdown_table
 from flawline.cameras import open_camera
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.command_parser import path_argument
@@ -35,22 +35,18 @@ from flawline.runtime.cores import allowed_cores
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import versions
-from flawline.runtime.load import is_busy, read_cpu, share_of_others
+from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.outputs import Output, open_output
 from flawline.runtime.outputs.web.output import LivePage
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 
-WATCHER = "flawline.benchmarks.studies.live_page.watcher"
+# In a process of its own, whose time does not count.
+WATCH = "from flawline.benchmarks.studies.live_page.watcher import watch; watch({port})"
 SIZES = ((640, 480), (1920, 1080))
 # Frames per second of the camera; the last one is more than any engine judges.
 RATES = (25, 1000)
 SETTLE_S = 1.0  # before a turn is measured
-WITHOUT, CLOSED, OPEN = VARIANTS = ("without", "closed", "open")
-COLUMNS = (
-    "frames", "camera FPS", "page", "FPS", "ratio", "lowest", "highest", "p95 ms",
-    "CPU ms per frame", "cores", "memory MB",
-)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,7 +181,7 @@ def _outputs(bundle: Bundle, variant: str, tally: Tally) -> Iterator[list[Output
             if variant == CLOSED:
                 yield [lines, page]
                 return
-            command = [sys.executable, "-m", WATCHER, str(page.port)]
+            command = [sys.executable, "-c", WATCH.format(port=page.port)]
             watcher = subprocess.Popen(command, stdout=subprocess.PIPE)
             try:
                 assert watcher.stdout is not None
@@ -194,33 +190,6 @@ def _outputs(bundle: Bundle, variant: str, tally: Tally) -> Iterator[list[Output
             finally:
                 watcher.kill()
                 watcher.communicate()
-
-
-def live_page_report(result: Mapping[str, Any]) -> str:
-    """Return the page in Markdown."""
-    rows = []
-    for row in result["rows"]:
-        for name in VARIANTS:
-            found = row[name]
-            ratios = [f"{found[key]:.3f}" for key in ("ratio", "lowest", "highest")]
-            if name == WITHOUT:
-                ratios = ["", "", ""]
-            cells = [row["size"], row["camera_fps"], name, f"{found['fps']:.1f}", *ratios]
-            cells += [f"{found['p95_ms']:.2f}", f"{found['cpu_ms']:.2f}", f"{found['cores']:.2f}"]
-            rows.append([*cells, f"{found['megabytes']:.0f}"])
-    about = [result["machine"]["cpu"], f"{result['cores']} cores", result["engine"]]
-    if is_busy(result["other_processes"]):
-        about.append(f"other processes used {result['other_processes']:.0%} of the CPU")
-    return f"""\
-{"; ".join(about)}; measured by `python -m benchmarks.studies.live_page`
-
-Medians of {result["rounds"]} turns of {result["seconds"]:g} s, which alternate: without the page,
-with the page and no browser (closed), and with a program that asks for what a browser asks for
-(open). The ratio is that of the frames per second to those without the page in the same turn. p95
-is of the time that preparation and engine take; CPU time, cores and memory are those of the process
-of the stream.
-
-{markdown_table(COLUMNS, rows)}"""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The requests of a browser without a browser, which would take the CPU that is measured.
 
-    python -m flawline.benchmarks.studies.live_page.watcher PORT
-
 It reads the events of the page and asks for a picture when there is another frame, as the page's
 script does, until it is ended. It computes nothing, because a browser is on another machine.
 """
@@ -10,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
 import threading
 import time
 
@@ -48,7 +45,3 @@ def _fetch(port: int, newest: dict[str, int]) -> None:
                 connection.getresponse().read()
                 fetched[name] = number
         time.sleep(PAUSE_S)
-
-
-if __name__ == "__main__":
-    watch(int(sys.argv[1]))

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as PathParameter
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel, Field
@@ -183,6 +184,7 @@ class _Watching:
         self._pictures = Pictures()
         self._feed = Feed(board, is_closed)
         self._watchers = 0
+        self._turn = asyncio.Lock()
 
     def add_to(self, app: FastAPI) -> None:
         get = app.add_api_route
@@ -233,9 +235,14 @@ class _Watching:
         """Return the last parts that were rejected or are for review, the newest first."""
         return kept_states(self._board.kept.parts())
 
-    def part(self, number: Number) -> Response:
+    async def part(self, number: Number) -> Response:
         """Return the picture of such a part."""
-        picture = self._board.kept.picture(number, self._pictures.encode)
+        kept = self._board.kept
+        # One after the other, and without a thread that waits: those are for the newest frames.
+        async with self._turn:
+            if kept.needs_encoding(number):
+                await asyncio.sleep(self._pictures.pause)
+            picture = await run_in_threadpool(kept.picture, number, self._pictures.encode)
         if picture is None:
             raise HTTPException(404, "there is no image of this part, or no longer")
         headers = {"cache-control": "private, max-age=3600"}

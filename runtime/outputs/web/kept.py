@@ -67,6 +67,14 @@ class KeptParts:
         with self._lock:
             return list(reversed(self._parts))
 
+    def needs_encoding(self, number: int) -> bool:
+        """Tell whether the picture of a part would have to be encoded."""
+        with self._lock:
+            return any(
+                part.number == number and part.picture is None and part.has_picture
+                for part in self._parts
+            )
+
     def picture(self, number: int, encode: Callable[[Shown], bytes]) -> bytes | None:
         """Return the picture of a part, encoded if it is not yet; None if there is none."""
         with self._lock:

@@ -19,54 +19,58 @@ from flawline.runtime.painting import paint
 
 LONGEST_SIDE = 960  # pixels
 JPEG_QUALITY = 82
-# After a picture that took a second, none is made for so many seconds: encoding takes at most an
-# eighth of the time of one thread, however many browsers there are.
+# After a picture that took a second of computing, none is made for so many seconds: encoding takes
+# at most an eighth of one thread, however many browsers there are.
 REST = 7.0
 
 
 class Pictures:
     """Encodes pictures, one at a time, and not more often than REST allows.
 
-    Several browsers share a picture. One that asks while none may be made gets the last one of the
-    lane. Any thread may call. `clock` and `sleep` are those of the module `time`.
+    The newest picture of a lane never waits: several browsers share it, and one that asks while
+    none may be made gets the last one. Any thread may call. `clock` returns seconds that never go
+    backwards, and `used` the seconds of computing of the calling thread.
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        used: Callable[[], float] = time.thread_time,
     ) -> None:
         self._clock = clock
-        self._sleep = sleep
+        self._used = used
         self._lock = threading.Lock()
         self._rest_until = 0.0
         # The last picture of each lane, with and without map, and the number of its frame.
         self._last: dict[tuple[str, bool], tuple[int, bytes]] = {}
+
+    @property
+    def pause(self) -> float:
+        """The seconds for which no further picture is to be made, 0 if one may be made now."""
+        return max(0.0, self._rest_until - self._clock())
 
     def newest(self, shown: Shown, with_map: bool) -> tuple[int, bytes]:
         """Return the picture of a frame of a lane, or an earlier one, with its frame's number."""
         key = (shown.lane, with_map)
         with self._lock:
             last = self._last.get(key)
-            rests = self._clock() < self._rest_until
-            if last is not None and (rests or last[0] == shown.number):
+            if last is not None and (self.pause > 0 or last[0] == shown.number):
                 return last
             made = (shown.number, self._encode(shown, with_map))
             self._last[key] = made
             return made
 
     def encode(self, shown: Shown) -> bytes:
-        """Return the picture of this frame, with its map; wait until one may be made."""
+        """Return the picture of this frame, with its map. The caller has waited for `pause`."""
         with self._lock:
             return self._encode(shown, True)
 
     def _encode(self, shown: Shown, with_map: bool) -> bytes:
-        """Encode a picture, and rest. The caller holds the lock, for which others wait."""
-        self._sleep(max(0.0, self._rest_until - self._clock()))
-        start = self._clock()
+        """Encode a picture, and begin to rest. The caller holds the lock."""
+        # Not by the clock, which also runs while other processes use the CPU.
+        start = self._used()
         picture = jpeg_of(shown, with_map)
-        done = self._clock()
-        self._rest_until = done + REST * (done - start)
+        self._rest_until = self._clock() + REST * (self._used() - start)
         return picture
 
 

@@ -1,7 +1,7 @@
 // The live view: a card for each camera, and the parts that were not good.
 
 import { Trace } from "/static/trace.js";
-import { WORDS, ask, clock, count, duration, facts, icon, make, score, seconds, setText, share, svgElement } from "/static/ui.js";
+import { WORDS, ask, clock, count, duration, facts, icon, laterPicture, make, score, seconds, setText, share, svgElement } from "/static/ui.js";
 
 const SILENT_S = 3; // without a frame, a camera that gives frames all the time is marked
 const LEAST_PAUSE_MS = 150; // between two pictures
@@ -253,7 +253,7 @@ class Kept {
     const word = WORDS[part.verdict];
     const title = `${word}, ${clock(part.captured_at)}, score ${score(part.score, part.threshold)}`;
     const picture = kept.has_picture
-      ? make("img", { src: `/api/parts/${kept.id}/picture`, alt: "", loading: "lazy", onerror: (event) => event.target.replaceWith(blank("Picture no longer stored")) })
+      ? laterPicture(`/api/parts/${kept.id}/picture`, { ongone: (event) => event.target.replaceWith(blank("Picture no longer stored")) })
       : blank(part.reason ?? "No picture");
     const button = make("button", { class: "kept-part", "data-verdict": part.verdict, "aria-label": title, onclick: () => this.open(kept) },
       picture,

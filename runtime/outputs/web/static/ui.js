@@ -123,6 +123,20 @@ async function reason(answer) {
   return `the station answers with status ${answer.status}`;
 }
 
+// Pictures of parts are loaded one after the other: a browser has few connections to a station, and
+// the newest frame must not wait for them.
+let loading = Promise.resolve();
+
+export function laterPicture(src, attributes = {}) {
+  const image = make("img", { alt: "", ...attributes });
+  loading = loading.then(async () => {
+    if (!image.isConnected) return;
+    image.src = src;
+    await image.decode().catch(() => image.dispatchEvent(new Event("gone")));
+  });
+  return image;
+}
+
 export function colours() {
   const style = getComputedStyle(document.documentElement);
   const names = ["text", "muted", "line", "line-strong", "good", "review", "review-text", "bad", "bad-text", "none", "surface", "accent"];
