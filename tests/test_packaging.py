@@ -86,6 +86,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--version",
         "build --help",
         "stream --list",
+        "doctor --only system",
+        "station --help",
         "calibrate --help",
         "bench --help",
     ],
