@@ -68,4 +68,6 @@ def _session_of(model: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    # Thousands of sessions would each keep a block of memory.
+    options.enable_cpu_mem_arena = False
     return ort.InferenceSession(model, options, ["CPUExecutionProvider"])

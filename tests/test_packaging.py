@@ -84,16 +84,12 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         "--help",
         "--version",
-        "train --help",
         "build --help",
         "stream --list",
         "doctor --only system",
         "station --help",
         "calibrate --help",
         "bench --help",
-        "report --help",
-        "triton --help",
-        "demo --help",
     ],
 )
 def test_installed_commands_run_in_a_folder_with_foreign_modules(
@@ -107,9 +103,7 @@ def test_installed_commands_run_in_a_folder_with_foreign_modules(
     "module",
     [
         "flawline.train.fit",
-        "flawline.export.build",
         "flawline.runtime.infer_stream",
-        "flawline.benchmarks.run",
     ],
 )
 def test_installed_modules_run_in_a_folder_with_foreign_modules(

@@ -79,12 +79,14 @@ def _significant_correlation(blocks: Sequence[Array]) -> float | None:
     if total == 0:
         return None
     correlation = _sum_of_products(ranked) / total
+    if correlation < SMALLEST_CORRELATION:
+        return None
     rng = np.random.default_rng(0)
     as_high = 1
     for _ in range(PERMUTATIONS):
         if _sum_of_products([rng.permutation(ranks) for ranks in ranked]) / total >= correlation:
             as_high += 1
-    if correlation < SMALLEST_CORRELATION or as_high > LEVEL * (PERMUTATIONS + 1):
+    if as_high > LEVEL * (PERMUTATIONS + 1):
         return None
     return correlation
 

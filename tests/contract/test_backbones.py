@@ -27,7 +27,7 @@ pytestmark = [
 ]
 SIZE = 64
 # Tests that compute with a larger network run in make test-slow.
-LARGE = 100_000_000  # parameters
+LARGE = 40_000_000  # parameters
 
 
 @pytest.fixture(scope="module", params=BACKBONES)

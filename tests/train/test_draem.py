@@ -164,7 +164,7 @@ def test_the_maps_of_the_training_images_are_standardised_in_the_light_setting_o
 def test_both_networks_are_trained_and_the_loss_falls() -> None:
     images = board_images(SIZE, 4)
     losses = []
-    for steps in (1, 25):
+    for steps in (1, 12):
         model = unfitted()
         fit_method(model, images, steps)
         draws = model.anomalies(model.settings, images, 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -374,22 +375,28 @@ def test_a_finished_training_is_not_repeated_unless_asked_for(
     assert load_checkpoint(out).finished
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_finishes_the_step_and_saves(
     number: int, status: int, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "c.pt"
     command = [sys.executable, "-m", "flawline.train.fit", "--method", "simplenet"]
     command += ["--data", str(data), "--out", str(out), *LIGHT, "--steps", "100000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            # The bar of the steps is drawn when the first one is done.
-            if line.startswith("training:"):
-                break
+        printed = b""
+        # The bar of the steps is drawn when the first one is done, and its line ends much later.
+        while b"training:" not in printed:
+            more = os.read(process.stderr.fileno(), 4096)
+            assert more, printed
+            printed += more
         process.send_signal(number)
-        lines = process.stderr.read().splitlines()
-        assert process.wait(60) == status
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == status
+    lines = rest.decode().splitlines()
     unfinished = tmp_path / "c.unfinished.pt"
     assert lines[-2:] == [f"the same command continues from {unfinished}", "interrupted"]
     assert not out.exists()

@@ -98,7 +98,7 @@ def test_scores_by_loops(reweight: int) -> None:
         # An odd size, and an odd dimension, whose rows have taps of both levels.
         ("resnet18", 72, 100, 71, {"reweight": 3}),
         ("resnet18", 90, 384, 384, {"coreset": 30}),
-        ("wide_resnet50_2", 64, 1024, 1024, {}),
+        ("resnet50", 64, 1024, 1024, {}),
     ],
 )
 def test_fused_equals_literal(

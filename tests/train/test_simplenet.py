@@ -94,7 +94,7 @@ def test_the_score_is_the_maximum_before_smoothing() -> None:
         ("resnet18", 64, 1024, 1536),
         ("resnet18", 96, 100, 70),
         ("resnet34", 64, 384, 384),
-        ("wide_resnet50_2", 64, 1536, 1536),
+        ("resnet50", 64, 1536, 1536),
         ("resnet18", 72, 384, 384),
         ("resnet18", 90, 384, 384),
     ],

@@ -366,9 +366,19 @@ def test_the_anomalies_are_blended_as_for_the_product() -> None:
 # ---------------------------------------------------------------- the exported form
 
 
-@pytest.mark.parametrize(("window", "by_energy"), [(1, True), (1, False), (3, True), (5, False)])
-@pytest.mark.parametrize("projected", [None, 24])
-@pytest.mark.parametrize(("size", "stride"), [(64, 8), (64, 16), ((72, 90), 8), ((90, 72), 16)])
+@pytest.mark.parametrize(
+    ("size", "stride", "projected", "window", "by_energy"),
+    [
+        (64, 8, None, 1, True),
+        (64, 8, 24, 3, True),
+        (64, 16, None, 5, False),
+        (64, 16, 24, 1, False),
+        ((72, 90), 8, None, 1, False),
+        ((72, 90), 8, 24, 5, False),
+        ((90, 72), 16, None, 3, True),
+        ((90, 72), 16, 24, 1, True),
+    ],
+)
 def test_fused_equals_literal(
     size: Size, stride: int, projected: int | None, by_energy: bool, window: int
 ) -> None:
