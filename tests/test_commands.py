@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -116,14 +117,18 @@ class Ended(NamedTuple):
     stderr: str
 
 
+def run_without_extras(lines: Sequence[Sequence[str]], code: str = WITHOUT_EXTRAS) -> list[Ended]:
+    """Run command lines, each a module and its words, where the extras' packages are absent."""
+    done = run("-c", code, json.dumps(lines))
+    assert done.returncode == 0, done.stderr
+    return [Ended(*result) for result in json.loads(done.stdout)]
+
+
 @pytest.fixture(scope="module")
 def without_extras() -> dict[tuple[str, ...], Ended]:
     """How commands end where the packages of the extras are absent, by their command lines."""
     lines = [*((module, "--help") for module in commands()), *NEED_EXTRAS]
-    done = run("-c", WITHOUT_EXTRAS, json.dumps(lines))
-    assert done.returncode == 0, done.stderr
-    results = [Ended(*result) for result in json.loads(done.stdout)]
-    return dict(zip(lines, results, strict=True))
+    return dict(zip(lines, run_without_extras(lines), strict=True))
 
 
 def test_the_commands_of_the_readme_are_among_them() -> None:

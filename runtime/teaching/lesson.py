@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
@@ -20,8 +21,11 @@ from flawline.runtime.good_images.scores import GoodScores, note_copies
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.teaching.base import Learned, Teacher
 from flawline.runtime.teaching.features import Features, FrameScores, Head, score_frames
-from flawline.runtime.teaching.graph import TaughtGraph
 from flawline.runtime.teaching.pictures import Pictures
+
+if TYPE_CHECKING:
+    # It needs onnx.
+    from flawline.runtime.teaching.graph import TaughtGraph
 
 
 @dataclass(frozen=True)

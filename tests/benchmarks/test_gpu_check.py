@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import write_tiny_bundle
 from fakes import FP16, Install, expected_result, random_images
-from test_commands import WITHOUT_EXTRAS, run
+from test_commands import WITHOUT_EXTRAS, run_without_extras
 
 from flawline.benchmarks.studies.gpu_check import calls, device_calls, measure, subject
 from flawline.benchmarks.studies.gpu_check.__main__ import main
@@ -30,7 +30,7 @@ from flawline.runtime.golden import Golden
 
 pytest_plugins = ["fakes.fixtures"]
 
-STUDY = "flawline.benchmarks.studies.gpu_check"
+STUDY = "benchmarks.studies.gpu_check"
 IMAGES = np.stack([np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 100, np.uint8)])
 
 
@@ -65,9 +65,9 @@ def measured(
 def test_a_bundle_is_measured_without_torch_and_the_table_says_what_is_absent(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    code = WITHOUT_EXTRAS.replace("runpy.run_module", SHORT + "runpy.run_module")
+    code = WITHOUT_EXTRAS.replace("def run(", SHORT + "def run(")
     words = ["--bundle", str(bundle.path), "--out", str(tmp_path / "out")]
-    done = run("-c", code, STUDY, *words)
+    (done,) = run_without_extras([[STUDY, *words]], code)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("out/*/gpu-bundle.json")
     result = json.loads(path.read_text())
@@ -95,7 +95,7 @@ measure.BATCHES, measure.SECONDS, measure.WARM_UP = (1, 2), 0.0, 0
 
 
 def test_a_network_cannot_be_made_without_torch() -> None:
-    done = run("-c", WITHOUT_EXTRAS, STUDY)
+    (done,) = run_without_extras([[STUDY]])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "without --bundle, this study needs torch" in line
@@ -155,7 +155,7 @@ def _with_golden(bundle: Bundle, golden: Golden) -> Bundle:
         def golden(self) -> Golden:
             return golden
 
-    return Changed(bundle.path, bundle.manifest, bundle.calibration, bundle.sha256)
+    return Changed(**{field.name: getattr(bundle, field.name) for field in fields(bundle)})
 
 
 def test_a_machine_on_which_nothing_runs_says_why(

@@ -443,7 +443,8 @@ def test_help_shows_an_example_of_every_camera_and_output(
     assert "jsonl for stdout, jsonl:FILE, csv:FILE, " in text
     # argparse breaks a word that is longer than its column.
     unbroken = text.replace(" ", "")
-    assert "overlays:DIR[?frames=rejected&limit=1000&when_full=replace];repeat" in unbroken
+    assert "overlays:DIR[?frames=rejected&limit=1000&when_full=replace]," in unbroken
+    assert "web:ADDRESS[:PORT][?token_file=FILE];repeat" in unbroken
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
