@@ -38,9 +38,11 @@ from flawline.runtime.engines import (
     add_streams_argument,
 )
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
+from flawline.runtime.masters.arguments import add_masters_arguments
 from flawline.runtime.signals import signal_handlers
 from flawline.runtime.stage_times import stage_table
 from flawline.runtime.station.judge import Exchange, require_same_maps
+from flawline.runtime.station.masters_watch import MastersWatch
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.region_arguments import add_region_arguments, read_region_settings
@@ -114,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_several_cameras_arguments(parser)
     add_region_arguments(parser)
+    add_masters_arguments(parser)
     parser.add_argument(
         "--accept-size",
         action="store_true",
@@ -196,6 +199,7 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
             # The camera is closed before the signals get their former meaning back.
             stack.callback(camera.close)
         stack.enter_context(setup.watch(exchange, check))
+        masters = stack.enter_context(MastersWatch(exchange, end))
         if feed is not None:
             feed.start()
         tally = Tally(profile=args.profile)
@@ -204,6 +208,7 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
             run_stream(cameras[0], exchange, opened, args.max_frames, stop, tally, batch)
         else:
             station.run(exchange, opened, args.max_frames, tally)
+        masters.raise_failure()
 
 
 def _check(first: Bundle, station: Station | None, batch: int) -> Check:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from flawline.runtime.bundle import Bundle, BundleError
 from flawline.runtime.console import describe_failure, first_line, log, warn
 from flawline.runtime.detector import Detector
+from flawline.runtime.masters.rule import MastersRule
 from flawline.runtime.verdict import Verdict
 
 JOIN_S = 5.0  # seconds that `close` waits for an engine that is being opened
@@ -43,7 +44,8 @@ class Judge:
     """A detector, the name of the recipe that it is of, and what a camera adds to its verdicts.
 
     `levels` has the name of each camera with thresholds other than those of the detector. With a
-    `window`, single frames do not reject; see `verdict`.
+    `window`, single frames do not reject; see `verdict`. `masters` is what is demanded of the
+    master parts; None demands nothing.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Judge:
         recipe: str | None = None,
         levels: Mapping[str, Levels] | None = None,
         window: Window | None = None,
+        masters: MastersRule | None = None,
     ) -> None:
         self.detector = detector
         self.recipe = recipe
         self.levels = dict(levels or {})
         self.window = window
+        self.masters = masters
         # For each camera, whether its last frames were bad.
         self._recent: dict[str, deque[bool]] = {}
 

@@ -12,6 +12,7 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.command_parser import path_argument
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import engine_options
+from flawline.runtime.masters.arguments import masters_rule
 from flawline.runtime.regions import RegionSettings
 from flawline.runtime.station.judge import Exchange, Judge
 
@@ -64,16 +65,21 @@ class FlagSetup:
         options = engine_options(args)
         size = args.accept_size
         detector = Detector(bundle, args.engine, options, accept_size=size, region_settings=regions)
-        return checked(Judge(detector), check)
+        return checked(Judge(detector, masters=masters_rule(args)), check)
 
     def watch(self, exchange: Exchange, check: Check) -> AbstractContextManager[object]:
         return nullcontext()
 
 
 def checked(judge: Judge, check: Check) -> Judge:
-    """Return a judge whose detector fits the stream; close the detector of another one."""
+    """Return a judge whose detector fits the stream; close the detector of another one.
+
+    Its master parts are checked, too, if that is demanded.
+    """
     try:
         check(judge.detector)
+        if judge.masters is not None:
+            judge.masters.require(judge.detector)
     except BaseException:
         judge.detector.close()
         raise

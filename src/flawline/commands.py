@@ -35,6 +35,9 @@ COMMANDS = {
     "calibrate": Command(
         "flawline.runtime.calibrate:main", "set the threshold on the box from good parts"
     ),
+    "masters": Command(
+        "flawline.runtime.masters.__main__:main", "check that known parts are judged as known"
+    ),
     "recipe": Command(
         "flawline.runtime.station.recipe:main", "change the recipe of a station while it runs"
     ),

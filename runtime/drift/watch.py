@@ -1,0 +1,217 @@
+"""Warnings that the frames of a camera are no longer like the good images of the training.
+
+A quantity has limits at the ends of its range over the good images, which are extended by a margin.
+A warning begins when more of the last frames are beyond a limit than chance explains, and at least
+a third of them, and ends when half as many are. Rejected frames count as well: a change that lets
+every part be rejected would otherwise never be seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+from flawline.runtime.drift.gauge import Reading
+from flawline.runtime.drift.learn import picture_difference
+from flawline.runtime.drift.limits import critical_count
+from flawline.runtime.drift.quantities import (
+    ACROSS,
+    CAUSES,
+    DOWN,
+    HIGH,
+    LIKENESS,
+    LOW,
+    PRODUCT,
+    QUANTITIES,
+    REMEDIES,
+    SCORE,
+    SCORES,
+)
+from flawline.runtime.drift.reference import DriftReference, Range
+from flawline.runtime.image import Image
+
+WINDOW = 80  # frames
+FEWEST_FRAMES = 20
+# The chance, at any frame, that one limit is found exceeded by frames that are like the good images
+# and independent. There are up to 17 limits.
+RATE = 1e-9
+# A smaller share of the frames may be defective parts.
+LEAST_SHARE = 1 / 3
+# Of the critical count: from the first on, a cause may be the one that explains the others; below
+# the second, a warning ends.
+SUSPECTED = 1 / 3
+ENDED = 1 / 2
+
+
+class Change(NamedTuple):
+    """A warning that begins or ends, with its text."""
+
+    cause: str
+    begins: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """A limit of a quantity on one side, and which of the good values it is beyond."""
+
+    name: str
+    side: int
+    value: float
+    good: Range
+
+    def exceeded(self, value: float) -> bool:
+        """Tell whether a value is beyond the limit; NaN never is."""
+        return value > self.value if self.side == HIGH else value < self.value
+
+    def critical(self, frames: int) -> float:
+        """Return how many of so many frames chance does not explain; infinite if it may be all."""
+        count = critical_count(self.good.independent, self.good.extreme, frames, RATE)
+        return math.inf if count is None else max(count, LEAST_SHARE * frames)
+
+
+def _limits(name: str, good: Range) -> list[_Limit]:
+    quantity = QUANTITIES[name]
+    limits = []
+    for side in quantity.sides:
+        end, quarter = (good.high, good.upper) if side == HIGH else (good.low, good.lower)
+        reach = abs(end - good.middle) + quantity.margin * abs(end - quarter)
+        reach = max(reach, quantity.least_change(good.middle))
+        limits.append(_Limit(name, side, good.middle + side * reach, good))
+    return limits
+
+
+class _Frame(NamedTuple):
+    """The values of a frame, and the numbers of the limits that it exceeds."""
+
+    values: Mapping[str, float]
+    beyond: list[int]
+
+
+@dataclass
+class _Camera:
+    """The last frames of a camera, and the warnings that are on."""
+
+    counts: list[int]
+    frames: deque[_Frame] = field(default_factory=deque)
+    picture: Image | None = None
+    # For each warning that is on, the number of the limit that it is about.
+    active: dict[str, int] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+
+class DriftWatch:
+    """Watches the frames of one or several cameras, each on its own."""
+
+    def __init__(self, reference: DriftReference) -> None:
+        self._ranges = reference.ranges
+        self._step = reference.step
+        self._limits: list[_Limit] = []
+        for name, values in reference.ranges.items():
+            self._limits += _limits(name, values)
+        self._cameras: dict[str, _Camera] = {}
+
+    def active(self, camera: str) -> tuple[str, ...]:
+        """Return the names of the warnings that are on for a camera."""
+        state = self._cameras.get(camera)
+        return () if state is None else state.names
+
+    def add(self, camera: str, reading: Reading, score: float) -> list[Change]:
+        """Take the next frame of a camera; return the warnings that begin or end with it.
+
+        A frame that shows the same part as the one before does not count.
+        """
+        state = self._cameras.get(camera)
+        if state is None:
+            state = self._cameras[camera] = _Camera([0] * len(self._limits))
+        if state.picture is not None:
+            if picture_difference(state.picture, reading.picture) < self._step:
+                return []
+        state.picture = reading.picture
+        self._count(state, {**reading.values, SCORE: score})
+        if len(state.frames) < FEWEST_FRAMES:
+            return []
+        # Most frames are far from any warning.
+        if not state.active and 3 * max(state.counts) < len(state.frames):
+            return []
+        changes = self._changes(state)
+        if changes:
+            state.names = tuple(cause for cause in CAUSES if cause in state.active)
+        return changes
+
+    def _count(self, state: _Camera, values: dict[str, float]) -> None:
+        likeness = self._ranges.get(LIKENESS)
+        if likeness is not None and values[LIKENESS] < likeness.low:
+            # It is not known where something else lies.
+            values[ACROSS] = values[DOWN] = math.nan
+        beyond = []
+        for number, limit in enumerate(self._limits):
+            if limit.exceeded(values[limit.name]):
+                beyond.append(number)
+                state.counts[number] += 1
+        state.frames.append(_Frame(values, beyond))
+        if len(state.frames) > WINDOW:
+            oldest = state.frames.popleft()
+            for number in oldest.beyond:
+                state.counts[number] -= 1
+
+    def _changes(self, state: _Camera) -> list[Change]:
+        changes = []
+        frames = len(state.frames)
+        # Relative to the critical count, and of which limit.
+        shares: dict[str, float] = {}
+        found: dict[str, int] = {}
+        for number, limit in enumerate(self._limits):
+            cause = QUANTITIES[limit.name].cause
+            share = state.counts[number] / limit.critical(frames)
+            if share > shares.get(cause, 0.0):
+                shares[cause] = share
+                found[cause] = number
+        for cause in CAUSES:
+            share = shares.get(cause, 0.0)
+            if cause in state.active:
+                if share < ENDED:
+                    number = state.active.pop(cause)
+                    changes.append(Change(cause, False, self._ended(state, cause, number)))
+            elif share >= 1 and not self._explained(cause, state, shares):
+                state.active[cause] = found[cause]
+                changes.append(Change(cause, True, self._begun(state, cause, found[cause])))
+        return changes
+
+    def _explained(self, cause: str, state: _Camera, shares: Mapping[str, float]) -> bool:
+        """Tell whether a change may come from another cause, which explains it."""
+        explaining = [PRODUCT]
+        if cause == SCORES:
+            explaining = [other for other in CAUSES if other != SCORES]
+        for other in explaining:
+            if other != cause and (other in state.active or shares.get(other, 0) >= SUSPECTED):
+                return True
+        return False
+
+    def _begun(self, state: _Camera, cause: str, number: int) -> str:
+        limit = self._limits[number]
+        quantity = QUANTITIES[limit.name]
+        how = "above" if limit.side == HIGH else "below"
+        return (
+            f"{cause}: {quantity.label} {quantity.text(self._median(state, limit.name))}, good "
+            f"images {quantity.text(limit.good.low)} to {quantity.text(limit.good.high)}: "
+            f"{state.counts[number]} of the last {len(state.frames)} frames are {how} "
+            f"{quantity.text(limit.value)}; {REMEDIES[cause]}"
+        )
+
+    def _ended(self, state: _Camera, cause: str, number: int) -> str:
+        name = self._limits[number].name
+        quantity = QUANTITIES[name]
+        return (
+            f"{cause}: the last {len(state.frames)} frames are like the good images again: "
+            f"{quantity.label} {quantity.text(self._median(state, name))}"
+        )
+
+    def _median(self, state: _Camera, name: str) -> float:
+        known = [frame.values[name] for frame in state.frames]
+        finite = [value for value in known if not math.isnan(value)]
+        return median(finite) if finite else math.nan
