@@ -14,12 +14,7 @@ from flawline.export.exported import (
     for_source,
     require_source,
 )
-from flawline.export.golden_images import choose_golden
-from flawline.export.good_scores import (
-    GoodScores,
-    out_of_fold_scores,
-    require_rate,
-)
+from flawline.export.good_scores import out_of_fold_scores, require_rate
 from flawline.export.judged import judge
 from flawline.export.parity import ScoresAndMaps, compare, require_parity
 from flawline.export.provenance import bundle_provenance, trained_bit_depth
@@ -27,21 +22,21 @@ from flawline.export.selection import PARITY_IMAGES, ImageSelection, select_imag
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import log, warn
+from flawline.runtime.golden import Golden
+from flawline.runtime.golden_images import choose_golden
+from flawline.runtime.good_images.scores import GoodScores
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.manifest import GRAPH_OUTPUTS, Manifest, Spread
 from flawline.runtime.precisions import FP32
 from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.threshold import Rates
-from flawline.runtime.tolerances import Tolerances
+from flawline.runtime.tolerances import Tolerances, tolerance_of
 from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, describe_images
 from flawline.train.data.split import content_hashes, list_hash, require_not_trained_on
 from flawline.train.method import Method
 
-# Allowed score error of an engine, as a fraction of the standard deviation of good images' scores:
-# far above FP32 rounding and the few thousandths of FP16, far below what matters to a threshold.
-TOLERANCE = 0.05
 SOURCE_WITH_PARTS = (
     "--source: the graph prepares whole frames as they lie, without tiles, an inspected area or a "
     "fixture; leave --source out, or train without --tiles, --include, --exclude and --fixture"
@@ -120,8 +115,19 @@ def build_bundle(
         source=exported.source,
     )
     reference = _prove(method, selection, reference, results, calibration, manifest)
-    golden = choose_golden(selection.inputs, reference, calibration, manifest.score_tolerance)
+    golden = _golden(selection, reference, calibration, manifest)
     return write_bundle(out, manifest, calibration, {FP32.name: exported.model}, golden)
+
+
+def _golden(
+    selection: ImageSelection,
+    reference: ScoresAndMaps,
+    calibration: Calibration,
+    manifest: Manifest,
+) -> Golden:
+    threshold = calibration.threshold
+    tolerance = manifest.score_tolerance
+    return choose_golden(selection.inputs, reference.scores, reference.maps, threshold, tolerance)
 
 
 def _select_images(
@@ -268,11 +274,6 @@ def _trained_as(checkpoint: Checkpoint, manifest: Manifest) -> Manifest:
         inspected_area=checkpoint.inspected_area,
         fixture=checkpoint.fixture,
     )
-
-
-def tolerance_of(spread: Spread) -> float:
-    """Return the allowed absolute error of a quantity; it is above rounding in any case."""
-    return TOLERANCE * max(spread.std, 1e-3 * abs(spread.mean), 1e-6)
 
 
 def _prove(

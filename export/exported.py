@@ -8,6 +8,7 @@ from flawline.export import ExportError
 from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.prologue import PROLOGUE
 from flawline.export.graphs.source import with_source
+from flawline.export.graphs.teaching import with_teaching
 from flawline.export.graphs.to_onnx import choose_outputs, node_types, onnx_from_module
 from flawline.export.selection import ImageSelection
 from flawline.runtime.console import log
@@ -43,6 +44,7 @@ def export_graph(
     outputs = choose_outputs(method, outputs)
     module = method.fused()
     model = onnx_from_module(module, method.geometry, outputs, static_batch)
+    model = with_teaching(model, method.teaching())
     log(f"exported {node_types(model).total()} ONNX nodes, {len(model) / 1e6:.1f} MB")
     return ExportedGraph(model, outputs, islands_in(model, fp32_islands(module)))
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from flawline.export.exported import ExportedGraph, note_resized
 from flawline.export.frame_scores import FrameScores, with_deciding_tiles
-from flawline.export.good_scores import GoodScores, held_out_scores
+from flawline.export.good_scores import held_out_scores
 from flawline.export.parity import ScoresAndMaps, score_images
 from flawline.export.selection import ImageSelection
+from flawline.runtime.good_images.scores import GoodScores
 from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.runtime.precisions import FP32
 from flawline.train.judging import evaluate, evaluate_frames

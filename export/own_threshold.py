@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from flawline.export.frame_scores import FrameScores, score_prepared_frames
-from flawline.export.good_scores import GoodScores, out_of_fold_scores
+from flawline.export.good_scores import out_of_fold_scores
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle, read_bundle, write_calibration
 from flawline.runtime.console import log
 from flawline.runtime.engines import EngineOptions, open_engine, open_reference
+from flawline.runtime.good_images.scores import GoodScores
 from flawline.runtime.manifest import Manifest
 from flawline.runtime.scored_by import scored_by
 from flawline.runtime.threshold import Rates

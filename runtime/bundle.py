@@ -17,13 +17,10 @@ ends with the remedy.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from flawline.commands import command_line
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.audit.bundle_log import (
     calibration_state,
@@ -48,19 +45,18 @@ from flawline.runtime.bundle_files import (
     undo_command,
     unwritable,
 )
+from flawline.runtime.bundle_record import Bundle, model_file, sha256_of_bytes
 from flawline.runtime.calibration import Calibration, calibration_to_json
-from flawline.runtime.files import sha256_of, write_atomically
-from flawline.runtime.golden import Golden, pack_golden, read_golden
+from flawline.runtime.files import open_regular, sha256_of, write_atomically
+from flawline.runtime.golden import Golden, pack_golden
 from flawline.runtime.graph_signature import check_signature, read_signature
 from flawline.runtime.manifest import (
     GOLDEN,
-    GRAPH_OUTPUTS,
-    MODEL,
     Manifest,
     manifest_from_json,
     manifest_to_json,
 )
-from flawline.runtime.precisions import FP32, PRECISIONS
+from flawline.runtime.precisions import FP32
 from flawline.runtime.strict_json import SchemaError
 
 __all__ = [
@@ -76,92 +72,12 @@ __all__ = [
     "write_calibration",
 ]
 
-ID_DIGITS = 12
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A bundle on disk, whose manifest, calibration and hashes were checked when it was read.
-
-    `sha256` maps each file that the manifest names to its hash.
-    """
-
-    path: Path
-    manifest: Manifest
-    calibration: Calibration
-    sha256: Mapping[str, str]
-
-    @property
-    def short_id(self) -> str:
-        """The first 12 hexadecimal digits of the sha256 of the FP32 graph.
-
-        It identifies the trained detector: a new threshold or a further precision leaves it as it
-        is, a new training changes it.
-        """
-        return self.sha256[MODEL][:ID_DIGITS]
-
-    @property
-    def has_map(self) -> bool:
-        """True if the graph gives an anomaly map, and not the score alone."""
-        return self.manifest.outputs == GRAPH_OUTPUTS
-
-    @property
-    def map_size(self) -> tuple[int, int]:
-        """Height and width of the anomaly map; (0, 0) if the graph has none."""
-        if not self.has_map:
-            return 0, 0
-        return self.manifest.geometry.height, self.manifest.geometry.width
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """The precisions of PRECISIONS that this bundle has a graph of its own for."""
-        names = []
-        for precision in PRECISIONS.values():
-            if precision.file in self.sha256:
-                names.append(precision.name)
-        return tuple(names)
-
-    def has_graph(self, precision: str) -> bool:
-        """Tell whether this bundle holds the graph that is run for a precision."""
-        return _model_file(precision) in self.sha256
-
-    def model(self, precision: str = "fp32") -> Path:
-        """Return the ONNX file that is run for a precision.
-
-        A precision without a file of its own, such as bf16, runs the FP32 graph. Raises BundleError
-        if this bundle has no such graph.
-        """
-        name = _model_file(precision)
-        if not self.has_graph(precision):
-            words = ("--bundle", self.path, "--precision", precision, "--data", "DATA")
-            raise BundleError(
-                f"bundle {self.path} holds no {precision} graph; add it where onnx is installed: "
-                f"{command_line('build', *words)}, or use "
-                f"--precision {' or '.join(self.precisions)}"
-            )
-        return self.path / name
-
-    def model_sha256(self, precision: str = "fp32") -> str:
-        """Return the hash of the ONNX file that is run for a precision."""
-        return self.sha256[self.model(precision).name]
-
-    def golden(self) -> Golden:
-        """Read the golden data.
-
-        Raises BundleError if they cannot be read or do not fit the manifest.
-        """
-        shape = self.manifest.graph_input.shape
-        try:
-            return read_golden(self.path / GOLDEN, shape, self.map_size)
-        except SchemaError as error:
-            refuse(self.path, f"{GOLDEN} {error}")
-
 
 def read_bundle(path: str | Path) -> Bundle:
     """Read a bundle, and check its hashes, graphs and threshold. Raises BundleError."""
     path = Path(path)
     require_bundle_folder(path)
-    manifest, files = read_json(path, MANIFEST, manifest_from_json)
+    (manifest, files), manifest_sha256 = read_json(path, MANIFEST, _manifest_and_hash)
     # Check the hashes first: the error of an engine for a truncated file does not name the cause.
     for name, expected in files.items():
         try:
@@ -177,9 +93,16 @@ def read_bundle(path: str | Path) -> Bundle:
         calibration = parse_json_file(
             path, CALIBRATION, partial(plausible_calibration, manifest=manifest)
         )
+        calibrated_at = (path / CALIBRATION).stat().st_mtime
     except SchemaError as error:
         refuse(path, str(error), undo_command(path, manifest))
-    return Bundle(path, manifest, calibration, files)
+    except OSError as error:
+        refuse_unreadable(path, CALIBRATION, error)
+    return Bundle(path, manifest, calibration, files, manifest_sha256, calibrated_at)
+
+
+def _manifest_and_hash(data: bytes) -> tuple[tuple[Manifest, dict[str, str]], str]:
+    return manifest_from_json(data), sha256_of_bytes(data)
 
 
 def _check_graphs(path: Path, files: Iterable[str], manifest: Manifest) -> None:
@@ -194,7 +117,10 @@ def _check_graphs(path: Path, files: Iterable[str], manifest: Manifest) -> None:
         if name == GOLDEN:
             continue
         try:
-            check_signature(read_signature(path / name), shape, map_size, manifest.outputs)
+            # Not mapped into memory: that would crash if another process cut the file off.
+            with open_regular(path / name) as file:
+                signature = read_signature(file.read())
+            check_signature(signature, shape, map_size, manifest.outputs)
         except OSError as error:
             refuse_unreadable(path, name, error)
         except SchemaError as error:
@@ -221,8 +147,8 @@ def write_bundle(
     require_plausible(path, calibration, manifest)
     contents = {GOLDEN: pack_golden(golden)}
     for precision, model in models.items():
-        contents[_model_file(precision)] = model
-    hashes = {name: _sha256(data) for name, data in contents.items()}
+        contents[model_file(precision)] = model
+    hashes = {name: sha256_of_bytes(data) for name, data in contents.items()}
     try:
         with replaced_bundle(path) as new:
             for name, data in contents.items():
@@ -242,10 +168,10 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
     A crash in the middle leaves a bundle whose manifest refuses the new file, never one that runs
     it unchecked. Raises BundleError.
     """
-    name = _model_file(precision)
+    name = model_file(precision)
     if name == FP32.file:
         raise ValueError(f"{precision} runs the fp32 graph, which is not replaced")
-    files = {**bundle.sha256, name: _sha256(model)}
+    files = {**bundle.sha256, name: sha256_of_bytes(model)}
     manifest = manifest_to_json(bundle.manifest, files)
     try:
         with logged_change(bundle.path, "build", manifest_state(manifest)):
@@ -276,12 +202,3 @@ def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
             write_atomically(current, content)
     except OSError as error:
         raise unwritable(bundle.path, error) from error
-
-
-def _model_file(precision: str) -> str:
-    """Return the file of the graph that is run for a precision."""
-    return PRECISIONS[precision].file or str(FP32.file)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -9,13 +9,11 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from flawline.runtime.files import open_regular
 from flawline.runtime.image import Image, Map
 from flawline.runtime.strict_json import SchemaError, one_line
 
@@ -53,8 +51,8 @@ def pack_golden(golden: Golden) -> bytes:
     return packed.getvalue()
 
 
-def read_golden(path: Path, input_shape: Shape, map_size: tuple[int, int]) -> Golden:
-    """Read golden.npz for a graph with inputs of a shape, and maps of a height and width.
+def read_golden(data: bytes, input_shape: Shape, map_size: tuple[int, int]) -> Golden:
+    """Read the content of golden.npz for a graph with inputs of a shape, and maps of a size.
 
     Raises SchemaError for a file that cannot be read, holds other arrays, or values that are not
     finite.
@@ -66,7 +64,7 @@ def read_golden(path: Path, input_shape: Shape, map_size: tuple[int, int]) -> Go
     }
     arrays = {}
     try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = sorted(archive.namelist())
             if names != sorted(f"{name}.npy" for name in shapes):
                 _refuse(f"holds {names}, not images, scores and maps")

@@ -80,7 +80,7 @@ def score_frames(
             checked.add(frame.file)
             require_new_images([frame.file], trained_images)
         score, peak = _score(detector, frame)
-        content = _content(frame)
+        content = content_of(frame)
         if content in seen:
             copies += 1
             continue
@@ -97,10 +97,10 @@ def score_frames(
         )
     if copies:
         log(f"note: {copies} of {copies + len(scores)} images are copies of others; not counted")
-    return GoodParts(_names(frames), np.array(scores), np.array(peaks))
+    return GoodParts(frame_names(frames), np.array(scores), np.array(peaks))
 
 
-def _content(frame: Frame) -> bytes:
+def content_of(frame: Frame) -> bytes:
     """Return a hash of the pixels and the size of a frame that was judged."""
     assert frame.image is not None
     digest = hashlib.sha256(str(frame.image.shape).encode())
@@ -132,7 +132,7 @@ def map_peak(anomaly_map: Map) -> float:
     return float(anomaly_map.max())
 
 
-def _names(frames: Sequence[tuple[str, int]]) -> list[str]:
+def frame_names(frames: Sequence[tuple[str, int]]) -> list[str]:
     """Name frames by source and index, or by their source alone if it has one frame."""
     counts = Counter(source for source, _index in frames)
     names = []

@@ -7,12 +7,9 @@ https://protobuf.dev/programming-guides/encoding/, onnx.proto3 of ONNX.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from flawline.runtime.files import open_regular
 from flawline.runtime.strict_json import SchemaError, one_line
 
 UINT8 = 2  # TensorProto.DataType
@@ -53,15 +50,12 @@ class Signature:
     has_external_data: bool
 
 
-def read_signature(path: Path) -> Signature:
-    """Read an ONNX file. Raises SchemaError for one that is none, and OSError."""
-    with open_regular(path) as file:
-        try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _signature(data)
-        except (ValueError, IndexError, RecursionError) as error:
-            # ValueError is also that of an empty file.
-            raise SchemaError(f"is not an ONNX file ({one_line(error)})") from error
+def read_signature(data: bytes) -> Signature:
+    """Read the content of an ONNX file. Raises SchemaError for another content."""
+    try:
+        return _signature(data)
+    except (ValueError, IndexError, RecursionError) as error:
+        raise SchemaError(f"is not an ONNX file ({one_line(error)})") from error
 
 
 def check_signature(
@@ -114,7 +108,7 @@ def _fits(shape: tuple[int | None, ...] | None, expected: tuple[int | None, ...]
     return True
 
 
-def _signature(data: mmap.mmap) -> Signature:
+def _signature(data: bytes) -> Signature:
     for number, kind, start, end in _fields(data, 0, len(data)):
         if number == 7 and kind == _BYTES:
             initializers: set[str] = set()
@@ -135,7 +129,7 @@ def _signature(data: mmap.mmap) -> Signature:
     raise ValueError("there is no graph in it")
 
 
-def _text(data: mmap.mmap, start: int, end: int, wanted: int) -> str:
+def _text(data: bytes, start: int, end: int, wanted: int) -> str:
     """Return a field of text of a message; empty if it has none."""
     for number, kind, first, last in _fields(data, start, end):
         if number == wanted and kind == _BYTES:
@@ -143,7 +137,7 @@ def _text(data: mmap.mmap, start: int, end: int, wanted: int) -> str:
     return ""
 
 
-def _value(data: mmap.mmap, start: int, end: int) -> Value:
+def _value(data: bytes, start: int, end: int) -> Value:
     """Read a ValueInfoProto, whose type is that of a tensor."""
     element_type = 0
     shape = None
@@ -156,7 +150,7 @@ def _value(data: mmap.mmap, start: int, end: int) -> Value:
     return Value(_text(data, start, end, 1), element_type, shape)
 
 
-def _shape(data: mmap.mmap, start: int, end: int) -> tuple[int | None, ...]:
+def _shape(data: bytes, start: int, end: int) -> tuple[int | None, ...]:
     sides: list[int | None] = []
     for dimension in _messages(data, start, end, 1):
         side = None
@@ -167,7 +161,7 @@ def _shape(data: mmap.mmap, start: int, end: int) -> tuple[int | None, ...]:
     return tuple(sides)
 
 
-def _messages(data: mmap.mmap, start: int, end: int, *path: int) -> Iterator[tuple[int, int]]:
+def _messages(data: bytes, start: int, end: int, *path: int) -> Iterator[tuple[int, int]]:
     """Give the start and end of each message that these field numbers lead to."""
     number, *rest = path
     for found, kind, first, last in _fields(data, start, end):
@@ -179,7 +173,7 @@ def _messages(data: mmap.mmap, start: int, end: int, *path: int) -> Iterator[tup
             yield first, last
 
 
-def _has_external(data: mmap.mmap, start: int, end: int, message: str) -> bool:
+def _has_external(data: bytes, start: int, end: int, message: str) -> bool:
     """Tell whether a tensor anywhere in a message is stored in another file."""
     children = _CHILDREN[message]
     for number, kind, first, last in _fields(data, start, end):
@@ -191,7 +185,7 @@ def _has_external(data: mmap.mmap, start: int, end: int, message: str) -> bool:
     return False
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
+def _fields(data: bytes, start: int, end: int) -> Iterator[Field]:
     """Give the fields of a message: number, wire type, and the start and end of its content.
 
     The start of a varint is its value. Raises ValueError and IndexError for what is no message.
@@ -216,7 +210,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
         position += size
 
 
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int) -> tuple[int, int]:
     """Return an integer of 7 bits a byte, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):

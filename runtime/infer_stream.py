@@ -41,12 +41,19 @@ from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.masters.arguments import add_masters_arguments
 from flawline.runtime.signals import signal_handlers
 from flawline.runtime.stage_times import stage_table
+from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.judge import Exchange, require_same_maps
 from flawline.runtime.station.masters_watch import MastersWatch
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
-from flawline.runtime.station.region_arguments import add_region_arguments, read_region_settings
-from flawline.runtime.station.setup import Check, FlagSetup, StreamSetup, add_station_argument
+from flawline.runtime.station.region_arguments import add_region_arguments
+from flawline.runtime.station.setup import (
+    Check,
+    FlagSetup,
+    StreamSetup,
+    add_keep_argument,
+    add_station_argument,
+)
 from flawline.runtime.station.several_arguments import (
     add_several_cameras_arguments,
     check_several_cameras,
@@ -92,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bundle", type=path_argument, help="the folder that flawline build wrote")
     add_station_argument(parser)
+    add_keep_argument(parser)
     parser.add_argument(
         "--camera",
         action="append",
@@ -169,8 +177,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
+    watched = WatchedBundle(args.bundle)
     bundle = read_bundle(args.bundle)
-    regions = read_region_settings(args, bundle)
     with ExitStack() as stack:
         # What takes no time to check comes before the engine, which may be compiled for minutes.
         cameras = [stack.enter_context(camera) for camera in setup.open_cameras()]
@@ -183,7 +191,7 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
             feed = PartFeed(args.parts, *cameras)
         opened = [stack.enter_context(output) for output in _open_outputs(args, bundle)]
         check = _check(bundle, station, batch or 1)
-        exchange = stack.enter_context(Exchange(setup.open_judge(bundle, regions, check)))
+        exchange = stack.enter_context(Exchange(setup.open_judge(bundle, check)))
         _log_start(cameras, station, exchange.now.detector)
         stop = threading.Event()
 
@@ -198,8 +206,12 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
         for camera in cameras:
             # The camera is closed before the signals get their former meaning back.
             stack.callback(camera.close)
+<<<<<<< HEAD
         stack.enter_context(setup.watch(exchange, check))
         masters = stack.enter_context(MastersWatch(exchange, end))
+=======
+        stack.enter_context(setup.watch(exchange, check, watched))
+>>>>>>> w26
         if feed is not None:
             feed.start()
         tally = Tally(profile=args.profile)

@@ -7,8 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from flawline.runtime.manifest import Manifest
+from flawline.runtime.manifest import Manifest, Spread
 from flawline.runtime.precisions import FP32, PRECISIONS
+
+# Allowed score error of an engine, as a fraction of the standard deviation of good images' scores:
+# far above FP32 rounding and the few thousandths of FP16, far below what matters to a threshold.
+TOLERANCE = 0.05
+
+
+def tolerance_of(spread: Spread) -> float:
+    """Return the allowed absolute error of a quantity; it is above rounding in any case."""
+    return TOLERANCE * max(spread.std, 1e-3 * abs(spread.mean), 1e-6)
 
 
 @dataclass(frozen=True)

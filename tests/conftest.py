@@ -6,6 +6,7 @@ Tests marked `torch` need the train extra; everything else must run on an edge i
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -115,6 +116,14 @@ def write_tiny_bundle(path: Path, model: bytes | None = None, **changes: object)
     calibration = Calibration(100.0, 0.01, (0.002, 0.02), 0.95, 200)
     models = {"fp32": model or tiny_model(manifest.outputs)}
     return write_bundle(path, manifest, calibration, models, Golden(images, scores, maps))
+
+
+def with_graph(bundle: Bundle, precision: str, data: bytes) -> Bundle:
+    """Write other data in the place of a graph, with the right hash."""
+    path = bundle.model(precision)
+    path.write_bytes(data)
+    hashes = {**bundle.sha256, path.name: hashlib.sha256(data).hexdigest()}
+    return dataclasses.replace(bundle, sha256=hashes)
 
 
 def source_frames(count: int) -> np.ndarray:

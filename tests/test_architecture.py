@@ -27,6 +27,7 @@ LIBRARY_OF_FILE = {
     "flawline.cameras.video_convert": {"av"},
     "flawline.cameras.video_decoder": {"av"},
     "flawline.cameras.video_open": {"av"},
+    "flawline.runtime.teaching.graph": {"onnx"},
 }
 # Engines, cameras and outputs import the library of an extra where it is used, not at the top.
 ENGINE_LIBRARIES = {
@@ -208,7 +209,12 @@ NAMED = {
 }
 # Dictionary -> the folders whose files may name its members: their own, and those built on them.
 HOMES = {
-    "METHODS": ("train/__init__.py", "train/methods/", "benchmarks/published/"),
+    "METHODS": (
+        "train/__init__.py",
+        "train/methods/",
+        "benchmarks/published/",
+        "runtime/teaching/",
+    ),
     "BACKBONES": ("train/backbones/",),
     "ENGINES": ("runtime/engines/",),
     "OUTPUTS": ("runtime/outputs/",),

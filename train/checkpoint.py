@@ -13,6 +13,11 @@ import torch
 from flawline.commands import command_line
 from flawline.runtime.files import write_file
 from flawline.runtime.fixture import Fixture, fixture_from_json
+from flawline.runtime.good_images.out_of_fold import (
+    OutOfFold,
+    out_of_fold_from_json,
+    out_of_fold_to_json,
+)
 from flawline.runtime.image import Geometry
 from flawline.runtime.inspected_area import InspectedArea, area_from_json
 from flawline.runtime.source_images import SourceSizes, sizes_from_json, sizes_to_json
@@ -20,7 +25,6 @@ from flawline.runtime.tiles import Tiling, tiling_from_json
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 from flawline.train import TrainError
 from flawline.train.method import Method, resolve_method
-from flawline.train.out_of_fold import OutOfFold, out_of_fold_from_json, out_of_fold_to_json
 
 SCHEMA = 2
 # That of checkpoints with tiles, an inspected area or a fixture.

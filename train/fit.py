@@ -21,12 +21,12 @@ from flawline.commands import program_of
 from flawline.options import field_parser
 from flawline.runtime.command_parser import UNKNOWN_FLAGS, Parser, path_argument
 from flawline.runtime.console import run_command
+from flawline.runtime.good_images.folds import DEFAULT_FOLDS, HOLD_OUT_FROM
 from flawline.runtime.image import GEOMETRIES
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import IMAGENET, WEIGHT_KINDS
 from flawline.train.data.demo import DEMO_WEIGHTS
-from flawline.train.data.folds import DEFAULT_FOLDS, HOLD_OUT_FROM
 from flawline.train.frame_arguments import (
     add_frame_arguments,
     area_of,

@@ -12,20 +12,18 @@ from typing import Any, overload
 import torch
 
 from flawline.runtime.console import log
+from flawline.runtime.good_images.folds import Division, divisions
+from flawline.runtime.good_images.out_of_fold import OutOfFold, PartScores, part_scores
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image
 from flawline.train.backbones.memory import FeatureMemory
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
-from flawline.train.data.folds import blocks, random_fifth
 from flawline.train.data.tiles import network_inputs
 from flawline.train.judging import evaluate_frames
 from flawline.train.method import Fit, Method
-from flawline.train.out_of_fold import OutOfFold, PartScores
 from flawline.train.progress import Progress, Remark, no_progress, no_remark
 from flawline.train.recipe import Recipe
 
-# Images at most on which the scales of two detectors are compared.
-IMAGES_SEEN = 50
 PART = "part"  # in the provenance of the unfinished training of a fold
 
 
@@ -53,15 +51,15 @@ class ChosenImages(Sequence[Image]):
 
 @dataclass(frozen=True)
 class Part:
-    """One further training: its name, the images that it leaves out and scores, and its steps.
+    """One further training: the images that it leaves out and scores, and its steps."""
 
-    `seen` are images that it is trained on and scores, too; see `PartScores`.
-    """
-
-    name: str
-    left_out: tuple[int, ...]
-    seen: tuple[int, ...]
+    division: Division
     steps: int
+
+    @property
+    def name(self) -> str:
+        """How messages and the provenance of an unfinished training call it."""
+        return self.division.name
 
 
 def plan_parts(
@@ -71,21 +69,11 @@ def plan_parts(
 
     The list is empty if `folds` is 0. Each image becomes `inputs_per_image` inputs of the network.
     """
-    if folds == 0:
-        return []
-    divisions = []
-    for number, block in enumerate(blocks(paths, folds), 1):
-        divisions.append((f"fold {number} of {folds}", block))
-    chosen = random_fifth(paths)
-    divisions.append(("comparison with a random fifth", chosen))
-    others = [index for index in range(len(paths)) if index not in set(chosen)]
-    common = others[:: math.ceil(len(others) / IMAGES_SEEN)]
     parts = []
-    for name, left_out in divisions:
-        inputs = inputs_per_image * (len(paths) - len(left_out))
+    for division in divisions(paths, folds):
+        inputs = inputs_per_image * (len(paths) - len(division.left_out))
         used = recipe.method_class.images_used(recipe.settings, inputs)
-        seen = [index for index in common if index not in left_out]
-        parts.append(Part(name, tuple(left_out), tuple(seen), recipe.length(used) or 1))
+        parts.append(Part(division, recipe.length(used) or 1))
     return parts
 
 
@@ -156,10 +144,10 @@ class FoldTraining:
 
     def _train(self, part: Part) -> tuple[PartScores | None, int]:
         """Return the scores of a part, or None if time ran out, and the steps done."""
-        left_out = set(part.left_out)
-        kept = [index for index in range(len(self.images)) if index not in left_out]
+        kept = part.division.kept(len(self.images))
+        others = len(part.division.left_out)
         self.report(
-            f"{part.name}: training on {len(kept)} good images, to score the other {len(left_out)}"
+            f"{part.name}: training on {len(kept)} good images, to score the other {others}"
         )
         provenance = {**self.provenance, PART: part.name}
         model, state = self._begin(provenance)
@@ -183,17 +171,11 @@ class FoldTraining:
         return self._score(model.eval(), part, progress), done
 
     def _score(self, model: Method, part: Part, progress: Progress) -> PartScores:
-        chosen = (*part.left_out, *part.seen)
+        division = part.division
+        chosen = (*division.left_out, *division.seen)
         images = ChosenImages(self.images, chosen)
         scores, peaks = evaluate_frames(model, images, self.graph_input, progress, "scores")
-        count = len(part.left_out)
-        return PartScores(
-            images=part.left_out,
-            scores=tuple(scores[:count].tolist()),
-            peaks=tuple(peaks[:count].tolist()),
-            seen=part.seen,
-            seen_scores=tuple(scores[count:].tolist()),
-        )
+        return part_scores(division, scores, peaks)
 
     def _begin(self, provenance: dict[str, str]) -> tuple[Method, dict[str, Any] | None]:
         """Return a new model, or that of the unfinished part, with its training state."""

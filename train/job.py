@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flawline.runtime.good_images.out_of_fold import OutOfFold
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.training_length import TrainingLength
 from flawline.train.data import PreparedImages
 from flawline.train.fold_training import Part
 from flawline.train.method import Method
-from flawline.train.out_of_fold import OutOfFold
 from flawline.train.recipe import Recipe
 
 

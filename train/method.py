@@ -32,6 +32,7 @@ __all__ = [
     "Method",
     "MethodSettings",
     "Phase",
+    "Teachable",
     "flag_fields",
     "require_multiple",
     "require_positive",
@@ -77,6 +78,21 @@ def require_positive(flag: str, value: float | None) -> None:
         raise TrainError(f"--{flag} {text} is not a finite number; give one above 0")
     if value <= 0:
         raise TrainError(f"--{flag} {text} is not above 0")
+
+
+@dataclass(frozen=True)
+class Teachable:
+    """Where the exported form of a method has what a teacher on a box replaces.
+
+    features: the path of the module that reads the features [N, d, ...], and whatever it compares
+        them with.
+    distances: the path of the module that gives a distance for each position, [N, ...].
+    settings: of the method, by name, as far as what is learned depends on them: JSON values.
+    """
+
+    features: str
+    distances: str
+    settings: dict[str, Any]
 
 
 def flag_fields(settings: type[MethodSettings], marker: str = "flag") -> list[Field[Any]]:
@@ -251,6 +267,14 @@ class Method(nn.Module, abc.ABC):
 
         The map is [N, 0, 0] in a method without map.
         """
+
+    def teaching(self) -> Teachable | None:
+        """Return what teaching on a box must know of the exported form; None if that cannot be.
+
+        A method that returns it is listed in `flawline.runtime.teaching.TEACHERS`. The default is
+        None.
+        """
+        return None
 
     @abc.abstractmethod
     def fused(self) -> nn.Module:

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flawline.runtime.console import log, log_notes
+from flawline.runtime.good_images.folds import choose_folds
+from flawline.runtime.good_images.hold_out import require_different_images
+from flawline.runtime.good_images.neighbours import describe_neighbours
+from flawline.runtime.good_images.out_of_fold import OutOfFold
 from flawline.runtime.image import Image
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.training_length import TrainingLength
@@ -17,17 +21,14 @@ from flawline.train import TrainError
 from flawline.train.backbones.facts import RANDOM
 from flawline.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flawline.train.data import describe_images, hold_out, open_data
-from flawline.train.data.folds import choose_folds
 from flawline.train.data.images import frames_of
-from flawline.train.data.split import content_hashes, list_hash, require_different_images
+from flawline.train.data.split import content_hashes, list_hash
 from flawline.train.data.tiles import network_inputs
 from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
 from flawline.train.frames import FRAME_KEYS, frame_provenance, graph_input_of, images_to_fit
 from flawline.train.job import FitResult, Job, Run
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
-from flawline.train.neighbours import describe_neighbours
-from flawline.train.out_of_fold import OutOfFold
 from flawline.train.progress import Bars
 from flawline.train.recipe import Recipe
 

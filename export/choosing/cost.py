@@ -31,7 +31,6 @@ from flawline.export.choosing.engines import (
 )
 from flawline.export.choosing.store import Store
 from flawline.export.exported import export_graph
-from flawline.export.good_scores import GoodScores
 from flawline.export.graphs import WRITERS, GraphContext, evenly_spaced
 from flawline.export.measured_choice import turn_of
 from flawline.export.parity import score_images
@@ -39,6 +38,7 @@ from flawline.runtime.bundle import Bundle, BundleError, add_model, write_bundle
 from flawline.runtime.calibration import Calibration
 from flawline.runtime.engines import EngineError
 from flawline.runtime.golden import Golden
+from flawline.runtime.good_images.scores import GoodScores
 from flawline.runtime.json_shapes import Shape
 from flawline.runtime.manifest import GRAPH_OUTPUTS
 from flawline.runtime.precisions import FP32

@@ -143,6 +143,14 @@ def outside_change(path: Path) -> str | None:
     return f"{_outside(last.new, state)}; earlier changes: {command_line('audit', log, '--list')}"
 
 
+def is_logged(path: Path) -> bool:
+    """Tell whether the last entry of a bundle's log states the bundle as it is."""
+    try:
+        return (path / AUDIT_LOG).exists() and outside_change(path) is None
+    except (AuditError, OSError):
+        return False
+
+
 def warn_of_outside_change(path: Path) -> None:
     """Print a warning if a bundle was changed outside of its log, or if that is not known."""
     try:

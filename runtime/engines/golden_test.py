@@ -9,23 +9,29 @@ import numpy as np
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines.base import Engine, EngineError
 from flawline.runtime.engines.choice import is_owner
+from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image, Map
 from flawline.runtime.tolerances import Tolerances, flipped
 
 
 def self_test(
-    engine: Engine, bundle: Bundle, call: Callable[[Image], tuple[Map, Map]] | None = None
+    engine: Engine,
+    bundle: Bundle,
+    call: Callable[[Image], tuple[Map, Map]] | None = None,
+    golden: Golden | None = None,
 ) -> float:
     """Run the golden images, and return the largest score error.
 
-    `call` computes in place of a call of the engine.
+    `call` computes in place of a call of the engine. `golden` are those of the bundle, which are
+    otherwise read from its folder.
 
     Raises EngineError if a score or a map leaves the manifest's tolerances, or if a verdict flips.
     Golden scores are farther from the threshold than the tolerance, so that no rounding explains a
     flip. With a threshold from this engine's own lossy scores, a verdict is compared with nothing.
     """
     owns_threshold = is_owner(bundle.calibration.scored_by, engine.name, engine.precision)
-    golden = bundle.golden()
+    if golden is None:
+        golden = bundle.golden()
     largest = 0.0
     for index in range(len(golden.images)):
         # One at a time, as frames of a camera are judged; plans may be built for a batch of 1.

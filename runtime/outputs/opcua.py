@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from flawline.cameras import Camera
 from flawline.extras import missing_package
-from flawline.runtime.bundle import CALIBRATION, Bundle
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import first_line
 from flawline.runtime.outputs import Judgement, OutputError
 from flawline.runtime.outputs.handshake import (
@@ -64,7 +64,7 @@ class OpcUa(HandshakeServer):
             self._all_results,
             self._acknowledge,
         )
-        self._methods.changed_at = _changed_at(bundle)
+        self._methods.changed_at = bundle.calibrated_at
         self._security = Security(self._name, options)
         self._server: Any = None
         require_free(self._name, *self._address)
@@ -156,7 +156,7 @@ class OpcUa(HandshakeServer):
     def change_bundle(self, bundle: Bundle) -> None:
         super().change_bundle(bundle)
         self._methods.bundle_id = bundle.short_id
-        self._methods.changed_at = _changed_at(bundle)
+        self._methods.changed_at = bundle.calibrated_at
         if self._server is not None:
             self._thread.loop.call_soon_threadsafe(self._news.put_nowait, None)
 
@@ -239,8 +239,3 @@ class OpcUa(HandshakeServer):
     def _all_results(self) -> list[VisionResult]:
         with self._changed:
             return [result for result in self._results if isinstance(result, VisionResult)]
-
-
-def _changed_at(bundle: Bundle) -> float:
-    """Return when the bundle or its threshold was last written, in seconds since 1970."""
-    return (bundle.path / CALIBRATION).stat().st_mtime

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from flawline import FlawlineError
 from flawline.runtime.bundle import Bundle, BundleError
 from flawline.runtime.console import describe_failure, first_line, log, warn
 from flawline.runtime.detector import Detector
@@ -64,6 +65,14 @@ class Judge:
         # For each camera, whether its last frames were bad.
         self._recent: dict[str, deque[bool]] = {}
 
+    def follow(self, other: Judge) -> None:
+        """Count the last frames of another one in the window, if it judged by the same recipe.
+
+        The same bad place is in several frames, some of which may be from before the exchange.
+        """
+        if self.recipe == other.recipe and self.window == other.window:
+            self._recent = other._recent
+
     def verdict(self, verdict: Verdict, camera: str) -> Verdict:
         """Return what becomes of the detector's verdict on the next frame of a camera.
 
@@ -90,6 +99,10 @@ class Judge:
 
 # Opens what is to judge next; raises FlawlineError if it cannot be used.
 Opening = Callable[[], Judge]
+
+
+class Outdated(FlawlineError):
+    """What was offered is not there any more, so that there is nothing to refuse."""
 
 
 class Exchange:
@@ -125,6 +138,7 @@ class Exchange:
         if following is not None:
             old = self._now
             self._now = following
+            following.follow(old)
             old.detector.close()
             log(f"from now on: {describe(following)}")
         return self._now
@@ -144,6 +158,11 @@ class Exchange:
                 self._thread = threading.Thread(target=self._run, name="opening", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def refuse(self, error: Exception) -> None:
+        """Print a warning about what cannot be used; what judges now stays."""
+        reason = describe_failure(error) or f"{type(error).__name__}: {first_line(error)}"
+        warn(f"{reason}; refused, and inspection continues with {describe(self._now)}")
 
     def close(self) -> None:
         """Close the detectors. May be called again."""
@@ -177,10 +196,11 @@ class Exchange:
                 self._opening = None
             try:
                 opened = opening()
+            except Outdated:
+                continue
             except Exception as error:
                 # Whatever is wrong with what was offered must not end the inspection.
-                reason = describe_failure(error) or f"{type(error).__name__}: {first_line(error)}"
-                warn(f"{reason}; refused, and inspection continues with {describe(self._now)}")
+                self.refuse(error)
                 continue
             self._keep(opened)
 

@@ -8,13 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from flawline.cameras import Camera, open_camera
+from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.command_parser import path_argument
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import engine_options
 from flawline.runtime.masters.arguments import masters_rule
-from flawline.runtime.regions import RegionSettings
+from flawline.runtime.station.bundle_watch import BundleOffers, WatchedBundle
 from flawline.runtime.station.judge import Exchange, Judge
+from flawline.runtime.station.polling import Polling
+from flawline.runtime.station.region_arguments import read_region_settings
 
 # Raises FlawlineError for a detector that does not fit the stream.
 Check = Callable[[Detector], None]
@@ -31,6 +34,16 @@ def add_station_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_keep_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that lets a running stream keep its bundle."""
+    parser.add_argument(
+        "--keep-bundle",
+        action="store_true",
+        help="judge with the bundle as it was at the start, also when another one, or another "
+        "threshold, is at its path; default: a running stream takes it",
+    )
+
+
 class StreamSetup(Protocol):
     """Opens the parts of a stream that differ between flags and a station file."""
 
@@ -38,20 +51,22 @@ class StreamSetup(Protocol):
         """Open the cameras, one after the other. Raises CameraError."""
         ...
 
-    def open_judge(self, bundle: Bundle, regions: RegionSettings, check: Check) -> Judge:
-        """Open what judges first. Raises FlawlineError.
-
-        `regions` are those that the flags ask for.
-        """
+    def open_judge(self, bundle: Bundle, check: Check) -> Judge:
+        """Open what judges with a bundle. Raises FlawlineError."""
         ...
 
-    def watch(self, exchange: Exchange, check: Check) -> AbstractContextManager[object]:
-        """Offer what is to judge next to an exchange, within the block."""
+    def watch(
+        self, exchange: Exchange, check: Check, watched: WatchedBundle
+    ) -> AbstractContextManager[object]:
+        """Offer what is to judge next to an exchange, within the block.
+
+        `watched` is the path of the bundle that judges first, as it was before that was read.
+        """
         ...
 
 
 class FlagSetup:
-    """A stream of the flags, whose judge stays the same."""
+    """A stream of the flags."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
@@ -60,15 +75,27 @@ class FlagSetup:
         for uri in self._args.camera:
             yield open_camera(uri)
 
-    def open_judge(self, bundle: Bundle, regions: RegionSettings, check: Check) -> Judge:
+    def open_judge(self, bundle: Bundle, check: Check) -> Judge:
         args = self._args
+        regions = read_region_settings(args, bundle)
         options = engine_options(args)
         size = args.accept_size
         detector = Detector(bundle, args.engine, options, accept_size=size, region_settings=regions)
         return checked(Judge(detector, masters=masters_rule(args)), check)
 
-    def watch(self, exchange: Exchange, check: Check) -> AbstractContextManager[object]:
-        return nullcontext()
+    def watch(
+        self, exchange: Exchange, check: Check, watched: WatchedBundle
+    ) -> AbstractContextManager[object]:
+        if self._args.keep_bundle:
+            return nullcontext()
+
+        def opening(bundle: Bundle) -> Judge:
+            judge = self.open_judge(bundle, check)
+            warn_of_outside_change(bundle.path)
+            return judge
+
+        offers = BundleOffers(watched, exchange, exchange.now.detector.bundle, opening)
+        return Polling(offers.look, "bundle")
 
 
 def checked(judge: Judge, check: Check) -> Judge:

@@ -24,6 +24,7 @@ from rounding import RoundingEvaluator
 from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.export.graphs.to_onnx import node_types, onnx_from_module
 from flawline.runtime.engines import open_reference
+from flawline.runtime.good_images.out_of_fold import OutOfFold
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
@@ -35,7 +36,6 @@ from flawline.train.fit import add_method_arguments, add_training_arguments
 from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
 from flawline.train.judging import evaluate
 from flawline.train.method import Fit, Method, Phase, flag_fields, resolve_method
-from flawline.train.out_of_fold import OutOfFold
 from flawline.train.recipe import Recipe
 from flawline.train.tuning_sets import TUNING_SETS
 
@@ -466,7 +466,7 @@ def test_the_current_builder_of_tensorrt_takes_it_in_fp16(
     islands = fp32_islands(fitted.fused())
     path = tmp_path / "model.fp16.onnx"
     path.write_bytes(to_fp16(graph, islands))
-    builder, network, parser = parse(trt, path, typed=True)
+    builder, network, parser = parse(trt, path.read_bytes(), path, typed=True)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     halves = set()
     in_islands = set()

@@ -21,17 +21,19 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from conftest import write_tiny_bundle
 from torch import Tensor, nn
 
-from flawline.export import ExportError, assemble, golden_images, selection
+from flawline.export import ExportError, assemble, selection
 from flawline.export.assemble import ExportOptions, build_bundle
-from flawline.export.good_scores import GoodScores
 from flawline.export.judged import Judged
 from flawline.export.parity import ScoresAndMaps
-from flawline.export.provenance import without_folders
 from flawline.export.selection import select_images
+from flawline.runtime import golden_images
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.good_images.out_of_fold import OutOfFold, PartScores
+from flawline.runtime.good_images.scores import GoodScores
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.manifest import Spread
+from flawline.runtime.provenance import without_folders
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.threshold import CalibrationError, Rates, set_threshold
 from flawline.runtime.training_length import TrainingLength
@@ -40,7 +42,6 @@ from flawline.train.checkpoint import Checkpoint
 from flawline.train.data import DataError, hold_out, open_data
 from flawline.train.data.split import content_hashes, list_hash
 from flawline.train.method import Fit, Method, MethodSettings
-from flawline.train.out_of_fold import OutOfFold, PartScores
 
 pytestmark = pytest.mark.torch
 SIZE = 32

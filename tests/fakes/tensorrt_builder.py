@@ -123,9 +123,9 @@ class OnnxParser(FakeObject):
     def __init__(self, network: Any, logger: Any) -> None:
         self._network = network
 
-    def parse_from_file(self, path: str) -> bool:
+    def parse(self, model: bytes, path: str) -> bool:
         self._network._onnx = Path(path).name
-        return b"rubbish" not in Path(path).read_bytes()
+        return b"rubbish" not in model
 
     def get_error(self, i: int) -> Any:
         return self._trt.ParserError()

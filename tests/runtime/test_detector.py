@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_tiny_bundle
+from conftest import with_graph, write_tiny_bundle
 
 from flawline.cameras import Frame
 from flawline.runtime import engines
@@ -92,7 +92,7 @@ def test_an_unknown_engine_and_a_precision_that_it_does_not_run_are_errors(bundl
 
 
 def test_a_damaged_graph_is_an_error_with_its_remedy(bundle: Bundle) -> None:
-    bundle.model().write_bytes(b"rubbish")
+    bundle = with_graph(bundle, "fp32", b"rubbish")
     with pytest.raises(EngineError, match=r"cannot load .*model\.onnx .*or build the bundle again"):
         open_engine(bundle, "onnxruntime")
     with pytest.raises(EngineError, match="cannot load this graph"):

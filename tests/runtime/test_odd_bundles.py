@@ -164,10 +164,10 @@ def test_weights_in_a_constant_of_a_branch_are_found(tmp_path: Path) -> None:
     model = onnx.load_model_from_string(tiny_model())
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    assert not read_signature(path).has_external_data
+    assert not read_signature(path.read_bytes()).has_external_data
     model.graph.node.append(node)
     path.write_bytes(model.SerializeToString())
-    assert read_signature(path).has_external_data
+    assert read_signature(path.read_bytes()).has_external_data
 
 
 def test_the_signature_of_a_graph_is_that_of_onnx(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_signature_of_a_graph_is_that_of_onnx(tmp_path: Path) -> None:
 
     path = tmp_path / "model.onnx"
     path.write_bytes(graph(factor=2.0))
-    signature = read_signature(path)
+    signature = read_signature(path.read_bytes())
     model = onnx.load(str(path))
     found = [(value.name, value.element_type) for value in signature.inputs + signature.outputs]
     values = (*model.graph.input, *model.graph.output)

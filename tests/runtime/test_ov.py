@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import with_graph
 
 from flawline.extras import install_command
 from flawline.runtime.bundle import Bundle, add_model
@@ -85,7 +86,7 @@ def test_the_precision_is_always_set(
 
 def test_int8_runs_the_graph_of_its_own(bundle: Bundle) -> None:
     bundle = add_model(bundle, "int8", bundle.model().read_bytes())
-    bundle.model().write_bytes(b"rubbish")
+    bundle = with_graph(bundle, "fp32", b"rubbish")
     assert opened(bundle, "int8")(bundle.golden().images)[0].shape == (2,)
     with pytest.raises(
         EngineError, match=r"cannot load .*model\.onnx .*pip install --upgrade openvino"

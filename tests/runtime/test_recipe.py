@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -23,9 +25,15 @@ from fakes.live_camera import WAIT_S
 
 from flawline.runtime.audit.check import check_log
 from flawline.runtime.audit.log import open_log
+from flawline.runtime.bundle import read_bundle, write_bundle, write_calibration
+from flawline.runtime.files import replace_folder
 from flawline.runtime.infer_stream import main as stream
+from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.recipe import main as recipe
-from flawline.runtime.station.settings import recipes, watch
+from flawline.runtime.station.settings import recipes
+from flawline.runtime.station.settings.station_file import read_station
+from flawline.runtime.station.settings.watch import StationWatch
+from flawline.runtime.undo import undo_calibration
 
 ROOT = Path(__file__).resolve().parents[2]
 # A field of the graph that changes nothing but its hash.
@@ -354,32 +362,99 @@ def test_a_running_station_takes_another_recipe_and_refuses_a_bad_one(folder: Pa
     ]
 
 
-def test_a_file_that_is_being_written_is_read_when_it_is_complete(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from flawline.runtime.station.settings.station_file import read_station
+def test_a_running_station_takes_what_comes_to_the_path_of_its_bundle(folder: Path) -> None:
+    change(folder, ', "threshold": 40', "")
+    path = folder / "bundles" / "first"
+    first = read_bundle(path)
+    second = read_bundle(folder / "bundles" / "second")
+    broken = folder / "bundles" / "broken"
+    running = Running(folder)
+    try:
+        running.wait_for(lambda: len(lines(folder)) == 1)
+        # A new threshold, and its undoing.
+        write_calibration(first, replace(first.calibration, threshold=50.0))
+        running.wait_for(lambda: len(log_of(folder)) == 2)
+        line = running.judge_another()
+        assert (line["threshold"], line["verdict"], line["bundle"]) == (
+            50,
+            "anomalous",
+            first.short_id,
+        )
+        undo_calibration(path)
+        running.wait_for(lambda: len(log_of(folder)) == 3)
+        assert running.judge_another()["verdict"] == "good"
+        # Another bundle, and one that no engine reproduces.
+        replace_bundle(path, second.path)
+        running.wait_for(lambda: len(log_of(folder)) == 4)
+        assert running.judge_another()["bundle"] == second.short_id
+        wrong = write_tiny_bundle(folder / "wrong")
+        golden = replace(wrong.golden(), scores=wrong.golden().scores + 1)
+        models = {"fp32": tiny_model()}
+        write_bundle(wrong.path, wrong.manifest, wrong.calibration, models, golden)
+        replace_bundle(path, wrong.path)
+        running.wait_for_message("fails the self-test")
+        assert running.judge_another()["bundle"] == second.short_id
+        # A recipe that is refused is taken when its bundle is repaired.
+        change(folder, '"recipe": "low"', '"recipe": "broken"')
+        running.wait_for(lambda: log_of(folder)[-1] == ("refused", "broken"))
+        (broken / "model.onnx").write_bytes(tiny_model())
+        running.wait_for(lambda: log_of(folder)[-1] == ("in use", "broken"))
+        assert running.judge_another()["recipe"] == "broken"
+    finally:
+        code = running.end()
+    assert code == 0
+    *found, _summary = lines(folder)
+    assert [line["index"] for line in found] == list(range(6))
+    whats = [what for what, _recipe in log_of(folder)]
+    assert whats == [*["in use"] * 4, "refused", "refused", "in use"]
+    assert len([line for line in running.messages if "refused" in line]) == 2, running.messages
 
+
+def replace_bundle(path: Path, new: Path) -> None:
+    """Put a copy of a bundle in the place of another by a rename."""
+    with replace_folder(path) as copy:
+        shutil.copytree(new, copy, dirs_exist_ok=True)
+
+
+def test_a_file_that_is_being_written_is_read_when_it_is_complete(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = folder / "station.json"
-    waits = iter(
-        ["", "{", '{"recipe"', STATION.replace('"low",   ', '"high",   '), None, None, None]
-    )
-    offered = []
+    offered: list[Any] = []
 
     class Exchange:
-        def offer(self, opening: Any) -> None:
-            offered.append(opening)
+        offer = offered.append
+        now = Mock()
 
-    watched = watch.StationWatch(read_station(path), Exchange(), lambda detector: None)  # type: ignore[arg-type]
-
-    def wait(seconds: float) -> bool:
-        text = next(waits, "end")
-        if text == "end":
-            return True
+    station = read_station(path)
+    watched = WatchedBundle(station.bundle_of(station.recipe))
+    watch = StationWatch(station, Exchange(), lambda detector: None, watched)  # type: ignore[arg-type]
+    complete = STATION.replace('"low",   ', '"high",   ')
+    for text in ("", "{", '{"recipe"', complete, None, None, None):
         if text is not None:
             path.write_text(text)
-        return False
-
-    monkeypatch.setattr(watched._closed, "wait", wait)
-    watched._run()
+        watch.look()
     assert len(offered) == 1
     assert not capsys.readouterr().err
+
+
+def test_a_station_may_keep_its_bundle(folder: Path) -> None:
+    path = change(folder, '"outputs"', '"keep_bundle": true, "outputs"')
+    offered: list[Any] = []
+    station = read_station(path)
+    first = read_bundle(station.bundle_of(station.recipe))
+
+    class Exchange:
+        offer = offered.append
+        now = Mock()
+
+    Exchange.now.detector.bundle = first
+    watch = StationWatch(station, Exchange(), lambda detector: None, WatchedBundle(first.path))  # type: ignore[arg-type]
+    write_calibration(first, replace(first.calibration, threshold=50.0))
+    for _ in range(4):
+        watch.look()
+    assert not offered
+    change(folder, '"keep_bundle": true', '"keep_bundle": false')
+    for _ in range(6):
+        watch.look()
+    assert len(offered) == 1

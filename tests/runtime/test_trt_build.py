@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_model, write_tiny_bundle
+from conftest import tiny_model, with_graph, write_tiny_bundle
 from fakes import FP16, Install, build_plan
 from fakes.tensorrt_api import CLASSIC
 
@@ -144,10 +144,13 @@ def test_a_graph_or_a_plan_that_the_builder_refuses_is_one_line(
     ):
         build_plan(fp16_bundle, "tensorrt")
     assert not list(fp16_bundle.path.glob("engines/*/*"))
-    fp16_bundle.model("fp16").write_bytes(b"rubbish")
+    rubbish = with_graph(fp16_bundle, "fp16", b"rubbish")
     with pytest.raises(
         EngineError, match=r"does not accept .* \(no importer for Rubbish\); build the bundle again"
     ):
+        build_plan(rubbish, "tensorrt")
+    fp16_bundle.model("fp16").write_bytes(b"of another bundle")
+    with pytest.raises(BundleError, match=r"model.fp16.onnx was replaced while the bundle was"):
         build_plan(fp16_bundle, "tensorrt")
 
 
@@ -265,7 +268,9 @@ def test_nvidias_builder_takes_the_graph_with_its_types(
         "tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (pip install 'flawline[rtx]')"
     )
     bundle = add_model(write_tiny_bundle(tmp_path / "b"), "fp16", typed_model())
-    builder, network, parser = parse(trt, bundle.model("fp16"), typed=True)
+    builder, network, parser = parse(
+        trt, bundle.read_model("fp16"), bundle.model("fp16"), typed=True
+    )
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     types = {layer.name: layer.get_output(0).dtype.name for layer in layers}
     assert types["/body/Conv"] == "HALF"
@@ -285,8 +290,7 @@ def test_nvidias_builder_takes_the_graph_with_its_types(
     assert len(messages) == 4
     for line in messages:
         assert "building the fp16 plan" in line or "was built in" in line
-    bundle = add_model(bundle, "int8", tiny_model())
-    bundle.model("int8").write_bytes(b"rubbish")
+    bundle = with_graph(add_model(bundle, "int8", tiny_model()), "int8", b"rubbish")
     with pytest.raises(
         EngineError,
         match=r"TensorRT 1\..* does not accept .*model\.int8\.onnx \(.*\); build the bundle",

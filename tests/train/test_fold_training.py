@@ -14,12 +14,12 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from torch import Tensor, nn
 
+from flawline.runtime.good_images.folds import blocks, random_fifth
 from flawline.runtime.image import Geometry
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import METHODS, TrainError, fold_training
 from flawline.train.checkpoint import Checkpoint, load_checkpoint
 from flawline.train.data import DataError
-from flawline.train.data.folds import blocks, random_fifth
 from flawline.train.data.split import content_hashes
 from flawline.train.fit import main
 from flawline.train.loop import Steps

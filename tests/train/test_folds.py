@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawline.train.data import DataError, hold_out
-from flawline.train.data.folds import blocks, choose_folds, random_fifth, sequence_order
-from flawline.train.neighbours import (
+from flawline.runtime.good_images.folds import blocks, choose_folds, random_fifth, sequence_order
+from flawline.runtime.good_images.neighbours import (
     describe_held_out,
     describe_neighbours,
     signed_rank_probability,
 )
-from flawline.train.out_of_fold import (
+from flawline.runtime.good_images.out_of_fold import (
     OutOfFold,
     PartScores,
     independent_images,
@@ -24,6 +23,7 @@ from flawline.train.out_of_fold import (
     out_of_fold_from_json,
     out_of_fold_to_json,
 )
+from flawline.train.data import DataError, hold_out
 
 
 def names(count: int, folder: str = "good") -> list[Path]:

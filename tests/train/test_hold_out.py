@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flawline.train.data import DataError, GoodImages, hold_out, open_data, split
+from flawline.runtime.good_images import hold_out as hold_out_module
+from flawline.train.data import DataError, GoodImages, hold_out, open_data
 from flawline.train.data.split import (
     content_hashes,
     list_hash,
@@ -126,7 +127,7 @@ def test_a_folder_moves_at_most_the_remainders_of_others(
 def test_hold_out_leaves_neither_side_empty(
     count: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split, "HELD_OUT_SHARE", share)
+    monkeypatch.setattr(hold_out_module, "HELD_OUT_SHARE", share)
     training, held_out = hold_out(names(count))
     assert training
     assert held_out

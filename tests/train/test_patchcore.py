@@ -22,11 +22,12 @@ from oracles import (
 
 from flawline.export import build
 from flawline.export.graphs.to_onnx import node_types
+from flawline.runtime import large_array
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
 from flawline.train import TrainError
-from flawline.train.blocks import bank_budget, memory_bank, patches
+from flawline.train.blocks import bank_budget, memory_bank
 from flawline.train.blocks.bank_budget import bytes_of_row
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.blocks.memory_bank import BLOCK
@@ -231,7 +232,7 @@ def test_features_that_are_mapped_from_disk_give_the_same_bank(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     in_memory = fitted(reweight=3)
-    monkeypatch.setattr(patches, "MEMORY_MAP_ABOVE", 0)
+    monkeypatch.setattr(large_array, "MEMORY_MAP_ABOVE", 0)
     assert_equal_state(fitted(reweight=3), in_memory)
 
 

@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from builders import random_images
 from torch.nn import functional as F
 
+from flawline.runtime import large_array
 from flawline.train import TrainError
-from flawline.train.blocks import patches
 from flawline.train.blocks.patches import collect_features, patch_features, smoothed_map
 from flawline.train.progress import no_progress
 
@@ -71,7 +71,7 @@ def test_features_in_memory_and_on_disk_are_the_same(
     assert in_memory.shape == (5, 32, 32)
     assert in_memory.dtype == np.float32
     assert reported == [("features", done, 5) for done in range(1, 6)]
-    monkeypatch.setattr(patches, "MEMORY_MAP_ABOVE", 0)
+    monkeypatch.setattr(large_array, "MEMORY_MAP_ABOVE", 0)
     on_disk = collect()
     assert isinstance(on_disk, np.memmap)
     np.testing.assert_array_equal(on_disk, in_memory)
@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_line_and_stays_empty(
     def no_space(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(patches, "MEMORY_MAP_ABOVE", 0)
+    monkeypatch.setattr(large_array, "MEMORY_MAP_ABOVE", 0)
     monkeypatch.setattr(os, "posix_fallocate", no_space)
     images = list(random_images(32, 5).numpy())
     with pytest.raises(TrainError, match=r"No space left on device\); set TMPDIR"):
@@ -102,7 +102,7 @@ def test_a_full_disk_is_one_line_and_stays_empty(
 def test_features_on_disk_have_their_space_reserved(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(patches, "MEMORY_MAP_ABOVE", 0)
+    monkeypatch.setattr(large_array, "MEMORY_MAP_ABOVE", 0)
     images = list(random_images(32, 5).numpy())
     collect_features(
         images, lambda batch: batch.float().mean(3), torch.device("cpu"), str(tmp_path), no_progress

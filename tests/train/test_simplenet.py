@@ -16,8 +16,8 @@ from oracles import assert_equal_state, assert_fused_equals_literal
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from flawline.runtime import large_array
 from flawline.train import loop
-from flawline.train.blocks import patches
 from flawline.train.blocks.averaging import average_of_share
 from flawline.train.blocks.feature_vectors import mean_deviation
 from flawline.train.checkpoint import load_checkpoint, save_checkpoint
@@ -236,6 +236,6 @@ def test_large_features_are_mapped_from_disk_and_train_the_same(
     in_memory = small_simplenet()
     on_disk = small_simplenet()
     fit(in_memory, 4)
-    monkeypatch.setattr(patches, "MEMORY_MAP_ABOVE", 0)
+    monkeypatch.setattr(large_array, "MEMORY_MAP_ABOVE", 0)
     fit(on_disk, 4)
     assert_equal_state(in_memory, on_disk)

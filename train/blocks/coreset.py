@@ -14,12 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from flawline.runtime.teaching.coreset import PROJECTED, STARTS
 from flawline.train.progress import Progress
 
-# Dimensions in which distances are compared (Johnson and Lindenstrauss), as in the authors' code.
-PROJECTED = 128
-# Random rows whose mean distance replaces the distance to a first centre.
-STARTS = 10
 # Size of the pool of far rows: a 32nd of all rows, but at least so many.
 POOL_FRACTION = 32
 SMALLEST_POOL = 4096

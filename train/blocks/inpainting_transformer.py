@@ -207,7 +207,10 @@ class _FusedBlock(nn.Module):
         factor = (self.width // (2 * self.heads)) ** -0.5
         self.query.weight.data = self.query.weight.data * factor
         self.query.bias.data = self.query.bias.data * factor
-        self.key = attention.key.last
+        # The bias of the keys adds the same number to all values that a softmax divides among, so
+        # that it changes nothing. Training leaves it near zero, where FP16 has no numbers.
+        self.key = nn.Linear(2 * self.width, self.width // 2, bias=False)
+        self.key.weight.data = attention.key.last.weight.detach()
         self.softmax = fp32(_Softmax())
         self.project = attention.project
         self.norm2 = fp32(_Normalise(self.width, block.norm2.eps))

@@ -102,6 +102,12 @@ def whole_blocks(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
 
 
+def rows_of_part(grid: Size) -> int:
+    """Return how many rows are searched in one part, for features on a grid."""
+    bytes_per_row = 4 * LARGEST_BATCH * grid[0] * grid[1]
+    return BLOCK * max(1, LARGEST_TENSOR // bytes_per_row // BLOCK)
+
+
 class _Search(nn.Module):
     """Finds the row [Q, D] nearest to queries [Q, D] and its index [Q], by -2 x m + |m|^2.
 
@@ -160,9 +166,7 @@ class NearestRow(nn.Module):
 
     def __init__(self, rows: Tensor, grid: Size) -> None:
         super().__init__()
-        bytes_per_row = 4 * LARGEST_BATCH * grid[0] * grid[1]
-        blocks = max(1, LARGEST_TENSOR // bytes_per_row // BLOCK)
-        part = blocks * BLOCK
+        part = rows_of_part(grid)
         self.dim = rows.shape[1]
         self.first = list(range(0, len(rows), part))
         self.search = nn.ModuleList(_Search(rows[start : start + part]) for start in self.first)

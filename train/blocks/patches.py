@@ -6,7 +6,6 @@ The aggregation is that of Roth et al., "Towards total recall in industrial anom
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,11 +17,10 @@ from torch.nn import functional as F
 
 from flawline.os_errors import reason_of
 from flawline.runtime.image import Image
+from flawline.runtime.large_array import allocate
 from flawline.train import TrainError
 from flawline.train.backbones.base import Backbone
 from flawline.train.progress import Progress
-
-MEMORY_MAP_ABOVE = 2 << 30  # bytes of features
 
 
 def patch_features(backbone: Backbone, image: Tensor, level_dim: int, target_dim: int) -> Tensor:
@@ -86,8 +84,8 @@ def collect_features(
     """Compute the features of every image one at a time: float32 [n, ...].
 
     compute: maps images uint8 [N, H, W, 3] on `device` to features [N, ...].
-    folder: holds the file to which an array of more than MEMORY_MAP_ABOVE bytes is mapped; it must
-    exist as long as the array is used. Raises TrainError where the disk has no space for it.
+    folder: holds the file that a large array is mapped from; it must exist as long as the array is
+    used. Raises TrainError where the disk has no space for it.
     """
     features: npt.NDArray[np.float32] | None = None
     for index, image in enumerate(images):
@@ -102,19 +100,11 @@ def collect_features(
 
 
 def _allocate(shape: tuple[int, ...], folder: str) -> npt.NDArray[np.float32]:
-    size = 4 * int(np.prod(shape))
-    if size <= MEMORY_MAP_ABOVE:
-        return np.empty(shape, np.float32)
-    path = Path(folder) / "features.float32"
     try:
-        # Reserved first: on a full disk, writing to a memory map would end the process by SIGBUS.
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-        return np.memmap(path, np.float32, "r+", shape=shape)
+        return allocate(shape, folder)
     except OSError as error:
-        # A file that holds a part of the space would leave the disk full.
-        path.unlink(missing_ok=True)
+        size = 4 * int(np.prod(shape))
         raise TrainError(
-            f"features in {path.parent.parent}: no space for {size / 2**20:.0f} MiB "
+            f"features in {Path(folder).parent}: no space for {size / 2**20:.0f} MiB "
             f"({reason_of(error)}); set TMPDIR to a folder with more space, or reduce --size"
         ) from error

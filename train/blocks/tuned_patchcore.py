@@ -91,6 +91,10 @@ class TunedPatchCore(TunedBackbone, PatchCore):
         origin = "from the same weights" if known else f"random, seed {seed}"
         return f"{description}; last stage {origin}; {self.anomaly_origin()}"
 
+    def teaching(self) -> None:
+        """Return None: the backbone was tuned on images of the part, for each fold without it."""
+        return
+
     @abc.abstractmethod
     def anomaly_origin(self) -> str:
         """Return which synthetic anomalies the fine-tuning recognises, and what is not published.

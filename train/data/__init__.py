@@ -3,12 +3,12 @@
 Nothing here imports torch.
 """
 
+from flawline.runtime.good_images.hold_out import hold_out
 from flawline.train.data.cache import CachedImages
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample, data_name
 from flawline.train.data.images import PreparedImages, describe_images
 from flawline.train.data.layouts import open_data
 from flawline.train.data.masks import read_mask
-from flawline.train.data.split import hold_out
 
 __all__ = [
     "CachedImages",

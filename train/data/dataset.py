@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawline import FlawlineError
 from flawline.cameras.listing import count_of
-
-
-class DataError(FlawlineError):
-    """The images cannot be used; the message is one line and ends with the remedy."""
+from flawline.runtime.good_images import DataError as DataError
+from flawline.runtime.good_images import GoodImages as GoodImages
 
 
 def data_name(folder: Path) -> str:
@@ -31,27 +28,6 @@ class Sample:
     path: Path
     defect: str | None
     mask: Path | None = None
-
-
-class GoodImages(tuple[Path, ...]):
-    """Files of good images, and the folders of good images in which they lie.
-
-    The folders give each image a name that does not change when other folders come or go.
-    """
-
-    folders: tuple[Path, ...]
-
-    def __new__(cls, paths: Iterable[Path], folders: Sequence[Path]) -> GoodImages:
-        images = super().__new__(cls, paths)
-        images.folders = tuple(folders)
-        return images
-
-    def name_of(self, path: Path) -> Path:
-        """Return the path of an image below its folder of good images."""
-        for folder in self.folders:
-            if path.is_relative_to(folder):
-                return path.relative_to(folder)
-        return path
 
 
 @dataclass(frozen=True)

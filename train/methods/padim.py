@@ -26,7 +26,7 @@ from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.fused import FusedMethod, Size, build_fused, fp32
 from flawline.train.blocks.patches import collect_features, smoothed_map
 from flawline.train.loop import raise_at_deadline
-from flawline.train.method import Fit, Method, MethodSettings
+from flawline.train.method import Fit, Method, MethodSettings, Teachable
 from flawline.train.progress import Progress
 
 RIDGE = 0.01  # added to the diagonal of every covariance
@@ -138,6 +138,9 @@ class PaDiM(Method):
             f"{len(mean)} Gaussians of {self.settings.channels} channels: {size:.1f} MB of the "
             "exported file"
         )
+
+    def teaching(self) -> Teachable:
+        return Teachable("centre", "distance", {"ridge": RIDGE})
 
     def fused(self) -> nn.Module:
         if not self.inverse_covariance.any():

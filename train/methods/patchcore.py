@@ -24,10 +24,17 @@ from flawline.train.blocks import bank_budget
 from flawline.train.blocks import fused as rewrites
 from flawline.train.blocks.coreset import greedy_k_centre, project
 from flawline.train.blocks.fused import FusedMethod, build_fused, fp32
-from flawline.train.blocks.memory_bank import Bank, NearestRow, Reweighting, whole_blocks
+from flawline.train.blocks.memory_bank import (
+    BLOCK,
+    Bank,
+    NearestRow,
+    Reweighting,
+    rows_of_part,
+    whole_blocks,
+)
 from flawline.train.blocks.patches import collect_features, patch_features, smoothed_map
 from flawline.train.loop import raise_at_deadline
-from flawline.train.method import Fit, Method, MethodSettings, require_positive
+from flawline.train.method import Fit, Method, MethodSettings, Teachable, require_positive
 from flawline.train.progress import Progress
 
 DEFAULT_CORESET = 0.01
@@ -173,6 +180,22 @@ class PatchCore(Method):
         rows = limits[reason]
         size = rows * bank_budget.bytes_of_row(dim, settings.reweight) / 1e6
         return rows, f"bank: {rows} of {patches} patches ({reason}), {size:.1f} MB{measured}"
+
+    def teaching(self) -> Teachable | None:
+        coreset = self.settings.coreset
+        most = None
+        if self.settings.budget_ms is not None or self.settings.budget_mb is not None:
+            # What a budget allowed on this machine.
+            most = len(self.bank.vectors)
+            coreset = coreset or 1.0
+        grid, _ = self.backbone.grids(*self.settings.size)
+        settings = {
+            "coreset": coreset or DEFAULT_CORESET,
+            "most_rows": most,
+            "block": BLOCK,
+            "part_rows": rows_of_part(grid),
+        }
+        return Teachable("nearest", "nearest.distance", settings)
 
     def require_bank(self) -> None:
         """Raise TrainError before `fit`."""

@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawline.export.assemble import tolerance_of
 from flawline.runtime.calibration import Calibration
+from flawline.runtime.good_images.folds import DEFAULT_FOLDS, random_fifth
+from flawline.runtime.good_images.out_of_fold import OutOfFold
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, prepare
 from flawline.runtime.manifest import Spread
 from flawline.runtime.threshold import CalibrationError, set_threshold
+from flawline.runtime.tolerances import tolerance_of
 from flawline.train.data import PreparedImages, data_name, open_data
 from flawline.train.data.demo import PRODUCTS
 from flawline.train.data.demo.products import render
-from flawline.train.data.folds import DEFAULT_FOLDS, random_fifth
 from flawline.train.data.split import list_hash
 from flawline.train.fold_training import ChosenImages, FoldTraining, SharedFeatures, plan_parts
 from flawline.train.method import Fit, Method
-from flawline.train.out_of_fold import OutOfFold
 from flawline.train.progress import Progress
 from flawline.train.recipe import Recipe
 
@@ -124,7 +124,7 @@ class Simulation:
             )
             # The last part compares the blocks with a random fifth, and sets no threshold.
             parts = plan_parts(self.recipe, paths, DEFAULT_FOLDS)[:-1]
-            parts = [replace(part, seen=()) for part in parts]
+            parts = [replace(part, division=replace(part.division, seen=())) for part in parts]
             training.run(parts, record, kept.append)
         return kept[-1].scores()
 

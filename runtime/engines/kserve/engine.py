@@ -63,6 +63,8 @@ class KServe(Engine):
         self._address = address
         self._options = address.options
         self._bundle = bundle
+        # For later connections, when another bundle may be in the folder.
+        self._golden = bundle.golden()
         self._map_size = bundle.map_size if bundle.has_map else (0, 0)
         self._outputs = bundle.manifest.outputs
         self.precision = precision
@@ -192,7 +194,8 @@ class KServe(Engine):
         # What is lost from now on is noticed.
         self._client.lost = False
         self._check_model()
-        self_test(self, self._bundle, lambda image: self._compute(self._batch(image)))
+        compute = lambda image: self._compute(self._batch(image))  # noqa: E731
+        self_test(self, self._bundle, compute, self._golden)
         self._proven = True
         if self._gone:
             self._gone = False

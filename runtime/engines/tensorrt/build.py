@@ -33,16 +33,25 @@ from flawline.runtime.precisions import islands_of
 
 @dataclass(frozen=True)
 class BuildJob:
-    """What is compiled. `source` identifies everything that decides the types of the layers."""
+    """What is compiled: the graph of the bundle for the precision `graph`.
+
+    `source` identifies everything that decides the types of the layers.
+    """
 
     engine: str
-    onnx: Path
+    bundle: Bundle
+    graph: str
     strongly_typed: bool
     precision: str
     islands: tuple[str, ...]
     options: BuildOptions
     capabilities: tuple[int, ...]
     source: str
+
+    @property
+    def onnx(self) -> Path:
+        """The file of the graph."""
+        return self.bundle.model(self.graph)
 
 
 def create_job(
@@ -65,19 +74,21 @@ def create_job(
     if precision != "fp32" and not strongly_typed:
         islands = bundle.manifest.fp32_islands
     source = " ".join((bundle.model_sha256(graph), *islands))
-    onnx = bundle.model(graph)
-    return BuildJob(engine, onnx, strongly_typed, precision, islands, options, capabilities, source)
+    return BuildJob(
+        engine, bundle, graph, strongly_typed, precision, islands, options, capabilities, source
+    )
 
 
 def compile_plan(trt: Module, job: BuildJob, timings: Path | None) -> bytes:
-    """Compile and return the plan. Raises EngineError.
+    """Compile and return the plan. Raises EngineError and BundleError.
 
     `timings` is a file with the kernel timings of earlier builds on this GPU, which is updated.
     """
     errors = logger(trt)
     errors.clear()
     # The parser owns weights of the network and must exist until the plan is built.
-    builder, network, _parser = parse(trt, job.onnx, job.strongly_typed)
+    model = job.bundle.read_model(job.graph)
+    builder, network, _parser = parse(trt, model, job.onnx, job.strongly_typed)
     config = _configure(trt, builder, network, job)
     if timings is not None:
         _load_timings(config, timings)
@@ -97,11 +108,13 @@ def compile_plan(trt: Module, job: BuildJob, timings: Path | None) -> bytes:
     return bytes(plan)
 
 
-def parse(trt: Module, onnx: Path, typed: bool) -> tuple[Builder, INetworkDefinition, OnnxParser]:
-    """Parse an ONNX file to a network, which is strongly typed if `typed` is True.
+def parse(
+    trt: Module, model: bytes, onnx: Path, typed: bool
+) -> tuple[Builder, INetworkDefinition, OnnxParser]:
+    """Parse an ONNX model to a network, which is strongly typed if `typed` is True.
 
-    Returns the builder, the network and the parser, which owns weights of the network. Raises
-    EngineError.
+    `onnx` is the file that it was read from. Returns the builder, the network and the parser, which
+    owns weights of the network. Raises EngineError.
     """
     errors = logger(trt)
     flags = 0
@@ -113,7 +126,7 @@ def parse(trt: Module, onnx: Path, typed: bool) -> tuple[Builder, INetworkDefini
     builder = trt.Builder(errors)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, errors)
-    if not parser.parse_from_file(str(onnx)):
+    if not parser.parse(model, str(onnx)):
         reason = first_line(parser.get_error(0).desc())
         raise EngineError(
             f"TensorRT {trt.__version__} does not accept {onnx} ({reason}); "

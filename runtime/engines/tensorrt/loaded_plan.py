@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class Session:
         # Gives the compiled kernels, if the library has any that are worth storing.
         self._serialize_kernels: Callable[[], Any] | None = None
         self._stored_kernels = b""
+        self._status = self.path.stat()
         errors = logger(trt)
         # Errors of an earlier plan would hide the reason why this one is refused.
         errors.clear()
@@ -97,7 +99,7 @@ class Session:
         if self._serialize_kernels is None:
             return
         kernels = bytes(self._serialize_kernels())
-        if kernels == self._stored_kernels:
+        if kernels == self._stored_kernels or not self._is_in_place():
             return
         path = self._kernels_path()
         try:
@@ -180,6 +182,13 @@ class Session:
                 f"delete it"
             )
         return names
+
+    def _is_in_place(self) -> bool:
+        """Tell whether the folder still has this plan, and not that of another bundle."""
+        try:
+            return os.path.samestat(self._status, self.path.stat())
+        except OSError:
+            return False
 
     def _kernels_path(self) -> Path:
         return self.path.with_name(KERNELS)

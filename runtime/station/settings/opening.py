@@ -153,6 +153,7 @@ def state_of(judge: Judge) -> dict[str, Any]:
     return {
         "recipe": judge.recipe,
         "bundle": detector.bundle.short_id,
+        "manifest": detector.bundle.manifest_sha256,
         # The same for each spelling, and that of a link shows what it leads to.
         "path": str(detector.bundle.path.resolve()),
         "engine": detector.engine.description,

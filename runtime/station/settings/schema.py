@@ -140,6 +140,9 @@ class StationFile(Struct, frozen=True):
     schema: Annotated[str | None, Meta(description="the JSON Schema, for editors")] = msgspec.field(
         name="$schema", default=None
     )
+    keep_bundle: Annotated[
+        bool, Meta(description="do not take another bundle or threshold at the path of a bundle")
+    ] = False
     audit: Annotated[Text, Meta(description="the audit log of the station")] = "audit.jsonl"
 
 

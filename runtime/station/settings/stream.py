@@ -11,9 +11,10 @@ from pathlib import Path
 from flawline.cameras import Camera, open_camera
 from flawline.cameras.triggered import TriggeredCamera
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.regions import RegionSettings
+from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.judge import Exchange, Judge
 from flawline.runtime.station.part_feed import STDIN
+from flawline.runtime.station.polling import Polling
 from flawline.runtime.station.settings.opening import open_judge
 from flawline.runtime.station.settings.station_file import Station, StationError, read_station
 from flawline.runtime.station.settings.watch import StationWatch
@@ -77,11 +78,14 @@ class StationSetup:
             "reject_after",
         )
 
-    def open_judge(self, bundle: Bundle, regions: RegionSettings, check: Check) -> Judge:
+    def open_judge(self, bundle: Bundle, check: Check) -> Judge:
         return open_judge(self._station, check, bundle)
 
-    def watch(self, exchange: Exchange, check: Check) -> AbstractContextManager[object]:
-        return StationWatch(self._station, exchange, check)
+    def watch(
+        self, exchange: Exchange, check: Check, watched: WatchedBundle
+    ) -> AbstractContextManager[object]:
+        watch = StationWatch(self._station, exchange, check, watched)
+        return Polling(watch.look, "station file")
 
 
 @contextmanager

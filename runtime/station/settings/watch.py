@@ -1,23 +1,23 @@
-"""Watching a station file while its stream runs: a change is opened in the background."""
+"""Watching a station file and its bundle while a stream runs, and opening what has changed."""
 
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import suppress
 from functools import partial
 
 from flawline import FlawlineError
 from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.audit.log import AuditError, open_log
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import warn
+from flawline.runtime.station.bundle_watch import BundleOffers, WatchedBundle
 from flawline.runtime.station.judge import Exchange, Judge
 from flawline.runtime.station.settings.opening import REFUSED, open_judge
 from flawline.runtime.station.settings.schema import StationFile
 from flawline.runtime.station.settings.station_file import Station, StationError, read_station
 from flawline.runtime.station.setup import Check
 
-POLL_S = 0.2
 # What the judge is opened with besides its recipe, and what takes a start.
 JUDGE_KEYS = ("engine", "accept_size", "reject_after")
 START_KEYS = (
@@ -34,42 +34,33 @@ Signature = tuple[int, int, int] | None
 
 
 class StationWatch:
-    """Looks at a station file in a thread, and offers the recipe that it names to the stream.
+    """Looks at a station file and at the bundle of its recipe, and offers changes to the stream.
 
-    A file that cannot be used is refused with a warning, and the stream continues with what it has.
-    `check` is as of `open_judge`. Use it as a context manager, or close it.
+    A file or a bundle that cannot be used is refused with a warning, and the stream continues with
+    what it has. `check` is as of `open_judge`, and `watched` the path of the bundle that judges.
     """
 
-    def __init__(self, station: Station, exchange: Exchange, check: Check) -> None:
+    def __init__(
+        self, station: Station, exchange: Exchange, check: Check, watched: WatchedBundle
+    ) -> None:
         self._station = station
         self._exchange = exchange
         self._check = check
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="station file", daemon=True)
-
-    def __enter__(self) -> StationWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the thread. May be called again."""
-        self._closed.set()
-        self._thread.join()
-
-    def _run(self) -> None:
         # The file may have changed since it was read, so that the first signature is not its.
-        read: Signature = (0, 0, 0)
-        seen: Signature = (0, 0, 0)
-        while not self._closed.wait(POLL_S):
-            found = _signature(self._station)
-            # An editor may still be writing a file that has just changed.
-            if found == seen and found != read:
-                read = found
-                self._read()
-            seen = found
+        self._read_signature: Signature = (0, 0, 0)
+        self._seen: Signature = (0, 0, 0)
+        self._offers = self._watch_bundle(watched, exchange.now.detector.bundle)
+
+    def look(self) -> None:
+        """Look once at the file and at the bundle."""
+        found = _signature(self._station)
+        # An editor may still be writing a file that has just changed.
+        if found == self._seen and found != self._read_signature:
+            self._read_signature = found
+            self._read()
+        self._seen = found
+        if not self._station.content.keep_bundle:
+            self._offers.look()
 
     def _read(self) -> None:
         try:
@@ -95,17 +86,32 @@ class StationWatch:
                 f"take effect"
             )
         if _judged_with(old) != _judged_with(new):
-            self._exchange.offer(partial(self._open, station))
+            # Its path is watched from before it is read.
+            watched = WatchedBundle(station.bundle_of(station.recipe))
+            self._offers = self._watch_bundle(watched, None)
+            self._exchange.offer(partial(self._open_recipe, station))
 
-    def _open(self, station: Station) -> Judge:
+    def _watch_bundle(self, watched: WatchedBundle, known: Bundle | None) -> BundleOffers:
+        station = self._station
+        opening = partial(self._open, station)
+        return BundleOffers(watched, self._exchange, known, opening, partial(_log_refusal, station))
+
+    def _open_recipe(self, station: Station) -> Judge:
         try:
-            judge = open_judge(station, self._check)
+            return self._open(station)
         except FlawlineError as error:
-            with suppress(AuditError), open_log(station.audit_log) as log:
-                log.append(REFUSED, None, {"recipe": station.recipe.name}, str(error))
+            _log_refusal(station, error)
             raise
+
+    def _open(self, station: Station, bundle: Bundle | None = None) -> Judge:
+        judge = open_judge(station, self._check, bundle)
         warn_of_outside_change(judge.detector.bundle.path)
         return judge
+
+
+def _log_refusal(station: Station, error: FlawlineError) -> None:
+    with suppress(AuditError), open_log(station.audit_log) as log:
+        log.append(REFUSED, None, {"recipe": station.recipe.name}, str(error))
 
 
 def _judged_with(content: StationFile) -> list[object]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flawline.train.data.folds import sequence_order
-from flawline.train.out_of_fold import Array, OutOfFold
+from flawline.runtime.good_images.folds import sequence_order
+from flawline.runtime.good_images.out_of_fold import Array, OutOfFold
 
 # Each test warns about independent images with this probability at most.
 LEVEL = 0.025

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.good_images.folds import Division
+
 Array = npt.NDArray[np.float64]
 
 
@@ -101,6 +103,20 @@ class OutOfFold:
         for part, block in zip(self.folds, values, strict=True):
             ordered[list(part.images)] = block
         return ordered
+
+
+def part_scores(
+    division: Division, scores: npt.NDArray[Any], peaks: npt.NDArray[Any]
+) -> PartScores:
+    """Return the record of a part, from the results for its images left out and then those seen."""
+    count = len(division.left_out)
+    return PartScores(
+        images=division.left_out,
+        scores=tuple(scores[:count].tolist()),
+        peaks=tuple(peaks[:count].tolist()),
+        seen=division.seen,
+        seen_scores=tuple(scores[count:].tolist()),
+    )
 
 
 def _offset(part: PartScores, other: PartScores) -> float:
