@@ -33,6 +33,7 @@ from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import log, log_notes, run_command, warn
 from flawline.runtime.detector import Detector
+from flawline.runtime.drift.watch import drift_notes
 from flawline.runtime.engines import (
     add_engine_arguments,
     add_streams_argument,
@@ -206,12 +207,8 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
         for camera in cameras:
             # The camera is closed before the signals get their former meaning back.
             stack.callback(camera.close)
-<<<<<<< HEAD
-        stack.enter_context(setup.watch(exchange, check))
-        masters = stack.enter_context(MastersWatch(exchange, end))
-=======
         stack.enter_context(setup.watch(exchange, check, watched))
->>>>>>> w26
+        stack.enter_context(MastersWatch(exchange, end))
         if feed is not None:
             feed.start()
         tally = Tally(profile=args.profile)
@@ -220,7 +217,6 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
             run_stream(cameras[0], exchange, opened, args.max_frames, stop, tally, batch)
         else:
             station.run(exchange, opened, args.max_frames, tally)
-        masters.raise_failure()
 
 
 def _check(first: Bundle, station: Station | None, batch: int) -> Check:
@@ -272,6 +268,7 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
         log(f"inspected: {graph_input.area}; frames of another size are rejected")
     if graph_input.fixture is not None:
         log(f"parts are laid as in a reference picture: {graph_input.fixture}")
+    log_notes(drift_notes(detector.bundle.manifest.drift))
 
 
 def _log_profile(tally: Tally) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from flawline.runtime.drift.meter import (
     Vector,
 )
 from flawline.runtime.drift.quantities import ACROSS, DOWN, LIKENESS, TEXTURE
+from flawline.runtime.drift.reading import Reading
 from flawline.runtime.drift.reference import DriftReference, Texture
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image
@@ -30,15 +31,8 @@ SMOOTH = 15
 FEWEST_CELLS = 100
 
 
-class Reading(NamedTuple):
-    """The quantities of a frame by their names in QUANTITIES, and its small picture."""
-
-    values: dict[str, float]
-    picture: Image
-
-
 class PlaceFinder:
-    """Finds where the mean picture lies in a small picture, and how alike the two are.
+    """Finds where the mean picture lies in a small picture, and how well the two agree.
 
     `cells` is as of `FrameMeter`. The same cells are compared at every place, so that none of those
     within REACH of what is not inspected counts.
@@ -68,7 +62,7 @@ class PlaceFinder:
         else:
             matches = cv2.matchTemplate(values, self._template, method, mask=self._mask)
         # A picture without any detail.
-        matches = np.nan_to_num(matches, nan=0.0, posinf=0.0, neginf=0.0)
+        matches = np.nan_to_num(np.asarray(matches, np.float32), posinf=0.0, neginf=0.0)
         _, best, _, (x, y) = cv2.minMaxLoc(matches)
         across = x + _peak(matches[y, max(x - 1, 0) : x + 2]) - REACH
         down = y + _peak(matches[max(y - 1, 0) : y + 2, x]) - REACH
@@ -86,11 +80,11 @@ def detail(picture: npt.NDArray[Any], cells: Cells) -> Floats:
     return np.asarray((values - cv2.blur(values * share, size) / weight) * share, np.float32)
 
 
-def _peak(values: Floats) -> float:
+def _peak(values: npt.NDArray[Any]) -> float:
     """Return where the parabola through three values has its peak, from -0.5 to 0.5."""
     if len(values) < 3:
         return 0.0
-    before, at, after = (float(value) for value in values)
+    before, at, after = values.tolist()
     bend = before - 2 * at + after
     return 0.0 if bend >= 0 else 0.5 * (before - after) / bend
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.runtime.drift.gauge import PlaceFinder, TextureDistance, plain_values
-from flawline.runtime.drift.meter import SIDE, Floats, FrameMeter, Measured, Vector
+from flawline.runtime.drift.meter import Floats, FrameMeter, Measured, Vector, picture_difference
 from flawline.runtime.drift.quantities import (
     ACROSS,
     DOWN,
@@ -31,7 +32,8 @@ from flawline.runtime.image import Image
 
 # More images take longer, and move the limits hardly any more.
 MOST_IMAGES = 500
-# Images with a lower correlation with the mean of the others do not show the same at the same place.
+# With a lower correlation of each with the mean of the others, the images do not show the same at
+# the same place.
 LEAST_LIKENESS = 0.4
 # Of a part that stands still, small pictures differ by noise and flicker: by less than half of what
 # nearly all neighbouring good images differ by, and by less than this, in grey levels.
@@ -112,9 +114,7 @@ def _places(
     return mean.tobytes(), places
 
 
-def _texture(
-    measured: Sequence[Measured], images: Sequence[Image], meter: FrameMeter
-) -> Texture:
+def _texture(measured: Sequence[Measured], images: Sequence[Image], meter: FrameMeter) -> Texture:
     textures = np.stack([one.texture for one in measured])
     chosen = np.linspace(0, len(images) - 1, min(len(images), CHANGED_IMAGES)).astype(int)
     sums: list[Vector] = []
@@ -134,7 +134,7 @@ def _texture(
 def _changed(image: Image) -> Iterator[Image]:
     """Yield an image in other light, in uneven light, and out of focus."""
     for gain in GAINS:
-        yield cv2.convertScaleAbs(image, alpha=gain)
+        yield np.asarray(cv2.convertScaleAbs(image, alpha=gain), np.uint8)
     for light in _uneven_lights(*image.shape[:2]):
         factors = light if image.ndim == 2 else light[..., None]
         yield np.asarray(image * factors, np.uint8)
@@ -146,9 +146,9 @@ def _uneven_lights(height: int, width: int) -> Iterator[Floats]:
     """Yield factors [height, width] of light that falls off to the corners or to one edge."""
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     across = np.linspace(-1, 1, width, dtype=np.float32)[None]
-    yield 1 - UNEVEN * (down**2 + across**2) / 2
+    yield np.asarray(1 - UNEVEN * (down**2 + across**2) / 2, np.float32)
     for slope in (down, -down, across, -across):
-        yield 1 - UNEVEN * (slope + 1) / 2 + 0 * (down + across)
+        yield np.broadcast_to(1 - UNEVEN * (slope + 1) / 2, (height, width))
 
 
 def _fit(textures: Vector) -> tuple[Vector, Vector]:
@@ -172,12 +172,7 @@ def _left_out_distances(measured: Sequence[Measured]) -> list[float]:
 def _step(measured: Sequence[Measured]) -> float:
     """Return the difference of small pictures below which two frames show the same part."""
     differences = []
-    for one, following in zip(measured, measured[1:], strict=False):
+    for one, following in pairwise(measured):
         differences.append(picture_difference(one.picture, following.picture))
     step = min(0.5 * np.quantile(differences, STEP_SHARE), LARGEST_STEP)
     return shortened([step])[0]
-
-
-def picture_difference(one: Image, other: Image) -> float:
-    """Return the mean difference of two small pictures, in grey levels."""
-    return float(cv2.norm(one, other, cv2.NORM_L1)) / (SIDE * SIDE)

@@ -73,13 +73,13 @@ class FrameMeter:
         self.cells = _whole(small)
         if not self.cells.any():
             raise ValueError("the inspected area has no cell of the small picture")
-        self._fine = cv2.erode(_whole(inspected), np.ones((3, 3), np.uint8))
+        self._fine = _inner(_whole(inspected))
         coarse = _whole(cv2.resize(small, (COARSE_SIDE, COARSE_SIDE), interpolation=cv2.INTER_AREA))
         # A narrow area may have no whole coarse cell.
         self._coarse = coarse if coarse.any() else None
         scale = inspected
         for number in range(SCALES):
-            cells = cv2.erode(_whole(scale), np.ones((3, 3), np.uint8))
+            cells = _inner(_whole(scale))
             self._scales[number] = cells if cells.any() else None
             scale = _half(scale)
 
@@ -96,7 +96,7 @@ class FrameMeter:
             red = (means[2] + 1) / (means[1] + 1)
             blue = (means[0] + 1) / (means[1] + 1)
             grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-            picture = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+            picture = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
         coarse = resize(picture, COARSE_SIDE, COARSE_SIDE)
         _, deviation = cv2.meanStdDev(coarse, mask=self._coarse)
         fine = _energy(cv2.Laplacian(grey, cv2.CV_16S), self._fine)
@@ -108,7 +108,7 @@ class FrameMeter:
             blue=blue,
             sharpness=float(np.sqrt(fine / rough)),
             texture=self._texture(grey),
-            picture=np.asarray(picture, np.uint8),
+            picture=picture,
         )
 
     def _texture(self, grey: Image) -> Vector:
@@ -129,6 +129,11 @@ class FrameMeter:
         return np.array([*np.diff(energies), *directions[1:]])
 
 
+def picture_difference(one: Image, other: Image) -> float:
+    """Return the mean difference of two small pictures, in grey levels."""
+    return float(cv2.norm(one, other, cv2.NORM_L1)) / (SIDE * SIDE)
+
+
 def _energy(values: npt.NDArray[Any], cells: Cells) -> float:
     """Return the mean square of some values, in the given cells."""
     count = values.size if cells is None else cv2.countNonZero(cells)
@@ -141,6 +146,11 @@ def _whole(share: npt.NDArray[Any]) -> Image:
     """Return 255 where all of a cell is inspected. A mean of ones is only about 1."""
     whole: Image = np.where(share > 1 - 1e-4, 255, 0).astype(np.uint8)
     return whole
+
+
+def _inner(cells: Image) -> Image:
+    """Return the cells whose neighbours are inspected, too, since a filter reads these."""
+    return np.asarray(cv2.erode(cells, np.ones((3, 3), np.uint8)), np.uint8)
 
 
 def _half(values: npt.NDArray[Any]) -> Floats:

@@ -16,7 +16,7 @@ REMEDIES = {
     POSITION: "check the camera and the fixture of the part, or train with images of this place",
     LIGHT: "check the lamp, its reflectors and the exposure, or train with images of this light",
     FOCUS: "clean and focus the lens, and look for vibration, or train with such images",
-    SCORES: "look at the last parts and at the material; if they are good, calibrate or train again",
+    SCORES: "look at the last parts and their material; if they are good, calibrate or train again",
 }
 # In the order in which a cause explains changes of those after it.
 CAUSES = tuple(REMEDIES)
@@ -73,9 +73,7 @@ QUANTITIES = {
     "sharpness": Quantity(FOCUS, "fine to coarse detail", sides=(LOW,), least_share=0.1, digits=3),
     ACROSS: Quantity(POSITION, "shift to the right", least=0.5, unit=" % of the width"),
     DOWN: Quantity(POSITION, "shift downwards", least=0.5, unit=" % of the height"),
-    LIKENESS: Quantity(
-        PRODUCT, "correlation with the mean good image", sides=(LOW,), least=0.1
-    ),
+    LIKENESS: Quantity(PRODUCT, "correlation with the mean good image", sides=(LOW,), least=0.1),
     TEXTURE: Quantity(
         PRODUCT, "distance from the texture of good images", sides=(HIGH,), least=1.0
     ),

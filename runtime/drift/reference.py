@@ -32,7 +32,7 @@ class Range:
 
     `low` and `high` are its smallest and largest value, but for one of each hundred images,
     `lower` and `upper` its quarters, and `middle` is the median. Of the images, `independent`
-    count, because those that follow each other may be alike.
+    count, because those that follow each other may be similar.
     """
 
     images: int
@@ -168,7 +168,7 @@ def _range_from_json(content: Any, name: str) -> Range:
     independent = reader.take("independent", int)
     values = _numbers(reader, reader.take("values", list), 5)
     reader.finish()
-    if not FEWEST <= images or not 1 <= independent <= images:
+    if not images >= FEWEST or not 1 <= independent <= images:
         reader.refuse("the numbers of images do not fit together")
     if list(values) != sorted(values):
         reader.refuse("values do not rise")

@@ -15,22 +15,21 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
-from flawline.runtime.drift.gauge import Reading
-from flawline.runtime.drift.learn import picture_difference
 from flawline.runtime.drift.limits import critical_count
+from flawline.runtime.drift.meter import picture_difference
 from flawline.runtime.drift.quantities import (
     ACROSS,
     CAUSES,
     DOWN,
     HIGH,
     LIKENESS,
-    LOW,
     PRODUCT,
     QUANTITIES,
     REMEDIES,
     SCORE,
     SCORES,
 )
+from flawline.runtime.drift.reading import Reading
 from flawline.runtime.drift.reference import DriftReference, Range
 from flawline.runtime.image import Image
 
@@ -45,6 +44,9 @@ LEAST_SHARE = 1 / 3
 # the second, a warning ends.
 SUSPECTED = 1 / 3
 ENDED = 1 / 2
+
+
+MISSING_REASON = "the good images are too few, or too different from each other"
 
 
 class Change(NamedTuple):
@@ -83,6 +85,23 @@ def _limits(name: str, good: Range) -> list[_Limit]:
         reach = max(reach, quantity.least_change(good.middle))
         limits.append(_Limit(name, side, good.middle + side * reach, good))
     return limits
+
+
+def drift_notes(reference: DriftReference | None) -> list[str]:
+    """Return log lines about what is not watched; None is a bundle without statistics."""
+    if reference is None:
+        return [
+            f"note: drift of {', '.join(CAUSES)} is not watched: the bundle has no statistics of "
+            f"its good images"
+        ]
+    watched = set()
+    for name, good in reference.ranges.items():
+        if any(math.isfinite(limit.critical(WINDOW)) for limit in _limits(name, good)):
+            watched.add(QUANTITIES[name].cause)
+    missing = [cause for cause in CAUSES if cause not in watched]
+    if not missing:
+        return []
+    return [f"note: drift of {', '.join(missing)} is not watched: {MISSING_REASON}"]
 
 
 class _Frame(NamedTuple):
@@ -128,9 +147,9 @@ class DriftWatch:
         state = self._cameras.get(camera)
         if state is None:
             state = self._cameras[camera] = _Camera([0] * len(self._limits))
-        if state.picture is not None:
-            if picture_difference(state.picture, reading.picture) < self._step:
-                return []
+        last = state.picture
+        if last is not None and picture_difference(last, reading.picture) < self._step:
+            return []
         state.picture = reading.picture
         self._count(state, {**reading.values, SCORE: score})
         if len(state.frames) < FEWEST_FRAMES:

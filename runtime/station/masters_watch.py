@@ -19,10 +19,10 @@ LOOK_S = 10.0
 
 
 class MastersWatch:
-    """Looks at the audit log of what judges, in a thread, and calls `end` if it is to judge no more.
+    """Looks at the audit log of what judges in a thread, and calls `end` if it must judge no more.
 
     Only judges with a rule that limits the age of the check are looked at. Use it as a context
-    manager, or close it; `raise_failure` then raises why it ended the stream.
+    manager, which raises MastersError at the end of the block if it ended the stream.
     """
 
     def __init__(self, exchange: Exchange, end: Callable[[], None]) -> None:
@@ -37,17 +37,11 @@ class MastersWatch:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the thread. May be called again."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._closed.set()
         self._thread.join()
-
-    def raise_failure(self) -> None:
-        """Raise MastersError if the stream was ended, with the reason."""
-        if self._failure is not None:
+        # Another error that ends the stream must reach the user.
+        if self._failure is not None and kind is None:
             raise MastersError(f"the stream was ended: {self._failure}")
 
     def _run(self) -> None:

@@ -10,11 +10,12 @@ The three work on different frames at the same time, and each hands them on in t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from flawline.cameras import Camera, Frame
 from flawline.runtime.ahead import Ahead, NoteStage, Prepared
 from flawline.runtime.detector import Detector
+from flawline.runtime.drift.watch import Change
 from flawline.runtime.outputs import Output
 from flawline.runtime.station.judge import Exchange, Judge, exchange_of
 from flawline.runtime.station.notices import FrameNotices
@@ -56,11 +57,11 @@ def run_stream(
     reporter = Reporter(judge, outputs, tally, [camera], stop.is_set)
     reporter.attach()
     frames = _frames(camera, stop, max_frames)
-    prepare = judge.detector.prepare
+    prepare = judge.prepare
     note = tally.stages.note
     ahead = Ahead(frames, prepare, camera.stop, batch or 1, camera.newest_only, note)
     with reporter.summarised(lambda: tally.summary(camera)), ahead as items:
-        segments = _Segments(items, exchange, batch, camera.name or ONLY)
+        segments = _Segments(items, exchange, batch, camera.name or ONLY, notices.drift)
         for part in _parts(segments, reporter, note):
             reporter.report(part, camera, notices)
 
@@ -87,16 +88,23 @@ class _Segments:
     """Iterates over what judges a stream, one after the other; `verdicts` gives those of each.
 
     The frames of one end before the first frame of a part for which another one is ready. `batch`
-    is as of `run_stream`, and `camera` the name of the camera.
+    is as of `run_stream`, and `camera` the name of the camera. `drift` is called with each warning
+    of the drift check that begins or ends.
     """
 
     def __init__(
-        self, items: Ahead[Frame], exchange: Exchange, batch: int | None, camera: str
+        self,
+        items: Ahead[Frame],
+        exchange: Exchange,
+        batch: int | None,
+        camera: str,
+        drift: Callable[[Change], None],
     ) -> None:
         self._items = items
         self._exchange = exchange
         self._batch = batch
         self._camera = camera
+        self._drift = drift
         # The frame that ended a segment.
         self._held: Prepared[Frame] | None = None
         self._ended = False
@@ -104,7 +112,7 @@ class _Segments:
     def __iter__(self) -> Iterator[Judge]:
         while not self._ended:
             judge = self._exchange.take()
-            self._items.change_prepare(judge.detector.prepare)
+            self._items.change_prepare(judge.prepare)
             yield judge
 
     def verdicts(self, judge: Judge) -> Iterator[tuple[Frame, Verdict]]:
@@ -114,7 +122,7 @@ class _Segments:
         if self._batch is not None:
             judged = judge_in_flight(judge.detector, items, self._batch)
         for frame, verdict in judged:
-            yield frame, judge.verdict(verdict, self._camera)
+            yield frame, judge.verdict(verdict, self._camera, self._drift)
 
     def _prepared(self, judge: Judge) -> Iterator[Prepared[Frame]]:
         while True:
@@ -126,7 +134,7 @@ class _Segments:
             if self._exchange.is_due and made.item.view == 0:
                 self._held = made
                 return
-            yield made.made_by(judge.detector.prepare)
+            yield made.made_by(judge.prepare)
 
 
 def _one_by_one(
