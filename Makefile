@@ -42,10 +42,13 @@ endif
 demo: .venv/train
 	$(BIN)/python -m benchmarks.demo --out demo
 
+# A test that hangs outside of Python, where pytest-timeout cannot end it, ends its process.
+LIMIT := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+
 # One process per core, each with one thread; a file's tests stay together, as they share fixtures.
 test: .venv/dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not alone"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not alone" $(LIMIT)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone $(LIMIT)
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest --slow -m slow

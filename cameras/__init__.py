@@ -180,29 +180,13 @@ class Camera(ABC):
         Raises CameraError for a source that does not work, or no longer.
         """
 
-    # A program with several cameras takes the newest frame of each when it is ready for them. It
-    # still iterates, in a thread of its own, which opens a failed camera again.
+    def still_valid(self, frame: Frame) -> Frame | None:
+        """Return a frame that was handed out and waited since then, if it may still be judged.
 
-    def keep_newest(self, on_frame: Callable[[], None]) -> bool:
-        """Keep the newest frame for `take_newest`, instead of handing out frames by iterating.
-
-        Called before the iteration. `on_frame` is called by the capture thread, which must not be
-        delayed, when a frame came or was left out. Return False for a source that drops no frame,
-        whose iteration hands out each of them.
+        Otherwise, return it without its image and with a fault, or None if it is left out. Any
+        thread may call it.
         """
-        return False
-
-    @property
-    def has_newest(self) -> bool:
-        """Whether a frame waits for `take_newest`."""
-        return False
-
-    def take_newest(self) -> Frame | None:
-        """Take the newest frame without waiting; None if there is none that can be judged.
-
-        Any thread may call it, one at a time. Raises CameraError.
-        """
-        return None
+        return frame
 
     def stop(self) -> None:
         """End the iteration. Does not wait; any thread and a signal handler may call it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy.typing as npt
@@ -57,8 +56,6 @@ class CapturingCamera(Camera):
         self._waiting: WaitingFrames = NewestFrame()
         if self.limits.keeps_all:
             self._waiting = FrameQueue(source, self.limits.queue_size, self.clock)
-        # Given by `keep_newest`; iterating then hands out no frames.
-        self._on_frame: Callable[[], None] | None = None
         self._ended: Exception | None = None
         # When the next usable frame must have come, and what came since the last start.
         self._deadline = 0.0
@@ -187,7 +184,7 @@ class CapturingCamera(Camera):
             self._is_running = True
             self._has_worked = True
             self._deadline = now + self.limits.stall
-            self._notify()
+            self._changed.notify_all()
             return True
 
     def _put_corrupt(self, generation: int, error: CorruptFrame) -> bool:
@@ -215,7 +212,7 @@ class CapturingCamera(Camera):
         self.corrupt += 1
         self._unusable += 1
         self._events.add(events.CORRUPT, f"a damaged frame {self._fate()}: {error}")
-        self._notify()
+        self._changed.notify_all()
 
     def _count_stale(self, age: float) -> None:
         """Count a frame that is too old. The caller holds the condition."""
@@ -223,16 +220,10 @@ class CapturingCamera(Camera):
         self._unusable += 1
         limit = f"max_age is {self.limits.age_limit:g} s"
         self._events.add(events.STALE, f"a frame {self._fate()} that is {age:.1f} s old; {limit}")
-        self._notify()
+        self._changed.notify_all()
 
     def _fate(self) -> str:
         """Say what becomes of a frame that cannot be judged."""
         if self.limits.keeps_all:
             return "is rejected"
         return "was left out"
-
-    def _notify(self) -> None:
-        """Wake the consumer. The caller holds the condition."""
-        self._changed.notify_all()
-        if self._on_frame is not None:
-            self._on_frame()

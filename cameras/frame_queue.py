@@ -44,7 +44,7 @@ class WaitingFrames(ABC):
 
     @abstractmethod
     def clear(self) -> int:
-        """Discard everything, since the stream ends; return how many images count as dropped."""
+        """Discard everything, since the stream ends; return how many images."""
 
 
 class NewestFrame(WaitingFrames):
@@ -70,13 +70,12 @@ class NewestFrame(WaitingFrames):
         return waiting
 
     def reopen(self) -> int:
+        return self.clear()
+
+    def clear(self) -> int:
         discarded = len(self)
         self._slot = None
         return discarded
-
-    def clear(self) -> int:
-        self._slot = None
-        return 0
 
 
 class FrameQueue(WaitingFrames):

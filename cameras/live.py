@@ -8,8 +8,9 @@ out, and a camera that stalls or fails is opened again, within a budget of resta
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from flawline.cameras import CameraError, Frame, events
 from flawline.cameras.capture import CapturingCamera
@@ -63,50 +64,42 @@ class LiveCamera(CapturingCamera):
         """Wait for a frame, an event, the end of the capture, or until the camera is stalled."""
 
         def changed() -> bool:
-            return bool(self._hands_out() or self._ended or self._events)
+            return bool(self._waiting or self._ended or self._events)
 
         with self._changed:
             timeout = max(0.0, self._deadline - self.clock.monotonic())
             self.clock.wait_for(self._changed, changed, timeout)
             # Events alone do not make up for a frame.
             is_late = self.clock.monotonic() >= self._deadline
-            if not self._hands_out() and (self._ended is not None or is_late):
+            if not self._waiting and (self._ended is not None or is_late):
                 self._note_end()
-            waiting = None
-            if self._hands_out():
-                waiting = self._waiting.take()
-            return waiting, self._ended, is_late
+            return self._waiting.take(), self._ended, is_late
 
     def _note_end(self) -> None:
         """Note that the capture ended or stalled, and no frame waits. Called with the condition."""
-
-    def _hands_out(self) -> bool:
-        """Tell whether a frame waits that iterating hands out."""
-        return len(self._waiting) > 0 and self._on_frame is None
 
     @property
     def newest_only(self) -> bool:
         return not self.limits.keeps_all
 
-    def keep_newest(self, on_frame: Callable[[], None]) -> bool:
-        if self.newest_only:
-            self._on_frame = on_frame
-        return self.newest_only
-
-    @property
-    def has_newest(self) -> bool:
-        return len(self._waiting) > 0
-
-    def take_newest(self) -> Frame | None:
-        with self._changed:
-            waiting = self._waiting.take()
-        if waiting is None:
+    def still_valid(self, frame: Frame) -> Frame | None:
+        captured = frame.captured_mono
+        if frame.image is None or captured is None:
+            return frame
+        fault = self._too_old(self.clock.monotonic() - captured)
+        if fault is None:
+            return frame
+        if not self.limits.keeps_all:
             return None
-        frame = self._frame(waiting)
+        return dataclasses.replace(frame, image=None, fault=fault)
+
+    def _too_old(self, age: float) -> str | None:
+        """Count a frame of this age in seconds, and say so, if it is too old to be judged."""
+        if age <= self.limits.oldest_judged:
+            return None
         with self._changed:
-            # The iterating thread reports the events of this frame.
-            self._changed.notify_all()
-        return frame
+            self._count_stale(age)
+        return f"its image was {age:.1f} s old; max_age is {self.limits.age_limit:g} s"
 
     def _stall(self) -> CameraError:
         """Say for how long no usable frame came."""
@@ -188,12 +181,9 @@ class LiveCamera(CapturingCamera):
         """
         fault = None
         image = waiting.payload
-        age = self.clock.monotonic() - waiting.captured_mono
-        if waiting.has_image and age > self.limits.oldest_judged:
-            fault = f"its image was {age:.1f} s old; max_age is {self.limits.age_limit:g} s"
-            with self._changed:
-                self._count_stale(age)
-        elif not isinstance(image, Frame):
+        if waiting.has_image:
+            fault = self._too_old(self.clock.monotonic() - waiting.captured_mono)
+        if fault is None and not isinstance(image, Frame):
             try:
                 image = self._convert(image)
             except CorruptFrame as error:
@@ -213,7 +203,7 @@ class LiveCamera(CapturingCamera):
         """Add the events of a frame that is handed out. The caller holds the condition."""
         self._changes.note(frame, self._events)
         captured = frame.captured_mono
-        # With `take_newest`, a frame from before the failure may be handed out after it.
+        # With `every_frame`, frames from before the failure are handed out after it.
         if self._lost_at is not None and (captured is None or captured >= self._lost_at):
             seconds = self.clock.monotonic() - self._lost_at
             self._lost_at = None

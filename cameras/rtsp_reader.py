@@ -11,6 +11,7 @@ import av
 from flawline.cameras import CameraError
 from flawline.cameras.clock import Clock
 from flawline.cameras.grabbed import CorruptFrame, Grabbed, PermanentError
+from flawline.cameras.h264_numbers import FrameNumbers
 from flawline.cameras.rtsp_options import RtspOptions
 from flawline.cameras.stream_age import StreamAge
 
@@ -22,6 +23,8 @@ LOW_DELAY = {"probesize": "32", "analyzeduration": "0", "flags": "low_delay"}
 STRICT = {"err_detect": "crccheck+explode"}
 # Codecs whose frame is complete for FFmpeg only when the next one begins.
 ENDED_BY_THE_NEXT = ("h264", "hevc")
+# The codec whose frames have numbers.
+NUMBERED = "h264"
 NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 # An interrupted read lasts this much longer than a stall, which is then reported first.
 LONGER = 1.5
@@ -60,6 +63,9 @@ class RtspReader:
         # Each further thread would delay the frames by one.
         context.thread_count = 1
         self._age = StreamAge(context.name in ENDED_BY_THE_NEXT)
+        self._numbers: FrameNumbers | None = None
+        if context.name == NUMBERED:
+            self._numbers = FrameNumbers(context.extradata or b"")
         self._packets = self._container.demux(self._stream)
         self._decoded: deque[Any] = deque()
         # Until a whole key frame came, no frame can be decoded.
@@ -72,6 +78,8 @@ class RtspReader:
         """
         while not self._decoded:
             packet = self._next_packet()
+            if self._numbers is not None and self._numbers.lost_before(bytes(packet)):
+                self._is_damaged = True
             try:
                 self._decoded.extend(self._stream.codec_context.decode(packet))
             except av.FFmpegError:

@@ -141,6 +141,7 @@ def _refuse_parts_of_frames(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:
     """Train on the given data, or on the demo data; return the checkpoint and the data set."""
+    from flawline.export.good_scores import require_rate_of_training
     from flawline.train.training import train
 
     data = args.data
@@ -155,6 +156,9 @@ def _train(args: argparse.Namespace) -> tuple[Path, Path]:
     if args.data is None and args.weights is None:
         log(f"the demo data is trained with --weights {DEMO_WEIGHTS}, which needs no download")
         recipe = replace(recipe, weights=DEMO_WEIGHTS)
+    # Minutes of training would come first.
+    rates = Rates(args.false_alarm_rate, args.review_rate)
+    require_rate_of_training(rates, recipe.data, recipe.folds)
     checkpoint = args.save_checkpoint
     if checkpoint is None:
         checkpoint = Path("runs") / f"{args.method}-{_given_name(data)}.pt"

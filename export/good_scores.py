@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from flawline.export.parity import ScoresAndMaps
-from flawline.runtime.good_images.out_of_fold import OutOfFold, independent_images, match_images
-from flawline.runtime.good_images.scores import GoodScores, note_copies
+from flawline.runtime.good_images.folds import blocks, choose_folds
+from flawline.runtime.good_images.out_of_fold import (
+    OutOfFold,
+    independent_images,
+    independent_of,
+    match_images,
+)
+from flawline.runtime.good_images.scores import GOOD, GoodScores, note_copies
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.threshold import Rates, check_rates
-from flawline.train.data import DataError
-from flawline.train.data.split import content_hashes
+from flawline.train.data import DataError, hold_out, open_data
+from flawline.train.data.split import content_hashes, without_copies
 from flawline.train.judging import map_peaks
 
 
@@ -86,3 +92,20 @@ def require_rate(rates: Rates, selected: Sequence[Path], known: GoodScores | Non
         check_rates(rates, len(selected))
     else:
         check_rates(rates, len(known.paths), known.called)
+
+
+def require_rate_of_training(rates: Rates, data: Path, folds: int | None) -> None:
+    """Check, before a training, that its good images will be enough for the rates.
+
+    folds: as of `Recipe`. Raises CalibrationError, and DataError for data that cannot be used.
+    """
+    images = open_data(data).train_good
+    count = choose_folds(folds, len(images))
+    if count == 0:
+        training, held_out = hold_out(images)
+        check_rates(rates, len(without_copies(held_out, training)))
+        return
+    chosen = independent_of(content_hashes(images), blocks(images, count))
+    # Without any, the training names the copies.
+    if chosen:
+        check_rates(rates, len(chosen), GOOD)

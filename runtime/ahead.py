@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from flawline.cameras.clock import Clock, SystemClock
 from flawline.runtime.graph_input import Laid
 from flawline.runtime.image import Image
+from flawline.runtime.signals import SIGNAL_S
 from flawline.runtime.verdict import Verdict
 
 Item = TypeVar("Item")
@@ -135,7 +136,8 @@ class Ahead(Generic[Item]):
                 self._consumed_in = start - self._taken_at
             self._wanted = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._ready or self._ended)
+            while not self._changed.wait_for(lambda: self._ready or self._ended, SIGNAL_S):
+                pass
             self._wanted = False
             if not self._ready:
                 if self._failure is not None:

@@ -27,7 +27,7 @@ from flawline.runtime.graph_input import GraphInput, Laid
 from flawline.runtime.image import Image, Map, check_image
 from flawline.runtime.regions import Regions, RegionSettings, find_regions, regions_missing
 from flawline.runtime.tile_runner import TileRunner
-from flawline.runtime.verdict import Verdict
+from flawline.runtime.verdict import Verdict, fault_of
 
 
 class Detector:
@@ -111,9 +111,10 @@ class Detector:
     def __call__(self, image: npt.NDArray[Any]) -> Verdict:
         """Judge an image: uint8 [h, w, 3] BGR or [h, w] mono, of any size.
 
-        A bundle that was built for a camera's frames takes these alone. A score that is not finite
-        rejects the part, and so does an engine that is unavailable, and a part that the bundle's
-        fixture does not find. The size is not compared with those of the training; see `judge`.
+        A bundle that was built for a camera's frames takes these alone. A score or a map that is
+        not finite rejects the part, and so does an engine that is unavailable, and a part that the
+        bundle's fixture does not find. The size is not compared with those of the training; see
+        `judge`.
         Raises ValueError for another dtype or shape.
         """
         prepared = Prepared.of(image, self.prepare_image)
@@ -237,14 +238,13 @@ class Detector:
 
     def verdict(self, score: float, anomaly_map: Map, milliseconds: Mapping[str, float]) -> Verdict:
         """Compare a score with the thresholds; the map is that of the frame."""
-        reason = None
-        if not math.isfinite(score):
-            reason = f"the score is {score}, not a finite number: the part is rejected"
+        anomaly_map = self.graph_input.suppressed(anomaly_map)
+        reason = fault_of(score, anomaly_map)
         return Verdict(
-            score=score,
+            score=math.nan if reason is not None else score,
             threshold=self.threshold,
             anomalous=score > self.threshold or reason is not None,
-            anomaly_map=self.graph_input.suppressed(anomaly_map),
+            anomaly_map=anomaly_map,
             milliseconds=milliseconds,
             reason=reason,
             review_threshold=self.review_threshold,

@@ -202,6 +202,8 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
             else:
                 stop.set()
                 cameras[0].stop()
+            for output in opened:
+                output.stop_waiting()
 
         stack.enter_context(_signals_call(end))
         for camera in cameras:

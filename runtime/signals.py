@@ -16,6 +16,9 @@ from typing import Any
 TERMINATION = (signal.SIGTERM, signal.SIGHUP)
 # Added to the number of a signal, it is the exit code that a shell reports.
 SIGNAL_CODE = 128
+# The longest wait of the main thread, in seconds. A signal that arrives just before the wait begins
+# does not end it, and its handler is called after it.
+SIGNAL_S = 0.5
 
 
 class Terminated(KeyboardInterrupt):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from flawline.runtime.drift.reading import Reading
 from flawline.runtime.find_part import Pose
@@ -13,6 +16,8 @@ GOOD = "good"
 REVIEW = "review"
 ANOMALOUS = "anomalous"
 UNJUDGED = "unjudged"
+# What engines begin to look for a maximum with: the score of a map without any number.
+LOWEST = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True)
@@ -71,3 +76,18 @@ class Verdict:
         if self.review:
             return REVIEW
         return GOOD
+
+
+def fault_of(score: float, anomaly_map: Map) -> str | None:
+    """Say why a result of the engine is none: it has values that are not finite; else None.
+
+    `anomaly_map` is as of `Verdict`. It is looked at although the score is mostly its maximum: ONNX
+    Runtime leaves NaN out of a maximum, and OpenVINO may return the lowest float32 instead, so that
+    the part would be good.
+    """
+    if not math.isfinite(score) or score <= LOWEST:
+        return f"the score is {score:g}, not a finite number: the part is rejected"
+    # NaN is both the least and the largest value of an array that holds it.
+    if anomaly_map.size and not np.isfinite([anomaly_map.min(), anomaly_map.max()]).all():
+        return "the anomaly map has values that are not finite numbers: the part is rejected"
+    return None

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from flawline.cameras import triggered
+from flawline.export import local_engine, measured_choice
 from flawline.runtime.bundle import Bundle, write_bundle
 from flawline.runtime.calibration import Calibration
 from flawline.runtime.console import Verbosity
@@ -28,6 +29,8 @@ from flawline.runtime.source_frame import SourceFrame
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 64
+# Of a test that is marked slow.
+SLOW_LIMIT_S = 3600
 # The frames that tests/golden/tiny-source.onnx takes.
 SOURCE = SourceFrame(128, 192, "bayer-grbg")
 # pylon reads it once: two emulated Basler cameras.
@@ -41,9 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
+    for item in items:
+        if item.get_closest_marker("slow"):
+            if config.getoption("--slow"):
+                item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
+            else:
                 item.add_marker(pytest.mark.skip(reason="slow: runs in make test-slow"))
 
 
@@ -60,6 +65,16 @@ def _default_verbosity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test inherit the --quiet or --verbose of another one."""
     monkeypatch.setattr(Verbosity, "quiet", False)
     monkeypatch.setattr(Verbosity, "verbose", False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_timing() -> Iterator[None]:
+    """Time engines for milliseconds instead of seconds; tests check no speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measured_choice, "SETTLE_S", 0.0)
+        patch.setattr(measured_choice, "TURN_S", 0.002)
+        patch.setattr(local_engine, "TIMED_SECONDS", 0.01)
+        yield
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 # Python of JetPack 6, Debian 12 and JetPack 7.
 PYTHONS = ("3.10", "3.11", "3.12")
-TEST_PACKAGES = ("pytest", "hypothesis")
+TEST_PACKAGES = ("pytest", "pytest-timeout", "hypothesis")
 FEWEST_TESTS = 500
 
 

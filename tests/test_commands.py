@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,13 +22,31 @@ PACKAGES = ("train", "export", "runtime", "benchmarks")
 # Engines are found by the metadata of their package, which cannot be hidden in this way.
 ENGINE_PACKAGES = {"openvino", "tensorrt_rtx"}
 HIDDEN = sorted({*EXTRA_OF_PACKAGE, "torchvision"} - ENGINE_PACKAGES)
-# Makes the packages of the extras look absent, as on a box that only inspects.
+# Runs the command lines of a list in JSON, each in a fork of this process, and prints exit statuses
+# with stdout and stderr as JSON. It makes the packages of the extras look absent, as on a box that
+# only inspects. What every command imports is imported once.
 WITHOUT_EXTRAS = f"""
-import runpy, sys
+import json, os, runpy, sys, tempfile
 for package in {HIDDEN}:
     sys.modules[package] = None
-module, *sys.argv[1:] = sys.argv[1:]
-runpy.run_module(module, run_name="__main__", alter_sys=True)
+import cv2, msgspec, numpy, tifffile
+
+def run(module, words):
+    sys.argv[1:] = words
+    runpy.run_module(f"flawline.{{module}}", run_name="__main__", alter_sys=True)
+
+results = []
+for module, *words in json.loads(sys.argv[1]):
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            run(module, words)
+            sys.exit()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        results.append([status, *(file.seek(0) or file.read() for file in (out, err))])
+print(json.dumps(results))
 """
 
 INSTALL = shlex.join([sys.executable, "-m", "pip", "install", "-e", str(ROOT)])
@@ -56,6 +78,54 @@ def run(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.Complet
     )
 
 
+def run_here(module: str, *words: str) -> int:
+    """Run a command in this process, which has imported its libraries already."""
+    name = f"flawline.{module}"
+    spec = find_spec(name)
+    assert spec is not None
+    if spec.submodule_search_locations is not None:
+        name += ".__main__"
+    try:
+        return int(import_module(name).main(words))
+    except SystemExit as ended:
+        # argparse ends with a number.
+        return int(ended.code or 0)
+
+
+# Command lines that name a missing extra, and the extra.
+NEED_EXTRAS = {
+    ("train.fit", "--data", "."): "train",
+    ("export.build", "--data", "."): "train",
+    ("benchmarks.run", "--bundles", ".", "--data", "."): "report",
+    ("benchmarks.bundle_report", "--bundle", ".", "--data", "."): "report",
+    ("benchmarks.demo",): "report",
+    ("benchmarks.studies.backbones", "--data", "."): "train",
+    ("benchmarks.studies.bank_size", "--data", "."): "report",
+    ("benchmarks.studies.fusion",): "train",
+    ("benchmarks.studies.gpu_check",): "train",
+    ("benchmarks.studies.stencils",): "train",
+    ("benchmarks.studies.threshold_coverage", "--data", "."): "train",
+}
+
+
+class Ended(NamedTuple):
+    """The exit status of a process, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def without_extras() -> dict[tuple[str, ...], Ended]:
+    """How commands end where the packages of the extras are absent, by their command lines."""
+    lines = [*((module, "--help") for module in commands()), *NEED_EXTRAS]
+    done = run("-c", WITHOUT_EXTRAS, json.dumps(lines))
+    assert done.returncode == 0, done.stderr
+    results = [Ended(*result) for result in json.loads(done.stdout)]
+    return dict(zip(lines, results, strict=True))
+
+
 def test_the_commands_of_the_readme_are_among_them() -> None:
     assert {"train.fit", "export.build", "runtime.infer_stream", "benchmarks.run"} <= set(
         commands()
@@ -63,41 +133,30 @@ def test_the_commands_of_the_readme_are_among_them() -> None:
 
 
 @pytest.mark.parametrize("module", commands())
-def test_help_needs_no_training_library(module: str) -> None:
-    done = run("-c", WITHOUT_EXTRAS, f"flawline.{module}", "--help")
+def test_help_needs_no_training_library(
+    module: str, without_extras: dict[tuple[str, ...], Ended]
+) -> None:
+    done = without_extras[module, "--help"]
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ")
     assert not done.stderr
 
 
 @pytest.mark.parametrize("module", commands())
-def test_an_unknown_flag_is_one_line(module: str) -> None:
-    done = run("-m", f"flawline.{module}", "--no-such-flag")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+def test_an_unknown_flag_is_one_line(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(module, "--no-such-flag") == 2
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 1, printed
 
 
-@pytest.mark.parametrize(
-    ("module", "flags", "extra"),
-    [
-        ("train.fit", ["--data", "."], "train"),
-        ("export.build", ["--data", "."], "train"),
-        ("benchmarks.run", ["--bundles", ".", "--data", "."], "report"),
-        ("benchmarks.bundle_report", ["--bundle", ".", "--data", "."], "report"),
-        ("benchmarks.demo", [], "report"),
-        ("benchmarks.studies.backbones", ["--data", "."], "train"),
-        ("benchmarks.studies.bank_size", ["--data", "."], "report"),
-        ("benchmarks.studies.fusion", [], "train"),
-        ("benchmarks.studies.gpu_check", [], "train"),
-        ("benchmarks.studies.stencils", [], "train"),
-        ("benchmarks.studies.threshold_coverage", ["--data", "."], "train"),
-    ],
-)
-def test_a_missing_extra_is_named_in_one_line(module: str, flags: list[str], extra: str) -> None:
-    done = run("-c", WITHOUT_EXTRAS, f"flawline.{module}", *flags)
+@pytest.mark.parametrize("words", NEED_EXTRAS, ids=lambda words: words[0])
+def test_a_missing_extra_is_named_in_one_line(
+    words: tuple[str, ...], without_extras: dict[tuple[str, ...], Ended]
+) -> None:
+    done = without_extras[words]
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.strip().endswith(install_command(extra))
+    assert done.stderr.strip().endswith(install_command(NEED_EXTRAS[words]))
 
 
 @pytest.mark.parametrize("module", commands())
@@ -134,10 +193,11 @@ def test_the_stream_script_runs_from_any_folder(tmp_path: Path) -> None:
         ["benchmarks.bundle_report", "--bundle"],
     ],
 )
-def test_an_empty_value_as_of_an_unset_shell_variable_is_refused(words: list[str]) -> None:
-    done = run("-m", *words, "")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+def test_an_empty_value_as_of_an_unset_shell_variable_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(*words, "") == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert "is empty; check that its shell variable is set" in line
 
 

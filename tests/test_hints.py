@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import SIZE, tiny_model, write_levels, write_tiny_bundle
-from test_commands import commands, run
+from test_commands import commands, run_here
 
 from flawline.__main__ import main
 from flawline.commands import COMMANDS
@@ -71,7 +73,10 @@ def text_of(node: ast.AST) -> str:
 
 @cache
 def help_of(module: str) -> str:
-    return run("-m", module, "--help").stdout
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert run_here(module.removeprefix("flawline."), "--help") == 0
+    return printed.getvalue()
 
 
 def written_commands() -> Iterator[tuple[str, list[str]]]:

@@ -132,18 +132,24 @@ def _offset(part: PartScores, other: PartScores) -> float:
 
 
 def independent_images(record: OutOfFold) -> list[int]:
-    """Return the indices of images that were not seen in training, each content once.
+    """Return the indices of images that were not seen in training; see `independent_of`."""
+    return independent_of(record.images, [part.images for part in record.folds])
 
-    An image with a copy in another fold was seen by the detector that scored it, and copies within
-    a fold say no more than one of them.
+
+def independent_of(images: Sequence[str], folds: Sequence[Sequence[int]]) -> list[int]:
+    """Return the indices of images that are not seen in training, each content once.
+
+    An image with a copy in another fold is seen by the detector that scores it, and copies within
+    a fold say no more than one of them. `images` are content hashes, and `folds` has the indices of
+    each block.
     """
     folds_of: dict[str, set[int]] = {}
-    for number, part in enumerate(record.folds):
-        for image in part.images:
-            folds_of.setdefault(record.images[image], set()).add(number)
+    for number, block in enumerate(folds):
+        for image in block:
+            folds_of.setdefault(images[image], set()).add(number)
     chosen = []
     counted: set[str] = set()
-    for index, content in enumerate(record.images):
+    for index, content in enumerate(images):
         if len(folds_of[content]) == 1 and content not in counted:
             counted.add(content)
             chosen.append(index)

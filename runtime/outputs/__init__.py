@@ -155,7 +155,7 @@ class Output(ABC):
     def stop_waiting(self) -> None:  # noqa: B027
         """Delay the stream no longer for a slow peer, since the stream is to end.
 
-        Called before the judgements that are left, by the thread that calls `write`.
+        Any thread may call it, also during `write`, and a signal handler, and more than once.
         """
 
     def totals(self) -> Mapping[str, int]:

@@ -85,6 +85,9 @@ class CsvTable(Output):
         if self._file.print(text):
             self._has_header = True
 
+    def stop_waiting(self) -> None:
+        self._file.stop_waiting()
+
     def totals(self) -> Mapping[str, int]:
         return self._file.totals()
 

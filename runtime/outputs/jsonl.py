@@ -35,6 +35,9 @@ class JsonLines(Output):
     def write(self, judgement: Judgement) -> None:
         self._print({**record(judgement), "bundle": self._bundle_id})
 
+    def stop_waiting(self) -> None:
+        self._file.stop_waiting()
+
     def totals(self) -> Mapping[str, int]:
         return self._file.totals()
 

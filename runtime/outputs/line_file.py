@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from io import FileIO
+import sys
+from io import FileIO, UnsupportedOperation
 from pathlib import Path
 
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.console import discard_stdout
 from flawline.runtime.outputs import OutputError
+from flawline.runtime.outputs.pipe_writer import PipeWriter, is_pipe
 from flawline.runtime.station.notices import FrameNotices
 
 STDOUT = ""
@@ -23,7 +25,8 @@ class LineFile:
     OutputError if the file cannot be opened.
 
     A line that a file cannot take, as on a full disk, is lost as a whole and counted, and the next
-    one is tried again. A pipe or a stdout that takes no line is an error: its reader is gone.
+    one is tried again. A pipe or a stdout that takes no line is an error: its reader is gone. One
+    that is not read is waited for, until `stop_waiting` is called.
     """
 
     def __init__(self, output: str, target: str) -> None:
@@ -37,12 +40,17 @@ class LineFile:
         self._failure: OSError | None = None
         self._file: FileIO | None = None
         self._is_regular = False
-        if target != STDOUT:
+        self._pipe: PipeWriter | None = None
+        if target == STDOUT:
+            self._pipe = _pipe_of_stdout()
+        else:
             try:
                 # Not opened with "w", so that a start that fails leaves an older file as it is.
                 # Without a buffer, where a line that was not written would wait for the next one.
                 self._file = Path(target).open("ab", buffering=0)  # noqa: SIM115
                 self._is_regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+                if is_pipe(self._file.fileno()):
+                    self._pipe = PipeWriter(self._file.fileno())
             except OSError as error:
                 raise self._error(error) from error
             self._require_no_other_writer()
@@ -64,6 +72,11 @@ class LineFile:
             # Some network file systems have no locks.
             pass
 
+    def stop_waiting(self) -> None:
+        """Give up soon if nothing reads the lines. Any thread and a signal handler may call it."""
+        if self._pipe is not None:
+            self._pipe.stop_waiting()
+
     def totals(self) -> dict[str, int]:
         """Return how many lines a file could not take; stdout has no such count."""
         if self._file is None:
@@ -78,7 +91,7 @@ class LineFile:
         try:
             self._write(line)
         except OSError as error:
-            if self._file is None or isinstance(error, BrokenPipeError):
+            if self._file is None or isinstance(error, (BrokenPipeError, TimeoutError)):
                 self._fail(error)
             self._lost += 1
             self._failure = error
@@ -95,12 +108,15 @@ class LineFile:
         raise self._error(error, f"{self._lost} lines ") from error
 
     def _write(self, line: str) -> None:
-        """Write a line, as a whole or not at all. Raises OSError."""
+        """Write a line, to a regular file as a whole or not at all. Raises OSError."""
+        if self._pipe is not None:
+            self._write_to_pipe(line, self._pipe)
+            return
         if self._file is None:
             print(line, flush=True)
             return
         if not self._started and self._is_regular:
-            # A device or a pipe has nothing to be emptied.
+            # A device has nothing to be emptied.
             self._file.truncate(0)
         self._started = True
         before = self._file.seek(0, 2) if self._is_regular else 0
@@ -112,6 +128,14 @@ class LineFile:
             if self._is_regular:
                 self._file.truncate(before)
             raise
+
+    def _write_to_pipe(self, line: str, pipe: PipeWriter) -> None:
+        encoding = "utf-8"
+        if self._file is None:
+            # What other code has printed comes first.
+            sys.stdout.flush()
+            encoding = sys.stdout.encoding
+        pipe.write(f"{line}\n".encode(encoding, "backslashreplace"))
 
     def _fail(self, error: OSError) -> None:
         """Give up. The command ends without a message for a closed pipe: see run_command."""
@@ -126,6 +150,11 @@ class LineFile:
         name = self._target
         if name == STDOUT:
             name = "stdout"
+        if isinstance(error, TimeoutError):
+            return OutputError(
+                f"output {self._output}: the stream was to end, and nothing reads {name}, so that "
+                f"lines are lost; end its reader, or choose another output"
+            )
         return OutputError(
             f"output {self._output}: {before}cannot be written to {name} ({reason_of(error)}); "
             f"{remedy_of(error, 'output')}"
@@ -139,3 +168,12 @@ class LineFile:
             self._file.close()
         except OSError as error:
             raise self._error(error) from error
+
+
+def _pipe_of_stdout() -> PipeWriter | None:
+    """Return what writes to stdout if that may block; None for a file and within a program."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (AttributeError, UnsupportedOperation):
+        return None
+    return PipeWriter(descriptor) if is_pipe(descriptor) else None

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -102,9 +103,9 @@ class Overlays(Output):
             )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._pictures = PictureFolder(
-                self._folder, options.limit, _bytes(options.max_mb), options.when_full == "replace"
-            )
+            most = None if options.max_mb is None else 1_000_000 * options.max_mb
+            forgets = options.when_full == "replace"
+            self._pictures = PictureFolder(self._folder, options.limit, most, forgets)
         except OSError as error:
             raise OutputError(
                 f"output overlays: {target} cannot be created ({reason_of(error)}); "
@@ -240,6 +241,9 @@ class Overlays(Output):
                 # Waiting for the disk would delay the following frames.
                 write_atomically(file, bytes_of_file, durable=False)
         except OSError as error:
+            # A record, which is small, may have found room where its picture does not.
+            with suppress(OSError):
+                path.with_suffix(RECORD).unlink(missing_ok=True)
             raise OutputError(
                 f"output overlays: {path} cannot be written ({reason_of(error)}); "
                 f"{remedy_of(error, 'folder')}"
@@ -286,10 +290,6 @@ def _picture(
         return np.asarray(judgement.frame.image)
     image = magnified(image_of(judgement.frame, manifest))
     return with_caption(paint(image, anomaly_map, manifest, pixel_threshold), verdict)
-
-
-def _bytes(megabytes: int | None) -> int | None:
-    return None if megabytes is None else 1_000_000 * megabytes
 
 
 def _now() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ PICTURE = ".png"
 RECORD = ".json"
 # The start of a run, random digits and the index of a frame: names that no other program gives.
 OWN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}-\d{6,}-")
+# A file server's clock may be ahead by this much.
+AHEAD_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,10 @@ class PictureFolder:
 
     It is full at `limit` pictures, or if another one would bring it above `most_bytes`. If it
     `forgets`, the oldest pictures that a stream wrote into it are deleted instead; files with other
-    names are counted, and never deleted. Several streams may write into the folder: what others
-    add is counted whenever the pictures that are known as old are used up. Raises OSError if the
-    folder cannot be read.
+    names are counted, and never deleted. A picture of the future was written before the clock was
+    set back, and counts as older than the others. Several streams may write into the folder: what
+    others add is counted whenever the pictures that are known as old are used up. Raises OSError if
+    the folder cannot be read.
     """
 
     def __init__(self, path: Path, limit: int, most_bytes: int | None, forgets: bool) -> None:
@@ -103,5 +107,10 @@ class PictureFolder:
         self._count = len(pictures)
         self._bytes = sum(picture.size for picture in pictures)
         own = [picture for picture in pictures if OWN.match(picture.path.name)]
-        self._own = sorted(own, key=lambda picture: (picture.written_at, picture.path.name))
-        self._own.reverse()
+        latest = time.time() + AHEAD_S
+
+        def age(picture: _Picture) -> tuple[bool, float, str]:
+            known = picture.written_at <= latest
+            return known, picture.written_at, picture.path.name
+
+        self._own = sorted(own, key=age, reverse=True)

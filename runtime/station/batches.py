@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from flawline.cameras import Frame
 from flawline.runtime.ahead import Prepared
+from flawline.runtime.signals import SIGNAL_S
 from flawline.runtime.station.camera_reader import CameraReader
 
 Batch = list[tuple[CameraReader, Prepared[Frame]]]
@@ -32,9 +33,9 @@ class SignalSafeEvent:
             self._queue.get()
 
     def wait(self, timeout: float | None) -> None:
-        """Sleep until `set` is called, or for so many seconds."""
+        """Sleep until `set` is called, or for so many seconds, at most SIGNAL_S."""
         try:
-            self._queue.get(timeout=timeout)
+            self._queue.get(timeout=SIGNAL_S if timeout is None else min(timeout, SIGNAL_S))
         except queue.Empty:
             return
 
@@ -103,6 +104,9 @@ class Batches:
                 until = now + self._wait_s
             if until is not None and now >= until:
                 break
+            for reader in open_readers:
+                if not reader.ready:
+                    reader.want()
             self._changed.wait(None if until is None else until - now)
         return self._take(size, most, paused)
 

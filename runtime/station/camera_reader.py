@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from flawline.cameras import Camera, CameraError, Frame
 from flawline.cameras.events import CameraEvent
@@ -19,16 +21,23 @@ JOIN_S = 2.0  # seconds that `join` waits for the thread
 class CameraReader:
     """Reads a camera in a thread; holds one frame at a time, its counts and its failure.
 
-    A camera that drops frames keeps its newest one until `take` is called, which prepares it. Of
-    another one, the thread fetches and prepares the next frame while the one before is judged.
+    The thread fetches and prepares the next frame while the ones before are judged. Of a camera
+    that drops frames, it is fetched only so early that it is expected to be prepared at its turn,
+    to judge from the time between the last two turns, and at once when `want` is called.
     `on_change` is called, by any thread, when there is a frame, an event or the end; it must not
-    wait.
+    wait. `clock` returns seconds that never go backwards.
 
     The threads share no lock with the loop, because a signal handler, which may interrupt any line
     of the loop, stops the cameras.
     """
 
-    def __init__(self, name: str, camera: Camera, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        camera: Camera,
+        on_change: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name = name
         self.camera = camera
         # Why the camera gives no more frames, unless it has simply ended.
@@ -36,13 +45,19 @@ class CameraReader:
         self.notices = FrameNotices(camera=name)
         self.tally = Tally()
         self._on_change = on_change
+        self._clock = clock
         self._frames: queue.SimpleQueue[Prepared[Frame]] = queue.SimpleQueue()
         self._taken: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[CameraEvent] = queue.SimpleQueue()
         self._finished = False
         self._reported = False
         self._stopped = False
-        self._takes_newest = camera.keep_newest(on_change)
+        # When the last frame was taken, how long after the one before, and how long it took to be
+        # prepared. In seconds.
+        self._taken_at: float | None = None
+        self._turn = 0.0
+        self._made_in = 0.0
         camera.on_event = self._note
         self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
         self._prepare: Prepare[Frame]
@@ -60,19 +75,23 @@ class CameraReader:
     def _run(self) -> None:
         try:
             for frame in self.camera:
-                self._frames.put(Prepared.of(frame, self._prepare))
+                start = self._clock()
+                made = Prepared.of(frame, self._prepare)
+                self._made_in = self._clock() - start
+                self._frames.put(made)
                 self._on_change()
                 if self._is_fetched_ahead(frame):
                     continue
                 self._taken.get()
                 if self._stopped:
                     break
+                if self.camera.newest_only:
+                    self._wait_until_due()
         except Exception as error:
             # Every exception must reach the loop, not end with the thread.
             self.error = error
-            if not self._takes_newest:
-                # No frames of pulses that are still sent to it would be taken.
-                self.camera.stop()
+            # No frames of pulses that are still sent to it would be taken.
+            self.camera.stop()
         self._finished = True
         self._on_change()
 
@@ -84,6 +103,13 @@ class CameraReader:
         """
         return frame.image is None and self.camera.live
 
+    def _wait_until_due(self) -> None:
+        """Wait until the next frame is to be fetched: a newer one then comes to the next turn."""
+        assert self._taken_at is not None
+        pause = self._taken_at + self._turn - self._made_in - self._clock()
+        with suppress(queue.Empty):
+            self._wanted.get(timeout=max(0.0, pause))
+
     def _note(self, event: CameraEvent) -> None:
         self._events.put(event)
         self._on_change()
@@ -91,8 +117,6 @@ class CameraReader:
     @property
     def ready(self) -> bool:
         """Whether a frame waits to be taken."""
-        if self._takes_newest:
-            return self.camera.has_newest
         return not self._frames.empty()
 
     @property
@@ -106,22 +130,27 @@ class CameraReader:
         """Whether the camera has failed for good."""
         return self.error is not None
 
+    def want(self) -> None:
+        """Let the next frame be fetched now, because the loop waits for frames."""
+        self._wanted.put(None)
+
     def take(self) -> Prepared[Frame] | None:
-        """Take the frame that waits; None if it cannot be judged, so that it was left out."""
-        if not self._takes_newest:
-            made = self._frames.get()
-            if not self._is_fetched_ahead(made.item):
-                self._taken.put(None)
-            return made.made_by(self._prepare)
-        try:
-            frame = self.camera.take_newest()
-        except CameraError as error:
-            self.error = error
-            self.camera.stop()
-            return None
+        """Take the frame that waits; None if it has become too old, so that it is left out."""
+        made = self._frames.get()
+        if not self._is_fetched_ahead(made.item):
+            now = self._clock()
+            if self._taken_at is not None:
+                self._turn = now - self._taken_at
+            self._taken_at = now
+            while not self._wanted.empty():
+                self._wanted.get()
+            self._taken.put(None)
+        frame = self.camera.still_valid(made.item)
         if frame is None:
             return None
-        return Prepared.of(frame, self._prepare)
+        if frame is not made.item:
+            return Prepared.of(frame, self._prepare)
+        return made.made_by(self._prepare)
 
     def report(self, others: bool) -> None:
         """Print what happened to the camera; `others` says whether another one gives frames.
@@ -157,6 +186,7 @@ class CameraReader:
         self._stopped = True
         self.camera.stop()
         self._taken.put(None)
+        self._wanted.put(None)
 
     def join(self) -> None:
         """Wait for the thread after `stop`, but not for long: a driver may hang for ever.

@@ -60,10 +60,15 @@ def run_stream(
     prepare = judge.prepare
     note = tally.stages.note
     ahead = Ahead(frames, prepare, camera.stop, batch or 1, camera.newest_only, note)
-    with reporter.summarised(lambda: tally.summary(camera)), ahead as items:
-        segments = _Segments(items, exchange, batch, camera.name or ONLY, notices.drift)
-        for part in _parts(segments, reporter, note):
-            reporter.report(part, camera, notices)
+    with reporter.summarised(lambda: tally.summary(camera)):
+        try:
+            with ahead as items:
+                segments = _Segments(items, exchange, batch, camera, notices.drift)
+                for part in _parts(segments, reporter, note):
+                    reporter.report(part, camera, notices)
+        finally:
+            # So that its counters are those of the end, with `max_frames`, too.
+            camera.stop()
 
 
 def _parts(segments: _Segments, reporter: Reporter, note: NoteStage) -> Iterator[PartVerdict]:
@@ -88,8 +93,8 @@ class _Segments:
     """Iterates over what judges a stream, one after the other; `verdicts` gives those of each.
 
     The frames of one end before the first frame of a part for which another one is ready. `batch`
-    is as of `run_stream`, and `camera` the name of the camera. `drift` is called with each warning
-    of the drift check that begins or ends.
+    is as of `run_stream`, and `items` are the frames of the camera. `drift` is called with each
+    warning of the drift check that begins or ends.
     """
 
     def __init__(
@@ -97,7 +102,7 @@ class _Segments:
         items: Ahead[Frame],
         exchange: Exchange,
         batch: int | None,
-        camera: str,
+        camera: Camera,
         drift: Callable[[Change], None],
     ) -> None:
         self._items = items
@@ -122,7 +127,7 @@ class _Segments:
         if self._batch is not None:
             judged = judge_in_flight(judge.detector, items, self._batch)
         for frame, verdict in judged:
-            yield frame, judge.verdict(verdict, self._camera, self._drift)
+            yield frame, judge.verdict(verdict, self._camera.name or ONLY, self._drift)
 
     def _prepared(self, judge: Judge) -> Iterator[Prepared[Frame]]:
         while True:
@@ -134,6 +139,11 @@ class _Segments:
             if self._exchange.is_due and made.item.view == 0:
                 self._held = made
                 return
+            frame = self._camera.still_valid(made.item)
+            if frame is None:
+                continue
+            if frame is not made.item:
+                made = Prepared.of(frame, judge.prepare)
             yield made.made_by(judge.prepare)
 
 

@@ -8,15 +8,29 @@ from pathlib import Path
 import cv2
 import pytest
 
+from flawline.benchmarks.studies.pipeline import measure
 from flawline.benchmarks.studies.pipeline.__main__ import main
-from flawline.benchmarks.studies.pipeline.measure import FILE_SIZE, write_files
+from flawline.benchmarks.studies.pipeline.measure import FILE_SIZE, stream_fps, write_files
 from flawline.benchmarks.studies.pipeline.report import pipeline_report
+from flawline.benchmarks.studies.results import StudyError
+from flawline.cameras import Camera, open_camera
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.detector import Detector
+from flawline.runtime.outputs import open_output
+
+
+def with_every_frame(uri: str) -> Camera:
+    """Open a camera that drops no frame while this machine is busy."""
+    return open_camera(f"{uri}&every_frame=1" if "?" in uri else uri)
 
 
 def test_the_stream_is_compared_with_the_engine_and_with_a_loop(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(measure, "open_camera", with_every_frame)
     out = tmp_path / "pipeline"
     words = ["--bundle", str(bundle.path), "--engine", "onnxruntime", "--frames", "3"]
     assert main([*words, "--rounds", "1", "--out", str(out)]) == 0
@@ -34,6 +48,16 @@ def test_the_stream_is_compared_with_the_engine_and_with_a_loop(
     page = out.with_suffix(".md").read_text()
     assert page.strip() in capsys.readouterr().out
     assert "1 turns of 3 frames" not in page
+
+
+def test_a_single_verdict_gives_no_rate(bundle: Bundle, tmp_path: Path) -> None:
+    write_files(tmp_path / "files", 1)
+    output = open_output(f"jsonl:{tmp_path / 'lines.jsonl'}", bundle)
+    with (
+        Detector(bundle, "onnxruntime", accept_size=True) as detector,
+        pytest.raises(StudyError, match=r"fewer than 2 frames .*--frames"),
+    ):
+        stream_fps(detector, str(tmp_path / "files"), output)
 
 
 def test_the_overhead_is_what_is_missing_to_the_slower_of_camera_and_engine() -> None:

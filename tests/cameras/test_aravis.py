@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes.aravis import URI, WAIT_S, Simulator, is_whole, require_aravis
+from fakes.aravis import DEBIAN, URI, WAIT_S, Simulator, is_whole, require_aravis
 from fakes.copies import memory_per_block
 
 from flawline.cameras import CameraError, aravis, missing, open_camera
@@ -117,6 +119,29 @@ def test_a_camera_that_is_open_already_is_one_line(found_once: None) -> None:
         with pytest.raises(CameraError, match="is used by another program; close that program"):
             next(iter(second))
         assert next(iter(first)).image is not None
+
+
+def test_a_camera_of_another_process_is_one_line(found_once: None) -> None:
+    code = (
+        f"import sys; sys.path.append({DEBIAN!r})\n"
+        f"from flawline.cameras import open_camera\n"
+        f"with open_camera({URI!r} + '&fps=100') as camera:\n"
+        f"    for frame in camera: print(frame.index, flush=True)\n"
+    )
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        try:
+            first = int(other.stdout.readline())
+            expected = pytest.raises(CameraError, match="is used by another program; close that")
+            with open_camera(URI) as camera, expected:
+                next(iter(camera))
+            # The other one loses nothing by that.
+            while int(other.stdout.readline()) < first + 20:
+                assert other.poll() is None
+        finally:
+            other.kill()
 
 
 def test_the_message_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,39 @@ def test_damage_in_the_scan_of_a_jpeg_is_a_fault(tmp_path: Path, photo: np.ndarr
     assert decoded(tmp_path, whole).shape == photo.shape
 
 
+def test_random_bytes_in_the_scan_of_a_jpeg_are_found_as_often_as_a_strict_decoder_does(
+    tmp_path: Path, photo: np.ndarray
+) -> None:
+    """OpenCV and PIL take all of these files, with most of their pixels wrong."""
+    simplejpeg = pytest.importorskip("simplejpeg")
+    whole = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    scan = whole.index(b"\xff\xda") + 14
+    path = tmp_path / "damaged.jpg"
+    refused = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(whole)
+        start = int(rng.integers(scan, len(whole) - 42))
+        # Without markers, which would be found by that alone.
+        damaged[start : start + 40] = rng.integers(0, 255, 40, np.uint8).tobytes()
+        assert cv2.imdecode(np.frombuffer(damaged, np.uint8), cv2.IMREAD_COLOR) is not None
+        path.write_bytes(damaged)
+        expected = ours = ""
+        try:
+            simplejpeg.decode_jpeg(bytes(damaged))
+        except ValueError as error:
+            expected = str(error)
+        try:
+            decode_image(path)
+        except CameraError as error:
+            ours = str(error)
+            assert ours.endswith("; remove the file or copy it again")
+        assert bool(ours) == bool(expected), seed
+        refused += bool(ours)
+    # In the others, the code of libjpeg is in step again, with the right number of blocks.
+    assert refused >= 36
+
+
 def test_a_progressive_jpeg_without_its_last_scans_is_truncated(
     tmp_path: Path, photo: np.ndarray
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes.rtsp import rtsp_server, true_age
+from fakes.rtsp import RtspServer, rtsp_server, true_age
 
 from flawline.cameras import CameraError, events, missing, open_camera
 from flawline.cameras.events import CameraEvent
@@ -121,23 +123,51 @@ def test_no_message_holds_the_value_of_a_secret_property(gst: Any) -> None:
     assert "secret" not in error_of(f"gst://rtspsrc {address} ! decodebin?stall=x")
 
 
-def test_a_network_camera_is_read_and_opened_again_after_its_server_was_killed(gst: Any) -> None:
+@pytest.fixture
+def network_camera(gst: Any) -> Iterator[tuple[RtspServer, str]]:
+    """A server, and the pipeline that reads it."""
     for name in ("rtspsrc", "rtph264depay", "avdec_h264"):
         if gst.ElementFactory.find(name) is None:
             pytest.skip(f"needs {name} of GStreamer")
-    reported: list[CameraEvent] = []
     with rtsp_server() as server:
         description = f"rtspsrc location={server.address()} latency=0 protocols=tcp ! rtph264depay"
-        with open_camera(f"gst://{description} ! avdec_h264 max-threads=1") as camera:
-            camera.on_event = reported.append
-            frames = iter(camera)
+        yield server, f"gst://{description} ! avdec_h264 max-threads=1"
+
+
+def test_a_network_camera_is_read_and_opened_again_after_its_server_was_killed(
+    network_camera: tuple[RtspServer, str],
+) -> None:
+    server, uri = network_camera
+    reported: list[CameraEvent] = []
+    with open_camera(uri) as camera:
+        camera.on_event = reported.append
+        frames = iter(camera)
+        assert true_age(next(frames).image) < 1.0
+        server.kill()
+        server.start()
+        while events.RECOVERED not in [event.name for event in reported]:
             assert true_age(next(frames).image) < 1.0
-            server.kill()
-            server.start()
-            while events.RECOVERED not in [event.name for event in reported]:
-                assert true_age(next(frames).image) < 1.0
-            assert camera.source == "gst://rtspsrc ! rtph264depay ! avdec_h264"
+        assert camera.source == "gst://rtspsrc ! rtph264depay ! avdec_h264"
     assert events.FAILED in [event.name for event in reported]
+
+
+def test_a_server_that_freezes_is_noticed_although_gstreamer_reports_nothing(
+    network_camera: tuple[RtspServer, str],
+) -> None:
+    server, uri = network_camera
+    reported: list[CameraEvent] = []
+    with open_camera(f"{uri}?stall=1&restarts=1000") as camera:
+        camera.on_event = reported.append
+        frames = iter(camera)
+        next(frames)
+        server.freeze()
+        # It continues after the stall was noticed.
+        resume = threading.Timer(2.0, server.resume)
+        resume.start()
+        while events.RECOVERED not in [event.name for event in reported]:
+            assert true_age(next(frames).image) < 1.0
+        resume.join(10)
+    assert any("no frame for 1 s" in event.text for event in reported)
 
 
 def test_the_camera_of_a_jetson_is_a_pipeline_of_its_elements() -> None:

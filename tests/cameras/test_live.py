@@ -11,7 +11,7 @@ from fakes.clock import FakeClock
 from fakes.live_camera import WAIT_S, Hang, Scripted, greys
 
 from flawline.cameras import CameraError, Frame
-from flawline.cameras.grabbed import CorruptFrame, EndOfStream
+from flawline.cameras.grabbed import EndOfStream
 from flawline.cameras.restarts import RestartBudget
 from flawline.cameras.synthetic import Synthetic, SyntheticOptions
 
@@ -231,61 +231,35 @@ def test_synthetic_gives_its_frames_at_its_rate_and_ends() -> None:
     assert clock.monotonic() == pytest.approx(100 + 19 / 50)
 
 
-def test_the_newest_frame_is_kept_for_a_consumer_that_takes_it() -> None:
+def test_a_stop_counts_the_frame_that_was_not_taken_as_dropped() -> None:
     captured = threading.Event()
-    changes = 0
-
-    def last() -> Exception:
-        captured.set()
-        return EndOfStream()
-
-    def changed() -> None:
-        nonlocal changes
-        changes += 1
-
-    camera = Scripted([1, CorruptFrame("torn"), 2, 3, last])
-    assert camera.keep_newest(changed)
-    assert not camera.has_newest
-    assert camera.take_newest() is None
-    # Iterating hands out nothing, and ends with the camera.
-    assert list(camera) == []
+    camera = Scripted([1, 2, lambda: captured.set() or Hang()()])
+    frames = iter(camera)
+    next(frames)
     assert captured.wait(WAIT_S)
-    assert changes == 4
-    assert camera.has_newest
-    newest = camera.take_newest()
-    assert newest is not None
-    assert newest.image is not None
-    assert newest.image[0, 0] == 3
-    assert camera.take_newest() is None
-    assert camera.dropped == 2
-    assert not Scripted([1], every_frame=True).keep_newest(changed)
+    camera.stop()
+    assert camera.captured == 2
+    assert camera.dropped == 1
+    camera.stop()
+    assert camera.dropped == 1
 
 
-def test_a_frame_from_before_a_failure_is_no_recovery() -> None:
-    failed = threading.Event()
-    reached = threading.Event()
-
-    class Slow(Scripted):
-        def _pause(self, seconds: float) -> bool:
-            # The frame from before the failure is taken while the camera is away.
-            failed.set()
-            assert reached.wait(WAIT_S)
-            return super()._pause(seconds)
-
-    def fail() -> Exception:
-        camera.clock.sleep(1.0)
-        return CameraError("torn")
-
-    camera = Slow([1, fail], [2])
-    assert camera.keep_newest(lambda: None)
-    thread = threading.Thread(target=lambda: list(camera), daemon=True)
-    thread.start()
-    assert failed.wait(WAIT_S)
-    before = camera.take_newest()
-    assert before is not None
-    reached.set()
-    thread.join(WAIT_S)
-    assert [event.name for event in camera.reported] == ["failed"]
-    assert camera.take_newest() is not None
-    camera._report_events()
-    assert [event.name for event in camera.reported] == ["failed", "recovered"]
+@pytest.mark.parametrize("every_frame", [False, True])
+def test_a_frame_that_waited_too_long_after_it_was_handed_out_is_not_judged(
+    every_frame: bool,
+) -> None:
+    """As while the engine, or the whole process, was stopped for a while."""
+    clock = FakeClock()
+    camera = Scripted([1], clock=clock, every_frame=every_frame, max_age=1.0)
+    (frame,) = camera
+    assert camera.still_valid(frame) is frame
+    clock.advance(1.5)
+    found = camera.still_valid(frame)
+    assert camera.stale == 1
+    if every_frame:
+        assert found is not None
+        assert found.image is None
+        assert found.fault == "its image was 1.5 s old; max_age is 1 s"
+        assert camera.still_valid(found) is found
+    else:
+        assert found is None

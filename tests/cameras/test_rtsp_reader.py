@@ -12,6 +12,7 @@ import pytest
 av = pytest.importorskip("av", reason="needs the video extra")
 
 from fakes.clock import FakeClock
+from fakes.h264 import KEY_EVERY, encode
 
 from flawline.cameras import CameraError
 from flawline.cameras.grabbed import CorruptFrame, PermanentError
@@ -21,11 +22,24 @@ from flawline.cameras.rtsp_reader import RtspReader
 BROKEN = av.InvalidDataError(1, "broken", "rtsp://me:topsecret@host/line")
 
 
+class FakePacket:
+    """A packet of PyAV with its frames, or an exception; the first frame may have `data`."""
+
+    def __init__(self, size: int, content: Any) -> None:
+        self.size = size
+        self.content = content
+
+    def __bytes__(self) -> bytes:
+        if isinstance(self.content, list) and self.content:
+            return bytes(self.content[0].data)
+        return b""
+
+
 class FakeStream:
     """A container of PyAV whose packets are lists of frames, or exceptions."""
 
     def __init__(self, *packets: Any, codec: str = "h264", has_video: bool = True) -> None:
-        self.context = SimpleNamespace(name=codec, decode=self._decode)
+        self.context = SimpleNamespace(name=codec, decode=self._decode, extradata=None)
         stream = SimpleNamespace(codec_context=self.context)
         self.streams = SimpleNamespace(video=[stream] if has_video else [])
         self.closed = False
@@ -35,8 +49,8 @@ class FakeStream:
         for content in self._packets:
             if isinstance(content, Exception) and content is not BROKEN:
                 raise content
-            yield SimpleNamespace(size=1, content=content)
-        yield SimpleNamespace(size=0, content=[])
+            yield FakePacket(1, content)
+        yield FakePacket(0, [])
 
     def _decode(self, packet: Any) -> list[Any]:
         if isinstance(packet.content, Exception):
@@ -47,8 +61,12 @@ class FakeStream:
         self.closed = True
 
 
-def frame(pts: int | None, key: bool = False, corrupt: bool = False) -> Any:
-    return SimpleNamespace(pts=pts, time_base=Fraction(1, 100), key_frame=key, is_corrupt=corrupt)
+def frame(
+    pts: int | None, key: bool = False, corrupt: bool = False, data: bytes | Any = b""
+) -> Any:
+    return SimpleNamespace(
+        pts=pts, time_base=Fraction(1, 100), key_frame=key, is_corrupt=corrupt, data=data
+    )
 
 
 @pytest.fixture
@@ -99,6 +117,22 @@ def test_a_frame_that_depends_on_a_damaged_one_is_damaged(open_reader: Any) -> N
     assert results(open_reader(stream)) == [
         *(0, 4, REPAIRED, DEPENDS, 16, 20, REPORTED, DEPENDS, REPAIRED, DEPENDS, 40, ENDED)
     ]
+
+
+def test_frames_after_one_that_was_lost_as_a_whole_are_damaged(open_reader: Any) -> None:
+    """The decoder itself takes a lost frame for one in which nothing has changed."""
+    sent = encode({"tune": "zerolatency"})
+    frames = []
+    for number, packet in enumerate(sent):
+        frames.append(frame(number, bool(packet.is_keyframe), data=bytes(packet)))
+    received = frames[:5] + frames[6:]
+    found = results(open_reader(FakeStream(*([one] for one in received))))
+    lost = KEY_EVERY - 6
+    assert found == [*range(5), *[DEPENDS] * lost, *range(KEY_EVERY, len(sent)), ENDED]
+    # Where the codec has no such numbers, the decoder must find it.
+    assert DEPENDS not in results(
+        open_reader(FakeStream(*([one] for one in received), codec="vp9"))
+    )
 
 
 def test_no_frame_before_the_first_key_frame_is_given(open_reader: Any) -> None:

@@ -133,6 +133,15 @@ def test_missing_answers_with_a_remedy_or_nothing(name: str) -> None:
         require_usable(name)
 
 
+def test_another_engine_never_takes_the_place_of_a_named_one(name: str, bundle: Bundle) -> None:
+    """As a runtime does that continues on the CPU, with a warning, where there is no GPU."""
+    reason = missing(name)
+    if reason is None:
+        pytest.skip("can be used here")
+    with pytest.raises(EngineError, match=re.escape(f"engine {name}: {reason}")):
+        open_engine(bundle, name)
+
+
 def test_the_build_flags_are_read_by_the_engine_that_has_them(name: str) -> None:
     engine = engine_class(name)
     parser = argparse.ArgumentParser()

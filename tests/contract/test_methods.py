@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 import onnx
 from builders import board_images, exported, random_images
-from oracles import assert_equal_state, assert_fused_equals_literal
+from oracles import TOLERANCES, assert_equal_state, assert_fused_equals_literal
 from rounding import RoundingEvaluator
 
 from flawline.export.graphs.to_fp16 import to_fp16
@@ -41,8 +41,8 @@ from flawline.train.tuning_sets import TUNING_SETS
 
 pytestmark = pytest.mark.torch
 SMALLEST_SIZE = 64
-IMAGES = 10
-STEPS = 6
+IMAGES = 6
+STEPS = 4
 # Nodes that an engine executes slowly or not at all; each has a cheaper exact form.
 FORBIDDEN_NODES = {
     "Unfold",
@@ -92,13 +92,37 @@ def unfitted(kind: type[Method], good: list[Any]) -> Method:
     return new_method(kind, good)
 
 
+class RecordedFit(Fit):
+    """A record that remembers which phases were begun, and all reports of work by their label."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.phases: list[str] = []
+        self.reports: dict[str, list[tuple[int, int]]] = {}
+        self.progress = self._report
+
+    def phase(self, name: str) -> Phase:
+        self.phases.append(name)
+        return super().phase(name)
+
+    def _report(self, label: str, done: int, total: int) -> None:
+        self.reports.setdefault(label, []).append((done, total))
+
+
 @pytest.fixture(scope="module")
-def fitted(kind: type[Method], unfitted: Method, good: list[Any]) -> Method:
-    """A method after a short `fit` with seed 3; tests must not change it."""
+def whole_fit(kind: type[Method], unfitted: Method, good: list[Any]) -> tuple[Method, RecordedFit]:
+    """A method after a short `fit` with seed 3, and its record; tests must not change them."""
     method = copy.deepcopy(unfitted)
     steps = steps_of(kind)
-    assert method.fit(Fit(good, steps, 3)) == steps
-    return method
+    record = RecordedFit(good, steps, 3)
+    assert method.fit(record) == steps
+    return method, record
+
+
+@pytest.fixture(scope="module")
+def fitted(whole_fit: tuple[Method, RecordedFit]) -> Method:
+    """The method of `whole_fit`."""
+    return whole_fit[0]
 
 
 @pytest.fixture(scope="module")
@@ -207,24 +231,6 @@ def test_a_backbone_is_taken_or_refused_in_one_line(kind: type[Method], backbone
 # ---------------------------------------------------------------- training
 
 
-class RecordedFit(Fit):
-    """A record that remembers which phases were begun and which work was reported."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.phases: list[str] = []
-        self.labels: list[str] = []
-        self.progress = self._report
-
-    def phase(self, name: str) -> Phase:
-        self.phases.append(name)
-        return super().phase(name)
-
-    def _report(self, label: str, done: int, total: int) -> None:
-        if label not in self.labels:
-            self.labels.append(label)
-
-
 def test_fit_is_a_function_of_the_seed(kind: type[Method], fitted: Method, good: list[Any]) -> None:
     """Neither the global generators nor the values before `fit` have an influence."""
     again = new_method(kind, good, global_seed=77)
@@ -264,30 +270,36 @@ def test_device_and_type_are_those_of_the_tensors(unfitted: Method) -> None:
 
 
 def test_an_interrupted_fit_resumes_exactly(
-    kind: type[Method], unfitted: Method, fitted: Method, good: list[Any], tmp_path: Path
+    kind: type[Method],
+    unfitted: Method,
+    whole_fit: tuple[Method, RecordedFit],
+    good: list[Any],
+    tmp_path: Path,
 ) -> None:
-    """Interrupted in the middle of any work and resumed from the file, fit ends the same."""
-    whole = RecordedFit(good, steps_of(kind), 3)
-    copy.deepcopy(unfitted).fit(whole)
+    """Interrupted in the middle of every work and resumed from the file, fit ends the same."""
+    fitted, whole = whole_fit
+    steps = steps_of(kind)
+    method = copy.deepcopy(unfitted)
+    state = None
     saved_phases = set()
-    for number, label in enumerate(whole.labels):
-        path = tmp_path / f"{number}.pt"
-        interrupt(copy.deepcopy(unfitted), label, good, path)
-        if not path.exists():
-            continue  # nothing was saved yet: the next run begins again
-        method, _, training, *_ = load_checkpoint(path)
-        assert training is not None
-        saved_phases.update((training["phase"], *training["finished"]))
+    path = tmp_path / "unfinished.pt"
+    for label in whole.reports:
+        interrupt(method, label, Fit(good, steps, 3, state=state), path)
+        method = copy.deepcopy(unfitted)
+        if path.exists():  # without a file, the next run begins again
+            method, _, state, *_ = load_checkpoint(path)
+            assert state is not None
+            saved_phases.update((state["phase"], *state["finished"]))
         torch.manual_seed(77)  # another process has other global generators
-        resumed = Fit(good, steps_of(kind), 3, state=training)
-        assert method.fit(resumed) == steps_of(kind)
-        assert_equal_state(method, fitted)
-        assert resumed.notes == whole.notes
-        assert resumed.facts == whole.facts
+    resumed = Fit(good, steps, 3, state=state)
+    assert method.fit(resumed) == steps
+    assert_equal_state(method, fitted)
+    assert resumed.notes == whole.notes
+    assert resumed.facts == whole.facts
     assert set(whole.phases) <= saved_phases
 
 
-def interrupt(method: Method, label: str, good: list[Any], path: Path) -> None:
+def interrupt(method: Method, label: str, fit: Fit, path: Path) -> None:
     """Fit until the middle of the work `label`, saving to `path`."""
 
     def stop(current: str, done: int, total: int) -> None:
@@ -298,7 +310,7 @@ def interrupt(method: Method, label: str, good: list[Any], path: Path) -> None:
         save_checkpoint(path, method, {}, state)
 
     with pytest.raises(KeyboardInterrupt):
-        method.fit(Fit(good, steps_of(type(method)), 3, progress=stop, save=save))
+        method.fit(dataclasses.replace(fit, progress=stop, save=save))
 
 
 def test_a_deadline_ends_training_or_is_an_error(unfitted: Method, good: list[Any]) -> None:
@@ -349,26 +361,21 @@ def test_folds_score_every_image_as_a_training_of_its_own_would(
     assert records[-1].complete
     assert np.isfinite(records[-1].scores()).all()
     alone = copy.deepcopy(unfitted)
-    alone.fit(Fit(good[5:], steps or 1, 3))
-    scores, _ = evaluate(alone.eval(), good[:5])
-    np.testing.assert_array_equal(records[-1].scores()[:5], scores)
+    alone.fit(Fit(good[IMAGES // 2 :], steps or 1, 3))
+    scores, _ = evaluate(alone.eval(), good[: IMAGES // 2])
+    np.testing.assert_array_equal(records[-1].scores()[: IMAGES // 2], scores)
 
 
-def test_progress_counts_up_to_the_total(
-    kind: type[Method], unfitted: Method, good: list[Any]
-) -> None:
-    last: dict[str, tuple[int, int]] = {}
-
-    def record(label: str, done: int, total: int) -> None:
-        previous, _ = last.get(label, (0, 0))
-        assert previous < done <= total
-        last[label] = (done, total)
-
-    fit = Fit(good, steps_of(kind), 3, progress=record)
-    copy.deepcopy(unfitted).fit(fit)
-    assert last
-    assert all(done == total for done, total in last.values())
-    assert all(isinstance(note, str) and "\n" not in note for note in fit.notes)
+def test_progress_counts_up_to_the_total(whole_fit: tuple[Method, RecordedFit]) -> None:
+    _, record = whole_fit
+    assert record.reports
+    for reports in record.reports.values():
+        (total,) = {total for _, total in reports}
+        counts = [done for done, _ in reports]
+        assert counts == sorted(set(counts))
+        assert counts[0] > 0
+        assert counts[-1] == total
+    assert all(isinstance(note, str) and "\n" not in note for note in record.notes)
 
 
 # ---------------------------------------------------------------- checkpoint
@@ -394,7 +401,9 @@ def test_a_checkpoint_contains_everything(fitted: Method, good: list[Any], tmp_p
 def test_fused_equals_literal(fitted: Method, good: list[Any]) -> None:
     """On images that are neither among those trained on nor far from them."""
     unseen = board_images(len(good[0]), IMAGES + 3)[IMAGES:]
-    assert_fused_equals_literal(fitted, torch.from_numpy(np.stack(unseen)))
+    # Maps hardly vary after so few steps, which makes the rounding of float32 relatively large.
+    tolerances = {**TOLERANCES, torch.float32: 3e-4}
+    assert_fused_equals_literal(fitted, torch.from_numpy(np.stack(unseen)), tolerances=tolerances)
 
 
 def test_fused_leaves_the_method_as_it_is(fitted: Method) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_levels
 
 from flawline.export import build
 from flawline.runtime.bundle import Bundle
@@ -264,3 +265,36 @@ def test_the_printed_command_survives_a_space_in_a_path(
     words = shlex.split(line.split("run it: ")[1])
     assert words[words.index("flawline") + 1] == "stream"
     assert words[words.index("--bundle") + 1] == str(spaced)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("folds", ["0", "5"])
+def test_rates_that_the_good_images_cannot_support_are_refused_before_the_training(
+    folds: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    from flawline.train import training
+
+    def train(*_: object) -> None:
+        raise AssertionError("the training began")
+
+    monkeypatch.setattr(training, "train", train)
+    data = write_levels(tmp_path / "data", {"train/good": range(100, 140)}, 32)
+    # A copy, which sets no threshold.
+    (data / "train" / "good" / "copy.png").write_bytes((data / "train/good/100.png").read_bytes())
+    words = ["--method", "padim", "--data", str(data), "--folds", folds, "--weights", "random"]
+    words += ["--out", str(tmp_path / "bundle")]
+    images = "39 good images" if folds == "5" else "8 held-out good images"
+    rejected = "0.25"
+    for flags, message in {
+        ("--false-alarm-rate", "0.001"): "a false-alarm rate of 0.001 needs 999 ",
+        ("--false-alarm-rate", rejected, "--review-rate", "0.251"): (
+            f"a review rate of 0.251 is not above the false-alarm rate of {rejected} by at least "
+            f"one of {images}; give --review-rate 0."
+        ),
+    }.items():
+        assert build.main([*words, *flags]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(f"flawline build: {message}"), last
+    with pytest.raises(AssertionError, match="the training began"):
+        build.main([*words, "--false-alarm-rate", rejected, "--review-rate", "0.5"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -95,13 +96,26 @@ def rtsp_server(*arguments: str) -> Iterator[RtspServer]:
         server.kill()
 
 
-def true_age(image: np.ndarray[Any, Any]) -> float:
-    """Return the seconds since the server drew a picture, from the time in it."""
+def shown_time(image: np.ndarray[Any, Any]) -> float | None:
+    """Return the time in a picture, in seconds; None if its checksum is wrong.
+
+    It then shows parts of several pictures.
+    """
     block = image.shape[1] // COLUMNS
-    milliseconds = 0
+    number = 0
     for bit in range(BITS):
         row, column = divmod(bit, COLUMNS)
         level = image[row * BLOCK_ROWS + BLOCK_ROWS // 2, column * block + block // 2, 1]
         if level > 128:
-            milliseconds |= 1 << bit
-    return time.monotonic() - milliseconds / 1000
+            number |= 1 << bit
+    milliseconds = number % 2**32
+    if zlib.crc32(milliseconds.to_bytes(4, "big")) & 0xFFFF != number >> 32:
+        return None
+    return milliseconds / 1000
+
+
+def true_age(image: np.ndarray[Any, Any]) -> float:
+    """Return the seconds since the server drew a picture, from the time in it."""
+    shown = shown_time(image)
+    assert shown is not None, "the picture shows parts of several"
+    return time.monotonic() - shown

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+import zlib
 
 import gi
 
@@ -36,6 +37,12 @@ ENCODERS = {
     "rtph265pay config-interval=-1 name=pay0 pt=96",
     "mjpeg": "jpegenc quality=85 ! rtpjpegpay name=pay0 pt=26",
 }
+
+
+def with_checksum(milliseconds: int) -> int:
+    """Return a time with its checksum above it, which no mixture of two pictures has."""
+    time_bits = milliseconds % 2**32
+    return time_bits | (zlib.crc32(time_bits.to_bytes(4, "big")) & 0xFFFF) << 32
 
 
 def picture(width: int, height: int, number: int) -> bytes:
@@ -82,7 +89,7 @@ class Stream:
                 caps += f"framerate={self.arguments.fps}/1"
                 source.set_property("caps", Gst.Caps.from_string(caps))
             time.sleep(max(0.0, start + count * period - time.monotonic()))
-            data = picture(width, height, int(time.monotonic() * 1000))
+            data = picture(width, height, with_checksum(int(time.monotonic() * 1000)))
             if source.emit("push-buffer", Gst.Buffer.new_wrapped(data)) != Gst.FlowReturn.OK:
                 return
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +16,8 @@ from fakes.live_camera import WAIT_S
 from flawline.cameras import CameraError
 from flawline.runtime.ahead import Ahead
 from flawline.runtime.image import Image
+from flawline.runtime.signals import signal_handlers
+from flawline.runtime.station.batches import SignalSafeEvent
 
 
 def grey(value: int) -> Image:
@@ -159,3 +163,25 @@ def test_other_items_are_fetched_as_early_as_possible() -> None:
     assert line.fetched.get(timeout=WAIT_S) == 112
     assert line.waits.empty()
     line.ahead.close()
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("several", [False, True])
+def test_a_signal_that_does_not_wake_the_main_thread_is_handled_soon(several: bool) -> None:
+    stopped = threading.Event()
+    changed = SignalSafeEvent()
+
+    def items() -> Iterator[int]:
+        # The main thread waits by now. Python handles a signal in it, whichever thread gets it.
+        time.sleep(0.2)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        assert stopped.wait(WAIT_S)
+        changed.set()
+        yield from ()
+
+    handlers = {signal.SIGUSR1: lambda *_: stopped.set()}
+    with signal_handlers(handlers), Ahead(items(), grey, stopped.set) as ahead:
+        if several:
+            while not stopped.is_set():
+                changed.wait(None)
+        assert list(ahead) == []

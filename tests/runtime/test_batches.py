@@ -122,6 +122,7 @@ class FakeReader:
         self.waiting = waiting
         self.faults = faults
         self.ended = False
+        self.wanted = 0
         self.others: list[bool] = []
 
     @property
@@ -135,6 +136,9 @@ class FakeReader:
             self.faults -= 1
             return Prepared(Frame(self.name, 0, None, "torn"), image)
         return Prepared(Frame(self.name, 0, image), image)
+
+    def want(self) -> None:
+        self.wanted += 1
 
     def report(self, others: bool) -> None:
         self.others.append(others)
@@ -219,6 +223,16 @@ def test_the_loop_gets_control_at_the_time_that_it_asked_for() -> None:
     former = batches([FakeReader("a", 0)], 1, 0.0, changed)
     assert former.next(until=12.5) == []
     assert changed.waits == [2.5]
+
+
+def test_frames_are_wanted_of_the_cameras_that_have_none_while_the_loop_waits() -> None:
+    readers = [FakeReader("a", 1), FakeReader("b", 0), FakeReader("c", 0)]
+    former = batches(readers, 3, 0.02, FakeEvent())
+    assert names(former.next(paused=lambda reader: reader.name == "c")) == ["a"]
+    assert [reader.wanted for reader in readers] == [0, 1, 0]
+    readers[0].waiting = 1
+    assert names(batches(readers, 1, 0.0, FakeEvent()).next()) == ["a"]
+    assert [reader.wanted for reader in readers] == [0, 1, 0]
 
 
 def test_a_batch_is_not_larger_than_asked_for_and_leaves_out_cameras_that_are_paused() -> None:

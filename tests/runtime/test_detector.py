@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import with_graph, write_tiny_bundle
+from conftest import SIZE, with_graph, write_tiny_bundle
 
 from flawline.cameras import Frame
 from flawline.runtime import engines
@@ -99,11 +99,22 @@ def test_a_damaged_graph_is_an_error_with_its_remedy(bundle: Bundle) -> None:
         open_session(b"rubbish")
 
 
-def test_an_image_of_another_size_is_an_error_of_one_line(bundle: Bundle) -> None:
-    engine = open_engine(bundle, "onnxruntime")
+def test_onnxruntime_computes_on_the_cpu_alone(bundle: Bundle) -> None:
+    """A provider that is not there would be replaced, with a warning."""
+    assert open_session(bundle.model()).get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("shape", [(1, SIZE, SIZE, 4), (1, SIZE // 2, SIZE // 2, 3)])
+def test_an_image_of_another_size_is_an_error_of_one_line(
+    engine: str, shape: tuple[int, ...], bundle: Bundle
+) -> None:
+    pytest.importorskip(engine)
+    opened = open_engine(bundle, engine)
     with pytest.raises(EngineError, match=r"cannot run this graph .*; build the bundle again") as e:
-        engine(np.zeros((1, 64, 64, 4), np.uint8))
+        opened(np.zeros(shape, np.uint8))
     assert "\n" not in str(e.value)
+    opened.close()
 
 
 def test_a_steady_stream_reuses_the_output_buffers(bundle: Bundle) -> None:

@@ -22,6 +22,7 @@ from flawline import FlawlineError
 from flawline.runtime.bundle import BundleError, read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, EngineOptions
+from flawline.runtime.engines.onnxruntime_cpu import open_session
 from flawline.runtime.manifest import SCHEMA
 
 OPTIONS = EngineOptions(threads=1)
@@ -148,6 +149,22 @@ def test_an_odd_graph_is_refused_for_its_reason(tmp_path: Path, originals: Origi
         rehash(bundle.path, "model.onnx")
         with pytest.raises((BundleError, EngineError), match=reason):
             Detector(read_bundle(bundle.path), "onnxruntime", OPTIONS)
+
+
+def test_changed_weights_that_would_run_are_refused(tmp_path: Path) -> None:
+    """ONNX Runtime loads the changed graph, which scores every part a third of what it should."""
+    bundle = write_tiny_bundle(tmp_path / "b", graph(factor=1.0))
+    data = bundle.model().read_bytes()
+    one, third = np.array([1.0, 1 / 3], "<f4")
+    assert data.count(one.tobytes()) == 1
+    changed = data.replace(one.tobytes(), third.tobytes())
+    bundle.model().write_bytes(changed)
+    image = np.full((1, SIZE, SIZE, 3), 90, np.uint8)
+    scores, _ = open_session(bundle.model()).run(None, {"image": image})
+    assert scores[0] == pytest.approx(30)
+    with pytest.raises(BundleError, match=r"model\.onnx is not the file that was built") as caught:
+        read_bundle(bundle.path)
+    assert_one_line(str(caught.value))
 
 
 def test_weights_in_a_constant_of_a_branch_are_found(tmp_path: Path) -> None:

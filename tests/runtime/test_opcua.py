@@ -427,6 +427,24 @@ def test_a_camera_that_cannot_be_opened_is_an_error(output: Output, controller: 
     controller.wait_for(lambda: controller.states() == ("Preoperational", ""))
 
 
+@pytest.mark.slow
+def test_a_client_that_is_gone_delays_nothing_and_the_next_one_gets_its_result(
+    output: Output, controller: Controller, port: int
+) -> None:
+    with open_camera("synthetic://") as camera:
+        output.attach(camera)
+    controller.wait_for_state("ContinuousExecution")
+    transport = controller.client.aio_obj.uaclient.protocol.transport
+    controller.client.tloop.loop.call_soon_threadsafe(transport.abort)
+    # Nothing is confirmed meanwhile, and nothing waits for that.
+    for number in range(3):
+        output.write(judgement(number, f"SN {number}"))
+    other = Controller(port)
+    assert [other.take().PartId.Id for _ in range(3)] == ["SN 0", "SN 1", "SN 2"]
+    assert output.totals() == {"delivered": 3, "not_delivered": 0}
+    other.close()
+
+
 def test_clients_are_encrypted_and_give_a_password(
     bundle: Bundle, port: int, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -270,3 +271,20 @@ def test_the_record_of_an_image_is_its_json_line(bundle: Bundle, saved: Path) ->
     line = json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))
     assert line["image"] == image.name
     assert (line["verdict"], line["score"], line["bundle"]) == ("anomalous", 120.0, bundle.short_id)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_does_not_let_the_newest_images_make_room(
+    hours: int, bundle: Bundle, saved: Path
+) -> None:
+    """Five images of the time before, which the clock calls the future or the past."""
+    for index in range(5):
+        before = saved / f"20300101-000000-00000000-{index:06d}-before-good.png"
+        before.write_bytes(b"of an earlier run")
+        moment = time.time() - 3600 * hours + index
+        os.utime(before, (moment, moment))
+    with opened(bundle, saved, "?limit=5&when_full=replace") as output:
+        for index in range(8):
+            output.write(judgement(index))
+        assert output.totals() == {"saved": 8, "not_saved": 0, "over_limit": 0}
+    assert images_in(saved) == [f"{index:06d}-part{index}-good" for index in range(3, 8)]

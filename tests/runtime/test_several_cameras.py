@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_what_waits_is_judged_in_one_call(
     assert sizes == [1, 1, 1, 1]
 
 
-def test_a_live_camera_gives_the_newest_frame_when_it_is_its_turn(
+def test_a_live_camera_gives_its_newest_frame(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = threading.Event()
@@ -172,11 +173,91 @@ def test_a_live_camera_gives_the_newest_frame_when_it_is_its_turn(
 
     monkeypatch.setattr(detector, "judge_prepared", slowly)
     output = run(detector, camera, Listed(7))
-    assert output.scores("1") == [1, 5]
+    scores = output.scores("1")
+    # One of them may have been fetched while the first one was judged.
+    assert (scores[0], scores[-1]) == (1, 5)
+    assert len(scores) <= 3
     assert output.scores("2") == [7]
-    assert output.summary["cameras"]["1"]["dropped"] == 3
-    assert output.summary["dropped"] == 3
+    assert output.summary["cameras"]["1"]["dropped"] == 5 - len(scores)
     assert output.summary["captured"] == 5
+
+
+class Newest(Camera):
+    """A live camera that always has a frame."""
+
+    newest_only = True
+
+    def __iter__(self) -> Iterator[Frame]:
+        while not self._stopped:
+            yield Frame("newest", 0, grey(7))
+
+
+@pytest.fixture
+def reader() -> Iterator[CameraReader]:
+    """One whose clock the tests set, and whose frames take 2 s to be prepared."""
+    changed = threading.Event()
+    clock = FakeClock()
+    reader = CameraReader("1", Newest(), changed.set, clock.monotonic)
+
+    def prepare(frame: Frame) -> np.ndarray:
+        clock.now += 2.0
+        return grey(7)
+
+    def take_at(seconds: float) -> None:
+        while not reader.ready:
+            assert changed.wait(WAIT_S)
+            changed.clear()
+        clock.now = seconds
+        assert reader.take() is not None
+
+    reader.take_at = take_at  # type: ignore[attr-defined]
+    reader.start(prepare)
+    yield reader
+    reader.stop()
+    reader.join()
+
+
+def test_the_next_frame_is_prepared_just_in_time_for_the_turn_of_its_camera(
+    reader: CameraReader,
+) -> None:
+    pauses: list[float] = []
+
+    class Passing(queue.SimpleQueue):  # type: ignore[type-arg]
+        """Notes the time instead of waiting for it."""
+
+        def get(self, block: bool = True, timeout: float | None = None) -> None:
+            assert timeout is not None
+            pauses.append(timeout)
+            raise queue.Empty
+
+    reader._wanted = Passing()
+    for seconds in (100.0, 110.0, 120.0, 150.0, 160.0):
+        reader.take_at(seconds)  # type: ignore[attr-defined]
+    # The first turn says nothing about the time until the next one.
+    assert pauses[:4] == [0.0, 8.0, 8.0, 28.0]
+
+
+def test_the_next_frame_is_prepared_at_once_for_a_loop_that_waits(reader: CameraReader) -> None:
+    for seconds in (100.0, 1e9):
+        reader.take_at(seconds)  # type: ignore[attr-defined]
+    # Otherwise the next turn would be in 30 years.
+    reader.want()
+    reader.take_at(1e9 + 1)  # type: ignore[attr-defined]
+
+
+def test_a_frame_that_became_too_old_while_it_waited_is_left_out() -> None:
+    clock = FakeClock()
+    changed = threading.Event()
+    camera = Scripted([1], clock=clock, max_age=1.0)
+    reader = CameraReader("1", camera, changed.set)
+    reader.start(lambda frame: grey(1))
+    while not reader.ready:
+        assert changed.wait(WAIT_S)
+        changed.clear()
+    clock.advance(1.5)
+    assert reader.take() is None
+    assert (camera.captured, camera.stale) == (1, 1)
+    reader.join()
 
 
 def test_a_live_camera_with_every_frame_drops_none(detector: Detector) -> None:

@@ -96,6 +96,21 @@ def test_the_stream_rejects_them_and_has_a_flag(
     assert json.loads(capsys.readouterr().out.splitlines()[0])["verdict"] == "good"
 
 
+def test_frames_that_change_their_size_are_reported_and_reject_their_parts(
+    sized: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = "synthetic://?width=290&height=290&fps=200&frames=20&every_frame=1&queue=20&faults=9:size"
+    assert infer_stream.main(["--bundle", str(sized.path), "--camera", uri]) == 0
+    captured = capsys.readouterr()
+    *lines, _ = [json.loads(line) for line in captured.out.splitlines()]
+    assert ["far from the sizes" in line.get("reason", "") for line in lines] == [
+        index >= 9 for index in range(20)
+    ]
+    assert all(line["rejected"] for line in lines[9:])
+    changed = "camera synthetic://: the resolution changed from 290x290 to 145x145"
+    assert captured.err.splitlines().count(changed) == 1
+
+
 def test_the_calibration_refuses_them_and_has_a_flag(
     sized: Bundle, wide_part: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

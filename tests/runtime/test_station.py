@@ -28,6 +28,8 @@ from flawline.runtime.station.tally import LATENCY_WINDOW, Tally
 from flawline.runtime.verdict import Verdict
 from flawline.uris import quote_path
 
+WAIT_S = 30
+
 
 class Listed(Camera):
     """Gives the images or frames of a list; an exception in it is raised."""
@@ -443,14 +445,35 @@ def test_the_name_of_an_overlay_is_valid_on_every_file_system(
     assert path.name.endswith("-good.png")
 
 
+class Reported(Recorded):
+    """Sets an event when it gets a verdict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = threading.Event()
+
+    def write(self, judgement: Judgement) -> None:
+        super().write(judgement)
+        self.event.set()
+
+
 class LiveList(Listed):
-    """A live camera of which every frame is 20 ms old when its verdict is there."""
+    """A live camera of which every frame is 20 ms old when its verdict is there.
+
+    It gives a frame after the verdict on the one before, which sets `reported`.
+    """
 
     live: ClassVar[bool] = True
+
+    def __init__(self, *items: Any, reported: threading.Event) -> None:
+        super().__init__(*items)
+        self.reported = reported
 
     def __iter__(self) -> Iterator[Frame]:
         self.clock = FakeClock()
         for frame in super().__iter__():
+            assert frame.index == 0 or self.reported.wait(WAIT_S)
+            self.reported.clear()
             self.dropped += 3
             self.on_event(CameraEvent("stale", f"a frame of {frame.index} was left out"))
             yield replace(frame, captured_mono=self.clock.monotonic() - 0.02)
@@ -463,7 +486,8 @@ def test_age_drops_and_counters_of_a_live_camera_are_in_the_lines_and_the_summar
     detector: Detector, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_output(f"jsonl:{tmp_path}/lines", bundle) as output:
-        run(LiveList(grey(1), grey(2)), detector, output)
+        last = Reported()
+        run(LiveList(grey(1), grey(2), reported=last.event), detector, output, last)
         run(Listed(grey(1)), detector, output)
     *lines, of_file, _ = map(json.loads, (tmp_path / "lines").read_text().splitlines())
     first, second, end = lines

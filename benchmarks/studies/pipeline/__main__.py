@@ -44,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
-    if min(args.frames, args.rounds) < 1:
-        parser.error("--frames and --rounds take 1 or more")
+    if args.frames < 2 or args.rounds < 1:
+        parser.error("--frames takes 2 or more, and --rounds 1 or more")
     return args
 
 

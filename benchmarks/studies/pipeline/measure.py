@@ -200,9 +200,14 @@ def sequential_fps(detector: Detector, files: Path, output: Output) -> float:
 
 
 def _require_judged(tally: Tally) -> None:
-    """Raise StudyError if frames were not judged, which takes no time."""
+    """Raise StudyError if frames were not judged, which takes no time, or are fewer than two."""
     if tally.unjudged:
         raise StudyError(
             f"{tally.unjudged} of {tally.frames} frames could not be judged; give a bundle that "
             f"takes frames of any size and content"
+        )
+    if tally.frames < 2:
+        raise StudyError(
+            "fewer than 2 frames were judged, which give no rate: the camera dropped the others, "
+            "as this machine is busy; end other programs, or give more --frames"
         )

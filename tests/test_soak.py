@@ -1,0 +1,152 @@
+"""A station that runs for minutes: nothing grows, and every frame is accounted for.
+
+It takes 10 minutes; FLAWLINE_SOAK_MINUTES=1 tries it out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny_model, write_tiny_bundle
+from fakes.http_peer import HttpPeer
+from fakes.watched_process import WatchedProcess, slope_per_minute
+
+from flawline.runtime.station.recipe import main as recipe
+
+MINUTES = float(os.environ.get("FLAWLINE_SOAK_MINUTES", "10"))
+SECONDS = 60 * MINUTES
+CHANGE_S = min(60.0, SECONDS / 6)
+# The percentiles are over the last 10,000 frames, which come in 200 s.
+WARM_UP_S = 0.4 * SECONDS
+FPS = 25
+# Bytes a minute.
+MOST_GROWTH = 1e6
+# A field of the graph that changes nothing but its hash.
+DOC_STRING = b"\x32\x01x"
+RECIPES = ("one", "two")
+# One of each in turn, so that the camera is opened again again and again.
+FAULTS = ("lost", "damaged", "old", "missing")
+
+
+def station(folder: Path, webhook: int) -> Path:
+    """Write a station with two cameras, of which one hands out every frame, and three outputs."""
+    write_tiny_bundle(folder / "bundles" / "one")
+    write_tiny_bundle(folder / "bundles" / "two", tiny_model() + DOC_STRING)
+    size = f"width=320&height=240&fps={FPS}"
+    faults = []
+    for number in range(1, int(SECONDS / 10) + 1):
+        faults.append(f"{number * 10 * FPS}:{FAULTS[number % len(FAULTS)]}")
+    content = {
+        "recipe": "one",
+        "recipes": [{"name": name, "bundle": f"bundles/{name}"} for name in RECIPES],
+        "cameras": [
+            {"name": "every", "uri": f"synthetic://?{size}&every_frame=1&queue=200"},
+            {"name": "newest", "uri": f"synthetic://?{size}&stall=2&faults={','.join(faults)}"},
+        ],
+        "engine": {"name": "onnxruntime", "threads": 1},
+        "outputs": [
+            "jsonl:lines.jsonl",
+            "overlays:saved?per_minute=60&limit=200&when_full=replace&record=1",
+            f"webhook:http://127.0.0.1:{webhook}/line",
+        ],
+    }
+    path = folder / "station.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def run_for_a_while(process: subprocess.Popen[str], path: Path) -> int:
+    """Change the recipe again and again; return how often."""
+    end = time.monotonic() + SECONDS
+    changes = 0
+    while end - time.monotonic() > 1.5 * CHANGE_S:
+        time.sleep(CHANGE_S)
+        assert process.poll() is None
+        changes += 1
+        name = RECIPES[changes % len(RECIPES)]
+        assert recipe([str(path), name, "--wait", "30"]) == 0
+    time.sleep(max(0.0, end - time.monotonic()))
+    return changes
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_station_that_runs_for_minutes_loses_and_keeps_nothing(tmp_path: Path) -> None:
+    peer = HttpPeer()
+    path = station(tmp_path, peer.port)
+    command = [sys.executable, "-m", "flawline.runtime.infer_stream", "--station", str(path)]
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=log,
+            text=True,
+        )
+    watched = WatchedProcess(process.pid, every=SECONDS / 300)
+    watched.start()
+    try:
+        changes = run_for_a_while(process, path)
+        watched.stop()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, (tmp_path / "log.txt").read_text()
+    finally:
+        process.kill()
+        peer.kill()
+    found = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    *lines, end = found
+    summary = end["summary"]
+    require_every_frame(lines, summary, changes)
+    assert summary["delivered"] == summary["frames"] == len(lines)
+    assert summary["not_delivered"] == 0
+    assert len(peer.accepted) == len(lines) + 1
+    pictures = list((tmp_path / "saved").glob("*.png"))
+    assert len(pictures) == len(list((tmp_path / "saved").glob("*.json"))) <= 200
+    require_nothing_grows(watched)
+
+
+def require_every_frame(lines: list[dict[str, Any]], summary: dict[str, Any], changes: int) -> None:
+    """Check that each captured frame was judged, or is counted as lost, by whom it was judged."""
+    for name, camera in summary["cameras"].items():
+        print(f"camera {name}: {camera}")
+        judged = camera["frames"] - camera["unjudged"]
+        assert camera["captured"] == judged + camera["dropped"] + camera["stale"]
+    every = [line for line in lines if line["camera"] == "every"]
+    assert [line["index"] for line in every] == list(range(len(every)))
+    assert summary["cameras"]["every"]["unjudged"] == 0
+    assert len(every) > 0.8 * FPS * SECONDS
+    turns = Counter(
+        (before["recipe"], after["recipe"])
+        for before, after in pairwise(every)
+        if before["recipe"] != after["recipe"]
+    )
+    assert sum(turns.values()) == changes
+    newest = summary["cameras"]["newest"]
+    assert newest["reconnects"] >= int(SECONDS / 10) // len(FAULTS)
+
+
+def require_nothing_grows(watched: WatchedProcess) -> None:
+    samples = watched.after(WARM_UP_S)
+    growth = slope_per_minute(samples)
+    third = len(samples) // 3
+    first, last = samples[:third], samples[-third:]
+    print(
+        f"memory {first[0].memory / 1e6:.1f} to {last[-1].memory / 1e6:.1f} MB, "
+        f"{growth / 1e6:+.3f} MB a minute; threads {first[0].threads} to {last[-1].threads}, "
+        f"files {first[0].files} to {last[-1].files}"
+    )
+    assert growth < MOST_GROWTH
+    # A camera that is being opened again, or another engine, has some more for a moment.
+    assert min(sample.threads for sample in last) <= min(sample.threads for sample in first)
+    assert max(sample.threads for sample in last) <= max(sample.threads for sample in first)
+    assert min(sample.files for sample in last) <= min(sample.files for sample in first)
+    assert max(sample.files for sample in last) <= max(sample.files for sample in first)
