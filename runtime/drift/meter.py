@@ -62,6 +62,7 @@ class FrameMeter:
         self._reduces = graph_input.source is not None
         self.cells: Cells = None
         self._fine: Cells = None
+        self._rough: Cells = None
         self._coarse: Cells = None
         self._scales: list[Cells] = [None] * SCALES
         inspected = graph_input.inspected_cells
@@ -74,6 +75,7 @@ class FrameMeter:
         if not self.cells.any():
             raise ValueError("the inspected area has no cell of the small picture")
         self._fine = _inner(_whole(inspected))
+        self._rough = _inner(self.cells)
         coarse = _whole(cv2.resize(small, (COARSE_SIDE, COARSE_SIDE), interpolation=cv2.INTER_AREA))
         # A narrow area may have no whole coarse cell.
         self._coarse = coarse if coarse.any() else None
@@ -100,7 +102,7 @@ class FrameMeter:
         coarse = resize(picture, COARSE_SIDE, COARSE_SIDE)
         _, deviation = cv2.meanStdDev(coarse, mask=self._coarse)
         fine = _energy(cv2.Laplacian(grey, cv2.CV_16S), self._fine)
-        rough = _energy(cv2.Laplacian(picture, cv2.CV_16S), self.cells)
+        rough = _energy(cv2.Laplacian(picture, cv2.CV_16S), self._rough)
         return Measured(
             brightness=cv2.mean(picture, self.cells)[0],
             contrast=float(deviation[0, 0]),

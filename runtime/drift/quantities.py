@@ -37,6 +37,7 @@ class Quantity:
         least_share: the same, as a share of that middle.
         margin: how far the range of the good images is extended, in distances from its quarter to
             its end. It is that of few images, and what changes slowly stays beyond it for long.
+        explained_by: another cause that changes the quantity, too.
         unit: what follows a number in a message.
         digits: the decimals of a number in a message.
     """
@@ -47,6 +48,7 @@ class Quantity:
     least: float = 0.0
     least_share: float = 0.0
     margin: float = 1.0
+    explained_by: str | None = None
     unit: str = ""
     digits: int = 2
 
@@ -67,7 +69,15 @@ TEXTURE = "texture"
 
 QUANTITIES = {
     "brightness": Quantity(LIGHT, "mean grey level", least=2.0, least_share=0.03, digits=1),
-    "contrast": Quantity(LIGHT, "contrast in grey levels", least=1.0, least_share=0.05, digits=1),
+    "contrast": Quantity(
+        LIGHT,
+        "contrast in grey levels",
+        least=1.0,
+        least_share=0.05,
+        # A blurred picture of fine structures has less contrast.
+        explained_by=FOCUS,
+        digits=1,
+    ),
     "red": Quantity(LIGHT, "red to green", least=0.03),
     "blue": Quantity(LIGHT, "blue to green", least=0.03),
     "sharpness": Quantity(FOCUS, "fine to coarse detail", sides=(LOW,), least_share=0.1, digits=3),

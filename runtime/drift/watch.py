@@ -111,6 +111,13 @@ class _Frame(NamedTuple):
     beyond: list[int]
 
 
+class _Suspect(NamedTuple):
+    """How many frames are beyond a limit, relative to what chance explains, and its number."""
+
+    share: float
+    limit: int
+
+
 @dataclass
 class _Camera:
     """The last frames of a camera, and the warnings that are on."""
@@ -180,36 +187,38 @@ class DriftWatch:
 
     def _changes(self, state: _Camera) -> list[Change]:
         changes = []
-        frames = len(state.frames)
-        # Relative to the critical count, and of which limit.
-        shares: dict[str, float] = {}
-        found: dict[str, int] = {}
-        for number, limit in enumerate(self._limits):
-            cause = QUANTITIES[limit.name].cause
-            share = state.counts[number] / limit.critical(frames)
-            if share > shares.get(cause, 0.0):
-                shares[cause] = share
-                found[cause] = number
+        found = self._found(state)
         for cause in CAUSES:
-            share = shares.get(cause, 0.0)
+            suspect = found.get(cause)
+            share = 0.0 if suspect is None else suspect.share
             if cause in state.active:
                 if share < ENDED:
                     number = state.active.pop(cause)
                     changes.append(Change(cause, False, self._ended(state, cause, number)))
-            elif share >= 1 and not self._explained(cause, state, shares):
-                state.active[cause] = found[cause]
-                changes.append(Change(cause, True, self._begun(state, cause, found[cause])))
+            elif suspect is not None and share >= 1 and not _is_explained(cause, state, found):
+                state.active[cause] = suspect.limit
+                changes.append(Change(cause, True, self._begun(state, cause, suspect.limit)))
         return changes
 
-    def _explained(self, cause: str, state: _Camera, shares: Mapping[str, float]) -> bool:
-        """Tell whether a change may come from another cause, which explains it."""
-        explaining = [PRODUCT]
-        if cause == SCORES:
-            explaining = [other for other in CAUSES if other != SCORES]
-        for other in explaining:
-            if other != cause and (other in state.active or shares.get(other, 0) >= SUSPECTED):
-                return True
-        return False
+    def _found(self, state: _Camera) -> dict[str, _Suspect]:
+        """Return the limit of each cause that is exceeded most."""
+        frames = len(state.frames)
+        shares = []
+        for number, limit in enumerate(self._limits):
+            shares.append(state.counts[number] / limit.critical(frames))
+        found: dict[str, _Suspect] = {}
+        # Those that another cause explains come last, when that one is known.
+        for explained in (False, True):
+            for number, limit in enumerate(self._limits):
+                quantity = QUANTITIES[limit.name]
+                if (quantity.explained_by is not None) != explained:
+                    continue
+                if quantity.explained_by in _suspected(state, found):
+                    continue
+                best = found.get(quantity.cause)
+                if best is None or shares[number] > best.share:
+                    found[quantity.cause] = _Suspect(shares[number], number)
+        return found
 
     def _begun(self, state: _Camera, cause: str, number: int) -> str:
         limit = self._limits[number]
@@ -234,3 +243,15 @@ class DriftWatch:
         known = [frame.values[name] for frame in state.frames]
         finite = [value for value in known if not math.isnan(value)]
         return median(finite) if finite else math.nan
+
+
+def _suspected(state: _Camera, found: Mapping[str, _Suspect]) -> set[str]:
+    """Return the causes whose warnings are on, or may soon be."""
+    likely = {cause for cause, suspect in found.items() if suspect.share >= SUSPECTED}
+    return likely | set(state.active)
+
+
+def _is_explained(cause: str, state: _Camera, found: Mapping[str, _Suspect]) -> bool:
+    """Tell whether a change may come from another cause, which explains it."""
+    others = _suspected(state, found) - {cause}
+    return bool(others) if cause == SCORES else PRODUCT in others

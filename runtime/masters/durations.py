@@ -7,6 +7,7 @@ import re
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+NAMES = {"s": "s", "m": "min", "h": "h", "d": "d"}
 LONGEST_S = 10 * 366 * 86400
 
 
@@ -25,8 +26,8 @@ def duration_argument(text: str) -> float:
 
 def describe_duration(seconds: float) -> str:
     """Return a duration in its largest unit with a value of at least 1, such as "12.5 h"."""
-    name, length = "s", 1
+    unit = "s"
     for other, size in SECONDS.items():
         if seconds >= size:
-            name, length = other, size
-    return f"{seconds / length:.3g} {name}"
+            unit = other
+    return f"{seconds / SECONDS[unit]:.3g} {NAMES[unit]}"

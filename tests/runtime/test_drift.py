@@ -45,7 +45,7 @@ from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.strict_json import SchemaError
 
 INPUT = GraphInput(Geometry("stretch", 128, 128))
-SCORES_OF_GOOD = np.linspace(1, 2, 40)
+SCORES_OF_GOOD = np.random.default_rng(1).uniform(1, 2, 40)
 
 Change = Callable[[Image], Image]
 
@@ -66,14 +66,11 @@ def part(number: int, product: int = 0, moves: bool = True) -> Image:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def cloth(number: int, width: int = 8) -> Image:
-    """A piece of striped cloth, uint8 [128, 128, 3], which lies anywhere."""
-    rng = np.random.default_rng((width, number))
-    y, x = np.mgrid[0:128, 0:128].astype(np.float32)
-    waves = np.sin(2 * np.pi * (x / width + rng.random())) + np.sin(
-        2 * np.pi * (y / (1.3 * width) + rng.random())
-    )
-    image = 110 + 25 * waves[..., None] + rng.normal(0, 3, (128, 128, 3))
+def cloth(number: int, fibre: float = 6.0) -> Image:
+    """A piece of cloth, uint8 [128, 128, 3], whose fibres lie anywhere and are of this length."""
+    rng = np.random.default_rng((round(fibre), number))
+    fibres = cv2.GaussianBlur(rng.normal(size=(128, 128)), (0, 0), sigmaX=fibre, sigmaY=1.0)
+    image = 110 + 20 * fibres[..., None] / fibres.std() + rng.normal(0, 2, (128, 128, 3))
     return (image * rng.uniform(0.95, 1.05)).clip(0, 255).astype(np.uint8)
 
 
@@ -154,7 +151,7 @@ def test_similar_neighbours_say_less_than_independent_values() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=400)
     assert variance_inflation(noise) < 1.5
-    assert variance_inflation(np.repeat(noise[:40], 10)) == pytest.approx(10, rel=0.5)
+    assert variance_inflation(np.repeat(noise[:40], 10)) == pytest.approx(10, rel=0.8)
     assert variance_inflation(np.ones(100)) == 1
     slow = Range.of(np.repeat(noise[:10], 10))
     assert slow.images == 100
@@ -227,6 +224,8 @@ def test_frames_of_a_camera_are_measured_at_the_size_of_the_network(layout: str)
     images = []
     for number in range(60):
         frame = cv2.resize(part(number), (384, 256))
+        if layout == "mono":
+            frame = frame[..., 1]
         images.append(graph_input.of_image(frame))
     reference = learn_reference(images[:20], SCORES_OF_GOOD, graph_input)
     assert reference is not None
@@ -273,8 +272,8 @@ def test_another_product_is_named_before_all_that_it_changes(
 ) -> None:
     dark = [gain(0.6)(part(number, product=1)) for number in range(100)]
     assert [name for name, _ in begun(placed, dark, score=9.0)] == [PRODUCT]
-    wide = [cloth(number, width=17) for number in range(100)]
-    assert [name for name, _ in begun(woven, wide, score=9.0)] == [PRODUCT]
+    short = [cloth(number, fibre=2.0) for number in range(100)]
+    assert [name for name, _ in begun(woven, short, score=9.0)] == [PRODUCT]
 
 
 def test_scores_are_named_only_if_nothing_else_changed(placed: DriftReference) -> None:
@@ -426,9 +425,10 @@ def test_a_quantity_that_never_varied_has_limits(placed: DriftReference) -> None
 def test_a_stream_names_the_change_and_keeps_its_verdicts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    rng = np.random.default_rng(0)
     graph_input = GraphInput(Geometry("stretch", SIZE, SIZE))
     good = [graph_input.of_frame(part(number)) for number in range(30)]
-    reference = learn_reference(good, np.linspace(150, 255, 30), graph_input)
+    reference = learn_reference(good, rng.uniform(150, 255, 30), graph_input)
     bundle = write_tiny_bundle(tmp_path / "bundle", drift=reference)
     plain = write_tiny_bundle(tmp_path / "plain")
     folder = tmp_path / "parts"

@@ -37,8 +37,9 @@ def refuse_flags(
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     given = vars(parser.parse_args(argv))
-    for name in given:
-        if name not in beside:
+    for name, value in given.items():
+        # Some versions of argparse give this value to an argument without a flag that is absent.
+        if name not in beside and value != argparse.SUPPRESS:
             flag = f"--{name.replace('_', '-')}"
             parser.error(f"{flag} does not go with --station, whose file says it")
 
