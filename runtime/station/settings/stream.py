@@ -39,7 +39,7 @@ def refuse_flags(
     given = vars(parser.parse_args(argv))
     for name, value in given.items():
         # Some versions of argparse give this value to an argument without a flag that is absent.
-        if name not in beside and value != argparse.SUPPRESS:
+        if name not in beside and str(value) != argparse.SUPPRESS:
             flag = f"--{name.replace('_', '-')}"
             parser.error(f"{flag} does not go with --station, whose file says it")
 

@@ -1,0 +1,71 @@
+"""What streams of the study show: demo products, and the good test images of data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from flawline.cameras.decode import read_image
+from flawline.runtime.image import Image
+from flawline.train.data import DataError, data_name, open_data
+from flawline.train.data.demo import render, write_demo
+from flawline.train.data.demo.dataset import MARKER
+
+# Far from the seeds of the demo data and of other studies. Frames are drawn at random from so many
+# seeds, because seeds that follow each other have exposures that are spread evenly.
+FIRST_SEED = 9 << 20
+SEEDS = 1 << 20
+# Good images to train on, and good and defective ones that the export compares graphs on.
+TRAINED = 100
+COMPARED = (5, 1)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A data set to train on, and its good frames; `product` is None for one that is no demo."""
+
+    name: str
+    data: Path
+    product: str | None = None
+
+    @cached_property
+    def _good(self) -> list[Path]:
+        good = [sample.path for sample in open_data(self.data).test if sample.defect is None]
+        if not good:
+            raise DataError(f"data {self.data}: there are no good test images; give another set")
+        return good
+
+    @property
+    def different(self) -> int | None:
+        """How many different frames there are; None if each is another one."""
+        return None if self.product is not None else len(self._good)
+
+    def numbers(self, count: int, stream: int) -> list[int]:
+        """Return the numbers of the frames of a stream, drawn at random."""
+        rng = np.random.default_rng((23, stream))
+        most = self.different or SEEDS
+        return [int(number) for number in rng.integers(0, most, count)]
+
+    def frame(self, number: int) -> Image:
+        """Return a good frame, uint8 [h, w, 3] BGR or [h, w]."""
+        if self.product is not None:
+            return np.asarray(render(self.product, None, FIRST_SEED + number)[0], np.uint8)
+        return read_image(self._good[number], None)
+
+
+def open_subjects(products: Sequence[str], data: Sequence[Path], folder: Path) -> list[Subject]:
+    """Return the demo products, which are written below `folder`, and data sets."""
+    subjects = []
+    for name in products:
+        root = folder / "data" / name
+        good, defective = COMPARED
+        if not (root / MARKER).exists():
+            write_demo(root, [name], TRAINED, good, defective)
+        subjects.append(Subject(name, root / name, name))
+    for path in data:
+        subjects.append(Subject(data_name(path), path))
+    return subjects
