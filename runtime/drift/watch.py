@@ -46,7 +46,7 @@ SUSPECTED = 1 / 3
 ENDED = 1 / 2
 
 
-MISSING_REASON = "the good images are too few, or too different from each other"
+MISSING_REASON = "the good images are too few, or differ too much from each other"
 
 
 class Change(NamedTuple):

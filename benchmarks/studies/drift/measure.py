@@ -121,12 +121,13 @@ def _bundle(subject: Subject, flags: Sequence[str], folder: Path, seed: int) -> 
 
 def _facts(subject: Subject, detector: Detector, reference: DriftReference, seed: int) -> Row:
     manifest = detector.bundle.manifest
+    scores = reference.ranges.get(SCORE)
     return {
         "data": subject.name,
         "method": manifest.method,
         "seed": seed,
         "good_images": reference.ranges["brightness"].images,
-        "good_scores": reference.ranges[SCORE].images,
+        "good_scores": 0 if scores is None else scores.images,
         "independent": {name: good.independent for name, good in reference.ranges.items()},
         "position": reference.picture is not None,
         "engine": detector.engine.description,
