@@ -104,9 +104,10 @@ class Camera(ABC):
         self.dropped = 0
         # How often the source failed and was opened again.
         self.reconnects = 0
+        self.lost: str | None = None  # why one of several has failed for good
         self.clock: Clock = SystemClock()
         # Called by the iterating thread for what happens between two frames.
-        self.on_event: Callable[[CameraEvent], None] = _ignore
+        self.on_event: Callable[[CameraEvent], None] = lambda event: None
         self._stopped = False
 
     @property
@@ -180,6 +181,10 @@ class Camera(ABC):
         Raises CameraError for a source that does not work, or no longer.
         """
 
+    def pending(self) -> object | None:
+        """Return what is equal while the same frame or failure waits for the consumer, or None."""
+        return None
+
     def still_valid(self, frame: Frame) -> Frame | None:
         """Return a frame that was handed out and waited since then, if it may still be judged.
 
@@ -201,10 +206,6 @@ class Camera(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _ignore(_event: CameraEvent) -> None:
-    """Do nothing with an event."""
 
 
 def camera_class(scheme: str) -> type[Camera]:

@@ -109,6 +109,11 @@ class Aravis(TriggeredCamera):
         return None
 
     @classmethod
+    def connected(cls) -> list[str]:
+        """Return the URIs of the cameras that answer within a second."""
+        return [f"aravis://{device.serial}" for device in find_devices()]
+
+    @classmethod
     def broken_example(cls, folder: Path) -> str:
         """Return the URI of a camera that is not connected."""
         return "aravis://no-such-camera"

@@ -114,6 +114,11 @@ class Basler(TriggeredCamera):
         return None
 
     @classmethod
+    def connected(cls) -> list[str]:
+        """Return the URIs of the cameras that pylon finds."""
+        return [f"basler://{device.serial}" for device in find_devices()]
+
+    @classmethod
     def example(cls, folder: Path) -> str | None:
         """Return the URI of the first emulated camera; None where none is emulated."""
         if not os.environ.get(EMULATION):

@@ -19,6 +19,7 @@ from flawline.cameras.clock import Clock
 from flawline.cameras.grabbed import EndOfStream, Grabbed
 from flawline.cameras.live import LiveCamera
 from flawline.cameras.live_options import LiveOptions
+from flawline.cameras.v4l2 import sensors
 from flawline.options import option
 
 INSTALL = (
@@ -157,6 +158,11 @@ class Csi(GStreamer):
         if load_gstreamer().ElementFactory.find(CSI_ELEMENT) is None:
             return f"needs {CSI_ELEMENT} of GStreamer, which JetPack installs on a Jetson"
         return None
+
+    @classmethod
+    def connected(cls) -> list[str]:
+        """Return the URIs of the sensors that have a driver, in the order of their numbers."""
+        return [f"csi://{number}" for number in range(len(sensors()))]
 
     @classmethod
     def example(cls, folder: Path) -> str | None:

@@ -39,6 +39,8 @@ class LiveCamera(CapturingCamera):
         super().__init__(source, options, clock)
         self._budget = RestartBudget(self.limits.restarts, self.limits.window)
         self._lost_at: float | None = None
+        # Frames that were taken from those that wait.
+        self._taken = 0
         self._changes = FrameChanges()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -73,10 +75,20 @@ class LiveCamera(CapturingCamera):
             is_late = self.clock.monotonic() >= self._deadline
             if not self._waiting and (self._ended is not None or is_late):
                 self._note_end()
-            return self._waiting.take(), self._ended, is_late
+            waiting = self._waiting.take()
+            self._taken += waiting is not None
+            return waiting, self._ended, is_late
 
     def _note_end(self) -> None:
         """Note that the capture ended or stalled, and no frame waits. Called with the condition."""
+
+    def pending(self) -> object | None:
+        # Any thread may call it, so that what it reads may be old by a moment.
+        has_ended = self._stopped or not self._threads or isinstance(self._ended, EndOfStream)
+        is_late = not has_ended and self.clock.monotonic() >= self._deadline
+        if len(self._waiting) == 0 and not is_late:
+            return None
+        return self._taken, self.reconnects
 
     @property
     def newest_only(self) -> bool:

@@ -17,12 +17,13 @@ from flawline.cameras.clock import Clock
 from flawline.cameras.grabbed import CorruptFrame, Grabbed
 from flawline.cameras.live import LiveCamera
 from flawline.cameras.live_options import LiveOptions
-from flawline.cameras.v4l2 import is_camera, problem_of, reason_of
+from flawline.cameras.v4l2 import connected_cameras, is_camera, problem_of, reason_of
 from flawline.cameras.v4l2_calls import Device
 from flawline.cameras.v4l2_pixels import READ, bits_of, decode_picture
 from flawline.cameras.v4l2_settings import SettingError, Wanted
 from flawline.cameras.v4l2_stream import BufferStream
 from flawline.options import option
+from flawline.uris import quote_path
 
 POLL_S = 0.1  # seconds that `_grab` waits at most
 
@@ -77,6 +78,11 @@ class Usb(LiveCamera):
     @classmethod
     def accepts_path(cls, path: Path) -> bool:
         return is_camera(path)
+
+    @classmethod
+    def connected(cls) -> list[str]:
+        """Return the URIs of the cameras that are connected and that no other program uses."""
+        return [f"usb://{quote_path(path)}" for path in connected_cameras()]
 
     @classmethod
     def broken_example(cls, folder: Path) -> str:

@@ -18,6 +18,10 @@ from flawline.cameras.v4l2_calls import (
 )
 
 LIST = "list the cameras with ls /dev/video* /dev/v4l/by-id/*"
+NO_IMAGES = "this device file of a camera gives no images"
+# What the driver of a Jetson calls a sensor at its CSI port, whose pictures are raw.
+SENSOR = "vi-output"
+NAMES = Path("/sys/class/video4linux")
 NAME = re.compile(r"/dev/(video\d+|v4l/.+)")
 # The device files of Video4Linux have this major number (Linux, admin-guide/devices.txt).
 MAJOR = 81
@@ -35,6 +39,40 @@ def is_camera(path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == MAJOR
+
+
+def device_files(folder: Path = Path("/dev")) -> list[Path]:
+    """Return the device files of cameras in a folder, by their numbers."""
+    files = [path for path in folder.glob("video*") if path.name.removeprefix("video").isdecimal()]
+    return sorted(files, key=lambda path: int(path.name.removeprefix("video")))
+
+
+def sensors(names: Path = NAMES) -> list[str]:
+    """Return the names of the device files that are sensors at the CSI port of a Jetson."""
+    found = []
+    for path in device_files(names):
+        try:
+            name = (path / "name").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if name.startswith(SENSOR):
+            found.append(path.name)
+    return found
+
+
+def connected_cameras(folder: Path = Path("/dev"), names: Path = NAMES) -> list[str]:
+    """Return a path for each camera that gives images, except for sensors of a Jetson.
+
+    A path that stays the same at another port, or else at this port, is preferred.
+    """
+    links = [*folder.glob("v4l/by-id/*"), *folder.glob("v4l/by-path/*")]
+    found = []
+    for path in device_files(folder):
+        if path.name in sensors(names) or problem_of(str(path)) is not None:
+            continue
+        stable = [str(link) for link in sorted(links) if link.resolve() == path.resolve()]
+        found.append((stable or [str(path)])[0])
+    return found
 
 
 def problem_of(path: str) -> str | None:
@@ -96,7 +134,7 @@ def _problem_of_open(path: str, device: Device) -> str | None:
         return f"is no camera; {LIST}"
     if kind is None:
         # A USB camera has a second device file, for metadata.
-        return f"this device file of a camera gives no images; give another one, and {LIST}"
+        return f"{NO_IMAGES}; give another one, and {LIST}"
     # A request to free the buffers of this program, which has none, changes nothing. It is refused
     # where another program has buffers, and so the camera.
     try:

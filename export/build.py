@@ -40,6 +40,7 @@ from flawline.runtime.engines.auto import options_of_machine
 from flawline.runtime.engines.choice import record_path, require_writable
 from flawline.runtime.files import make_writable
 from flawline.runtime.manifest import GRAPH_OUTPUTS
+from flawline.runtime.signing.arguments import trusted_keys
 from flawline.runtime.threshold import Rates
 from flawline.train import TrainError
 from flawline.train.data.demo import DEMO_PRODUCT, DEMO_WEIGHTS
@@ -181,7 +182,7 @@ def _run(words: Sequence[str]) -> None:
     data = args.data
     built = None
     if args.bundle is not None:
-        bundle = read_bundle(args.bundle)
+        bundle = read_bundle(args.bundle, trusted_keys(args))
         if args.engine == "auto":
             # Also before a graph is added, which takes minutes.
             require_writable(record_path(bundle, options))

@@ -10,6 +10,7 @@ from flawline.export.local_engine import NO_ENGINE, add_build_arguments
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.engines import add_engine_arguments
 from flawline.runtime.manifest import GRAPH_OUTPUTS
+from flawline.runtime.signing.arguments import add_trusted_argument
 from flawline.runtime.source_frame import BGR, LAYOUTS, SourceFrame, parse_source
 from flawline.train import METHODS
 from flawline.train.fit import DEFAULT_METHOD, add_training_arguments, parse_arguments
@@ -58,6 +59,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     add_engine_arguments(parser, extra=(NO_ENGINE,))
     add_build_arguments(parser)
     if given.bundle is not None:
+        add_trusted_argument(parser)
         return _parse_rest(parser, words, "bundle", "--bundle builds and trains nothing")
     _add_bundle_arguments(parser)
     if given.checkpoint is not None:

@@ -50,6 +50,7 @@ from flawline.runtime.console import log, run_command
 from flawline.runtime.engines.onnxruntime_cpu import open_session
 from flawline.runtime.files import replace_folder
 from flawline.runtime.precisions import FP32, PRECISIONS
+from flawline.runtime.signing.arguments import add_trusted_argument, trusted_keys
 
 # The first line of the template. A folder whose configuration begins with it may be replaced.
 MARK = "# flawline.export.triton"
@@ -211,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         examples=EXAMPLES,
     )
     parser.add_argument("--bundle", type=path_argument, required=True, help="the bundle to serve")
+    add_trusted_argument(parser)
     parser.add_argument(
         "--out",
         type=path_argument,
@@ -251,7 +253,7 @@ def _precisions() -> list[str]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    bundle = read_bundle(args.bundle)
+    bundle = read_bundle(args.bundle, trusted_keys(args))
     name = args.name or args.bundle.resolve().name
     folder = write_repository(
         bundle, args.out, name, args.engine, args.precision, args.plan, args.max_batch

@@ -72,6 +72,7 @@ class Ahead(Generic[Item]):
     Use it as a context manager. If the consumer leaves before the end, `stop` is called, which must
     let `items` end from another thread; the item that was prepared last is then not handed out.
     `note` gets the times of the stages "capture", "prepare" and "idle", the wait of the consumer.
+    While the consumer waits, it calls `waiting` at least every SIGNAL_S seconds.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Ahead(Generic[Item]):
         newest: bool = False,
         note: NoteStage = lambda stage, seconds: None,
         clock: Clock | None = None,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._items = items
         self._prepare = prepare
@@ -91,6 +93,7 @@ class Ahead(Generic[Item]):
         self._newest = newest
         self._note = note
         self._clock = clock or SystemClock()
+        self._waiting = waiting
         self._changed = threading.Condition()
         self._ready: deque[Prepared[Item]] = deque()
         self._failure: BaseException | None = None
@@ -137,7 +140,7 @@ class Ahead(Generic[Item]):
             self._wanted = True
             self._changed.notify_all()
             while not self._changed.wait_for(lambda: self._ready or self._ended, SIGNAL_S):
-                pass
+                self._waiting()
             self._wanted = False
             if not self._ready:
                 if self._failure is not None:

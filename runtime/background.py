@@ -23,6 +23,7 @@ class BackgroundWorker:
         self._jobs: deque[tuple[Job, int]] = deque()
         self._held = 0
         self._unfinished = 0
+        self._finished = 0
         self._failures: list[BaseException] = []
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -53,6 +54,10 @@ class BackgroundWorker:
         """Wait until every job is done, at most `timeout` seconds; return whether that is so."""
         with self._changed:
             return self._changed.wait_for(lambda: self._unfinished == 0, timeout)
+
+    def pending(self) -> int | None:
+        """Return how many jobs were done before the one that waits; None if no job waits."""
+        return self._finished if self._unfinished else None
 
     def discard(self) -> None:
         """Give up the jobs that wait. The one that has begun is not affected."""
@@ -100,6 +105,7 @@ class BackgroundWorker:
                 if failure is not None:
                     self._failures.append(failure)
                 self._unfinished -= 1
+                self._finished += 1
                 self._changed.notify_all()
 
 

@@ -7,6 +7,7 @@
     model.fp16.onnx   the same in FP16, except in the manifest's FP32 islands (optional)
     model.int8.onnx   the same with Q/DQ nodes from calibration on good images (optional)
     golden.npz        input images with reference scores and maps, for the self-test
+    signature.json    by which keys it was signed (optional): see `runtime/signing/`
     engines/          compiled plans of the machine that runs the bundle: never hashed
     audit.jsonl       who changed the bundle, when, and from what to what: see `runtime/audit/`
 
@@ -17,7 +18,7 @@ ends with the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from flawline.runtime.bundle_files import (
     MANIFEST,
     PREVIOUS_CALIBRATION,
     BundleError,
+    Content,
     may_be_replaced,
     parse_json_file,
     plausible_calibration,
@@ -57,6 +59,8 @@ from flawline.runtime.manifest import (
     manifest_to_json,
 )
 from flawline.runtime.precisions import FP32
+from flawline.runtime.signing.keys import TrustedKeys
+from flawline.runtime.signing.signature import require_signed_calibration, verify
 from flawline.runtime.strict_json import SchemaError
 
 __all__ = [
@@ -73,11 +77,16 @@ __all__ = [
 ]
 
 
-def read_bundle(path: str | Path) -> Bundle:
-    """Read a bundle, and check its hashes, graphs and threshold. Raises BundleError."""
+def read_bundle(path: str | Path, trusted: TrustedKeys | None = None) -> Bundle:
+    """Read a bundle, and check its hashes, graphs and threshold.
+
+    With `trusted`, one of these keys must have signed it, which is checked before anything but the
+    manifest is read. Raises BundleError.
+    """
     path = Path(path)
     require_bundle_folder(path)
-    (manifest, files), manifest_sha256 = read_json(path, MANIFEST, _manifest_and_hash)
+    (manifest, files), manifest_sha256 = read_json(path, MANIFEST, _with_hash(manifest_from_json))
+    verified = None if trusted is None else verify(path, manifest_sha256, trusted)
     # Check the hashes first: the error of an engine for a truncated file does not name the cause.
     for name, expected in files.items():
         try:
@@ -89,20 +98,33 @@ def read_bundle(path: str | Path) -> Bundle:
                 path, f"{name} is not the file that was built (its sha256 differs from {MANIFEST})"
             )
     _check_graphs(path, files, manifest)
+    parse = _with_hash(partial(plausible_calibration, manifest=manifest))
     try:
-        calibration = parse_json_file(
-            path, CALIBRATION, partial(plausible_calibration, manifest=manifest)
-        )
+        calibration, calibration_sha256 = parse_json_file(path, CALIBRATION, parse)
         calibrated_at = (path / CALIBRATION).stat().st_mtime
     except SchemaError as error:
         refuse(path, str(error), undo_command(path, manifest))
     except OSError as error:
         refuse_unreadable(path, CALIBRATION, error)
-    return Bundle(path, manifest, calibration, files, manifest_sha256, calibrated_at)
+    signed_by = None
+    if verified is not None:
+        require_signed_calibration(path, verified, calibration_sha256)
+        signed_by = verified.key
+    return Bundle(
+        path,
+        manifest,
+        calibration,
+        files,
+        manifest_sha256,
+        calibration_sha256,
+        calibrated_at,
+        signed_by,
+    )
 
 
-def _manifest_and_hash(data: bytes) -> tuple[tuple[Manifest, dict[str, str]], str]:
-    return manifest_from_json(data), sha256_of_bytes(data)
+def _with_hash(parse: Callable[[bytes], Content]) -> Callable[[bytes], tuple[Content, str]]:
+    """Let a function that reads the content of a file return its SHA-256, too."""
+    return lambda data: (parse(data), sha256_of_bytes(data))
 
 
 def _check_graphs(path: Path, files: Iterable[str], manifest: Manifest) -> None:
@@ -183,11 +205,11 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
     return read_bundle(bundle.path)
 
 
-def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
+def write_calibration(bundle: Bundle, calibration: Calibration, note: str | None = None) -> None:
     """Replace the threshold of a bundle in place; the model and its hashes stay.
 
-    The file that is replaced is stored as PREVIOUS_CALIBRATION, unless it is the same. Raises
-    BundleError.
+    The file that is replaced is stored as PREVIOUS_CALIBRATION, unless it is the same. `note` is
+    added to the line of the audit log. Raises BundleError and AuditError.
     """
     require_plausible(bundle.path, calibration, bundle.manifest)
     current = bundle.path / CALIBRATION
@@ -196,7 +218,7 @@ def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
         replaced = current.read_bytes()
         if replaced == content:
             return
-        with logged_change(bundle.path, "calibrate", calibration_state(content)):
+        with logged_change(bundle.path, "calibrate", calibration_state(content), note):
             # First, so that the old threshold is on disk at every moment.
             write_atomically(bundle.path / PREVIOUS_CALIBRATION, replaced)
             write_atomically(current, content)

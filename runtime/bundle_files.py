@@ -28,6 +28,7 @@ from flawline.uris import folder_of
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
 PREVIOUS_CALIBRATION = "calibration.previous.json"
+SIGNATURE = "signature.json"
 ENGINE_CACHE = "engines"
 # A folder with one of these files is a bundle, which may be damaged.
 FILES = (MANIFEST, CALIBRATION, PREVIOUS_CALIBRATION, GOLDEN, MODEL)

@@ -23,8 +23,11 @@ ID_DIGITS = 12
 class Bundle:
     """A bundle on disk, whose manifest, calibration and hashes were checked when it was read.
 
-    `sha256` maps each file that the manifest names to its hash. `manifest_sha256` is that of the
-    manifest itself, and `calibrated_at` when calibration.json was written, in seconds since 1970.
+    `sha256` maps each file that the manifest names to its hash. `manifest_sha256` and
+    `calibration_sha256` are those of manifest.json and calibration.json, and `calibrated_at` is
+    when the latter was written, in seconds since 1970. `signed_by` is the fingerprint of the
+    trusted key that signed the manifest; None if no key was asked for.
+
     Other files may take the place of those on disk later: what is read then is compared with the
     hashes again.
     """
@@ -34,7 +37,9 @@ class Bundle:
     calibration: Calibration
     sha256: Mapping[str, str]
     manifest_sha256: str
+    calibration_sha256: str
     calibrated_at: float
+    signed_by: str | None = None
 
     @property
     def short_id(self) -> str:

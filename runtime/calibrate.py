@@ -35,6 +35,8 @@ from flawline.runtime.files import make_writable
 from flawline.runtime.good_parts import GOOD, GoodParts, check_beforehand, score_frames
 from flawline.runtime.scored_by import ScoredBy, scored_by
 from flawline.runtime.signals import uninterrupted
+from flawline.runtime.signing.arguments import add_trusted_argument, trusted_keys
+from flawline.runtime.signing.signature import has_signed_thresholds
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.threshold import (
     DEFAULT_RATE,
@@ -62,7 +64,7 @@ def _recalibrate(args: argparse.Namespace) -> None:
     check_range(args.false_alarm_rate)
     check_range(args.review_rate, "review rate")
     require_bundle_folder(args.bundle, args.camera)
-    bundle = read_bundle(args.bundle)
+    bundle = read_bundle(args.bundle, trusted_keys(args))
     if not args.dry_run:
         _require_writable(bundle)
     parts, engine = _score_good_parts(bundle, args)
@@ -74,6 +76,8 @@ def _recalibrate(args: argparse.Namespace) -> None:
         return
     written = f"wrote {bundle.path / CALIBRATION}"
     lines.append(f"{written}; --undo brings the old threshold back")
+    if has_signed_thresholds(bundle.path, bundle.manifest_sha256):
+        lines.append("note: the thresholds before were signed; sign the new ones to use them")
     # Written before anything is printed: the reader of stdout may be gone at any line.
     with uninterrupted():
         write_calibration(bundle, calibration)
@@ -142,9 +146,12 @@ def _report(old: Calibration, new: Calibration, parts: GoodParts) -> list[str]:
     """Compare the old and the new threshold in lines of text."""
     scores = parts.scores
     rejected = int(np.sum(scores > old.threshold))
+    origin = f"for {old.false_alarm_rate:.1%} false alarms, from {old.good_images} {GOOD}"
+    if old.by_hand is not None:
+        origin = f"moved by hand by {old.by_hand.person}"
     lines = [
-        f"old threshold {old.threshold:.6g} for {old.false_alarm_rate:.1%} false alarms, from "
-        f"{old.good_images} {GOOD}: rejects {rejected} of these {len(scores)} good parts"
+        f"old threshold {old.threshold:.6g} {origin}: rejects {rejected} of these {len(scores)} "
+        f"good parts"
     ]
     lines += describe(new, new.false_alarm_rate, GOOD)
     if old.review is not None and new.review is None:
@@ -223,13 +230,19 @@ def _parser() -> argparse.ArgumentParser:
         help="score images whose size is far from those of the training, instead of refusing them",
     )
     add_engine_arguments(parser)
+    add_trusted_argument(parser)
+    _add_writing_arguments(parser)
+    return parser
+
+
+def _add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is written."""
     parser.add_argument(
         "--dry-run", action="store_true", help="print the threshold, change nothing"
     )
     parser.add_argument(
         "--undo", action="store_true", help="bring the previous threshold of the bundle back"
     )
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

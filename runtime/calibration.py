@@ -11,8 +11,8 @@ from flawline.runtime.scored_by import ScoredBy, scored_by_from_json
 from flawline.runtime.strict_json import StrictReader, parse_json, to_json
 
 # Keys that are left out where there is no value. An older version refuses each of them, because
-# it would run another engine, review no part, or find no regions.
-OPTIONAL = ("scored_by", "review", "pixels")
+# it would run another engine, review no part, find no regions, or state rates of other thresholds.
+OPTIONAL = ("scored_by", "review", "pixels", "by_hand")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,15 @@ class Level:
 
 
 @dataclass(frozen=True)
+class ByHand:
+    """Who moved the thresholds by hand, and the ones from good images, which the rates are of."""
+
+    person: str
+    threshold: float
+    review_threshold: float | None = None
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The thresholds of a bundle, and what supports them: calibration.json.
 
@@ -42,6 +51,9 @@ class Calibration:
     share of good parts that are reviewed or rejected. `pixels` is the value of the anomaly map
     above which a region begins; its rate is the share of good images with at least one region. Both
     are None where the bundle has none, and come from the same images.
+
+    `by_hand` is None for thresholds that follow from the good images. Otherwise a person moved
+    those of the score; rates and intervals are still those of the thresholds before that.
     """
 
     threshold: float
@@ -53,6 +65,7 @@ class Calibration:
     scored_by: ScoredBy | None = None
     review: Level | None = None
     pixels: Level | None = None
+    by_hand: ByHand | None = None
 
     @property
     def review_threshold(self) -> float | None:
@@ -91,6 +104,7 @@ def calibration_from_json(data: bytes) -> Calibration:
         scored_by=scored_by_from_json(reader.take_object("scored_by")),
         review=_level_from_json(reader.take_object("review"), "review"),
         pixels=_level_from_json(reader.take_object("pixels"), "pixels"),
+        by_hand=_by_hand_from_json(reader.take_object("by_hand")),
     )
     reader.finish()
     if not 0 < calibration.false_alarm_rate < 1:
@@ -133,3 +147,16 @@ def _level_from_json(content: Mapping[str, Any] | None, name: str) -> Level | No
     if not 0 < level.rate < 1:
         reader.refuse("rate is not between 0 and 1")
     return level
+
+
+def _by_hand_from_json(content: Mapping[str, Any] | None) -> ByHand | None:
+    if content is None:
+        return None
+    reader = StrictReader(content, "by_hand")
+    by_hand = ByHand(
+        person=reader.take("person", str),
+        threshold=reader.take("threshold", float),
+        review_threshold=reader.take_optional("review_threshold", float),
+    )
+    reader.finish()
+    return by_hand

@@ -6,8 +6,8 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import redirect_stderr, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any, TextIO, cast
 
 from flawline import FlawlineError
@@ -32,17 +32,37 @@ class Verbosity:
     verbose = False
 
 
+# Called with each warning, by the thread that gives it; they must not wait or raise.
+_listeners: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def listening(listener: Callable[[str], None]) -> Iterator[None]:
+    """Also give each warning of the process to a function, within the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
 def log(text: str) -> None:
     """Print a line of information on stderr, unless the process is quiet.
 
     stdout is reserved for results. A stderr that is closed or full never ends the work.
     """
     if not Verbosity.quiet:
-        warn(text)
+        _print(text)
 
 
 def warn(text: str) -> None:
     """Print a warning or an error on stderr, also when the process is quiet."""
+    for listener in list(_listeners):
+        listener(terminal_line(text))
+    _print(text)
+
+
+def _print(text: str) -> None:
     # print() would write to stdout instead.
     if sys.stderr is None:
         return

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import cv2
 
 from flawline import __version__
 from flawline.extras import pip_command
@@ -18,6 +17,14 @@ OPENCV_WHEELS = (
     "opencv-python",
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
+)
+# Builds of ONNX Runtime, which install the same folder as well.
+ONNXRUNTIME_WHEELS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-migraphx",
+    "onnxruntime-training",
 )
 # Packages whose version can change a score, in training, export, decoding or inference.
 PACKAGES = (
@@ -63,23 +70,31 @@ def opencv_conflict() -> str | None:
 
     All OpenCV wheels install the folder cv2. Returns None if there is at most one.
     """
-    wheels = []
+    return _conflict("OpenCV", OPENCV_WHEELS)
+
+
+def onnxruntime_conflict() -> str | None:
+    """Name the wheels of ONNX Runtime that overwrite each other's files, as `opencv_conflict`."""
+    return _conflict("ONNX Runtime", ONNXRUNTIME_WHEELS)
+
+
+def _conflict(library: str, names: Sequence[str]) -> str | None:
     # The wheel that was installed last wins, except for the files that only the other one has.
-    for name in OPENCV_WHEELS:
-        if _version(name) is not None:
-            wheels.append(name)
+    wheels = [name for name in names if _version(name) is not None]
     if len(wheels) < 2:
         return None
-    names = " ".join(wheels)
     return (
-        f"{len(wheels)} OpenCV wheels are installed and overwrite each other ({names}); run: "
-        f"{pip_command('uninstall', '-y', *wheels)} && "
-        f"{pip_command('install', 'opencv-python-headless')}"
+        f"{len(wheels)} {library} wheels are installed and overwrite each other "
+        f"({' '.join(wheels)}); run: {pip_command('uninstall', '-y', *wheels)} && "
+        f"{pip_command('install', names[0])}"
     )
 
 
 def quiet_opencv() -> None:
     """Let OpenCV log errors only: its warnings about a camera would hide Flawline's message."""
+    # Imported here, because the doctor says what is wrong with an OpenCV that cannot be imported.
+    import cv2
+
     # The function moved in OpenCV 5.
     if hasattr(cv2, "setLogLevel"):
         cv2.setLogLevel(2)

@@ -18,17 +18,16 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
 
 from flawline.cameras import Camera, CameraError
 from flawline.cameras.usages import usages
 from flawline.commands import program_of
-from flawline.runtime import outputs
 from flawline.runtime.audit.bundle_log import warn_of_outside_change
 from flawline.runtime.available import list_available
-from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import log, log_notes, run_command, warn
@@ -41,13 +40,21 @@ from flawline.runtime.engines import (
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
 from flawline.runtime.masters.arguments import add_masters_arguments
 from flawline.runtime.signals import signal_handlers
+from flawline.runtime.signing.arguments import add_trusted_argument
 from flawline.runtime.stage_times import stage_table
 from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.judge import Exchange, require_same_maps
+from flawline.runtime.station.life_signs import open_life_signs
 from flawline.runtime.station.masters_watch import MastersWatch
+from flawline.runtime.station.output_arguments import (
+    add_output_arguments,
+    check_output_arguments,
+    open_outputs,
+)
 from flawline.runtime.station.part_feed import PartFeed
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.region_arguments import add_region_arguments
+from flawline.runtime.station.run_arguments import add_run_arguments
 from flawline.runtime.station.setup import (
     Check,
     FlagSetup,
@@ -63,7 +70,6 @@ from flawline.runtime.station.several_arguments import (
 from flawline.runtime.station.several_cameras import Station
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.throughput import require_batch
-from flawline.uris import folder_of, quote_path
 
 EXAMPLES = (
     "flawline stream --bundle bundles/part --camera usb://0",
@@ -86,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--bundle and --camera are needed (or --station or --list)")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
+    check_output_arguments(parser, args)
     check_several_cameras(parser, args)
     return run_command(
         parser.prog, lambda: _run(args), interrupted="interrupted before the first frame"
@@ -101,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", type=path_argument, help="the folder that flawline build wrote")
     add_station_argument(parser)
     add_keep_argument(parser)
+    add_trusted_argument(parser)
     parser.add_argument(
         "--camera",
         action="append",
@@ -109,20 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_engine_arguments(parser)
     add_streams_argument(parser)
-    _add_output_arguments(parser)
-    parser.add_argument(
-        "--parts",
-        type=text_argument,
-        metavar="FILE",
-        help="name the parts of a triggered camera by the lines of this file, or of stdin (-); "
-        "with trigger=software, each line sends a pulse",
-    )
-    parser.add_argument("--max-frames", type=int, help="stop after so many frames")
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="measure where the time goes: a table on stderr, and keys of the summary",
-    )
+    add_output_arguments(parser)
+    add_run_arguments(parser)
     add_several_cameras_arguments(parser)
     add_region_arguments(parser)
     add_masters_arguments(parser)
@@ -137,27 +133,6 @@ def _parser() -> argparse.ArgumentParser:
         help="list the engines, cameras and outputs, and what they are missing",
     )
     return parser
-
-
-def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say where verdicts and images go."""
-    parser.add_argument(
-        "--output",
-        action="append",
-        type=text_argument,
-        metavar="NAME:TARGET",
-        help=f"{outputs.usages()}; repeat for several; default {outputs.DEFAULT_OUTPUT}; "
-        f"%%3F stands for a question mark in TARGET",
-    )
-    parser.add_argument(
-        "--save", type=path_argument, metavar="DIR", help="short for --output overlays:DIR"
-    )
-    parser.add_argument(
-        "--save-rejected",
-        type=path_argument,
-        metavar="DIR",
-        help="like --save, for anomalous and unjudged frames and those for review only",
-    )
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -178,25 +153,25 @@ def _run(args: argparse.Namespace) -> None:
 
 def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
     require_bundle_folder(args.bundle, args.camera[0])
-    watched = WatchedBundle(args.bundle)
-    bundle = read_bundle(args.bundle)
+    watched = WatchedBundle(args.bundle, setup.read_bundle)
+    bundle = watched.read()
     with ExitStack() as stack:
+        life = stack.enter_context(open_life_signs(args.alive))
         # What takes no time to check comes before the engine, which may be compiled for minutes.
         cameras = [stack.enter_context(camera) for camera in setup.open_cameras()]
         station = None
         batch = _batch_in_flight(args, cameras)
         if len(cameras) > 1:
             station = Station(cameras, station_settings(args))
-        feed = None
-        if args.parts is not None:
-            feed = PartFeed(args.parts, *cameras)
-        opened = [stack.enter_context(output) for output in _open_outputs(args, bundle)]
+        feed = None if args.parts is None else PartFeed(args.parts, *cameras)
+        opened = [stack.enter_context(output) for output in open_outputs(args, bundle)]
         check = _check(bundle, station, batch or 1)
         exchange = stack.enter_context(Exchange(setup.open_judge(bundle, check)))
         _log_start(cameras, station, exchange.now.detector)
         stop = threading.Event()
 
         def end() -> None:
+            life.stopping()
             if station is not None:
                 station.stop()
             else:
@@ -215,10 +190,11 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
             feed.start()
         tally = Tally(profile=args.profile)
         stack.callback(_log_profile, tally)
+        stack.callback(life.stopping)
         if station is None:
-            run_stream(cameras[0], exchange, opened, args.max_frames, stop, tally, batch)
+            run_stream(cameras[0], exchange, opened, args.max_frames, stop, tally, batch, life)
         else:
-            station.run(exchange, opened, args.max_frames, tally)
+            station.run(exchange, opened, args.max_frames, tally, life)
 
 
 def _check(first: Bundle, station: Station | None, batch: int) -> Check:
@@ -277,22 +253,6 @@ def _log_profile(tally: Tally) -> None:
     """Log where the time went, if that was asked for."""
     if tally.profile:
         log_notes(stage_table(tally.stages.summary()))
-
-
-def _open_outputs(args: argparse.Namespace, bundle: Bundle) -> Iterator[outputs.Output]:
-    folders = [folder for folder in map(folder_of, args.camera) if folder is not None]
-    for description in _outputs(args):
-        yield outputs.open_output(description, bundle, *folders)
-
-
-def _outputs(args: argparse.Namespace) -> list[str]:
-    """Return the descriptions of the outputs that the flags ask for."""
-    descriptions = list(args.output or [outputs.DEFAULT_OUTPUT])
-    if args.save is not None:
-        descriptions.append(f"overlays:{quote_path(args.save)}")
-    if args.save_rejected is not None:
-        descriptions.append(f"overlays:{quote_path(args.save_rejected)}?frames=rejected")
-    return descriptions
 
 
 def _signals_call(end: Callable[[], None]) -> AbstractContextManager[None]:

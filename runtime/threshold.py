@@ -202,14 +202,18 @@ def describe(
         source = f", each scored by one of {calibration.folds} detectors trained without it"
     if calibration.scored_by is not None:
         source += f", by the scores of {calibration.scored_by}"
+    lines += _moved(calibration)
+    review = calibration.review
+    # What the rates are of.
+    computed = calibration.by_hand or calibration
+    threshold, review_threshold = computed.threshold, computed.review_threshold
     lines.append(
-        f"threshold {calibration.threshold:.6g} for {rate:.1%} false alarms "
+        f"threshold {threshold:.6g} for {rate:.1%} false alarms "
         f"({_bounds(calibration, calibration.interval)}), from {images} {called}{source}"
     )
-    review = calibration.review
-    if review is not None:
+    if review is not None and review_threshold is not None:
         lines.append(
-            f"review above {review.threshold:.6g}, for {review.rate:.1%} of good parts reviewed or "
+            f"review above {review_threshold:.6g}, for {review.rate:.1%} of good parts reviewed or "
             f"rejected ({_bounds(calibration, review.interval)})"
         )
     pixels = calibration.pixels
@@ -219,6 +223,17 @@ def describe(
             f"good images with any ({_bounds(calibration, pixels.interval)})"
         )
     return lines
+
+
+def _moved(calibration: Calibration) -> list[str]:
+    """Describe thresholds that a person moved by hand; nothing is said of others."""
+    by_hand = calibration.by_hand
+    if by_hand is None:
+        return []
+    lines = [f"threshold {calibration.threshold:.6g}, moved by hand by {by_hand.person}"]
+    if calibration.review_threshold != by_hand.review_threshold:
+        lines.append(f"review above {calibration.review_threshold:.6g}, moved by hand")
+    return [*lines, "before that, from good images:"]
 
 
 def _bounds(calibration: Calibration, interval: tuple[float, float]) -> str:

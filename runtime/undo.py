@@ -31,12 +31,12 @@ class Undone:
     message: str
 
 
-def undo_calibration(path: Path) -> Undone:
+def undo_calibration(path: Path, note: str | None = None) -> Undone:
     """Exchange the threshold of a bundle with the previous one.
 
     Undoing again brings the newer one back, if there is one: the current calibration.json may be
-    missing or damaged. Raises BundleError if there is no previous threshold, or if it cannot be
-    read or written.
+    missing or damaged. `note` is added to the line of the audit log. Raises BundleError if there is
+    no previous threshold, or if it cannot be read or written, and AuditError.
     """
     require_bundle_folder(path)
     previous = path / PREVIOUS_CALIBRATION
@@ -54,7 +54,7 @@ def undo_calibration(path: Path) -> Undone:
         content = previous.read_bytes()
         replaced = current.read_bytes() if current.exists() else None
         message = _message(path, manifest, replaced, content)
-        with logged_change(path, "undo", calibration_state(content)):
+        with logged_change(path, "undo", calibration_state(content), note):
             write_atomically(current, content)
             if replaced is not None:
                 write_atomically(previous, replaced)

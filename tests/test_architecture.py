@@ -27,9 +27,12 @@ LIBRARY_OF_FILE = {
     "flawline.cameras.video_convert": {"av"},
     "flawline.cameras.video_decoder": {"av"},
     "flawline.cameras.video_open": {"av"},
+    # FastAPI reads the annotations of its functions, whose types the file must have imported.
+    "flawline.runtime.outputs.web.app": {"fastapi", "pydantic"},
+    "flawline.runtime.outputs.web.metrics": {"prometheus_client"},
     "flawline.runtime.teaching.graph": {"onnx"},
 }
-# Engines, cameras and outputs import the library of an extra where it is used, not at the top.
+# Engines, cameras, outputs and signatures import the library of an extra where it is used.
 ENGINE_LIBRARIES = {
     "onnxruntime",
     "openvino",
@@ -48,6 +51,8 @@ ENGINE_LIBRARIES = {
     "gpiozero",
     "grpc",
     "tritonclient",
+    "uvicorn",
+    "cryptography",
 }
 TRAINING_LIBRARIES = ("torch", "torchvision", "onnx", "matplotlib", "tqdm", "FrEIA", "timm")
 

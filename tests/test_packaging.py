@@ -87,6 +87,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train --help",
         "build --help",
         "stream --list",
+        "doctor --only system",
+        "station --help",
         "calibrate --help",
         "bench --help",
         "report --help",

@@ -35,7 +35,15 @@ NEEDS_JETSON = (
     ".venv/bin/",
 )
 # Flags of pip, venv and make lines.
-FLAGS_OF_OTHER_PROGRAMS = ("--index-url", "--system-site-packages")
+FLAGS_OF_OTHER_PROGRAMS = (
+    "--index-url",
+    "--system-site-packages",
+    "--gpus",
+    "--runtime",
+    "--device",
+    "--group-add",
+    "--restart",
+)
 
 
 def commands() -> list[str]:

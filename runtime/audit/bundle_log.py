@@ -71,16 +71,17 @@ def _content(path: Path) -> bytes | None:
 
 
 @contextmanager
-def logged_change(path: Path, what: str, part: State) -> Iterator[None]:
+def logged_change(path: Path, what: str, part: State, note: str | None = None) -> Iterator[None]:
     """Change the files of a bundle in the block, after a line of its log says so.
 
-    `part` replaces keys of the state. A change that was made outside of the log before gets a line
-    of its own. Raises AuditError, and OSError if the state cannot be read.
+    `part` replaces keys of the state, and `note` is what else the line says. A change that was made
+    outside of the log before gets a line of its own. Raises AuditError, and OSError if the state
+    cannot be read.
     """
     with open_log(path / AUDIT_LOG) as log:
         old = bundle_state(path) or {}
         _note_outside(log, old)
-        with log.change(what, old, {**old, **part}, lambda: bundle_state(path)):
+        with log.change(what, old, {**old, **part}, lambda: bundle_state(path), note):
             yield
 
 

@@ -135,14 +135,19 @@ class AuditLog:
 
     @contextmanager
     def change(
-        self, what: str, old: State | None, new: State | None, actual: Callable[[], State | None]
+        self,
+        what: str,
+        old: State | None,
+        new: State | None,
+        actual: Callable[[], State | None],
+        note: str | None = None,
     ) -> Iterator[None]:
         """Append a line, and make the change in the block.
 
         If the block fails, a further line says so, with the state that `actual` returns then.
         Raises AuditError, before the block, if the line cannot be written.
         """
-        self.append(what, old, new)
+        self.append(what, old, new, note)
         try:
             yield
         except BaseException as error:

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -150,6 +151,14 @@ class Engine(ABC):
         """
         raise EngineError(f"{cls.__name__} compiles no plans; leave the build options out")
 
+    @classmethod
+    def uncompiled(cls, bundle: Bundle, options: EngineOptions) -> str | None:
+        """Say why `open` would first compile a plan, which takes minutes; None if it would not.
+
+        `options.precision` is one of `precisions`. Raises EngineError and BundleError.
+        """
+        return None
+
     @classmethod  # noqa: B027
     def add_build_arguments(cls, parser: argparse._ActionsContainer) -> None:
         """Add the flags of `build` to a parser or to a group of its flags; by default none.
@@ -199,6 +208,14 @@ class Engine(ABC):
         result = self._submitted
         self._submitted = None
         return result
+
+    def layer_types(self) -> Mapping[str, int]:
+        """Return how many layers compute in each precision of PRECISIONS, by its name.
+
+        It is what the library has made of the graph, as the library states it, and not what it was
+        asked for. Layers that only move data do not count. Empty if the library does not state it.
+        """
+        return {}
 
     def device_map(self) -> Any:
         """Return the maps of the last result in the memory of the device: float32 [N, H, W].

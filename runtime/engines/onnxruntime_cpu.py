@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +16,7 @@ from flawline.runtime.console import first_line
 from flawline.runtime.cores import default_threads
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.engines.arrays import host_image
+from flawline.runtime.engines.onnxruntime_types import profiled_types
 from flawline.runtime.files import has_unicode_name
 from flawline.runtime.image import Image, Map
 
@@ -71,6 +74,9 @@ class OnnxRuntime(Engine):
     # export/graphs/to_int8.py.
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
 
+    # Returns the graph once more; None for one that is not from a bundle.
+    _read: Callable[[], bytes] | None = None
+
     def __init__(
         self,
         model: bytes | Path,
@@ -104,7 +110,9 @@ class OnnxRuntime(Engine):
         precision = options.precision
         name = str(bundle.model(precision))
         model = bundle.read_model(precision)
-        return cls(model, bundle.map_size, options.threads, precision, name)
+        engine = cls(model, bundle.map_size, options.threads, precision, name)
+        engine._read = partial(bundle.read_model, precision)
+        return engine
 
     @classmethod
     def missing(cls) -> str | None:
@@ -134,6 +142,15 @@ class OnnxRuntime(Engine):
                 f"build the bundle again"
             ) from error
         return outputs
+
+    def layer_types(self) -> Mapping[str, int]:
+        if self._read is None:
+            return {}
+        image = self._session.get_inputs()[0]
+        # An open size has a name, or is None.
+        shape = [size if isinstance(size, int) else 1 for size in image.shape]
+        opened = partial(open_session, self._read(), 1)
+        return profiled_types(opened, {image.name: np.zeros(shape, np.uint8)})
 
     def _buffers(self, n: int) -> tuple[Map, Map]:
         if n not in self._outputs:

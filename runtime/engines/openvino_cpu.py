@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +22,11 @@ from flawline.runtime.source_frame import PREPARED
 
 DEVICE = "CPU"
 PRECISION = "INFERENCE_PRECISION_HINT"
+# OpenVINO's names of the types that a layer computes in, and the precisions that they are of.
+TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+# Layers that compute nothing, and those that compute in INT8; others may read the image's bytes.
+MOVING_LAYERS = ("Input", "Output", "Reorder", "Const", "Reshape", "Transpose", "Convert")
+INT8_LAYERS = ("Convolution", "FullyConnected", "MatMul")
 # A second request waits for each stream, so that none is idle while the next image is prepared.
 REQUESTS_PER_STREAM = 2
 
@@ -82,6 +87,8 @@ class OpenVino(Engine):
             self.description += f", {options.streams} {noun}"
         # For each batch size: its requests, the one that was used longest ago first.
         self._requests: dict[int, deque[_Request]] = {}
+        # What was compiled last.
+        self._compiled: Any = None
         # Those that were submitted, in their order.
         self._running: deque[_Request] = deque()
         path = bundle.model(self.precision)
@@ -153,6 +160,21 @@ class OpenVino(Engine):
             request.infer.wait()
         return request.outputs
 
+    def layer_types(self) -> Mapping[str, int]:
+        counts: Counter[str] = Counter()
+        layers = []
+        if self._compiled is not None:
+            layers = self._compiled.get_runtime_model().get_ops()
+        for layer in layers:
+            facts = layer.get_rt_info()
+            kind = str(facts["layerType"].astype(str))
+            precision = TYPES.get(str(facts["runtimePrecision"].astype(str)).lower())
+            if precision is None or kind in MOVING_LAYERS:
+                continue
+            if precision != "int8" or kind in INT8_LAYERS:
+                counts[precision] += 1
+        return counts
+
     def _request(self, image: Image) -> _Request:
         """Return a request that is not running, with this image as its input."""
         # Without a copy, but for one that OpenVINO cannot share: strided or read-only.
@@ -200,6 +222,7 @@ class OpenVino(Engine):
         if self._settings[PRECISION] != "f32":
             model, preparation = self._without_preparation(model)
         compiled = self._core.compile_model(model, DEVICE, self._settings)
+        self._compiled = compiled
         self._require_streams(compiled.get_property("NUM_STREAMS"))
         requests: deque[_Request] = deque()
         for _ in range(self.in_flight):

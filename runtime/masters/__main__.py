@@ -28,13 +28,14 @@ from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.environment import quiet_opencv
 from flawline.runtime.masters.check import Masters, MastersError
 from flawline.runtime.masters.record import check_and_log
+from flawline.runtime.signing.arguments import add_trusted_argument, trusted_keys
 
 EXAMPLES = (
     "flawline masters bundles/part --good masters/good --bad masters/bad",
     "flawline masters bundles/part --good masters/good --bad masters/bad --engine openvino",
     "flawline masters --station station.json     # those of the recipe in use",
 )
-BESIDE_STATION = ("station",)
+BESIDE_STATION = ("station", "trusted_key")
 
 
 def _masters(args: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def _masters(args: argparse.Namespace) -> int:
     if args.station is not None:
         return _of_station(args)
     require_bundle_folder(args.bundle, args.good)
-    bundle = read_bundle(args.bundle)
+    bundle = read_bundle(args.bundle, trusted_keys(args))
     options = engine_options(args)
     with Detector(bundle, args.engine, options, accept_size=args.accept_size) as detector:
         return _check(detector, Masters(args.good, args.bad, args.max_frames))
@@ -50,7 +51,11 @@ def _masters(args: argparse.Namespace) -> int:
 
 def _of_station(args: argparse.Namespace) -> int:
     # Imported here, since only a station needs the library of its types.
-    from flawline.runtime.station.settings.opening import masters_of, open_detector
+    from flawline.runtime.station.settings.opening import (
+        bundle_reader,
+        masters_of,
+        open_detector,
+    )
     from flawline.runtime.station.settings.station_file import read_station
 
     station = read_station(args.station.absolute())
@@ -61,9 +66,11 @@ def _of_station(args: argparse.Namespace) -> int:
             f"{station.path}: recipe {recipe.name} has no master parts; add the key masters with "
             f"good and bad"
         )
+    keys = [path.absolute() for path in args.trusted_key or []]
+    bundle = bundle_reader(station, keys)(station.bundle_of(recipe))
     # Relative paths begin there.
     os.chdir(station.folder)
-    with open_detector(station, recipe) as detector:
+    with open_detector(station, recipe, bundle) as detector:
         return _check(detector, masters)
 
 
@@ -117,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         help="judge images whose size is far from those of the training, instead of rejecting them",
     )
     add_engine_arguments(parser)
+    add_trusted_argument(parser)
     return parser
 
 

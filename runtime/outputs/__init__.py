@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from flawline import FlawlineError
 from flawline.cameras import Camera, Frame
+from flawline.cameras.events import CameraEvent
 from flawline.options import OptionError, parse_options
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
@@ -31,6 +32,7 @@ OUTPUTS = {
     "opcua": "flawline.runtime.outputs.opcua:OpcUa",
     "gpio": "flawline.runtime.outputs.gpio:Gpio",
     "overlays": "flawline.runtime.outputs.overlays:Overlays",
+    "web": "flawline.runtime.outputs.web.output:LivePage",
 }
 DEFAULT_OUTPUT = "jsonl"
 
@@ -83,6 +85,30 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class OutputState:
+    """How an output does: what it has counted so far, and what is wrong now; None if nothing is."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """What a stream judges with, and how its outputs do.
+
+    `engine` describes the engine, and `cameras` are the names of those with thresholds of their
+    own. `own_thresholds` is true if the thresholds are not those of the bundle. `outputs` has each
+    output, as it was described, with its state.
+    """
+
+    engine: str
+    recipe: str | None
+    own_thresholds: bool
+    cameras: tuple[str, ...]
+    outputs: tuple[tuple[str, OutputState], ...]
+
+
+@dataclass(frozen=True)
 class OutputOptions:
     """Base of the options of an output. See `flawline.options`."""
 
@@ -96,6 +122,8 @@ class Output(ABC):
     `change_bundle`, too.
     """
 
+    description: str = ""
+    """How it was described when it was opened, without secrets."""
     required: ClassVar[bool] = True
     """True if the stream ends when a judgement cannot be delivered; False if that is logged."""
     uses_regions: bool = False
@@ -138,12 +166,25 @@ class Output(ABC):
 
     # The methods below are optional, so they are not abstract.
 
+    def follow(self, stream: Callable[[], StreamState]) -> None:  # noqa: B027
+        """Take note of what gives the state of the stream; called once, before `attach`.
+
+        Any thread may call it; it does not wait.
+        """
+
+    def state(self) -> OutputState:
+        """Return how the output does. Any thread may call it; it does not wait."""
+        return OutputState()
+
     def attach(self, camera: Camera) -> None:  # noqa: B027
         """Take note of a camera, before its first frame; called once for each of several.
 
         An output that also receives, as from a PLC, sends the pulses of a triggered camera or names
         its parts; see `flawline.cameras.triggered`.
         """
+
+    def note_event(self, camera: Camera, event: CameraEvent) -> None:  # noqa: B027
+        """Take note of what happened to a camera that was attached. Any thread; must not wait."""
 
     def change_bundle(self, bundle: Bundle) -> None:  # noqa: B027
         """Take note that the judgements from now on, and the summary, are of another bundle.
@@ -232,7 +273,9 @@ def open_output(text: str, bundle: Bundle, *camera_folders: Path) -> Output:
     except OptionError as error:
         raise OutputError(f"output {without_secrets(text)}: {error}") from error
     create: Callable[[str, OutputOptions, Bundle], Output] = output
-    return create(target, options, bundle)
+    opened = create(target, options, bundle)
+    opened.description = without_secrets(text)
+    return opened
 
 
 def _require_other_folder(text: str, images: Path | None, camera_folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from flawline.runtime.bundle import Bundle
-from flawline.runtime.outputs import Judgement, Output, OutputOptions
+from flawline.runtime.outputs import Judgement, Output, OutputOptions, OutputState
 from flawline.runtime.outputs.jsonl import record
 from flawline.runtime.outputs.line_file import LineFile
 
@@ -90,6 +90,9 @@ class CsvTable(Output):
 
     def totals(self) -> Mapping[str, int]:
         return self._file.totals()
+
+    def state(self) -> OutputState:
+        return OutputState(self._file.totals(), self._file.fault)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._file.require_all()

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from flawline.options import option
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import warn
-from flawline.runtime.outputs import Judgement, Output, OutputOptions
+from flawline.runtime.outputs import Judgement, Output, OutputOptions, OutputState
 from flawline.runtime.outputs.jsonl import record
 from flawline.runtime.station.notices import FrameNotices
 
@@ -65,6 +65,8 @@ class Delivery(Output):
         self._changed = threading.Condition()
         self._notices = FrameNotices()
         self._answers = True
+        # Why the peer does not answer.
+        self._reason = ""
         self._may_wait = True
         self._taken = 0
         self._delivered = 0
@@ -124,6 +126,15 @@ class Delivery(Output):
             missing = self._dropped + self._taken - self._delivered
             return {"delivered": self._delivered, "not_delivered": missing}
 
+    def state(self) -> OutputState:
+        with self._changed:
+            counts = {
+                "delivered": self._delivered,
+                "waiting": self._taken - self._delivered - self._refused,
+                "not_delivered": self._dropped + self._refused,
+            }
+            return OutputState(counts, None if self._answers else self._reason or None)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         totals = self.totals()
         self._counted = totals
@@ -180,6 +191,7 @@ class Delivery(Output):
         """Note that the peer does not answer, and why; the message is tried again."""
         with self._changed:
             self._answers = False
+            self._reason = reason
             self._notices.warn(
                 "failure",
                 f"{self._name}: {reason}; it is tried again, and inspection continues",

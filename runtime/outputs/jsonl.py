@@ -9,7 +9,13 @@ from typing import Any, ClassVar
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import printable
 from flawline.runtime.find_part import Pose
-from flawline.runtime.outputs import Judgement, Output, OutputOptions, ViewVerdict
+from flawline.runtime.outputs import (
+    Judgement,
+    Output,
+    OutputOptions,
+    OutputState,
+    ViewVerdict,
+)
 from flawline.runtime.outputs.line_file import LineFile
 from flawline.runtime.regions import Region, Regions
 from flawline.runtime.strict_json import finite
@@ -40,6 +46,9 @@ class JsonLines(Output):
 
     def totals(self) -> Mapping[str, int]:
         return self._file.totals()
+
+    def state(self) -> OutputState:
+        return OutputState(self._file.totals(), self._file.fault)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._print({"summary": {**summary, "bundle": self._bundle_id}})

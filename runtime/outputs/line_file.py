@@ -36,6 +36,7 @@ class LineFile:
         self._started = False
         self._notices = FrameNotices()
         self._lost = 0
+        self._fault: str | None = None
         # The last failure that `require_all` has not raised yet.
         self._failure: OSError | None = None
         self._file: FileIO | None = None
@@ -83,6 +84,11 @@ class LineFile:
             return {}
         return {"not_written": self._lost}
 
+    @property
+    def fault(self) -> str | None:
+        """Why the last line was lost; None if it was not."""
+        return self._fault
+
     def print(self, line: str) -> bool:
         """Write a line; return False if it is lost. Raises OutputError for stdout."""
         # After a failure the reader of the lines is gone or the disk is full; it was reported once.
@@ -95,8 +101,10 @@ class LineFile:
                 self._fail(error)
             self._lost += 1
             self._failure = error
+            self._fault = reason_of(error)
             self._notices.warn("lost", f"{self._error(error)}; inspection continues", "lines")
             return False
+        self._fault = None
         return True
 
     def require_all(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import threading
 import time
@@ -27,17 +26,18 @@ from flawline.runtime.console import warn
 from flawline.runtime.files import write_atomically
 from flawline.runtime.frame_image import image_of
 from flawline.runtime.manifest import Manifest
-from flawline.runtime.outputs import Judgement, Output, OutputError, OutputOptions
+from flawline.runtime.outputs import (
+    Judgement,
+    Output,
+    OutputError,
+    OutputOptions,
+    OutputState,
+)
 from flawline.runtime.outputs.jsonl import record
 from flawline.runtime.outputs.picture_folder import PICTURE, RECORD, PictureFolder
+from flawline.runtime.outputs.picture_names import picture_label
 from flawline.runtime.painting import paint
 
-# Characters that a file system of Windows, macOS or Linux does not accept, among them the
-# surrogates that stand for bytes that are not UTF-8.
-FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
-# Names of 143 bytes are accepted by every file system, also by those that encrypt names.
-LONGEST_SOURCE = 80  # bytes, of the source or of source and part together
-LONGEST_PART = 48
 # Of the images that wait to be written: three of 4000 x 3000 pixels, or 140 of 640 x 480.
 CAPACITY = 128 * 2**20  # bytes
 RATE_S = 60.0  # seconds in which `per_minute` images may be saved
@@ -143,11 +143,17 @@ class Overlays(Output):
     def totals(self) -> Mapping[str, int]:
         """Wait for the images that are not written yet; count those that were and were not."""
         self._worker.drain()
+        return self._counts()
+
+    def _counts(self) -> dict[str, int]:
         return {
             "saved": self._saved,
             "not_saved": self._refused + self._failed,
             "over_limit": self._left_out + self._without_room,
         }
+
+    def state(self) -> OutputState:
+        return OutputState(self._counts(), "the folder is full" if self._pictures.is_full else None)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._worker.drain()
@@ -217,7 +223,7 @@ class Overlays(Output):
 
     def _write(self, judgement: Judgement, pixels: npt.NDArray[Any], bundle_id: str) -> None:
         """Encode and write one picture, after its record. Called by the thread."""
-        name = f"{self._run}-{judgement.frame.index:06d}-{_label(judgement)}"
+        name = f"{self._run}-{judgement.frame.index:06d}-{picture_label(judgement)}"
         path = self._folder / f"{name}-{judgement.verdict.name}{PICTURE}"
         # Encoded in memory, because cv2.imwrite does not say why it could not write.
         encoded, data = cv2.imencode(PICTURE, pixels)
@@ -294,26 +300,3 @@ def _picture(
 
 def _now() -> float:
     return time.monotonic()
-
-
-def _label(judgement: Judgement) -> str:
-    """Return camera, source and part of a frame for a file name; they are cut before the part."""
-    frame = judgement.frame
-    source = Path(frame.source).stem
-    if judgement.camera is not None:
-        # Frames of two cameras may have the same index and source.
-        source = f"{judgement.camera}-{source}"
-    if frame.part is None:
-        return portable_name(source)
-    part = portable_name(frame.part, LONGEST_PART)
-    return f"{portable_name(source, LONGEST_SOURCE - len(part.encode()) - 1)}-{part}"
-
-
-def portable_name(name: str, longest: int = LONGEST_SOURCE) -> str:
-    """Return a name as a piece of a file name that every file system accepts.
-
-    Forbidden characters become underscores, and a name of more than `longest` bytes is cut.
-    """
-    valid = FORBIDDEN.sub("_", name).encode()[:longest]
-    # A character that was cut through is left out.
-    return valid.decode(errors="ignore") or "frame"

@@ -14,7 +14,7 @@ from pathlib import Path
 from flawline import FlawlineError
 from flawline.runtime.audit.bundle_log import is_logged
 from flawline.runtime.bundle import Bundle, BundleError, read_bundle
-from flawline.runtime.bundle_files import CALIBRATION, MANIFEST
+from flawline.runtime.bundle_files import CALIBRATION, MANIFEST, SIGNATURE
 from flawline.runtime.console import describe_failure, first_line
 from flawline.runtime.manifest import GOLDEN
 from flawline.runtime.precisions import PRECISIONS
@@ -25,7 +25,7 @@ from flawline.runtime.station.judge import Exchange, Judge, Outdated
 UNLOGGED_S = 3.0
 DAMAGED_S = 10.0
 GRAPHS = tuple(precision.file for precision in PRECISIONS.values() if precision.file is not None)
-WATCHED = (MANIFEST, CALIBRATION, GOLDEN, *GRAPHS)
+WATCHED = (MANIFEST, CALIBRATION, SIGNATURE, GOLDEN, *GRAPHS)
 
 Signature = tuple[object, ...]
 
@@ -33,22 +33,26 @@ Signature = tuple[object, ...]
 class WatchedBundle:
     """The path of a bundle, whose files may change at any time.
 
-    What is there when it is created is known already. `read` reads a bundle, as `read_bundle` does.
+    What is there when it is created is known already. `reader` is `read_bundle`, or it with keys.
     """
 
     def __init__(
         self,
         path: Path,
-        read: Callable[[Path], Bundle] = read_bundle,
+        reader: Callable[[Path], Bundle] = read_bundle,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
-        self._read = read
+        self._reader = reader
         self._clock = clock
         self.signature = signature_of(path)
         # When a file was last seen to change; None if what is there is known.
         self._changed_at: float | None = None
         self._found: Bundle | FlawlineError | None = None
+
+    def read(self) -> Bundle:
+        """Read what is there now. Raises FlawlineError."""
+        return self._reader(self.path)
 
     def look(self) -> Bundle | FlawlineError | None:
         """Return the bundle that came to the path, or the error of one that stays damaged.
@@ -75,7 +79,7 @@ class WatchedBundle:
 
     def _try_to_read(self) -> Bundle | FlawlineError:
         try:
-            return self._read(self.path)
+            return self.read()
         except FlawlineError as error:
             return error
         except Exception as error:

@@ -90,6 +90,7 @@ class CameraReader:
         except Exception as error:
             # Every exception must reach the loop, not end with the thread.
             self.error = error
+            self.camera.lost = str(error)
             # No frames of pulses that are still sent to it would be taken.
             self.camera.stop()
         self._finished = True

@@ -67,6 +67,9 @@ class Judge:
         self.levels = dict(levels or {})
         self.window = window
         self.masters = masters
+        # Called once when it begins to judge in the place of another, by a thread that is not the
+        # stream's. May raise FlawlineError.
+        self.on_begin: Callable[[], None] = lambda: None
         # For each camera, whether its last frames were bad.
         self._recent: dict[str, deque[bool]] = {}
         manifest = detector.bundle.manifest
@@ -155,6 +158,8 @@ class Exchange:
         self._changed = threading.Condition()
         self._opening: Opening | None = None
         self._next: Judge | None = None
+        # Those that began to judge, until `on_begin` was called.
+        self._begun: list[Judge] = []
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -178,6 +183,9 @@ class Exchange:
             self._now = following
             following.follow(old)
             old.detector.close()
+            with self._changed:
+                self._begun.append(following)
+                self._changed.notify_all()
             log(f"from now on: {describe(following)}")
             log_notes(drift_notes(following.detector.bundle.manifest.drift))
         return self._now
@@ -226,22 +234,39 @@ class Exchange:
     # What the thread calls.
 
     def _run(self) -> None:
-        while True:
+        closed = False
+        while not closed:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._opening is not None)
-                if self._closed or self._opening is None:
-                    return
+                self._changed.wait_for(self._has_work)
+                begun = self._begun
+                self._begun = []
                 opening = self._opening
                 self._opening = None
-            try:
-                opened = opening()
-            except Outdated:
-                continue
-            except Exception as error:
-                # Whatever is wrong with what was offered must not end the inspection.
-                self.refuse(error)
-                continue
-            self._keep(opened)
+                closed = self._closed
+            for judge in begun:
+                self._begin(judge)
+            if opening is not None and not closed:
+                self._open(opening)
+
+    def _has_work(self) -> bool:
+        return self._closed or self._opening is not None or bool(self._begun)
+
+    def _begin(self, judge: Judge) -> None:
+        try:
+            judge.on_begin()
+        except FlawlineError as error:
+            warn(f"{error}; inspection continues")
+
+    def _open(self, opening: Opening) -> None:
+        try:
+            opened = opening()
+        except Outdated:
+            return
+        except Exception as error:
+            # Whatever is wrong with what was offered must not end the inspection.
+            self.refuse(error)
+            return
+        self._keep(opened)
 
     def _keep(self, opened: Judge) -> None:
         """Let the stream take what was opened, unless it has ended or another is wanted by now."""

@@ -18,6 +18,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.drift.watch import Change
 from flawline.runtime.outputs import Output
 from flawline.runtime.station.judge import Exchange, Judge, exchange_of
+from flawline.runtime.station.life_signs import LifeSigns
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.tally import Tally
@@ -37,6 +38,7 @@ def run_stream(
     stop: threading.Event,
     tally: Tally,
     batch: int | None = None,
+    life: LifeSigns | None = None,
 ) -> None:
     """Judge frames until the camera ends, `max_frames` are judged, or `stop` is set.
 
@@ -44,7 +46,7 @@ def run_stream(
     `several_cameras.Station`. `batch` None judges one frame after the other, while the next one is
     fetched and prepared. A number judges so many in one call of the engine, with as many calls in
     flight as it takes, which is for cameras that wait; see `judge_in_flight`. What is offered to an
-    `Exchange` takes the place of what judges between two parts.
+    `Exchange` takes the place of what judges between two parts. The loop gives the signs of `life`.
 
     When the loop ends, also because of an error, every output gets the summary. Raises CameraError
     if the camera is lost, EngineError if the engine fails, and OutputError if a required output
@@ -59,19 +61,24 @@ def run_stream(
     frames = _frames(camera, stop, max_frames)
     prepare = judge.prepare
     note = tally.stages.note
-    ahead = Ahead(frames, prepare, camera.stop, batch or 1, camera.newest_only, note)
+    life = life or LifeSigns()
+    newest = camera.newest_only
+    ahead = Ahead(frames, prepare, camera.stop, batch or 1, newest, note, None, life.beat)
     with reporter.summarised(lambda: tally.summary(camera)):
         try:
             with ahead as items:
+                life.begin({camera.name or ONLY: camera.pending}, reporter.pending, tally)
                 segments = _Segments(items, exchange, batch, camera, notices.drift)
-                for part in _parts(segments, reporter, note):
+                for part in _parts(segments, reporter, note, life):
                     reporter.report(part, camera, notices)
         finally:
             # So that its counters are those of the end, with `max_frames`, too.
             camera.stop()
 
 
-def _parts(segments: _Segments, reporter: Reporter, note: NoteStage) -> Iterator[PartVerdict]:
+def _parts(
+    segments: _Segments, reporter: Reporter, note: NoteStage, life: LifeSigns
+) -> Iterator[PartVerdict]:
     """Yield the verdict on each part when its last view is judged."""
     groups = ViewGroups()
     # The verdicts of one call of the engine share the record of its times.
@@ -86,6 +93,7 @@ def _parts(segments: _Segments, reporter: Reporter, note: NoteStage) -> Iterator
                 note("engine", 1e-3 * verdict.milliseconds["infer"])
             reporter.note_size(frame)
             yield from groups.add(frame, verdict)
+            life.beat()
     yield from groups.flush()
 
 

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from flawline.cameras import Camera, Frame
+from flawline.cameras.events import CameraEvent
 from flawline.runtime.background import BackgroundWorker
 from flawline.runtime.console import log, warn
 from flawline.runtime.detector import Detector
 from flawline.runtime.frame_image import image_of
 from flawline.runtime.image import Map
-from flawline.runtime.outputs import Judgement, Output, OutputError
+from flawline.runtime.outputs import Judgement, Output, OutputError, StreamState
 from flawline.runtime.regions import regions_missing
 from flawline.runtime.station.judge import Judge
 from flawline.runtime.station.notices import FrameNotices
+from flawline.runtime.station.stream_state import state_of
 from flawline.runtime.station.tally import Tally
 from flawline.runtime.station.views import PartVerdict
 
@@ -63,9 +65,27 @@ class Reporter:
     def attach(self) -> None:
         """Tell every output about the cameras, before their first frames."""
         self._look_for_regions()
+        for output in self._outputs:
+            output.follow(self.state)
         for camera in self._cameras:
             for output in self._outputs:
                 output.attach(camera)
+            camera.on_event = self._also_to_outputs(camera)
+
+    def _also_to_outputs(self, camera: Camera) -> Callable[[CameraEvent], None]:
+        """Return what takes the events of a camera from now on."""
+        taken_by = camera.on_event
+
+        def take(event: CameraEvent) -> None:
+            taken_by(event)
+            for output in self._outputs:
+                output.note_event(camera, event)
+
+        return take
+
+    def state(self) -> StreamState:
+        """Return what judges now and how the outputs do. Any thread may call it."""
+        return state_of(self._judge, self._outputs)
 
     def _look_for_regions(self) -> None:
         """Find out whether regions are given, and log it if they are missed."""
@@ -116,6 +136,10 @@ class Reporter:
                 f"note: the frames are {frame.pixel_format}, and each is converted to {source}, "
                 f"which takes time; let the camera send {source.layout}"
             )
+
+    def pending(self) -> int | None:
+        """Return how many deliveries were made before the one that waits; None if none waits."""
+        return self._worker.pending()
 
     def report(self, part: PartVerdict, camera: Camera, notices: FrameNotices) -> None:
         """Count the verdict on a part, and have it delivered to every output.

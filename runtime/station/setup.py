@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Protocol
 
 from flawline.cameras import Camera, open_camera
 from flawline.runtime.audit.bundle_log import warn_of_outside_change
-from flawline.runtime.bundle import Bundle
+from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.command_parser import path_argument
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import engine_options
 from flawline.runtime.masters.arguments import masters_rule
+from flawline.runtime.signing.arguments import trusted_keys
 from flawline.runtime.station.bundle_watch import BundleOffers, WatchedBundle
 from flawline.runtime.station.judge import Exchange, Judge
 from flawline.runtime.station.polling import Polling
@@ -51,6 +53,10 @@ class StreamSetup(Protocol):
         """Open the cameras, one after the other. Raises CameraError."""
         ...
 
+    def read_bundle(self, path: Path) -> Bundle:
+        """Read a bundle, with the trusted keys if there are any. Raises FlawlineError."""
+        ...
+
     def open_judge(self, bundle: Bundle, check: Check) -> Judge:
         """Open what judges with a bundle. Raises FlawlineError."""
         ...
@@ -70,10 +76,14 @@ class FlagSetup:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
+        self._trusted = trusted_keys(args)
 
     def open_cameras(self) -> Iterator[Camera]:
         for uri in self._args.camera:
             yield open_camera(uri)
+
+    def read_bundle(self, path: Path) -> Bundle:
+        return read_bundle(path, self._trusted)
 
     def open_judge(self, bundle: Bundle, check: Check) -> Judge:
         args = self._args

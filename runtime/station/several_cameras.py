@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flawline.cameras import Camera, CameraError
@@ -14,6 +15,7 @@ from flawline.runtime.outputs import Output
 from flawline.runtime.station.batches import Batch, Batches, SignalSafeEvent
 from flawline.runtime.station.camera_reader import CameraReader
 from flawline.runtime.station.judge import Exchange, exchange_of
+from flawline.runtime.station.life_signs import LifeSigns
 from flawline.runtime.station.own_parts import OwnParts, Parts
 from flawline.runtime.station.reporter import Reporter
 from flawline.runtime.station.same_part import SameParts, require_known_parts
@@ -86,10 +88,12 @@ class Station:
         outputs: Sequence[Output],
         max_frames: int | None,
         tally: Tally,
+        life: LifeSigns | None = None,
     ) -> None:
         """Judge frames until all cameras end, `max_frames` parts are judged, or `stop` is called.
 
         What is offered to an `Exchange` takes the place of what judges when no part is incomplete.
+        The loop gives the signs of `life`.
 
         When the loop ends, also because of an error, every output gets the summary. A camera that
         is lost does not end the stream. Raises CameraError at the end if one was, EngineError if
@@ -98,7 +102,7 @@ class Station:
         cameras = [reader.camera for reader in self.readers]
         exchange = exchange_of(judging)
         reporter = Reporter(exchange.now, outputs, tally, cameras, lambda: self._stopped)
-        loop = _Loop(self, exchange, reporter, tally, max_frames)
+        loop = _Loop(self, exchange, reporter, tally, max_frames, life or LifeSigns())
         reporter.attach()
         with reporter.summarised(loop.summary):
             try:
@@ -158,8 +162,10 @@ class _Loop:
         reporter: Reporter,
         tally: Tally,
         max_frames: int | None,
+        life: LifeSigns,
     ) -> None:
         self._station = station
+        self._life = life
         self._max_frames = max_frames
         self._exchange = exchange
         self._reporter = reporter
@@ -181,14 +187,17 @@ class _Loop:
         readers = self._station.readers
         for reader in readers:
             reader.start(self._exchange.now.prepare)
+        pending = {reader.name: partial(self._pending, reader) for reader in readers}
+        self._life.begin(pending, self._reporter.pending, self._tally)
         while not self._is_full():
+            self._life.beat()
             most = None
             if self._max_frames is not None:
                 most = self._max_frames - self._tally.frames
             start = time.perf_counter()
             batch = batches.next(
                 most,
-                self._parts.deadline(),
+                self._life.due(self._parts.deadline()),
                 self._is_paused,
                 lambda: self._station.stopped,
             )
@@ -202,6 +211,10 @@ class _Loop:
             self._settle()
         self._settle()
         self._report(self._parts.flush())
+
+    def _pending(self, reader: CameraReader) -> object | None:
+        """Return what waits in a camera for too long, if the loop may take it."""
+        return None if self._is_paused(reader) else reader.camera.pending()
 
     def _has_incomplete_parts(self) -> bool:
         return any(self._parts.awaits(reader) for reader in self._station.readers)

@@ -34,6 +34,12 @@ def run() -> int:
     return main()
 
 
+def run_station() -> int:
+    """Run `flawline-station`, which is `flawline station`."""
+    end_quietly()
+    return main(["station", *sys.argv[1:]])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; return its exit status."""
     words = sys.argv[1:] if argv is None else list(argv)

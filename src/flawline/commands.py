@@ -44,6 +44,15 @@ COMMANDS = {
     "audit": Command(
         "flawline.runtime.audit.__main__:main", "check the log of who changed a bundle or a recipe"
     ),
+    "sign": Command(
+        "flawline.runtime.signing.__main__:main", "sign a bundle, so that a box accepts no other"
+    ),
+    "station": Command(
+        "flawline.runtime.station.service.__main__:main", "set up a station as a service of systemd"
+    ),
+    "doctor": Command(
+        "flawline.runtime.doctor.__main__:main", "check this machine, and say what to do"
+    ),
     "bench": Command("flawline.benchmarks.run:main", "measure speed and accuracy of bundles"),
     "sweep": Command(
         "flawline.benchmarks.sweep.__main__:main",

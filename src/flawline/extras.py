@@ -32,6 +32,10 @@ EXTRA_OF_PACKAGE = {
     "pymodbus": "modbus",
     "asyncua": "opcua",
     "gpiozero": "gpio",
+    "fastapi": "web",
+    "uvicorn": "web",
+    "prometheus_client": "web",
+    "cryptography": "sign",
     "tritonclient": "kserve",
     "grpc": "kserve",
 }

@@ -23,7 +23,8 @@ from fakes.tensorrt_runtime import RUNTIME_CLASSES
 
 ENUMERATIONS = (
     "BuilderFlag", "ComputeCapability", "CudaGraphStrategy", "DataType", "DeviceType",
-    "EngineInvalidityDiagnostics", "EngineValidity", "NetworkDefinitionCreationFlag",
+    "EngineInvalidityDiagnostics", "EngineValidity", "LayerInformationFormat",
+    "NetworkDefinitionCreationFlag", "ProfilingVerbosity",
 )  # fmt: skip
 
 

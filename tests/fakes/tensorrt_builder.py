@@ -45,6 +45,8 @@ class Builder(FakeObject):
             self._logger.log(ILogger.ERROR, "no tactic for /body/Conv\nand more")
             return None
         content = {"version": self._control.version, "batches": config._batches}
+        verbosity = config.__dict__.get("profiling_verbosity")
+        content["details"] = getattr(verbosity, "name", "") == "DETAILED"
         return b"PLAN" + json.dumps(content).encode()
 
     def _report_progress(self, monitor: Any) -> bool:

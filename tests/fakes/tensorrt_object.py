@@ -17,6 +17,8 @@ class Control:
         self.portable = version.startswith("rtx")
         self.layers = [("/body/Conv", "FLOAT"), ("/head/Pow", "FLOAT"), ("/head/Shape", "INT32")]
         self.outputs = ["score", "map"]
+        # What the inspector says that the layers of a plan compute in.
+        self.types = ["Half", "Half", "Float"]
         self.batch = -1  # of the graph
         self.refuse_plans = False
         self.refuse_build = False

@@ -38,12 +38,19 @@ class Runtime(FakeObject):
             return None
         engine = self._trt.ICudaEngine()
         engine._batches = content["batches"]
+        engine._details = content.get("details", False)
         engine._dla = self.__dict__.get("DLA_core")
         return engine
 
 
 class ICudaEngine(FakeObject):
     _batches: list[int]
+    _details: bool
+
+    def create_engine_inspector(self) -> Any:
+        inspector = self._trt.EngineInspector()
+        inspector._details = self._details
+        return inspector
 
     @property
     def num_io_tensors(self) -> int:
@@ -76,6 +83,23 @@ class ICudaEngine(FakeObject):
         context._config = runtime_config
         self._control.contexts.append(context)
         return context
+
+
+class EngineInspector(FakeObject):
+    _details: bool
+
+    def get_engine_information(self, layout: Any) -> str:
+        """As each version writes it: from 11 on, the type has a key of its own."""
+        assert layout == self._trt.LayerInformationFormat.JSON
+        version = self._control.version
+        key = "Datatype" if version.startswith(("11", "rtx")) else "Format/Datatype"
+        layers: list[Any] = []
+        for number, kind in enumerate(self._control.types):
+            name = f"layer {number}"
+            tensors = [{"Name": "x", "Location": "Device", key: kind}]
+            details = {"Name": name, "LayerType": "kgen", "Inputs": tensors, "Outputs": tensors}
+            layers.append(details if self._details else name)
+        return json.dumps({"Layers": layers})
 
 
 class IRuntimeConfig(FakeObject):
@@ -147,6 +171,7 @@ def _compute(batch: int, addresses: dict[str, int]) -> None:
 RUNTIME_CLASSES = (
     Runtime,
     ICudaEngine,
+    EngineInspector,
     IRuntimeConfig,
     IRuntimeCache,
     IExecutionContext,

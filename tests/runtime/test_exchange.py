@@ -346,3 +346,34 @@ def test_a_bundle_without_maps_does_not_follow_one_with_maps(
     require_same_maps(bundle, bundle)
     with pytest.raises(BundleError, match="gives no maps, unlike the one"):
         require_same_maps(scores, bundle)
+
+
+def test_what_begins_to_judge_is_told_so_and_a_failure_of_that_ends_nothing(
+    first: Judge, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+
+    def offer(exchange: Exchange, name: str, fails: bool = False) -> None:
+        following = Judge(Detector(bundle, "onnxruntime"), name)
+
+        def begin() -> None:
+            begun.append(name)
+            if fails:
+                raise BundleError("the log is full")
+
+        following.on_begin = begin
+        exchange.offer(lambda: following)
+        assert wait_until(lambda: exchange._next is following)
+
+    with Exchange(first) as exchange:
+        offer(exchange, "replaced")
+        offer(exchange, "taken")
+        # Neither of them has judged.
+        assert begun == []
+        assert exchange.take().recipe == "taken"
+        assert wait_until(lambda: begun == ["taken"])
+        offer(exchange, "failing", fails=True)
+        exchange.take()
+    # The end of the stream waits for it.
+    assert begun == ["taken", "failing"]
+    assert "the log is full; inspection continues" in capsys.readouterr().err

@@ -18,7 +18,7 @@ import pytest
 from conftest import write_tiny_bundle
 from fakes.judgements import judgement
 
-from flawline.runtime import infer_stream
+from flawline.runtime import infer_stream, outputs
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.outputs import Output, OutputError, open_output
 
@@ -59,7 +59,7 @@ def test_judging_goes_on_while_the_disk_is_full_and_what_is_lost_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorded = Recorded()
-    monkeypatch.setattr(infer_stream.outputs, "open_output", _opener(recorded))
+    monkeypatch.setattr(outputs, "open_output", _opener(recorded))
     lines = tmp_path / "lines.jsonl"
     table = tmp_path / "table.csv"
     words = ["--bundle", str(bundle.path), "--camera", f"{CAMERA}&frames=30&every_frame=1&queue=30"]

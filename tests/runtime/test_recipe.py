@@ -259,7 +259,7 @@ def test_a_refusal_of_the_stream_is_the_error_of_the_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = folder / "station.json"
-    answers = iter(["refused", "in use"])
+    answers = iter(["refused", "ready"])
 
     def answer(_seconds: float) -> None:
         with open_log(folder / "audit.jsonl") as log:
@@ -329,10 +329,12 @@ def test_a_running_station_takes_another_recipe_and_refuses_a_bad_one(folder: Pa
         running.wait_for(lambda: len(lines(folder)) == 1)
         path = folder / "station.json"
         assert recipe([str(path), "high", "--wait", "30"]) == 0
-        assert log_of(folder)[-1] == ("in use", "high")
+        # No frame came since then, so that nothing was judged with it.
+        assert log_of(folder)[-1] == ("ready", "high")
         # The first frame after the change has the new recipe.
         line = running.judge_another()
         assert (line["recipe"], line["threshold"], line["verdict"]) == ("high", 60, "review")
+        running.wait_for(lambda: log_of(folder)[-1] == ("in use", "high"))
         running.wait_for_message("from now on: recipe high, bundle ")
         # The command refuses this recipe, and so does the stream if it is written by hand.
         change(folder, '"recipe": "high"', '"recipe": "broken"')
@@ -344,7 +346,7 @@ def test_a_running_station_takes_another_recipe_and_refuses_a_bad_one(folder: Pa
         path.unlink()
         running.wait_for_message("cannot be read (No such file or directory)")
         path.write_text(STATION.replace('"lines.jsonl"', '"other.jsonl"'))
-        running.wait_for(lambda: log_of(folder)[-1] == ("in use", "low"))
+        running.wait_for(lambda: log_of(folder)[-1] == ("ready", "low"))
         running.wait_for_message("cameras changed; start the stream again")
         assert running.judge_another()["recipe"] == "low"
     finally:
@@ -356,8 +358,10 @@ def test_a_running_station_takes_another_recipe_and_refuses_a_bad_one(folder: Pa
     assert log_of(folder) == [
         ("in use", "low"),
         ("recipe", "high"),
+        ("ready", "high"),
         ("in use", "high"),
         ("refused", "broken"),
+        ("ready", "low"),
         ("in use", "low"),
     ]
 
@@ -373,7 +377,7 @@ def test_a_running_station_takes_what_comes_to_the_path_of_its_bundle(folder: Pa
         running.wait_for(lambda: len(lines(folder)) == 1)
         # A new threshold, and its undoing.
         write_calibration(first, replace(first.calibration, threshold=50.0))
-        running.wait_for(lambda: len(log_of(folder)) == 2)
+        running.wait_for(lambda: len(log_of(folder)) == 2)  # ready
         line = running.judge_another()
         assert (line["threshold"], line["verdict"], line["bundle"]) == (
             50,
@@ -381,11 +385,11 @@ def test_a_running_station_takes_what_comes_to_the_path_of_its_bundle(folder: Pa
             first.short_id,
         )
         undo_calibration(path)
-        running.wait_for(lambda: len(log_of(folder)) == 3)
+        running.wait_for(lambda: len(log_of(folder)) == 4)
         assert running.judge_another()["verdict"] == "good"
         # Another bundle, and one that no engine reproduces.
         replace_bundle(path, second.path)
-        running.wait_for(lambda: len(log_of(folder)) == 4)
+        running.wait_for(lambda: len(log_of(folder)) == 6)
         assert running.judge_another()["bundle"] == second.short_id
         wrong = write_tiny_bundle(folder / "wrong")
         golden = replace(wrong.golden(), scores=wrong.golden().scores + 1)
@@ -398,7 +402,7 @@ def test_a_running_station_takes_what_comes_to_the_path_of_its_bundle(folder: Pa
         change(folder, '"recipe": "low"', '"recipe": "broken"')
         running.wait_for(lambda: log_of(folder)[-1] == ("refused", "broken"))
         (broken / "model.onnx").write_bytes(tiny_model())
-        running.wait_for(lambda: log_of(folder)[-1] == ("in use", "broken"))
+        running.wait_for(lambda: log_of(folder)[-1] == ("ready", "broken"))
         assert running.judge_another()["recipe"] == "broken"
     finally:
         code = running.end()
@@ -406,7 +410,8 @@ def test_a_running_station_takes_what_comes_to_the_path_of_its_bundle(folder: Pa
     *found, _summary = lines(folder)
     assert [line["index"] for line in found] == list(range(6))
     whats = [what for what, _recipe in log_of(folder)]
-    assert whats == [*["in use"] * 4, "refused", "refused", "in use"]
+    taken = ["ready", "in use"]
+    assert whats == ["in use", *taken * 3, "refused", "refused", *taken]
     assert len([line for line in running.messages if "refused" in line]) == 2, running.messages
 
 

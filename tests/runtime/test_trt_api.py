@@ -142,7 +142,7 @@ def test_the_names_of_annotations_and_results_are_classes_of_tensorrt() -> None:
         ("thing.precision", "thing.precision is on an object whose class is unknown"),
         ("f = lambda thing: thing.precision", "is on an object whose class is unknown"),
         (
-            "def f(e: ICudaEngine): e.create_engine_inspector().context",
+            "def f(e: ICudaEngine): e.serialize().context",
             "is on an object whose class is unknown",
         ),
         (

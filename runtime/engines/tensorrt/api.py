@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 Module: TypeAlias = Any  # tensorrt or tensorrt_rtx itself
 Builder: TypeAlias = Any
+EngineInspector: TypeAlias = Any
 IBuilderConfig: TypeAlias = Any
 ICudaEngine: TypeAlias = Any
 IExecutionContext: TypeAlias = Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import warn
 from flawline.runtime.engines import Engine, EngineError, EngineOptions
 from flawline.runtime.engines.arrays import host_image
 from flawline.runtime.engines.cuda import Cuda, driver_missing, gpu_name, open_cuda
 from flawline.runtime.engines.cuda.device_array import UINT8, DeviceArray
 from flawline.runtime.engines.tensorrt.api import Module
-from flawline.runtime.engines.tensorrt.find_or_build import PlanRequest, prepare_plan
+from flawline.runtime.engines.tensorrt.find_or_build import (
+    PlanRequest,
+    missing_plan,
+    prepare_plan,
+)
 from flawline.runtime.engines.tensorrt.lane import Lane
 from flawline.runtime.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, Library
 from flawline.runtime.engines.tensorrt.plan_cache import BuildOptions, Plan, PlanRefused
@@ -75,6 +81,12 @@ class TensorRt(Engine):
             for lane in self._idle:
                 lane.release()
             raise
+        types = self.layer_types()
+        if types and self.precision not in types:
+            warn(
+                f"warning: {self.description}: no layer of {plan.path} computes in "
+                f"{self.precision}; the library has built it in {', '.join(types)}"
+            )
 
     @classmethod
     def open(cls, bundle: Bundle, options: EngineOptions) -> TensorRt:
@@ -114,6 +126,15 @@ class TensorRt(Engine):
         try:
             request = PlanRequest(bundle, cls.library, precision, cuda, cache, options)
             return prepare_plan(request).path
+        finally:
+            cuda.close()
+
+    @classmethod
+    def uncompiled(cls, bundle: Bundle, options: EngineOptions) -> str | None:
+        cuda = open_cuda()
+        try:
+            request = PlanRequest(bundle, cls.library, options.precision, cuda, options.cache)
+            return missing_plan(request)
         finally:
             cuda.close()
 
@@ -189,6 +210,9 @@ class TensorRt(Engine):
                 f"that was not built for the score alone"
             )
         return found
+
+    def layer_types(self) -> Mapping[str, int]:
+        return self._last.session.layer_types(self.library.load())
 
     def to_device(self, image: Image) -> DeviceArray:
         """Copy an image to the memory of the GPU: uint8 [N, H, W, 3], as a call takes it."""

@@ -58,12 +58,65 @@ class Target:
     required: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where the plan of a request is or will be stored, and what it is built from.
+
+    `required` are the compute capabilities that a stored plan must have.
+    """
+
+    cache: Path
+    folder: Path
+    job: BuildJob
+    identity: Identity
+    required: tuple[int, ...]
+
+    def find(self, request: PlanRequest) -> Plan:
+        """Return a stored plan. Raises PlanUnusable with the reason why one must be built."""
+        wanted = replace(self.identity, capabilities=self.required)
+        return find_plan(self.cache, wanted, self.folder, request.options)
+
+
 def prepare_plan(request: PlanRequest, refused: PlanRefused | None = None) -> Plan:
     """Return a stored plan or build one, and log why. Raises EngineError, BundleError.
 
     `refused` is the error of loading the stored plan, which is then replaced.
     """
     trt = request.library.load()
+    place = _place(trt, request)
+    if refused is not None:
+        reason = f"the plan in {refused.path.parent} does not load ({refused.reason})"
+    else:
+        try:
+            return place.find(request)
+        except PlanUnusable as unusable:
+            reason = str(unusable)
+    engine = request.library.engine
+    version = place.identity.version
+    message = f"{engine} {version}: building the {request.precision} plan because {reason}"
+    timings = None
+    # Portable plans are compiled to the end when they are loaded: no kernel is timed for them here.
+    if not request.library.portable:
+        message = f"{message}; this takes minutes"
+        timings = place.folder / f"timings-{version}.bin"
+    create_folder(place.folder)
+    log(message)
+    return _build_plan(trt, place.job, place.identity, place.folder, timings)
+
+
+def missing_plan(request: PlanRequest) -> str | None:
+    """Say why `prepare_plan` would build a plan; None if it would take a stored one.
+
+    Raises EngineError, BundleError.
+    """
+    try:
+        _place(request.library.load(), request).find(request)
+    except PlanUnusable as unusable:
+        return str(unusable)
+    return None
+
+
+def _place(trt: Module, request: PlanRequest) -> _Place:
     engine = request.library.engine
     target = _choose_target(trt, request)
     cache = cache_folder(request.bundle, request.cache)
@@ -75,23 +128,7 @@ def prepare_plan(request: PlanRequest, refused: PlanRefused | None = None) -> Pl
     identity = Identity(
         engine, version, request.precision, job.source, target.device, target.capabilities
     )
-    if refused is not None:
-        reason = f"the plan in {refused.path.parent} does not load ({refused.reason})"
-    else:
-        wanted = replace(identity, capabilities=target.required)
-        try:
-            return find_plan(cache, wanted, folder, request.options)
-        except PlanUnusable as unusable:
-            reason = str(unusable)
-    message = f"{engine} {version}: building the {request.precision} plan because {reason}"
-    timings = None
-    # Portable plans are compiled to the end when they are loaded: no kernel is timed for them here.
-    if not request.library.portable:
-        message = f"{message}; this takes minutes"
-        timings = folder / f"timings-{version}.bin"
-    create_folder(folder)
-    log(message)
-    return _build_plan(trt, job, identity, folder, timings)
+    return _Place(cache, folder, job, identity, target.required)
 
 
 def _build_plan(

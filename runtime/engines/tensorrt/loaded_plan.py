@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
 from flawline.runtime.engines.tensorrt.api import (
+    EngineInspector,
     ICudaEngine,
     IExecutionContext,
     Module,
     Runtime,
 )
+from flawline.runtime.engines.tensorrt.layer_types import count_types
 from flawline.runtime.engines.tensorrt.library import logger
 from flawline.runtime.engines.tensorrt.plan_cache import Plan, PlanRefused
 from flawline.runtime.files import write_atomically
@@ -109,6 +111,11 @@ class Session:
                 f"{self._description}: kernels cannot be saved to {path} ({reason_of(error)}), so "
                 f"that each start compiles them again; {remedy_of(error)}"
             )
+
+    def layer_types(self, trt: Module) -> Mapping[str, int]:
+        """Count the layers by the precision that they compute in; empty for an older plan."""
+        inspector: EngineInspector = self._engine.create_engine_inspector()
+        return count_types(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
         """Free TensorRT's objects."""

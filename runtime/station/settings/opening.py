@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from flawline.runtime.audit.log import open_log
@@ -11,22 +14,26 @@ from flawline.runtime.engines import EngineOptions
 from flawline.runtime.masters.check import Masters
 from flawline.runtime.masters.rule import MastersRule
 from flawline.runtime.regions import RegionSettings, regions_missing
+from flawline.runtime.signing.keys import read_trusted
 from flawline.runtime.station.judge import Judge, Levels, Window
 from flawline.runtime.station.settings.schema import Recipe, RejectAfter
 from flawline.runtime.station.settings.station_file import Station
 from flawline.runtime.station.setup import Check, checked
 from flawline.runtime.threshold import threshold_fault
 
-# What the audit log of a station calls what a stream judges with, and what it could not use.
+# What the audit log of a station calls what a stream judges with, what it will judge with from the
+# next part on, and what it could not use.
 IN_USE = "in use"
+READY = "ready"
 REFUSED = "refused"
 
 
-def open_judge(station: Station, check: Check, bundle: Bundle | None = None) -> Judge:
+def open_judge(station: Station, check: Check, bundle: Bundle, running: bool = False) -> Judge:
     """Open the recipe that a station file names, and let `check` look at the detector.
 
-    `bundle` is that of the recipe, if it was read already. The audit log of the station gets a
-    line if this is another state than the last one in use. Raises StationError, BundleError,
+    `bundle` is that of the recipe. The audit log of the station gets a line if this is another
+    state than the last one in use; while another one is `running`, it gets a line that this one is
+    ready, and that other line when this one begins to judge. Raises StationError, BundleError,
     EngineError, AuditError and what `check` raises.
     """
     recipe = station.recipe
@@ -35,21 +42,20 @@ def open_judge(station: Station, check: Check, bundle: Bundle | None = None) -> 
     judge = Judge(detector, recipe.name, _levels(recipe), window, rule_of(station, recipe))
     checked(judge, check)
     try:
-        _log(station, judge)
+        if running:
+            _log_ready(station, judge)
+            judge.on_begin = partial(_log_in_use, station, judge)
+        else:
+            _log_in_use(station, judge)
     except BaseException:
         detector.close()
         raise
     return judge
 
 
-def open_detector(station: Station, recipe: Recipe, bundle: Bundle | None = None) -> Detector:
-    """Open the detector of a recipe. Raises StationError, BundleError and EngineError.
-
-    `bundle` is that of the recipe, if it was read already.
-    """
+def open_detector(station: Station, recipe: Recipe, bundle: Bundle) -> Detector:
+    """Open the detector of a recipe with its bundle. Raises StationError and EngineError."""
     content = station.content
-    if bundle is None:
-        bundle = read_bundle(station.bundle_of(recipe))
     check_recipe(station, recipe, bundle)
     engine = content.engine
     cache = None if engine.cache is None else station.folder / engine.cache
@@ -81,6 +87,19 @@ def rule_of(station: Station, recipe: Recipe) -> MastersRule | None:
         return None
     longest = None if masters.max_age_h is None else 3600 * masters.max_age_h
     return MastersRule(masters_of(recipe), longest, station.path)
+
+
+def bundle_reader(station: Station, keys: Sequence[Path] = ()) -> Callable[[Path], Bundle]:
+    """Return what reads the bundles of a station, and files of trusted keys whenever it is called.
+
+    `keys` are such files, in place of those that the station file names. The function raises
+    BundleError and SigningError.
+    """
+
+    def read(path: Path) -> Bundle:
+        return read_bundle(path, read_trusted(keys or station.trusted_keys))
+
+    return read
 
 
 def check_recipe(station: Station, recipe: Recipe, bundle: Bundle) -> None:
@@ -129,13 +148,20 @@ def _window(after: RejectAfter | None) -> Window | None:
     return None if after is None else Window(after.frames, after.of)
 
 
-def _log(station: Station, judge: Judge) -> None:
+def _log_ready(station: Station, judge: Judge) -> None:
+    """Add what will judge to the audit log. Without this line it must not take over."""
+    with open_log(station.audit_log) as log:
+        last = log.last(IN_USE)
+        log.append(READY, None if last is None else last.new, state_of(judge))
+
+
+def _log_in_use(station: Station, judge: Judge) -> None:
     """Add what is in use to the audit log, unless the last entry about a stream says the same."""
     with open_log(station.audit_log) as log:
         last = log.last(IN_USE)
         old = None if last is None else last.new
         new = state_of(judge)
-        if new != old or log.last(IN_USE, REFUSED) != last:
+        if new != old or log.last(IN_USE, READY, REFUSED) != last:
             log.append(IN_USE, old, new)
 
 
@@ -154,6 +180,7 @@ def state_of(judge: Judge) -> dict[str, Any]:
         "recipe": judge.recipe,
         "bundle": detector.bundle.short_id,
         "manifest": detector.bundle.manifest_sha256,
+        "signed_by": detector.bundle.signed_by,
         # The same for each spelling, and that of a link shows what it leads to.
         "path": str(detector.bundle.path.resolve()),
         "engine": detector.engine.description,

@@ -9,10 +9,15 @@ from pathlib import Path
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.audit.entry import Entry
 from flawline.runtime.audit.log import open_log
-from flawline.runtime.bundle import read_bundle
 from flawline.runtime.files import write_atomically
 from flawline.runtime.signals import uninterrupted
-from flawline.runtime.station.settings.opening import IN_USE, REFUSED, check_recipe
+from flawline.runtime.station.settings.opening import (
+    IN_USE,
+    READY,
+    REFUSED,
+    bundle_reader,
+    check_recipe,
+)
 from flawline.runtime.station.settings.places import span_of
 from flawline.runtime.station.settings.station_file import Station, StationError, read_station
 
@@ -39,7 +44,7 @@ def change_recipe(path: Path, name: str, wait_s: float = 0.0) -> str:
     """
     station = read_station(path)
     recipe = station.recipe_named(name)
-    check_recipe(station, recipe, read_bundle(station.bundle_of(recipe)))
+    check_recipe(station, recipe, bundle_reader(station)(station.bundle_of(recipe)))
     with open_log(station.audit_log) as log:
         # Another process may have changed it.
         station = read_station(path)
@@ -48,13 +53,13 @@ def change_recipe(path: Path, name: str, wait_s: float = 0.0) -> str:
         if old == name:
             return f"{path}: recipe {name} is the one in the file already"
         states = ({"recipe": old}, {"recipe": name})
-        before = log.last(IN_USE, REFUSED)
+        before = log.last(READY, IN_USE, REFUSED)
         with uninterrupted(), log.change("recipe", *states, lambda: _state(path)):
             _write(station, name)
     changed = f"{path}: recipe {name} in place of {old}"
     if wait_s > 0:
         _wait(station, name, before, wait_s)
-        return f"{changed}, and the stream judges with it"
+        return f"{changed}, and the stream judges with it from the next part on"
     return f"{changed}; a stream that runs with this file takes it over when it has opened it"
 
 
@@ -63,7 +68,7 @@ def _wait(station: Station, name: str, before: Entry | None, seconds: float) -> 
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         with open_log(station.audit_log) as log:
-            answer = log.last(IN_USE, REFUSED)
+            answer = log.last(READY, IN_USE, REFUSED)
         if answer is not None and answer != before and (answer.new or {}).get("recipe") == name:
             if answer.what == REFUSED:
                 raise StationError(f"recipe {name} was refused by the stream: {answer.note}")

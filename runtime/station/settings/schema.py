@@ -140,6 +140,9 @@ class StationFile(Struct, frozen=True):
     schema: Annotated[str | None, Meta(description="the JSON Schema, for editors")] = msgspec.field(
         name="$schema", default=None
     )
+    trusted_keys: Annotated[
+        tuple[Text, ...], Meta(description="public keys; a bundle must be signed by one of them")
+    ] = ()
     keep_bundle: Annotated[
         bool, Meta(description="do not take another bundle or threshold at the path of a bundle")
     ] = False

@@ -69,6 +69,11 @@ class Station:
         return self.folder / self.content.audit
 
     @property
+    def trusted_keys(self) -> list[Path]:
+        """The files of the public keys that are trusted."""
+        return [self.folder / name for name in self.content.trusted_keys]
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe that is in use."""
         return self.recipe_named(self.content.recipe)

@@ -15,13 +15,13 @@ from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.judge import Exchange, Judge
 from flawline.runtime.station.part_feed import STDIN
 from flawline.runtime.station.polling import Polling
-from flawline.runtime.station.settings.opening import open_judge
+from flawline.runtime.station.settings.opening import bundle_reader, open_judge
 from flawline.runtime.station.settings.station_file import Station, StationError, read_station
 from flawline.runtime.station.settings.watch import StationWatch
 from flawline.runtime.station.setup import Check
 
 # Flags that say nothing about the station itself.
-BESIDE = ("station", "parts", "max_frames", "profile", "list")
+BESIDE = ("station", "parts", "max_frames", "profile", "alive", "trusted_key", "list")
 
 
 def refuse_flags(
@@ -47,8 +47,10 @@ def refuse_flags(
 class StationSetup:
     """A stream of a station file."""
 
-    def __init__(self, station: Station) -> None:
+    def __init__(self, station: Station, keys: Sequence[Path]) -> None:
         self._station = station
+        # Of the flag, in place of those of the file, which others may write.
+        self._keys = keys
 
     def open_cameras(self) -> Iterator[Camera]:
         content = self._station.content
@@ -82,10 +84,13 @@ class StationSetup:
     def open_judge(self, bundle: Bundle, check: Check) -> Judge:
         return open_judge(self._station, check, bundle)
 
+    def read_bundle(self, path: Path) -> Bundle:
+        return bundle_reader(self._station, self._keys)(path)
+
     def watch(
         self, exchange: Exchange, check: Check, watched: WatchedBundle
     ) -> AbstractContextManager[object]:
-        watch = StationWatch(self._station, exchange, check, watched)
+        watch = StationWatch(self._station, exchange, check, watched, self._keys)
         return Polling(watch.look, "station file")
 
 
@@ -104,6 +109,9 @@ def open_station(args: argparse.Namespace) -> Iterator[StationSetup]:
         )
     if args.parts not in (None, STDIN):
         args.parts = str(Path(args.parts).absolute())
+    keys = [path.absolute() for path in args.trusted_key or []]
+    if args.alive is not None:
+        args.alive = args.alive.absolute()
     args.bundle = station.bundle_of(station.recipe)
     args.camera = [camera.uri for camera in content.cameras]
     args.output = list(content.outputs)
@@ -115,6 +123,6 @@ def open_station(args: argparse.Namespace) -> Iterator[StationSetup]:
     former = Path.cwd()
     os.chdir(station.folder)
     try:
-        yield StationSetup(station)
+        yield StationSetup(station, keys)
     finally:
         os.chdir(former)

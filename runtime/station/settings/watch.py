@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from flawline import FlawlineError
 from flawline.runtime.audit.bundle_log import warn_of_outside_change
@@ -13,13 +15,13 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import warn
 from flawline.runtime.station.bundle_watch import BundleOffers, WatchedBundle
 from flawline.runtime.station.judge import Exchange, Judge
-from flawline.runtime.station.settings.opening import REFUSED, open_judge
+from flawline.runtime.station.settings.opening import REFUSED, bundle_reader, open_judge
 from flawline.runtime.station.settings.schema import StationFile
 from flawline.runtime.station.settings.station_file import Station, StationError, read_station
 from flawline.runtime.station.setup import Check
 
 # What the judge is opened with besides its recipe, and what takes a start.
-JUDGE_KEYS = ("engine", "accept_size", "reject_after")
+JUDGE_KEYS = ("engine", "accept_size", "reject_after", "trusted_keys")
 START_KEYS = (
     "cameras",
     "batch",
@@ -37,15 +39,22 @@ class StationWatch:
     """Looks at a station file and at the bundle of its recipe, and offers changes to the stream.
 
     A file or a bundle that cannot be used is refused with a warning, and the stream continues with
-    what it has. `check` is as of `open_judge`, and `watched` the path of the bundle that judges.
+    what it has. `check` is as of `open_judge`, `watched` the path of the bundle that judges, and
+    `keys` as of `bundle_reader`.
     """
 
     def __init__(
-        self, station: Station, exchange: Exchange, check: Check, watched: WatchedBundle
+        self,
+        station: Station,
+        exchange: Exchange,
+        check: Check,
+        watched: WatchedBundle,
+        keys: Sequence[Path] = (),
     ) -> None:
         self._station = station
         self._exchange = exchange
         self._check = check
+        self._keys = keys
         # The file may have changed since it was read, so that the first signature is not its.
         self._read_signature: Signature = (0, 0, 0)
         self._seen: Signature = (0, 0, 0)
@@ -87,24 +96,25 @@ class StationWatch:
             )
         if _judged_with(old) != _judged_with(new):
             # Its path is watched from before it is read.
-            watched = WatchedBundle(station.bundle_of(station.recipe))
+            path = station.bundle_of(station.recipe)
+            watched = WatchedBundle(path, bundle_reader(station, self._keys))
             self._offers = self._watch_bundle(watched, None)
-            self._exchange.offer(partial(self._open_recipe, station))
+            self._exchange.offer(partial(self._open_recipe, station, watched))
 
     def _watch_bundle(self, watched: WatchedBundle, known: Bundle | None) -> BundleOffers:
         station = self._station
         opening = partial(self._open, station)
         return BundleOffers(watched, self._exchange, known, opening, partial(_log_refusal, station))
 
-    def _open_recipe(self, station: Station) -> Judge:
+    def _open_recipe(self, station: Station, watched: WatchedBundle) -> Judge:
         try:
-            return self._open(station)
+            return self._open(station, watched.read())
         except FlawlineError as error:
             _log_refusal(station, error)
             raise
 
-    def _open(self, station: Station, bundle: Bundle | None = None) -> Judge:
-        judge = open_judge(station, self._check, bundle)
+    def _open(self, station: Station, bundle: Bundle) -> Judge:
+        judge = open_judge(station, self._check, bundle, running=True)
         warn_of_outside_change(judge.detector.bundle.path)
         return judge
 

@@ -1,0 +1,1 @@
+"""The study of the live page: what it costs the stream."""

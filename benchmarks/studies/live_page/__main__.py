@@ -1,0 +1,227 @@
+"""python -m benchmarks.studies.live_page: what the live page costs the stream.
+
+    python -m benchmarks.studies.live_page --bundle bundles/part --engine openvino --threads 1
+
+A stream of a synthetic camera takes turns: without the page, with the page and no browser, and with
+the page and a program that asks for what a browser asks for. First the camera gives 25 frames per
+second, and then more than the engine can judge. Use two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flawline.benchmarks.measure.machine import machine_facts
+from flawline.benchmarks.studies.options import add_out_argument, study_parser
+from flawline.benchmarks.studies.results import write_results
+from flawline.benchmarks.tables import markdown_table
+from flawline.cameras import open_camera
+from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.command_parser import path_argument
+from flawline.runtime.console import log, printable, run_command
+from flawline.runtime.cores import allowed_cores
+from flawline.runtime.detector import Detector
+from flawline.runtime.engines import add_engine_arguments, engine_options
+from flawline.runtime.environment import versions
+from flawline.runtime.load import is_busy, read_cpu, share_of_others
+from flawline.runtime.outputs import Output, open_output
+from flawline.runtime.outputs.web.output import LivePage
+from flawline.runtime.station.pipeline import run_stream
+from flawline.runtime.station.tally import Tally
+
+WATCHER = "flawline.benchmarks.studies.live_page.watcher"
+SIZES = ((640, 480), (1920, 1080))
+# Frames per second of the camera; the last one is more than any engine judges.
+RATES = (25, 1000)
+SETTLE_S = 1.0  # before a turn is measured
+WITHOUT, CLOSED, OPEN = VARIANTS = ("without", "closed", "open")
+COLUMNS = (
+    "frames", "camera FPS", "page", "FPS", "ratio", "lowest", "highest", "p95 ms",
+    "CPU ms per frame", "cores", "memory MB",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = study_parser("live_page", __doc__)
+    parser.add_argument("--bundle", type=path_argument, required=True)
+    add_engine_arguments(parser)
+    parser.add_argument("--seconds", type=float, default=5, help="of a turn; default %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="turns; default %(default)s")
+    add_out_argument(parser, "live-page")
+    args = parser.parse_args(argv)
+    if args.seconds <= 0 or args.rounds < 1:
+        parser.error("--seconds takes more than 0, and --rounds 1 or more")
+    return run_command(parser.prog, lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    bundle = read_bundle(args.bundle)
+    start = read_cpu()
+    rows = []
+    with Detector(bundle, args.engine, engine_options(args), accept_size=True) as detector:
+        for width, height in SIZES:
+            for fps in RATES:
+                uri = f"synthetic://?width={width}&height={height}&fps={fps}"
+                turns = _turns(detector, uri, args.seconds, args.rounds)
+                rows.append({"size": f"{width}x{height}", "camera_fps": fps, **turns})
+                log(f"{uri}: {turns}")
+        engine = detector.engine.description
+    others = share_of_others(start, read_cpu())
+    result = {
+        "rows": rows,
+        "bundle": printable(bundle.path.name),
+        "engine": engine,
+        "seconds": args.seconds,
+        "rounds": args.rounds,
+        "cores": allowed_cores(),
+        "machine": machine_facts(),
+        "other_processes": None if others is None else round(others, 3),
+    }
+    page = live_page_report(result)
+    write_results(args.out, {**result, "versions": versions()}, page)
+    print(page)
+
+
+def _turns(detector: Detector, uri: str, seconds: float, rounds: int) -> dict[str, Any]:
+    """Return the medians of each variant, after one turn that is not counted."""
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    for number in range(rounds + 1):
+        for name in VARIANTS:
+            turn = _turn(detector, uri, seconds, name)
+            if number > 0:
+                turns[name].append(turn)
+    return {name: _medians(turns[name], turns) for name in VARIANTS}
+
+
+def _medians(
+    turns: Sequence[Mapping[str, float]], others: Mapping[str, Sequence[Mapping[str, float]]]
+) -> dict[str, float]:
+    found = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+    ratios = []
+    for turn, reference in zip(turns, others[WITHOUT], strict=True):
+        ratios.append(turn["fps"] / reference["fps"])
+    found |= {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+    return {key: round(value, 4) for key, value in found.items()}
+
+
+def _turn(detector: Detector, uri: str, seconds: float, variant: str) -> dict[str, float]:
+    """Return the frames per second of a stream, its CPU time and memory, in one variant."""
+    # What the turn before held.
+    gc.collect()
+    tally = _Window()
+    stop = threading.Event()
+    with open_camera(uri) as camera, _outputs(detector.bundle, variant, tally) as outputs:
+
+        def end() -> None:
+            # The page and its browser need a moment.
+            stop.wait(SETTLE_S)
+            tally.begin()
+            stop.wait(seconds)
+            tally.finish()
+            stop.set()
+            camera.stop()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        run_stream(camera, detector, outputs, None, stop, tally)
+        thread.join()
+    return tally.result()
+
+
+class _Window(Tally):
+    """Measures between `begin` and `finish`, which another thread calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marks: list[tuple[int, float, float]] = []
+        self._megabytes = 0.0
+
+    def begin(self) -> None:
+        self.latency.clear()
+        self._mark()
+
+    def finish(self) -> None:
+        self._mark()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self._megabytes = 1e-6 * pages * resource.getpagesize()
+
+    def _mark(self) -> None:
+        self._marks.append((self.frames, time.perf_counter(), time.process_time()))
+
+    def result(self) -> dict[str, float]:
+        (first, start, cpu), (last, end, cpu_end) = self._marks
+        frames = max(1, last - first)
+        ordered = sorted(self.latency) or [0.0]
+        return {
+            "fps": frames / (end - start),
+            "p95_ms": ordered[int(0.95 * (len(ordered) - 1))],
+            "cpu_ms": 1e3 * (cpu_end - cpu) / frames,
+            "cores": (cpu_end - cpu) / (end - start),
+            "megabytes": self._megabytes,
+        }
+
+
+@contextmanager
+def _outputs(bundle: Bundle, variant: str, tally: Tally) -> Iterator[list[Output]]:
+    """Open the outputs of a variant, and let a program watch the page if it has one."""
+    with open_output(f"jsonl:{os.devnull}", bundle) as lines:
+        if variant == WITHOUT:
+            yield [lines]
+            return
+        page = LivePage("127.0.0.1:0", LivePage.Options(), bundle)
+        with page:
+            if variant == CLOSED:
+                yield [lines, page]
+                return
+            command = [sys.executable, "-m", WATCHER, str(page.port)]
+            watcher = subprocess.Popen(command, stdout=subprocess.PIPE)
+            try:
+                assert watcher.stdout is not None
+                watcher.stdout.readline()
+                yield [lines, page]
+            finally:
+                watcher.kill()
+                watcher.communicate()
+
+
+def live_page_report(result: Mapping[str, Any]) -> str:
+    """Return the page in Markdown."""
+    rows = []
+    for row in result["rows"]:
+        for name in VARIANTS:
+            found = row[name]
+            ratios = [f"{found[key]:.3f}" for key in ("ratio", "lowest", "highest")]
+            if name == WITHOUT:
+                ratios = ["", "", ""]
+            cells = [row["size"], row["camera_fps"], name, f"{found['fps']:.1f}", *ratios]
+            cells += [f"{found['p95_ms']:.2f}", f"{found['cpu_ms']:.2f}", f"{found['cores']:.2f}"]
+            rows.append([*cells, f"{found['megabytes']:.0f}"])
+    about = [result["machine"]["cpu"], f"{result['cores']} cores", result["engine"]]
+    if is_busy(result["other_processes"]):
+        about.append(f"other processes used {result['other_processes']:.0%} of the CPU")
+    return f"""\
+{"; ".join(about)}; measured by `python -m benchmarks.studies.live_page`
+
+Medians of {result["rounds"]} turns of {result["seconds"]:g} s, which alternate: without the page,
+with the page and no browser (closed), and with a program that asks for what a browser asks for
+(open). The ratio is that of the frames per second to those without the page in the same turn. p95
+is of the time that preparation and engine take; CPU time, cores and memory are those of the process
+of the stream.
+
+{markdown_table(COLUMNS, rows)}"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A station as a service of systemd: its station file, its unit, and how they are installed."""
