@@ -4,8 +4,8 @@
 
 Trains and exports on demo products, and on each data set of --data. Good frames that were not
 trained on are judged as `flawline stream` judges them, as they are and after each change, and the
-warnings of the drift check are counted. Frames of a demo product are all different; those of a data
-set are its good test images, drawn at random. Then the check is given random numbers that depend on
+warnings of the drift check are counted. Frames of a demo product are rendered; those of a data set
+are its good test images, drawn at random. Then the check is given random numbers that depend on
 those before them, and what it takes of the time of a frame is measured. All flags that are not
 listed here go to `export.build`. OUT.json keeps its rows of other data sets.
 """
@@ -46,6 +46,13 @@ def _parser() -> Parser:
         "--frames", type=int, default=5000, help="good frames of a stream; default %(default)s"
     )
     parser.add_argument(
+        "--different",
+        type=int,
+        default=5000,
+        help="different good frames of a demo product, from which those of a stream are drawn; "
+        "default %(default)s",
+    )
+    parser.add_argument(
         "--streams", type=int, default=20, help="streams of each change; default %(default)s"
     )
     parser.add_argument(
@@ -67,10 +74,19 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     from flawline.export.provenance import public_command
 
     words = ["--products", *args.products, "--data", *args.data, "--seed", args.seed]
-    words += ["--frames", args.frames, "--streams", args.streams, "--simulated", args.simulated]
+    words += [
+        "--frames",
+        args.frames,
+        "--different",
+        args.different,
+        "--streams",
+        args.streams,
+        "--simulated",
+        args.simulated,
+    ]
     command = public_command("benchmarks.studies.drift", [*words, *flags])
     rows = read_rows(args.out, ROW)
-    subjects = open_subjects(args.products, args.data, args.folder)
+    subjects = open_subjects(args.products, args.data, args.folder, args.different)
 
     def keep(measured: Sequence[Mapping[str, Any]]) -> None:
         # A long run keeps what it has measured when it is cut short.

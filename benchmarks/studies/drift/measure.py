@@ -86,7 +86,7 @@ def measure_changes(
     with Detector(bundle, REFERENCE_ENGINE, EngineOptions(threads=1)) as detector, Bars() as bars:
         judge = Judge(detector)
         facts = _facts(subject, detector, reference, seed)
-        numbers = subject.numbers(frames, 0)
+        numbers = subject.numbers(frames)
         good = _judged(judge, subject, numbers, None, bars)
         found = _warnings(reference, good)
         different = len(set(numbers))
@@ -94,7 +94,7 @@ def measure_changes(
         rows.append({**facts, **row})
         log(f"{subject.name}: {sum(found.values())} warnings in {frames} good frames")
         for name, strength, cause in CHANGES:
-            numbers = subject.numbers(min(ALLOWED, subject.different or ALLOWED), 1)
+            numbers = subject.numbers(min(ALLOWED, subject.different))
             change = _change(name, strength)
             changed = _judged(judge, subject, numbers, change, bars)
             case = {"change": name, "strength": strength, "cause": cause}
@@ -102,7 +102,7 @@ def measure_changes(
         for other in subjects:
             if other.name == subject.name:
                 continue
-            numbers = other.numbers(min(ALLOWED, other.different or ALLOWED), 1)
+            numbers = other.numbers(min(ALLOWED, other.different))
             changed = _judged(judge, other, numbers, None, bars)
             case = {"change": other.name, "strength": None, "cause": PRODUCT}
             rows.append({**facts, **case, **_named(reference, good, changed, PRODUCT, streams)})

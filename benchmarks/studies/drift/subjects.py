@@ -15,8 +15,8 @@ from flawline.train.data import DataError, data_name, open_data
 from flawline.train.data.demo import render, write_demo
 from flawline.train.data.demo.dataset import MARKER
 
-# Far from the seeds of the demo data and of other studies. Frames are drawn at random from so many
-# seeds, because seeds that follow each other have exposures that are spread evenly.
+# Far from the seeds of the demo data and of other studies. Those of the frames are drawn at random
+# from so many, because seeds that follow each other have exposures that are spread evenly.
 FIRST_SEED = 9 << 20
 SEEDS = 1 << 20
 # Good images to train on, and good and defective ones that the export compares graphs on.
@@ -26,11 +26,15 @@ COMPARED = (5, 1)
 
 @dataclass(frozen=True)
 class Subject:
-    """A data set to train on, and its good frames; `product` is None for one that is no demo."""
+    """A data set to train on, and its good frames.
+
+    `product` is that of a demo, whose good frames are `rendered` in number; None for another set.
+    """
 
     name: str
     data: Path
     product: str | None = None
+    rendered: int = 0
 
     @cached_property
     def _good(self) -> list[Path]:
@@ -40,24 +44,28 @@ class Subject:
         return good
 
     @property
-    def different(self) -> int | None:
-        """How many different frames there are; None if each is another one."""
-        return None if self.product is not None else len(self._good)
+    def different(self) -> int:
+        """How many different good frames there are."""
+        return len(self._good) if self.product is None else self.rendered
 
-    def numbers(self, count: int, stream: int) -> list[int]:
-        """Return the numbers of the frames of a stream, drawn at random."""
-        rng = np.random.default_rng((23, stream))
-        most = self.different or SEEDS
-        return [int(number) for number in rng.integers(0, most, count)]
+    def numbers(self, count: int) -> list[int]:
+        """Return the numbers of the frames of a stream: drawn at random, or all in random order."""
+        rng = np.random.default_rng(23)
+        if count <= self.different:
+            return [int(number) for number in rng.permutation(self.different)[:count]]
+        return [int(number) for number in rng.integers(0, self.different, count)]
 
     def frame(self, number: int) -> Image:
         """Return a good frame, uint8 [h, w, 3] BGR or [h, w]."""
         if self.product is not None:
-            return np.asarray(render(self.product, None, FIRST_SEED + number)[0], np.uint8)
+            seed = int(np.random.default_rng((29, number)).integers(SEEDS))
+            return np.asarray(render(self.product, None, FIRST_SEED + seed)[0], np.uint8)
         return read_image(self._good[number], None)
 
 
-def open_subjects(products: Sequence[str], data: Sequence[Path], folder: Path) -> list[Subject]:
+def open_subjects(
+    products: Sequence[str], data: Sequence[Path], folder: Path, rendered: int
+) -> list[Subject]:
     """Return the demo products, which are written below `folder`, and data sets."""
     subjects = []
     for name in products:
@@ -65,7 +73,7 @@ def open_subjects(products: Sequence[str], data: Sequence[Path], folder: Path) -
         good, defective = COMPARED
         if not (root / MARKER).exists():
             write_demo(root, [name], TRAINED, good, defective)
-        subjects.append(Subject(name, root / name, name))
+        subjects.append(Subject(name, root / name, name, rendered))
     for path in data:
         subjects.append(Subject(data_name(path), path))
     return subjects
