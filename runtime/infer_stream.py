@@ -246,7 +246,7 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
         log(f"inspected: {graph_input.area}; frames of another size are rejected")
     if graph_input.fixture is not None:
         log(f"parts are laid as in a reference picture: {graph_input.fixture}")
-    log_notes(drift_notes(detector.bundle.manifest.drift))
+    log_notes(drift_notes(detector.bundle.drift))
 
 
 def _log_profile(tally: Tally) -> None:

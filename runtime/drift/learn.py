@@ -25,6 +25,7 @@ from flawline.runtime.drift.reference import (
     DriftReference,
     Range,
     Texture,
+    range_of,
     shortened,
 )
 from flawline.runtime.graph_input import GraphInput
@@ -83,8 +84,9 @@ def learn_reference(
         quantities[TEXTURE] = _left_out_distances(measured)
     quantities.update(places)
     ranges = {name: Range.of(np.array(values)) for name, values in quantities.items()}
-    if len(scores) >= FEWEST:
-        ranges[SCORE] = Range.of(scores)
+    of_scores = range_of(scores)
+    if of_scores is not None:
+        ranges[SCORE] = of_scores
     ranges = {name: ranges[name] for name in QUANTITIES if name in ranges}
     return DriftReference(ranges, _step(measured), picture, texture)
 

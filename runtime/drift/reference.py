@@ -6,7 +6,7 @@ import base64
 import binascii
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from flawline.runtime.drift.dependence import variance_inflation
 from flawline.runtime.drift.meter import SIDE, TEXTURE_SIZE
-from flawline.runtime.drift.quantities import ACROSS, DOWN, LIKENESS, QUANTITIES, TEXTURE
+from flawline.runtime.drift.quantities import (
+    ACROSS,
+    DOWN,
+    LIKENESS,
+    QUANTITIES,
+    SCORE,
+    TEXTURE,
+)
 from flawline.runtime.strict_json import SchemaError, StrictReader, has_type, one_line
 
 # The key of the manifest.
@@ -70,6 +77,16 @@ class Range:
         # Rounded up, which makes a count that chance explains larger.
         return -(-extreme_of(self.images) * self.independent // self.images)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for a manifest or a calibration."""
+        values = [self.low, self.lower, self.middle, self.upper, self.high]
+        return {"images": self.images, "independent": self.independent, "values": values}
+
+
+def range_of(values: npt.NDArray[Any]) -> Range | None:
+    """Return the range of values, [n], as `Range.of` does; None for fewer than FEWEST."""
+    return Range.of(values) if len(values) >= FEWEST else None
+
 
 def extreme_of(images: int) -> int:
     """Return the place of `high` among the largest values: of many images, a few may be odd."""
@@ -104,15 +121,15 @@ class DriftReference:
     picture: bytes | None = None
     texture: Texture | None = None
 
+    def with_scores(self, scores: Range | None) -> DriftReference:
+        """Return this reference with other scores of good parts; None leaves them as they are."""
+        if scores is None:
+            return self
+        return replace(self, ranges={**self.ranges, SCORE: scores})
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields for the manifest."""
-        ranges = {}
-        for name, values in self.ranges.items():
-            ranges[name] = {
-                "images": values.images,
-                "independent": values.independent,
-                "values": [values.low, values.lower, values.middle, values.upper, values.high],
-            }
+        ranges = {name: values.to_json() for name, values in self.ranges.items()}
         content: dict[str, Any] = {"ranges": ranges, "step": self.step}
         if self.picture is not None:
             content["picture"] = base64.b64encode(zlib.compress(self.picture, 9)).decode()
@@ -134,7 +151,9 @@ def reference_from_json(content: Mapping[str, Any] | None) -> DriftReference | N
     for name, fields in reader.take("ranges", dict).items():
         if name not in QUANTITIES:
             reader.refuse(f"ranges: this version does not know {name}")
-        ranges[name] = _range_from_json(fields, name)
+        if not isinstance(fields, dict):
+            reader.refuse(f"ranges: {name} is no object")
+        ranges[name] = range_from_json(fields, f"{DRIFT}: ranges: {name}")
     step = reader.take("step", float)
     if step < 0:
         reader.refuse(f"step is {step}, below 0")
@@ -159,10 +178,8 @@ def _require_together(
                 reader.refuse(f"ranges: {name} does not fit picture and texture")
 
 
-def _range_from_json(content: Any, name: str) -> Range:
-    where = f"{DRIFT}: ranges: {name}"
-    if not isinstance(content, dict):
-        raise SchemaError(f"{where} is no object")
+def range_from_json(content: Mapping[str, Any], where: str) -> Range:
+    """Read what `Range.to_json` returned; `where` is in front of messages. Raises SchemaError."""
     reader = StrictReader(content, where)
     images = reader.take("images", int)
     independent = reader.take("independent", int)

@@ -72,12 +72,12 @@ class Judge:
         self.on_begin: Callable[[], None] = lambda: None
         # For each camera, whether its last frames were bad.
         self._recent: dict[str, deque[bool]] = {}
-        manifest = detector.bundle.manifest
         self._gauge: Gauge | None = None
         self._drift: DriftWatch | None = None
-        if manifest.drift is not None:
-            self._gauge = Gauge(manifest.drift, manifest.graph_input)
-            self._drift = DriftWatch(manifest.drift)
+        reference = detector.bundle.drift
+        if reference is not None:
+            self._gauge = Gauge(reference, detector.graph_input)
+            self._drift = DriftWatch(reference)
 
     def prepare(self, frame: Frame) -> Image | Laid | Verdict:
         """Return what the detector prepares, with what is read of the frame for the drift check."""
@@ -96,7 +96,7 @@ class Judge:
         """
         if self.recipe == other.recipe and self.window == other.window:
             self._recent = other._recent
-        if self.detector.bundle.manifest.drift == other.detector.bundle.manifest.drift:
+        if self.detector.bundle.drift == other.detector.bundle.drift:
             self._drift = other._drift
 
     def verdict(
@@ -187,7 +187,7 @@ class Exchange:
                 self._begun.append(following)
                 self._changed.notify_all()
             log(f"from now on: {describe(following)}")
-            log_notes(drift_notes(following.detector.bundle.manifest.drift))
+            log_notes(drift_notes(following.detector.bundle.drift))
         return self._now
 
     def offer(self, opening: Opening) -> None:

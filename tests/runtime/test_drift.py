@@ -12,9 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import SIZE, write_tiny_bundle
+from conftest import SIZE, write_levels, write_tiny_bundle
 
-from flawline.runtime.bundle import read_bundle
+from flawline.runtime.bundle import BundleError, read_bundle
+from flawline.runtime.calibrate import main as calibrate
 from flawline.runtime.drift.dependence import variance_inflation
 from flawline.runtime.drift.gauge import Gauge
 from flawline.runtime.drift.learn import learn_reference
@@ -453,3 +454,24 @@ def test_a_stream_names_the_change_and_keeps_its_verdicts(
     assert "drift" not in others[-1]["summary"]
     for line, other in zip(lines[:-1], others[:-1], strict=True):
         assert (line["score"], line["verdict"]) == (other["score"], other["verdict"])
+
+
+def test_a_calibration_replaces_the_scores_that_are_compared_with(
+    tmp_path: Path, placed: DriftReference
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle", drift=placed)
+    assert bundle.drift == placed
+    folder = write_levels(tmp_path / "good", {"": range(20, 120)}, 64)
+    words = ["--bundle", str(bundle.path), "--camera", str(folder), "--engine", "onnxruntime"]
+    assert calibrate(words) == 0
+    changed = read_bundle(bundle.path)
+    assert changed.drift is not None
+    scores = changed.drift.ranges[SCORE]
+    assert (scores.images, scores.middle) == (100, 69.5)
+    assert {**changed.drift.ranges, SCORE: None} == {**placed.ranges, SCORE: None}
+    path = bundle.path / "calibration.json"
+    content = json.loads(path.read_bytes())
+    content["scores"]["independent"] = 0
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="scores: the numbers of images do not fit together"):
+        read_bundle(bundle.path)
