@@ -15,6 +15,7 @@ from flawline.export.exported import (
     require_source,
 )
 from flawline.export.good_scores import out_of_fold_scores, require_rate
+from flawline.export.good_statistics import good_statistics
 from flawline.export.judged import judge
 from flawline.export.parity import ScoresAndMaps, compare, require_parity
 from flawline.export.provenance import bundle_provenance, trained_bit_depth
@@ -112,7 +113,7 @@ def build_bundle(
         _trained_as(checkpoint, manifest),
         provenance=bundle_provenance(checkpoint.provenance, data, command),
         source_sizes=_source_sizes(checkpoint, selection),
-        source=exported.source,
+        drift=good_statistics(selection, good),
     )
     reference = _prove(method, selection, reference, results, calibration, manifest)
     golden = _golden(selection, reference, calibration, manifest)
@@ -260,6 +261,7 @@ def manifest_of(method: Method, exported: ExportedGraph, good: GoodScores) -> Ma
         outputs=exported.outputs,
         provenance={},
         folds=good.folds,
+        source=exported.source,
     )
 
 

@@ -13,6 +13,7 @@ from flawline.export.good_scores import out_of_fold_scores
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle, read_bundle, write_calibration
 from flawline.runtime.console import log
+from flawline.runtime.drift.reference import range_of
 from flawline.runtime.engines import EngineOptions, open_engine, open_reference
 from flawline.runtime.good_images.scores import GoodScores
 from flawline.runtime.manifest import Manifest
@@ -64,9 +65,9 @@ def set_own_threshold(
                 good.out_of_fold,
             )
     log(f"the threshold is set again, with the scores of {opened.name} {opened.precision}")
-    calibration = own.calibrate(rates, bundle.manifest)
     scored = scored_by(opened.name, opened.precision)
-    write_calibration(bundle, replace(calibration, scored_by=scored))
+    calibration = own.calibrate(rates, bundle.manifest)
+    write_calibration(bundle, replace(calibration, scored_by=scored, scores=range_of(own.scores)))
     return read_bundle(bundle.path)
 
 

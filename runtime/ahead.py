@@ -6,11 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from flawline.cameras.clock import Clock, SystemClock
-from flawline.runtime.find_part import Pose
 from flawline.runtime.graph_input import Laid
 from flawline.runtime.image import Image
 from flawline.runtime.signals import SIGNAL_S
@@ -29,14 +28,14 @@ class Prepared(Generic[Item]):
     """An item, such as a frame, and what was made of it in so many milliseconds.
 
     `input` is that of the engine, uint8 [H, W, 3], or the verdict on an item that cannot be judged.
-    `by` is the function that made it. `pose` is how the part lies, if a fixture found it.
+    `by` is the function that made it. `known` is what else is known of the item, if anything is.
     """
 
     item: Item
     input: Image | Verdict
     milliseconds: float = 0.0
     by: Prepare[Item] | None = None
-    pose: Pose | None = None
+    known: Laid | None = None
 
     @classmethod
     def of(cls, item: Item, prepare: Prepare[Item]) -> Prepared[Item]:
@@ -45,8 +44,14 @@ class Prepared(Generic[Item]):
         made = prepare(item)
         milliseconds = 1e3 * (time.perf_counter() - start)
         if isinstance(made, Laid):
-            return cls(item, made.image, milliseconds, prepare, made.pose)
+            return cls(item, made.image, milliseconds, prepare, made)
         return cls(item, made, milliseconds, prepare)
+
+    def complete(self, verdict: Verdict) -> Verdict:
+        """Return a verdict on the item, with what else is known of it."""
+        if self.known is None:
+            return verdict
+        return replace(verdict, pose=self.known.pose, reading=self.known.reading)
 
     def made_by(self, prepare: Prepare[Item]) -> Prepared[Item]:
         """Return what a function makes of the item; this one if it has made it already."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from flawline.commands import command_line
 from flawline.runtime.bundle_files import BundleError, refuse, refuse_unreadable
 from flawline.runtime.calibration import Calibration
+from flawline.runtime.drift.reference import DriftReference
 from flawline.runtime.files import read_small
 from flawline.runtime.golden import Golden, read_golden
 from flawline.runtime.manifest import GOLDEN, GRAPH_OUTPUTS, MODEL, Manifest
@@ -63,6 +64,12 @@ class Bundle:
         if not self.has_map:
             return 0, 0
         return self.manifest.geometry.height, self.manifest.geometry.width
+
+    @property
+    def drift(self) -> DriftReference | None:
+        """What the frames of a stream are compared with; None if the bundle does not know it."""
+        reference = self.manifest.drift
+        return None if reference is None else reference.with_scores(self.calibration.scores)
 
     @property
     def precisions(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from flawline.runtime.calibration import Calibration
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import discard_stdout, log_notes, run_command, terminal_line
 from flawline.runtime.detector import Detector
+from flawline.runtime.drift.reference import range_of
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
 from flawline.runtime.good_parts import GOOD, GoodParts, check_beforehand, score_frames
@@ -68,7 +69,8 @@ def _recalibrate(args: argparse.Namespace) -> None:
     if not args.dry_run:
         _require_writable(bundle)
     parts, engine = _score_good_parts(bundle, args)
-    calibration = replace(_calibrate(bundle, parts, _rates(args)), scored_by=engine)
+    calibration = _calibrate(bundle, parts, _rates(args))
+    calibration = replace(calibration, scored_by=engine, scores=range_of(parts.scores))
     lines = _report(bundle.calibration, calibration, parts)
     if args.dry_run:
         unchanged = "nothing was written (--dry-run)"

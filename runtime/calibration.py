@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flawline.runtime.drift.reference import Range, range_from_json
 from flawline.runtime.manifest import SCHEMA, leave_out_no_folds, take_schema
 from flawline.runtime.scored_by import ScoredBy, scored_by_from_json
 from flawline.runtime.strict_json import StrictReader, parse_json, to_json
 
 # Keys that are left out where there is no value. An older version refuses each of them, because
-# it would run another engine, review no part, find no regions, or state rates of other thresholds.
-OPTIONAL = ("scored_by", "review", "pixels", "by_hand")
+# it would run another engine, review no part, find no regions, state rates of other thresholds, or
+# compare with other scores.
+OPTIONAL = ("scored_by", "review", "pixels", "by_hand", "scores")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Calibration:
 
     `by_hand` is None for thresholds that follow from the good images. Otherwise a person moved
     those of the score; rates and intervals are still those of the thresholds before that.
+
+    `scores` are those of the good images, for the check of drift, where they are not those of the
+    manifest; otherwise None.
     """
 
     threshold: float
@@ -66,6 +71,7 @@ class Calibration:
     review: Level | None = None
     pixels: Level | None = None
     by_hand: ByHand | None = None
+    scores: Range | None = None
 
     @property
     def review_threshold(self) -> float | None:
@@ -83,6 +89,8 @@ def calibration_to_json(calibration: Calibration) -> bytes:
     content = asdict(calibration)
     content["schema"] = SCHEMA
     leave_out_no_folds(content)
+    if calibration.scores is not None:
+        content["scores"] = calibration.scores.to_json()
     for key in OPTIONAL:
         if content[key] is None:
             del content[key]
@@ -105,6 +113,7 @@ def calibration_from_json(data: bytes) -> Calibration:
         review=_level_from_json(reader.take_object("review"), "review"),
         pixels=_level_from_json(reader.take_object("pixels"), "pixels"),
         by_hand=_by_hand_from_json(reader.take_object("by_hand")),
+        scores=_scores_from_json(reader.take_object("scores")),
     )
     reader.finish()
     if not 0 < calibration.false_alarm_rate < 1:
@@ -147,6 +156,10 @@ def _level_from_json(content: Mapping[str, Any] | None, name: str) -> Level | No
     if not 0 < level.rate < 1:
         reader.refuse("rate is not between 0 and 1")
     return level
+
+
+def _scores_from_json(content: Mapping[str, Any] | None) -> Range | None:
+    return None if content is None else range_from_json(content, "scores")
 
 
 def _by_hand_from_json(content: Mapping[str, Any] | None) -> ByHand | None:

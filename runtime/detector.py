@@ -150,7 +150,7 @@ class Detector:
             if isinstance(made.input, Verdict):
                 verdicts.insert(place, made.input)
             else:
-                verdicts[place] = verdicts[place].at(made.pose)
+                verdicts[place] = made.complete(verdicts[place])
         return verdicts
 
     def warm_up(self, largest: int) -> None:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.drift.reading import Reading
 from flawline.runtime.find_part import Pose
 from flawline.runtime.fixture import Fixture
 from flawline.runtime.image import (
@@ -33,10 +34,15 @@ SOURCE = "source"
 
 
 class Laid(NamedTuple):
-    """A prepared frame whose part was laid by the fixture, and how the part lay in the frame."""
+    """A prepared frame, and what else is known of it.
+
+    `pose` is how the part lay in the frame, if a fixture has laid it, and `reading` what was read
+    for the check of drift, if there is one.
+    """
 
     image: Image
-    pose: Pose
+    pose: Pose | None = None
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)

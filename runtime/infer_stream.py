@@ -32,17 +32,20 @@ from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import log, log_notes, run_command, warn
 from flawline.runtime.detector import Detector
+from flawline.runtime.drift.watch import drift_notes
 from flawline.runtime.engines import (
     add_engine_arguments,
     add_streams_argument,
 )
 from flawline.runtime.environment import opencv_conflict, quiet_opencv
+from flawline.runtime.masters.arguments import add_masters_arguments
 from flawline.runtime.signals import signal_handlers
 from flawline.runtime.signing.arguments import add_trusted_argument
 from flawline.runtime.stage_times import stage_table
 from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.judge import Exchange, require_same_maps
 from flawline.runtime.station.life_signs import open_life_signs
+from flawline.runtime.station.masters_watch import MastersWatch
 from flawline.runtime.station.output_arguments import (
     add_output_arguments,
     check_output_arguments,
@@ -118,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add_run_arguments(parser)
     add_several_cameras_arguments(parser)
     add_region_arguments(parser)
+    add_masters_arguments(parser)
     parser.add_argument(
         "--accept-size",
         action="store_true",
@@ -159,9 +163,7 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
         batch = _batch_in_flight(args, cameras)
         if len(cameras) > 1:
             station = Station(cameras, station_settings(args))
-        feed = None
-        if args.parts is not None:
-            feed = PartFeed(args.parts, *cameras)
+        feed = None if args.parts is None else PartFeed(args.parts, *cameras)
         opened = [stack.enter_context(output) for output in open_outputs(args, bundle)]
         check = _check(bundle, station, batch or 1)
         exchange = stack.enter_context(Exchange(setup.open_judge(bundle, check)))
@@ -183,6 +185,7 @@ def _stream(args: argparse.Namespace, setup: StreamSetup) -> None:
             # The camera is closed before the signals get their former meaning back.
             stack.callback(camera.close)
         stack.enter_context(setup.watch(exchange, check, watched))
+        stack.enter_context(MastersWatch(exchange, end))
         if feed is not None:
             feed.start()
         tally = Tally(profile=args.profile)
@@ -243,6 +246,7 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
         log(f"inspected: {graph_input.area}; frames of another size are rejected")
     if graph_input.fixture is not None:
         log(f"parts are laid as in a reference picture: {graph_input.fixture}")
+    log_notes(drift_notes(detector.bundle.drift))
 
 
 def _log_profile(tally: Tally) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.drift.reference import DRIFT, DriftReference, reference_from_json
 from flawline.runtime.fixture import FIXTURE, Fixture, fixture_from_json
 from flawline.runtime.graph_input import (
     SOURCE,
@@ -39,7 +40,7 @@ from flawline.runtime.trained_images import TRAINED_IMAGES, take_hashes
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
 # Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes`, `folds`,
-# `trained_images`, `source`, `tiles`, `inspected_area`, `fixture` and the `checksum`.
+# `trained_images`, `source`, `tiles`, `inspected_area`, `fixture`, `drift` and the `checksum`.
 # calibration.json follows the same number.
 SCHEMA = 2
 READABLE = (1, 2)
@@ -88,7 +89,8 @@ class Manifest:
     are the camera's frames that the graphs take; with None they take prepared images, or with
     `tiles` parts of these. `inspected_area` is the part of the camera's frame that is inspected;
     None for all of it. `fixture` lays parts as in a reference picture first; None takes them as
-    they lie.
+    they lie. `drift` is what the frames of a stream are compared with, to notice that they are no
+    longer like the good images; None where it is not known.
     """
 
     method: str
@@ -110,6 +112,7 @@ class Manifest:
     tiles: Tiling | None = None
     inspected_area: InspectedArea | None = None
     fixture: Fixture | None = None
+    drift: DriftReference | None = None
 
     @cached_property
     def graph_input(self) -> GraphInput:
@@ -163,6 +166,10 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
         del content[FIXTURE]
     else:
         content[FIXTURE] = manifest.fixture.to_json()
+    if manifest.drift is None:
+        del content[DRIFT]
+    else:
+        content[DRIFT] = manifest.drift.to_json()
     content[CHECKSUM] = checksum(content)
     return to_json(content)
 
@@ -179,10 +186,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
     reader = StrictReader(content)
     files = _files_from_json(reader)
     geometry = geometry_from_json(reader)
-    provenance = reader.take("provenance", dict)
-    for value in provenance.values():
-        if not isinstance(value, str):
-            reader.refuse("provenance holds values that are not text")
+    provenance = _provenance_from_json(reader)
     bit_depth = _take_bit_depth(reader, schema, provenance)
     manifest = Manifest(
         method=reader.take("method", str),
@@ -208,10 +212,19 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
             tiles=tiling_from_json(reader.take_object(TILES)),
             inspected_area=area_from_json(reader.take_object(INSPECTED_AREA)),
             fixture=fixture_from_json(reader.take_object(FIXTURE)),
+            drift=reference_from_json(reader.take_object(DRIFT)),
         )
     reader.finish()
     _check_manifest(reader, manifest)
     return manifest, files
+
+
+def _provenance_from_json(reader: StrictReader) -> dict[str, str]:
+    provenance = reader.take("provenance", dict)
+    for value in provenance.values():
+        if not isinstance(value, str):
+            reader.refuse("provenance holds values that are not text")
+    return provenance
 
 
 def _check_manifest(reader: StrictReader, manifest: Manifest) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 from flawline.runtime.ahead import Prepared
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError, EngineUnavailable
-from flawline.runtime.find_part import Pose
 from flawline.runtime.image import Image
 from flawline.runtime.verdict import Verdict
 
@@ -90,7 +89,7 @@ class _Batch(Generic[Item]):
     """Items in their order, some of which have a verdict already; the others are images."""
 
     def __init__(self) -> None:
-        self._items: list[tuple[Item, Verdict | None, Pose | None]] = []
+        self._items: list[Prepared[Item]] = []
         self._images: list[Image] = []
         # How long they took to be prepared, and when they were submitted, in seconds.
         self._prepare_ms = 0.0
@@ -101,10 +100,8 @@ class _Batch(Generic[Item]):
     def add(self, prepared: Prepared[Item]) -> None:
         """Add an item."""
         self._prepare_ms += prepared.milliseconds
-        if isinstance(prepared.input, Verdict):
-            self._items.append((prepared.item, prepared.input, None))
-        else:
-            self._items.append((prepared.item, None, prepared.pose))
+        self._items.append(prepared)
+        if not isinstance(prepared.input, Verdict):
             self._images.append(prepared.input)
 
     def is_full(self, size: int) -> bool:
@@ -129,10 +126,11 @@ class _Batch(Generic[Item]):
         results: Iterator[Verdict] = iter(())
         if self._images:
             results = iter(self._results(detector))
-        for item, verdict, pose in self._items:
-            if verdict is None:
-                verdict = next(results).at(pose)
-            yield item, verdict
+        for made in self._items:
+            if isinstance(made.input, Verdict):
+                yield made.item, made.input
+            else:
+                yield made.item, made.complete(next(results))
 
     def _results(self, detector: Detector) -> list[Verdict]:
         """Wait for the engine, and return the verdicts on the images."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from flawline.runtime.drift.reading import Reading
 from flawline.runtime.find_part import Pose
 from flawline.runtime.image import Map
 
@@ -37,6 +38,8 @@ class Verdict:
     says that, and `recent_bad` counts them, with this one; otherwise it is None.
 
     `pose` says how the part lies in the image, if the bundle has a fixture and it found the part.
+    `reading` is what was read of the image for the check of drift, and `drift` the warnings of that
+    check that are on for its camera; see `runtime/drift/`.
     """
 
     score: float
@@ -48,10 +51,8 @@ class Verdict:
     review_threshold: float | None = None
     recent_bad: int | None = None
     pose: Pose | None = None
-
-    def at(self, pose: Pose | None) -> Verdict:
-        """Return this verdict with the pose that the fixture found; None is no fixture."""
-        return self if pose is None else replace(self, pose=pose)
+    reading: Reading | None = None
+    drift: tuple[str, ...] = ()
 
     @property
     def judged(self) -> bool:

@@ -17,6 +17,10 @@ from flawline.runtime.strict_json import SchemaError, StrictReader, parse_json
 
 # The `what` of the line after one that was cut off, as by a power failure.
 REPAIR = "repair"
+# The `what` of a line about a check of master parts.
+MASTERS = "masters"
+# Lines that state no change: what is logged stays as it was.
+NO_CHANGE = (REPAIR, MASTERS)
 
 State = Mapping[str, Any]
 

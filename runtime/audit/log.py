@@ -14,6 +14,7 @@ from pathlib import Path
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.audit.entry import (
+    NO_CHANGE,
     REPAIR,
     Entry,
     State,
@@ -106,9 +107,9 @@ class AuditLog:
         self._descriptor = descriptor
 
     def last(self, *what: str) -> Entry | None:
-        """Return the last entry of one of these kinds, without any of all; None if there is none.
+        """Return the last entry of one of these kinds; None if there is none.
 
-        Raises AuditError.
+        Without a kind it is the last one that states a change. Raises AuditError.
         """
         try:
             return last_entry(self._descriptor, *what)
@@ -203,17 +204,20 @@ def _is_log(descriptor: int) -> bool:
     return LOG_START.startswith(start)
 
 
-def last_entry(descriptor: int, *what: str) -> Entry | None:
-    """Return the last entry of an open log of one of these kinds; None if there is none.
+def last_entry(
+    descriptor: int, *what: str, accept: Callable[[Entry], bool] = lambda entry: True
+) -> Entry | None:
+    """Return the last entry of an open log of one of these kinds that is accepted, or None.
 
-    Without a kind it is the last one that is no repair. Raises OSError.
+    Without a kind it is the last one that states a change. Raises OSError.
     """
     size = os.fstat(descriptor).st_size
     for line in lines_backwards(descriptor, size):
         entry = read_entry(line)
-        if entry is None or entry.what == REPAIR:
+        if entry is None:
             continue
-        if not what or entry.what in what:
+        is_wanted = entry.what in what if what else entry.what not in NO_CHANGE
+        if is_wanted and accept(entry):
             return entry
     return None
 

@@ -70,8 +70,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
     number of frames dropped so far. "camera" is there if there are several or it has a name, "part"
     if the camera knows the part, and "views" if the part has several exposures. A judged frame has
     "regions" and "regions_total" if the bundle gives them. "recipe" is there if the stream has
-    recipes, "recent_bad" if frames are rejected by several of them, and "pose" if a fixture found
-    the part.
+    recipes, "recent_bad" if frames are rejected by several of them, "drift" while warnings of the
+    drift check are on, and "pose" if a fixture found the part.
     """
     frame = judgement.frame
     verdict = judgement.verdict
@@ -93,6 +93,8 @@ def record(judgement: Judgement) -> dict[str, Any]:
         line["review_threshold"] = verdict.review_threshold
     if verdict.recent_bad is not None:
         line["recent_bad"] = verdict.recent_bad
+    if verdict.drift:
+        line["drift"] = list(verdict.drift)
     if verdict.pose is not None:
         line["pose"] = _pose(verdict.pose)
     if judgement.live:

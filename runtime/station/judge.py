@@ -13,9 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from flawline import FlawlineError
+from flawline.cameras import Frame
 from flawline.runtime.bundle import Bundle, BundleError
-from flawline.runtime.console import describe_failure, first_line, log, warn
+from flawline.runtime.console import describe_failure, first_line, log, log_notes, warn
 from flawline.runtime.detector import Detector
+from flawline.runtime.drift.gauge import Gauge
+from flawline.runtime.drift.watch import Change, DriftWatch, drift_notes
+from flawline.runtime.graph_input import Laid
+from flawline.runtime.image import Image
+from flawline.runtime.masters.rule import MastersRule
 from flawline.runtime.verdict import Verdict
 
 JOIN_S = 5.0  # seconds that `close` waits for an engine that is being opened
@@ -44,7 +50,8 @@ class Judge:
     """A detector, the name of the recipe that it is of, and what a camera adds to its verdicts.
 
     `levels` has the name of each camera with thresholds other than those of the detector. With a
-    `window`, single frames do not reject; see `verdict`.
+    `window`, single frames do not reject; see `verdict`. `masters` is what is demanded of the
+    master parts; None demands nothing.
     """
 
     def __init__(
@@ -53,32 +60,57 @@ class Judge:
         recipe: str | None = None,
         levels: Mapping[str, Levels] | None = None,
         window: Window | None = None,
+        masters: MastersRule | None = None,
     ) -> None:
         self.detector = detector
         self.recipe = recipe
         self.levels = dict(levels or {})
         self.window = window
+        self.masters = masters
         # Called once when it begins to judge in the place of another, by a thread that is not the
         # stream's. May raise FlawlineError.
         self.on_begin: Callable[[], None] = lambda: None
         # For each camera, whether its last frames were bad.
         self._recent: dict[str, deque[bool]] = {}
+        self._gauge: Gauge | None = None
+        self._drift: DriftWatch | None = None
+        reference = detector.bundle.drift
+        if reference is not None:
+            self._gauge = Gauge(reference, detector.graph_input)
+            self._drift = DriftWatch(reference)
+
+    def prepare(self, frame: Frame) -> Image | Laid | Verdict:
+        """Return what the detector prepares, with what is read of the frame for the drift check."""
+        made = self.detector.prepare(frame)
+        if self._gauge is None or isinstance(made, Verdict):
+            return made
+        if not isinstance(made, Laid):
+            made = Laid(made)
+        return made._replace(reading=self._gauge.read(made.image))
 
     def follow(self, other: Judge) -> None:
         """Count the last frames of another one in the window, if it judged by the same recipe.
 
-        The same bad place is in several frames, some of which may be from before the exchange.
+        The same bad place is in several frames, some of which may be from before the exchange. The
+        check of drift continues if frames are compared with the same.
         """
         if self.recipe == other.recipe and self.window == other.window:
             self._recent = other._recent
+        if self.detector.bundle.drift == other.detector.bundle.drift:
+            self._drift = other._drift
 
-    def verdict(self, verdict: Verdict, camera: str) -> Verdict:
+    def verdict(
+        self, verdict: Verdict, camera: str, note: Callable[[Change], None] = lambda change: None
+    ) -> Verdict:
         """Return what becomes of the detector's verdict on the next frame of a camera.
 
         It gets the thresholds of the camera. With a window, the frame is rejected while enough of
         the last frames are bad, with this one, and is not rejected otherwise, whatever its score.
-        A frame that could not be judged is always rejected, and counts as bad.
+        A frame that could not be judged is always rejected, and counts as bad. The check of drift
+        changes no verdict; it adds the names of its warnings that are on, and calls `note` with one
+        that begins or ends.
         """
+        verdict = self._with_drift(verdict, camera, note)
         levels = self.levels.get(camera)
         if levels is not None:
             verdict = dataclasses.replace(
@@ -94,6 +126,16 @@ class Judge:
         bad = sum(recent)
         anomalous = not verdict.judged or bad >= self.window.frames
         return dataclasses.replace(verdict, anomalous=anomalous, recent_bad=bad)
+
+    def _with_drift(self, verdict: Verdict, camera: str, note: Callable[[Change], None]) -> Verdict:
+        if self._drift is None:
+            return verdict
+        if verdict.reading is not None and verdict.judged:
+            for change in self._drift.add(camera, verdict.reading, verdict.score):
+                note(change)
+        # What was read is of no further use.
+        names = self._drift.active(camera)
+        return dataclasses.replace(verdict, reading=None, drift=names)
 
 
 # Opens what is to judge next; raises FlawlineError if it cannot be used.
@@ -145,6 +187,7 @@ class Exchange:
                 self._begun.append(following)
                 self._changed.notify_all()
             log(f"from now on: {describe(following)}")
+            log_notes(drift_notes(following.detector.bundle.drift))
         return self._now
 
     def offer(self, opening: Opening) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from flawline.cameras import Frame, events
 from flawline.cameras.events import CameraEvent
 from flawline.runtime.console import log, warn
+from flawline.runtime.drift.watch import Change
 from flawline.runtime.outputs import ViewVerdict
 from flawline.runtime.verdict import Verdict
 
@@ -52,6 +53,10 @@ class FrameNotices:
         if frame.part is not None:
             name += f", part {frame.part},"
         self.warn(UNJUDGED, f"{name} was not judged, and its part rejected: {verdict.reason}")
+
+    def drift(self, change: Change) -> None:
+        """Warn that a warning of the drift check begins or ends; there are few."""
+        warn(f"warning: {self._prefix}{change.text}")
 
     def event(self, event: CameraEvent) -> None:
         """Warn of an event of the camera; each name is a kind of its own.

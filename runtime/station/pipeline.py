@@ -10,11 +10,12 @@ The three work on different frames at the same time, and each hands them on in t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from flawline.cameras import Camera, Frame
 from flawline.runtime.ahead import Ahead, NoteStage, Prepared
 from flawline.runtime.detector import Detector
+from flawline.runtime.drift.watch import Change
 from flawline.runtime.outputs import Output
 from flawline.runtime.station.judge import Exchange, Judge, exchange_of
 from flawline.runtime.station.life_signs import LifeSigns
@@ -58,7 +59,7 @@ def run_stream(
     reporter = Reporter(judge, outputs, tally, [camera], stop.is_set)
     reporter.attach()
     frames = _frames(camera, stop, max_frames)
-    prepare = judge.detector.prepare
+    prepare = judge.prepare
     note = tally.stages.note
     life = life or LifeSigns()
     newest = camera.newest_only
@@ -67,7 +68,7 @@ def run_stream(
         try:
             with ahead as items:
                 life.begin({camera.name or ONLY: camera.pending}, reporter.pending, tally)
-                segments = _Segments(items, exchange, batch, camera)
+                segments = _Segments(items, exchange, batch, camera, notices.drift)
                 for part in _parts(segments, reporter, note, life):
                     reporter.report(part, camera, notices)
         finally:
@@ -100,16 +101,23 @@ class _Segments:
     """Iterates over what judges a stream, one after the other; `verdicts` gives those of each.
 
     The frames of one end before the first frame of a part for which another one is ready. `batch`
-    is as of `run_stream`, and `items` are the frames of the camera.
+    is as of `run_stream`, and `items` are the frames of the camera. `drift` is called with each
+    warning of the drift check that begins or ends.
     """
 
     def __init__(
-        self, items: Ahead[Frame], exchange: Exchange, batch: int | None, camera: Camera
+        self,
+        items: Ahead[Frame],
+        exchange: Exchange,
+        batch: int | None,
+        camera: Camera,
+        drift: Callable[[Change], None],
     ) -> None:
         self._items = items
         self._exchange = exchange
         self._batch = batch
         self._camera = camera
+        self._drift = drift
         # The frame that ended a segment.
         self._held: Prepared[Frame] | None = None
         self._ended = False
@@ -117,7 +125,7 @@ class _Segments:
     def __iter__(self) -> Iterator[Judge]:
         while not self._ended:
             judge = self._exchange.take()
-            self._items.change_prepare(judge.detector.prepare)
+            self._items.change_prepare(judge.prepare)
             yield judge
 
     def verdicts(self, judge: Judge) -> Iterator[tuple[Frame, Verdict]]:
@@ -127,7 +135,7 @@ class _Segments:
         if self._batch is not None:
             judged = judge_in_flight(judge.detector, items, self._batch)
         for frame, verdict in judged:
-            yield frame, judge.verdict(verdict, self._camera.name or ONLY)
+            yield frame, judge.verdict(verdict, self._camera.name or ONLY, self._drift)
 
     def _prepared(self, judge: Judge) -> Iterator[Prepared[Frame]]:
         while True:
@@ -143,8 +151,8 @@ class _Segments:
             if frame is None:
                 continue
             if frame is not made.item:
-                made = Prepared.of(frame, judge.detector.prepare)
-            yield made.made_by(judge.detector.prepare)
+                made = Prepared.of(frame, judge.prepare)
+            yield made.made_by(judge.prepare)
 
 
 def _one_by_one(

@@ -14,6 +14,7 @@ from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.command_parser import path_argument
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import engine_options
+from flawline.runtime.masters.arguments import masters_rule
 from flawline.runtime.signing.arguments import trusted_keys
 from flawline.runtime.station.bundle_watch import BundleOffers, WatchedBundle
 from flawline.runtime.station.judge import Exchange, Judge
@@ -90,7 +91,7 @@ class FlagSetup:
         options = engine_options(args)
         size = args.accept_size
         detector = Detector(bundle, args.engine, options, accept_size=size, region_settings=regions)
-        return checked(Judge(detector), check)
+        return checked(Judge(detector, masters=masters_rule(args)), check)
 
     def watch(
         self, exchange: Exchange, check: Check, watched: WatchedBundle
@@ -108,9 +109,14 @@ class FlagSetup:
 
 
 def checked(judge: Judge, check: Check) -> Judge:
-    """Return a judge whose detector fits the stream; close the detector of another one."""
+    """Return a judge whose detector fits the stream; close the detector of another one.
+
+    Its master parts are checked, too, if that is demanded.
+    """
     try:
         check(judge.detector)
+        if judge.masters is not None:
+            judge.masters.require(judge.detector)
     except BaseException:
         judge.detector.close()
         raise

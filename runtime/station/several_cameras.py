@@ -186,7 +186,7 @@ class _Loop:
         batches = self._station.batches(self._exchange.now.detector)
         readers = self._station.readers
         for reader in readers:
-            reader.start(self._exchange.now.detector.prepare)
+            reader.start(self._exchange.now.prepare)
         pending = {reader.name: partial(self._pending, reader) for reader in readers}
         self._life.begin(pending, self._reporter.pending, self._tally)
         while not self._is_full():
@@ -232,7 +232,7 @@ class _Loop:
         """Let another one judge from now on; return the largest batch that it takes."""
         judge = self._exchange.take()
         for reader in self._station.readers:
-            reader.change_prepare(judge.detector.prepare)
+            reader.change_prepare(judge.prepare)
         self._reporter.change_judge(judge)
         return self._station.largest(judge.detector)
 
@@ -247,8 +247,8 @@ class _Loop:
     def _judge(self, batch: Batch) -> None:
         """Judge a batch and report the parts that it completes."""
         judge = self._exchange.now
-        prepare = judge.detector.prepare
-        verdicts = judge.detector.judge_prepared([made.made_by(prepare) for _, made in batch])
+        prepared = [made.made_by(judge.prepare) for _, made in batch]
+        verdicts = judge.detector.judge_prepared(prepared)
         judged = [verdict for verdict in verdicts if verdict.judged]
         self._frames += len(judged)
         if judged:
@@ -257,7 +257,7 @@ class _Loop:
         for (reader, made), verdict in zip(batch, verdicts, strict=True):
             self._note("prepare", 1e-3 * made.milliseconds)
             self._reporter.note_size(made.item)
-            verdict = judge.verdict(verdict, reader.name)
+            verdict = judge.verdict(verdict, reader.name, reader.notices.drift)
             self._report(self._parts.add(reader, made.item, verdict, time.monotonic()))
 
     def _report(self, parts: Sequence[PartVerdict]) -> None:

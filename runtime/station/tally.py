@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +38,8 @@ class Tally:
         # Parts for review; None while no verdict has a threshold for them.
         self.review: int | None = None
         self.unjudged = 0
+        # Parts that were judged while a warning of the drift check was on, by its name.
+        self.drift: Counter[str] = Counter()
         self.latency: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self.ages: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self._clock = clock
@@ -50,6 +52,7 @@ class Tally:
         `age` is that of its frame in seconds, if the camera states it.
         """
         self.frames += 1
+        self.drift.update(verdict.drift)
         if verdict.review_threshold is not None:
             self.review = (self.review or 0) + int(verdict.review)
         if verdict.judged:
@@ -85,6 +88,8 @@ class Tally:
         if self.review is not None:
             summary["review"] = self.review
         summary["unjudged"] = self.unjudged
+        if self.drift:
+            summary["drift"] = dict(self.drift)
         if self.profile:
             summary["profile"] = self.stages.summary()
         return summary

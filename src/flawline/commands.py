@@ -38,6 +38,9 @@ COMMANDS = {
     "teach": Command(
         "flawline.runtime.teach:main", "teach a detector on the box from good parts, without torch"
     ),
+    "masters": Command(
+        "flawline.runtime.masters.__main__:main", "check that known parts are judged as known"
+    ),
     "recipe": Command(
         "flawline.runtime.station.recipe:main", "change the recipe of a station while it runs"
     ),

@@ -192,7 +192,7 @@ def test_flags_that_the_file_states_are_refused(
     with pytest.raises(SystemExit) as ended:
         stream(["--station", str(folder / "station.json"), *words])
     assert ended.value.code == 2
-    message = f"{words[0]} is not for a stream with --station, whose file says it"
+    message = f"{words[0]} does not go with --station, whose file says it"
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 

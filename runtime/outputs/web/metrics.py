@@ -15,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from flawline import __version__
+from flawline.runtime.drift.quantities import CAUSES
 from flawline.runtime.outputs.web.board import Board
 from flawline.runtime.outputs.web.lane import LATENCY_BOUNDS, LaneView
 from flawline.runtime.outputs.web.state import faults_of
@@ -109,6 +110,11 @@ def _gauges(views: Mapping[str, LaneView]) -> Iterable[Metric]:
     review = _gauge("review_threshold", "a frame with a higher score is for review")
     fps = _gauge("fps", "frames per second")
     silent = _gauge("seconds_since_frame", "seconds since the newest frame was judged")
+    drift = GaugeMetricFamily(
+        f"{PREFIX}_drift",
+        "1 while the frames are not like the good images of the training",
+        labels=["camera", "warning"],
+    )
     for name, view in views.items():
         fps.add_metric([name], view.fps)
         if view.silent_s is not None:
@@ -117,11 +123,13 @@ def _gauges(views: Mapping[str, LaneView]) -> Iterable[Metric]:
         if verdict is None:
             continue
         threshold.add_metric([name], verdict.threshold)
+        for cause in CAUSES:
+            drift.add_metric([name, cause], int(cause in verdict.drift))
         if verdict.judged:
             score.add_metric([name], verdict.score)
         if verdict.review_threshold is not None:
             review.add_metric([name], verdict.review_threshold)
-    return score, threshold, review, fps, silent
+    return score, threshold, review, fps, silent, drift
 
 
 def _latency(views: Mapping[str, LaneView]) -> Metric:

@@ -11,6 +11,8 @@ from flawline.runtime.audit.log import open_log
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineOptions
+from flawline.runtime.masters.check import Masters
+from flawline.runtime.masters.rule import MastersRule
 from flawline.runtime.regions import RegionSettings, regions_missing
 from flawline.runtime.signing.keys import read_trusted
 from flawline.runtime.station.judge import Judge, Levels, Window
@@ -34,14 +36,32 @@ def open_judge(station: Station, check: Check, bundle: Bundle, running: bool = F
     ready, and that other line when this one begins to judge. Raises StationError, BundleError,
     EngineError, AuditError and what `check` raises.
     """
-    content = station.content
     recipe = station.recipe
+    detector = open_detector(station, recipe, bundle)
+    window = _window(station.content.reject_after)
+    judge = Judge(detector, recipe.name, _levels(recipe), window, rule_of(station, recipe))
+    checked(judge, check)
+    try:
+        if running:
+            _log_ready(station, judge)
+            judge.on_begin = partial(_log_in_use, station, judge)
+        else:
+            _log_in_use(station, judge)
+    except BaseException:
+        detector.close()
+        raise
+    return judge
+
+
+def open_detector(station: Station, recipe: Recipe, bundle: Bundle) -> Detector:
+    """Open the detector of a recipe with its bundle. Raises StationError and EngineError."""
+    content = station.content
     check_recipe(station, recipe, bundle)
     engine = content.engine
     cache = None if engine.cache is None else station.folder / engine.cache
     server = recipe.server or engine.server
     options = EngineOptions(engine.threads, engine.precision, cache, engine.streams, server)
-    detector = Detector(
+    return Detector(
         bundle,
         engine.name,
         options,
@@ -50,17 +70,23 @@ def open_judge(station: Station, check: Check, bundle: Bundle, running: bool = F
         recipe.review_threshold,
         _region_settings(recipe),
     )
-    judge = Judge(detector, recipe.name, _levels(recipe), _window(content.reject_after))
 
-    def check_and_log(detector: Detector) -> None:
-        check(detector)
-        if running:
-            _log_ready(station, judge)
-            judge.on_begin = partial(_log_in_use, station, judge)
-        else:
-            _log_in_use(station, judge)
 
-    return checked(judge, check_and_log)
+def masters_of(recipe: Recipe) -> Masters | None:
+    """Return the master parts of a recipe; None if it has none."""
+    masters = recipe.masters
+    if masters is None:
+        return None
+    return Masters(masters.good, masters.bad, masters.max_frames)
+
+
+def rule_of(station: Station, recipe: Recipe) -> MastersRule | None:
+    """Return what a recipe demands of its master parts; None if it has none."""
+    masters = recipe.masters
+    if masters is None:
+        return None
+    longest = None if masters.max_age_h is None else 3600 * masters.max_age_h
+    return MastersRule(masters_of(recipe), longest, station.path)
 
 
 def bundle_reader(station: Station, keys: Sequence[Path] = ()) -> Callable[[Path], Bundle]:

@@ -64,6 +64,20 @@ class CameraThresholds(Struct, frozen=True):
     ] = None
 
 
+class MasterParts(Struct, frozen=True):
+    """Parts that are known to be good or bad, which are checked before the first frame."""
+
+    good: Annotated[Text, Meta(description="folder of good master parts, or a camera")]
+    bad: Annotated[Text, Meta(description="folder of bad master parts, or a camera")]
+    max_frames: Annotated[
+        Count | None, Meta(description="parts of each kind; for a camera that does not end")
+    ] = None
+    max_age_h: Annotated[
+        Positive | None,
+        Meta(description="end the stream when the last check is older than so many hours"),
+    ] = None
+
+
 class Recipe(Struct, frozen=True):
     """What parts of one kind are judged with."""
 
@@ -87,6 +101,7 @@ class Recipe(Struct, frozen=True):
     server: Annotated[
         Text | None, Meta(description="the server of this bundle, in place of that of the engine")
     ] = None
+    masters: MasterParts | None = None
 
 
 class RejectAfter(Struct, frozen=True):

@@ -24,18 +24,24 @@ from flawline.runtime.station.setup import Check
 BESIDE = ("station", "parts", "max_frames", "profile", "alive", "trusted_key", "list")
 
 
-def refuse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> None:
+def refuse_flags(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    beside: Sequence[str] = BESIDE,
+) -> None:
     """End the command with an error if a flag was given whose value the station file states.
 
-    `parser` is the one of the command; it is of no further use.
+    `parser` is the one of the command; it is of no further use. `beside` are flags that say nothing
+    about the station itself.
     """
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     given = vars(parser.parse_args(argv))
-    for name in given:
-        if name not in BESIDE:
+    for name, value in given.items():
+        # Some versions of argparse give this value to an argument without a flag that is absent.
+        if name not in beside and str(value) != argparse.SUPPRESS:
             flag = f"--{name.replace('_', '-')}"
-            parser.error(f"{flag} is not for a stream with --station, whose file says it")
+            parser.error(f"{flag} does not go with --station, whose file says it")
 
 
 class StationSetup:

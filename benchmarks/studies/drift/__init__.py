@@ -1,0 +1,1 @@
+"""Study: changes of a stream that are named, and warnings without a change."""

@@ -1,0 +1,263 @@
+"""Streams of good frames, as they are and after changes, and the warnings that they give."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from flawline.benchmarks.perturbations import perturb
+from flawline.benchmarks.studies.drift.subjects import Subject
+from flawline.benchmarks.train_bundle import train_bundle
+from flawline.cameras import Frame
+from flawline.runtime.ahead import Prepared
+from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.console import log
+from flawline.runtime.detector import Detector
+from flawline.runtime.drift.gauge import Gauge
+from flawline.runtime.drift.learn import learn_reference
+from flawline.runtime.drift.quantities import FOCUS, LIGHT, POSITION, PRODUCT, SCORE
+from flawline.runtime.drift.reading import Reading
+from flawline.runtime.drift.reference import DriftReference
+from flawline.runtime.drift.watch import DriftWatch
+from flawline.runtime.engines import REFERENCE_ENGINE, EngineOptions
+from flawline.runtime.environment import cpu_name, versions
+from flawline.runtime.graph_input import GraphInput
+from flawline.runtime.image import Geometry, Image
+from flawline.runtime.load import read_cpu, share_of_others
+from flawline.runtime.station.judge import Judge
+from flawline.train import TrainError
+from flawline.train.data.demo import PRODUCTS, render
+from flawline.train.progress import Bars
+
+# Each change of a frame, its strength, and the warning that it asks for. The first of each kind are
+# those that a stream must name; the others show how small a change is seen.
+CHANGES = (
+    ("gain", 0.7, LIGHT),
+    ("gain", 1.3, LIGHT),
+    ("blur", 2.0, FOCUS),
+    ("shift", 8.0, POSITION),
+    ("gain", 0.85, LIGHT),
+    ("gain", 1.15, LIGHT),
+    ("vignette", 0.3, LIGHT),
+    ("colour temperature", 1.1, LIGHT),
+    ("blur", 1.0, FOCUS),
+    ("shift", 3.0, POSITION),
+)
+REQUIRED = CHANGES[:4]
+# Frames within which a change must be named, and good frames before it.
+ALLOWED = 100
+BEFORE = 200
+ROUNDS = 300
+Row = dict[str, Any]
+
+
+class Judged(NamedTuple):
+    """What the check of drift gets of a frame."""
+
+    reading: Reading
+    score: float
+
+
+def measure_changes(
+    subject: Subject,
+    subjects: Sequence[Subject],
+    flags: Sequence[str],
+    folder: Path,
+    seed: int,
+    frames: int,
+    streams: int,
+) -> list[Row]:
+    """Train on a subject, and return the rows of its good frames and of each change.
+
+    The other `subjects` are other products. Raises TrainError if the export fails.
+    """
+    bundle = _bundle(subject, flags, folder, seed)
+    reference = bundle.manifest.drift
+    if reference is None:
+        raise TrainError(f"{subject.name}: the bundle has no statistics of its good images")
+    rows = []
+    with Detector(bundle, REFERENCE_ENGINE, EngineOptions(threads=1)) as detector, Bars() as bars:
+        judge = Judge(detector)
+        facts = _facts(subject, detector, reference, seed)
+        numbers = subject.numbers(frames)
+        good = _judged(judge, subject, numbers, None, bars)
+        found = _warnings(reference, good)
+        different = len(set(numbers))
+        row = {"part": "good", "frames": frames, "different": different, "warnings": dict(found)}
+        rows.append({**facts, **row})
+        log(f"{subject.name}: {sum(found.values())} warnings in {frames} good frames")
+        for name, strength, cause in CHANGES:
+            numbers = subject.numbers(min(ALLOWED, subject.different))
+            change = _change(name, strength)
+            changed = _judged(judge, subject, numbers, change, bars)
+            case = {"change": name, "strength": strength, "cause": cause}
+            rows.append({**facts, **case, **_named(reference, good, changed, cause, streams)})
+        for other in subjects:
+            if other.name == subject.name:
+                continue
+            numbers = other.numbers(min(ALLOWED, other.different))
+            changed = _judged(judge, other, numbers, None, bars)
+            case = {"change": other.name, "strength": None, "cause": PRODUCT}
+            rows.append({**facts, **case, **_named(reference, good, changed, PRODUCT, streams)})
+    return rows
+
+
+def _bundle(subject: Subject, flags: Sequence[str], folder: Path, seed: int) -> Bundle:
+    path = folder / "bundles" / subject.name
+    if (path / "manifest.json").exists():
+        log(f"{path} is there already; delete it to train again")
+        return read_bundle(path)
+    if train_bundle(subject.data, seed, flags, path, folder / f"{subject.name}.pt") is None:
+        raise TrainError(f"{subject.name}: the export failed; see the message above")
+    return read_bundle(path)
+
+
+def _facts(subject: Subject, detector: Detector, reference: DriftReference, seed: int) -> Row:
+    manifest = detector.bundle.manifest
+    scores = reference.ranges.get(SCORE)
+    return {
+        "data": subject.name,
+        "method": manifest.method,
+        "seed": seed,
+        "good_images": reference.ranges["brightness"].images,
+        "good_scores": 0 if scores is None else scores.images,
+        "independent": {name: good.independent for name, good in reference.ranges.items()},
+        "position": reference.picture is not None,
+        "engine": detector.engine.description,
+        "device": cpu_name(),
+        "versions": versions(),
+    }
+
+
+def _change(name: str, strength: float) -> Callable[[Image], Image]:
+    def change(image: Image) -> Image:
+        return np.asarray(perturb(image, name, strength), np.uint8)
+
+    return change
+
+
+def _judged(
+    judge: Judge,
+    subject: Subject,
+    numbers: Sequence[int],
+    change: Callable[[Image], Image] | None,
+    bars: Bars,
+) -> list[Judged]:
+    """Judge frames of a subject as a stream does. Equal frames are judged once."""
+    known: dict[int, Judged] = {}
+    for done, number in enumerate(numbers, 1):
+        if number not in known:
+            image = subject.frame(number)
+            if change is not None:
+                image = change(image)
+            made = Prepared.of(Frame(subject.name, number, image), judge.prepare)
+            (verdict,) = judge.detector.judge_prepared([made])
+            if verdict.reading is not None:
+                known[number] = Judged(verdict.reading, verdict.score)
+        bars(f"{subject.name} frames", done, len(numbers))
+    return [known[number] for number in numbers if number in known]
+
+
+def _warnings(reference: DriftReference, frames: Iterable[Judged]) -> Counter[str]:
+    watch = DriftWatch(reference)
+    found: Counter[str] = Counter()
+    for frame in frames:
+        for change in watch.add("1", frame.reading, frame.score):
+            found[change.cause] += change.begins
+    return found
+
+
+def _named(
+    reference: DriftReference,
+    good: Sequence[Judged],
+    changed: Sequence[Judged],
+    cause: str,
+    streams: int,
+) -> Row:
+    """Return after how many changed frames the cause is named, and what else is.
+
+    Half of the streams begin with changed frames, the others with good ones.
+    """
+    waits = []
+    others: Counter[str] = Counter()
+    for stream in range(streams):
+        rng = np.random.default_rng((31, stream))
+        before = rng.integers(0, len(good), BEFORE if stream % 2 else 0)
+        after = rng.permutation(len(changed))
+        if len(changed) < ALLOWED:
+            after = rng.integers(0, len(changed), ALLOWED)
+        watch = DriftWatch(reference)
+        for index in before:
+            watch.add("1", good[index].reading, good[index].score)
+        wait = None
+        for number, index in enumerate(after, 1):
+            for change in watch.add("1", changed[index].reading, changed[index].score):
+                if change.begins and change.cause == cause:
+                    wait = number
+                elif change.begins:
+                    others[change.cause] += 1
+        if wait is not None:
+            waits.append(wait)
+    return {
+        "part": "change",
+        "streams": streams,
+        "named": len(waits),
+        "frames": [int(value) for value in np.percentile(waits, (50, 100))] if waits else None,
+        "others": dict(others),
+    }
+
+
+def measure_time() -> Row:
+    """Time what the check adds to a frame of 640x480, on one thread."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return _measure_time()
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _measure_time() -> Row:
+    graph_input = GraphInput(Geometry("stretch", 256, 256))
+    start = read_cpu()
+    row: Row = {"part": "time", "device": cpu_name(), "versions": versions()}
+    for name in ("bearing", "weave"):
+        assert name in PRODUCTS
+        frames = [cv2.resize(render(name, None, seed)[0], (640, 480)) for seed in range(20)]
+        images = [graph_input.of_frame(frame) for frame in frames]
+        scores = np.random.default_rng(0).normal(size=20)
+        reference = learn_reference(images, scores, graph_input)
+        assert reference is not None
+        gauge = Gauge(reference, graph_input)
+        watch = DriftWatch(reference)
+        kind = "placed" if reference.picture is not None else "texture"
+        row[f"read_{kind}_us"] = _microseconds(gauge.read, images)
+        judged = [
+            Judged(gauge.read(image), score) for image, score in zip(images, scores, strict=True)
+        ]
+        row[f"add_{kind}_us"] = _microseconds(partial(_add, watch), judged)
+        row["prepare_us"] = _microseconds(graph_input.of_frame, frames)
+    row["other_processes"] = share_of_others(start, read_cpu())
+    return row
+
+
+def _add(watch: DriftWatch, frame: Judged) -> None:
+    watch.add("1", frame.reading, frame.score)
+
+
+def _microseconds(call: Callable[[Any], object], items: Sequence[Any]) -> float:
+    """Return the median CPU time of this thread for a call."""
+    times = []
+    for number in range(ROUNDS):
+        item = items[number % len(items)]
+        begin = time.thread_time()
+        call(item)
+        times.append(1e6 * (time.thread_time() - begin))
+    return round(float(np.median(times[ROUNDS // 10 :])), 1)
