@@ -23,7 +23,7 @@ SWEEP_COMMAND += $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(ENGINES),--engines
 	$(if $(DATA),--demo --data $(DATA))
 endif
 
-.PHONY: demo test test-slow test-arm64 lint docs bench-train bench clean
+.PHONY: demo test test-alone test-slow test-arm64 lint docs bench-train bench clean
 
 .venv/train: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -31,9 +31,11 @@ endif
 	$(BIN)/python -m pip install --quiet -e ".[train]"
 	touch $@
 
-.venv/dev: .venv/train
+.venv/dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -e ".[dev]" $(TORCH)
-	touch $@
+	touch .venv/train $@
 
 .venv/bench: .venv/train
 	$(BIN)/python -m pip install --quiet -e ".[openvino]" $(TORCH)
@@ -46,9 +48,13 @@ demo: .venv/train
 LIMIT := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 # One process per core, each with one thread; a file's tests stay together, as they share fixtures.
-test: .venv/dev lint
+test: .venv/dev
+	$(MAKE) -j2 --output-sync=target lint test-alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not alone" $(LIMIT)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone $(LIMIT)
+
+test-alone: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone $(LIMIT) \
+		$$(grep -rl --include="test_*.py" "mark.alone" tests)
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest --slow -m slow

@@ -68,9 +68,13 @@ def _default_verbosity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _short_timing() -> Iterator[None]:
-    """Time engines for milliseconds instead of seconds; tests check no speed."""
+def _no_waiting() -> Iterator[None]:
+    """Time engines for milliseconds, and do not wait for the disk.
+
+    Tests check no speed. Those of a disk that fails replace `os.fsync` themselves.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
         patch.setattr(measured_choice, "SETTLE_S", 0.0)
         patch.setattr(measured_choice, "TURN_S", 0.002)
         patch.setattr(local_engine, "TIMED_SECONDS", 0.01)

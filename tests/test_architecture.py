@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,35 @@ def modules() -> dict[str, Path]:
     return found
 
 
+class Source:
+    """What the tests ask about the syntax of a file.
+
+    top_level: the import statements outside of functions and classes. imports: all import
+    statements. texts: strings with their lines.
+    """
+
+    def __init__(self, path: Path) -> None:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.imports: list[ast.stmt] = []
+        self.texts: list[tuple[int, str]] = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                self.imports.append(node)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                self.texts.append((node.lineno, node.value))
+        self.top_level = [node for node in tree.body if node in self.imports]
+
+
+@cache
+def source_of(path: Path) -> Source:
+    """Read each file once for all tests."""
+    return Source(path)
+
+
 def imported_names(path: Path, top_level_only: bool = False) -> Iterator[str]:
     """Dotted names of what a file imports; `from a import b` gives a and a.b."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level_only else ast.walk(tree)
-    for node in nodes:
+    source = source_of(path)
+    for node in source.top_level if top_level_only else source.imports:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
@@ -93,8 +118,7 @@ def import_graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for name, path in known.items():
         targets = set()
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
+        for node in source_of(path).imports:
             if isinstance(node, ast.Import):
                 targets.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -245,7 +269,7 @@ def test_shared_code_names_no_single_member(dictionary: str) -> None:
         file = path.relative_to(ROOT).as_posix()
         if file.startswith(HOMES[dictionary]) or file in NAMED:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and node.value in names:
-                wrong.append(f"{file}:{node.lineno}: {node.value!r}")
+        for line, text in source_of(path).texts:
+            if text in names:
+                wrong.append(f"{file}:{line}: {text!r}")
     assert not wrong

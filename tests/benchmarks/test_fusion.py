@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from foreign_models import write_convolution
-from small_networks import small_network
+from small_networks import options
 
 from flawline.benchmarks.published import find_published
 from flawline.benchmarks.studies.fusion import measure
@@ -26,6 +26,7 @@ from flawline.benchmarks.studies.fusion.rows import (
     Row,
     inexact_rows,
 )
+from flawline.benchmarks.studies.network import build_network
 from flawline.train.blocks import fused, fused_flow
 
 pytestmark = pytest.mark.torch
@@ -77,7 +78,7 @@ def test_the_study_of_simplenet_next_to_the_model_of_another_program(
 
 @pytest.mark.parametrize("name", ["ssnf", pytest.param("fastflow", marks=pytest.mark.slow)])
 def test_the_study_of_a_flow(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--method", name, "--set", "blocks=2", "--out", str(tmp_path)]
+    command = ["--method", name, "--set", "blocks=1", "--out", str(tmp_path)]
     assert main([*SMALL, *command]) == 0
     result = json.loads((tmp_path / f"fusion-{name}-resnet18-64.json").read_text())
     rows = rows_of(result)
@@ -94,7 +95,7 @@ def test_the_study_of_a_flow(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert forms[EAGER] == {*exported, PUBLISHED, BACKBONE}
     # Permutations as dense matrices cost C^2 products at every position.
     dense = 0
-    method = small_network(name)
+    method, _ = build_network(options(name, settings=("blocks=1",)), 1)
     for flow in [method.flow] if name == "ssnf" else method.flows:
         for block, (_, h, w) in zip(flow.module_list, flow.shapes, strict=False):
             dense += block.in_channels**2 * h * w
@@ -139,7 +140,7 @@ def test_the_study_of_two_networks_counts_both_as_the_backbone(
     ("name", "size"),
     [
         ("ae_ssim", 64),
-        ("draem", 64),
+        pytest.param("draem", 64, marks=pytest.mark.slow),
         pytest.param("riad", 64, marks=pytest.mark.slow),
         pytest.param("intra", 112, marks=pytest.mark.slow),
     ],

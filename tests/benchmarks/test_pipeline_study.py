@@ -21,7 +21,7 @@ from flawline.runtime.outputs import open_output
 
 def with_every_frame(uri: str) -> Camera:
     """Open a camera that drops no frame while this machine is busy."""
-    return open_camera(f"{uri}&every_frame=1" if "?" in uri else uri)
+    return open_camera(f"{uri}&every_frame=1&queue=1000" if "?" in uri else uri)
 
 
 def test_the_stream_is_compared_with_the_engine_and_with_a_loop(

@@ -25,6 +25,8 @@ from flawline.runtime.bundle import Bundle
 if missing("basler") is not None:
     pytest.skip("needs the basler extra", allow_module_level=True)
 
+# Pylon sends SIGALRM to its process, which pytest-timeout would take for the end of its time.
+pytestmark = pytest.mark.timeout(240, method="thread")
 WAIT_S = 20.0
 FIRST = "basler://0815-0000"
 SIZE = "width=64&height=32&fps=500&exposure_us=100"

@@ -472,15 +472,17 @@ def test_a_graph_without_map_gives_the_same_score(
 
 @pytest.mark.alone
 def test_the_current_builder_of_tensorrt_takes_it_in_fp16(
-    fitted: Method, graph: bytes, tmp_path: Path
+    unfitted: Method, good: list[Any], tmp_path: Path
 ) -> None:
     """NVIDIA's own parser and builder, which need no GPU: convolutions are HALF, islands FLOAT."""
     trt = pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
     from flawline.runtime.engines.tensorrt.build import parse
 
-    islands = fp32_islands(fitted.fused())
+    method = copy.deepcopy(unfitted)
+    method.fit(Fit(good, 1, 3))
+    islands = fp32_islands(method.fused())
     path = tmp_path / "model.fp16.onnx"
-    path.write_bytes(to_fp16(graph, islands))
+    path.write_bytes(to_fp16(exported(method), islands))
     builder, network, parser = parse(trt, path.read_bytes(), path, typed=True)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     halves = set()

@@ -66,6 +66,7 @@ def test_wrong_files_are_reported(tmp_path: Path) -> None:
         backbone.load("texture")
 
 
+@pytest.mark.slow
 def test_the_flow_trains_on_it_and_its_export_is_the_same_function() -> None:
     method = SSNF(replace(SSNF.settings_for(NAME), blocks=2))
     good = [render("board", None, seed, 224)[0] for seed in range(3)]

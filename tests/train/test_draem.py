@@ -64,7 +64,9 @@ def test_a_size_that_32_does_not_divide_is_refused() -> None:
 # ---------------------------------------------------------------- the literal pipeline
 
 
-@pytest.mark.parametrize(("setting", "window"), [("light", 11), ("published", 21)])
+@pytest.mark.parametrize(
+    ("setting", "window"), [("light", 11), pytest.param("published", 21, marks=pytest.mark.slow)]
+)
 def test_forward_by_hand(setting: str, window: int) -> None:
     model = trained_like(unfitted(setting=setting)).double()
     model.standardised.offset.uniform_(0, 1)

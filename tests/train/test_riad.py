@@ -81,7 +81,7 @@ def test_a_size_that_the_cells_do_not_fill_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "cells", "side", "size"),
-    [("light", 2, 3, (64, 80)), ("published", 4, 21, (32, 48))],
+    [("light", 2, 3, (64, 80)), pytest.param("published", 4, 21, (32, 48), marks=pytest.mark.slow)],
 )
 def test_forward_by_hand(setting: str, cells: int, side: int, size: tuple[int, int]) -> None:
     """Each reconstruction consists of the hidden pixels of three passes."""
