@@ -87,6 +87,6 @@ QUANTITIES = {
     TEXTURE: Quantity(
         PRODUCT, "distance from the texture of good images", sides=(HIGH,), least=1.0
     ),
-    # A score beyond those of all good images matters, however little it is beyond them.
-    SCORE: Quantity(SCORES, "score", margin=0.0, digits=4),
+    # Few scores beyond those of all good images already change what is rejected.
+    SCORE: Quantity(SCORES, "score", margin=0.5, digits=4),
 }

@@ -28,6 +28,8 @@ from flawline.runtime.strict_json import SchemaError, StrictReader, has_type, on
 DRIFT = "drift"
 # Fewer good images support no limit.
 FEWEST = 8
+# More would move a limit hardly any more, and a file may state any number.
+MOST_COUNTED = 1000
 DIGITS = 6  # significant, of the numbers in the manifest
 MOST_CHANGES = 64
 PICTURE_BYTES = SIDE * SIDE
@@ -72,10 +74,15 @@ class Range:
         )
 
     @property
+    def counted(self) -> int:
+        """How many good images limits are computed with: the independent ones, up to a number."""
+        return min(self.independent, MOST_COUNTED)
+
+    @property
     def extreme(self) -> int:
-        """Which of the largest independent values `high` is, counted from the largest, from 1."""
+        """Which of the largest counted values `high` is, counted from the largest, from 1."""
         # Rounded up, which makes a count that chance explains larger.
-        return -(-extreme_of(self.images) * self.independent // self.images)
+        return -(-extreme_of(self.images) * self.counted // self.images)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields for a manifest or a calibration."""

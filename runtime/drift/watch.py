@@ -72,7 +72,7 @@ class _Limit:
 
     def critical(self, frames: int) -> float:
         """Return how many of so many frames chance does not explain; infinite if it may be all."""
-        count = critical_count(self.good.independent, self.good.extreme, frames, RATE)
+        count = critical_count(self.good.counted, self.good.extreme, frames, RATE)
         return math.inf if count is None else max(count, LEAST_SHARE * frames)
 
 

@@ -36,7 +36,12 @@ from flawline.runtime.drift.quantities import (
     TEXTURE,
 )
 from flawline.runtime.drift.reading import Reading
-from flawline.runtime.drift.reference import DriftReference, Range, reference_from_json
+from flawline.runtime.drift.reference import (
+    DriftReference,
+    Range,
+    range_from_json,
+    reference_from_json,
+)
 from flawline.runtime.drift.watch import WINDOW, DriftWatch, drift_notes
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry, Image
@@ -475,3 +480,10 @@ def test_a_calibration_replaces_the_scores_that_are_compared_with(
     path.write_text(json.dumps(content))
     with pytest.raises(BundleError, match="scores: the numbers of images do not fit together"):
         read_bundle(bundle.path)
+
+
+def test_limits_of_any_number_of_images_are_computed_quickly() -> None:
+    content = {"images": 10**9, "independent": 10**9, "values": [1, 2, 3, 4, 5]}
+    good = range_from_json(content, "scores")
+    assert (good.counted, good.extreme) == (1000, 11)
+    assert critical_count(good.counted, good.extreme, WINDOW, 1e-9) is not None
