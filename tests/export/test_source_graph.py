@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from flawline.export.graphs.edit import element_types
 from flawline.export.graphs.prologue import PROLOGUE
 from flawline.export.graphs.source import with_source
 from flawline.export.graphs.to_fp16 import to_fp16
+from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines.onnxruntime_cpu import open_session
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
@@ -194,7 +196,7 @@ def test_weights_of_resizing_add_up_to_one() -> None:
         ("60x40:mono", "crop"),
     ],
 )
-def test_nvidias_builder_takes_the_graphs(text: str, kind: str, tmp_path: Path) -> None:
+def test_nvidias_builder_takes_the_graphs(text: str, kind: str) -> None:
     trt = pytest.importorskip(
         "tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (pip install 'flawline[rtx]')"
     )
@@ -204,8 +206,19 @@ def test_nvidias_builder_takes_the_graphs(text: str, kind: str, tmp_path: Path) 
     geometry = GEOMETRIES[kind]
     fp32 = with_source(plain_graph(geometry), parse_source(text), geometry).model
     for precision, model in (("fp32", fp32), ("fp16", to_fp16(fp32, (PROLOGUE,)))):
-        path = tmp_path / f"{precision}.onnx"
-        path.write_bytes(model)
+        bundle = Mock(spec=Bundle)
+        bundle.read_model.return_value = model
+        bundle.model.return_value = Path(f"{precision}.onnx")
         options = BuildOptions(capabilities=(86,), max_batch=2)
-        job = BuildJob("tensorrt-rtx", path, True, precision, (), options, (86,), "")
+        job = BuildJob(
+            engine="tensorrt-rtx",
+            bundle=bundle,
+            graph=precision,
+            strongly_typed=True,
+            precision=precision,
+            islands=(),
+            options=options,
+            capabilities=(86,),
+            source="",
+        )
         assert len(compile_plan(trt, job, None)) > 1000
