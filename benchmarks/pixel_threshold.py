@@ -18,6 +18,7 @@ from flawline.runtime.manifest import Manifest
 from flawline.runtime.threshold import CalibrationError, check_false_alarm_rate
 from flawline.runtime.trained_images import content_hash
 from flawline.train.data import DataError, DataSet, hold_out
+from flawline.train.data.exclusion import without_images
 from flawline.train.data.split import without_copies
 from flawline.train.progress import Bars
 
@@ -54,7 +55,9 @@ def held_out_images(manifest: Manifest, data_set: DataSet) -> list[Path]:
         raise DataError(
             "the bundle does not state the images of its training; build it again with this version"
         )
-    training, held_out = hold_out(data_set.train_good)
+    # The excluded images would move the limit between the two sides.
+    good = without_images(data_set, manifest.excluded_images).train_good
+    training, held_out = hold_out(good)
     known = set(manifest.trained_images)
     for path in held_out:
         if content_hash(path) in known:

@@ -35,7 +35,8 @@ def train_bundle(
     start = time.monotonic()
     require_not_set_here(flags)
     command = ["--data", str(data), "--out", str(bundle), "--seed", str(seed), "--folds", "0"]
-    command += [*flags, "--save-checkpoint", str(checkpoint)]
+    # The list of one of many trainings is of no use.
+    command += ["--no-doubtful", *flags, "--save-checkpoint", str(checkpoint)]
     code = build.main(command)
     if code > SIGNAL_CODE:
         # A signal has ended the build, and must end what called it, too.

@@ -55,7 +55,12 @@ def _write_and_compare(
 ) -> tuple[bytes, Parity]:
     manifest = bundle.manifest
     selection = select_images(
-        data, manifest.graph_input, manifest.file_bit_depth, manifest.folds, test_images
+        data,
+        manifest.graph_input,
+        manifest.file_bit_depth,
+        manifest.folds,
+        test_images,
+        manifest.excluded_images,
     )
     context = GraphContext(
         fp32_islands=manifest.fp32_islands,

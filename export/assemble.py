@@ -144,7 +144,9 @@ def _select_images(
     record = checkpoint.out_of_fold
     folds = 0 if record is None else record.count
     graph_input = _graph_input(checkpoint, options)
-    selection = select_images(data, graph_input, file_bit_depth, folds, options.parity_images)
+    selection = select_images(
+        data, graph_input, file_bit_depth, folds, options.parity_images, checkpoint.excluded
+    )
     for line in selection.data_set.describe():
         log(line)
     good = None
@@ -275,6 +277,7 @@ def _trained_as(checkpoint: Checkpoint, manifest: Manifest) -> Manifest:
         tiles=checkpoint.tiles,
         inspected_area=checkpoint.inspected_area,
         fixture=checkpoint.fixture,
+        excluded_images=checkpoint.excluded,
     )
 
 

@@ -44,6 +44,7 @@ from flawline.runtime.signing.arguments import trusted_keys
 from flawline.runtime.threshold import Rates
 from flawline.train import TrainError
 from flawline.train.data.demo import DEMO_PRODUCT, DEMO_WEIGHTS
+from flawline.train.data_arguments import lists_doubtful
 from flawline.train.fit import recipe_from_arguments
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _train(args: argparse.Namespace) -> tuple[Path, Path]:
     checkpoint = args.save_checkpoint
     if checkpoint is None:
         checkpoint = Path("runs") / f"{args.method}-{_given_name(data)}.pt"
-    return train(recipe, checkpoint, args.again), data
+    return train(recipe, checkpoint, args.again, lists_doubtful(args, checkpoint)), data
 
 
 def _write_demo() -> None:

@@ -33,6 +33,8 @@ from flawline.runtime.engines import ENGINES
 from flawline.runtime.precisions import PRECISIONS
 from flawline.train import METHODS
 from flawline.train.backbones import BACKBONES
+from flawline.train.data.exclusion import FLAG as EXCLUSION_FLAG
+from flawline.train.data_arguments import add_exclusion_argument, excluded_of
 
 if TYPE_CHECKING:
     from flawline.export.choosing.candidates import Candidate
@@ -112,6 +114,7 @@ def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
+    add_exclusion_argument(group)
     group.add_argument("--weights", help="as for flawline train, for every method with a backbone")
     group.add_argument("--seed", type=int, default=0, help="of all random choices; default 0")
     group.add_argument(
@@ -146,6 +149,7 @@ def _run(words: Sequence[str]) -> None:
         weights=args.weights,
         seed=args.seed,
         bit_depth=args.bits,
+        excluded=excluded_of(args, args.data),
     )
     plan = plan_engines(args.engine, args.precision, args.threads, build_options)
     store = Store(args.out, request, args.threads)
@@ -185,6 +189,8 @@ def _build_command(candidate: Candidate, best: Row, args: argparse.Namespace) ->
     for flag, value in (("--seed", args.seed), ("--bits", args.bits), ("--threads", args.threads)):
         if value:
             words += [flag, str(value)]
+    if args.exclude_images is not None:
+        words += [EXCLUSION_FLAG, args.exclude_images]
     return command_line("build", *words, "--engine", engine, "--precision", precision)
 
 

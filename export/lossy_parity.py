@@ -53,7 +53,11 @@ class LossyParity:
         if self._selection is None or self._reference is None:
             manifest = self._bundle.manifest
             selection = select_images(
-                self._data, manifest.graph_input, manifest.file_bit_depth, manifest.folds
+                self._data,
+                manifest.graph_input,
+                manifest.file_bit_depth,
+                manifest.folds,
+                excluded=manifest.excluded_images,
             )
             model = self._bundle.model().read_bytes()
             self._selection, _ = with_deciding_tiles(

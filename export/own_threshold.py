@@ -82,7 +82,9 @@ def _good_images(
 ) -> tuple[GoodScores | None, PreparedImages]:
     """Return the images that set the threshold, and their out-of-fold scores if there are any."""
     bit_depth = manifest.file_bit_depth
-    selection = select_images(data, manifest.graph_input, bit_depth, manifest.folds)
+    selection = select_images(
+        data, manifest.graph_input, bit_depth, manifest.folds, excluded=manifest.excluded_images
+    )
     good = None
     paths = list(selection.good)
     if checkpoint.out_of_fold is not None:

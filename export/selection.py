@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,7 @@ def select_images(
     bit_depth: int | None,
     folds: int = 0,
     test_images: int = PARITY_IMAGES,
+    excluded: Collection[str] = (),
 ) -> ImageSelection:
     """Open a data set and select the images of an export. Raises DataError.
 
@@ -70,8 +71,9 @@ def select_images(
         folds: 0 if good images are held out; otherwise the method was trained on all of them.
         test_images: how many test images to compare on at most. They are sorted by kind of defect,
             so that evenly spaced ones cover all kinds.
+        excluded: content hashes of the good images that were left out of the training.
     """
-    data_set = open_data(data)
+    data_set = open_data(data, excluded)
     train, good = list(data_set.train_good), evenly_spaced(data_set.train_good, PARITY_IMAGES)
     copies = 0
     if folds == 0:

@@ -36,12 +36,12 @@ from flawline.runtime.strict_json import (
     to_json,
 )
 from flawline.runtime.tiles import TILES, Tiling, tiling_from_json
-from flawline.runtime.trained_images import TRAINED_IMAGES, take_hashes
+from flawline.runtime.trained_images import EXCLUDED_IMAGES, TRAINED_IMAGES, take_hashes
 from flawline.runtime.training_length import TrainingLength, length_from_json, length_to_json
 
 # Schema 2 added the bit depth to the manifest, and optionally `training`, `source_sizes`, `folds`,
-# `trained_images`, `source`, `tiles`, `inspected_area`, `fixture`, `drift` and the `checksum`.
-# calibration.json follows the same number.
+# `trained_images`, `source`, `tiles`, `inspected_area`, `fixture`, `drift`,
+# `excluded_images` and the `checksum`. calibration.json follows the same number.
 SCHEMA = 2
 READABLE = (1, 2)
 
@@ -90,7 +90,9 @@ class Manifest:
     `tiles` parts of these. `inspected_area` is the part of the camera's frame that is inspected;
     None for all of it. `fixture` lays parts as in a reference picture first; None takes them as
     they lie. `drift` is what the frames of a stream are compared with, to notice that they are no
-    longer like the good images; None where it is not known.
+    longer like the good images; None where it is not known. `excluded_images` are the sorted
+    content hashes of good images of the data set that were left out of the training, and are of no
+    further use.
     """
 
     method: str
@@ -113,6 +115,7 @@ class Manifest:
     inspected_area: InspectedArea | None = None
     fixture: Fixture | None = None
     drift: DriftReference | None = None
+    excluded_images: tuple[str, ...] = ()
 
     @cached_property
     def graph_input(self) -> GraphInput:
@@ -154,6 +157,8 @@ def manifest_to_json(manifest: Manifest, files: Mapping[str, str]) -> bytes:
     # Older versions refuse these keys.
     if not manifest.trained_images:
         del content[TRAINED_IMAGES]
+    if not manifest.excluded_images:
+        del content[EXCLUDED_IMAGES]
     if manifest.source is None:
         del content[SOURCE]
     if manifest.tiles is None:
@@ -212,6 +217,7 @@ def manifest_from_json(data: bytes) -> tuple[Manifest, dict[str, str]]:
             tiles=tiling_from_json(reader.take_object(TILES)),
             inspected_area=area_from_json(reader.take_object(INSPECTED_AREA)),
             fixture=fixture_from_json(reader.take_object(FIXTURE)),
+            excluded_images=take_hashes(reader, EXCLUDED_IMAGES),
             drift=reference_from_json(reader.take_object(DRIFT)),
         )
     reader.finish()

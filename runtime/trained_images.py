@@ -14,7 +14,9 @@ from flawline import FlawlineError
 from flawline.runtime.files import sha256_of
 from flawline.runtime.strict_json import StrictReader
 
-TRAINED_IMAGES = "trained_images"  # in the manifest
+# In the manifest. The second ones are good images that were left out of the training.
+TRAINED_IMAGES = "trained_images"
+EXCLUDED_IMAGES = "excluded_images"
 DIGITS = 16
 HASH = re.compile(f"[0-9a-f]{{{DIGITS}}}")
 
@@ -31,18 +33,16 @@ def content_hash(path: Path) -> str:
     return sha256_of(path)[:DIGITS]
 
 
-def take_hashes(reader: StrictReader) -> tuple[str, ...]:
+def take_hashes(reader: StrictReader, key: str = TRAINED_IMAGES) -> tuple[str, ...]:
     """Take the hashes from the manifest; empty if it has none. Raises SchemaError."""
-    if not reader.has(TRAINED_IMAGES):
+    if not reader.has(key):
         return ()
-    hashes = reader.take_texts(TRAINED_IMAGES)
+    hashes = reader.take_texts(key)
     for value in hashes:
         if not HASH.fullmatch(value):
-            reader.refuse(
-                f"{TRAINED_IMAGES} holds {value!r}, which is not {DIGITS} hexadecimal digits"
-            )
+            reader.refuse(f"{key} holds {value!r}, which is not {DIGITS} hexadecimal digits")
     if not hashes or list(hashes) != sorted(set(hashes)):
-        reader.refuse(f"{TRAINED_IMAGES} is empty, not sorted or holds a hash twice")
+        reader.refuse(f"{key} is empty, not sorted or holds a hash twice")
     return hashes
 
 

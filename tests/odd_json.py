@@ -61,6 +61,7 @@ MANIFEST_VALUES = _values(
     ("geometry.shorter", (1, "64", 10**9, True)),
     ("trained_images", (None, True, "x", {}, [], [1], ["x"], ["0" * 15], ["b" * 16, "a" * 16])),
     ("trained_images", (["0" * 16] * 2, ["A" * 16], ["0" * 16, None])),
+    ("excluded_images", (None, [], [1], ["x"], ["b" * 16, "a" * 16])),
     ("files", (None, True, "x", [], {}, ABSENT)),
     ("files.model.onnx", (None, 1, "", "0" * 64, "F" * 64, [], ABSENT)),
     ("files.golden.npz", (None, 1, "", "0" * 64, [], ABSENT)),

@@ -29,6 +29,8 @@ from flawline.train.method import Method, resolve_method
 SCHEMA = 2
 # That of checkpoints with tiles, an inspected area or a fixture.
 FRAMES_SCHEMA = 3
+# That of checkpoints with excluded images.
+EXCLUDED_SCHEMA = 4
 # Schema 1 calls the settings `hyperparameters`, and has no phases. The attribute `backbone` of the
 # methods, whose name begins those of its tensors, was called `trunk` there.  # style: old name
 OLDEST_SCHEMA = 1
@@ -42,7 +44,8 @@ class Checkpoint(NamedTuple):
     training images; it is empty in checkpoints of older versions. These lack `length` and
     `source_sizes` too. `missing_phases` are the phases that a training cut short did not begin.
     `out_of_fold` are scores of the training images; None if other images are held out. `tiles`,
-    `inspected_area` and `fixture` are those of a manifest.
+    `inspected_area` and `fixture` are those of a manifest. `excluded` are the content hashes of
+    good images that were left out of the training.
     """
 
     method: Method
@@ -56,6 +59,7 @@ class Checkpoint(NamedTuple):
     tiles: Tiling | None = None
     inspected_area: InspectedArea | None = None
     fixture: Fixture | None = None
+    excluded: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -78,6 +82,7 @@ def save_checkpoint(
     tiles: Tiling | None = None,
     inspected_area: InspectedArea | None = None,
     fixture: Fixture | None = None,
+    excluded: Sequence[str] = (),
 ) -> None:
     """Write a checkpoint atomically.
 
@@ -104,6 +109,8 @@ def save_checkpoint(
         content.update(schema=FRAMES_SCHEMA, inspected_area=inspected_area.to_json())
     if fixture is not None:
         content.update(schema=FRAMES_SCHEMA, fixture=fixture.to_json())
+    if excluded:
+        content.update(schema=EXCLUDED_SCHEMA, excluded=list(excluded))
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_file(path, buffer.getvalue(), TrainError, "--out")
@@ -135,7 +142,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def _parse(content: dict[str, Any]) -> Checkpoint:
     schema = content["schema"]
-    if schema not in (OLDEST_SCHEMA, SCHEMA, FRAMES_SCHEMA):
+    if schema not in (OLDEST_SCHEMA, SCHEMA, FRAMES_SCHEMA, EXCLUDED_SCHEMA):
         raise KeyError(f"schema {schema!r}")
     if schema == OLDEST_SCHEMA:
         content = _upgraded(content)
@@ -156,6 +163,7 @@ def _parse(content: dict[str, Any]) -> Checkpoint:
         tiles=tiling_from_json(content.get("tiles")),
         inspected_area=area_from_json(content.get("inspected_area")),
         fixture=fixture_from_json(content.get("fixture")),
+        excluded=tuple(content.get("excluded", ())),
     )
 
 

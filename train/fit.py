@@ -27,6 +27,12 @@ from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES, DEFAULT_BACKBONE
 from flawline.train.backbones.facts import IMAGENET, WEIGHT_KINDS
 from flawline.train.data.demo import DEMO_WEIGHTS
+from flawline.train.data_arguments import (
+    add_doubtful_argument,
+    add_exclusion_argument,
+    excluded_of,
+    lists_doubtful,
+)
 from flawline.train.frame_arguments import (
     add_frame_arguments,
     area_of,
@@ -72,6 +78,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         choices=GEOMETRIES,
         help="how images become the input; default is the method's",
     )
+    add_exclusion_argument(group)
+    add_doubtful_argument(group)
     _add_length_arguments(group)
     group.add_argument("--seed", type=int, default=0, help="of all random choices; default 0")
     group.add_argument(
@@ -195,6 +203,7 @@ def recipe_from_arguments(args: argparse.Namespace, method: str, data: Path) -> 
         tiles=tiles_of(args),
         area=area_of(args),
         fixture=fixture_of_flags(args),
+        excluded=excluded_of(args, data),
     )
 
 
@@ -264,7 +273,8 @@ def _run(argv: Sequence[str] | None) -> None:
     args = parse_arguments(_parser(), argv)
     from flawline.train.training import train
 
-    train(recipe_from_arguments(args, args.method, args.data), args.out, args.again)
+    recipe = recipe_from_arguments(args, args.method, args.data)
+    train(recipe, args.out, args.again, lists_doubtful(args, args.out))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ class Run:
     fitted: whether the model has been trained on all images.
     sizes: those of the image files, if an earlier run has read them.
     out_of_fold: the scores of the folds that are done; None with a hold-out.
+    notes: what is logged again at the end.
     """
 
     model: Method
@@ -32,6 +33,7 @@ class Run:
     fitted: bool = False
     sizes: SourceSizes | None = None
     out_of_fold: OutOfFold | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 class FitResult(NamedTuple):
@@ -47,7 +49,8 @@ class Job:
 
     images: all that are trained on. trained_on: their content hashes. steps: of the training on
     them, 1 for a closed form. parts: the further trainings, without each fold. graph_input: how
-    images become inputs of the network.
+    images become inputs of the network. listed: all good images of the data set, to list the
+    doubtful ones; None to list none.
     """
 
     recipe: Recipe
@@ -58,6 +61,7 @@ class Job:
     parts: list[Part]
     provenance: dict[str, str]
     graph_input: GraphInput
+    listed: PreparedImages | None = None
 
     @property
     def inputs(self) -> int:

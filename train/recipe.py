@@ -42,6 +42,7 @@ class Recipe:
     tiles: the tiles that each image is cut into; None for the whole image as one input.
     area: what is inspected of each image; None for all of it.
     fixture: what lays the part of each image as in a reference picture; None takes it as it lies.
+    excluded: content hashes of good images that are left out, as if they were not in the folder.
     Raises TrainError for values out of range.
     """
 
@@ -59,6 +60,7 @@ class Recipe:
     tiles: Tiling | None = None
     area: AreaDrawing | None = None
     fixture: FixturePlan | None = None
+    excluded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_positive("steps", self.steps)

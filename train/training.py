@@ -18,44 +18,42 @@ from flawline.runtime.image import Image
 from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
-from flawline.train.backbones.facts import RANDOM
-from flawline.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from flawline.train.checkpoint import save_checkpoint
 from flawline.train.data import describe_images, hold_out, open_data
 from flawline.train.data.images import frames_of
 from flawline.train.data.split import content_hashes, list_hash
 from flawline.train.data.tiles import network_inputs
+from flawline.train.doubtful.files import DoubtfulFiles
+from flawline.train.doubtful.listing import list_doubtful
 from flawline.train.fold_training import FoldTraining, SharedFeatures, plan_parts
-from flawline.train.frames import FRAME_KEYS, frame_provenance, graph_input_of, images_to_fit
+from flawline.train.frames import frame_provenance, graph_input_of, images_to_fit
 from flawline.train.job import FitResult, Job, Run
 from flawline.train.loop import choose_device
 from flawline.train.method import Fit, Method
 from flawline.train.progress import Bars
 from flawline.train.recipe import Recipe
+from flawline.train.resuming import EXCLUDED, FOLDS, WEIGHTS, begin, is_trained
 
-# Provenance that a run fills in itself; the rest must be equal to continue an unfinished run.
-WEIGHTS_FLAG = "weights_flag"
-WEIGHTS = "weights"
-FOLDS = "folds"  # left out with a hold-out
-IMAGES = {"data", "good_images", "data_sha256"}  # in the provenance
 # Instead of a number of steps, in the log and the provenance of a method with a closed form.
 ONE_PASS = "in one pass"
 
 
-def train(recipe: Recipe, out: Path, again: bool = False) -> Path:
+def train(recipe: Recipe, out: Path, again: bool = False, doubtful: bool = False) -> Path:
     """Train as the recipe says, write the checkpoint `out` and return its path.
 
     With folds, the detector on all good images comes first, then those without each fold. An
     unfinished run of the same recipe is continued from NAME.unfinished.pt next to `out`, and an
     unfinished fold from NAME.unfinished-fold.pt; both are removed at the end. If `out` is that of
-    the same recipe and images already, nothing is trained, unless `again` is true. Raises
-    TrainError and DataError.
+    the same recipe and images already, nothing is trained, unless `again` is true. With `doubtful`,
+    good images that the others do not support are listed next to `out` before the first step.
+    Raises TrainError and DataError.
     """
     model = recipe.method_class(recipe.settings)
-    job = _prepare(recipe, model, out)
-    if not again and _is_trained(job):
+    job = _prepare(recipe, model, out, doubtful)
+    if not again and is_trained(job):
         log(f"checkpoint {out} is of this training already; --again trains it once more")
         return out
-    run = _begin(job, model)
+    run = begin(job, model)
     device = choose_device(recipe.device)
     run.model.to(device)
     _announce(job, run)
@@ -73,7 +71,7 @@ def train(recipe: Recipe, out: Path, again: bool = False) -> Path:
     _save(out, job, run, fit)
     if fit.length.finished:
         job.unfinished.unlink(missing_ok=True)
-        log_notes(describe_neighbours(run.out_of_fold))
+        log_notes([*describe_neighbours(run.out_of_fold), *run.notes])
     else:
         log(f"stopped by --max-minutes after {fit.length.describe()}; run the same command again")
     log(f"checkpoint {out}")
@@ -100,9 +98,9 @@ def _announce(job: Job, run: Run) -> None:
         )
 
 
-def _prepare(recipe: Recipe, model: Method, out: Path) -> Job:
+def _prepare(recipe: Recipe, model: Method, out: Path, doubtful: bool) -> Job:
     """Open the data set, divide its good images, and check what can be checked before training."""
-    data_set = open_data(recipe.data)
+    data_set = open_data(recipe.data, recipe.excluded)
     for line in data_set.describe():
         log(line)
     folds = choose_folds(recipe.folds, len(data_set.train_good))
@@ -121,13 +119,18 @@ def _prepare(recipe: Recipe, model: Method, out: Path) -> Job:
     provenance.update(frame_provenance(graph_input))
     if folds:
         provenance[FOLDS] = str(folds)
+    if data_set.excluded:
+        provenance[EXCLUDED] = str(len(data_set.excluded))
     if out.is_dir() or not _writable(out.parent):
         raise TrainError(f"--out {out}: cannot be written; choose another")
     trained_on = content_hashes(good)
     require_different_images(trained_on)
     images = frames_of(good, graph_input, recipe.bit_depth)
     parts = plan_parts(recipe, data_set.train_good, folds, each)
-    return Job(recipe, out, images, trained_on, steps or 1, parts, provenance, graph_input)
+    listed = None
+    if doubtful:
+        listed = frames_of(data_set.train_good, graph_input, recipe.bit_depth)
+    return Job(recipe, out, images, trained_on, steps or 1, parts, provenance, graph_input, listed)
 
 
 def _provenance(
@@ -156,6 +159,7 @@ def _save(path: Path, job: Job, run: Run, fit: FitResult) -> None:
         inspected_area=job.graph_input.area,
         fixture=job.graph_input.fixture,
         out_of_fold=run.out_of_fold,
+        excluded=job.recipe.excluded,
     )
 
 
@@ -173,6 +177,7 @@ def _fit(job: Job, run: Run) -> FitResult:
         done = job.steps
         missing: tuple[str, ...] = ()
         if not run.fitted:
+            _list_doubtful(job, run, bars)
             done, missing = _fit_all(job, run, pixels, deadline, bars)
             run.sizes = SourceSizes.of(job.images.sizes.values())
         if done < job.steps or not job.parts:
@@ -194,6 +199,15 @@ def _fit(job: Job, run: Run) -> FitResult:
             remark=bars.remark,
         )
         return _fit_folds(job, run, folds)
+
+
+def _list_doubtful(job: Job, run: Run, bars: Bars) -> None:
+    """List doubtful images, unless the training had begun in an earlier run."""
+    if job.listed is None or run.state is not None:
+        return
+    files = DoubtfulFiles(job.out)
+    run.notes += list_doubtful(files, job.recipe.data, job.listed, job.graph_input, run.model, bars)
+    log_notes(run.notes)
 
 
 def _fit_all(
@@ -242,75 +256,6 @@ def _result(job: Job, run: Run, done: int, missing: tuple[str, ...] = ()) -> Fit
         else:
             missing = (*missing, part.name)
     return FitResult(TrainingLength(done, planned), missing)
-
-
-def _begin(job: Job, model: Method) -> Run:
-    """Load weights into a fresh model, or continue the unfinished run of the same recipe."""
-    recipe = job.recipe
-    provenance = dict(job.provenance)
-    if job.unfinished.exists():
-        return _continue(job)
-    provenance[WEIGHTS_FLAG] = recipe.weights
-    inputs = network_inputs(job.images, job.graph_input.grid)
-    provenance[WEIGHTS] = model.load_weights(recipe.weights, recipe.seed, inputs)
-    if recipe.weights == RANDOM and model.backbones():
-        log("note: --weights random: random features, expect results near chance")
-    return Run(model, provenance, out_of_fold=job.new_record())
-
-
-def _is_trained(job: Job) -> bool:
-    """Whether the checkpoint of the job exists, is finished, and is of the same images."""
-    if not job.out.is_file():
-        return False
-    try:
-        saved = load_checkpoint(job.out)
-    except TrainError:
-        # A file of another kind is replaced.
-        return False
-    return saved.finished and _is_of(job, saved) and _has_same_images(job, saved)
-
-
-def _is_of(job: Job, saved: Checkpoint) -> bool:
-    """Whether a checkpoint was trained, maybe in part, with the recipe of the job."""
-    expected = {**job.provenance, WEIGHTS_FLAG: job.recipe.weights}
-    same = saved.method.settings == job.recipe.settings
-    for name in {*expected, FOLDS, *FRAME_KEYS} - IMAGES:
-        same = same and saved.provenance.get(name) == expected.get(name)
-    return same
-
-
-def _continue(job: Job) -> Run:
-    unfinished = job.unfinished
-    saved = load_checkpoint(unfinished)
-    if not _is_of(job, saved):
-        raise TrainError(
-            f"{unfinished} is from a run with other flags; repeat those or delete it to start again"
-        )
-    if not _has_same_images(job, saved):
-        raise TrainError(
-            f"{unfinished} was trained on other images; give those, or delete it to start again"
-        )
-    if saved.training is None and saved.out_of_fold is not None:
-        done = saved.out_of_fold.parts_done
-        log(f"continuing {unfinished} after 1 + {done} of {len(job.parts) + 1} trainings")
-        return Run(
-            saved.method,
-            saved.provenance,
-            fitted=True,
-            sizes=saved.source_sizes,
-            out_of_fold=saved.out_of_fold,
-        )
-    state = saved.training or {}
-    step = (state.get("state") or {}).get("step", 0)
-    log(f"continuing {unfinished} at step {step}")
-    return Run(saved.method, saved.provenance, saved.training, out_of_fold=job.new_record())
-
-
-def _has_same_images(job: Job, saved: Checkpoint) -> bool:
-    """Whether a checkpoint has the images of the job: their folder, names, order and content."""
-    same = all(saved.provenance.get(name) == job.provenance.get(name) for name in IMAGES)
-    # An unfinished checkpoint of an older version has no content hashes.
-    return same and list(saved.trained_on) in ([], job.trained_on)
 
 
 def _writable(folder: Path) -> bool:

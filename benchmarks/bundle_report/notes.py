@@ -56,6 +56,13 @@ def calibration_warnings(findings: Findings) -> list[str]:
         return [f"The calibration is not valid: {error}."]
     if not np.allclose(expected, calibration.interval, rtol=0, atol=1e-3):
         warnings.append(_interval_warning(calibration, expected))
+    by_hand = calibration.by_hand
+    if by_hand is not None:
+        warnings.append(
+            f"The threshold was moved by hand, from {number(by_hand.threshold)} by "
+            f"{by_hand.person}: the stated rate is that of the one before."
+        )
+        return warnings
     if set_from_good_test(findings):
         return [
             *warnings,

@@ -70,7 +70,7 @@ def write_bundle_report(
     """
     bundle = read_bundle(bundle_path)
     _require_writable(out)
-    data_set = open_data(data)
+    data_set = open_data(data, bundle.manifest.excluded_images)
     for line in data_set.describe():
         log(line)
     held_out: list[Sample] = []

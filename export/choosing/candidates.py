@@ -27,6 +27,7 @@ class Request:
         weights: pretrained weights, as for `flawline train`; None for the default.
         seed: of all random choices.
         bit_depth: significant bits of 16-bit images; None for 8-bit images.
+        excluded: content hashes of good images that are left out.
     """
 
     data: Path
@@ -35,6 +36,7 @@ class Request:
     weights: str | None = None
     seed: int = 0
     bit_depth: int | None = None
+    excluded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,5 +109,6 @@ def _candidate(request: Request, method: str, backbone: str) -> Candidate:
         bit_depth=request.bit_depth,
         # The good images that are held out rank the detectors and set their thresholds.
         folds=0,
+        excluded=request.excluded,
     )
     return Candidate(f"{method}-{recipe.settings.backbone or NO_BACKBONE}", recipe)

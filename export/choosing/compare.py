@@ -53,7 +53,7 @@ def compare(
     Raises DataError for unsuitable data, and ExportError where no candidate fits the budget or none
     could be timed.
     """
-    data_set = open_data(request.data)
+    data_set = open_data(request.data, request.excluded)
     for line in data_set.describe():
         log(line)
     learnt, held_out = split_good(data_set)

@@ -21,8 +21,9 @@ from flawline.train.data.split import list_hash
 PLAN = "plan.json"
 # Key of the plan: a hash of the names and sizes of the good images.
 IMAGES = "good_images"
-# Of a request: what may change without making the records in the folder wrong.
-FREE = ("methods", "backbones")
+# Of a request: what may change without making the records in the folder wrong. The good images say
+# which ones are excluded.
+FREE = ("methods", "backbones", "excluded")
 
 
 class Store:
@@ -93,7 +94,7 @@ def _plan(request: Request, threads: int | None) -> dict[str, Any]:
     for key in FREE:
         del plan[key]
     plan["data"] = str(request.data.resolve())
-    plan[IMAGES] = list_hash(open_data(request.data).train_good)
+    plan[IMAGES] = list_hash(open_data(request.data, request.excluded).train_good)
     plan["threads"] = threads
     plan["cpu"] = cpu_name()
     return plan

@@ -160,6 +160,15 @@ def test_totals_are_counts(name: str, output: Output) -> None:
     assert output.totals() == totals
 
 
+def test_the_state_is_known_at_any_time(name: str, output: Output) -> None:
+    for kind in ("good", "anomalous"):
+        state = output.state()
+        assert all(isinstance(count, int) and count >= 0 for count in state.counts.values())
+        assert state.fault is None or (state.fault and "\n" not in state.fault)
+        output.write(judgement(kind))
+    assert output.description.partition(":")[0] == name
+
+
 def test_closing_twice_is_allowed(name: str, output: Output) -> None:
     output.write(judgement("good"))
     output.close()

@@ -57,16 +57,16 @@ def stage_sheet(columns: Sequence[Mapping[str, Image]], names: Sequence[str], ti
     sheet_width = LABEL_WIDTH + len(columns) * (width + GAP)
     sheet = np.empty((sheet_height, sheet_width, 3), np.uint8)
     sheet[:] = PAPER
-    _write(sheet, title, GAP, 26, 0.55, BLACK)
+    write_line(sheet, title, GAP, 26, 0.55, BLACK)
     for row, label in enumerate(rows):
         top = TITLE_HEIGHT + row * (height + GAP)
-        _write(sheet, label, GAP, top + height // 2, 0.45, BLACK)
+        write_line(sheet, label, GAP, top + height // 2, 0.45, BLACK)
         for column, pictures in enumerate(columns):
             left = LABEL_WIDTH + column * (width + GAP)
             sheet[top : top + height, left : left + width] = pictures[label]
     for column, name in enumerate(names):
         left = LABEL_WIDTH + column * (width + GAP)
-        _write(sheet, name, left, sheet_height - 8, 0.4, GREY, width)
+        write_line(sheet, name, left, sheet_height - 8, 0.4, GREY, width)
     return sheet
 
 
@@ -86,7 +86,7 @@ def outlined(image: Image, mask: Mask) -> Image:
     return np.asarray(drawn, np.uint8)
 
 
-def _write(
+def write_line(
     sheet: Image,
     text: str,
     x: int,

@@ -10,6 +10,7 @@ from pathlib import Path
 from flawline.cameras.decode import list_images
 from flawline.cameras.listing import FileKey, LeftOut, count_of, file_key
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
+from flawline.train.data.exclusion import describe_excluded
 from flawline.train.data.names import folder_kind
 
 # An image whose name adds such a word to that of an image next to it is its mask.
@@ -141,7 +142,7 @@ def _require_same_kind(data: DataSet, first: Sample, second: Sample) -> None:
 def describe_left_out(data: DataSet) -> tuple[str, ...]:
     """Return one phrase for each kind of file below the root that the data set does not use."""
     used = set()
-    for path in data.train_good:
+    for path in (*data.train_good, *data.excluded):
         used.add(file_key(path))
     for sample in data.test:
         used.add(file_key(sample.path))
@@ -153,6 +154,8 @@ def describe_left_out(data: DataSet) -> tuple[str, ...]:
         if file_key(path) not in used:
             unused[path.parent.relative_to(data.root).as_posix()] += 1
     phrases = []
+    if data.excluded:
+        phrases.append(describe_excluded(data.excluded))
     if unused:
         phrases.append(f"{count_of(unused.total(), 'image')} ({_places(unused)})")
     return (*phrases, *left_out.describe())

@@ -35,7 +35,8 @@ class DataSet:
     """The images of one product: good ones to train on, and labelled ones to test with.
 
     `left_out` has one phrase for each kind of file that was not taken. `notes` are sentences about
-    what is probably a mistake in the data, for example masks that belong to no image.
+    what is probably a mistake in the data, for example masks that belong to no image. `excluded`
+    are good images that a list leaves out; they are in neither of the others.
     """
 
     root: Path
@@ -43,6 +44,7 @@ class DataSet:
     test: tuple[Sample, ...]
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    excluded: tuple[Path, ...] = ()
 
     def describe(self) -> list[str]:
         """Return log lines: what was taken and what was left out, in one line, then the notes."""

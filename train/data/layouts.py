@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from flawline.cameras.decode import list_images
 from flawline.cameras.listing import LeftOut, subfolders
 from flawline.train.data.checks import describe_left_out, require_only_good, without_repeats
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
+from flawline.train.data.exclusion import without_images
 from flawline.train.data.names import folder_kind, named_subfolders, subfolders_of_kind
 from flawline.train.data.pairing import Masks
 from flawline.train.data.published import KNOWN_LAYOUTS, read_dagm, read_visa, require_good
@@ -17,19 +18,20 @@ from flawline.train.data.published import KNOWN_LAYOUTS, read_dagm, read_visa, r
 __all__ = ["KNOWN_LAYOUTS", "DataError", "DataSet", "GoodImages", "Sample", "open_data"]
 
 
-def open_data(root: str | Path) -> DataSet:
+def open_data(root: str | Path, excluded: Collection[str] = ()) -> DataSet:
     """Open the folder of one product in any layout that `KNOWN_LAYOUTS` names.
 
     A real file counts once, and hidden and system folders are left out. A layout without a test
-    split gives an empty `test`. Raises DataError where the folder does not exist, holds no good
-    images, mixes several products, or mixes good and bad images in a way that is not known.
+    split gives an empty `test`. `excluded` are content hashes of good images to leave out. Raises
+    DataError where the folder does not exist, holds no good images, mixes several products, or
+    mixes good and bad images in a way that is not known.
     """
     root = Path(root)
     if not root.is_dir():
         reason = "is a file and no folder" if root.exists() else "there is no such folder"
         raise DataError(f"data {root}: {reason}; {KNOWN_LAYOUTS}")
     read = _choose_layout(root)
-    data = without_repeats(read(root))
+    data = without_images(without_repeats(read(root)), excluded)
     return replace(data, left_out=describe_left_out(data))
 
 

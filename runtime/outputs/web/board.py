@@ -27,24 +27,29 @@ ENDED = "ended"
 
 @dataclass
 class CameraWatch:
-    """A camera of the stream, and whether it gives frames: what is wrong, and since when.
+    """A camera of the stream, and since when it does or does not give frames.
 
     `since` is in seconds since 1970.
     """
 
     name: str
     camera: Camera
-    fault: str | None = None
     since: float = 0.0
+    _fault: str | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Why the camera gives no frames, without what it calls itself; None if it gives them."""
+        fault = self.camera.lost or self._fault
+        return None if fault is None else fault.removeprefix(f"camera {self.camera.source}: ")
 
     def note(self, event: CameraEvent) -> None:
         """Take note of an event of the camera."""
         if event.name in (events.STALLED, events.FAILED):
-            # What it calls itself is shown beside it.
-            self.fault = event.text.removeprefix(f"camera {self.camera.source}: ")
+            self._fault = event.text
             self.since = time.time()
         elif event.name == events.RECOVERED:
-            self.fault = None
+            self._fault = None
             self.since = time.time()
 
 

@@ -65,8 +65,7 @@ class StreamCollector(Collector):
         up = _gauge("camera_up", "0 if the camera gives no frames because it stalled or failed")
         reconnects = _counter("camera_reconnects", "how often the camera was opened again")
         for watch in self._board.cameras:
-            is_up = watch.fault is None and watch.camera.lost is None
-            up.add_metric([watch.name], int(is_up))
+            up.add_metric([watch.name], int(watch.fault is None))
             reconnects.add_metric([watch.name], watch.camera.reconnects)
         yield up
         yield reconnects

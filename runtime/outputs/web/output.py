@@ -80,8 +80,7 @@ class LivePage(Output):
 
         self._server.start(create_app(self._board, access, lambda: self._server.is_closing))
         self._resources.enter_context(listening(self._board.warn))
-        shown = "[" + host + "]" if ":" in host else host
-        log(f"the live page is at http://{shown}:{self._server.port}/")
+        log(f"the live page is at http://{_shown(host)}:{self._server.port}/")
 
     @classmethod
     def missing(cls) -> str | None:
@@ -132,6 +131,13 @@ def _parse(target: str) -> tuple[str, int]:
             f"as web:127.0.0.1:{PORT}"
         )
     return match["host"].strip("[]"), int(match["port"] or PORT)
+
+
+def _shown(host: str) -> str:
+    """Return a host as a browser takes it; for all addresses, it is the name of the machine."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
 
 
 def _token(host: str, options: WebOptions) -> str | None:

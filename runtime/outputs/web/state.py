@@ -81,9 +81,8 @@ def faults_of(board: Board) -> list[str]:
         return ["the stream has ended"]
     faults = []
     for watch in board.cameras:
-        fault = watch.camera.lost or watch.fault
-        if fault is not None:
-            faults.append(f"camera {watch.name}: {printable(fault)}")
+        if watch.fault is not None:
+            faults.append(f"camera {watch.name}: {printable(watch.fault)}")
     for lane in board.lanes.values():
         view = lane.view()
         if view.unjudged_run >= UNJUDGED_RUN and view.newest is not None:
@@ -178,7 +177,7 @@ def _region(region: Region) -> RegionState:
 
 def _camera_state(board: Board, watch: CameraWatch) -> CameraState:
     camera = watch.camera
-    fault = camera.lost or watch.fault
+    fault = watch.fault
     lane = board.lanes.get(watch.name)
     return CameraState(
         name=watch.name,

@@ -1,7 +1,7 @@
 // The live view: a card for each camera, and the parts that were not good.
 
 import { Trace } from "/static/trace.js";
-import { WORDS, ask, clock, count, duration, facts, icon, laterPicture, make, score, seconds, setText, share, svgElement } from "/static/ui.js";
+import { WORDS, ask, beginLaterPictures, clock, count, duration, facts, icon, laterPicture, make, score, seconds, setText, share, svgElement } from "/static/ui.js";
 
 const SILENT_S = 3; // without a frame, a camera that gives frames all the time is marked
 const LEAST_PAUSE_MS = 150; // between two pictures
@@ -31,6 +31,7 @@ class Lane {
     this.withMap = true;
     this.loading = false;
     this.shownNumber = null;
+    this.pictureAt = performance.now();
     find(".lane-name").textContent = name === "parts" ? "All cameras" : `Camera ${name}`;
     this.source = find(".lane-source");
     this.toggle(find(".t-map"), (on) => {
@@ -98,8 +99,11 @@ class Lane {
     setText(this.note, shown.reason ?? parts.join(" · "));
     const old = state.continuous && silent > SILENT_S;
     this.root.classList.toggle("old", old);
-    this.staleNote.hidden = !old;
+    // A picture that is not loaded must not pass for the one of the verdict.
+    const late = shown.width > 0 && shown.number !== this.shownNumber && performance.now() - this.pictureAt > 1000 * SILENT_S;
+    this.staleNote.hidden = !(old || late);
     if (old) setText(this.staleNote, `No new frame for ${duration(silent)}`);
+    else if (late) setText(this.staleNote, "The picture is older than the verdict");
   }
 
   drawBoxes(shown) {
@@ -134,6 +138,8 @@ class Lane {
       const address = URL.createObjectURL(await answer.blob());
       await this.show(address);
       this.shownNumber = number;
+      this.pictureAt = performance.now();
+      beginLaterPictures();
       setText(this.empty, "");
       this.image.alt = `Frame ${number} of ${this.name}`;
     } catch (error) {
@@ -153,6 +159,7 @@ class Lane {
   }
 
   clear(text) {
+    this.shownNumber = this.state.shown.number;
     if (this.image.src) URL.revokeObjectURL(this.image.src);
     this.image.removeAttribute("src");
     setText(this.empty, text);

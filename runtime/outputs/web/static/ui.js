@@ -6,6 +6,8 @@ export const WORDS = {
 // Places of the verdicts in the points that the station sends.
 export const VERDICTS = ["good", "review", "anomalous", "unjudged"];
 
+// An answer that takes longer is given up; saving waits up to 10 s for the audit log.
+const ANSWER_MS = 15000;
 const whole = new Intl.NumberFormat("en");
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -100,7 +102,7 @@ export function facts(list, pairs) {
 }
 
 export async function ask(path, body = null) {
-  const options = { cache: "no-store", credentials: "same-origin" };
+  const options = { cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(ANSWER_MS) };
   if (body !== null) {
     options.method = "POST";
     options.headers = { "content-type": "application/json" };
@@ -125,14 +127,22 @@ async function reason(answer) {
 
 // Pictures of parts are loaded one after the other: a browser has few connections to a station, and
 // the newest frame must not wait for them.
-let loading = Promise.resolve();
+let begin;
+let loading = new Promise((resolve) => { begin = resolve; });
+setTimeout(() => begin(), 3000);
+
+// Called when the first one of a newest frame is there.
+export function beginLaterPictures() {
+  begin();
+}
 
 export function laterPicture(src, attributes = {}) {
   const image = make("img", { alt: "", ...attributes });
   loading = loading.then(async () => {
     if (!image.isConnected) return;
     image.src = src;
-    await image.decode().catch(() => image.dispatchEvent(new Event("gone")));
+    const shown = image.decode().catch(() => image.dispatchEvent(new Event("gone")));
+    await Promise.race([shown, new Promise((resolve) => { setTimeout(resolve, ANSWER_MS); })]);
   });
   return image;
 }
