@@ -58,6 +58,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     from flawline.benchmarks.studies.results import write_results, write_rows
     from flawline.export.provenance import public_command
     from flawline.train.data import open_data
+    from flawline.train.fold_training import SharedFeatures
 
     words = ["--data", args.data, "--share", args.share, "--seeds", *args.seeds]
     if args.methods:
@@ -65,9 +66,10 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     words += ["--weights", args.weights, *flags]
     command = public_command("benchmarks.studies.doubtful", words)
     rows = read_row_files(args.out)
+    features = SharedFeatures()
     for seed in args.seeds:
         contamination = choose_contamination(open_data(args.data), [args.share], seed)
-        listed = measure_list(contamination, args.share, seed, args.weights)
+        listed = measure_list(contamination, args.share, seed, args.weights, features)
         rows = add_row(rows, {**listed.row, "command": command})
         # A long run keeps what it has measured when it is cut short.
         write_rows(args.out, rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any
 from flawline.benchmarks.studies.contamination.data import Contamination, write_contaminated
 from flawline.benchmarks.studies.contamination.measure import hash_of_test, measure_share
 from flawline.runtime.console import printable
-from flawline.runtime.cores import allowed_cores
-from flawline.runtime.environment import cpu_name, versions
+from flawline.runtime.environment import versions
 from flawline.runtime.graph_input import GraphInput
 from flawline.train.data import data_name, open_data
 from flawline.train.data.exclusion import COMMENT, FLAG
@@ -21,6 +19,7 @@ from flawline.train.data.images import frames_of
 from flawline.train.doubtful.files import DoubtfulFiles
 from flawline.train.doubtful.listing import list_doubtful
 from flawline.train.fit import DEFAULT_METHOD
+from flawline.train.fold_training import SharedFeatures
 from flawline.train.method import resolve_method
 from flawline.train.progress import Bars
 from flawline.train.recipe import plan
@@ -44,8 +43,17 @@ class Listed:
     row: dict[str, Any]
 
 
-def measure_list(contamination: Contamination, share: float, seed: int, weights: str) -> Listed:
-    """List the doubtful images of a contaminated copy of the data, in a temporary folder."""
+def measure_list(
+    contamination: Contamination,
+    share: float,
+    seed: int,
+    weights: str,
+    features: SharedFeatures,
+) -> Listed:
+    """List the doubtful images of a contaminated copy of the data, in a temporary folder.
+
+    features: shared by the lists of all seeds, whose images are mostly the same.
+    """
     name = data_name(contamination.data_set.root)
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
         data = write_contaminated(contamination, share, Path(folder) / "data" / name)
@@ -55,12 +63,9 @@ def measure_list(contamination: Contamination, share: float, seed: int, weights:
         graph_input = GraphInput(model.geometry)
         frames = frames_of(open_data(data).train_good, graph_input, None)
         found = model.load_weights(weights, 0, frames)
-        start = time.perf_counter()
-        used = time.process_time()
+        features.attach(model)
         with Bars() as bars:
             list_doubtful(files, data, frames, graph_input, model, bars)
-        seconds = time.perf_counter() - start
-        processor_seconds = time.process_time() - used
         names = _listed_names(files)
     row = {
         "what": "list",
@@ -73,10 +78,7 @@ def measure_list(contamination: Contamination, share: float, seed: int, weights:
         "training_images": len(frames),
         "found": sum(map(_is_moved, names)),
         "listed": len(names),
-        "seconds": round(seconds, 1),
-        "processor_seconds": round(processor_seconds, 1),
         "test_images": hash_of_test(contamination),
-        "device": f"{cpu_name()}, {allowed_cores()} threads",
         "versions": versions(),
     }
     return Listed(contamination, share, names, row)

@@ -27,7 +27,6 @@ LIST_HEADER = (
     "mean",
     "of the good ones listed",
     "mean",
-    "seconds of one core",
 )
 TRAINING_HEADER = ("detector", "data", "trained on", "I-AUROC", "false alarms", "found defects")
 COMMON: Shape = {
@@ -38,8 +37,6 @@ COMMON: Shape = {
 LIST: Shape = {
     **COMMON,
     **dict.fromkeys(("moved", "training_images", "found", "listed"), int),
-    "processor_seconds": float,
-    "device": str,
 }
 TRAINING: Shape = {
     **COMMON,
@@ -80,8 +77,7 @@ def page_of(rows: Sequence[Row]) -> str:
     parts.append(
         f"Defective test images, drawn at random, are among the training images; listed is what "
         f"lies more than {LIMIT:g} robust standard deviations above the median. The constants were "
-        f"chosen on {TUNED_ON}. Features of {stated(lists, _weights, _data)}. Machine "
-        f"{stated(lists, _device, _data)}."
+        f"chosen on {TUNED_ON}. Features of {stated(lists, _weights, _data)}."
     )
     if trainings:
         ordered = sorted(trainings, key=_training_order)
@@ -110,7 +106,6 @@ def _list_cells(rows: Sequence[Row]) -> list[object]:
         f"{mean(found) / first['moved']:.0%}" if first["moved"] else "–",
         f"{', '.join(map(str, good))} of {of_good}",
         f"{mean(good) / of_good:.1%}",
-        f"{mean(row['processor_seconds'] for row in rows):.0f}",
     ]
 
 
@@ -145,10 +140,6 @@ def _data(row: Row) -> str:
 
 def _weights(row: Row) -> str:
     return f"{row['backbone']}, {row['weights']}"
-
-
-def _device(row: Row) -> str:
-    return str(row["device"])
 
 
 def _seed(row: Row) -> str:
