@@ -36,6 +36,8 @@ from flawline.runtime.threshold import (
 # pictures.
 APPEND = "append"
 NEW = "new"
+# More good parts than any rates take that are of use.
+ENOUGH = 2000
 # Package that writes a graph.
 GRAPH_PACKAGE = "onnx"
 
@@ -156,19 +158,29 @@ def rates_for(bundle: Bundle, mode: str, pictures: Sequence[Picture]) -> Asked:
     """
     images = _images(mode, pictures)
     calibration = bundle.calibration
+    review = None if calibration.review is None else calibration.review.rate
     flag = _own_rate(calibration)
+    asked = _supported(flag, review, images)
+    if asked is None:
+        enough = next((n for n in range(images, ENOUGH) if _supported(flag, review, n)), ENOUGH)
+        raise CalibrationError(
+            f"collect good parts: {images} are too few for the review rate of the bundle, "
+            f"{100 * (review or 0):g} %, which takes {enough}"
+        )
+    return asked
+
+
+def _supported(flag: float | None, review: float | None, images: int) -> Asked | None:
+    """Return the rates that so many pictures support; None if they are too few for the review."""
     try:
         rate = check_false_alarm_rate(flag, images)
     except CalibrationError:
         flag = None
         rate = check_false_alarm_rate(None, images)
-    review = None if calibration.review is None else calibration.review.rate
     try:
         check_rates(Rates(rate, review), images)
-    except CalibrationError as error:
-        raise CalibrationError(
-            f"{images} good parts are too few for a review rate of {review:g}; collect more"
-        ) from error
+    except CalibrationError:
+        return None
     return Asked(rate, flag, review)
 
 

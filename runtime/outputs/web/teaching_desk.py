@@ -65,7 +65,7 @@ class TeachingDesk:
             fault=fault,
             modes=tuple(_mode_state(bundle, mode, pictures) for mode in modes_of(bundle)),
             pictures=tuple(map(_picture_state, pictures)),
-            markable=tuple(self._markable(bundle) if fault is None else ()),
+            markable=tuple(self._markable(bundle)),
             collecting=self._collection.left,
             collection_fault=self._collection.fault,
             most_pictures=MOST_PICTURES,

@@ -24,8 +24,8 @@ from flawline.runtime.replaced import install_bundle
 TEACHING, INSTALLING, INSTALLED, FAILED = "teaching", "installing", "installed", "failed"
 # The lines of the command that are kept.
 LINES = 12
-# Added to the niceness of the stream: on a machine without idle time, a lesson still gets a tenth of
-# what one thread of the stream gets, and does not take for ever.
+# Added to the niceness of the stream: on a machine without idle time, a lesson still gets a tenth
+# of what one thread of the stream gets, and does not take for ever.
 NICENESS = 10
 LARGEST_NICENESS = 19
 # Of /proc/PID/oom_score_adj: the process that is ended first when memory runs out.

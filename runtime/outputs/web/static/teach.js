@@ -251,7 +251,7 @@ export class Teach {
       const image = laterPicture(src, { alt: `${WORDS[part.verdict]}, score ${score(part.score, part.threshold)}` });
       const view = kept ? make("button", { class: "look", type: "button", "aria-label": "Look at it", onclick: () => openPart(kept) }, image) : image;
       const press = on ? () => this.change("remove", { picture: picture.id }) : () => this.change("mark", { part: kept.id });
-      const text = on ? `Good, says ${picture.person}` : gone ? "Image no longer kept" : "Not a defect";
+      const text = on ? `Good: ${picture.person}` : gone ? "No image any more" : "Not a defect";
       const button = make("button", { class: "mark", type: "button", "aria-pressed": String(on), "data-gone": String(gone), onclick: press }, text);
       return make("li", { class: "tile", "data-on": String(on) }, view,
         make("span", { class: "tile-facts" }, make("b", {}, score(part.score, part.threshold)), make("span", {}, clock(part.captured_at))), button);
