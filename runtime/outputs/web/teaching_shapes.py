@@ -59,9 +59,9 @@ class TeachingState:
     """What the bundle in use can be taught from.
 
     `fault` says why it cannot be taught here. `collecting` is how many further frames are collected
-    and `collection_fault` why that ended. `markable` are the kept parts of this bundle whose images are there.
-    `in_place` is the bundle at the watched path, and `previous` the one that undoing brings back;
-    `undo_fault` says why that is not possible.
+    and `collection_fault` why that ended. `markable` are the kept parts of this bundle whose images
+    are there. `in_place` is the bundle at the watched path, and `previous` the one that undoing
+    brings back; `undo_fault` says why that is not possible.
     """
 
     bundle: str
