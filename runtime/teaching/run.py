@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flawline.cameras import Camera, open_camera
-from flawline.commands import command_line
 from flawline.extras import install_command
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
@@ -29,6 +28,7 @@ from flawline.runtime.teaching.new_bundle import (
     write_tested,
 )
 from flawline.runtime.teaching.pictures import Pictures, most_frames, take_pictures
+from flawline.runtime.teaching.recalibrate import recalibrated
 from flawline.runtime.threshold import Rates, check_rates
 from flawline.runtime.trained_images import require_new_images
 from flawline.uris import without_secrets
@@ -65,17 +65,17 @@ class TeachOptions:
     words: Sequence[str] = ()
 
 
-def require_teachable(bundle: Bundle, more: bool) -> None:
-    """Raise TeachError for a bundle of a method that cannot be taught, or be taught `more`."""
+def require_appendable(bundle: Bundle) -> None:
+    """Raise TeachError for a bundle to which no false rejects can be added."""
     method = bundle.manifest.method
-    calibrate = command_line("calibrate", "--bundle", bundle.path, "--camera", "CAMERA")
     if method not in TEACHERS:
         raise TeachError(
-            f"bundle {bundle.path}: {method} is trained in steps, which takes torch; bundles of "
-            f"{' and '.join(TEACHERS)} can be taught. Set its threshold again instead: {calibrate}"
+            f"bundle {bundle.path}: {method} is trained in steps, which takes torch, and nothing "
+            f"can be added to it here; let good pictures set its thresholds with --source, or "
+            f"train it again with the false rejects among the good images"
         )
     kind: type[Teacher] = resolve(TEACHERS, method, "teacher", TeachError)
-    if more and not kind.appends:
+    if not kind.appends:
         raise TeachError(
             f"bundle {bundle.path}: {method} learns statistics of all pictures, to which nothing "
             f"can be added later; put the false rejects into the folder of good pictures, and "
@@ -86,8 +86,11 @@ def require_teachable(bundle: Bundle, more: bool) -> None:
 def teach(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
     """Teach a bundle from pictures of good parts alone, and write the new one.
 
-    Raises CameraError, DataError, CalibrationError, EngineError, BundleError and TeachError.
+    Where its method cannot be taught, they only set its thresholds. Raises CameraError, DataError,
+    CalibrationError, EngineError, BundleError and TeachError.
     """
+    if bundle.manifest.method not in TEACHERS:
+        return _recalibrate(bundle, source, options)
     setup = _open(bundle, options)
 
     def check(_camera: Camera, most: int) -> None:
@@ -106,6 +109,8 @@ def teach(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
         provenance=_provenance(bundle, counts, options),
         source_sizes=pictures.sizes,
         trained_images=_hashes(trained),
+        # What was left out of the old one's training says nothing about these pictures.
+        excluded_images=(),
     )
     return _write(bundle, replace(new, manifest=manifest), options)
 
@@ -141,6 +146,17 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
         trained_images=_hashes(trained),
     )
     return _write(bundle, replace(new, manifest=manifest), options)
+
+
+def _recalibrate(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
+    if options.folds is not None:
+        raise TeachError(
+            f"bundle {bundle.path}: {bundle.manifest.method} cannot be taught here, so that no "
+            f"pictures are left out in turn; leave --folds out"
+        )
+    engine = (options.engine, options.engine_options)
+    new = recalibrated(bundle, source, options.rates, options.images, *engine)
+    return _write(bundle, new, options)
 
 
 def _open(bundle: Bundle, options: TeachOptions) -> Setup:
