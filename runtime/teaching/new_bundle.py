@@ -20,7 +20,14 @@ from flawline.runtime.console import log, log_notes
 from flawline.runtime.drift.learn import MOST_IMAGES, learn_reference
 from flawline.runtime.drift.reference import DriftReference
 from flawline.runtime.drift.watch import learned_notes
-from flawline.runtime.engines import Engine, EngineOptions, open_engine, open_reference
+from flawline.runtime.engines import (
+    Engine,
+    EngineOptions,
+    engines_of_machine,
+    open_engine,
+    open_reference,
+)
+from flawline.runtime.engines.auto import first_selection
 from flawline.runtime.golden import Golden
 from flawline.runtime.golden_images import golden_places
 from flawline.runtime.good_images.scores import GoodScores
@@ -215,11 +222,20 @@ def write_tested(new: NewBundle, out: Path, engine: str, options: EngineOptions)
         ) from error
     try:
         staged = write_bundle(work / out.name, *contents)
-        with closing(open_engine(staged, engine, options)) as opened:
+        with closing(_opened(staged, engine, options)) as opened:
             log(f"self-test passed: {opened.description}")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return write_bundle(out, *contents, "teach")
+
+
+def _opened(bundle: Bundle, engine: str, options: EngineOptions) -> Engine:
+    if engine == "auto" and bundle.calibration.scored_by is None:
+        # No times of a new bundle were measured. What `auto` says about that would name this
+        # folder, which does not last.
+        first = first_selection(options, engines_of_machine())
+        engine, options = first.engine, replace(options, precision=first.precision)
+    return open_engine(bundle, engine, options)
 
 
 def log_precisions(old: Bundle, new: Bundle) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flawline.cameras import Camera, open_camera
+from flawline.commands import command_line
 from flawline.extras import install_command
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
@@ -123,22 +124,22 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
     """
     setup = _open(bundle, options)
     old = bundle.manifest
-    trained = set(old.trained_images)
 
     def check(camera: Camera, most: int) -> None:
         check_rates(options.rates, most, GOOD)
-        require_new_images(camera.files()[:most], trained)
+        require_new_images(camera.files()[:most], old.trained_images)
 
     with tempfile.TemporaryDirectory(prefix="flawline-") as name:
         folder = Path(name)
         rejected, wrong = _take(setup, false_rejects, None, folder)
-        trained.update(_hashes(rejected.files))
         pictures, features = _take(setup, good, options.images, folder, check)
         _refuse_common(rejected, pictures)
+        _refuse_other_size(rejected, pictures)
         _log_rejected(setup, rejected, wrong)
         lesson = teach_more(setup, wrong, pictures, features, options.bank_limit)
         new = make_bundle(setup, lesson, pictures, features, options.rates)
     sizes = rejected.sizes.extended(pictures.sizes)
+    trained = {*old.trained_images, *_hashes(rejected.files)}
     manifest = replace(
         new.manifest,
         provenance=_provenance(bundle, f"{len(rejected)} false rejects appended", options),
@@ -208,6 +209,16 @@ def _refuse_common(rejected: Pictures, good: Pictures) -> None:
         raise TeachError(
             f"{len(common)} of {len(good)} good images are among the false rejects, such as "
             f"{common[0]}; a threshold from them would be too low; remove them from --good"
+        )
+
+
+def _refuse_other_size(rejected: Pictures, good: Pictures) -> None:
+    """Refuse false rejects that the camera of the good parts did not give. Raises TeachError."""
+    if good.sizes.one_size and rejected.sizes != good.sizes:
+        raise TeachError(
+            f"the false rejects are {rejected.sizes.describe()}, and the good pictures are "
+            f"{good.sizes.describe()}; give the frames as the camera gave them, which "
+            f'--output "overlays:DIR?frames=rejected&paint=0" of {command_line("stream")} saves'
         )
 
 

@@ -234,7 +234,7 @@ def test_a_bank_has_at_most_as_many_rows_as_the_limit(
     ("good", "flags", "message"),
     [
         (noise(10, 4), ["--bank-limit", "115"], "the bank has 115 rows already"),
-        (noise(4, 3, 180), [], "4 of 4 images were trained on"),
+        (noise(4, 3, 180), [], "4 of 4 good images are among the false rejects"),
         (noise(10, 4), ["--false-alarm-rate", "0.01"], "needs 99 good images, there are 10"),
     ],
 )
@@ -248,6 +248,20 @@ def test_what_would_make_a_wrong_threshold_is_refused(
 ) -> None:
     assert append(taught_bank, tmp_path, good, *flags) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "new").exists()
+
+
+def test_painted_pictures_are_no_false_rejects(
+    taught_bank: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    painted = [np.pad(image, ((0, 20), (0, 0), (0, 0))) for image in noise(4, 3, 180)]
+    rejected = write(tmp_path / "rejected", painted)
+    good = write(tmp_path / "good", noise(10, 4))
+    words = ["--append", str(rejected), "--good", str(good), "--out", str(tmp_path / "new")]
+    assert main([str(taught_bank.path), *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the false rejects are 64x84, and the good pictures are 64x64" in error
+    assert "frames=rejected&paint=0" in error
     assert not (tmp_path / "new").exists()
 
 
