@@ -304,7 +304,7 @@ export class Teach {
     const steps = [];
     const step = (name, text, more = "") => {
       const mark = icon(name);
-      mark.classList.add(name === "good" ? "ok" : name === "anomalous" ? "wrong" : "open");
+      mark.classList.add(name === "good" ? "ok" : name === "waiting" ? "open" : "wrong");
       steps.push(make("li", {}, mark, make("span", { class: "what" }, text), more ? make("span", { class: "more" }, more) : null));
     };
     if (job.phase === "failed") {
@@ -316,7 +316,7 @@ export class Teach {
       if (job.in_use) step("good", "The station judges with it");
       else if (facts.in_place !== job.bundle) step("waiting", "Another bundle is in the place by now");
       else if (now - job.ended < PATIENCE_S) step("waiting", "The station takes it over between two frames");
-      else step("anomalous", "The station does not judge with it", "The warnings under Health say why if it was refused; bring the bundle before it back.");
+      else step("review", "No part was judged with it yet", "The warnings under Health say why if it was refused. Bring the bundle before it back then.");
     }
     this.steps.replaceChildren(...steps);
   }
