@@ -103,7 +103,7 @@ def _measure(bundle: Bundle, camera: str, args: argparse.Namespace) -> dict[str,
             summary = stream.end()
         lines = stream.lines
     # The first frame has the number 0.
-    missing = lines[-1].index + 1 - len(lines)
+    missing = lines[-1].number + 1 - len(lines)
     return {
         "taken_s": _spread(taken),
         "gap_ms": _spread([1e3 * _gap(turn) for turn in before]),

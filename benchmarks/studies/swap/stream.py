@@ -28,7 +28,7 @@ class Line(NamedTuple):
     """
 
     at: float
-    index: int
+    number: int
     threshold: float
     dropped: int
 
