@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
 import statistics
 import sys
@@ -74,6 +75,7 @@ def _run(args: argparse.Namespace) -> None:
         "rounds": args.rounds,
         "cores": allowed_cores(),
         "machine": machine_facts(),
+        "niceness": os.nice(0),
         "other_processes": None if others is None else round(others, 3),
     }
     page = swap_report(result)
