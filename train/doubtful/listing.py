@@ -31,6 +31,8 @@ from flawline.train.progress import Progress
 
 # Images in the picture; the list has all.
 MOST_SHOWN = 60
+# By `benchmarks.studies.doubtful`, on three data sets.
+OF_GOOD_ALONE = "about a tenth is listed where all images are good"
 
 
 def list_doubtful(
@@ -64,8 +66,8 @@ def list_doubtful(
     verb = "is" if count == 1 else "are"
     return [
         f"note: {count} of {len(frames)} good images {verb} supported less by the others than is "
-        f"usual, and may be defective: look at {files.picture}, remove what is good from "
-        f"{files.list}, and train with {FLAG} {files.list}"
+        f"usual, and may be defective ({OF_GOOD_ALONE}): look at {files.picture}, remove what is "
+        f"good from {files.list}, and train with {FLAG} {files.list}"
     ]
 
 
@@ -91,7 +93,7 @@ def _lines(support: Support, root: Path, paths: Sequence[Path]) -> Iterator[str]
     yield f"{COMMENT} Remove the lines of good parts; {FLAG} leaves out what is left."
     yield (
         f"{COMMENT} The numbers are deviations above the median of all images; the limit is "
-        f"{LIMIT:g}."
+        f"{LIMIT:g}: {OF_GOOD_ALONE}."
     )
     for place, index in enumerate(doubtful, 1):
         yield f"{COMMENT} {place}: {support.deviations[index]:.2f}"
@@ -109,9 +111,12 @@ def _picture_of(
         levels = support.distances[index] / support.limit
         pictures.append(marked(frame, _spread_over(frame, levels, describer)))
         names.append(f"{place}: {support.deviations[index]:.1f}  {frames.paths[index].name}")
-    title = f"{data_name(root)}: {len(doubtful)} of {len(frames)} good images"
+    title = (
+        f"{data_name(root)}: {len(doubtful)} of {len(frames)} good images, those that the others "
+        f"support least first"
+    )
     if len(doubtful) > MOST_SHOWN:
-        title += f", the first {MOST_SHOWN}"
+        title += f"; {MOST_SHOWN} are shown"
     return doubtful_sheet(pictures, names, title)
 
 

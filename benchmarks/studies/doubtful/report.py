@@ -94,6 +94,7 @@ def page_of(rows: Sequence[Row]) -> str:
 
 
 def _list_cells(rows: Sequence[Row]) -> list[object]:
+    rows = sorted(rows, key=lambda row: int(row["seed"]))
     first = rows[0]
     found = [row["found"] for row in rows]
     good = [row["listed"] - row["found"] for row in rows]
@@ -113,7 +114,7 @@ def _seeds(rows: Sequence[Row]) -> str:
     """Return the seeds of the choice of images; a choice of none has no seed."""
     if not rows[0]["moved"]:
         return "–"
-    seeds = sorted(row["seed"] for row in rows)
+    seeds = column(rows, "seed")
     if seeds == list(range(seeds[0], seeds[-1] + 1)) and len(seeds) > 2:
         return f"{seeds[0]} to {seeds[-1]}"
     return ", ".join(map(str, seeds))
