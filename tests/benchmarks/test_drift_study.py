@@ -17,7 +17,7 @@ from builders import write_squares
 from flawline.benchmarks.perturbations import perturb
 from flawline.benchmarks.studies.drift import measure, simulate
 from flawline.benchmarks.studies.drift.__main__ import main
-from flawline.benchmarks.studies.drift.measure import REQUIRED, Judged, measure_changes
+from flawline.benchmarks.studies.drift.measure import REQUIRED, Judged, bundle_of, measure_changes
 from flawline.benchmarks.studies.drift.report import add_rows, drift_page
 from flawline.benchmarks.studies.drift.subjects import Subject, open_subjects
 from flawline.runtime.drift.gauge import Gauge
@@ -107,9 +107,15 @@ def test_the_study_writes_what_it_measured(
     assert main(words) == 0
     rows = json.loads((tmp_path / "drift.json").read_text())
     parts = [row["part"] for row in rows]
-    assert parts == ["time"] + ["simulation"] * len(simulate.PROCESSES) + ["good", "change"]
+    assert parts == ["time"] + ["simulation"] * len(simulate.PROCESSES) + [
+        "good",
+        "change",
+        "blocks",
+    ]
     page = (tmp_path / "drift.md").read_text()
     assert "| gain 0.7 |" in page
+    assert rows[-1]["images"] == 20
+    assert "| squares | 20 | 28 |" in page
     assert "CPU time of a frame of 640x480" in page
     assert str(tmp_path) not in page
 
@@ -169,7 +175,8 @@ def test_a_stream_names_each_change_and_gives_no_other_warning(
     names = [product, *(name for name in ("bearing", "metal") if name != product)]
     subjects = open_subjects(names, [], tmp_path, 5000)
     flags = ["--method", "padim", "--weights", "texture", "--engine", "none"]
-    good, *changes = measure_changes(subjects[0], subjects, flags, tmp_path, 0, 5000, 10)
+    bundle = bundle_of(subjects[0], flags, tmp_path, 0)
+    good, *changes = measure_changes(subjects[0], subjects, bundle, 0, 5000, 10)
     assert good["warnings"] == {}
     for row in changes:
         watched = row["cause"] != POSITION or row["position"]

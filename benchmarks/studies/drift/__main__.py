@@ -5,8 +5,9 @@
 Trains and exports on demo products, and on each data set of --data. Good frames that were not
 trained on are judged as `flawline stream` judges them, as they are and after each change, and the
 warnings of the drift check are counted. Frames of a demo product are rendered; those of a data set
-are its good test images, drawn at random. Then the check is given random numbers that depend on
-those before them, and what it takes of the time of a frame is measured. All flags that are not
+are its good test images, drawn at random. Good images of the training are compared with those of
+other parts of the list as well, in their order. Then the check is given random numbers that depend
+on those before them, and what it takes of the time of a frame is measured. All flags that are not
 listed here go to `export.build`. OUT.json keeps its rows of other data sets.
 """
 
@@ -67,7 +68,8 @@ def _parser() -> Parser:
 
 
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
-    from flawline.benchmarks.studies.drift.measure import measure_changes, measure_time
+    from flawline.benchmarks.studies.drift.blocks import measure_blocks
+    from flawline.benchmarks.studies.drift.measure import bundle_of, measure_changes, measure_time
     from flawline.benchmarks.studies.drift.report import ROW, add_rows, drift_page
     from flawline.benchmarks.studies.drift.simulate import simulate
     from flawline.benchmarks.studies.drift.subjects import open_subjects
@@ -98,8 +100,10 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
         keep([measure_time()])
         keep(simulate(args.simulated))
     for subject in subjects:
+        bundle = bundle_of(subject, flags, args.folder, args.seed)
         numbers = (args.seed, args.frames, args.streams)
-        keep(measure_changes(subject, subjects, flags, args.folder, *numbers))
+        keep(measure_changes(subject, subjects, bundle, *numbers))
+        keep([measure_blocks(subject, bundle.manifest.graph_input, args.frames)])
     print(drift_page(rows))
 
 

@@ -36,6 +36,7 @@ from flawline.train import TrainError
 from flawline.train.data.demo import PRODUCTS, render
 from flawline.train.progress import Bars
 
+BLUR_AND_NOISE = "blur 2 and noise"
 # Each change of a frame, its strength, and the warning that it asks for. The first of each kind are
 # those that a stream must name; the others show how small a change is seen.
 CHANGES = (
@@ -49,6 +50,9 @@ CHANGES = (
     ("colour temperature", 1.1, LIGHT),
     ("blur", 1.0, FOCUS),
     ("shift", 3.0, POSITION),
+    # A lens out of focus does not blur the noise of the camera. The strength is that of the noise.
+    (BLUR_AND_NOISE, 1.0, FOCUS),
+    (BLUR_AND_NOISE, 2.0, FOCUS),
 )
 REQUIRED = CHANGES[:4]
 # Frames within which a change must be named, and good frames before it.
@@ -68,17 +72,15 @@ class Judged(NamedTuple):
 def measure_changes(
     subject: Subject,
     subjects: Sequence[Subject],
-    flags: Sequence[str],
-    folder: Path,
+    bundle: Bundle,
     seed: int,
     frames: int,
     streams: int,
 ) -> list[Row]:
-    """Train on a subject, and return the rows of its good frames and of each change.
+    """Return the rows of the good frames of a subject, and of each change, with its bundle.
 
-    The other `subjects` are other products. Raises TrainError if the export fails.
+    The other `subjects` are other products. Raises TrainError for a bundle without statistics.
     """
-    bundle = _bundle(subject, flags, folder, seed)
     reference = bundle.manifest.drift
     if reference is None:
         raise TrainError(f"{subject.name}: the bundle has no statistics of its good images")
@@ -109,7 +111,8 @@ def measure_changes(
     return rows
 
 
-def _bundle(subject: Subject, flags: Sequence[str], folder: Path, seed: int) -> Bundle:
+def bundle_of(subject: Subject, flags: Sequence[str], folder: Path, seed: int) -> Bundle:
+    """Return the bundle of a subject; it is trained if it is not there. Raises TrainError."""
     path = folder / "bundles" / subject.name
     if (path / "manifest.json").exists():
         log(f"{path} is there already; delete it to train again")
@@ -138,6 +141,9 @@ def _facts(subject: Subject, detector: Detector, reference: DriftReference, seed
 
 def _change(name: str, strength: float) -> Callable[[Image], Image]:
     def change(image: Image) -> Image:
+        if name == BLUR_AND_NOISE:
+            image = np.asarray(perturb(image, "blur", 2.0), np.uint8)
+            return np.asarray(perturb(image, "noise", strength), np.uint8)
         return np.asarray(perturb(image, name, strength), np.uint8)
 
     return change
