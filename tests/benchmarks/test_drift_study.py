@@ -130,7 +130,8 @@ def test_the_check_alone_needs_no_detector(tmp_path: Path) -> None:
     assert rows[0]["warnings"] == {}
     assert rows[0]["good_scores"] == 0
     named = {(row["change"], row["strength"]): row["named"] for row in rows[1:-1]}
-    assert (named["gain", 0.7], named["gain", 1.3], named["blur", 2.0]) == (2, 2, 2)
+    assert (named["gain", 0.7], named["gain", 1.3]) == (2, 2)
+    # Noise lies anywhere.
     assert named["shift", 8.0] == 0
 
 
