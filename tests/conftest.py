@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,8 @@ SOURCE = SourceFrame(128, 192, "bayer-grbg")
 os.environ.setdefault("PYLON_CAMEMU", "2")
 # gpiozero's pins that are not real.
 os.environ.setdefault("GPIOZERO_PIN_FACTORY", "mock")
+# A shell that starts the tests in the background has Ctrl-C ignored, which programs inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
