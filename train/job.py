@@ -64,6 +64,16 @@ class Job:
     listed: PreparedImages | None = None
 
     @property
+    def reads_features_again(self) -> bool:
+        """Whether the features of an image are worth storing after they are computed.
+
+        Folds read them in each training. A method that is fitted in one pass reads them once, and
+        would take twice as long with the comparison that lists doubtful images.
+        """
+        one_pass = self.recipe.length(1) is None
+        return bool(self.parts) or (one_pass and self.listed is not None)
+
+    @property
     def inputs(self) -> int:
         """How many inputs of the network the images become."""
         return self.graph_input.inputs_per_frame * len(self.images)

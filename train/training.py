@@ -172,7 +172,7 @@ def _fit(job: Job, run: Run) -> FitResult:
     with Bars() as bars:
         pixels = images_to_fit(run.model, job, bars)
         features = SharedFeatures()
-        if job.parts:
+        if job.reads_features_again:
             features.attach(run.model)
         done = job.steps
         missing: tuple[str, ...] = ()

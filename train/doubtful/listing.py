@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from flawline.cameras.listing import count_of
+from flawline.commands import shell_line
 from flawline.runtime.files import write_file
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, Map
@@ -64,10 +65,11 @@ def list_doubtful(
     write_png(files.picture, _picture_of(support, root, frames, describer))
     count = len(support.doubtful)
     verb = "is" if count == 1 else "are"
+    flag = shell_line([FLAG, files.list])
     return [
         f"note: {count} of {len(frames)} good images {verb} supported less by the others than is "
         f"usual, and may be defective ({OF_GOOD_ALONE}): look at {files.picture}, remove what is "
-        f"good from {files.list}, and train with {FLAG} {files.list}"
+        f"good from {files.list}, and train with {flag}"
     ]
 
 
