@@ -17,7 +17,14 @@ from flawline.runtime.drift.meter import (
     Measured,
     Vector,
 )
-from flawline.runtime.drift.quantities import ACROSS, DOWN, LIKENESS, TEXTURE
+from flawline.runtime.drift.quantities import (
+    ACROSS,
+    DOWN,
+    FINENESS,
+    HALF_FINENESS,
+    LIKENESS,
+    TEXTURE,
+)
 from flawline.runtime.drift.reading import Reading
 from flawline.runtime.drift.reference import DriftReference, Texture
 from flawline.runtime.graph_input import GraphInput
@@ -110,6 +117,7 @@ class Gauge:
     def __init__(self, reference: DriftReference, graph_input: GraphInput) -> None:
         self._meter = FrameMeter(graph_input, reference.texture is not None)
         self._finder: PlaceFinder | None = None
+        self._fineness = reference.fineness
         self._texture: TextureDistance | None = None
         if reference.picture is not None:
             mean = np.frombuffer(reference.picture, np.uint8).reshape(SIDE, SIDE)
@@ -121,6 +129,9 @@ class Gauge:
         """Return the quantities of a frame but its score: uint8 [h, w, 3] BGR or [h, w]."""
         measured = self._meter.measure(image)
         values = plain_values(measured)
+        if self._fineness is not None:
+            excess = self._fineness.excess(measured.fineness, measured.structure)
+            values[FINENESS], values[HALF_FINENESS] = excess.tolist()
         if self._finder is not None:
             values[ACROSS], values[DOWN], values[LIKENESS] = self._finder.find(measured.picture)
         if self._texture is not None:
@@ -135,5 +146,4 @@ def plain_values(measured: Measured) -> dict[str, float]:
         "contrast": measured.contrast,
         "red": measured.red,
         "blue": measured.blue,
-        "sharpness": measured.sharpness,
     }

@@ -10,11 +10,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.drift.fineness import excess_of_left_out, fit_fineness
 from flawline.runtime.drift.gauge import PlaceFinder, TextureDistance, plain_values
 from flawline.runtime.drift.meter import Floats, FrameMeter, Measured, Vector, picture_difference
+from flawline.runtime.drift.numbers import shortened
 from flawline.runtime.drift.quantities import (
     ACROSS,
     DOWN,
+    FINENESS,
+    HALF_FINENESS,
     LIKENESS,
     QUANTITIES,
     SCORE,
@@ -26,7 +30,6 @@ from flawline.runtime.drift.reference import (
     Range,
     Texture,
     range_of,
-    shortened,
 )
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image
@@ -83,12 +86,18 @@ def learn_reference(
         texture = _texture(measured, images, meter)
         quantities[TEXTURE] = _left_out_distances(measured)
     quantities.update(places)
+    fineness = np.stack([one.fineness for one in measured])
+    structures = np.stack([one.structure for one in measured])
+    excess = excess_of_left_out(fineness, structures)
+    for name, values in zip((FINENESS, HALF_FINENESS), excess.T, strict=True):
+        quantities[name] = values.tolist()
     ranges = {name: Range.of(np.array(values)) for name, values in quantities.items()}
     of_scores = range_of(scores)
     if of_scores is not None:
         ranges[SCORE] = of_scores
     ranges = {name: ranges[name] for name in QUANTITIES if name in ranges}
-    return DriftReference(ranges, _step(measured), picture, texture)
+    expected = fit_fineness(fineness, structures)
+    return DriftReference(ranges, _step(measured), picture, texture, expected)
 
 
 def _places(

@@ -1,10 +1,11 @@
-"""What is measured of each prepared frame: light, sharpness, a small picture and its texture.
+"""What is measured of each prepared frame: light, fineness, a small picture and its texture.
 
 Nothing here depends on the good images. It takes some hundred microseconds of one core.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -16,6 +17,12 @@ from flawline.runtime.image import Image, resize
 
 SIDE = 64  # pixels of the small picture
 COARSE_SIDE = 16
+# Coarse detail is that of the frame reduced by this factor, which a little blur hardly changes, and
+# of further halves.
+COARSE_FACTOR = 4
+COARSE_SCALES = 3
+STRUCTURE_SIZE = 2 * COARSE_SCALES - 1
+FINENESS_SIZE = 2
 # The texture is described on this many scales, each half of the one before.
 SCALES = 5
 TEXTURE_SIZE = 2 * (SCALES - 1)
@@ -25,6 +32,7 @@ LEAST_ENERGY = 0.05
 Vector = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Cells = npt.NDArray[np.uint8] | None
+Pair = tuple[float, float]
 
 
 class Measured(NamedTuple):
@@ -32,16 +40,18 @@ class Measured(NamedTuple):
 
     `brightness` and `contrast` are the mean and the standard deviation of the small picture, in
     grey levels. `red` and `blue` are the means of these colours, divided by that of green.
-    `sharpness` is the ratio of fine to coarse detail. `texture`, float64 [8], says how detail is
-    spread over scales and directions, whatever the contrast and the place. `picture` is the small
-    picture, uint8 [64, 64].
+    `fineness`, float64 [2], is the mean frequency of detail in octaves, of the frame and of half of
+    it, where noise counts less. `structure`, float64 [5], says how coarse detail is spread over
+    scales and directions, and `texture`, float64 [8], all detail, whatever the contrast and the
+    place. `picture` is the small picture, uint8 [64, 64].
     """
 
     brightness: float
     contrast: float
     red: float
     blue: float
-    sharpness: float
+    fineness: Vector
+    structure: Vector
     texture: Vector
     picture: Image
 
@@ -61,9 +71,8 @@ class FrameMeter:
         # A camera's frame is measured at the size that the network sees it in.
         self._reduces = graph_input.source is not None
         self.cells: Cells = None
-        self._fine: Cells = None
-        self._rough: Cells = None
         self._coarse: Cells = None
+        self._coarse_scales: list[Cells] = [None] * COARSE_SCALES
         self._scales: list[Cells] = [None] * SCALES
         inspected = graph_input.inspected_cells
         if inspected is not None:
@@ -74,16 +83,11 @@ class FrameMeter:
         self.cells = _whole(small)
         if not self.cells.any():
             raise ValueError("the inspected area has no cell of the small picture")
-        self._fine = _inner(_whole(inspected))
-        self._rough = _inner(self.cells)
         coarse = _whole(cv2.resize(small, (COARSE_SIDE, COARSE_SIDE), interpolation=cv2.INTER_AREA))
         # A narrow area may have no whole coarse cell.
         self._coarse = coarse if coarse.any() else None
-        scale = inspected
-        for number in range(SCALES):
-            cells = _inner(_whole(scale))
-            self._scales[number] = cells if cells.any() else None
-            scale = _half(scale)
+        self._coarse_scales = _inner_scales(_reduced(inspected, COARSE_FACTOR), COARSE_SCALES)
+        self._scales = _inner_scales(inspected, SCALES)
 
     def measure(self, image: npt.NDArray[Any]) -> Measured:
         """Measure a frame, uint8 [h, w, 3] BGR, or [h, w] of a camera without colours."""
@@ -101,34 +105,81 @@ class FrameMeter:
             picture = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
         coarse = resize(picture, COARSE_SIDE, COARSE_SIDE)
         _, deviation = cv2.meanStdDev(coarse, mask=self._coarse)
-        fine = _energy(cv2.Laplacian(grey, cv2.CV_16S), self._fine)
-        rough = _energy(cv2.Laplacian(picture, cv2.CV_16S), self._rough)
+        half = _half(grey)
+        energies = [
+            _direction_energies(grey, self._scales[0]),
+            _direction_energies(half, self._scales[1]),
+        ]
         return Measured(
             brightness=cv2.mean(picture, self.cells)[0],
             contrast=float(deviation[0, 0]),
             red=red,
             blue=blue,
-            sharpness=float(np.sqrt(fine / rough)),
-            texture=self._texture(grey),
+            fineness=self._fineness([grey, half], energies),
+            structure=self._structure(grey),
+            texture=self._texture(half, energies),
             picture=picture,
         )
 
-    def _texture(self, grey: Image) -> Vector:
+    def _fineness(self, pictures: Sequence[npt.NDArray[Any]], energies: list[Pair]) -> Vector:
+        """Return the mean frequency of the detail of each picture."""
+        found = []
+        for picture, pair, cells in zip(pictures, energies, self._scales, strict=False):
+            kind = cv2.CV_16S if picture.dtype == np.uint8 else cv2.CV_32F
+            curvature = _energy(cv2.Laplacian(picture, kind), cells)
+            # Half of it, because energies are squares.
+            found.append(0.5 * np.log2(curvature / sum(pair)))
+        return np.array(found)
+
+    def _structure(self, grey: Image) -> Vector:
         """Return how energy changes from scale to scale, and how it differs between directions."""
+        reduced = _reduced(grey, COARSE_FACTOR)
+        return np.concatenate(_spread(_scale_energies(reduced, self._coarse_scales)))
+
+    def _texture(self, half: Floats, energies: list[Pair]) -> Vector:
+        """Return what `_structure` does, of all scales but for the direction of the finest one.
+
+        `energies` are those of the first two scales.
+        """
         if not self._textures:
             return np.zeros(TEXTURE_SIZE)
-        energies = []
-        directions = []
-        scale: npt.NDArray[Any] = grey
-        for number in range(SCALES):
-            if number > 0:
-                scale = _half(scale)
-            cells = self._scales[number]
-            across = _energy(cv2.Sobel(scale, cv2.CV_32F, 1, 0, ksize=1), cells)
-            down = _energy(cv2.Sobel(scale, cv2.CV_32F, 0, 1, ksize=1), cells)
-            energies.append(np.log2(across + down))
-            directions.append(np.log2(across / down))
-        return np.array([*np.diff(energies), *directions[1:]])
+        others = _scale_energies(_half(half), self._scales[2:])
+        steps, directions = _spread([*energies, *others])
+        return np.array([*steps, *directions[1:]])
+
+
+def _scale_energies(values: npt.NDArray[Any], masks: list[Cells]) -> list[Pair]:
+    """Return the energies across and down of values, and of each half of them."""
+    pairs = []
+    for number, cells in enumerate(masks):
+        if number > 0:
+            values = _half(values)
+        pairs.append(_direction_energies(values, cells))
+    return pairs
+
+
+def _spread(pairs: list[Pair]) -> tuple[Vector, Vector]:
+    """Return the changes of energy from scale to scale, and its ratios across and down."""
+    energies = np.array(pairs)
+    return np.diff(np.log2(energies.sum(1))), np.log2(energies[:, 0] / energies[:, 1])
+
+
+def _direction_energies(values: npt.NDArray[Any], cells: Cells) -> Pair:
+    """Return the energies of the differences across and down, of pixels two apart."""
+    across_cells = down_cells = cells
+    if cells is not None:
+        across_cells = cells[:, 1:-1]
+        down_cells = cells[1:-1]
+    across = _difference_energy(values[:, 2:], values[:, :-2], across_cells)
+    return across, _difference_energy(values[2:], values[:-2], down_cells)
+
+
+def _difference_energy(one: npt.NDArray[Any], other: npt.NDArray[Any], cells: Cells) -> float:
+    """Return the mean square of a difference, in the given cells."""
+    count = one.size if cells is None else cv2.countNonZero(cells)
+    if not count or not one.size:
+        return LEAST_ENERGY
+    return float(cv2.norm(one, other, cv2.NORM_L2SQR, cells)) / count + LEAST_ENERGY
 
 
 def picture_difference(one: Image, other: Image) -> float:
@@ -155,8 +206,23 @@ def _inner(cells: Image) -> Image:
     return np.asarray(cv2.erode(cells, np.ones((3, 3), np.uint8)), np.uint8)
 
 
+def _inner_scales(share: Floats, count: int) -> list[Cells]:
+    """Return the inner cells of a picture and of so many halves of it; None where there is none."""
+    scales: list[Cells] = []
+    for number in range(count):
+        if number > 0:
+            share = _half(share)
+        cells = _inner(_whole(share))
+        scales.append(cells if cells.any() else None)
+    return scales
+
+
 def _half(values: npt.NDArray[Any]) -> Floats:
+    return _reduced(values, 2)
+
+
+def _reduced(values: npt.NDArray[Any], factor: int) -> Floats:
     height, width = values.shape
-    size = (max(width // 2, 1), max(height // 2, 1))
-    halved = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(halved, np.float32)
+    size = (max(width // factor, 1), max(height // factor, 1))
+    reduced = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(reduced, np.float32)

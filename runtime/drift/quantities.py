@@ -66,6 +66,8 @@ ACROSS = "across"
 DOWN = "down"
 LIKENESS = "likeness"
 TEXTURE = "texture"
+FINENESS = "fineness"
+HALF_FINENESS = "half_fineness"
 
 QUANTITIES = {
     "brightness": Quantity(LIGHT, "mean grey level", least=2.0, least_share=0.03, digits=1),
@@ -80,7 +82,21 @@ QUANTITIES = {
     ),
     "red": Quantity(LIGHT, "red to green", least=0.03),
     "blue": Quantity(LIGHT, "blue to green", least=0.03),
-    "sharpness": Quantity(FOCUS, "fine to coarse detail", sides=(LOW,), least_share=0.1, digits=3),
+    # An octave is half of the detail's frequency.
+    FINENESS: Quantity(
+        FOCUS,
+        "fineness of detail, beside what coarse detail suggests,",
+        sides=(LOW,),
+        least=0.15,
+        unit=" octaves",
+    ),
+    HALF_FINENESS: Quantity(
+        FOCUS,
+        "fineness at half the size, beside what coarse detail suggests,",
+        sides=(LOW,),
+        least=0.15,
+        unit=" octaves",
+    ),
     ACROSS: Quantity(POSITION, "shift to the right", least=0.5, unit=" % of the width"),
     DOWN: Quantity(POSITION, "shift downwards", least=0.5, unit=" % of the height"),
     LIKENESS: Quantity(PRODUCT, "correlation with the mean good image", sides=(LOW,), least=0.1),

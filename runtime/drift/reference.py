@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,16 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.runtime.drift.dependence import variance_inflation
+from flawline.runtime.drift.fineness import ExpectedFineness, fineness_from_json
 from flawline.runtime.drift.meter import SIDE, TEXTURE_SIZE
+from flawline.runtime.drift.numbers import numbers_of, short
 from flawline.runtime.drift.quantities import (
     ACROSS,
     DOWN,
+    FINENESS,
+    HALF_FINENESS,
     LIKENESS,
     QUANTITIES,
     SCORE,
     TEXTURE,
 )
-from flawline.runtime.strict_json import SchemaError, StrictReader, has_type, one_line
+from flawline.runtime.strict_json import SchemaError, StrictReader, one_line
 
 # The key of the manifest.
 DRIFT = "drift"
@@ -30,7 +34,6 @@ DRIFT = "drift"
 FEWEST = 8
 # More would move a limit hardly any more, and a file may state any number.
 MOST_COUNTED = 1000
-DIGITS = 6  # significant, of the numbers in the manifest
 MOST_CHANGES = 64
 PICTURE_BYTES = SIDE * SIDE
 
@@ -66,11 +69,11 @@ class Range:
         return cls(
             images,
             independent,
-            _short(ordered[extreme - 1]),
-            _short(ordered[quarter - 1]),
-            _short(np.median(ordered)),
-            _short(ordered[-quarter]),
-            _short(ordered[-extreme]),
+            short(ordered[extreme - 1]),
+            short(ordered[quarter - 1]),
+            short(np.median(ordered)),
+            short(ordered[-quarter]),
+            short(ordered[-extreme]),
         )
 
     @property
@@ -121,12 +124,14 @@ class DriftReference:
     of the good images, 64x64 grey levels row after row, if they show the same things at the same
     places; otherwise it is None, and `texture` takes its place. A frame whose small picture
     differs by less than `step` grey levels from the one before, in the mean, shows the same part.
+    `fineness` is what the fineness of a frame is compared with.
     """
 
     ranges: Mapping[str, Range]
     step: float
     picture: bytes | None = None
     texture: Texture | None = None
+    fineness: ExpectedFineness | None = None
 
     def with_scores(self, scores: Range | None) -> DriftReference:
         """Return this reference with other scores of good parts; None leaves them as they are."""
@@ -146,6 +151,8 @@ class DriftReference:
                 "whitening": list(self.texture.whitening),
                 "changes": [list(change) for change in self.texture.changes],
             }
+        if self.fineness is not None:
+            content["fineness"] = self.fineness.to_json()
         return content
 
 
@@ -167,22 +174,24 @@ def reference_from_json(content: Mapping[str, Any] | None) -> DriftReference | N
     packed = reader.take_optional("picture", str)
     picture = None if packed is None else _picture_from_text(reader, packed)
     texture = _texture_from_json(reader.take_object("texture"))
+    fineness = fineness_from_json(reader.take_object("fineness"), f"{DRIFT}: fineness")
     reader.finish()
-    _require_together(reader, ranges, picture, texture)
-    return DriftReference(ranges, step, picture, texture)
+    reference = DriftReference(ranges, step, picture, texture, fineness)
+    _require_together(reader, reference)
+    return reference
 
 
-def _require_together(
-    reader: StrictReader,
-    ranges: Mapping[str, Range],
-    picture: bytes | None,
-    texture: Texture | None,
-) -> None:
+def _require_together(reader: StrictReader, reference: DriftReference) -> None:
     """Refuse quantities that lack what they are measured with."""
-    for present, names in ((picture, (ACROSS, DOWN, LIKENESS)), (texture, (TEXTURE,))):
+    needed: tuple[tuple[object, tuple[str, ...]], ...] = (
+        (reference.picture, (ACROSS, DOWN, LIKENESS)),
+        (reference.texture, (TEXTURE,)),
+        (reference.fineness, (FINENESS, HALF_FINENESS)),
+    )
+    for present, names in needed:
         for name in names:
-            if (name in ranges) != (present is not None):
-                reader.refuse(f"ranges: {name} does not fit picture and texture")
+            if (name in reference.ranges) != (present is not None):
+                reader.refuse(f"ranges: {name} does not fit picture, texture and fineness")
 
 
 def range_from_json(content: Mapping[str, Any], where: str) -> Range:
@@ -190,7 +199,7 @@ def range_from_json(content: Mapping[str, Any], where: str) -> Range:
     reader = StrictReader(content, where)
     images = reader.take("images", int)
     independent = reader.take("independent", int)
-    values = _numbers(reader, reader.take("values", list), 5)
+    values = numbers_of(reader, reader.take("values", list), 5)
     reader.finish()
     if not images >= FEWEST or not 1 <= independent <= images:
         reader.refuse("the numbers of images do not fit together")
@@ -216,29 +225,11 @@ def _texture_from_json(content: Mapping[str, Any] | None) -> Texture | None:
     if content is None:
         return None
     reader = StrictReader(content, f"{DRIFT}: texture")
-    mean = _numbers(reader, reader.take("mean", list), TEXTURE_SIZE)
-    whitening = _numbers(reader, reader.take("whitening", list), TEXTURE_SIZE**2)
+    mean = numbers_of(reader, reader.take("mean", list), TEXTURE_SIZE)
+    whitening = numbers_of(reader, reader.take("whitening", list), TEXTURE_SIZE**2)
     lists = reader.take("changes", list)
     if len(lists) > MOST_CHANGES:
         reader.refuse(f"there are more than {MOST_CHANGES} changes")
-    changes = tuple(_numbers(reader, numbers, TEXTURE_SIZE) for numbers in lists)
+    changes = tuple(numbers_of(reader, numbers, TEXTURE_SIZE) for numbers in lists)
     reader.finish()
     return Texture(mean, whitening, changes)
-
-
-def _numbers(reader: StrictReader, values: Any, count: int) -> tuple[float, ...]:
-    """Return a list of so many finite numbers. Raises SchemaError."""
-    valid = isinstance(values, list) and len(values) == count
-    if not valid or not all(has_type(value, float) and abs(value) < 1e38 for value in values):
-        reader.refuse(f"{one_line(repr(values))} is not a list of {count} numbers")
-    return tuple(float(value) for value in values)
-
-
-def _short(value: Any) -> float:
-    """Round a number to as many digits as the manifest keeps."""
-    return float(f"{float(value):.{DIGITS}g}")
-
-
-def shortened(values: Sequence[Any] | npt.NDArray[Any]) -> tuple[float, ...]:
-    """Round numbers to as many digits as the manifest keeps."""
-    return tuple(_short(value) for value in values)

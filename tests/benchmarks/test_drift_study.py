@@ -17,7 +17,8 @@ from builders import write_squares
 from flawline.benchmarks.perturbations import perturb
 from flawline.benchmarks.studies.drift import measure, simulate
 from flawline.benchmarks.studies.drift.__main__ import main
-from flawline.benchmarks.studies.drift.measure import REQUIRED, Judged, measure_changes
+from flawline.benchmarks.studies.drift.measure import REQUIRED, measure_changes
+from flawline.benchmarks.studies.drift.readers import Judged, plain_reader
 from flawline.benchmarks.studies.drift.report import add_rows, drift_page
 from flawline.benchmarks.studies.drift.subjects import Subject, open_subjects
 from flawline.runtime.drift.gauge import Gauge
@@ -107,11 +108,40 @@ def test_the_study_writes_what_it_measured(
     assert main(words) == 0
     rows = json.loads((tmp_path / "drift.json").read_text())
     parts = [row["part"] for row in rows]
-    assert parts == ["time"] + ["simulation"] * len(simulate.PROCESSES) + ["good", "change"]
+    assert parts == ["time"] + ["simulation"] * len(simulate.PROCESSES) + [
+        "good",
+        "change",
+        "blocks",
+    ]
     page = (tmp_path / "drift.md").read_text()
     assert "| gain 0.7 |" in page
+    assert rows[-1]["images"] == 20
+    assert "| squares | 20 | 28 |" in page
     assert "CPU time of a frame of 640x480" in page
     assert str(tmp_path) not in page
+
+
+def test_the_check_alone_needs_no_detector(tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "squares")
+    words = ["--products", "--data", str(data), "--frames", "200", "--streams", "2"]
+    words += ["--simulated", "0", "--out", str(tmp_path / "drift"), "--no-detector"]
+    assert main(words) == 0
+    rows = json.loads((tmp_path / "drift.json").read_text())
+    assert rows[0]["warnings"] == {}
+    assert rows[0]["good_scores"] == 0
+    named = {(row["change"], row["strength"]): row["named"] for row in rows[1:-1]}
+    assert (named["gain", 0.7], named["gain", 1.3]) == (2, 2)
+    # Noise lies anywhere.
+    assert named["shift", 8.0] == 0
+
+
+def test_what_is_not_measured_cannot_be_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--products", "--out", str(tmp_path / "drift"), "--only", "bearing"]
+    assert main(words) == 2
+    assert "--only bearing is not in --products or --data ()" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_of_the_same_measurement_are_replaced() -> None:
@@ -167,9 +197,8 @@ def test_a_stream_names_each_change_and_gives_no_other_warning(
     """Within 100 frames, and none in 5,000 good frames."""
     monkeypatch.setattr(measure, "CHANGES", REQUIRED)
     names = [product, *(name for name in ("bearing", "metal") if name != product)]
-    subjects = open_subjects(names, [], tmp_path, 5000)
-    flags = ["--method", "padim", "--weights", "texture", "--engine", "none"]
-    good, *changes = measure_changes(subjects[0], subjects, flags, tmp_path, 0, 5000, 10)
+    subjects = open_subjects(names, [], tmp_path, 1000)
+    good, *changes = measure_changes(subjects[0], subjects, plain_reader(subjects[0]), 0, 5000, 10)
     assert good["warnings"] == {}
     for row in changes:
         watched = row["cause"] != POSITION or row["position"]

@@ -11,16 +11,19 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EMULATOR = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
-# numpy, OpenCV and ONNX Runtime are linked with it; the rest is what Python itself needs.
-DEBIAN = ("python3", "libstdc++6")
+# numpy, OpenCV and ONNX Runtime are linked with libstdc++. The tests run programs, and ask for users and
+# groups. What these need comes with them.
+DEBIAN = ("python3", "libstdc++6", "bash", "dash", "coreutils", "base-passwd")
 RELEASE = "bookworm"
 PYTHON = "3.11"
 # The names under which wheels for glibc 2.28 and older are published.
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
-# Inside of the Debian.
+# Inside of the Debian. Python finds packages there in any environment.
 CODE = "/opt/flawline"
-WHEELS = "/opt/wheels"
+PACKAGES = "/usr/lib/python3/dist-packages"
 SHARED = "/opt/shared"
+# What ONNX Runtime reads of /sys, without which it prints errors.
+CPUS = ("sys/devices/system/cpu/possible", "sys/devices/system/cpu/present")
 
 
 def missing() -> str | None:
@@ -66,10 +69,17 @@ class Machine:
         command = ["mmdebstrap", "--variant=extract", "--arch=arm64", packages, RELEASE, str(root)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        target = root / WHEELS.lstrip("/")
+        target = root / PACKAGES.lstrip("/")
         pip("install", "--quiet", "--target", str(target), *only_wheels(PYTHON), *requirements)
+        (target / "flawline.pth").write_text(f"{CODE}/src\n")
         for folder in ("proc", "dev", "tmp", CODE, SHARED):
             (root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        # What configuring the packages would have made.
+        for name in ("passwd", "group"):
+            shutil.copy(root / f"usr/share/base-passwd/{name}.master", root / "etc" / name)
+        for name in CPUS:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(f"0-{(os.cpu_count() or 1) - 1}\n")
         return cls(root, shared)
 
     def inside(self, path: Path) -> str:
@@ -78,8 +88,8 @@ class Machine:
 
     def python(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run Python with these arguments, and wait for its end."""
-        # Not /sys: ONNX Runtime takes what it says about this processor for that of an Arm, and
-        # crashes.
+        # Not all of /sys: ONNX Runtime takes what it says about this processor for that of an Arm,
+        # and crashes.
         mounts = [("/proc", "/proc"), ("/dev", "/dev")]
         mounts += [(str(REPOSITORY), CODE), (str(self.shared), SHARED)]
         script = ""
@@ -93,7 +103,6 @@ class Machine:
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/tmp",
-            "PYTHONPATH": f"{CODE}/src:{WHEELS}",
             # The repository stays as it is.
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",

@@ -185,6 +185,7 @@ def test_a_live_camera_calibrates(
 def test_frames_of_one_video_are_named_by_their_number(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("av", reason="needs the video extra")
     path = tmp_path / "good.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
     for i in range(12):

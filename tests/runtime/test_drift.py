@@ -17,6 +17,7 @@ from conftest import SIZE, write_levels, write_tiny_bundle
 from flawline.runtime.bundle import BundleError, read_bundle
 from flawline.runtime.calibrate import main as calibrate
 from flawline.runtime.drift.dependence import variance_inflation
+from flawline.runtime.drift.fineness import excess_of_left_out, fit_fineness
 from flawline.runtime.drift.gauge import Gauge
 from flawline.runtime.drift.learn import learn_reference
 from flawline.runtime.drift.limits import chance_beyond, critical_count
@@ -167,21 +168,23 @@ def test_similar_neighbours_say_less_than_independent_values() -> None:
 # What is measured.
 
 
-def test_a_gain_changes_the_light_and_not_the_sharpness() -> None:
+def test_a_gain_changes_the_light_and_not_the_fineness() -> None:
     meter = FrameMeter(INPUT)
     before = meter.measure(part(0))
     after = meter.measure(gain(0.7)(part(0)))
     assert after.brightness == pytest.approx(0.7 * before.brightness, rel=0.02)
     assert after.contrast == pytest.approx(0.7 * before.contrast, rel=0.03)
-    assert after.sharpness == pytest.approx(before.sharpness, rel=0.05)
+    assert after.fineness == pytest.approx(before.fineness, abs=0.05)
+    assert after.structure == pytest.approx(before.structure, abs=0.05)
     assert (after.red, after.blue) == pytest.approx((before.red, before.blue), abs=0.01)
 
 
-def test_blur_changes_the_sharpness_and_not_the_light() -> None:
+def test_blur_changes_the_fineness_and_hardly_the_structure() -> None:
     meter = FrameMeter(INPUT)
     before = meter.measure(part(0))
     after = meter.measure(blurred(part(0)))
-    assert after.sharpness < 0.6 * before.sharpness
+    assert (after.fineness < before.fineness - (0.7, 0.4)).all()
+    assert after.structure == pytest.approx(before.structure, abs=0.2)
     assert after.brightness == pytest.approx(before.brightness, abs=0.5)
     assert after.contrast == pytest.approx(before.contrast, rel=0.05)
 
@@ -205,7 +208,9 @@ def test_what_is_not_inspected_has_no_influence() -> None:
     other = np.where(mask[..., None], image, 255 - image)
     first = meter.measure(image)
     second = meter.measure(other)
-    assert first[:5] == second[:5]
+    assert first[:4] == second[:4]
+    assert np.array_equal(first.fineness, second.fineness)
+    assert np.array_equal(first.structure, second.structure)
     assert np.array_equal(first.texture, second.texture)
     images = [graph_input.of_frame(part(number)) for number in range(20)]
     reference = learn_reference(images, SCORES_OF_GOOD, graph_input)
@@ -381,6 +386,10 @@ def test_a_bundle_without_the_reference_has_no_such_key(tmp_path: Path) -> None:
         (("picture",), "AAAA"),
         (("picture",), "eJwDAAAAAAE="),
         (("texture",), {"mean": [], "whitening": [], "changes": []}),
+        (("fineness",), None),
+        (("fineness", "level"), ["1", 1]),
+        (("fineness", "weights"), [1, 2, 3, 4]),
+        (("fineness", "spread"), [1, 1, 0, 1, 1]),
     ],
 )
 def test_a_damaged_reference_is_refused(
@@ -487,3 +496,25 @@ def test_limits_of_any_number_of_images_are_computed_quickly() -> None:
     good = range_from_json(content, "scores")
     assert (good.counted, good.extreme) == (1000, 11)
     assert critical_count(good.counted, good.extreme, WINDOW, 1e-9) is not None
+
+
+def test_the_fineness_is_compared_with_what_coarse_detail_suggests() -> None:
+    rng = np.random.default_rng(0)
+    structures = rng.normal(size=(200, 5))
+    fine = 1 + structures @ (0.5, -0.2, 0, 0, 0.1)
+    fineness = np.stack([fine, 3 - fine], 1) + rng.normal(0, 0.01, (200, 2))
+    left_out = excess_of_left_out(fineness, structures)
+    assert fineness.std(0).min() > 0.4
+    assert np.abs(left_out[np.abs(structures).max(1) < 2.4]).max() < 0.1
+    model = fit_fineness(fineness, structures)
+    excess = model.excess(np.array([0.4, 2.0]), np.zeros(5))
+    assert excess == pytest.approx([-0.6, 0], abs=0.05)
+    # What is far from all good images suggests no more than their border does.
+    far = [model.excess(np.zeros(2), np.full(5, distance)) for distance in (3.0, 1000.0)]
+    assert far[0] == pytest.approx(far[1])
+
+
+def test_a_small_picture_has_a_fineness() -> None:
+    meter = FrameMeter(GraphInput(Geometry("stretch", 32, 32)))
+    found = meter.measure(part(0)[:32, :32])
+    assert np.isfinite([*found.fineness, *found.structure, *found.texture]).all()

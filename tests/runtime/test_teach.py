@@ -375,6 +375,21 @@ def test_a_graph_that_is_not_what_was_learned_is_refused(
     assert "the taught graph's distances are off by" in message
 
 
+def test_features_that_are_not_those_of_the_whole_graph_are_noticed(
+    taught_bank: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from flawline.runtime.teaching.patchcore import PatchCoreTeacher
+
+    # The features are then without the mean that the graph subtracts.
+    monkeypatch.setattr(PatchCoreTeacher, "raw", lambda teacher: {})
+    folder = write(tmp_path / "good", noise(6, 1))
+    message = source_error(taught_bank.path, folder, tmp_path / "new", capsys, *FOLDS)
+    assert "the taught graph's scores are off by" in message
+
+
 # ---------------------------------------------------------------- numbers as in torch
 
 

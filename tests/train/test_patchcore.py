@@ -98,6 +98,9 @@ def test_scores_by_loops(reweight: int) -> None:
         # An odd size, and an odd dimension, whose rows have taps of both levels.
         ("resnet18", 72, 100, 71, {"reweight": 3}),
         ("resnet18", 90, 384, 384, {"coreset": 30}),
+        ("resnet18", 64, 384, 384, {"components": 20}),
+        # Features with taps of both levels, all of their components, and re-weighting.
+        ("resnet18", 72, 100, 71, {"components": 71, "reweight": 3}),
         ("resnet50", 64, 1024, 1024, {}),
     ],
 )
@@ -241,6 +244,35 @@ def test_a_row_takes_as_many_bytes_of_the_file_as_reported() -> None:
     assert sizes[1] - sizes[0] == pytest.approx(256 * bytes_of_row(48, 5), rel=0.01)
 
 
+def test_distances_are_measured_in_the_principal_components() -> None:
+    images = random_images(64, 6, 1)
+    model = fitted(components=5, coreset=1.0)
+    all_dimensions = unfitted()
+    patches = all_dimensions.patches(images).flatten(0, 2).double()
+    _, _, right = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
+    expected = torch.cdist(patches @ right[:5].t(), patches @ right[:5].t())
+    components = model.features(images).flatten(0, 2).double()
+    assert components.shape[1] == model.bank.vectors.shape[1] == 5
+    assert torch.cdist(components, components) == pytest.approx(expected, abs=2e-4)
+
+
+def test_all_principal_components_give_the_published_scores() -> None:
+    image = random_images(64, 2, 5)
+    # Every patch is a row, as the coreset is chosen at random from projections.
+    published = fitted(coreset=1.0)
+    rotated = fitted(coreset=1.0, components=48)
+    for ours, theirs in zip(rotated(image), published(image), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_graph_compares_principal_components_only() -> None:
+    graph = exported(fitted(level=384, target=384, components=16, coreset=200))
+    kinds = node_types(graph)
+    assert kinds["Conv"] == 15 + 4
+    tensors = onnx.load_model_from_string(graph).graph.initializer
+    assert [4 * BLOCK, 16] in [list(tensor.dims) for tensor in tensors]
+
+
 def test_too_few_minutes_are_an_error_without_a_bank() -> None:
     model = unfitted()
     with pytest.raises(TrainError, match=r"--max-minutes ended at features 1 of 4"):
@@ -256,6 +288,8 @@ def test_too_few_minutes_are_an_error_without_a_bank() -> None:
         ({"budget_ms": -1.0}, "--budget-ms -1 is not above 0"),
         ({"budget_mb": 0.0}, "--budget-mb 0 is not above 0"),
         ({"target": 0}, "--target-dim 0 is not above 0"),
+        ({"components": 49}, "or 1 to 48, the dimensions of the features"),
+        ({"components": -1}, "--components -1 is not a number of principal components"),
         ({"reweight": 1}, "--reweight 1: a row is its own first neighbour"),
         ({"reweight": 9, "coreset": 5}, "--reweight 9 is more than the 5 rows"),
     ],

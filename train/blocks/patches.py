@@ -92,14 +92,18 @@ def collect_features(
         batch = torch.from_numpy(np.asarray(image))[None].to(device)
         computed = compute(batch).cpu().numpy()
         if features is None:
-            features = _allocate((len(images), *computed.shape[1:]), folder)
+            features = allocate_features((len(images), *computed.shape[1:]), folder)
         features[index] = computed[0]
         progress("features", index + 1, len(images))
     assert features is not None
     return features
 
 
-def _allocate(shape: tuple[int, ...], folder: str) -> npt.NDArray[np.float32]:
+def allocate_features(shape: tuple[int, ...], folder: str) -> npt.NDArray[np.float32]:
+    """Return an array for features; a large one is mapped from a file in `folder`.
+
+    Raises TrainError where the disk has no space for it.
+    """
     try:
         return allocate(shape, folder)
     except OSError as error:

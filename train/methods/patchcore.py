@@ -33,6 +33,7 @@ from flawline.train.blocks.memory_bank import (
     whole_blocks,
 )
 from flawline.train.blocks.patches import collect_features, patch_features, smoothed_map
+from flawline.train.blocks.principal import components_of, principal_directions
 from flawline.train.loop import raise_at_deadline
 from flawline.train.method import Fit, Method, MethodSettings, Teachable, require_positive
 from flawline.train.progress import Progress
@@ -47,6 +48,12 @@ class PatchCoreSettings(MethodSettings):
 
     level_dim: int = option(1024, "values per patch and level after pooling")
     target_dim: int = option(1024, "feature dimensions; fewer are faster", flag=True)
+    components: int = option(
+        0,
+        "principal components of the features in which distances are measured; fewer are faster, "
+        "and take less memory; default 0, all feature dimensions, as published",
+        flag=True,
+    )
     coreset: float | None = option(
         None,
         "how much of all patches the bank stores: a fraction up to 1, a number of rows above; "
@@ -70,6 +77,11 @@ class PatchCoreSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         require_positive("target-dim", self.target_dim)
+        if not 0 <= self.components <= self.target_dim:
+            raise TrainError(
+                f"--components {self.components} is not a number of principal components; take 0 "
+                f"(all dimensions), or 1 to {self.target_dim}, the dimensions of the features"
+            )
         require_positive("coreset", self.coreset)
         require_positive("budget-ms", self.budget_ms)
         require_positive("budget-mb", self.budget_mb)
@@ -93,11 +105,17 @@ class PatchCore(Method):
     tuned_on: ClassVar[tuple[str, ...]] = ("demo", "elpv_mono")
 
     settings: PatchCoreSettings
+    directions: Tensor | None
 
     def __init__(self, settings: PatchCoreSettings) -> None:
         super().__init__(settings)
         self.backbone = create_backbone(settings.backbone, (2, 3))
-        self.bank = Bank(settings.target_dim, settings.reweight)
+        # [target_dim, components]; None where distances are measured in all dimensions.
+        directions = None
+        if settings.components:
+            directions = torch.zeros(settings.target_dim, settings.components)
+        self.register_buffer("directions", directions)
+        self.bank = Bank(self.dimensions, settings.reweight)
 
     @classmethod
     def settings_for(cls, backbone: str) -> PatchCoreSettings:
@@ -118,8 +136,21 @@ class PatchCore(Method):
             return settings
         return replace(settings, coreset=min(1.0, coreset * available / images))
 
+    @property
+    def dimensions(self) -> int:
+        """The dimensions of the features that are compared with the rows of the bank."""
+        return self.settings.components or self.settings.target_dim
+
     def features(self, image: Tensor) -> Tensor:
-        """Compute patch features [N, h, w, D] of uint8 BGR [N, H, W, 3] (section 3.1)."""
+        """Compute the features [N, h, w, D] of uint8 BGR [N, H, W, 3] that the bank holds rows of.
+
+        They are those of `patches`, or their principal components.
+        """
+        patches = self.patches(image)
+        return patches if self.directions is None else patches @ self.directions
+
+    def patches(self, image: Tensor) -> Tensor:
+        """Compute patch features [N, h, w, target_dim] of uint8 BGR [N, H, W, 3] (section 3.1)."""
         level_dim = self.settings.level_dim
         return patch_features(self.backbone, image, level_dim, self.settings.target_dim)
 
@@ -144,9 +175,12 @@ class PatchCore(Method):
         device = self.device
         self.eval()
         with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-            features = collect_features(fit.images, self.features, device, folder, progress)
+            features = collect_features(fit.images, self.patches, device, folder, progress)
             _, h, w, d = features.shape
             flat = features.reshape(-1, d)
+            if self.directions is not None:
+                self.directions.copy_(principal_directions(flat, self.dimensions))
+                flat = components_of(flat, self.directions, folder)
             rows, note = self._bank_rows(len(flat), (h, w))
             points = project(flat, fit.seed, device)
             selected = greedy_k_centre(points, rows, fit.seed, progress)
@@ -159,7 +193,7 @@ class PatchCore(Method):
         It is the number that the settings ask for, but no more than any budget allows.
         """
         settings = self.settings
-        dim = settings.target_dim
+        dim = self.dimensions
         limits = {f"all {patches} patches": patches}
         coreset = settings.coreset
         if coreset is None and settings.budget_ms is None and settings.budget_mb is None:
@@ -242,12 +276,18 @@ class FusedPatchCore(FusedMethod):
         )
         used2 = kernels[0].flatten(1).abs().sum(1) > 0
         used3 = kernels[1].flatten(1).abs().sum(1) > 0
-        # A row with taps in both levels, which an odd target_dim makes, is a sum. Otherwise the
-        # rows of the levels are concatenated.
-        self.added = bool((used2 & used3).any())
+        directions = method.directions
+        # A row with taps in both levels, which an odd target_dim makes, is a sum, and so is a
+        # principal component. Otherwise the rows of the levels are concatenated.
+        self.added = directions is not None or bool((used2 & used3).any())
         self.stencils = nn.ModuleList()
         for kernel, used in zip(kernels, (used2, used3), strict=True):
-            if self.added:
+            stencil: nn.Module
+            if directions is not None:
+                # The share of a level is computed on its own grid.
+                share = rewrites.pointwise(directions[used].t(), -mean / 2)
+                stencil = nn.Sequential(rewrites.grouped_convolution(kernel[used]), share)
+            elif self.added:
                 stencil = rewrites.grouped_convolution(kernel, -mean / 2)
             else:
                 stencil = rewrites.grouped_convolution(kernel[used], -mean[used])

@@ -53,7 +53,7 @@ def random_patches(
     rows, columns = patch_grid(model)
     positions = rows * columns
     chosen = np.random.default_rng(seed).permutation(len(images) * positions)[:limit]
-    vectors = torch.empty(len(chosen), model.settings.target_dim)
+    vectors = torch.empty(len(chosen), model.dimensions)
     for number, image in enumerate(images):
         of_image = np.flatnonzero(chosen // positions == number)
         if of_image.size > 0:

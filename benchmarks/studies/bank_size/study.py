@@ -60,7 +60,7 @@ def study_bank_size(recipe: Recipe, sizes: Sequence[int], out: Path) -> str:
 def _note(recipe: Recipe, model: PatchCore, weights: str, test_images: int) -> str:
     settings = model.settings
     return (
-        f"PatchCore, {settings.backbone}, {settings.target_dim} dimensions, weights {weights}, "
+        f"PatchCore, {settings.backbone}, {model.dimensions} dimensions, weights {weights}, "
         f"input {model.geometry.width}x{model.geometry.height}, "
         f"{data_name(recipe.data)} ({test_images} test images), seed {recipe.seed}"
     )

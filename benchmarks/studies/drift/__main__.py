@@ -5,8 +5,9 @@
 Trains and exports on demo products, and on each data set of --data. Good frames that were not
 trained on are judged as `flawline stream` judges them, as they are and after each change, and the
 warnings of the drift check are counted. Frames of a demo product are rendered; those of a data set
-are its good test images, drawn at random. Then the check is given random numbers that depend on
-those before them, and what it takes of the time of a frame is measured. All flags that are not
+are its good test images, drawn at random. Good images of the training are compared with those of
+other parts of the list as well, in their order. Then the check is given random numbers that depend
+on those before them, and what it takes of the time of a frame is measured. All flags that are not
 listed here go to `export.build`. OUT.json keeps its rows of other data sets.
 """
 
@@ -15,14 +16,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawline.benchmarks.studies.options import add_out_argument, run_with_build_flags, study_parser
 from flawline.benchmarks.studies.results import read_rows, write_results
 from flawline.benchmarks.train_bundle import SET_HERE, require_build_flags
 from flawline.runtime.command_parser import Parser, path_argument
+from flawline.train import TrainError
 from flawline.train.data.demo import PRODUCTS
+
+if TYPE_CHECKING:
+    from flawline.benchmarks.studies.drift.subjects import Subject
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +41,12 @@ def _parser() -> Parser:
         "--products", nargs="*", choices=PRODUCTS, default=list(PRODUCTS), help="default: all"
     )
     parser.add_argument("--data", nargs="*", type=path_argument, default=[])
+    parser.add_argument(
+        "--only", nargs="*", help="measure these of them, and show the others as other products"
+    )
+    parser.add_argument(
+        "--no-detector", action="store_true", help="the check alone, without scores; trains nothing"
+    )
     parser.add_argument(
         "--folder",
         type=path_argument,
@@ -67,27 +79,28 @@ def _parser() -> Parser:
 
 
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
-    from flawline.benchmarks.studies.drift.measure import measure_changes, measure_time
+    from flawline.benchmarks.studies.drift.blocks import measure_blocks
+    from flawline.benchmarks.studies.drift.measure import bundle_of, measure_changes, measure_time
+    from flawline.benchmarks.studies.drift.readers import detector_reader, plain_reader
     from flawline.benchmarks.studies.drift.report import ROW, add_rows, drift_page
     from flawline.benchmarks.studies.drift.simulate import simulate
     from flawline.benchmarks.studies.drift.subjects import open_subjects
     from flawline.export.provenance import public_command
 
+    if flags and args.no_detector:
+        raise TrainError(f"{' '.join(flags)}: nothing is trained with --no-detector; leave it out")
     require_build_flags(flags)
     words = ["--products", *args.products, "--data", *args.data, "--seed", args.seed]
-    words += [
-        "--frames",
-        args.frames,
-        "--different",
-        args.different,
-        "--streams",
-        args.streams,
-        "--simulated",
-        args.simulated,
-    ]
+    words += ["--frames", args.frames, "--different", args.different]
+    words += ["--streams", args.streams, "--simulated", args.simulated]
+    if args.only is not None:
+        words += ["--only", *args.only]
+    if args.no_detector:
+        words.append("--no-detector")
     command = public_command("benchmarks.studies.drift", [*words, *flags])
     rows = read_rows(args.out, ROW)
     subjects = open_subjects(args.products, args.data, args.folder, args.different)
+    measured_ones = _chosen(subjects, args.only)
 
     def keep(measured: Sequence[Mapping[str, Any]]) -> None:
         # A long run keeps what it has measured when it is cut short.
@@ -97,10 +110,28 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     if args.simulated:
         keep([measure_time()])
         keep(simulate(args.simulated))
-    for subject in subjects:
+    for subject in measured_ones:
         numbers = (args.seed, args.frames, args.streams)
-        keep(measure_changes(subject, subjects, flags, args.folder, *numbers))
+        with ExitStack() as stack:
+            if args.no_detector:
+                reader = plain_reader(subject)
+            else:
+                bundle = bundle_of(subject, flags, args.folder, args.seed)
+                reader = stack.enter_context(detector_reader(bundle))
+            keep(measure_changes(subject, subjects, reader, *numbers))
+            keep([measure_blocks(subject, reader.graph_input, args.frames)])
     print(drift_page(rows))
+
+
+def _chosen(subjects: Sequence[Subject], names: Sequence[str] | None) -> Sequence[Subject]:
+    """Return the subjects of these names, all for None. Raises TrainError for an unknown name."""
+    if names is None:
+        return subjects
+    known = {subject.name: subject for subject in subjects}
+    for name in names:
+        if name not in known:
+            raise TrainError(f"--only {name} is not in --products or --data ({', '.join(known)})")
+    return [known[name] for name in names]
 
 
 if __name__ == "__main__":

@@ -7,35 +7,31 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
 from flawline.benchmarks.perturbations import perturb
+from flawline.benchmarks.studies.drift.readers import Judged, Reader
 from flawline.benchmarks.studies.drift.subjects import Subject
 from flawline.benchmarks.train_bundle import train_bundle
-from flawline.cameras import Frame
-from flawline.runtime.ahead import Prepared
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import log
-from flawline.runtime.detector import Detector
 from flawline.runtime.drift.gauge import Gauge
 from flawline.runtime.drift.learn import learn_reference
 from flawline.runtime.drift.quantities import FOCUS, LIGHT, POSITION, PRODUCT, SCORE
-from flawline.runtime.drift.reading import Reading
 from flawline.runtime.drift.reference import DriftReference
 from flawline.runtime.drift.watch import DriftWatch
-from flawline.runtime.engines import REFERENCE_ENGINE, EngineOptions
 from flawline.runtime.environment import cpu_name, versions
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry, Image
 from flawline.runtime.load import read_cpu, share_of_others
-from flawline.runtime.station.judge import Judge
 from flawline.train import TrainError
 from flawline.train.data.demo import PRODUCTS, render
 from flawline.train.progress import Bars
 
+BLUR_AND_NOISE = "blur 2 and noise"
 # Each change of a frame, its strength, and the warning that it asks for. The first of each kind are
 # those that a stream must name; the others show how small a change is seen.
 CHANGES = (
@@ -49,6 +45,9 @@ CHANGES = (
     ("colour temperature", 1.1, LIGHT),
     ("blur", 1.0, FOCUS),
     ("shift", 3.0, POSITION),
+    # A lens out of focus does not blur the noise of the camera. The strength is that of the noise.
+    (BLUR_AND_NOISE, 1.0, FOCUS),
+    (BLUR_AND_NOISE, 2.0, FOCUS),
 )
 REQUIRED = CHANGES[:4]
 # Frames within which a change must be named, and good frames before it.
@@ -58,36 +57,24 @@ ROUNDS = 300
 Row = dict[str, Any]
 
 
-class Judged(NamedTuple):
-    """What the check of drift gets of a frame."""
-
-    reading: Reading
-    score: float
-
-
 def measure_changes(
     subject: Subject,
     subjects: Sequence[Subject],
-    flags: Sequence[str],
-    folder: Path,
+    reader: Reader,
     seed: int,
     frames: int,
     streams: int,
 ) -> list[Row]:
-    """Train on a subject, and return the rows of its good frames and of each change.
+    """Return the rows of the good frames of a subject, and of each change.
 
-    The other `subjects` are other products. Raises TrainError if the export fails.
+    The other `subjects` are other products.
     """
-    bundle = _bundle(subject, flags, folder, seed)
-    reference = bundle.manifest.drift
-    if reference is None:
-        raise TrainError(f"{subject.name}: the bundle has no statistics of its good images")
+    reference = reader.reference
     rows = []
-    with Detector(bundle, REFERENCE_ENGINE, EngineOptions(threads=1)) as detector, Bars() as bars:
-        judge = Judge(detector)
-        facts = _facts(subject, detector, reference, seed)
+    with Bars() as bars:
+        facts = _facts(subject, reader, seed)
         numbers = subject.numbers(frames)
-        good = _judged(judge, subject, numbers, None, bars)
+        good = _judged(reader, subject, numbers, None, bars)
         found = _warnings(reference, good)
         different = len(set(numbers))
         row = {"part": "good", "frames": frames, "different": different, "warnings": dict(found)}
@@ -96,20 +83,21 @@ def measure_changes(
         for name, strength, cause in CHANGES:
             numbers = subject.numbers(min(ALLOWED, subject.different))
             change = _change(name, strength)
-            changed = _judged(judge, subject, numbers, change, bars)
+            changed = _judged(reader, subject, numbers, change, bars)
             case = {"change": name, "strength": strength, "cause": cause}
             rows.append({**facts, **case, **_named(reference, good, changed, cause, streams)})
         for other in subjects:
             if other.name == subject.name:
                 continue
             numbers = other.numbers(min(ALLOWED, other.different))
-            changed = _judged(judge, other, numbers, None, bars)
+            changed = _judged(reader, other, numbers, None, bars)
             case = {"change": other.name, "strength": None, "cause": PRODUCT}
             rows.append({**facts, **case, **_named(reference, good, changed, PRODUCT, streams)})
     return rows
 
 
-def _bundle(subject: Subject, flags: Sequence[str], folder: Path, seed: int) -> Bundle:
+def bundle_of(subject: Subject, flags: Sequence[str], folder: Path, seed: int) -> Bundle:
+    """Return the bundle of a subject; it is trained if it is not there. Raises TrainError."""
     path = folder / "bundles" / subject.name
     if (path / "manifest.json").exists():
         log(f"{path} is there already; delete it to train again")
@@ -119,18 +107,18 @@ def _bundle(subject: Subject, flags: Sequence[str], folder: Path, seed: int) -> 
     return read_bundle(path)
 
 
-def _facts(subject: Subject, detector: Detector, reference: DriftReference, seed: int) -> Row:
-    manifest = detector.bundle.manifest
+def _facts(subject: Subject, reader: Reader, seed: int) -> Row:
+    reference = reader.reference
     scores = reference.ranges.get(SCORE)
     return {
         "data": subject.name,
-        "method": manifest.method,
+        "method": reader.method,
         "seed": seed,
         "good_images": reference.ranges["brightness"].images,
         "good_scores": 0 if scores is None else scores.images,
         "independent": {name: good.independent for name, good in reference.ranges.items()},
         "position": reference.picture is not None,
-        "engine": detector.engine.description,
+        "engine": reader.engine,
         "device": cpu_name(),
         "versions": versions(),
     }
@@ -138,13 +126,16 @@ def _facts(subject: Subject, detector: Detector, reference: DriftReference, seed
 
 def _change(name: str, strength: float) -> Callable[[Image], Image]:
     def change(image: Image) -> Image:
+        if name == BLUR_AND_NOISE:
+            image = np.asarray(perturb(image, "blur", 2.0), np.uint8)
+            return np.asarray(perturb(image, "noise", strength), np.uint8)
         return np.asarray(perturb(image, name, strength), np.uint8)
 
     return change
 
 
 def _judged(
-    judge: Judge,
+    reader: Reader,
     subject: Subject,
     numbers: Sequence[int],
     change: Callable[[Image], Image] | None,
@@ -157,10 +148,9 @@ def _judged(
             image = subject.frame(number)
             if change is not None:
                 image = change(image)
-            made = Prepared.of(Frame(subject.name, number, image), judge.prepare)
-            (verdict,) = judge.detector.judge_prepared([made])
-            if verdict.reading is not None:
-                known[number] = Judged(verdict.reading, verdict.score)
+            judged = reader.read(image)
+            if judged is not None:
+                known[number] = judged
         bars(f"{subject.name} frames", done, len(numbers))
     return [known[number] for number in numbers if number in known]
 

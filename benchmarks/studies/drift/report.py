@@ -17,6 +17,7 @@ ROW: Shape = {"part": str, "device": str, "versions": {str: str}, "command": str
 KEYS = {
     "good": ("data",),
     "change": ("data", "change", "strength"),
+    "blocks": ("data",),
     "simulation": ("process", "good_images"),
     "time": (),
 }
@@ -42,6 +43,9 @@ def drift_page(rows: Sequence[Row]) -> str:
     good = rows_with(rows, "part", "good")
     if good:
         parts += _good(good)
+    blocks = rows_with(rows, "part", "blocks")
+    if blocks:
+        parts += _blocks(blocks)
     simulated = rows_with(rows, "part", "simulation")
     if simulated:
         parts += _simulated(simulated)
@@ -154,6 +158,19 @@ def _good(rows: Sequence[Row]) -> list[str]:
         f"Warnings without a change. Independent: how many of the good images count, of the "
         f"quantity whose values depend most on those before them in the order of the files. "
         f"Detector: {facts}, seed {rows[0]['seed']}.",
+    ]
+
+
+def _blocks(rows: Sequence[Row]) -> list[str]:
+    cells = []
+    for row in rows:
+        found = ", ".join(f"{name} {count}" for name, count in row["warnings"].items())
+        cells.append([row["data"], str(row["images"]), str(row["frames"]), found or "none"])
+    return [
+        markdown_table(("data", "good images", "frames", "warnings"), cells),
+        f"The same in the order of the files: each of {rows[0]['parts']} parts of the good images "
+        f"of the training is compared with the others, in blocks of {rows[0]['block']} that follow "
+        f"each other, without scores.",
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +58,17 @@ class Subject:
     def frame(self, number: int) -> Image:
         """Return a good frame, uint8 [h, w, 3] BGR or [h, w]."""
         if self.product is not None:
-            seed = int(np.random.default_rng((29, number)).integers(SEEDS))
-            return np.asarray(render(self.product, None, FIRST_SEED + seed)[0], np.uint8)
+            return _rendered(self.product, number)
         return read_image(self._good[number], None)
+
+
+# Every change is made to the same frames.
+@lru_cache(maxsize=256)
+def _rendered(product: str, number: int) -> Image:
+    seed = int(np.random.default_rng((29, number)).integers(SEEDS))
+    image = np.asarray(render(product, None, FIRST_SEED + seed)[0], np.uint8)
+    image.flags.writeable = False
+    return image
 
 
 def open_subjects(

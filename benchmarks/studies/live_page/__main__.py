@@ -83,6 +83,7 @@ def _run(args: argparse.Namespace) -> None:
         "rounds": args.rounds,
         "cores": allowed_cores(),
         "machine": machine_facts(),
+        "niceness": os.nice(0),
         "other_processes": None if others is None else round(others, 3),
     }
     page = live_page_report(result)

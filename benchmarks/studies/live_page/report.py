@@ -30,6 +30,8 @@ def live_page_report(result: Mapping[str, Any]) -> str:
     about = [result["machine"]["cpu"], f"{result['cores']} cores", result["engine"]]
     if is_busy(result["other_processes"]):
         about.append(f"other processes used {result['other_processes']:.0%} of the CPU")
+    if result["niceness"] != 0:
+        about.append(f"niceness {result['niceness']}")
     return f"""\
 {"; ".join(about)}; measured by `python -m benchmarks.studies.live_page`
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -90,7 +91,10 @@ class Study:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         load = read_cpu()
         start = time.monotonic()
-        done = subprocess.run(command, check=False)
+        # Limits on threads that a user gave the trainings are not those of a box.
+        limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        environment = {name: value for name, value in os.environ.items() if name not in limits}
+        done = subprocess.run(command, env=environment, check=False)
         seconds = time.monotonic() - start
         others = share_of_others(load, read_cpu())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -129,18 +133,20 @@ class Study:
         wrong = [path for path, score in zip(judged, found, strict=True) if score > level]
         counts = {"pictures": few, "judged": len(judged), "rejected": len(wrong), "kept": len(kept)}
         wrong = wrong[:rejects]
-        steps = [("before", base, level)]
+        scores = self._test_scores(base)
+        steps = [("before", scores, level)]
         if wrong:
             more = self._append(base, wrong, kept, rates)
             again = self._calibrate(base, kept, rates)
+            added = self._test_scores(more)
             steps += [
-                ("before, thresholds set again", again, _threshold(again)),
-                ("after, threshold kept", more, level),
-                ("after", more, _threshold(more)),
+                ("before, thresholds set again", scores, _threshold(again)),
+                ("after, threshold kept", added, level),
+                ("after", added, _threshold(more)),
             ]
         rows = []
-        for name, path, threshold in steps:
-            row = self._accuracy(self._test_scores(path), threshold)
+        for name, judged_by, threshold in steps:
+            row = self._accuracy(judged_by, threshold)
             rows.append({"step": name, **counts, "rejects": len(wrong), **row})
         return rows
 
