@@ -1,8 +1,8 @@
 """What a GPU should reach at batch 1, from its published figures and the size of a graph.
 
 At batch 1, a GPU waits for the start of each kernel and computes at a small part of its peak. The
-estimate adds both. It knows nothing of activations that leave the caches, and takes every operator
-but convolutions and matrix products for free, so that a graph with many others is slower.
+estimate adds both. It knows nothing of activations that leave the caches, and takes operators that
+work value by value for free.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def find_hardware(text: str) -> Hardware | None:
 def expected_fps(hardware: Hardware, macs: int, kernels: int, weight_bytes: int) -> list[int]:
     """Return the lowest and the highest FPS to expect of an FP16 graph at batch 1.
 
-    `macs` are its multiply-accumulates, `kernels` its convolutions and matrix products.
+    `macs` are its multiply-accumulates, `kernels` its operators that take a kernel of their own.
     """
     memory_us = weight_bytes / (hardware.bandwidth * 1e3)
     results = []

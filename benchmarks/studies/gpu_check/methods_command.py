@@ -22,6 +22,7 @@ from flawline.benchmarks.studies.gpu_check.summary import add_expected, summary
 from flawline.benchmarks.studies.results import write_results
 from flawline.runtime.command_parser import path_argument
 from flawline.runtime.console import printable
+from flawline.runtime.engines import EngineError
 from flawline.runtime.environment import versions
 from flawline.runtime.files import make_writable
 from flawline.runtime.load import read_cpu, share_of_others
@@ -78,7 +79,6 @@ def run_methods(args: argparse.Namespace) -> None:
         "versions": versions(),
     }
     start = read_cpu()
-    page = ""
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
         task = Task("", args.backbone, args.size, frame, args.device, "", "", 0.0)
         networks = args.networks or Path(folder) / "networks"
@@ -89,6 +89,8 @@ def run_methods(args: argparse.Namespace) -> None:
             facts["other_processes"] = share_of_others(start, read_cpu())
             page = _write(args.out, {**about, **facts}, found)
     print(page)
+    if not found.rows:
+        raise EngineError("nothing was measured; the reasons are above")
 
 
 def _methods(names: list[str]) -> list[str]:

@@ -29,8 +29,13 @@ from flawline.train.method import Method
 # Good images of a usual training: a memory bank gets as large as it would be with so many.
 GOOD_IMAGES = 200
 FRAMES = 2
-# Operators that take a kernel each; others are computed with the one before.
-KERNELS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# Operators that take no kernel of their own: views, and what is computed value by value along with
+# the operator before it.
+FUSED = {
+    "Abs", "Add", "Cast", "Clip", "Constant", "Div", "Erf", "Exp", "Flatten", "Identity",
+    "LeakyRelu", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Relu", "Reshape", "Sigmoid", "Sqrt",
+    "Squeeze", "Sub", "Tanh", "Unsqueeze",
+}  # fmt: skip
 
 
 def make_network(
@@ -57,7 +62,7 @@ def make_network(
         "backbone": method.settings.backbone,
         "size": list(method.settings.size),
         "macs": measure_cost(partial(fused, torch.from_numpy(images[:1]))).macs,
-        "kernels": sum(types[kind] for kind in KERNELS),
+        "kernels": sum(count for kind, count in types.items() if kind not in FUSED),
         "weight_bytes": plain.model("fp16").stat().st_size,
     }
     return method, network

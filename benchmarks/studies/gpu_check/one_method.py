@@ -153,7 +153,8 @@ def _network(task: Task) -> tuple[Any, dict[str, Any]]:
 
     options = NetworkOptions(task.method, task.backbone, task.size, "random", None, seed=0)
     method, network = make_network(options, parse_source(task.frame), folder)
-    facts.write_text(json.dumps({"asked": task.asked(), "network": network}))
+    content = {"asked": task.asked(), "network": network}
+    write_atomically(facts, json.dumps(content).encode(), durable=False)
     return method, network
 
 

@@ -17,18 +17,24 @@ from flawline.benchmarks.studies.gpu_check.expected import (
 from flawline.benchmarks.studies.gpu_check.stages import STAGES
 from flawline.benchmarks.tables import markdown_table
 
-HEADER = (
-    "method", "input", "GMAC", "engine", "ms", "FPS, image on the GPU", "expected", "aim",
-    "FPS, frame on the GPU", "FPS, host to host", "FPS, camera to verdict",
-    "FPS, camera to verdict, graph prepares", "drift",
-)  # fmt: skip
+# Stage -> its column, in frames per second.
+COLUMNS = {
+    "engine": "image on GPU",
+    "source": "frame on GPU",
+    "host": "host to host",
+    "camera": "camera to verdict",
+    "source_camera": "camera to verdict, graph prepares",
+}
 EXPLANATION = """\
-Batch 1, medians, random weights. ms is the time with the image on the GPU, or on the host where an
-engine has no memory of its own. Drift is the largest difference of a score in any of these stages
-from that of PyTorch in FP32, relative to the standard deviation of the scores of good images.
-Expected is an estimate from the figures of the GPU, the multiply-accumulates and the number of
-convolutions and matrix products; the aim is that of the backbone at this size, with a CUDA graph.
-Frames are {frame}. Stages:"""
+Frames per second at batch 1, of medians. ms is the time of "image on GPU", or of "host to host" for
+an engine without a memory of its own. Weights are random, and frames {frame}.
+
+{stages}
+- expected: an estimate for FP16 and "image on GPU", from the figures of the GPU, the
+  multiply-accumulates and the number of kernels
+- aim: that of the backbone at this size for "image on GPU", with a CUDA graph
+- drift: the largest difference of a score in any stage from that of PyTorch in FP32, relative to
+  the standard deviation of the scores of good images"""
 
 
 def add_expected(found: Found, device: str, machine: Mapping[str, Any]) -> None:
@@ -55,14 +61,16 @@ def summary(about: Mapping[str, Any], found: Found) -> str:
     lines = []
     for method, network in found.networks.items():
         lines += _lines(method, network, found.rows)
-    parts.append(markdown_table(HEADER, lines))
-    stages = "\n".join(f"- {name}: {text}" for name, text in STAGES.items())
-    parts += [EXPLANATION.format(frame=about["frame"]), stages]
+    first, *others = COLUMNS.values()
+    header = ("method", "input", "GMAC", "engine", "ms", first, "expected", "aim", *others, "drift")
+    parts.append(markdown_table(header, lines))
+    stages = "\n".join(f"- {column}: {STAGES[name]}" for name, column in COLUMNS.items())
+    parts.append(EXPLANATION.format(frame=about["frame"], stages=stages))
     busy = busy_note([about])
     if busy is not None:
         parts.append(f"{busy[0].upper()}{busy[1:]}. Measure again on an idle machine.")
     parts.append(f"Machine, at the end of the measurement:\n\n{describe_machine(about['machine'])}")
-    missing = _missing(found)
+    missing = _missing(found, count)
     if missing:
         parts.append("\n".join(["Not measured:", "", *missing]))
     return "\n\n".join(parts)
@@ -79,20 +87,21 @@ def _lines(
     height, width = network["size"]
     lines = []
     for engine, stages in engines.items():
-        alone = stages.get("engine") or stages.get("host")
-        on_gpu = stages.get("engine")
+        alone = stages.get("engine")
+        timed = alone or stages.get("host")
         line: list[object] = [method, f"{width}x{height}", f"{network['macs'] / 1e9:.2f}", engine]
-        line.append(None if alone is None else alone["p50_ms"])
-        line += [_fps(on_gpu), _range(network["expected_fps"]), _aim(network["aim_fps"], on_gpu)]
-        for stage in ("source", "host", "camera", "source_camera"):
-            line.append(_fps(stages.get(stage)))
+        line += [None if timed is None else timed["p50_ms"], _fps(alone)]
+        line += [_range(network["expected_fps"]), _aim(network["aim_fps"], alone)]
+        line += [_fps(stages.get(name)) for name in COLUMNS if name != "engine"]
         line.append(_drift(list(stages.values())))
         lines.append(line)
     return lines
 
 
 def _fps(row: Mapping[str, Any] | None) -> str | None:
-    return None if row is None else f"{row['fps']:,.0f}" if row["fps"] >= 100 else f"{row['fps']}"
+    if row is None:
+        return None
+    return f"{row['fps']:,.0f}" if row["fps"] >= 100 else f"{row['fps']:.1f}"
 
 
 def _range(expected: Sequence[int] | None) -> str | None:
@@ -112,7 +121,7 @@ def _drift(stages: Sequence[Mapping[str, Any]]) -> str:
     return f"{max(row['drift'] for row in stages):.1e}"
 
 
-def _missing(found: Found) -> list[str]:
+def _missing(found: Found, count: int) -> list[str]:
     """Return a line for each thing that was not measured and its reason, with its methods."""
     methods: dict[tuple[str, str], list[str]] = {}
     for method, entries in found.absent.items():
@@ -120,5 +129,6 @@ def _missing(found: Found) -> list[str]:
             methods.setdefault((entry.name, entry.reason), []).append(method)
     lines = []
     for (name, reason), names in methods.items():
-        lines.append(f"- {', '.join(names)}: {name}: {reason}")
+        owners = "every method" if len(names) == count > 1 else ", ".join(names)
+        lines.append(f"- {owners}: {name}: {reason}")
     return lines
