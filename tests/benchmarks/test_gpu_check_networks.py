@@ -27,7 +27,10 @@ def options(method: str) -> NetworkOptions:
 
 @pytest.mark.parametrize(
     ("method", "frame", "has_map"),
-    [("simplenet", "96x80:mono", True), ("differnet", "96x80:bayer-rggb", False)],
+    [
+        ("simplenet", "96x80:mono", True),
+        pytest.param("differnet", "96x80:bayer-rggb", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_network_is_made_and_measured_with_and_without_a_frame_in_its_graph(
     method: str, frame: str, has_map: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -81,7 +81,7 @@ def measure_methods(
             method=method,
             folder=str(folder / method),
             record=str(record),
-            seconds=share,
+            seconds=round(share, 1),
         )
         found.add(method, _in_process(own))
         yield found

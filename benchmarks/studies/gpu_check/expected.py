@@ -8,6 +8,7 @@ work value by value for free.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 # From one kernel of a CUDA graph to the next, in microseconds.
@@ -75,7 +76,7 @@ def expected_fps(hardware: Hardware, macs: int, kernels: int, weight_bytes: int)
     return sorted(results)
 
 
-def find_aim(hardware: Hardware | None, network: dict[str, Any]) -> int | None:
+def find_aim(hardware: Hardware | None, network: Mapping[str, Any]) -> int | None:
     """Return the FPS that a network is to reach; None where no aim was set."""
     if hardware is None:
         return None

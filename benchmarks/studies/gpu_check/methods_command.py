@@ -85,7 +85,7 @@ def run_methods(args: argparse.Namespace) -> None:
         networks.mkdir(parents=True, exist_ok=True)
         for found in measure_methods(methods, task, networks, Path(folder), deadline):
             # The clocks of the GPU are still those of the measurement.
-            facts = {"machine": machine_facts()}
+            facts: dict[str, Any] = {"machine": machine_facts()}
             facts["other_processes"] = share_of_others(start, read_cpu())
             page = _write(args.out, {**about, **facts}, found)
     print(page)
