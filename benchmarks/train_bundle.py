@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flawline.export import build
+from flawline.export import build, build_arguments
 from flawline.runtime.signals import SIGNAL_CODE, Terminated
 from flawline.train import TrainError
 
@@ -52,3 +52,11 @@ def require_not_set_here(flags: Sequence[str], set_here: Sequence[str] = SET_HER
         flag = word.partition("=")[0]
         if flag in set_here:
             raise TrainError(f"{flag} is set by this command; leave it out")
+
+
+def require_build_flags(flags: Sequence[str]) -> None:
+    """Refuse flags that `flawline build` does not have, before work that comes ahead of a training.
+
+    Ends the process as a parser does, and raises TrainError for a flag of another method.
+    """
+    build_arguments.parse(["--data", ".", *flags])

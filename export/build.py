@@ -160,7 +160,7 @@ def _train(args: argparse.Namespace) -> tuple[Path, Path]:
         recipe = replace(recipe, weights=DEMO_WEIGHTS)
     # Minutes of training would come first.
     rates = Rates(args.false_alarm_rate, args.review_rate)
-    require_rate_of_training(rates, recipe.data, recipe.folds)
+    require_rate_of_training(rates, recipe.data, recipe.folds, recipe.excluded)
     checkpoint = args.save_checkpoint
     if checkpoint is None:
         checkpoint = Path("runs") / f"{args.method}-{_given_name(data)}.pt"

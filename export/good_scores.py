@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +94,15 @@ def require_rate(rates: Rates, selected: Sequence[Path], known: GoodScores | Non
         check_rates(rates, len(known.paths), known.called)
 
 
-def require_rate_of_training(rates: Rates, data: Path, folds: int | None) -> None:
+def require_rate_of_training(
+    rates: Rates, data: Path, folds: int | None, excluded: Collection[str] = ()
+) -> None:
     """Check, before a training, that its good images will be enough for the rates.
 
-    folds: as of `Recipe`. Raises CalibrationError, and DataError for data that cannot be used.
+    folds, excluded: as of `Recipe`. Raises CalibrationError, and DataError for data that cannot be
+    used.
     """
-    images = open_data(data).train_good
+    images = open_data(data, excluded).train_good
     count = choose_folds(folds, len(images))
     if count == 0:
         training, held_out = hold_out(images)

@@ -7,7 +7,7 @@ from flawline.export.selection import ImageSelection
 from flawline.runtime.console import log, log_notes
 from flawline.runtime.drift.learn import MOST_IMAGES, learn_reference
 from flawline.runtime.drift.reference import DriftReference
-from flawline.runtime.drift.watch import drift_notes
+from flawline.runtime.drift.watch import learned_notes
 from flawline.runtime.good_images.scores import GoodScores
 from flawline.train.data import PreparedImages
 from flawline.train.progress import Bars
@@ -35,8 +35,5 @@ def good_statistics(selection: ImageSelection, good: GoodScores) -> DriftReferen
             f"the camera's frames: drift is not watched"
         )
         return None
-    if reference is None:
-        log("note: the good images are too few, or the inspected area too small, to watch drift")
-    else:
-        log_notes(drift_notes(reference))
+    log_notes(learned_notes(reference))
     return reference

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image, Map
@@ -17,14 +19,25 @@ BYTES_PER_SIDE = 32 << 20
 def choose_golden(
     images: Sequence[Image], scores: Map, maps: Map, threshold: float, tolerance: float
 ) -> Golden:
-    """Select the images that are farthest from the threshold, on either side.
+    """Select images as `golden_places` does.
 
-    No engine within the tolerance can flip their decisions. If all images are nearer than the
-    tolerance, the one with the lowest score is selected. `images` are as the graph takes them;
-    `scores` [n] and `maps` [n, H, W] are the correct results for them, float32.
+    `images` are as the graph takes them; `scores` [n] and `maps` [n, H, W] are the correct results
+    for them, float32.
     """
-    fitting = BYTES_PER_SIDE // images[0].nbytes
-    count = min(MOST_PER_SIDE, max(1, fitting))
+    selected = golden_places(scores, images[0].nbytes, threshold, tolerance)
+    inputs = [images[index] for index in selected]
+    return Golden(np.stack(inputs), scores[selected], maps[selected])
+
+
+def golden_places(
+    scores: npt.NDArray[Any], image_bytes: int, threshold: float, tolerance: float
+) -> list[int]:
+    """Return the indices of the scores [n] that are farthest from the threshold, on either side.
+
+    No engine within the tolerance can flip their decisions. If all are nearer than the tolerance,
+    it is that of the lowest score. `image_bytes` is the size of the image of one score.
+    """
+    count = min(MOST_PER_SIDE, max(1, BYTES_PER_SIDE // image_bytes))
     ascending = np.argsort(scores)
     selected = []
     for index in ascending[:count]:
@@ -33,7 +46,4 @@ def choose_golden(
     for index in ascending[-count:]:
         if scores[index] > threshold + tolerance:
             selected.append(int(index))
-    if not selected:
-        selected.append(int(ascending[0]))
-    inputs = [images[index] for index in selected]
-    return Golden(np.stack(inputs), scores[selected], maps[selected])
+    return selected or [int(ascending[0])]

@@ -98,9 +98,14 @@ def _require_revision(path: Path, revision: str) -> None:
 
 def _note(person: str, words: str) -> str:
     """Return what the audit log says. Raises CalibrationError for a name that is none."""
+    return f"{words} {name_of(person)}"
+
+
+def name_of(person: str) -> str:
+    """Return the name of a person as a log has it. Raises CalibrationError if it is none."""
     name = person.strip()
     if not SHORTEST_NAME <= len(name) <= LONGEST_NAME or not name.isprintable():
         raise CalibrationError(
             f"the name of the person is {SHORTEST_NAME} to {LONGEST_NAME} characters in one line"
         )
-    return f"{words} {printable(name)}"
+    return printable(name)

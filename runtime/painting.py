@@ -86,7 +86,7 @@ def overlay(image: Image, levels: Map) -> Image:
         slice(columns.min(), columns.max() + 1),
     )
     painted[region] = _tinted(image[region], levels[region])
-    _outline(painted, levels)
+    draw_outline(painted, levels)
     return painted
 
 
@@ -110,7 +110,7 @@ def _colours(levels: Map) -> Image:
     return np.asarray(cv2.applyColorMap(indices, cv2.COLORMAP_AUTUMN), np.uint8)
 
 
-def _outline(painted: Image, levels: Map) -> None:
+def draw_outline(painted: Image, levels: Map) -> None:
     """Draw a line around the regions above 1 into the image."""
     anomalous = (levels > 1).astype(np.uint8)
     contours, _ = cv2.findContours(anomalous, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

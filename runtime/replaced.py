@@ -26,24 +26,26 @@ def previous_of(path: Path) -> Path:
     return path.with_name(path.name + PREVIOUS)
 
 
-def install_bundle(path: Path, new: Path) -> str:
+def install_bundle(path: Path, new: Path, note: str | None = None) -> str:
     """Put a copy of a bundle in the place of another one, and return a line that says so.
 
     The new bundle continues the audit log of the one that it replaces, which is kept for
-    `undo_install`; the one that was kept before is removed. Raises BundleError and AuditError.
+    `undo_install`; the one that was kept before is removed. `note` is added to the line of the log.
+    Raises BundleError and AuditError.
     """
     read_bundle(new)
     require_bundle_folder(path)
     if new.resolve() in (path.resolve(), previous_of(path)):
         raise BundleError(f"{new} is the bundle in use, or the one before it; give another")
-    _put(path, new, "install")
+    _put(path, new, "install", note)
     return f"{path} is a copy of {new} now; --undo brings the bundle before it back"
 
 
-def undo_install(path: Path) -> str:
+def undo_install(path: Path, note: str | None = None) -> str:
     """Exchange a bundle with the one before it, and return a line that says so.
 
-    Undoing again brings the newer one back. Raises BundleError, also where there is none.
+    Undoing again brings the newer one back. `note` is added to the line of the log. Raises
+    BundleError, also where there is none, and AuditError.
     """
     require_bundle_folder(path)
     previous = previous_of(path)
@@ -53,14 +55,14 @@ def undo_install(path: Path) -> str:
             f"replaced; leave --undo out"
         )
     read_bundle(previous)
-    _put(path, previous, "undo")
+    _put(path, previous, "undo", note)
     return f"{path} is the bundle before it again; --undo once more brings the newer one back"
 
 
-def _put(path: Path, content: Path, what: str) -> None:
+def _put(path: Path, content: Path, what: str, note: str | None) -> None:
     """Put a copy of a bundle at `path`, and keep the one that was there."""
     try:
-        with replaced_bundle(path.resolve(), what, previous_of(path)) as new:
+        with replaced_bundle(path.resolve(), what, previous_of(path), note) as new:
             # The log is that of the place, and continued.
             ignored = shutil.ignore_patterns(AUDIT_LOG)
             shutil.copytree(content, new, ignore=ignored, dirs_exist_ok=True)

@@ -83,6 +83,14 @@ class SourceSizes:
             f"({self.describe()}); check the camera, or pass --accept-size"
         )
 
+    @property
+    def one_size(self) -> bool:
+        """Whether all images have the same height and width."""
+        return (self.smallest_height, self.smallest_width) == (
+            self.largest_height,
+            self.largest_width,
+        )
+
     def describe(self) -> str:
         """Return the range as text, such as 300x300 to 320x300."""
         smallest = f"{self.smallest_width}x{self.smallest_height}"

@@ -26,7 +26,7 @@ from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
 from flawline.runtime.replaced import install_bundle, undo_install
-from flawline.runtime.teaching.run import TeachOptions, append, require_teachable, teach
+from flawline.runtime.teaching.run import TeachOptions, append, require_appendable, teach
 from flawline.runtime.threshold import DEFAULT_RATE, Rates, check_range, describe_needs
 
 EXAMPLES = (
@@ -53,7 +53,8 @@ def _teach(args: argparse.Namespace, words: Sequence[str]) -> None:
     check_range(args.review_rate, "review rate")
     require_bundle_folder(args.bundle, args.source or args.append)
     bundle = read_bundle(args.bundle)
-    require_teachable(bundle, args.append is not None)
+    if args.append is not None:
+        require_appendable(bundle)
     _require_writable(args.out)
     options = TeachOptions(
         out=args.out,
@@ -99,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         type=text_argument,
         metavar="CAMERA",
-        help="teach from this camera or folder, which shows good parts only",
+        help="teach from this camera or folder, which shows good parts only; they set the "
+        "thresholds alone where the method cannot be taught",
     )
     parser.add_argument(
         "--append",

@@ -52,6 +52,8 @@ FILES = ("manifest.json", "calibration.json", "golden.npz", *GRAPHS)
 # Files that no reader needs, whose damage must not matter.
 BESIDE = ("audit.jsonl", "calibration.previous.json", "engines/choice.json")
 SIGNATURE = "signature.json"
+# A further damage reads the file that it changes, which may be one of 8 GB by then.
+LARGEST_DAMAGED = 1 << 20  # bytes
 
 
 class Kind(Enum):
@@ -153,12 +155,16 @@ def make_bundle(seed: int, folder: Path, originals: Originals) -> OddBundle:
     damages = []
     for number in range(rng.choice([1, 1, 1, 1, 2, 3])):
         names = [*FILES, *FILES, *FILES, *BESIDE, SIGNATURE]
-        name = rng.choice([name for name in names if (folder / name).is_file()])
+        name = rng.choice([name for name in names if _is_small_file(folder / name)])
         # Only a whole file can be damaged in every way.
         damage = _damage_content(rng, folder, name, originals) if number == 0 else None
         damages.append(damage or _damage_file(rng, folder, name, originals))
     trusted = originals.trusted if (original.path / SIGNATURE).exists() else None
     return OddBundle(seed, folder, tuple(damages), original, trusted)
+
+
+def _is_small_file(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size <= LARGEST_DAMAGED
 
 
 def _damage_content(
@@ -319,7 +325,7 @@ def _swap(rng: random.Random, folder: Path, name: str, originals: Originals) -> 
     content = (folder / name).read_bytes()
     others = []
     for other in FILES:
-        if (folder / other).is_file() and (folder / other).read_bytes() != content:
+        if _is_small_file(folder / other) and (folder / other).read_bytes() != content:
             others.append(other)
     other = rng.choice(others)
     (folder / name).write_bytes((folder / other).read_bytes())

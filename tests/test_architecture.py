@@ -30,6 +30,7 @@ LIBRARY_OF_FILE = {
     "flawline.cameras.video_open": {"av"},
     # FastAPI reads the annotations of its functions, whose types the file must have imported.
     "flawline.runtime.outputs.web.app": {"fastapi", "pydantic"},
+    "flawline.runtime.outputs.web.teaching_app": {"fastapi", "pydantic"},
     "flawline.runtime.outputs.web.metrics": {"prometheus_client"},
     "flawline.runtime.teaching.graph": {"onnx"},
 }

@@ -148,10 +148,17 @@ def test_help_needs_no_training_library(
 
 
 @pytest.mark.parametrize("module", commands())
-def test_an_unknown_flag_is_one_line(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_flag_is_one_line(
+    module: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert run_here(module, "--no-such-flag") == 2
     printed = capsys.readouterr().err
     assert len(printed.splitlines()) == 1, printed
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("words", NEED_EXTRAS, ids=lambda words: words[0])

@@ -94,11 +94,14 @@ def _note_outside(log: AuditLog, state: State) -> None:
 
 
 @contextmanager
-def replaced_bundle(path: Path, what: str = "build", keep: Path | None = None) -> Iterator[Path]:
+def replaced_bundle(
+    path: Path, what: str = "build", keep: Path | None = None, note: str | None = None
+) -> Iterator[Path]:
     """Give an empty folder for a new bundle, which takes the place of `path` after the block.
 
-    The log of a bundle that is replaced is continued, by a line that calls the change `what`. That
-    bundle is moved to `keep`, or removed if that is None. Raises AuditError and OSError.
+    The log of a bundle that is replaced is continued, by a line that calls the change `what` and
+    has the `note`. That bundle is moved to `keep`, or removed if that is None. Raises AuditError
+    and OSError.
     """
     with ExitStack() as stack:
         old = bundle_state(path)
@@ -114,7 +117,7 @@ def replaced_bundle(path: Path, what: str = "build", keep: Path | None = None) -
         if lines:
             write_atomically(new / AUDIT_LOG, lines)
         with open_log(new / AUDIT_LOG) as log:
-            log.append(what, old, bundle_state(new))
+            log.append(what, old, bundle_state(new), note)
 
 
 def require_writable_log(path: Path) -> None:

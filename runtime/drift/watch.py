@@ -104,6 +104,15 @@ def drift_notes(reference: DriftReference | None) -> list[str]:
     return [f"note: drift of {', '.join(missing)} is not watched: {MISSING_REASON}"]
 
 
+def learned_notes(reference: DriftReference | None) -> list[str]:
+    """Return the same for statistics that are to go into a bundle; None where there are none."""
+    if reference is None:
+        return [
+            "note: the good images are too few, or the inspected area too small, to watch drift"
+        ]
+    return drift_notes(reference)
+
+
 class _Frame(NamedTuple):
     """The values of a frame, and the numbers of the limits that it exceeds."""
 

@@ -59,7 +59,7 @@ def select_engine(bundle: Bundle, options: EngineOptions, machine: Machine) -> S
             raise owner_unusable(bundle, options, machine, reason)
         log(f"auto takes {owner}, whose scores set the threshold")
         return Selection(owner.engine, owner.precision)
-    first = _first(options, machine)
+    first = first_selection(options, machine)
     if len(_alternatives(bundle, options, machine)) < 2:
         return first
     measure = measure_command(bundle, options)
@@ -104,8 +104,11 @@ def _recorded(bundle: Bundle, options: EngineOptions, machine: Machine, path: Pa
     return figure
 
 
-def _first(options: EngineOptions, machine: Machine) -> Selection:
-    """Return the first engine that can be used, or that runs the wanted precision."""
+def first_selection(options: EngineOptions, machine: Machine) -> Selection:
+    """Return the first engine that can be used, or that runs the wanted precision.
+
+    Raises EngineError.
+    """
     for name, kind in machine.usable.items():
         if options.precision == "auto":
             return Selection(name, kind.precisions[0])

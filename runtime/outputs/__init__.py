@@ -98,7 +98,9 @@ class StreamState:
 
     `engine` describes the engine, and `cameras` are the names of those with thresholds of their
     own. `own_thresholds` is true if the thresholds are not those of the bundle. `outputs` has each
-    output, as it was described, with its state.
+    output, as it was described, with its state. `engine_name` is that of ENGINES, and `precision`
+    that of PRECISIONS. `takes_bundles` is true if the stream takes another bundle that comes to the
+    path of its own.
     """
 
     engine: str
@@ -106,6 +108,9 @@ class StreamState:
     own_thresholds: bool
     cameras: tuple[str, ...]
     outputs: tuple[tuple[str, OutputState], ...]
+    engine_name: str = ""
+    precision: str = ""
+    takes_bundles: bool = False
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class OverlayOptions(OutputOptions):
     )
     per_minute: int | None = option(None, "save at most so many images in 60 seconds")
     record: bool = option(False, "save the JSON line of each image beside it, as NAME.json")
+    paint: bool = option(True, "paint the anomaly map; 0: save each frame as the camera gave it")
 
     def __post_init__(self) -> None:
         for name in ("limit", "max_mb", "per_minute"):
@@ -74,7 +75,7 @@ class Overlays(Output):
     and index, camera, source, part and verdict of its frame, so that several streams may share the
     folder. A judged frame is saved with its map, outlined where it is anomalous, and with score and
     threshold below it; a small image is magnified. A frame that could not be judged is saved as it
-    came, unless it has no image.
+    came, unless it has no image, and so is each with `paint` false.
 
     A thread paints and writes. A live camera never waits for it: frames for which there is no
     memory are left out and counted. Other cameras wait.
@@ -95,11 +96,11 @@ class Overlays(Output):
         self.uses_regions = options.record
         started = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         self._run = f"{started}-{secrets.token_hex(4)}"
-        if not bundle.has_map:
+        if options.paint and not bundle.has_map:
             raise OutputError(
                 f"output overlays: bundle {bundle.path} gives no maps to paint; "
-                "leave this output (--save, --save-rejected) out, or build it with --outputs map, "
-                "of a method that has maps"
+                "leave this output (--save, --save-rejected) out, save frames without maps with "
+                "?paint=0, or build it with --outputs map, of a method that has maps"
             )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -173,9 +174,9 @@ class Overlays(Output):
             return
         frame = judgement.frame
         assert frame.image is not None
-        # The detector overwrites its map in the next call.
-        anomaly_map = judgement.verdict.anomaly_map
+        anomaly_map = judgement.verdict.anomaly_map if self._options.paint else None
         if anomaly_map is not None:
+            # The detector overwrites its map in the next call.
             anomaly_map = anomaly_map.copy()
 
         # The bundle may change before the thread comes to this frame.
@@ -290,7 +291,7 @@ def _picture(
     manifest: Manifest,
     pixel_threshold: float | None,
 ) -> npt.NDArray[Any]:
-    """Return a judged frame with its map and a caption, and another one as it came."""
+    """Return a judged frame with its map and a caption, and without a map the frame as it came."""
     verdict = judgement.verdict
     if not verdict.judged or anomaly_map is None:
         return np.asarray(judgement.frame.image)

@@ -51,7 +51,8 @@ class Judge:
 
     `levels` has the name of each camera with thresholds other than those of the detector. With a
     `window`, single frames do not reject; see `verdict`. `masters` is what is demanded of the
-    master parts; None demands nothing.
+    master parts; None demands nothing. `takes_bundles` says whether another bundle that comes to
+    the path of this one is offered to the stream.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Judge:
         levels: Mapping[str, Levels] | None = None,
         window: Window | None = None,
         masters: MastersRule | None = None,
+        takes_bundles: bool = False,
     ) -> None:
         self.detector = detector
         self.recipe = recipe
         self.levels = dict(levels or {})
         self.window = window
         self.masters = masters
+        self.takes_bundles = takes_bundles
         # Called once when it begins to judge in the place of another, by a thread that is not the
         # stream's. May raise FlawlineError.
         self.on_begin: Callable[[], None] = lambda: None

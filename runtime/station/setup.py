@@ -91,7 +91,8 @@ class FlagSetup:
         options = engine_options(args)
         size = args.accept_size
         detector = Detector(bundle, args.engine, options, accept_size=size, region_settings=regions)
-        return checked(Judge(detector, masters=masters_rule(args)), check)
+        judge = Judge(detector, masters=masters_rule(args), takes_bundles=not args.keep_bundle)
+        return checked(judge, check)
 
     def watch(
         self, exchange: Exchange, check: Check, watched: WatchedBundle

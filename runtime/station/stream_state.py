@@ -19,4 +19,7 @@ def state_of(judge: Judge, outputs: Sequence[Output]) -> StreamState:
         own_thresholds=thresholds != (calibration.threshold, calibration.review_threshold),
         cameras=tuple(judge.levels),
         outputs=tuple((output.description, output.state()) for output in outputs),
+        engine_name=detector.engine.name,
+        precision=detector.engine.precision,
+        takes_bundles=judge.takes_bundles,
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,12 +16,22 @@ from flawline.commands import command_line
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, BundleError, write_bundle
 from flawline.runtime.calibration import Calibration
-from flawline.runtime.console import log
-from flawline.runtime.engines import EngineOptions, open_engine, open_reference
+from flawline.runtime.console import log, log_notes
+from flawline.runtime.drift.learn import MOST_IMAGES, learn_reference
+from flawline.runtime.drift.reference import DriftReference
+from flawline.runtime.drift.watch import learned_notes
+from flawline.runtime.engines import (
+    Engine,
+    EngineOptions,
+    engines_of_machine,
+    open_engine,
+    open_reference,
+)
+from flawline.runtime.engines.auto import first_selection
 from flawline.runtime.golden import Golden
-from flawline.runtime.golden_images import choose_golden
+from flawline.runtime.golden_images import golden_places
 from flawline.runtime.good_images.scores import GoodScores
-from flawline.runtime.image import Image
+from flawline.runtime.image import Image, Map
 from flawline.runtime.manifest import Manifest, Spread
 from flawline.runtime.precisions import FP32
 from flawline.runtime.teaching import TeachError
@@ -37,11 +48,11 @@ COMPARED = 50
 
 @dataclass(frozen=True)
 class NewBundle:
-    """The contents of a bundle that was not written yet."""
+    """The contents of a bundle that was not written yet: `models` are its graphs by precision."""
 
     manifest: Manifest
     calibration: Calibration
-    model: bytes
+    models: Mapping[str, bytes]
     golden: Golden
 
 
@@ -55,37 +66,81 @@ def make_bundle(
     TeachError if the graph is not what was learned.
     """
     old = setup.bundle
-    manifest = _with_statistics(old.manifest, lesson.good)
+    manifest = replace(
+        _with_statistics(old.manifest, lesson.good), drift=_drift(pictures, lesson.good, setup)
+    )
     calibration = lesson.good.calibrate(rates, manifest)
     model = setup.graph.with_constants(lesson.learned.constants)
-    frames = np.linspace(0, len(pictures) - 1, min(len(pictures), COMPARED)).astype(int).tolist()
-    deciding = setup.scores(lesson.learned, features, frames).deciding
-    _prove(setup, lesson, features, deciding, manifest)
-    images = _inputs(setup, pictures, features, deciding)
-    tolerance = manifest.score_tolerance
-    golden = _golden(setup, model, images, calibration.threshold, tolerance)
-    return NewBundle(manifest, calibration, model, golden)
+    inputs = _deciding_inputs(setup, lesson, features, len(pictures))
+    scores = _prove(setup, lesson, features, inputs, manifest)
+    images = _images(setup, pictures, features, inputs)
+    golden = _golden(setup, model, images, scores, calibration.threshold, manifest)
+    return NewBundle(manifest, calibration, {FP32.name: model}, golden)
+
+
+def _deciding_inputs(setup: Setup, lesson: Lesson, features: Features, pictures: int) -> list[int]:
+    """Return the inputs of the graph that decide the scores of some pictures."""
+    chosen = np.linspace(0, pictures - 1, min(pictures, COMPARED)).astype(int).tolist()
+    if features.per_frame == 1:
+        return features.inputs_of(chosen)
+    return setup.scores(lesson.learned, features, chosen).deciding
 
 
 def _golden(
-    setup: Setup, model: bytes, images: Sequence[Image], threshold: float, tolerance: float
+    setup: Setup,
+    model: bytes,
+    images: Sequence[Image],
+    scores: Sequence[float],
+    threshold: float,
+    manifest: Manifest,
 ) -> Golden:
     """Choose among inputs of the graph, and those golden images of the old bundle that it rejects.
 
-    The images are of good parts, and those of the old bundle may be of defective ones.
+    The images are of good parts, and those of the old bundle may be of defective ones. `scores` are
+    those of the images by their features; the whole graph must give the same. Raises TeachError.
     """
     old = setup.bundle
-    chosen = []
-    results = []
+    tolerance = manifest.score_tolerance
     with closing(open_reference(model, old.map_size, threads=setup.threads)) as engine:
-        for place, image in enumerate([*images, *old.golden().images]):
-            score, anomaly_map = engine(image[None])
-            if place < len(images) or score[0] > threshold:
-                chosen.append(image)
-                results.append((score[0], anomaly_map[0].copy()))
-    scores = np.array([score for score, _ in results], np.float32)
-    maps = np.stack([anomaly_map for _, anomaly_map in results])
-    return choose_golden(chosen, scores, maps, threshold, tolerance)
+        others = [_compute(engine, image) for image in old.golden().images]
+        others = [other for other in others if other.score > threshold]
+        known = np.array([*scores, *(other.score for other in others)])
+        chosen = []
+        for place in golden_places(known, images[0].nbytes, threshold, tolerance):
+            if place < len(images):
+                chosen.append(_compute(engine, images[place]))
+            else:
+                chosen.append(others[place - len(images)])
+            _require_off_by(abs(chosen[-1].score - known[place]), manifest, "scores")
+    return Golden(
+        np.stack([one.image for one in chosen]),
+        np.array([one.score for one in chosen], np.float32),
+        np.stack([one.anomaly_map for one in chosen]),
+    )
+
+
+class _Computed(NamedTuple):
+    """An input of a graph, and what the graph makes of it."""
+
+    image: Image
+    score: float
+    anomaly_map: Map
+
+
+def _compute(engine: Engine, image: Image) -> _Computed:
+    score, anomaly_map = engine(image[None])
+    # The next call overwrites the map.
+    return _Computed(image, float(score[0]), anomaly_map[0].copy())
+
+
+def _require_off_by(error: float, manifest: Manifest, what: str) -> None:
+    """Raise TeachError for what differs by more than the tolerance, or is NaN."""
+    tolerance = Tolerances.of(manifest).score
+    if not error <= tolerance:
+        raise TeachError(
+            f"the taught graph's {what} are off by {error:.3g}, the tolerance is {tolerance:.3g}; "
+            f"build the bundle again from its checkpoint, or report this bundle"
+        )
 
 
 def _with_statistics(old: Manifest, good: GoodScores) -> Manifest:
@@ -104,31 +159,42 @@ def _with_statistics(old: Manifest, good: GoodScores) -> Manifest:
     )
 
 
+def _drift(pictures: Pictures, good: GoodScores, setup: Setup) -> DriftReference | None:
+    """Return what a stream compares its frames with: the statistics of the good pictures."""
+    most = min(len(pictures), MOST_IMAGES)
+    chosen = np.linspace(0, len(pictures) - 1, most).astype(int)
+    images = [pictures.frames[place] for place in chosen]
+    reference = learn_reference(images, good.scores, setup.graph_input)
+    log_notes(learned_notes(reference))
+    return reference
+
+
 def _prove(
     setup: Setup, lesson: Lesson, features: Features, inputs: Sequence[int], manifest: Manifest
-) -> None:
-    """Compare the distances of the graph with those of the published form. Raises TeachError."""
+) -> list[float]:
+    """Compare the distances of the graph with those of the published form; return the scores.
+
+    Raises TeachError.
+    """
     head = setup.head(lesson.learned, features)
     worst = 0.0
+    scores = []
     for place in inputs:
         values = features.values[place]
-        _, _, distances = head(values)
+        score, _, distances = head(values)
+        scores.append(score)
         errors = np.abs(distances - lesson.learned.distances(values))
         # Also NaN is an error.
         worst = float(np.maximum(worst, errors.max()))
-    tolerance = Tolerances.of(manifest).score
     log(
         f"parity on {len(inputs)} images: largest error of a distance {worst:.2e} "
         f"({worst / max(manifest.score.std, 1e-9):.1e} of the good images' standard deviation)"
     )
-    if not worst <= tolerance:
-        raise TeachError(
-            f"the taught graph's distances are off by {worst:.3g}, the tolerance is "
-            f"{tolerance:.3g}; build the bundle again from its checkpoint, or report this bundle"
-        )
+    _require_off_by(worst, manifest, "distances")
+    return scores
 
 
-def _inputs(
+def _images(
     setup: Setup, pictures: Pictures, features: Features, inputs: Sequence[int]
 ) -> list[Image]:
     """Return some inputs of the graph, by their indices."""
@@ -146,7 +212,7 @@ def write_tested(new: NewBundle, out: Path, engine: str, options: EngineOptions)
     An existing bundle there is replaced only if the test passes. Raises BundleError and
     EngineError.
     """
-    models: Mapping[str, bytes] = {FP32.name: new.model}
+    contents = (new.manifest, new.calibration, new.models, new.golden)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -155,12 +221,21 @@ def write_tested(new: NewBundle, out: Path, engine: str, options: EngineOptions)
             f"{out} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
         ) from error
     try:
-        staged = write_bundle(work / out.name, new.manifest, new.calibration, models, new.golden)
-        with closing(open_engine(staged, engine, options)) as opened:
+        staged = write_bundle(work / out.name, *contents)
+        with closing(_opened(staged, engine, options)) as opened:
             log(f"self-test passed: {opened.description}")
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return write_bundle(out, new.manifest, new.calibration, models, new.golden, "teach")
+    return write_bundle(out, *contents, "teach")
+
+
+def _opened(bundle: Bundle, engine: str, options: EngineOptions) -> Engine:
+    if engine == "auto" and bundle.calibration.scored_by is None:
+        # No times of a new bundle were measured. What `auto` says about that would name this
+        # folder, which does not last.
+        first = first_selection(options, engines_of_machine())
+        engine, options = first.engine, replace(options, precision=first.precision)
+    return open_engine(bundle, engine, options)
 
 
 def log_precisions(old: Bundle, new: Bundle) -> None:

@@ -29,6 +29,7 @@ from flawline.runtime.teaching.new_bundle import (
     write_tested,
 )
 from flawline.runtime.teaching.pictures import Pictures, most_frames, take_pictures
+from flawline.runtime.teaching.recalibrate import recalibrated
 from flawline.runtime.threshold import Rates, check_rates
 from flawline.runtime.trained_images import require_new_images
 from flawline.uris import without_secrets
@@ -65,17 +66,17 @@ class TeachOptions:
     words: Sequence[str] = ()
 
 
-def require_teachable(bundle: Bundle, more: bool) -> None:
-    """Raise TeachError for a bundle of a method that cannot be taught, or be taught `more`."""
+def require_appendable(bundle: Bundle) -> None:
+    """Raise TeachError for a bundle to which no false rejects can be added."""
     method = bundle.manifest.method
-    calibrate = command_line("calibrate", "--bundle", bundle.path, "--camera", "CAMERA")
     if method not in TEACHERS:
         raise TeachError(
-            f"bundle {bundle.path}: {method} is trained in steps, which takes torch; bundles of "
-            f"{' and '.join(TEACHERS)} can be taught. Set its threshold again instead: {calibrate}"
+            f"bundle {bundle.path}: {method} is trained in steps, which takes torch, and nothing "
+            f"can be added to it here; let good pictures set its thresholds with --source, or "
+            f"train it again with the false rejects among the good images"
         )
     kind: type[Teacher] = resolve(TEACHERS, method, "teacher", TeachError)
-    if more and not kind.appends:
+    if not kind.appends:
         raise TeachError(
             f"bundle {bundle.path}: {method} learns statistics of all pictures, to which nothing "
             f"can be added later; put the false rejects into the folder of good pictures, and "
@@ -86,8 +87,11 @@ def require_teachable(bundle: Bundle, more: bool) -> None:
 def teach(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
     """Teach a bundle from pictures of good parts alone, and write the new one.
 
-    Raises CameraError, DataError, CalibrationError, EngineError, BundleError and TeachError.
+    Where its method cannot be taught, they only set its thresholds. Raises CameraError, DataError,
+    CalibrationError, EngineError, BundleError and TeachError.
     """
+    if bundle.manifest.method not in TEACHERS:
+        return _recalibrate(bundle, source, options)
     setup = _open(bundle, options)
 
     def check(_camera: Camera, most: int) -> None:
@@ -106,6 +110,8 @@ def teach(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
         provenance=_provenance(bundle, counts, options),
         source_sizes=pictures.sizes,
         trained_images=_hashes(trained),
+        # What was left out of the old one's training says nothing about these pictures.
+        excluded_images=(),
     )
     return _write(bundle, replace(new, manifest=manifest), options)
 
@@ -118,22 +124,22 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
     """
     setup = _open(bundle, options)
     old = bundle.manifest
-    trained = set(old.trained_images)
 
     def check(camera: Camera, most: int) -> None:
         check_rates(options.rates, most, GOOD)
-        require_new_images(camera.files()[:most], trained)
+        require_new_images(camera.files()[:most], old.trained_images)
 
     with tempfile.TemporaryDirectory(prefix="flawline-") as name:
         folder = Path(name)
         rejected, wrong = _take(setup, false_rejects, None, folder)
-        trained.update(_hashes(rejected.files))
         pictures, features = _take(setup, good, options.images, folder, check)
         _refuse_common(rejected, pictures)
+        _refuse_other_size(rejected, pictures)
         _log_rejected(setup, rejected, wrong)
         lesson = teach_more(setup, wrong, pictures, features, options.bank_limit)
         new = make_bundle(setup, lesson, pictures, features, options.rates)
     sizes = rejected.sizes.extended(pictures.sizes)
+    trained = {*old.trained_images, *_hashes(rejected.files)}
     manifest = replace(
         new.manifest,
         provenance=_provenance(bundle, f"{len(rejected)} false rejects appended", options),
@@ -141,6 +147,17 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
         trained_images=_hashes(trained),
     )
     return _write(bundle, replace(new, manifest=manifest), options)
+
+
+def _recalibrate(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
+    if options.folds is not None:
+        raise TeachError(
+            f"bundle {bundle.path}: {bundle.manifest.method} cannot be taught here, so that no "
+            f"pictures are left out in turn; leave --folds out"
+        )
+    engine = (options.engine, options.engine_options)
+    new = recalibrated(bundle, source, options.rates, options.images, *engine)
+    return _write(bundle, new, options)
 
 
 def _open(bundle: Bundle, options: TeachOptions) -> Setup:
@@ -192,6 +209,16 @@ def _refuse_common(rejected: Pictures, good: Pictures) -> None:
         raise TeachError(
             f"{len(common)} of {len(good)} good images are among the false rejects, such as "
             f"{common[0]}; a threshold from them would be too low; remove them from --good"
+        )
+
+
+def _refuse_other_size(rejected: Pictures, good: Pictures) -> None:
+    """Refuse false rejects that the camera of the good parts did not give. Raises TeachError."""
+    if good.sizes.one_size and rejected.sizes != good.sizes:
+        raise TeachError(
+            f"the false rejects are {rejected.sizes.describe()}, and the good pictures are "
+            f"{good.sizes.describe()}; give the frames as the camera gave them, which "
+            f'--output "overlays:DIR?frames=rejected&paint=0" of {command_line("stream")} saves'
         )
 
 

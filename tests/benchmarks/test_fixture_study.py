@@ -109,3 +109,14 @@ def test_the_page_compares_the_ways_and_states_the_time(
     }
     text = fixture_page(add_rows(rows, [detector]))
     assert "| toy none | moved | 0.7500 | no map | 1 of 2 | 0 of 4 |" in text
+
+
+def test_a_flag_that_no_build_has_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["--methods", "padim", "--colour", "red"])
+    assert ended.value.code == 2
+    assert "--colour" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

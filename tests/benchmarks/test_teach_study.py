@@ -30,6 +30,24 @@ def result(auroc: float) -> dict[str, Any]:
     }
 
 
+def counts(rejected: int, rejects: int) -> dict[str, int]:
+    return {
+        "pictures": 100,
+        "judged": 150,
+        "rejected": rejected,
+        "kept": 149,
+        "rejects": rejects,
+    }
+
+
+def test_the_page_says_that_nothing_was_rejected() -> None:
+    step = {"step": "before", **counts(0, 0), **result(0.9)}
+    row = {"method": "any", "data": "part", "command": "c", **dict.fromkeys(("compared", "time"))}
+    page = teach_page([{**row, "append": [step]}])
+    assert page.count("| before |") == 1
+    assert "It rejects 0 of 150 later ones, so that there is nothing to add." in page
+
+
 def test_the_page_has_a_line_for_each_comparison() -> None:
     row = {
         "method": "any",
@@ -45,7 +63,7 @@ def test_the_page_has_a_line_for_each_comparison() -> None:
             "taught": result(0.9125),
         },
         "time": {"images": 200, "folds": 5, "seconds": 31.0, "cpu_seconds": 50.0, "others": None},
-        "append": [{"step": "before", "pictures": 100, "rejects": 40, **result(0.9)}],
+        "append": [{"step": "before", **counts(rejected=45, rejects=40), **result(0.9)}],
         "command": "python -m benchmarks.studies.teach",
     }
     page = teach_page([row, {**row, "method": "other", "append": None}])
@@ -54,6 +72,7 @@ def test_the_page_has_a_line_for_each_comparison() -> None:
     )
     assert "| other | 200 | 5 | 31.0 | 50.0 | unknown |" in page
     assert page.count("| before | 0.9000 | 1.5000 | 2 of 10 | 19 of 20 |") == 1
+    assert "It rejects 45 of 150 later ones, of which 40 are added; 149 others set" in page
     assert page.count("`python -m benchmarks.studies.teach`") == 1
 
 

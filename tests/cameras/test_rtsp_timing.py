@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,11 +18,27 @@ from flawline.cameras import open_camera
 pytestmark = pytest.mark.slow
 FPS = 25
 SIZE = "1280x720"
+# Other work on the machine delays single runs. A fault of the camera delays all.
+ATTEMPTS = 3
+
+
+def one_of_several_attempts(check: Callable[[], None]) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            check()
+            return
+        except AssertionError:
+            if attempt == ATTEMPTS:
+                raise
 
 
 # The encoder of H.265 would keep a core busy with 720p, and so delay the pictures itself.
 @pytest.mark.parametrize(("codec", "size"), [("h264", SIZE), ("h265", "640x360"), ("mjpeg", SIZE)])
 def test_frames_are_at_most_150_ms_old(codec: str, size: str) -> None:
+    one_of_several_attempts(partial(check_age_of_each_frame, codec, size))
+
+
+def check_age_of_each_frame(codec: str, size: str) -> None:
     ages = []
     stated = []
     with (
@@ -41,6 +59,10 @@ def test_frames_are_at_most_150_ms_old(codec: str, size: str) -> None:
 
 
 def test_a_consumer_of_10_frames_per_second_stays_under_200_ms_for_15_s() -> None:
+    one_of_several_attempts(check_age_of_10_frames_per_second)
+
+
+def check_age_of_10_frames_per_second() -> None:
     ages = []
     with (
         rtsp_server("--size", SIZE, "--fps", str(FPS)) as server,

@@ -116,6 +116,23 @@ def test_its_thresholds_and_statistics_are_those_of_the_training(result: Taught)
     assert taught.manifest.map_tolerance == pytest.approx(trained.manifest.map_tolerance, rel=1e-2)
 
 
+def test_a_stream_compares_its_frames_with_the_statistics_of_the_pictures(result: Taught) -> None:
+    expected, drift = result.trained.drift, result.taught.drift
+    assert expected is not None
+    assert drift is not None
+    assert (drift.step, drift.picture, drift.texture) == (
+        expected.step,
+        expected.picture,
+        expected.texture,
+    )
+    assert drift.ranges.keys() == expected.ranges.keys()
+    for name, good in expected.ranges.items():
+        learned = drift.ranges[name]
+        assert (learned.low, learned.high) == pytest.approx((good.low, good.high), rel=1e-3)
+    # That of the bundle before is of other pictures.
+    assert result.before.drift is None
+
+
 def test_it_is_a_whole_bundle_of_its_own_images(result: Taught) -> None:
     taught = result.taught
     files = sorted((result.data / "train/good").iterdir())

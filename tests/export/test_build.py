@@ -298,3 +298,12 @@ def test_rates_that_the_good_images_cannot_support_are_refused_before_the_traini
         assert last.startswith(f"flawline build: {message}"), last
     with pytest.raises(AssertionError, match="the training began"):
         build.main([*words, "--false-alarm-rate", rejected, "--review-rate", "0.5"])
+    # What a list leaves out does not count.
+    excluded = tmp_path / "list.txt"
+    excluded.write_text("\n".join(f"train/good/{level}.png" for level in range(110, 130)))
+    lowest, needed = {"5": ("0.03", 33), "0": ("0.12", 8)}[folds]
+    with pytest.raises(AssertionError, match="the training began"):
+        build.main([*words, "--false-alarm-rate", lowest])
+    flags = ("--false-alarm-rate", lowest, "--exclude-images", str(excluded))
+    assert build.main([*words, *flags]) == 2
+    assert f"a false-alarm rate of {lowest} needs {needed} " in capsys.readouterr().err

@@ -26,7 +26,9 @@ from flawline.export.choosing.trained import Clock, OutOfTimeError, _preference
 from flawline.runtime.engines import engine_class, missing, open_engine
 from flawline.train import METHODS
 from flawline.train.anomalies.kinds import KINDS
+from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import PreparedImages
+from flawline.train.data.split import content_hashes
 from flawline.train.method import resolve_method
 from flawline.train.recipe import plan
 
@@ -417,4 +419,22 @@ def test_a_run_does_not_continue_with_other_good_images(
     good = data / "train/good"
     (good / "added.png").write_bytes(next(good.iterdir()).read_bytes())
     assert run(data, out, "--methods", "fine", budget="1") == 2
+    assert "are not those of the run in --out" in capsys.readouterr().err
+
+
+def test_images_of_a_list_are_left_out(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    excluded = sorted((data / "train/good").iterdir())[:2]
+    file = tmp_path / "list.txt"
+    file.write_text("\n".join(map(str, excluded)))
+    flags = ("--methods", "coarse", "--exclude-images", str(file))
+    assert run(data, out, *flags) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1].split(": ", 1)[1])
+    assert command[command.index("--exclude-images") + 1] == str(file)
+    checkpoint = load_checkpoint(out / "checkpoints" / "coarse-none.pt")
+    assert checkpoint.excluded == tuple(sorted(content_hashes(excluded)))
+    # The run in the folder is one of other images.
+    assert run(data, out, "--methods", "coarse") == 2
     assert "are not those of the run in --out" in capsys.readouterr().err

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +21,7 @@ from flawline.runtime.regions import Region, Regions
 from flawline.runtime.verdict import Verdict
 
 TIMEOUT_S = 20.0
+ADDRESS = re.compile(rb"the live page is at http://127\.0\.0\.1:(\d+)/")
 REGIONS = Regions((Region((8, 6, 20, 12), 240, 140.0, (12, 10)),), 1)
 
 
@@ -121,3 +126,23 @@ def judged(
     )
     frame = Frame("belt", 0, np.full((48, 64, 3), min(255, int(score)), np.uint8))
     return Judgement(frame, verdict, 10.0, live=True, age=0.02, regions=REGIONS, **fields)
+
+
+@contextmanager
+def running_stream(*words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run `flawline stream` with a page, and give its process and the port of the page."""
+    command = [sys.executable, "-m", "flawline", "stream", *words]
+    stream = subprocess.Popen(command, stderr=subprocess.PIPE)
+    assert stream.stderr is not None
+    try:
+        port = 0
+        while not port:
+            line = stream.stderr.readline()
+            assert line, "the stream ended"
+            found = ADDRESS.search(line)
+            port = 0 if found is None else int(found[1])
+        yield stream, port
+    finally:
+        stream.kill()
+        stream.wait()
+        stream.stderr.close()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import resource
 import tracemalloc
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import onnxruntime
 import pytest
 
 pytest.importorskip("onnx", reason="needs the train extra")
@@ -33,7 +36,17 @@ from flawline.runtime.undo import undo_calibration
 
 OPTIONS = EngineOptions(threads=1)
 LONGEST_MESSAGE = 1000
+# Of the largest memory of the process, while it reads 2,000 bundles of 50 KB.
+MOST_GROWTH_KIB = 300 << 10
 PROBES = np.random.default_rng(7).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+class Case(NamedTuple):
+    """A file that was damaged first, whether the bundle had to be signed, and what became of it."""
+
+    file: str
+    signed: bool
+    result: str
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +145,31 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The graphs that ONNX Runtime is given."""
+    graphs = []
+    real = onnxruntime.InferenceSession
+
+    def open_graph(graph: bytes, *words: Any, **options: Any) -> Any:
+        graphs.append(graph)
+        return real(graph, *words, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_graph)
+    return graphs
+
+
 def outcomes(
-    seeds: range, folder: Path, originals: Originals, capfd: pytest.CaptureFixture[str]
-) -> Counter[tuple[str, str]]:
-    counts: Counter[tuple[str, str]] = Counter()
+    seeds: range,
+    folder: Path,
+    originals: Originals,
+    loaded: list[bytes],
+    capfd: pytest.CaptureFixture[str],
+) -> Counter[Case]:
+    counts: Counter[Case] = Counter()
     for seed in seeds:
         odd = make_bundle(seed, folder, originals)
+        loaded.clear()
         try:
             result = outcome(odd)
         except Exception as error:
@@ -147,31 +179,52 @@ def outcomes(
         assert "Traceback" not in captured.err, (str(odd), captured.err)
         for line in captured.err.splitlines():
             assert line.isprintable(), (str(odd), line)
-        counts[odd.damages[0].file, result] += 1
+        for given in loaded:
+            # A library need not withstand every file.
+            assert hashlib.sha256(given).hexdigest() in hashes_of(odd), odd
+        counts[Case(odd.damages[0].file, odd.trusted is not None, result)] += 1
     return counts
+
+
+def hashes_of(odd: OddBundle) -> list[str]:
+    """The hashes in the manifest of a bundle; those of the original if it had to be signed."""
+    if odd.trusted is not None:
+        return list(odd.original.sha256.values())
+    return list(json.loads((odd.path / "manifest.json").read_bytes())["files"].values())
 
 
 @pytest.mark.usefixtures("fast_disk")
 def test_damaged_bundles_are_refused(
-    tmp_path: Path, originals: Originals, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    originals: Originals,
+    loaded: list[bytes],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    counts = outcomes(range(100), tmp_path / "odd", originals, capfd)
+    counts = outcomes(range(100), tmp_path / "odd", originals, loaded, capfd)
     assert sum(counts.values()) == 100
     # Other encodings of JSON, unused bytes of a graph and most files beside it do not matter.
-    refused = sum(count for (_, result), count in counts.items() if result == "refused")
+    refused = sum(count for case, count in counts.items() if case.result == "refused")
     assert refused >= 70, counts
+    assert any(case.signed for case in counts)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_disk")
 def test_many_damaged_bundles_are_refused(
-    tmp_path: Path, originals: Originals, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    originals: Originals,
+    loaded: list[bytes],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    counts = outcomes(range(100, 2100), tmp_path / "odd", originals, capfd)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    counts = outcomes(range(100, 2100), tmp_path / "odd", originals, loaded, capfd)
     with capfd.disabled():
-        for (name, result), count in sorted(counts.items()):
-            print(f"{name:<28}{result:<26}{count}")
+        for case, count in sorted(counts.items()):
+            signed = "signed" if case.signed else ""
+            print(f"{case.file:<28}{signed:<8}{case.result:<26}{count}")
     assert sum(counts.values()) == 2000
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    assert grown < MOST_GROWTH_KIB, f"memory grew by {grown} KiB"
 
 
 def test_the_originals_are_opened(originals: Originals) -> None:

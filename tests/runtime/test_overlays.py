@@ -182,6 +182,15 @@ def test_an_unjudged_frame_is_saved_as_it_came(bundle: Bundle, saved: Path) -> N
     assert (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) == deep).all()
 
 
+def test_judged_frames_are_saved_as_they_came_on_request(bundle: Bundle, saved: Path) -> None:
+    judged = judgement(0, score=120.0)
+    with opened(bundle, saved, "?frames=rejected&paint=0") as output:
+        output.write(judged)
+        output.write(judgement(1, score=20.0))
+    (path,) = saved.iterdir()
+    np.testing.assert_array_equal(cv2.imread(str(path)), judged.frame.image)
+
+
 def test_a_judged_frame_has_a_caption_below_it(bundle: Bundle, saved: Path) -> None:
     with opened(bundle, saved) as output:
         output.write(judgement(0))

@@ -23,6 +23,7 @@ from flawline.runtime.audit.check import check_log
 from flawline.runtime.audit.log import AUDIT_LOG
 from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
 from flawline.runtime.detector import Detector
+from flawline.runtime.drift.learn import learn_reference
 from flawline.runtime.engines import EngineError
 from flawline.runtime.golden import Golden
 from flawline.runtime.good_images.scores import GoodScores
@@ -209,6 +210,11 @@ def test_false_rejects_are_added_to_the_bank_and_good_parts_set_the_thresholds(
     assert new.calibration.good_images == 20
     assert new.calibration.review is not None
     assert new.manifest.folds == 0
+    # Of the good parts, which are a fair sample of later ones, and not of the false rejects.
+    drift = learn_reference(mixed, scores(new, mixed), new.manifest.graph_input)
+    assert drift is not None
+    assert new.drift is not None
+    assert new.drift.ranges["brightness"] == drift.ranges["brightness"]
     hashes = {content_hash(path) for path in (tmp_path / "rejected").iterdir()}
     assert set(new.manifest.trained_images) == hashes | {"0" * 16, "1" * 16}
     assert [entry.what for entry in check_log(new.path / AUDIT_LOG).entries] == ["teach"]
@@ -228,7 +234,7 @@ def test_a_bank_has_at_most_as_many_rows_as_the_limit(
     ("good", "flags", "message"),
     [
         (noise(10, 4), ["--bank-limit", "115"], "the bank has 115 rows already"),
-        (noise(4, 3, 180), [], "4 of 4 images were trained on"),
+        (noise(4, 3, 180), [], "4 of 4 good images are among the false rejects"),
         (noise(10, 4), ["--false-alarm-rate", "0.01"], "needs 99 good images, there are 10"),
     ],
 )
@@ -242,6 +248,20 @@ def test_what_would_make_a_wrong_threshold_is_refused(
 ) -> None:
     assert append(taught_bank, tmp_path, good, *flags) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "new").exists()
+
+
+def test_painted_pictures_are_no_false_rejects(
+    taught_bank: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    painted = [np.pad(image, ((0, 20), (0, 0), (0, 0))) for image in noise(4, 3, 180)]
+    rejected = write(tmp_path / "rejected", painted)
+    good = write(tmp_path / "good", noise(10, 4))
+    words = ["--append", str(rejected), "--good", str(good), "--out", str(tmp_path / "new")]
+    assert main([str(taught_bank.path), *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the false rejects are 64x84, and the good pictures are 64x64" in error
+    assert "frames=rejected&paint=0" in error
     assert not (tmp_path / "new").exists()
 
 
@@ -259,12 +279,9 @@ def source_error(
 
 
 def test_bundles_that_cannot_be_taught_say_what_can_be_done(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write(tmp_path / "good", noise(5, 1))
-    message = source_error(bundle.path, folder, tmp_path / "new", capsys)
-    assert "simplenet is trained in steps" in message
-    assert "calibrate --bundle" in message
     older = write_tiny_bundle(tmp_path / "older", method="padim")
     message = source_error(older.path, folder, tmp_path / "new", capsys)
     assert "does not say where its features are" in message

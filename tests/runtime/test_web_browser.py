@@ -16,7 +16,7 @@ pytest.importorskip("fastapi", reason="needs the extra web")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
 from conftest import write_tiny_bundle
-from fakes.page import Belt, judged
+from fakes.page import Belt, judged, running_stream
 
 from flawline.cameras import events
 from flawline.cameras.events import CameraEvent
@@ -29,7 +29,8 @@ from flawline.runtime.outputs.web.output import LivePage
 WAIT_MS = 20_000
 TOKEN = "0123456789abcdef-secret"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-VIEWS = ("live", "threshold", "health")
+VIEWS = ("live", "threshold", "teach", "health")
+LESSON_MS = 120_000  # of a process with a low priority, beside other tests
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +114,12 @@ def line(browser: Any, bundle: Bundle) -> Iterator[Line]:
     assert line.faults == []
 
 
-def see(locator: Any, text: str) -> None:
-    sync_api.expect(locator).to_contain_text(text, timeout=WAIT_MS)
+def see(locator: Any, text: str, wait_ms: int = WAIT_MS) -> None:
+    sync_api.expect(locator).to_contain_text(text, timeout=wait_ms)
+
+
+def has_count(locator: Any, count: int) -> None:
+    sync_api.expect(locator).to_have_count(count, timeout=WAIT_MS)
 
 
 def test_frames_verdicts_and_parts_appear(line: Line) -> None:
@@ -184,9 +189,11 @@ def test_a_threshold_is_dragged_compared_and_saved(line: Line, bundle: Bundle) -
 def test_a_station_that_is_gone_does_not_look_alive(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line.page.write(judged(20.0))
+    line.page.write(judged(150.0))
     line.open()
     see(line.text("#link-word"), "Live")
+    line.text(".kept-part img[src]").wait_for()
+    shown = line.text(".kept-part img").get_attribute("src")
     deadman = line.text("#deadman")
     opacity = "element => getComputedStyle(element).opacity"
     assert deadman.evaluate(opacity) == "0"
@@ -208,6 +215,9 @@ def test_a_station_that_is_gone_does_not_look_alive(
     see(line.text("#link-word"), "Live")
     see(line.text(".verdict-word"), "Reject")
     assert deadman.evaluate(opacity) == "0"
+    # Its parts are counted from 1 again, and the pictures of those before are not shown for them.
+    image = line.text(".kept-part img[src]")
+    sync_api.expect(image).not_to_have_attribute("src", str(shown), timeout=WAIT_MS)
 
 
 def test_a_page_whose_scripts_hang_does_not_look_alive(line: Line) -> None:
@@ -250,6 +260,85 @@ def test_the_token_is_asked_for(browser: Any, bundle: Bundle, tmp_path: Path) ->
     finally:
         line.close()
     assert line.faults == []
+
+
+def test_why_a_bundle_cannot_be_taught_is_said(line: Line) -> None:
+    line.page.write(judged(200.0))
+    line.open("teach")
+    see(line.text("#teach .desk-note"), "simplenet is trained in steps")
+    mark = line.tab.get_by_role("button", name="Not a defect")
+    has_count(mark, 1)
+    assert mark.is_disabled()
+    assert line.tab.get_by_role("button", name="Collect").is_disabled()
+    line.tab.fill("#teach-person", "Anna Berg")
+    assert line.tab.get_by_role("button", name="Teach", exact=True).is_disabled()
+
+
+@pytest.mark.torch
+def test_a_false_reject_is_taught_and_the_stream_takes_the_new_bundle(
+    browser: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    from test_teach import bundle_of, noise, patchcore, write
+
+    bundle = bundle_of(patchcore(noise(6, 1)), noise(6, 2), tmp_path / "part")
+    camera = write(tmp_path / "camera", noise(1, 3, 180))
+
+    def show(name: str, images: list[Any]) -> None:
+        write(tmp_path / name, images)
+        for path in sorted((tmp_path / name).iterdir()):
+            path.rename(camera / f"{name}-{path.name}")
+
+    words = ["--bundle", str(bundle.path), "--camera", f"{camera}?watch=1&settle=0"]
+    words += ["--engine", "onnxruntime", "--threads", "1", "--web", "127.0.0.1:0"]
+    words += ["--output", f"jsonl:{tmp_path / 'lines'}"]
+    with running_stream(*words) as (stream, port):
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        tab = context.new_page()
+        tab.set_default_timeout(WAIT_MS)
+        tab.goto(f"http://127.0.0.1:{port}/#teach", wait_until="domcontentloaded")
+        mark = tab.get_by_role("button", name="Not a defect")
+        has_count(mark, 1)
+        # The page keeps at most ten rejected parts per second.
+        show("second", noise(1, 8, 180))
+        has_count(mark, 2)
+        mark.first.click()
+        see(tab.locator("#teach .desk-result"), "Your name is needed")
+        tab.fill("#teach-person", "Anna Berg")
+        mark.first.click()
+        has_count(mark, 1)
+        mark.first.click()
+        has_count(tab.get_by_role("button", name="Good: Anna Berg"), 2)
+        see(tab.locator(".missing"), "at least 5 are needed")
+        tab.fill("#teach-count", "10")
+        tab.get_by_role("button", name="Collect").click()
+        see(tab.locator(".tile-line"), "10 more to come")
+        show("good", [*noise(6, 4), *noise(4, 5, 180)])
+        see(tab.locator(".tile-line"), "10 collected, of which")
+        see(tab.locator(".missing"), "The threshold may reject 9.1")
+        tab.get_by_role("button", name="Teach", exact=True).click()
+        see(tab.locator(".steps"), "Taught, tested and put in place", LESSON_MS)
+        # It is taken between two parts, when it is open.
+        for number in range(LESSON_MS // 500):
+            show(f"next{number:03d}", noise(1, 100 + number))
+            tab.wait_for_timeout(500)
+            if "The station judges with it" in tab.locator(".steps").inner_text():
+                break
+        see(tab.locator(".steps"), "The station judges with it")
+        show("last", noise(1, 7, 180))
+        tab.fill("#teach-person", "Bo")
+        tab.get_by_text(f"Bring back {bundle.short_id}").click()
+        see(tab.locator("#teach .desk-result"), f"Bundle {bundle.short_id} was brought back")
+        context.close()
+        stream.terminate()
+        assert stream.wait(WAIT_MS / 1000) == 0
+    lines = [json.loads(text) for text in (tmp_path / "lines").read_text().splitlines()[:-1]]
+    assert [line["verdict"] for line in (lines[0], lines[-1])] == ["anomalous", "good"]
+    assert len({line["bundle"] for line in lines}) == 2
+    log = (bundle.path / "audit.jsonl").read_text().splitlines()
+    notes = [json.loads(text).get("note") for text in log]
+    assert "2 false rejects marked by Anna Berg" in notes[-2]
+    assert notes[-1] == "on the live page by Bo"
 
 
 @pytest.mark.parametrize("width", [820, 1280])

@@ -29,6 +29,14 @@ OPERATIONS = [
     "GET /api/threshold",
     "POST /api/threshold",
     "POST /api/threshold/undo",
+    "GET /api/teaching",
+    "GET /api/teaching/pictures/{number}",
+    "POST /api/teaching/mark",
+    "POST /api/teaching/collect",
+    "POST /api/teaching/remove",
+    "POST /api/teaching/start",
+    "POST /api/teaching/stop",
+    "POST /api/teaching/undo",
 ]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +14,9 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra web")
 
 from fakes.live_camera import WAIT_S
-from fakes.page import ask
+from fakes.page import ask, running_stream
 
 from flawline.runtime.bundle import Bundle
-
-ADDRESS = re.compile(rb"the live page is at http://127\.0\.0\.1:(\d+)/")
 
 
 @pytest.fixture
@@ -38,19 +34,8 @@ def station(bundle: Bundle, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[b
     }
     path = tmp_path / "station.json"
     path.write_text(json.dumps(content))
-    command = [sys.executable, "-m", "flawline", "stream", "--station", str(path)]
-    stream = subprocess.Popen(command, stderr=subprocess.PIPE)
-    assert stream.stderr is not None
-    port = 0
-    while not port:
-        line = stream.stderr.readline()
-        assert line, "the stream ended"
-        found = ADDRESS.search(line)
-        port = 0 if found is None else int(found[1])
-    yield stream, port
-    stream.kill()
-    stream.wait()
-    stream.stderr.close()
+    with running_stream("--station", str(path)) as (stream, port):
+        yield stream, port
 
 
 def until(port: int, condition: Any) -> Any:

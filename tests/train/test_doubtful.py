@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from flawline.train.checkpoint import load_checkpoint
 from flawline.train.data import hold_out, open_data
 from flawline.train.data.split import content_hashes
 from flawline.train.doubtful import support as support_module
-from flawline.train.doubtful.descriptors import VALUES, Describer
+from flawline.train.doubtful.descriptors import VALUES, Describer, Report
 from flawline.train.doubtful.files import DoubtfulFiles
 from flawline.train.doubtful.support import lies_still, measure_support
 from flawline.train.progress import no_progress
@@ -41,9 +42,26 @@ def descriptors(images: int = IMAGES, places: int = 20, seed: int = 0) -> np.nda
     return (of_places + noise).astype(np.float16)
 
 
+class Given:
+    """Gives descriptors that are known, and notes which images are described together."""
+
+    grid = GRID
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+        self.places = len(values)
+        self.asked: list[list[int]] = []
+
+    def describe(self, chosen: list[int], report: Report) -> np.ndarray:
+        self.asked.append(list(chosen))
+        for done in range(len(chosen)):
+            report(done + 1)
+        return self.values[:, chosen]
+
+
 def measured(values: np.ndarray, contents: list[str] | None = None) -> support_module.Support:
     images = [str(number) for number in range(values.shape[1])]
-    return measure_support(values, GRID, contents or images, no_progress)
+    return measure_support(Given(values), contents or images, no_progress)
 
 
 # ---------------------------------------------------------------- support
@@ -76,8 +94,8 @@ def test_what_the_others_do_not_have_is_doubtful_and_comes_first() -> None:
     found = measured(values)
     assert found.doubtful[:2] == [11, 5]
     assert found.deviations[11] > found.deviations[5] > support_module.LIMIT
-    # The threshold follows the others, not the outliers.
-    assert found.limit < 2 * found.typical
+    # The limit follows the others, not the outliers.
+    assert found.limit < 1.1 * np.sort(found.distances[0])[-8:].mean()
 
 
 def test_a_fault_that_two_images_share_does_not_hide_itself() -> None:
@@ -113,6 +131,20 @@ def test_parts_that_do_not_lie_still_are_compared_at_all_places() -> None:
     assert found.distances[4, 7] == pytest.approx(expected, rel=1e-3)
 
 
+def test_everywhere_some_places_of_some_images_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(support_module, "MOST_REFERENCES_EVERYWHERE", 6)
+    monkeypatch.setattr(support_module, "MOST_ROWS_EVERYWHERE", 60)
+    values = descriptors()
+    contents = list(range(IMAGES))
+    comparison = support_module.Comparison(values, GRID, contents, None)
+    assert comparison.known.shape == (10, 6, 16)
+    found = comparison.distances(values[:, :3], contents[:3])
+    every = support_module.Comparison(values, GRID, contents, 4).distances(values[:, :3], [0, 1, 2])
+    assert (found >= every - 1e-3).all()
+    # The first image is one of the six, and does not support itself.
+    assert found.min() > 0.1
+
+
 def test_many_images_are_compared_with_some(monkeypatch: pytest.MonkeyPatch) -> None:
     values = descriptors()
     values[3, 11] += 2
@@ -120,9 +152,30 @@ def test_many_images_are_compared_with_some(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(support_module, "CHUNK", 7)
     assert np.allclose(measured(values).distances, every, rtol=1e-3)
     monkeypatch.setattr(support_module, "MOST_REFERENCES", 10)
-    some = measured(values)
+    images = Given(values)
+    steps = []
+    contents = list(range(IMAGES))
+    some = measure_support(images, contents, lambda *step: steps.append(step))
     assert (some.distances >= every - 1e-4).all()
     assert some.doubtful[0] == 11
+    # Only the references are described together; each image is described once.
+    assert [len(chosen) for chosen in images.asked] == [10, 7, 7, 6]
+    assert sorted(itertools.chain(*images.asked)) == contents
+    compared = [done for label, done, total in steps if label == support_module.COMPARING]
+    assert compared == [7, *range(10, IMAGES + 1)]
+
+
+def test_images_with_many_places_are_compared_with_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(support_module, "MOST_ROWS", 160)
+    images = Given(descriptors())
+    measure_support(images, list(range(IMAGES)), no_progress)
+    assert len(images.asked[0]) == 8
+    monkeypatch.setattr(support_module, "MOST_ROWS", 1)
+    images = Given(descriptors())
+    measure_support(images, list(range(IMAGES)), no_progress)
+    assert len(images.asked[0]) == support_module.SUPPORTERS + 1
 
 
 def test_equal_images_are_not_doubtful() -> None:
@@ -140,24 +193,32 @@ def test_descriptors_are_of_places_of_the_input() -> None:
     """The tiles of an image have its places one after the other."""
     backbone = create_backbone("resnet18", (2, 3))
     backbone.load("texture")
+    backbone.eval()
     frames = [
         np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8) for number in range(3)
     ]
-    whole = Describer(backbone.eval()).describe(frames, no_progress)
+    whole = described(Describer(frames, backbone))
     assert whole.shape == (16, 3, VALUES)
     assert np.abs(whole.astype(np.float32).mean((0, 1))).max() < 0.01
     tiles = TileGrid(Tiling(2, 1, 0.5), Geometry("stretch", 64, 64))
     wide = [np.concatenate([frame, frame[:, :32]], 1) for frame in frames]
-    describer = Describer(backbone, tiles)
-    tiled = describer.describe(wide, no_progress)
-    assert tiled.shape == (32, 3, VALUES)
-    assert describer.grid_of(64, 64) == (4, 4)
+    describer = Describer(wide, backbone, tiles)
+    tiled = described(describer)
+    assert tiled.shape == (describer.places, 3, VALUES) == (32, 3, VALUES)
+    assert describer.grid == (4, 4)
     changed = wide[1].copy()
     changed[:, 70:] = 0
     # Only the second tile sees the change.
-    other = describer.describe([wide[0], changed, wide[2]], no_progress)
-    change = np.abs(other.astype(np.float32) - tiled)[:, 1].max(1)
-    assert change[16:].max() > change[:16].max()
+    describer.frames = [wide[0], changed, wide[2]]
+    change = np.abs(described(describer).astype(np.float32) - tiled)[:, 1].max(1)
+    assert change[:16].max() == 0 < change[16:].max()
+
+
+def described(describer: Describer) -> np.ndarray:
+    done: list[int] = []
+    found = describer.describe(range(len(describer.frames)), done.append)
+    assert done == [1, 2, 3]
+    return found
 
 
 # ---------------------------------------------------------------- commands
@@ -191,7 +252,7 @@ def test_a_training_lists_doubtful_images_and_another_leaves_out_those_of_a_list
     listed = [line for line in lines if not line.startswith("#")]
     assert {"train/good/bad0.png", "train/good/bad1.png"} == set(listed[:2])
     picture = cv2.imread(str(files.picture))
-    assert picture.shape[1] > 4 * 192
+    assert picture.shape[1] > 4 * 256
 
     chosen = tmp_path / "chosen.txt"
     chosen.write_text("\n".join(listed[:2]))

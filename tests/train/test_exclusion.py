@@ -32,7 +32,7 @@ def names(data_set: DataSet) -> list[str]:
 def test_a_list_has_one_path_per_line(root: Path, tmp_path: Path) -> None:
     """Paths are absolute, or below the folder of the data set from wherever the command runs."""
     absolute = root / "train/good/40.png"
-    text = f"# a comment\n\ntrain/good/20.png\r\n  \n{absolute}\ntrain/good/60.png  "
+    text = f"\ufeff# a comment\n\ntrain/good/20.png\r\n  \n{absolute}\ntrain/good/60.png  "
     excluded = read_exclusion_list(written(tmp_path, text), open_data(root))
     assert len(excluded) == 3
     assert list(excluded) == sorted(excluded)

@@ -6,6 +6,7 @@ hashes of their contents, so that later commands on the same data set leave them
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -48,7 +49,8 @@ def read_exclusion_list(file: Path, data_set: DataSet) -> tuple[str, ...]:
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line that names an image. Raises DataError."""
     try:
-        text = os.fsdecode(read_small(file, MOST_BYTES))
+        # Some editors begin a text file with a byte order mark.
+        text = os.fsdecode(read_small(file, MOST_BYTES).removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise DataError(
             f"{FLAG} {file}: cannot be read ({reason_of(error)}); give a text file with one path "

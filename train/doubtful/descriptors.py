@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from flawline.runtime.image import Image
 from flawline.runtime.tiles import TileGrid
 from flawline.train.backbones.base import Backbone
-from flawline.train.progress import Progress
 
 # One place per so many pixels of the input, and at most so many places per side.
 STRIDE = 16
@@ -26,42 +25,45 @@ SCALE_IMAGES = 16
 
 # float16 [places, images, VALUES]: a comparison takes the same place of all images.
 Descriptors = npt.NDArray[np.float16]
+# Called with how many images are done.
+Report = Callable[[int], None]
 
 
 class Describer:
-    """Turns frames into descriptors: the levels of a backbone on one grid, on a common scale.
+    """Turns images into descriptors: the levels of a backbone on one grid, on a common scale.
 
     Each level is brought to the grid and divided by its norm; all of them together are centred and
     projected.
+
+    frames: all images, uint8 [h, w, 3] BGR each. tiles: how each becomes inputs of the network;
+    None for the image as it is.
     """
 
-    def __init__(self, backbone: Backbone, tiles: TileGrid | None = None) -> None:
+    def __init__(
+        self, frames: Sequence[Image], backbone: Backbone, tiles: TileGrid | None = None
+    ) -> None:
+        self.frames = frames
         self.backbone = backbone
         self.tiles = tiles
+        inputs = self.inputs(frames[0])
+        height, width = inputs[0].shape[:2]
+        # Rows and columns of places of an input; an image has one such grid after the other.
+        self.grid = (_places(height), _places(width))
+        self.places = len(inputs) * self.grid[0] * self.grid[1]
         self._scales: list[float] = []
-        self._mean = torch.zeros(0)
-        self._projection = torch.zeros(0, 0)
+        self._estimate()
 
-    def describe(self, frames: Sequence[Image], progress: Progress) -> Descriptors:
-        """Return the descriptors of frames, uint8 [h, w, 3] BGR each.
+    def describe(self, chosen: Sequence[int], report: Report) -> Descriptors:
+        """Return the descriptors of the images with these indices.
 
         The places are those of the grid, row by row; with tiles, those of one after the other.
         """
-        self._estimate(frames)
-        found: Descriptors | None = None
-        for number in range(len(frames)):
-            projected = self._described(frames[number])
-            if found is None:
-                found = np.empty((len(projected), len(frames), projected.shape[1]), np.float16)
-            found[:, number] = projected
-            progress("features", number + 1, len(frames))
-        assert found is not None
+        values = self._projection.shape[1]
+        found = np.empty((self.places, len(chosen), values), np.float16)
+        for done, number in enumerate(chosen):
+            found[:, done] = self._described(self.frames[number])
+            report(done + 1)
         return found
-
-    def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns of the grid of an input of this size."""
-        rows = min(MOST_PLACES, -(-height // STRIDE))
-        return rows, min(MOST_PLACES, -(-width // STRIDE))
 
     def inputs(self, frame: Image) -> list[Image]:
         """Return the inputs of the network that a frame becomes: its tiles, or itself."""
@@ -69,11 +71,11 @@ class Describer:
             return [frame]
         return [self.tiles.tile(frame, number) for number in range(len(self.tiles))]
 
-    def _estimate(self, frames: Sequence[Image]) -> None:
+    def _estimate(self) -> None:
         """Estimate the scale of each level, and the mean of all together."""
-        chosen = np.linspace(0, len(frames) - 1, min(SCALE_IMAGES, len(frames))).astype(int)
-        of_images = [self._levels(frames[number]) for number in chosen.tolist()]
-        self._scales = []
+        images = len(self.frames)
+        chosen = np.linspace(0, images - 1, min(SCALE_IMAGES, images)).astype(int)
+        of_images = [self._levels(self.frames[number]) for number in chosen.tolist()]
         for level in zip(*of_images, strict=True):
             stacked = torch.cat(level)
             self._scales.append(float(stacked.square().sum(1).mean().sqrt()) or 1.0)
@@ -104,12 +106,16 @@ class Describer:
         levels: list[list[Tensor]] = []
         device = self.backbone.first_convolution.weight.device
         for image in self.inputs(frame):
-            grid = self.grid_of(*image.shape[:2])
             batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
             found = self.backbone.extract(batch)
-            levels.append([_on_grid(level, grid) for level in found])
+            levels.append([_on_grid(level, self.grid) for level in found])
         # The places of all inputs in a row, for each level.
         return [torch.cat(of_inputs) for of_inputs in zip(*levels, strict=True)]
+
+
+def _places(pixels: int) -> int:
+    """Return how many places there are along a side of the input."""
+    return min(MOST_PLACES, -(-pixels // STRIDE))
 
 
 def _on_grid(level: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The picture of the doubtful images: each with the places that nothing supports marked."""
+"""The picture of the doubtful images: with outlines of what is unlike the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from flawline.runtime.image import Image, Map
-from flawline.runtime.painting import overlay
+from flawline.runtime.painting import draw_outline
 from flawline.train.anomalies.sheet import (
     BLACK,
     GAP,
@@ -20,19 +20,21 @@ from flawline.train.anomalies.sheet import (
 )
 
 # Pixels of an image in the picture, and images side by side.
-CELL_WIDTH = 192
-COLUMNS = 8
+CELL_WIDTH = 256
+COLUMNS = 6
 
 
 def marked(frame: Image, levels: Map) -> Image:
-    """Return a frame, uint8 [h, w, 3] BGR, as wide as a cell, with its places tinted.
+    """Return a frame, uint8 [h, w, 3] BGR, as wide as a cell, with outlines.
 
-    levels: float32 [h, w], 0 for what is usual; 1 is the limit, which an outline encloses.
+    levels: float32 [h, w]; an outline encloses what is above 1. Nothing is tinted, because a person
+    judges the part by this picture.
     """
     height = max(1, round(frame.shape[0] * CELL_WIDTH / frame.shape[1]))
     size = (CELL_WIDTH, height)
-    small = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return overlay(small, np.asarray(cv2.resize(levels, size), np.float32))
+    small = np.array(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+    draw_outline(small, np.asarray(cv2.resize(levels, size), np.float32))
+    return small
 
 
 def doubtful_sheet(pictures: Sequence[Image], names: Sequence[str], title: str) -> Image:

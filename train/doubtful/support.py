@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flawline.train.doubtful.descriptors import Descriptors
+from flawline.train.doubtful.descriptors import Descriptors, Report
 from flawline.train.progress import Progress
 
 # What an image needs to be supported in a place: so many others that are as near.
@@ -34,24 +36,44 @@ LARGEST_RATIO = 1.12
 RATIO_IMAGES = 16
 # The most distant places, whose mean distance is that of the image.
 WORST_PLACES = 8
-# Images, evenly spaced, that all are compared with at most, so that the time does not grow with the
-# square of their number; in a window, and at all places.
+# Images, evenly spaced, that all are compared with at most, and how many of their places in all: so
+# neither the time for an image nor the memory grows with the number of images. In a window, and at
+# all places.
 MOST_REFERENCES = 512
+MOST_ROWS = 1 << 19
 MOST_REFERENCES_EVERYWHERE = 96
-# Robust standard deviations above the median. See `benchmarks.studies.doubtful`.
+MOST_ROWS_EVERYWHERE = 24576
+# Robust standard deviations above the median, so that most defects are listed, and with them some
+# good images, which a person then keeps. See `benchmarks.studies.doubtful`.
 LIMIT = 1.4
+# The data set on which SUPPORTERS, WORST_PLACES and LIMIT were chosen.
+TUNED_ON = "elpv_mono"
 # Of the logarithmic distances: below it, the images differ by little more than their noise.
 SMALLEST_SPREAD = 0.02
 # The standard deviation of a normal distribution, relative to its median absolute deviation.
 NORMAL_MAD = 1.4826
 # Fewer images say nothing about what is usual.
 FEWEST_IMAGES = 10
+# The two steps, as their bars call them.
+DESCRIBING = "features"
+COMPARING = "comparing the images"
 # Images whose distances are computed together.
-CHUNK = 512
+CHUNK = 64
 
 Array = npt.NDArray[np.float64]
+Distances = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Grid = tuple[int, int]
+
+
+class Describes(Protocol):
+    """What gives the descriptors of images; see `Describer`."""
+
+    grid: Grid
+    places: int
+
+    def describe(self, chosen: Sequence[int], report: Report) -> Descriptors:
+        """Return the descriptors of the images with these indices."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +81,12 @@ class Support:
     """How far the images of a data set are from the others.
 
     distances: float32 [images, places]. deviations: float64 [images], robust standard deviations
-    above the median of all images; an image is doubtful above LIMIT. typical, limit: distances of
-    the median image and at the limit. lies_still: whether the same places were compared.
+    above the median of all images; an image is doubtful above LIMIT. limit: the distance at that
+    limit. lies_still: whether the same places were compared.
     """
 
-    distances: npt.NDArray[np.float32]
+    distances: Distances
     deviations: Array
-    typical: float
     limit: float
     lies_still: bool
 
@@ -76,19 +97,12 @@ class Support:
         return [int(index) for index in order if self.deviations[index] > LIMIT]
 
 
-def measure_support(
-    descriptors: Descriptors, grid: Grid, contents: Sequence[Hashable], progress: Progress
-) -> Support:
-    """Compare each image with the others.
+def measure_support(images: Describes, contents: Sequence[Hashable], progress: Progress) -> Support:
+    """Compare each image with the others, of which there are at least FEWEST_IMAGES.
 
-    descriptors: of at least FEWEST_IMAGES images. grid: rows and columns of the places of an input
-    of the network; an image has one such grid after the other. contents: of each image what is
-    equal for copies, which do not support each other.
+    contents: of each image what is equal for copies, which do not support each other.
     """
-    still = lies_still(descriptors, grid, contents)
-    most = MOST_REFERENCES if still else MOST_REFERENCES_EVERYWHERE
-    comparison = _Comparison(descriptors, grid, _spaced(descriptors.shape[1], most), contents)
-    distances = comparison.distances(WINDOW if still else None, progress)
+    distances, still = _measure(images, contents, progress)
     count = min(WORST_PLACES, distances.shape[1])
     worst = np.sort(distances, axis=1)[:, -count:].mean(1)
     # Copies have no distance, and a logarithm of 0 is not finite.
@@ -99,90 +113,131 @@ def measure_support(
     return Support(
         distances=distances,
         deviations=(logarithms - median) / spread,
-        typical=float(np.exp(median)),
         limit=float(np.exp(median + LIMIT * spread)),
         lies_still=still,
     )
 
 
-def lies_still(descriptors: Descriptors, grid: Grid, contents: Sequence[Hashable]) -> bool:
+def _measure(
+    images: Describes, contents: Sequence[Hashable], progress: Progress
+) -> tuple[Distances, bool]:
+    """Return the distance of each place, and whether the same places were compared.
+
+    Only the descriptors of the references are kept.
+    """
+    count = len(contents)
+    # Where images have many places, fewer references are kept.
+    most = max(SUPPORTERS + 1, min(MOST_REFERENCES, MOST_ROWS // images.places))
+    references = spaced(count, most)
+    known = images.describe(
+        references.tolist(), lambda done: progress(DESCRIBING, done, len(references))
+    )
+    of_references = [contents[index] for index in references]
+    still = lies_still(known, images.grid, of_references)
+    comparison = Comparison(known, images.grid, of_references, WINDOW if still else None)
+    distances = np.empty((count, images.places), np.float32)
+    for first in range(0, len(references), CHUNK):
+        part = slice(first, first + CHUNK)
+        found = comparison.distances(known[:, part], of_references[part])
+        distances[references[part]] = found
+        progress(COMPARING, first + len(found), count)
+    others = np.setdiff1d(np.arange(count), references)
+    for first in range(0, len(others), CHUNK):
+        chosen = others[first : first + CHUNK].tolist()
+        before = len(references) + first
+        described = images.describe(chosen, partial(_report, progress, before, count))
+        distances[chosen] = comparison.distances(described, [contents[index] for index in chosen])
+    return distances, still
+
+
+def _report(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(COMPARING, before + done, total)
+
+
+def lies_still(known: Descriptors, grid: Grid, contents: Sequence[Hashable]) -> bool:
     """Whether what is nearest to a place of an image lies about there in other images, too."""
-    chosen = _spaced(descriptors.shape[1], RATIO_IMAGES)
-    some = np.ascontiguousarray(descriptors[:, chosen])
+    chosen = spaced(known.shape[1], RATIO_IMAGES)
+    some = np.ascontiguousarray(known[:, chosen])
     own = [contents[index] for index in chosen]
-    comparison = _Comparison(some, grid, np.arange(len(chosen)), own)
-    in_window = np.median(comparison.distances(WINDOW))
-    anywhere = np.median(comparison.distances(None))
+    in_window = np.median(Comparison(some, grid, own, WINDOW).distances(some, own))
+    anywhere = np.median(Comparison(some, grid, own, None).distances(some, own))
     return bool(in_window <= LARGEST_RATIO * anywhere)
 
 
-def _spaced(images: int, most: int) -> Indices:
+def spaced(images: int, most: int) -> Indices:
     """Return the indices of so many images at most, evenly spaced."""
     return np.linspace(0, images - 1, min(images, most)).astype(np.int64)
 
 
-class _Comparison:
-    """The distances of the places of all images to those of some of them, the references."""
+class Comparison:
+    """The distances of places to those of some images, the references.
+
+    known: the descriptors of the references. contents: as of `measure_support`, of the references.
+    window: how many places to each side of the same place are compared; None for all places.
+    """
 
     def __init__(
-        self,
-        descriptors: Descriptors,
-        grid: Grid,
-        references: Indices,
-        contents: Sequence[Hashable],
+        self, known: Descriptors, grid: Grid, contents: Sequence[Hashable], window: int | None
     ) -> None:
-        self.descriptors = descriptors
+        self.known = known
         self.grid = grid
-        self.references = references
-        # No image is supported by itself or by a copy: bool [images, references].
-        numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
-        of_images = torch.tensor([numbers[content] for content in contents])
-        self.own = of_images[:, None] == of_images[torch.from_numpy(references)]
+        self.contents = contents
+        self.window = window
+        self._everywhere: Tensor | None = None
+        if window is None:
+            self.known, self.contents = _some_everywhere(known, contents)
+            self._everywhere = torch.from_numpy(self.known).float()
 
     @torch.inference_mode()
-    def distances(
-        self, window: int | None, progress: Progress | None = None
-    ) -> npt.NDArray[np.float32]:
+    def distances(self, described: Descriptors, contents: Sequence[Hashable]) -> Distances:
         """Return the distance of each place: float32 [images, places].
 
-        window: how many places to each side are compared; None for all places.
+        described, contents: those of the images.
         """
-        places, images, _ = self.descriptors.shape
-        supporters = min(SUPPORTERS, len(self.references) - 1)
+        places, images, _ = described.shape
+        supporters = min(SUPPORTERS, len(self.contents) - 1)
+        # No image is supported by itself or by a copy.
+        copies = torch.tensor([[own == other for other in self.contents] for own in contents])
         distances = np.empty((images, places), np.float32)
-        compared: Tensor | None = None
         for place in range(places):
-            if compared is None or window is not None:
-                compared = self._compared(place, window)
-            for first in range(0, images, CHUNK):
-                part = slice(first, first + CHUNK)
-                queries = torch.from_numpy(self.descriptors[place, part]).float()
-                nearest = _nearest(queries, compared)
-                nearest[self.own[part]] = torch.inf
-                found = nearest.topk(supporters, 1, largest=False).values[:, -1]
-                distances[part, place] = found.clamp_(min=0).sqrt_().numpy()
-            if progress is not None:
-                progress("comparing the images", place + 1, places)
+            queries = torch.from_numpy(described[place]).float()
+            nearest = _nearest(queries, self._compared(place))
+            nearest[copies] = torch.inf
+            found = nearest.topk(supporters, 1, largest=False).values[:, -1]
+            distances[:, place] = found.clamp_(min=0).sqrt_().numpy()
         # Where nearly all images are copies of one, none of them has so many others.
         return np.nan_to_num(distances, posinf=0.0)
 
-    def _compared(self, place: int, window: int | None) -> Tensor:
+    def _compared(self, place: int) -> Tensor:
         """Return what a place is compared with: [k, references, VALUES], of k places."""
-        chosen: Sequence[int] = range(len(self.descriptors))
-        if window is not None:
-            chosen = self._around(place, window)
-        return torch.from_numpy(self.descriptors[chosen][:, self.references]).float()
+        if self._everywhere is not None:
+            return self._everywhere
+        return torch.from_numpy(self.known[self._around(place)]).float()
 
-    def _around(self, place: int, window: int) -> list[int]:
-        """Return a place and those around it, in the same input of the network."""
+    def _around(self, place: int) -> list[int]:
+        """Return a place and those in the window, in the same input of the network."""
+        assert self.window is not None
         rows, columns = self.grid
         first = place - place % (rows * columns)
         row, column = divmod(place - first, columns)
         around = []
-        for near_row in range(max(0, row - window), min(rows, row + window + 1)):
-            for near in range(max(0, column - window), min(columns, column + window + 1)):
+        for near_row in range(max(0, row - self.window), min(rows, row + self.window + 1)):
+            left = max(0, column - self.window)
+            for near in range(left, min(columns, column + self.window + 1)):
                 around.append(first + near_row * columns + near)
         return around
+
+
+def _some_everywhere(
+    known: Descriptors, contents: Sequence[Hashable]
+) -> tuple[Descriptors, Sequence[Hashable]]:
+    """Return the references that are compared at all places, and some of their places."""
+    chosen = spaced(known.shape[1], MOST_REFERENCES_EVERYWHERE)
+    places = len(known)
+    most = min(places, MOST_ROWS_EVERYWHERE // len(chosen))
+    # At random: evenly spaced ones would leave out whole columns of the grid.
+    kept = np.sort(np.random.default_rng(0).choice(places, most, replace=False))
+    return known[kept][:, chosen], [contents[index] for index in chosen]
 
 
 def _nearest(queries: Tensor, compared: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 
 from flawline.benchmarks.studies.options import add_out_argument, run_with_build_flags, study_parser
 from flawline.benchmarks.studies.results import read_rows, write_results
-from flawline.benchmarks.train_bundle import SET_HERE
+from flawline.benchmarks.train_bundle import SET_HERE, require_build_flags
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.train.data.demo import PRODUCTS
 
@@ -73,6 +73,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> None:
     from flawline.benchmarks.studies.drift.subjects import open_subjects
     from flawline.export.provenance import public_command
 
+    require_build_flags(flags)
     words = ["--products", *args.products, "--data", *args.data, "--seed", args.seed]
     words += [
         "--frames",

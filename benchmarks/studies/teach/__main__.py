@@ -5,8 +5,8 @@
 For each method that can be taught: a bundle that torch trained on DATA is compared with one that
 was taught from the same images, which starts from a bundle of OTHER. The time to teach is that of
 `flawline teach` on some of the pictures, in a process of its own. For methods to which false
-rejects can be added, a detector is taught from few pictures, judges others, and gets those good
-parts that it rejects. What OUT.json has of other methods and parts is kept.
+rejects can be added, a detector is taught from the first pictures, judges later ones, and gets
+those good parts that it rejects. What OUT.json has of other methods and parts is kept.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def _parser() -> Parser:
         help="pictures whose time is measured; default %(default)s",
     )
     parser.add_argument(
-        "--few", type=int, default=100, help="pictures before false rejects; default %(default)s"
+        "--few",
+        type=int,
+        default=100,
+        help="the first pictures, before others; default %(default)s",
     )
     parser.add_argument(
         "--rejects", type=int, default=40, help="false rejects at most; default %(default)s"

@@ -22,6 +22,7 @@ from flawline.runtime.cores import allowed_cores
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import REFERENCE_ENGINE
 from flawline.runtime.environment import cpu_name
+from flawline.runtime.good_images.folds import sequence_order
 from flawline.runtime.load import read_cpu, share_of_others
 from flawline.runtime.teaching import TEACHERS, TeachError
 from flawline.train import TrainError
@@ -109,46 +110,63 @@ class Study:
     ) -> list[dict[str, Any]] | None:
         """Add false rejects to a detector that was taught from few pictures; return the steps.
 
-        The other good images of the training are divided in two: among every second one are the
-        false rejects, and the rest, of which none is added, sets the thresholds. Returns None for a
-        method to which nothing can be added.
+        The pictures are the first ones in the order of the names, as at the beginning of a
+        production, so that later parts may differ from them. The other good images of the training
+        are divided in two: among every second one are the false rejects, and the rest, of which
+        none is added, sets the thresholds. There is only the first step if none is rejected.
+        Returns None for a method to which nothing can be added.
         """
         if not resolve(TEACHERS, method, "teacher", TeachError).appends:
             return None
-        taught = _spread(self._data.train_good, few)
-        known = set(taught)
-        others = [path for path in self._data.train_good if path not in known]
+        good = [self._data.train_good[place] for place in sequence_order(self._data.train_good)]
+        judged, kept = good[few::2], good[few + 1 :: 2]
         base = self._folder / f"{method}-few"
-        folder = _link(taught, self._folder / f"{method}-few-good")
+        folder = _link(good[:few], self._folder / f"{method}-few-good")
         rates = ("--false-alarm-rate", str(rate))
         self._teach(method, "--source", folder, "--out", base, *rates)
-        threshold = read_bundle(base).calibration.threshold
-        found = _scores(base, others[::2])
-        rejected = [
-            path for path, score in zip(others[::2], found, strict=True) if score > threshold
-        ][:rejects]
-        wrong = _link(rejected, self._folder / f"{method}-rejected")
-        good = _link(others[1::2], self._folder / f"{method}-good")
-        more = self._folder / f"{method}-more"
-        words = [base, "--append", wrong, "--good", good, "--out", more, *rates]
-        _require(teach.main([str(word) for word in words]))
-        again = self._folder / f"{method}-again"
-        shutil.copytree(base, again)
-        words = ["--bundle", again, "--camera", good, *rates]
-        _require(calibrate.main([str(word) for word in words]))
-        kept = read_bundle(base).calibration.threshold
-        steps = [
-            ("before", base, None),
-            ("before, thresholds set again", again, None),
-            ("after, threshold kept", more, kept),
-            ("after", more, None),
-        ]
+        level = read_bundle(base).calibration.threshold
+        found = _scores(base, judged)
+        wrong = [path for path, score in zip(judged, found, strict=True) if score > level]
+        counts = {"pictures": few, "judged": len(judged), "rejected": len(wrong), "kept": len(kept)}
+        wrong = wrong[:rejects]
+        steps = [("before", base, level)]
+        if wrong:
+            more = self._append(base, wrong, kept, rates)
+            again = self._calibrate(base, kept, rates)
+            steps += [
+                ("before, thresholds set again", again, _threshold(again)),
+                ("after, threshold kept", more, level),
+                ("after", more, _threshold(more)),
+            ]
         rows = []
-        for name, path, fixed in steps:
-            level = read_bundle(path).calibration.threshold if fixed is None else fixed
-            row = self._accuracy(self._test_scores(path), level)
-            rows.append({"step": name, "pictures": few, "rejects": len(rejected), **row})
+        for name, path, threshold in steps:
+            row = self._accuracy(self._test_scores(path), threshold)
+            rows.append({"step": name, **counts, "rejects": len(wrong), **row})
         return rows
+
+    def _append(
+        self, base: Path, wrong: Sequence[Path], good: Sequence[Path], rates: Sequence[str]
+    ) -> Path:
+        """Return a bundle to which false rejects were added; good parts set its thresholds."""
+        folder = base.with_name(f"{base.name}-added")
+        more = base.with_name(f"{base.name}-more")
+        words = [
+            "--append",
+            _link(wrong, folder / "rejected"),
+            "--good",
+            _link(good, folder / "good"),
+        ]
+        _require(teach.main([str(word) for word in (base, *words, "--out", more, *rates)]))
+        return more
+
+    def _calibrate(self, base: Path, good: Sequence[Path], rates: Sequence[str]) -> Path:
+        """Return a copy of a bundle whose thresholds good parts have set."""
+        again = base.with_name(f"{base.name}-again")
+        shutil.copytree(base, again)
+        camera = _link(good, base.with_name(f"{base.name}-good-again"))
+        words = ["--bundle", str(again), "--camera", str(camera), *rates]
+        _require(calibrate.main(words))
+        return again
 
     def _start(self, method: str) -> Path:
         """Return a bundle of the other data set, which is trained once."""
@@ -186,6 +204,10 @@ class Study:
 def _scores(bundle: Path, paths: Sequence[Path]) -> Scores:
     with Detector(bundle, REFERENCE_ENGINE) as detector:
         return np.array([detector(detector.read_image(path)).score for path in paths])
+
+
+def _threshold(bundle: Path) -> float:
+    return read_bundle(bundle).calibration.threshold
 
 
 def _spread(paths: Sequence[Path], count: int | None) -> list[Path]:

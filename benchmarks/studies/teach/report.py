@@ -100,9 +100,15 @@ def _appended(row: Mapping[str, Any]) -> str:
         )
     first = row["append"][0]
     header = ["detector", "I-AUROC", "threshold", "false alarms", "detected"]
-    return (
-        f"{markdown_table(header, lines)}\n\n"
-        f"{row['method']} that was taught from {first['pictures']} pictures, before and after "
-        f"{first['rejects']} false rejects were added; test images of {row['data']}, none of which "
-        f"is among the pictures, the false rejects or the good parts that set the thresholds."
+    text = (
+        f"{row['method']} that was taught from the first {first['pictures']} good images of "
+        f"{row['data']}. It rejects {first['rejected']} of {first['judged']} later ones"
     )
+    if first["rejects"]:
+        text += (
+            f", of which {first['rejects']} are added; {first['kept']} others set the thresholds. "
+            f"None of these is among the test images"
+        )
+    else:
+        text += ", so that there is nothing to add"
+    return f"{markdown_table(header, lines)}\n\n{text}."

@@ -30,6 +30,8 @@ from flawline.runtime.outputs.web.metrics import metrics_text
 from flawline.runtime.outputs.web.pictures import Pictures
 from flawline.runtime.outputs.web.shapes import HealthState, KeptState, State
 from flawline.runtime.outputs.web.state import health_of, kept_states, state_of
+from flawline.runtime.outputs.web.teaching_app import TeachingRoutes
+from flawline.runtime.outputs.web.teaching_desk import TeachingDesk
 
 MOST_WATCHERS = 24
 FAILED_LOGIN_S = 1.0  # seconds that the answer to a wrong token takes
@@ -76,12 +78,16 @@ class Scores(BaseModel):
     points: list[tuple[int, float | None, int, float]]
 
 
-def create_app(board: Board, access: Access, is_closed: Callable[[], bool]) -> App:
+def create_app(
+    board: Board, teaching: TeachingDesk, access: Access, is_closed: Callable[[], bool]
+) -> App:
     """Return the ASGI application of the page, behind its guard."""
-    return Guard(cast(App, inner_app(board, access, is_closed)), access)
+    return Guard(cast(App, inner_app(board, teaching, access, is_closed)), access)
 
 
-def inner_app(board: Board, access: Access, is_closed: Callable[[], bool]) -> FastAPI:
+def inner_app(
+    board: Board, teaching: TeachingDesk, access: Access, is_closed: Callable[[], bool]
+) -> FastAPI:
     """Return the application without its guard, which has the OpenAPI description."""
     app = FastAPI(
         title="Flawline",
@@ -98,6 +104,7 @@ def inner_app(board: Board, access: Access, is_closed: Callable[[], bool]) -> Fa
     _Files(access).add_to(app)
     _Watching(board, is_closed).add_to(app)
     _Desk(board).add_to(app)
+    TeachingRoutes(teaching).add_to(app)
     return app
 
 

@@ -12,8 +12,10 @@ from flawline.cameras import Camera, events
 from flawline.cameras.events import CameraEvent
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.outputs import Judgement, StreamState
+from flawline.runtime.outputs.web.collection import Collection
 from flawline.runtime.outputs.web.kept import KeptParts
 from flawline.runtime.outputs.web.lane import Lane
+from flawline.runtime.teaching import TEACHERS
 
 MOST_WARNINGS = 100
 # The only camera of a stream, if it has no name, and the parts that several cameras see.
@@ -60,7 +62,6 @@ class Board:
     """
 
     def __init__(self, bundle: Bundle, title: str) -> None:
-        self.bundle = bundle
         self.title = title
         self.started = time.time()
         self.phase = STARTING
@@ -68,8 +69,12 @@ class Board:
         self.lanes: Mapping[str, Lane] = {}
         self.cameras: list[CameraWatch] = []
         self.kept = KeptParts()
-        # Counts whatever changes the state of the page.
+        self.bundle = bundle
+        self._keep_images()
+        # Counts whatever changes the state of the page, and what changes that of teaching.
         self.version = 0
+        self.teaching = 0
+        self.collection = Collection(self.note_teaching)
         self._stream: Callable[[], StreamState] | None = None
         self._warnings: deque[tuple[float, str]] = deque(maxlen=MOST_WARNINGS)
         self._warnings_lock = threading.Lock()
@@ -98,13 +103,19 @@ class Board:
     def change_bundle(self, bundle: Bundle) -> None:
         """Take note that what follows is judged by another bundle, or with other thresholds."""
         self.bundle = bundle
-        self.version += 1
+        self._keep_images()
+        # What can be taught is of the bundle.
+        self.note_teaching()
+
+    def _keep_images(self) -> None:
+        self.kept.keeps_images = self.bundle.manifest.method in TEACHERS
 
     def add(self, judgement: Judgement) -> None:
         """Take note of a judgement."""
         shown = self._lane(judgement).add(judgement, self.bundle)
         if shown is not None:
             self.kept.add(shown)
+        self.collection.offer(judgement, self.bundle)
         self.version += 1
 
     def _lane(self, judgement: Judgement) -> Lane:
@@ -127,6 +138,11 @@ class Board:
             self._warnings.append((time.time(), text))
         self.version += 1
 
+    def note_teaching(self) -> None:
+        """Take note that something about teaching has changed. Any thread may call."""
+        self.teaching += 1
+        self.version += 1
+
     def end(self) -> None:
         """Take note that the stream has ended."""
         self.phase = ENDED
@@ -136,6 +152,7 @@ class Board:
         """Release all images. Libraries of the server may keep the board until the process ends."""
         self.lanes = {}
         self.kept = KeptParts()
+        self.collection.close()
 
     # What the page calls.
 

@@ -16,7 +16,7 @@ RAW_BYTES = 64 * 2**20
 
 @dataclass
 class KeptPart:
-    """A part that was not good. `facts` has no image once `picture` is there, or it was given up.
+    """A part that was not good. `facts` has no image any more when `is_gone` is true.
 
     `number` counts the parts that were kept, from 1.
     """
@@ -36,8 +36,11 @@ class KeptParts:
     """Keeps the newest MOST_PARTS parts.
 
     Images wait until a browser asks for them, the newest RAW_BYTES of them; then only the encoded
-    picture is kept. Any thread may call.
+    picture is kept, unless `keeps_images` is true, as where a detector may be taught from them. Any
+    thread may call.
     """
+
+    keeps_images = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,7 +59,7 @@ class KeptParts:
             self._parts.append(KeptPart(self._count, shown))
             held = 0
             for place, part in enumerate(reversed(self._parts)):
-                if part.picture is None and not part.is_gone:
+                if not part.is_gone:
                     held += part.facts.size
                     # The newest one is kept, however large it is.
                     if held > RAW_BYTES and place > 0:
@@ -87,8 +90,17 @@ class KeptParts:
             picture = encode(facts)
             with self._lock:
                 part.picture = picture
-                _give_up(part)
+                if not self.keeps_images:
+                    _give_up(part)
         return part.picture
+
+    def with_image(self, number: int) -> Shown | None:
+        """Return a part with its image; None if there is none, or no longer."""
+        with self._lock:
+            for part in self._parts:
+                if part.number == number and part.facts.has_image:
+                    return part.facts
+        return None
 
 
 def _give_up(part: KeptPart) -> None:

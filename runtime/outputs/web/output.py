@@ -28,6 +28,7 @@ from flawline.runtime.outputs.web.access import (
 )
 from flawline.runtime.outputs.web.board import Board
 from flawline.runtime.outputs.web.server import PageServer
+from flawline.runtime.outputs.web.teaching_desk import TeachingDesk
 
 PORT = 8080
 LARGEST_PORT = 65535
@@ -71,14 +72,17 @@ class LivePage(Output):
         token = _token(host, options)
         title = options.title or socket.gethostname()
         self._board = Board(bundle, printable(title))
+        self._teaching = TeachingDesk(self._board)
         self._server = PageServer(name, host, port)
         self._resources = ExitStack()
+        self._resources.callback(self._teaching.close)
         self._resources.callback(self._server.close)
         access = Access(token, self._server.port, host_names(options.names))
         # Imported here, since only this output needs its libraries.
         from flawline.runtime.outputs.web.app import create_app
 
-        self._server.start(create_app(self._board, access, lambda: self._server.is_closing))
+        app = create_app(self._board, self._teaching, access, lambda: self._server.is_closing)
+        self._server.start(app)
         self._resources.enter_context(listening(self._board.warn))
         log(f"the live page is at http://{_shown(host)}:{self._server.port}/")
 

@@ -74,8 +74,8 @@ class Pictures:
         return picture
 
 
-def jpeg_of(shown: Shown, with_map: bool) -> bytes:
-    """Return a frame as JPEG, at most LONGEST_SIDE pixels long, with its anomaly map if it has one.
+def jpeg_of(shown: Shown, with_map: bool, longest: int = LONGEST_SIDE) -> bytes:
+    """Return a frame as JPEG, at most `longest` pixels long, with its anomaly map if it has one.
 
     The frame must have an image.
     """
@@ -84,7 +84,7 @@ def jpeg_of(shown: Shown, with_map: bool) -> bytes:
     is_plain = manifest.source is None and manifest.fixture is None
     if is_plain:
         # Painted in the size that is shown: less work, and lines that are as wide on each camera.
-        image = _shrunk(image)
+        image = _shrunk(image, longest)
     verdict = shown.judgement.verdict
     if with_map and verdict.judged and verdict.anomaly_map is not None and shown.bundle.has_map:
         threshold = shown.bundle.calibration.pixel_threshold
@@ -95,7 +95,9 @@ def jpeg_of(shown: Shown, with_map: bool) -> bytes:
             image = _picture(shown, image)
     else:
         image = _picture(shown, image)
-    _encoded, data = cv2.imencode(".jpg", _shrunk(image), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    _encoded, data = cv2.imencode(
+        ".jpg", _shrunk(image, longest), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
     return data.tobytes()
 
 
@@ -118,9 +120,9 @@ def _picture(shown: Shown, image: Image) -> Image:
         return image
 
 
-def _shrunk(image: npt.NDArray[Any]) -> Image:
+def _shrunk(image: npt.NDArray[Any], longest: int) -> Image:
     height, width = image.shape[:2]
-    scale = LONGEST_SIDE / max(height, width)
+    scale = longest / max(height, width)
     if scale >= 1:
         return np.asarray(image, np.uint8)
     size = (max(1, round(scale * width)), max(1, round(scale * height)))

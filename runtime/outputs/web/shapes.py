@@ -41,10 +41,14 @@ class PartState:
 
 @dataclass(frozen=True)
 class KeptState:
-    """A part that was not good. `id` gives its picture, if there is one."""
+    """A part that was not good. `id` gives its picture, if there is one.
+
+    `has_image` is true while there is its image as the camera gave it.
+    """
 
     id: int
     has_picture: bool
+    has_image: bool
     part: PartState
 
 
@@ -112,8 +116,9 @@ class WarningState:
 class State:
     """All that the page shows but for scores and pictures. Times are in seconds since 1970.
 
-    `faults` say why the stream is not healthy. `kept` counts the parts that were kept, so that a
-    new value means that there are further ones.
+    `faults` say why the stream is not healthy. `kept` counts the parts that were kept, and
+    `teaching` the changes of what is shown about teaching, so that a new value means that there is
+    something new.
     """
 
     time: float
@@ -133,6 +138,7 @@ class State:
     outputs: tuple[OutputCounts, ...]
     warnings: tuple[WarningState, ...]
     kept: int
+    teaching: int
 
 
 @dataclass(frozen=True)

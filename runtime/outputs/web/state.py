@@ -8,28 +8,24 @@ from collections.abc import Sequence
 from flawline import __version__
 from flawline.runtime.console import printable
 from flawline.runtime.outputs.web.board import RUNNING, STARTING, Board, CameraWatch
+from flawline.runtime.outputs.web.facts import part_state
 from flawline.runtime.outputs.web.kept import KeptPart
-from flawline.runtime.outputs.web.lane import Lane, Shown
+from flawline.runtime.outputs.web.lane import Lane
 from flawline.runtime.outputs.web.shapes import (
     CameraState,
     HealthState,
     KeptState,
     LaneState,
     OutputCounts,
-    PartState,
-    RegionState,
     State,
     WarningState,
 )
-from flawline.runtime.regions import Region
-from flawline.runtime.strict_json import finite
 
 SHOWN_WARNINGS = 30
 # A free-running camera is said to be silent after so many seconds without a frame.
 SILENT_S = 10.0
 # So many frames in a row that could not be judged are a fault.
 UNJUDGED_RUN = 10
-DIGITS = 6
 
 
 def state_of(board: Board) -> State:
@@ -62,6 +58,7 @@ def state_of(board: Board) -> State:
         outputs=tuple(outputs),
         warnings=tuple(warnings),
         kept=board.kept.count,
+        teaching=board.teaching,
     )
 
 
@@ -69,7 +66,8 @@ def kept_states(parts: Sequence[KeptPart]) -> tuple[KeptState, ...]:
     """Return parts as the page gets them."""
     states = []
     for part in parts:
-        states.append(KeptState(part.number, part.has_picture, part_state(part.facts)))
+        facts = part.facts
+        states.append(KeptState(part.number, part.has_picture, facts.has_image, part_state(facts)))
     return tuple(states)
 
 
@@ -143,36 +141,6 @@ def _lane_state(board: Board, lane: Lane) -> LaneState:
         shown_age_s=shown_age,
         age_ms=None if age is None else round(1e3 * age, 1),
     )
-
-
-def part_state(shown: Shown) -> PartState:
-    """Return a judged part as the page gets it."""
-    judgement = shown.judgement
-    verdict = judgement.verdict
-    frame = judgement.frame
-    height, width = (0, 0) if frame.image is None else frame.image.shape[:2]
-    regions = judgement.regions
-    return PartState(
-        lane=shown.lane,
-        number=shown.number,
-        verdict=verdict.name,
-        score=finite(verdict.score, DIGITS),
-        threshold=verdict.threshold,
-        review_threshold=verdict.review_threshold,
-        reason=None if verdict.reason is None else printable(verdict.reason),
-        camera=judgement.camera,
-        part=None if frame.part is None else printable(frame.part),
-        source=printable(frame.source),
-        captured_at=round(frame.captured_at, 3),
-        width=width,
-        height=height,
-        regions=tuple(map(_region, () if regions is None else regions.listed)),
-        regions_total=0 if regions is None else regions.total,
-    )
-
-
-def _region(region: Region) -> RegionState:
-    return RegionState(region.box, region.area, finite(region.peak, DIGITS) or 0.0)
 
 
 def _camera_state(board: Board, watch: CameraWatch) -> CameraState:

@@ -39,7 +39,9 @@ def open_judge(station: Station, check: Check, bundle: Bundle, running: bool = F
     recipe = station.recipe
     detector = open_detector(station, recipe, bundle)
     window = _window(station.content.reject_after)
-    judge = Judge(detector, recipe.name, _levels(recipe), window, rule_of(station, recipe))
+    masters = rule_of(station, recipe)
+    takes_bundles = not station.content.keep_bundle
+    judge = Judge(detector, recipe.name, _levels(recipe), window, masters, takes_bundles)
     checked(judge, check)
     try:
         if running:

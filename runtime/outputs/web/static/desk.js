@@ -2,7 +2,7 @@
 
 import { Handle } from "/static/handle.js";
 import { Histogram } from "/static/histogram.js";
-import { ask, clock, count, icon, laterPicture, make, score, setText, share } from "/static/ui.js";
+import { ask, clock, count, icon, laterPicture, make, partPicture, score, setText, share } from "/static/ui.js";
 
 const MOST = 2000;
 const SHORTEST_NAME = 2;
@@ -329,7 +329,7 @@ export class Desk {
     this.changed.dataset.key = key;
     this.changed.replaceChildren();
     if (!changed.length) return;
-    const items = changed.slice(0, 8).map(({ id, part }) => make("li", {}, laterPicture(`/api/parts/${id}/picture`, { alt: `Part with score ${score(part.score)}` }), score(part.score)));
+    const items = changed.slice(0, 8).map(({ id, part }) => make("li", {}, laterPicture(partPicture(id), { alt: `Part with score ${score(part.score)}` }), score(part.score)));
     this.changed.append(make("h3", {}, "Pictured parts whose verdict would be another one"), make("ul", {}, ...items));
   }
 }

@@ -1,7 +1,8 @@
 // The live view: a card for each camera, and the parts that were not good.
 
 import { Trace } from "/static/trace.js";
-import { WORDS, ask, beginLaterPictures, clock, count, duration, facts, icon, laterPicture, make, score, seconds, setText, share, svgElement } from "/static/ui.js";
+import { WORDS, ask, beginLaterPictures, clock, count, duration, facts, icon, laterPicture, make, partPicture, score, seconds, setText, share, svgElement } from "/static/ui.js";
+import { openPart } from "/static/zoom.js";
 
 const SILENT_S = 3; // without a frame, a camera that gives frames all the time is marked
 const LEAST_PAUSE_MS = 150; // between two pictures
@@ -187,7 +188,7 @@ export class Live {
     }
     this.root.dataset.count = String(this.lanes.size);
     this.tallies(state);
-    this.kept.update(state.kept);
+    this.kept.update(state);
   }
 
   lane(name) {
@@ -227,14 +228,21 @@ class Kept {
   constructor() {
     this.root = document.getElementById("kept");
     this.note = document.getElementById("kept-note");
-    this.zoom = document.getElementById("zoom");
     this.parts = [];
     this.version = null;
+    this.began = null;
     this.busy = false;
     this.show();
   }
 
-  async update(version) {
+  async update(state) {
+    if (this.began !== state.started) {
+      // The numbers of its parts begin again.
+      this.began = state.started;
+      this.version = null;
+      this.root.replaceChildren();
+    }
+    const version = state.kept;
     if (version === this.version || this.busy) return;
     this.busy = true;
     try {
@@ -260,33 +268,13 @@ class Kept {
     const word = WORDS[part.verdict];
     const title = `${word}, ${clock(part.captured_at)}, score ${score(part.score, part.threshold)}`;
     const picture = kept.has_picture
-      ? laterPicture(`/api/parts/${kept.id}/picture`, { ongone: (event) => event.target.replaceWith(blank("Picture no longer stored")) })
+      ? laterPicture(partPicture(kept.id), { ongone: (event) => event.target.replaceWith(blank("Picture no longer stored")) })
       : blank(part.reason ?? "No picture");
-    const button = make("button", { class: "kept-part", "data-verdict": part.verdict, "aria-label": title, onclick: () => this.open(kept) },
+    const button = make("button", { class: "kept-part", "data-verdict": part.verdict, "aria-label": title, onclick: () => openPart(kept) },
       picture,
       make("span", { class: "kept-word" }, icon(part.verdict), word, part.camera === null ? null : make("span", { class: "kept-camera" }, part.camera)),
       make("span", { class: "kept-facts" }, make("b", {}, score(part.score, part.threshold)), make("span", {}, clock(part.captured_at))));
     return make("li", { "data-id": kept.id }, button);
-  }
-
-  open(kept) {
-    const { part } = kept;
-    setText(document.getElementById("zoom-title"), `${WORDS[part.verdict]}${part.part === null ? "" : `: part ${part.part}`}`);
-    const image = document.getElementById("zoom-picture");
-    image.hidden = !kept.has_picture;
-    if (kept.has_picture) image.src = `/api/parts/${kept.id}/picture`;
-    image.alt = `Part with its anomaly map, ${part.regions_total} regions`;
-    const pairs = [
-      ["Score", score(part.score, part.threshold, part.review_threshold)],
-      ["Reject above", score(part.threshold)],
-      ["Review above", part.review_threshold === null ? "none" : score(part.review_threshold)],
-      ["Time", clock(part.captured_at)],
-      ["Camera", part.camera ?? part.lane],
-      ["Regions", String(part.regions_total)],
-    ];
-    if (part.reason) pairs.push(["Reason", part.reason]);
-    facts(document.getElementById("zoom-facts"), pairs);
-    this.zoom.showModal();
   }
 }
 

@@ -3,17 +3,19 @@
 import { Desk } from "/static/desk.js";
 import { Health } from "/static/health.js";
 import { Live } from "/static/live.js";
-import { VERDICTS, WORDS, ask, clock, duration, icon, make, setText } from "/static/ui.js";
+import { Teach } from "/static/teach.js";
+import { VERDICTS, WORDS, ask, clock, duration, icon, make, setBegan, setText } from "/static/ui.js";
 
 // The station sends something at least once a second.
 const STALE_MS = 2500;
 const SILENT_MS = 6000; // a connection without messages is opened again
 const LONGEST_PAUSE_MS = 5000;
 const TICK_MS = 250;
-const VIEWS = ["live", "threshold", "health"];
+const VIEWS = ["live", "threshold", "teach", "health"];
 
 const live = new Live();
 const desk = new Desk();
+const teach = new Teach();
 const health = new Health();
 const link = document.getElementById("link");
 const linkWord = document.getElementById("link-word");
@@ -73,8 +75,10 @@ function takeState(state) {
   deadman.dataset.beat = deadman.dataset.beat === "a" ? "b" : "a";
   setText(document.getElementById("title"), state.title);
   setText(document.getElementById("clock"), clock(state.time));
+  setBegan(state.started);
   live.update(state);
   desk.update(state);
+  teach.update(state);
   health.update(state);
   showFaults(state.faults);
   showMini(state.lanes);
@@ -152,6 +156,8 @@ function route() {
     else anchor.removeAttribute("aria-current");
   }
   if (view === "threshold") desk.open();
+  if (view === "teach") teach.open();
+  else teach.close();
   fresh = true;
 }
 

@@ -101,6 +101,21 @@ export function facts(list, pairs) {
   });
 }
 
+// Numbers of parts begin again when the station is started again, and browsers keep pictures.
+let began = 0;
+
+export function setBegan(time) {
+  began = time;
+}
+
+export function partPicture(id) {
+  return `/api/parts/${id}/picture?began=${began}`;
+}
+
+export function teachingPicture(id) {
+  return `/api/teaching/pictures/${id}?began=${began}`;
+}
+
 export async function ask(path, body = null) {
   const options = { cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(ANSWER_MS) };
   if (body !== null) {
