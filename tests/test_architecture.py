@@ -233,6 +233,7 @@ NAMED = {
     "benchmarks/studies/cutswap/__main__.py": "a study of CutSwap's fine-tuning",
     "benchmarks/studies/cutswap/variants.py": "a study of CutSwap's fine-tuning",
     "benchmarks/studies/gpu_check/__main__.py": "the default network of the study",
+    "benchmarks/studies/gpu_check/expected.py": "the networks that have an aim",
     "export/triton_config.py": "the backends that Triton has",
     "src/flawline/extras.py": "names of packages and their extras",
     "runtime/environment.py": "names of packages whose versions are recorded",

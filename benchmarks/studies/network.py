@@ -20,6 +20,7 @@ from flawline.runtime.calibration import Calibration
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Geometry, Image, prepare
 from flawline.runtime.manifest import Manifest, Spread
+from flawline.runtime.source_frame import SourceFrame
 from flawline.train import TrainError
 from flawline.train.data import PreparedImages, open_data
 from flawline.train.data.demo import render
@@ -32,12 +33,15 @@ TRAINING_IMAGES = 8
 DEMO_IMAGES = "board"
 
 
-def build_network(options: NetworkOptions, count: int) -> tuple[Method, Image]:
+def build_network(
+    options: NetworkOptions, count: int, available: int | None = None
+) -> tuple[Method, Image]:
     """Return the network in eval mode, and `count` prepared images, uint8 [count, H, W, 3].
 
     The images are those of the options' data set, or come from the demo's generator. The backbone
     gets its weights, and the method a training of one step on other images, so that its statistics
-    are those of real features. Raises TrainError and DataError.
+    are those of real features. `available` makes the graph as large as a training on so many images
+    would; None, as one on the few images of the study. Raises TrainError and DataError.
     """
     method_class = resolve_method(options.method)
     # The flags of a study always name a backbone, also for a method without one.
@@ -50,9 +54,12 @@ def build_network(options: NetworkOptions, count: int) -> tuple[Method, Image]:
         geometry=None if options.size is None else "stretch",
         options=_parsed_settings(options, method_class.Settings),
     )
+    settings = recipe.settings
+    if available is not None:
+        settings = method_class.settings_to_time(settings, TRAINING_IMAGES, available)
     # Layers that the one step does not reach keep torch's own initialisation.
     torch.manual_seed(options.seed)
-    method = method_class(recipe.settings)
+    method = method_class(settings)
     images = _prepared_images(options.data, method.geometry, count + TRAINING_IMAGES)
     # A data set may be too small for images of both kinds.
     training_images = images[count:] or images
@@ -111,11 +118,12 @@ def bundle_of_network(
     folder: Path,
     tolerance: float,
     fp32_islands: tuple[str, ...] = (),
+    source: SourceFrame | None = None,
 ) -> Bundle:
     """Write a bundle around a network that is only measured.
 
-    `models` are the graphs by precision. `tolerance` is that of scores and maps. The threshold is
-    above all golden scores.
+    `models` are the graphs by precision. `tolerance` is that of scores and maps. `source` are the
+    camera's frames that the graphs take. The threshold is above all golden scores.
     """
     spread = Spread.of(golden.scores)
     manifest = Manifest(
@@ -128,6 +136,7 @@ def bundle_of_network(
         map_tolerance=tolerance,
         fp32_islands=fp32_islands,
         outputs=method.outputs,
+        source=source,
         provenance={},
     )
     calibration = Calibration(

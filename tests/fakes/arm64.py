@@ -11,8 +11,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EMULATOR = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
-# numpy, OpenCV and ONNX Runtime are linked with libstdc++. The tests run programs, and ask for users and
-# groups. What these need comes with them.
+# numpy, OpenCV and ONNX Runtime are linked with libstdc++. The tests run programs, and ask for
+# users and groups. What these need comes with them.
 DEBIAN = ("python3", "libstdc++6", "bash", "dash", "coreutils", "base-passwd")
 RELEASE = "bookworm"
 PYTHON = "3.11"

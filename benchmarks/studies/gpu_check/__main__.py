@@ -1,7 +1,8 @@
-"""python -m benchmarks.studies.gpu_check: how fast this machine runs a bundle, or one network.
+"""python -m benchmarks.studies.gpu_check: how fast this machine runs a bundle, or networks.
 
     python -m benchmarks.studies.gpu_check --bundle bundles/part --out results
     python -m benchmarks.studies.gpu_check --backbone wide_resnet50_2 --out benchmarks/results
+    python -m benchmarks.studies.gpu_check --methods all --out benchmarks/results
 
 With --bundle, every usable engine runs every precision of the bundle on the images of its
 self-test, at batch 1 and at growing batches. This needs neither torch nor a data set. --checkpoint
@@ -10,6 +11,13 @@ adds the published pipeline and the fused form in torch.
 Without --bundle, a network with random weights is built, and measured in torch and in every GPU
 engine. Everything is measured in alternating turns, in one run of a few minutes. Each row holds the
 drift from torch in FP32 and the time from the uint8 image on the host to score and map on the host.
+
+With --methods, a network of each method is measured at batch 1, one after the other and each in a
+process of its own: in torch, and in the default precision of every engine of the GPU, from the
+image on the GPU to a camera's frame. Each gets an equal share of the time that is left, building
+its plans included; what does not fit is named. Results are written after every method. --networks
+keeps the networks, so that an interpreter without torch can measure them, and a later call has its
+plans.
 """
 
 from __future__ import annotations
@@ -26,6 +34,10 @@ from typing import Any
 
 from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.studies.gpu_check.measure import measure_calls
+from flawline.benchmarks.studies.gpu_check.methods_command import (
+    add_methods_arguments,
+    run_methods,
+)
 from flawline.benchmarks.studies.gpu_check.report import gpu_report
 from flawline.benchmarks.studies.gpu_check.subject import (
     Subject,
@@ -56,8 +68,13 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; a network cannot be described next to a bundle, which holds one."""
     first = Parser(add_help=False)
     first.add_argument("--bundle")
+    first.add_argument("--methods", nargs="*")
     given, _ = first.parse_known_args(words)
     parser = study_parser(STUDY, __doc__)
+    _add_common_arguments(parser)
+    if given.methods is not None:
+        add_methods_arguments(parser)
+        return parser.parse_args(words)
     parser.add_argument("--bundle", type=path_argument, help="measure this bundle")
     parser.add_argument(
         "--checkpoint",
@@ -70,19 +87,6 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         metavar="DIR",
         help="folder for compiled plans; default BUNDLE/engines",
     )
-    parser.add_argument(
-        "--device", default="cuda", help="of torch; default %(default)s; cpu tries the command out"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=8.0, help="time limit; default %(default)s"
-    )
-    parser.add_argument(
-        "--out",
-        type=path_argument,
-        metavar="DIR",
-        help="write DIR/DEVICE/gpu-NAME.{json,md}; NAME is that of the bundle, or "
-        "METHOD-BACKBONE-SIZE",
-    )
     if given.bundle is None:
         add_network_arguments(parser, backbone="wide_resnet50_2", size=288)
     args = parser.parse_args(words)
@@ -91,7 +95,33 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--methods",
+        nargs="*",
+        metavar="NAME",
+        help="measure a network of each of these methods, or of all; --methods all --help lists "
+        "its flags",
+    )
+    parser.add_argument(
+        "--device", default="cuda", help="cuda; default %(default)s; cpu tries the command out"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="time limit; default %(default)s"
+    )
+    parser.add_argument(
+        "--out",
+        type=path_argument,
+        metavar="DIR",
+        help="write DIR/DEVICE/gpu-NAME.{json,md}; NAME is that of the bundle, "
+        "METHOD-BACKBONE-SIZE, or methods-BACKBONE",
+    )
+
+
 def _run(args: argparse.Namespace) -> None:
+    if args.methods is not None:
+        run_methods(args)
+        return
     # The time limit includes building the network and the engines.
     deadline = time.monotonic() + 60 * args.minutes
     if args.out is not None:

@@ -56,7 +56,7 @@ def measure_calls(
                     continue
                 try:
                     if turn == 0:
-                        rows[key] = _checked_row(name, call, batch, golden, spread)
+                        rows[key] = checked_row(name, call, batch, golden, spread)
                     times.setdefault(key, []).extend(_times(call, batch, golden.images))
                 except Exception as error:
                     absent[key] = _reason(error)
@@ -72,7 +72,7 @@ def measure_calls(
     return list(rows.values()), reasons
 
 
-def _checked_row(name: str, call: InferenceCall, batch: int, golden: Golden, spread: float) -> Row:
+def checked_row(name: str, call: InferenceCall, batch: int, golden: Golden, spread: float) -> Row:
     """Return the row of a call without its times: drift, and whether all values are finite."""
     log(f"measuring {name}, batch {batch}")
     drift = 0.0

@@ -21,6 +21,7 @@ from flawline.runtime.bundle import Bundle
 from flawline.runtime.engines import EngineError
 from flawline.runtime.golden import Golden
 from flawline.runtime.image import Image
+from flawline.runtime.source_frame import SourceFrame
 from flawline.train import TrainError
 from flawline.train.blocks.fused import fp32_islands
 from flawline.train.checkpoint import load_checkpoint
@@ -75,17 +76,17 @@ def torch_calls(method: Method, device: torch.device) -> Iterator[tuple[str, Inf
     """
     published = find_published(method.name).as_published
     if published is not None:
-        yield PUBLISHED, partial(_run_on, device, published(method).eval().to(device))
-    yield "torch eager fp32, fused", partial(_run_on, device, method.fused().to(device))
+        yield PUBLISHED, partial(run_on, device, published(method).eval().to(device))
+    yield "torch eager fp32, fused", partial(run_on, device, method.fused().to(device))
     half = method.fused().half().to(device)
-    yield "torch eager fp16, fused", partial(_run_on, device, half)
+    yield "torch eager fp16, fused", partial(run_on, device, half)
     if device.type == "cuda":
         compiled = torch.compile(half, mode="max-autotune-no-cudagraphs", dynamic=False)
-        yield "torch.compile fp16, fused", partial(_run_on, device, compiled)
+        yield "torch.compile fp16, fused", partial(run_on, device, compiled)
 
 
 @torch.inference_mode()
-def _run_on(
+def run_on(
     device: torch.device, module: Callable[[torch.Tensor], Any], images: Image
 ) -> Sequence[NDArray[Any]]:
     outputs = []
@@ -101,17 +102,32 @@ def network_with_bundle(options: NetworkOptions, folder: Path) -> tuple[Method, 
 
 
 def write_study_bundle(method: Method, images: Image, folder: Path) -> Bundle:
-    """Write a bundle of FP32 and FP16 graphs with wide tolerances.
-
-    Drift is reported by this study, so no engine is refused for it. `images` is uint8
-    [n, H, W, 3].
-    """
-    with torch.inference_mode():
-        score, anomaly_map = method(torch.from_numpy(images))
-    golden = Golden(images, score.numpy(), anomaly_map.numpy())
-    tolerance = 10 * value_range(golden.scores, golden.maps) + 1.0
+    """Write a bundle of FP32 and FP16 graphs; see `write_graph`. `images` is uint8 [n, H, W, 3]."""
     fused = method.fused()
     fp32 = onnx_from_module(fused, method.geometry, method.outputs)
-    islands = fp32_islands(fused)
+    return write_graph(method, fp32, fp32_islands(fused), torch_results(method, images), folder)
+
+
+def torch_results(method: Method, images: Image) -> Golden:
+    """Return prepared images, uint8 [n, H, W, 3], with the results of the literal form in FP32."""
+    with torch.inference_mode():
+        score, anomaly_map = method(torch.from_numpy(images))
+    return Golden(images, score.numpy(), anomaly_map.numpy())
+
+
+def write_graph(
+    method: Method,
+    fp32: bytes,
+    islands: tuple[str, ...],
+    golden: Golden,
+    folder: Path,
+    source: SourceFrame | None = None,
+) -> Bundle:
+    """Write a bundle of an FP32 graph and of the same in FP16, with wide tolerances.
+
+    Drift is reported by this study, so no engine is refused for it. `source` are the camera's
+    frames that the graph takes.
+    """
+    tolerance = 10 * value_range(golden.scores, golden.maps) + 1.0
     models = {"fp32": fp32, "fp16": to_fp16(fp32, islands)}
-    return bundle_of_network(method, models, golden, folder, tolerance, islands)
+    return bundle_of_network(method, models, golden, folder, tolerance, islands, source)
