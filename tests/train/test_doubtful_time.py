@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the train extra")
+pytest.importorskip("torch", reason="needs the train extra")
 
 from builders import write_squares
+from torch import Tensor
 
 from flawline.train import fit
 from flawline.train.backbones.base import Backbone
@@ -24,7 +25,7 @@ def test_a_method_of_one_pass_computes_the_features_of_an_image_once(
     computed: list[int] = []
     compute = Backbone._levels_of
 
-    def counted(backbone: Backbone, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def counted(backbone: Backbone, image: Tensor) -> tuple[Tensor, ...]:
         computed.append(len(image))
         return compute(backbone, image)
 
