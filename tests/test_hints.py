@@ -40,6 +40,7 @@ RECORDS = (
     "benchmarks/studies/live_page/report.py",
     "benchmarks/studies/pipeline/report.py",
     "benchmarks/studies/source/report.py",
+    "benchmarks/studies/swap/report.py",
     "benchmarks/studies/threshold_coverage/report.py",
 )
 EXTRA = re.compile(r"install_command\(['\"](\w+)['\"]\)")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.console import log, log_notes
+from flawline.runtime.files import make_writable
 from flawline.runtime.good_images.folds import choose_folds
 from flawline.runtime.good_images.hold_out import require_different_images
 from flawline.runtime.good_images.neighbours import describe_neighbours
@@ -121,8 +122,7 @@ def _prepare(recipe: Recipe, model: Method, out: Path, doubtful: bool) -> Job:
         provenance[FOLDS] = str(folds)
     if data_set.excluded:
         provenance[EXCLUDED] = str(len(data_set.excluded))
-    if out.is_dir() or not _writable(out.parent):
-        raise TrainError(f"--out {out}: cannot be written; choose another")
+    _require_writable(out)
     trained_on = content_hashes(good)
     require_different_images(trained_on)
     images = frames_of(good, graph_input, recipe.bit_depth)
@@ -258,8 +258,13 @@ def _result(job: Job, run: Run, done: int, missing: tuple[str, ...] = ()) -> Fit
     return FitResult(TrainingLength(done, planned), missing)
 
 
-def _writable(folder: Path) -> bool:
-    """Whether a file can be created there; asked before hours of training rather than after."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK)
+def _require_writable(out: Path) -> None:
+    """Create the folder of a checkpoint: before hours of training rather than after."""
+    if out.is_dir():
+        raise TrainError(f"--out {out}: cannot be written; choose another")
+    try:
+        make_writable(out.parent)
+    except OSError as error:
+        remedy = remedy_of(error, "--out")
+        reason = reason_of(error)
+        raise TrainError(f"{out} cannot be written ({reason}); {remedy}") from error

@@ -86,8 +86,8 @@ def test_a_stream_has_verdicts_and_refuses_to_paint(
         capsys.readouterr()
         .err.strip()
         .endswith(
-            "gives no maps to paint; leave this output (--save, --save-rejected) out, or build it "
-            "with --outputs map, of a method that has maps"
+            "gives no maps to paint; leave this output (--save, --save-rejected) out, save frames "
+            "without maps with ?paint=0, or build it with --outputs map, of a method that has maps"
         )
     )
     assert not (tmp_path / "judged").exists()

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from flawline.interrupts import end_quietly
 from flawline.runtime.console import run_command
 from flawline.runtime.signals import DelayedSignals, Terminated, termination_interrupts
+
+
+@pytest.fixture(autouse=True)
+def _handlers_of_python() -> Iterator[None]:
+    """Start with the handlers that Python has at its start, whatever ran before in this process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def send(number: int) -> None:
