@@ -209,6 +209,8 @@ export class Teach {
   tell(text, ok) {
     this.result.dataset.ok = String(ok);
     setText(this.result, text);
+    // On a tablet, the pictures that were pressed are far below it.
+    if (!ok && this.isOpen) this.result.scrollIntoView({ block: "nearest" });
   }
 
   // Drawing.
