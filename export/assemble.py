@@ -14,7 +14,7 @@ from flawline.export.exported import (
     for_source,
     require_source,
 )
-from flawline.export.good_scores import out_of_fold_scores, require_rate
+from flawline.export.good_scores import out_of_fold_scores, require_rate, scores_of_mosaics
 from flawline.export.good_statistics import good_statistics
 from flawline.export.judged import judge
 from flawline.export.parity import ScoresAndMaps, compare, require_parity
@@ -103,7 +103,10 @@ def build_bundle(
     selection, good = _select_images(checkpoint, data, options)
     exported = _export(method, options)
     judged = judge(method, exported, selection)
-    good = good or judged.good_scores(method)
+    if good is None:
+        good = judged.good_scores(method)
+    else:
+        good = scores_of_mosaics(good, method, judged.selection)
     selection, reference, results = judged.selection, judged.reference, judged.results
     manifest = manifest_of(method, exported, good)
     calibration = good.calibrate(options.rates, manifest)
