@@ -103,10 +103,7 @@ def build_bundle(
     selection, good = _select_images(checkpoint, data, options)
     exported = _export(method, options)
     judged = judge(method, exported, selection)
-    if good is None:
-        good = judged.good_scores(method)
-    else:
-        good = scores_of_mosaics(good, method, judged.selection)
+    good = good or judged.good_scores(method)
     selection, reference, results = judged.selection, judged.reference, judged.results
     manifest = manifest_of(method, exported, good)
     calibration = good.calibrate(options.rates, manifest)
@@ -162,6 +159,8 @@ def _select_images(
     geometry = graph_input.frame_geometry
     for line in describe_images(selection.good, geometry, selection.bit_depth):
         log(f"note: {line}")
+    if good is not None:
+        good = scores_of_mosaics(good, checkpoint.method, selection)
     return selection, good
 
 
