@@ -53,6 +53,7 @@ class TeachOptions:
         folds: how many blocks of the pictures are left out in turn, 0 to hold out a fifth; None
             decides by their number, as the training does.
         bank_limit: the largest size of what is learned; None is a default of the method.
+        accept_size: whether pictures of any size set the thresholds of a bundle that is not taught.
         words: the arguments of the command, for the provenance.
     """
 
@@ -63,6 +64,7 @@ class TeachOptions:
     images: int | None = None
     folds: int | None = None
     bank_limit: int | None = None
+    accept_size: bool = False
     words: Sequence[str] = ()
 
 
@@ -156,7 +158,9 @@ def _recalibrate(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
             f"pictures are left out in turn; leave --folds out"
         )
     engine = (options.engine, options.engine_options)
-    new = recalibrated(bundle, source, options.rates, options.images, *engine)
+    new = recalibrated(
+        bundle, source, options.rates, options.images, *engine, accept_size=options.accept_size
+    )
     return _write(bundle, new, options)
 
 
