@@ -30,12 +30,15 @@ class Learned:
     distances: returns the distance of each position, float64 [P], to raw features [P, d], evaluated
         as the method is published and not as the graph is written.
     note: a line about it, such as its size.
+    directions: by which raw features [P, d] are multiplied before the shift, [d, any]; None where
+        the graph compares all of their dimensions.
     """
 
     constants: Constants
     shift: Floats | None
     distances: Callable[[Floats], npt.NDArray[np.float64]]
     note: str
+    directions: Floats | None = None
 
 
 class Teacher(ABC):

@@ -87,7 +87,12 @@ class TaughtGraph:
             # The extractor must know the shapes of what it cuts.
             inferred = onnx.shape_inference.infer_shapes(self._model)
             extractor = onnx.utils.Extractor(inferred)
-            self._parts[start] = extractor.extract_model([start], list(ends))
+            part = extractor.extract_model([start], list(ends))
+            for value in part.graph.output:
+                for size in value.type.tensor_type.shape.dim:
+                    # Other constants may change it.
+                    size.Clear()
+            self._parts[start] = part
         return self._parts[start]
 
     def _read_record(self) -> TeachingRecord:
