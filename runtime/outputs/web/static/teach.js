@@ -189,7 +189,7 @@ export class Teach {
     const asks = this.clear.textContent === REMOVE;
     clearTimeout(this.asked);
     if (asks && this.name() !== null) {
-      setText(this.clear, `Remove ${count(this.goodOnes().length)}, really`);
+      setText(this.clear, `Press again to remove ${count(this.goodOnes().length)}`);
       this.asked = setTimeout(() => setText(this.clear, REMOVE), CONFIRM_MS);
       return;
     }
