@@ -198,6 +198,12 @@ def _take(
         log_notes(camera.notes())
         camera.on_event = FrameNotices().event
         pictures = take_pictures(camera, uri, most, setup.bundle.manifest, folder)
+    if not pictures.sizes.one_size:
+        log(
+            f"note: the pictures differ in size ({pictures.sizes.describe()}), and a stream will "
+            f"judge frames of all these sizes; if one is there by mistake, remove it, and teach "
+            f"again"
+        )
     backbone = setup.graph.backbone(setup.teacher.raw())
     features = compute_features(backbone, pictures.frames, setup.graph_input, folder, setup.threads)
     return pictures, features

@@ -342,6 +342,16 @@ def test_pictures_are_checked_before_anything_is_learned(
     )
 
 
+def test_pictures_of_different_sizes_are_noted(
+    taught_bank: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "mixed", [*noise(6, 1), np.zeros((200, 90, 3), np.uint8)])
+    assert (
+        main([str(taught_bank.path), "--source", str(folder), "--out", str(tmp_path / "new")]) == 0
+    )
+    assert "the pictures differ in size" in capsys.readouterr().err
+
+
 def source_error_at(
     bundle: Path, source: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> str:

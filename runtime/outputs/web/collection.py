@@ -36,7 +36,8 @@ MOST_BYTES = 2 * 2**30
 CAPACITY = 64 * 2**20  # bytes
 # A camera that runs freely shows the same part in frames that follow each other.
 PAUSE_S = 0.5
-THUMBNAIL = 240  # pixels
+# Of the picture that a person looks at.
+SHOWN_SIDE = 640  # pixels
 # Files are larger by a few percent than with the default, and take a fifth of the time.
 COMPRESSION = 1
 
@@ -57,7 +58,6 @@ class Picture:
     bundle: Path
     part: int | None
     file: Path
-    thumbnail: bytes
     record: Record
 
     @property
@@ -179,7 +179,7 @@ class Collection:
         assert image is not None
         _encoded, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, COMPRESSION])
         content = data.tobytes()
-        thumbnail = jpeg_of(shown, False, THUMBNAIL)
+        small = jpeg_of(shown, False, SHOWN_SIDE)
         digest = sha256_of_bytes(content)
         bits = shown.judgement.frame.bit_depth if image.itemsize > 1 else None
         record = Record(kind, person, part_state(shown), bits, len(content), digest)
@@ -187,7 +187,7 @@ class Collection:
             same = self._same(shown.bundle.path, digest)
             if same is not None and (kind == GOOD or same.kind == FALSE_REJECT):
                 return None
-            picture = self._write(shown.bundle.path, record, part, content, thumbnail)
+            picture = self._write(shown.bundle.path, record, part, content, small)
             if same is not None:
                 self._forget(same)
         self._changed()
@@ -200,7 +200,7 @@ class Collection:
         return None
 
     def _write(
-        self, bundle: Path, record: Record, part: int | None, content: bytes, thumbnail: bytes
+        self, bundle: Path, record: Record, part: int | None, content: bytes, small: bytes
     ) -> Picture:
         """Write a file. The caller holds the lock."""
         held = sum(picture.record.size for picture in self._pictures.values())
@@ -211,13 +211,13 @@ class Collection:
             )
         try:
             file = self._new_file(bundle)
-            store(file, content, thumbnail, record)
+            store(file, content, small, record)
         except OSError as error:
             raise CollectionError(
                 f"the picture cannot be stored beside the bundle ({reason_of(error)}); "
                 f"{remedy_of(error)}"
             ) from error
-        return self._keep(bundle, part, file, thumbnail, record)
+        return self._keep(bundle, part, file, record)
 
     def _new_file(self, bundle: Path) -> Path:
         """Return the file of the next picture. Raises OSError. The caller holds the lock."""
@@ -226,10 +226,8 @@ class Collection:
         self._count += 1
         return self._scratch[bundle].folder / f"{self._count:06d}{PICTURE}"
 
-    def _keep(
-        self, bundle: Path, part: int | None, file: Path, thumbnail: bytes, record: Record
-    ) -> Picture:
-        picture = Picture(self._count, bundle, part, file, thumbnail, record)
+    def _keep(self, bundle: Path, part: int | None, file: Path, record: Record) -> Picture:
+        picture = Picture(self._count, bundle, part, file, record)
         self._pictures[picture.number] = picture
         return picture
 
@@ -245,10 +243,10 @@ class Collection:
         try:
             with abandoned(bundle) as folders, self._lock:
                 for folder in folders:
-                    for file, thumbnail, record in stored(folder):
+                    for file, record in stored(folder):
                         target = self._new_file(bundle)
                         move(file, target)
-                        self._keep(bundle, None, target, thumbnail, record)
+                        self._keep(bundle, None, target, record)
                         taken += 1
         except OSError as error:
             warn(

@@ -63,18 +63,26 @@ def move(file: Path, target: Path) -> None:
         os.replace(file.with_suffix(suffix), target.with_suffix(suffix))
 
 
-def stored(folder: Path) -> Iterator[tuple[Path, bytes, Record]]:
-    """Yield the file, the small picture and the record of each whole picture in a folder."""
+def stored(folder: Path) -> Iterator[tuple[Path, Record]]:
+    """Yield the file and the record of each whole picture in a folder."""
     for path in sorted(folder.glob(f"*{RECORD}")):
         file = path.with_suffix(PICTURE)
         try:
             record = msgspec.json.decode(read_small(path, LARGEST_SMALL), type=Record)
-            small = read_small(file.with_suffix(SMALL), LARGEST_SMALL)
             if file.stat().st_size != record.size or not _has_its_end(file):
                 continue
+            file.with_suffix(SMALL).stat()
         except (OSError, msgspec.DecodeError):
             continue
-        yield file, small, record
+        yield file, record
+
+
+def shown(file: Path) -> bytes | None:
+    """Return the small picture of a picture as JPEG; None if it cannot be read."""
+    try:
+        return read_small(file.with_suffix(SMALL), LARGEST_SMALL)
+    except OSError:
+        return None
 
 
 def _has_its_end(file: Path) -> bool:

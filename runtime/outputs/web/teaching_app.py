@@ -106,7 +106,7 @@ class TeachingRoutes:
 
     def picture(self, number: Annotated[int, PathParameter(ge=1, le=LARGEST_ID)]) -> Response:
         """Return a small picture of one of the pictures."""
-        content = self._desk.thumbnail(number)
+        content = self._desk.shown(number)
         if content is None:
             raise HTTPException(404, "there is no such picture, or no longer")
         headers = {"cache-control": "private, max-age=3600"}

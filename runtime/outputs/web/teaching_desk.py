@@ -20,6 +20,7 @@ from flawline.runtime.outputs.web.collection import (
     Collection,
     Picture,
 )
+from flawline.runtime.outputs.web.stored import shown
 from flawline.runtime.outputs.web.teachable import APPEND, Teachable, modes_of, rates_for
 from flawline.runtime.outputs.web.teaching_job import Order, TeachingError, TeachingJob
 from flawline.runtime.outputs.web.teaching_shapes import (
@@ -75,23 +76,23 @@ class TeachingDesk:
             undo_fault=None if previous is None else self._teachable.fault_of_undo(),
         )
 
-    def thumbnail(self, number: int) -> bytes | None:
+    def shown(self, number: int) -> bytes | None:
         """Return a small picture of one of the pictures as JPEG; None if there is none."""
         for picture in self._collection.pictures(self._board.bundle.path):
             if picture.number == number:
-                return picture.thumbnail
+                return shown(picture.file)
         return None
 
     def mark(self, part: int, person: str) -> TeachingState:
         """Take a kept part as one that is good, although it was rejected."""
         name = name_of(person)
         bundle = self._require_teachable()
-        shown = self._board.kept.with_image(part)
-        if shown is None or shown.bundle.path != bundle.path:
+        kept = self._board.kept.with_image(part)
+        if kept is None or kept.bundle.path != bundle.path:
             raise TeachingError("the image of this part is no longer kept; mark a newer one")
-        if self._collection.add(shown, FALSE_REJECT, name, part) is None:
+        if self._collection.add(kept, FALSE_REJECT, name, part) is None:
             raise TeachingError("this part is marked already")
-        score = shown.judgement.verdict.score
+        score = kept.judgement.verdict.score
         log(f"page: part {part} with score {score:.6g} marked as good by {name}")
         return self.state()
 

@@ -1,7 +1,7 @@
 // Teaching: parts that are marked as good, and a new bundle in the place of the one in use.
 
 import { WORDS, ask, clock, count, duration, icon, laterPicture, make, partPicture, score, setText, share, teachingPicture } from "/static/ui.js";
-import { openPart } from "/static/zoom.js";
+import { openPart, openPicture } from "/static/zoom.js";
 
 const SHORTEST_NAME = 2;
 const PATIENCE_S = 20; // for the station to take over what is in place
@@ -209,6 +209,8 @@ export class Teach {
   tell(text, ok) {
     this.result.dataset.ok = String(ok);
     setText(this.result, text);
+    // On a tablet, the pictures that were pressed are far below it.
+    if (!ok && this.isOpen) this.result.scrollIntoView({ block: "nearest" });
   }
 
   // Drawing.
@@ -274,7 +276,7 @@ export class Teach {
     return { key, make: () => {
       const src = kept ? partPicture(kept.id) : teachingPicture(picture.id);
       const image = laterPicture(src, { alt: `${WORDS[part.verdict]}, score ${score(part.score, part.threshold)}` });
-      const view = kept ? make("button", { class: "look", type: "button", "aria-label": "Look at it", onclick: () => openPart(kept) }, image) : image;
+      const view = look(image, () => (kept ? openPart(kept) : openPicture(part, src, "Part")));
       const press = on ? () => this.change("remove", { picture: picture.id }) : () => this.change("mark", { part: kept.id });
       const text = on ? `Good: ${picture.person}` : gone ? "No image any more" : "Not a defect";
       const button = make("button", { class: "mark", type: "button", "aria-pressed": String(on), "data-gone": String(gone), onclick: press }, text);
@@ -300,8 +302,9 @@ export class Teach {
 
   goodTile(picture) {
     const { part } = picture;
+    const src = teachingPicture(picture.id);
     return { key: String(picture.id), make: () => make("li", { class: "tile", "data-verdict": part.verdict },
-      laterPicture(teachingPicture(picture.id), { alt: `${WORDS[part.verdict]}, score ${score(part.score, part.threshold)}` }),
+      look(laterPicture(src, { alt: `${WORDS[part.verdict]}, score ${score(part.score, part.threshold)}` }), () => openPicture(part, src, "Part")),
       make("span", { class: "tile-facts" }, make("b", {}, score(part.score, part.threshold)),
         make("button", { class: "drop", type: "button", "aria-label": `Remove the part with score ${score(part.score)}`, onclick: () => this.change("remove", { picture: picture.id }) }, "Remove"))) };
   }
@@ -345,6 +348,11 @@ export class Teach {
     }
     this.steps.replaceChildren(...steps);
   }
+}
+
+// An image that is shown large when it is pressed.
+function look(image, open) {
+  return make("button", { class: "look", type: "button", "aria-label": "Look at it", onclick: open }, image);
 }
 
 function isRunning(job) {
