@@ -26,7 +26,8 @@ from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
 from flawline.runtime.replaced import install_bundle, undo_install
-from flawline.runtime.teaching.run import TeachOptions, append, require_appendable, teach
+from flawline.runtime.teaching.appendable import require_appendable
+from flawline.runtime.teaching.run import TeachOptions, append, teach
 from flawline.runtime.threshold import DEFAULT_RATE, Rates, check_range, describe_needs
 
 EXAMPLES = (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -30,12 +30,14 @@ class Learned:
     distances: returns the distance of each position, float64 [P], to raw features [P, d], evaluated
         as the method is published and not as the graph is written.
     note: a line about it, such as its size.
+    facts: what the provenance says about it.
     """
 
     constants: Constants
     shift: Floats | None
     distances: Callable[[Floats], npt.NDArray[np.float64]]
     note: str
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Teacher(ABC):
