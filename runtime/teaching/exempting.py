@@ -212,7 +212,7 @@ def _rows(patches: Floats, known: Floats, most: int, inner: float) -> Floats:
 
 def _different(pictures: Floats) -> Floats:
     """Return pictures [n, ...] without copies, whose patches would be nearer than other ones."""
-    hashes = [hashlib.sha256(np.ascontiguousarray(picture)).digest() for picture in pictures]
+    hashes = [hashlib.sha256(picture.tobytes()).digest() for picture in pictures]
     return pictures[[place for place, one in enumerate(hashes) if one not in hashes[:place]]]
 
 

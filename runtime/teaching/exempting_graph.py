@@ -105,8 +105,7 @@ class ExemptingGraph(TaughtGraph):
         outputs = [onnx.ValueInfoProto.FromString(one.SerializeToString()) for one in outputs]
         del graph.output[:]
         graph.output.extend(outputs)
-        shape = ["N", *self.value_shape]
-        graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, shape))
+        graph.output.append(_declared(result, *self.value_shape))
         return replace_constants(model, constants)
 
     @property
@@ -123,8 +122,13 @@ class ExemptingGraph(TaughtGraph):
 
     @property
     def _packed(self) -> onnx.ValueInfoProto:
-        shape = ["N", sum(self._sizes), 1, 1]
-        return helper.make_tensor_value_info(PACKED, TensorProto.FLOAT, shape)
+        return _declared(PACKED, sum(self._sizes), 1, 1)
+
+
+def _declared(name: str, *shape: int) -> onnx.ValueInfoProto:
+    """Return the declaration of a value [N, *shape]."""
+    sizes: list[str | int | None] = ["N", *shape]
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes)
 
 
 def _constant(graph: onnx.GraphProto, name: str, values: list[int]) -> str:

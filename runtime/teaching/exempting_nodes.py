@@ -13,6 +13,7 @@ radius, so that the rounding of another engine changes no value by much. Needs o
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -126,7 +127,7 @@ class _Writer:
         inputs: list[str],
         name: str,
         result: str | None = None,
-        **attributes: int | list[int],
+        **attributes: Any,
     ) -> str:
         path = f"{ISLAND}/{name}"
         result = result or path

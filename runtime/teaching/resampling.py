@@ -20,7 +20,8 @@ def resampled_means(source: int, target: int) -> Floats:
     near = np.abs(places[:, None] - places) <= REACH
     means = near / near.sum(1, keepdims=True)
     resize = _interpolation(source, target) if target >= source else _means(source, target)
-    return (resize @ means).astype(np.float32)
+    matrix: Floats = (resize @ means).astype(np.float32)
+    return matrix
 
 
 def cells(source: int, target: int) -> npt.NDArray[np.int64]:

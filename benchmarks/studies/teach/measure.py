@@ -126,19 +126,12 @@ class Study:
         none is added, sets the thresholds. There is only the first step if none is rejected.
         Returns None for a method to which nothing can be added.
         """
-        teachable = method in TEACHERS
-        if teachable and not resolve(TEACHERS, method, "teacher", TeachError).appends:
+        if method in TEACHERS and not resolve(TEACHERS, method, "teacher", TeachError).appends:
             return None
         good = [self._data.train_good[place] for place in sequence_order(self._data.train_good)]
         judged, kept = good[few::2], good[few + 1 :: 2]
-        base = self._folder / f"{method}-few"
-        root = self._folder / f"{method}-few-data" / data_name(self._data.root)
-        folder = _link(good[:few], root / "train" / "good")
         rates = ("--false-alarm-rate", str(rate))
-        if teachable:
-            self._teach(method, "--source", folder, "--out", base, *rates)
-        else:
-            base = self._train(method, root, "few", *rates)
+        base = self._begin(method, good[:few], rates)
         level = read_bundle(base).calibration.threshold
         found = _scores(base, judged)
         wrong = [path for path, score in zip(judged, found, strict=True) if score > level]
@@ -147,7 +140,7 @@ class Study:
             "judged": len(judged),
             "rejected": len(wrong),
             "kept": len(kept),
-            "trained": not teachable,
+            "trained": method not in TEACHERS,
         }
         wrong = wrong[:rejects]
         scores = self._test_scores(base)
@@ -167,6 +160,16 @@ class Study:
             row = self._accuracy(judged_by, threshold)
             rows.append({"step": name, **counts, "rejects": len(wrong), **row})
         return rows
+
+    def _begin(self, method: str, good: Sequence[Path], rates: Sequence[str]) -> Path:
+        """Return a bundle that was taught from good images, or trained on them."""
+        root = self._folder / f"{method}-few-data" / data_name(self._data.root)
+        folder = _link(good, root / "train" / "good")
+        if method not in TEACHERS:
+            return self._train(method, root, "few", *rates)
+        base = self._folder / f"{method}-few"
+        self._teach(method, "--source", folder, "--out", base, *rates)
+        return base
 
     def _append(
         self, base: Path, wrong: Sequence[Path], good: Sequence[Path], rates: Sequence[str]
