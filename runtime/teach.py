@@ -108,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         "--append",
         type=text_argument,
         metavar="FOLDER",
-        help="add these good parts, which were rejected, to what the bundle has learned",
+        help="add these good parts, which were rejected, to what the bundle has learned, or exempt "
+        "their patches where its method cannot be taught",
     )
     parser.add_argument(
         "--install",
@@ -137,7 +138,8 @@ def _add_learning_arguments(parser: argparse.ArgumentParser) -> None:
         "--bank-limit",
         type=int,
         metavar="ROWS",
-        help="with --append, the most rows that the bank may have; default: twice what it has",
+        help="with --append, the most rows that the bank may have; default: twice what it has, or "
+        "512 more exempted patches",
     )
     parser.add_argument(
         "--folds",

@@ -19,6 +19,7 @@ from flawline.export.graphs.to_fp16 import to_fp16
 from flawline.runtime.audit.check import check_log
 from flawline.runtime.audit.log import AUDIT_LOG
 from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.detector import Detector
 from flawline.runtime.engines import open_reference
 from flawline.runtime.image import Image
 from flawline.runtime.teach import main
@@ -153,6 +154,15 @@ def test_the_parts_of_a_graph_are_the_graph(taught: Bundle) -> None:
     assert share.max() == 1
     expected = graph.bank.lowered(values.astype(np.float64), share)
     np.testing.assert_allclose(results[2].ravel(), expected, atol=5e-3)
+
+
+def test_another_engine_gives_the_same_scores(taught: Bundle) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    images = [*lines(3, 6), *defects(), *noise(2, 8)]
+    with Detector(taught, "openvino") as detector:
+        found = np.array([detector(image).score for image in images])
+    # The self-test of the engine has passed with this tolerance.
+    np.testing.assert_allclose(found, scores(taught, images), atol=taught.manifest.score_tolerance)
 
 
 def test_exemptions_stay_fp32_in_fp16(taught: Bundle) -> None:

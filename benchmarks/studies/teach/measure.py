@@ -143,8 +143,7 @@ class Study:
             "trained": method not in TEACHERS,
         }
         wrong = wrong[:rejects]
-        scores = self._test_scores(base)
-        steps = [("before", scores, level)]
+        steps = [("before", scores := self._test_scores(base), level)]
         if wrong:
             more = self._append(base, wrong, kept, rates)
             again = self._calibrate(base, kept, rates)
