@@ -48,9 +48,11 @@ demo: .venv/train
 LIMIT := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 # One process per core, each with one thread; a file's tests stay together, as they share fixtures.
+# A process that crashes ends the run and names its test: after a restart, xdist can wait for ever.
 test: .venv/dev
 	$(MAKE) -j2 --output-sync=target lint test-alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not alone" $(LIMIT)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart=0 \
+		-m "not alone" $(LIMIT)
 
 test-alone: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone $(LIMIT) \

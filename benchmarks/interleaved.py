@@ -62,7 +62,8 @@ class JudgingError(EngineError):
 
 def log_left_out(choice: EngineChoice, reason: str) -> None:
     """Log an engine that could not be opened: its missing row must not look like no such engine."""
-    log(f"note: left out {choice.name} {choice.options.precision}: {reason}")
+    mode = "" if choice.batch is None else " in throughput mode"
+    log(f"note: left out {choice.name} {choice.options.precision}{mode}: {reason}")
 
 
 @dataclass

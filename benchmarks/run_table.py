@@ -83,6 +83,8 @@ def _cells(row: Row) -> dict[str, Any]:
         cells["bundle"] = f"{row['bundle']} {UNFINISHED_MARK}"
     if is_busy(row["other_processes"]):
         cells["fps"] = f"{row['fps']} {BUSY_MARK}"
+    if row["batch"] > 1:
+        cells["engine"] = f"{row['engine']}, batch {row['batch']}"
     if _is_throughput(row):
         cells["p50_ms"] = f"{row['p50_ms']} {SHARED_MARK}"
     return cells
@@ -97,9 +99,11 @@ def _is_throughput(row: Row) -> bool:
 def _notes(rows: Sequence[Row]) -> list[str]:
     """Return the paragraphs below the table."""
     machines = set()
+    # Larger batches are in the rows.
+    batch = "batch 1" if all(row["batch"] == 1 for row in rows) else "batch 1 or as stated"
     cut_short = set()
     for row in rows:
-        machines.add(f"{row['device']}; batch {row['batch']}; threads {row['threads']}")
+        machines.add(f"{row['device']}; {batch}; threads {row['threads']}")
         if row["unfinished"] is not None:
             cut_short.add(f"{row['bundle']} after {row['unfinished']}")
     notes = [

@@ -14,7 +14,7 @@ from flawline.export.exported import (
     for_source,
     require_source,
 )
-from flawline.export.good_scores import out_of_fold_scores, require_rate
+from flawline.export.good_scores import out_of_fold_scores, require_rate, scores_of_mosaics
 from flawline.export.good_statistics import good_statistics
 from flawline.export.judged import judge
 from flawline.export.parity import ScoresAndMaps, compare, require_parity
@@ -159,6 +159,8 @@ def _select_images(
     geometry = graph_input.frame_geometry
     for line in describe_images(selection.good, geometry, selection.bit_depth):
         log(f"note: {line}")
+    if good is not None:
+        good = scores_of_mosaics(good, checkpoint.method, selection)
     return selection, good
 
 

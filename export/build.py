@@ -143,6 +143,7 @@ def _refuse_parts_of_frames(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> tuple[Path, Path]:
     """Train on the given data, or on the demo data; return the checkpoint and the data set."""
+    from flawline.export.exported import require_source_of_data
     from flawline.export.good_scores import require_rate_of_training
     from flawline.train.training import train
 
@@ -161,6 +162,8 @@ def _train(args: argparse.Namespace) -> tuple[Path, Path]:
     # Minutes of training would come first.
     rates = Rates(args.false_alarm_rate, args.review_rate)
     require_rate_of_training(rates, recipe.data, recipe.folds, recipe.excluded)
+    if args.source is not None:
+        require_source_of_data(args.source, recipe.data, recipe.bit_depth, recipe.excluded)
     checkpoint = args.save_checkpoint
     if checkpoint is None:
         checkpoint = Path("runs") / f"{args.method}-{_given_name(data)}.pt"

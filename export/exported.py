@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from flawline.export import ExportError
+from flawline.export.graphs import evenly_spaced
 from flawline.export.graphs.edit import islands_in
 from flawline.export.graphs.prologue import PROLOGUE
 from flawline.export.graphs.source import with_source
@@ -12,11 +15,15 @@ from flawline.export.graphs.teaching import with_teaching
 from flawline.export.graphs.to_onnx import choose_outputs, node_types, onnx_from_module
 from flawline.export.selection import ImageSelection
 from flawline.runtime.console import log
-from flawline.runtime.image import Geometry
+from flawline.runtime.image import Geometry, Image, resize
 from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes
 from flawline.train.blocks.fused import fp32_islands
+from flawline.train.data import PreparedImages, open_data
 from flawline.train.method import Method
+
+# Good images that are compared with a camera's frames before a training.
+IMAGES_CHECKED = 5
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,29 @@ def require_source(source: SourceFrame, sizes: SourceSizes | None) -> None:
             f"--source {source} is far from the sizes that the detector was trained on "
             f"({sizes.describe()}); give the size of the camera's frames, or train on images of it"
         )
+
+
+def require_source_of_data(
+    source: SourceFrame, data: Path, bit_depth: int | None, excluded: Collection[str] = ()
+) -> None:
+    """Check before a training, on a few good images, that the export will take the frames.
+
+    bit_depth, excluded: as of `select_images`. Raises ExportError, SourceError and DataError.
+    """
+
+    def frame(image: Image) -> Image:
+        return source.frame_of(resize(image, source.height, source.width))
+
+    paths = evenly_spaced(open_data(data, excluded).train_good, IMAGES_CHECKED)
+    images = PreparedImages(
+        paths, Geometry("stretch", source.height, source.width), bit_depth, frame
+    )
+    for _ in images:
+        pass
+    sizes = SourceSizes.of(images.sizes.values())
+    # Where sizes differ, those of other images may be nearer.
+    if sizes is not None and sizes.one_size:
+        require_source(source, sizes)
 
 
 def note_resized(source: SourceFrame, selection: ImageSelection) -> None:

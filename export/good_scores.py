@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from flawline.export.parity import ScoresAndMaps
+from flawline.export.selection import ImageSelection
+from flawline.runtime.console import log
 from flawline.runtime.good_images.folds import blocks, choose_folds
 from flawline.runtime.good_images.out_of_fold import (
     OutOfFold,
@@ -20,8 +23,11 @@ from flawline.runtime.good_images.scores import GOOD, GoodScores, note_copies
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.threshold import Rates, check_rates
 from flawline.train.data import DataError, hold_out, open_data
+from flawline.train.data.images import frames_of
 from flawline.train.data.split import content_hashes, without_copies
-from flawline.train.judging import map_peaks
+from flawline.train.judging import evaluate_frames, map_peaks
+from flawline.train.method import Method
+from flawline.train.progress import Bars
 
 
 def held_out_scores(
@@ -60,6 +66,33 @@ def out_of_fold_scores(record: OutOfFold, paths: Sequence[Path]) -> GoodScores:
         peaks=record.peaks()[indices],
         out_of_fold=record,
     )
+
+
+def scores_of_mosaics(good: GoodScores, method: Method, selection: ImageSelection) -> GoodScores:
+    """Return out-of-fold scores of images as those of a camera's mosaics, if the graph takes these.
+
+    A mosaic keeps one colour of each pixel, so that its scores are others. The detectors of the
+    folds are not stored: to each score is added what the mosaic changes about the score that the
+    trained detector gives to the same image. The largest values of the maps are treated in the same
+    way. Of any other frame the scores are those of the image.
+    """
+    taken = selection.graph_input
+    if taken.source is None or not taken.source.is_bayer:
+        return good
+    plain = replace(taken, source=None)
+    changes = []
+    with Bars() as bars:
+        frames = frames_of(good.paths, taken, selection.bit_depth)
+        images = frames_of(good.paths, plain, selection.bit_depth)
+        of_frames = evaluate_frames(method, frames, taken, bars, "mosaics")
+        of_images = evaluate_frames(method, images, plain, bars, "images")
+    for found, expected in zip(of_frames, of_images, strict=True):
+        changes.append(found.astype(np.float64) - expected)
+    log(
+        f"out-of-fold scores as mosaics: {changes[0].mean():+.3g} on average, by what the mosaic "
+        f"changes about the trained detector's scores"
+    )
+    return replace(good, scores=good.scores + changes[0], peaks=good.peaks + changes[1])
 
 
 def _other_images(record: OutOfFold, paths: Sequence[Path], found: Sequence[str]) -> DataError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flawline.export.frame_scores import FrameScores, score_prepared_frames
-from flawline.export.good_scores import out_of_fold_scores
+from flawline.export.good_scores import out_of_fold_scores, scores_of_mosaics
 from flawline.export.selection import select_images
 from flawline.runtime.bundle import Bundle, read_bundle, write_calibration
 from flawline.runtime.console import log
@@ -89,6 +89,7 @@ def _good_images(
     paths = list(selection.good)
     if checkpoint.out_of_fold is not None:
         good = out_of_fold_scores(checkpoint.out_of_fold, selection.train.paths)
+        good = scores_of_mosaics(good, checkpoint.method, selection)
         paths = list(good.paths)
     convert = manifest.graph_input.of_image
     return good, PreparedImages(paths, manifest.graph_input.frame_geometry, bit_depth, convert)

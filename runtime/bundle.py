@@ -24,6 +24,7 @@ from pathlib import Path
 
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.audit.bundle_log import (
+    MANIFEST_KEY,
     calibration_state,
     logged_change,
     manifest_state,
@@ -197,13 +198,18 @@ def add_model(bundle: Bundle, precision: str, model: bytes) -> Bundle:
     files = {**bundle.sha256, name: sha256_of_bytes(model)}
     manifest = manifest_to_json(bundle.manifest, files)
     try:
-        with logged_change(bundle.path, "build", manifest_state(manifest)):
+        with logged_change(bundle.path, "build", manifest_state(manifest), _seen(bundle)):
             # The graph is written before the manifest that names it.
             write_atomically(bundle.path / name, model)
             write_atomically(bundle.path / MANIFEST, manifest)
     except OSError as error:
         raise unwritable(bundle.path, error) from error
     return read_bundle(bundle.path)
+
+
+def _seen(bundle: Bundle) -> dict[str, object]:
+    """Return what the audit log must state of a bundle that is still the one that was read."""
+    return {MANIFEST_KEY: bundle.manifest_sha256}
 
 
 def write_calibration(bundle: Bundle, calibration: Calibration, note: str | None = None) -> None:
@@ -219,7 +225,8 @@ def write_calibration(bundle: Bundle, calibration: Calibration, note: str | None
         replaced = read_small(current, LARGEST_JSON)
         if replaced == content:
             return
-        with logged_change(bundle.path, "calibrate", calibration_state(content), note):
+        seen = {**_seen(bundle), **calibration_state(replaced)}
+        with logged_change(bundle.path, "calibrate", calibration_state(content), seen, note):
             # First, so that the old threshold is on disk at every moment.
             write_atomically(bundle.path / PREVIOUS_CALIBRATION, replaced)
             write_atomically(current, content)

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -71,22 +71,21 @@ def has_unicode_name(path: Path) -> bool:
     return True
 
 
-def write_atomically(
-    path: Path, data: bytes, durable: bool = True, like: os.stat_result | None = None
-) -> None:
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     """Write a file so that readers see the old file or the whole new one. Raises OSError.
 
     With `durable` False it does not wait for the disk, which takes milliseconds: a power failure
-    may then leave the new file empty. `like` is the status of a file whose permissions it gets, and
-    whose owner, where that is allowed.
+    may then leave the new file empty. A file that is replaced keeps its permissions, and its owner
+    where that is allowed, as for root.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            if like is not None:
+            if path.is_file():
+                old = path.stat()
                 with suppress(PermissionError):
-                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
-                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
+                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
             file.write(data)
             file.flush()
             if durable:
@@ -130,7 +129,9 @@ def replace_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
 
     The folder is next to `path`, so that the exchange is a rename. If the block or the exchange
     fails, `path` stays or comes back as it was, and the new folder is removed. What was at `path`
-    is removed, or with `keep` moved there, in place of what is there. Raises OSError.
+    is removed, or with `keep` moved there, in place of what is there. The new folder gets the
+    permissions of a replaced one, and all in it its owner where that is allowed, as for root: a
+    service may run as that user. Raises OSError.
 
         with replace_folder(bundle) as new:
             write_atomically(new / "model.onnx", model)
@@ -142,6 +143,8 @@ def replace_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
         new = work / "new"
         new.mkdir()
         yield new
+        if path.is_dir():
+            _take_owner(new, path.stat())
         if keep is not None and keep.exists():
             os.replace(keep, kept)
         _put_in_place(new, path, keep or work / "old")
@@ -149,6 +152,18 @@ def replace_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
         if keep is not None and kept.exists() and not keep.exists():
             os.replace(kept, keep)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _take_owner(folder: Path, old: os.stat_result) -> None:
+    """Give a folder the permissions of another, and all in it its owner. Raises OSError."""
+    paths = [os.fspath(folder)]
+    for parent, folders, names in os.walk(folder):
+        paths += [os.path.join(parent, name) for name in (*folders, *names)]
+    with suppress(PermissionError):
+        for path in paths:
+            os.chown(path, old.st_uid, old.st_gid, follow_symlinks=False)
+    # After the change of the owner, which removes some of them.
+    folder.chmod(stat.S_IMODE(old.st_mode))
 
 
 def _put_in_place(new: Path, path: Path, displaced: Path) -> None:
@@ -189,6 +204,23 @@ def _exchange(first: Path, second: Path) -> bool:
     if number in (errno.ENOSYS, errno.EINVAL):
         return False
     raise OSError(number, os.strerror(number), str(second))
+
+
+def copy_folder(source: Path, target: Path, left_out: Collection[str] = ()) -> None:
+    """Copy what is in a folder, and in those in it, but for files of some names.
+
+    Unlike `shutil.copytree` it ends with the first error, which names its reason. Raises OSError.
+    """
+    for parent, _folders, names in os.walk(source, onerror=_raise, followlinks=True):
+        folder = target / Path(parent).relative_to(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if name not in left_out:
+                shutil.copy2(Path(parent) / name, folder / name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def make_writable(folder: Path) -> None:

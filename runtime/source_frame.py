@@ -82,6 +82,13 @@ class SourceFrame:
         """Tell whether images of a shape are of this size and another layout."""
         return shape[:2] == (self.height, self.width) and shape != self.shape
 
+    @property
+    def remedy(self) -> str:
+        """What makes the conversion of frames of another layout unnecessary."""
+        if self.layout == BGR:
+            return f"build the bundle with --source {self.width}x{self.height}:{MONO}"
+        return f"let the camera send {self.layout}"
+
     def frame_of(self, image: npt.NDArray[Any]) -> Image:
         """Return an image as this camera sends it.
 

@@ -26,6 +26,7 @@ from flawline.runtime.console import log, run_command
 from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
 from flawline.runtime.replaced import install_bundle, undo_install
+from flawline.runtime.signals import uninterrupted
 from flawline.runtime.teaching.appendable import require_appendable
 from flawline.runtime.teaching.run import TeachOptions, append, teach
 from flawline.runtime.threshold import DEFAULT_RATE, Rates, check_range, describe_needs
@@ -42,9 +43,11 @@ MODES = ("source", "append", "install", "undo")
 
 def _run(args: argparse.Namespace, words: Sequence[str]) -> None:
     if args.undo:
-        log(undo_install(args.bundle))
+        with uninterrupted():
+            log(undo_install(args.bundle))
     elif args.install is not None:
-        log(install_bundle(args.bundle, args.install))
+        with uninterrupted():
+            log(install_bundle(args.bundle, args.install))
     else:
         _teach(args, words)
 
@@ -56,6 +59,11 @@ def _teach(args: argparse.Namespace, words: Sequence[str]) -> None:
     bundle = read_bundle(args.bundle)
     if args.append is not None:
         require_appendable(bundle)
+    if args.out.resolve() == args.bundle.resolve():
+        raise BundleError(
+            f"--out {args.out} is the bundle that is taught, which could not be brought back; "
+            f"choose another --out, and put that in place with --install"
+        )
     _require_writable(args.out)
     options = TeachOptions(
         out=args.out,
@@ -65,6 +73,7 @@ def _teach(args: argparse.Namespace, words: Sequence[str]) -> None:
         images=args.images,
         folds=args.folds,
         bank_limit=args.bank_limit,
+        accept_size=args.accept_size,
         words=words,
     )
     if args.append is not None:
@@ -147,6 +156,12 @@ def _add_learning_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --source, how many blocks of the pictures are left out in turn to set the "
         "thresholds; 0 holds out a fifth; default as in flawline train",
     )
+    parser.add_argument(
+        "--accept-size",
+        action="store_true",
+        help="where --source sets the thresholds alone, take pictures whose size is far from those "
+        "of the training; a stream then needs this flag, too",
+    )
     needs = describe_needs().replace("%", "%%")
     parser.add_argument(
         "--false-alarm-rate",
@@ -177,6 +192,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--append needs --good, and no other mode has it")
     if args.bank_limit is not None and given[0] != "append":
         parser.error("--bank-limit belongs to --append")
+    if args.accept_size and given[0] != "source":
+        parser.error("--accept-size belongs to --source")
     if args.folds is not None and given[0] != "source":
         parser.error("--folds belongs to --source")
     if args.folds is not None and (args.folds < 0 or args.folds == 1):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from flawline.runtime.audit.bundle_log import calibration_state, logged_change
+from flawline.runtime.audit.bundle_log import calibration_state, logged_change, manifest_state
 from flawline.runtime.bundle_files import (
     CALIBRATION,
     LARGEST_JSON,
@@ -46,7 +46,9 @@ def undo_calibration(path: Path, note: str | None = None) -> Undone:
             f"bundle {path} has no {PREVIOUS_CALIBRATION}: its threshold was never replaced; "
             f"leave --undo out"
         )
-    manifest, _files = read_json(path, MANIFEST, manifest_from_json)
+    (manifest, _files), seen = read_json(
+        path, MANIFEST, lambda data: (manifest_from_json(data), manifest_state(data))
+    )
     calibration = read_json(
         path, PREVIOUS_CALIBRATION, partial(plausible_calibration, manifest=manifest)
     )
@@ -56,7 +58,8 @@ def undo_calibration(path: Path, note: str | None = None) -> Undone:
         # A pipe, a device or a folder that took its place is no threshold.
         replaced = read_small(current, LARGEST_JSON) if current.is_file() else None
         message = _message(path, manifest, replaced, content)
-        with logged_change(path, "undo", calibration_state(content), note):
+        seen = {**seen, **calibration_state(replaced)}
+        with logged_change(path, "undo", calibration_state(content), seen, note):
             write_atomically(current, content)
             if replaced is not None:
                 write_atomically(previous, replaced)

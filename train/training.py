@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flawline.commands import shell_line
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.console import log, log_notes
 from flawline.runtime.files import make_writable
@@ -21,6 +22,7 @@ from flawline.runtime.training_length import TrainingLength
 from flawline.train import TrainError
 from flawline.train.checkpoint import save_checkpoint
 from flawline.train.data import describe_images, hold_out, open_data
+from flawline.train.data.exclusion import FLAG
 from flawline.train.data.images import frames_of
 from flawline.train.data.split import content_hashes, list_hash
 from flawline.train.data.tiles import network_inputs
@@ -206,8 +208,27 @@ def _list_doubtful(job: Job, run: Run, bars: Bars) -> None:
     if job.listed is None or run.state is not None:
         return
     files = DoubtfulFiles(job.out)
-    run.notes += list_doubtful(files, job.recipe.data, job.listed, job.graph_input, run.model, bars)
-    log_notes(run.notes)
+    _require_unedited(files)
+    log_notes(list_doubtful(files, job.recipe.data, job.listed, job.graph_input, run.model, bars))
+    if files.list.exists():
+        # The note itself is far above, where a training takes hours.
+        run.notes.append(f"note: doubtful good images are in {files.list} and {files.picture}")
+
+
+def _require_unedited(files: DoubtfulFiles) -> None:
+    """Refuse to replace a list that a person has changed. Raises TrainError."""
+    try:
+        edited = files.is_edited()
+    except OSError as error:
+        raise TrainError(
+            f"{files.list} cannot be read ({reason_of(error)}); {remedy_of(error)}, or move it away"
+        ) from error
+    if edited:
+        raise TrainError(
+            f"{files.list} was changed since a training wrote it, and would be replaced; train "
+            f"with {shell_line([FLAG, files.list])}, move it away, or leave the search out with "
+            f"--no-doubtful"
+        )
 
 
 def _fit_all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,13 +17,14 @@ from flawline.runtime.audit.entry import State, changes
 from flawline.runtime.audit.log import AUDIT_LOG, AuditError, AuditLog, last_entry, locked, open_log
 from flawline.runtime.bundle_files import CALIBRATION, LARGEST_JSON, MANIFEST
 from flawline.runtime.console import warn
-from flawline.runtime.files import read_small, replace_folder, write_atomically
+from flawline.runtime.files import read_small, replace_folder
 from flawline.runtime.manifest import MODEL
 from flawline.runtime.strict_json import SchemaError, parse_json
 
 OUTSIDE = "outside"
 # Keys of a state, each None where the file is missing.
 ID = "bundle"
+MANIFEST_KEY = "manifest"
 ID_DIGITS = 12
 
 
@@ -43,11 +45,11 @@ def bundle_state(path: Path) -> dict[str, Any] | None:
 def manifest_state(data: bytes | None) -> dict[str, Any]:
     """Return the part of a state that the content of manifest.json gives; None if it is missing."""
     if data is None:
-        return {ID: None, "manifest": None}
+        return {ID: None, MANIFEST_KEY: None}
     files = _parsed(data).get("files")
     model = files.get(MODEL) if isinstance(files, dict) else None
     short_id = model[:ID_DIGITS] if isinstance(model, str) else None
-    return {ID: short_id, "manifest": hashlib.sha256(data).hexdigest()}
+    return {ID: short_id, MANIFEST_KEY: hashlib.sha256(data).hexdigest()}
 
 
 def calibration_state(data: bytes | None) -> dict[str, Any]:
@@ -71,15 +73,23 @@ def _content(path: Path) -> bytes | None:
 
 
 @contextmanager
-def logged_change(path: Path, what: str, part: State, note: str | None = None) -> Iterator[None]:
+def logged_change(
+    path: Path, what: str, part: State, seen: State, note: str | None = None
+) -> Iterator[None]:
     """Change the files of a bundle in the block, after a line of its log says so.
 
-    `part` replaces keys of the state, and `note` is what else the line says. A change that was made
-    outside of the log before gets a line of its own. Raises AuditError, and OSError if the state
-    cannot be read.
+    `part` replaces keys of the state, and `note` is what else the line says. `seen` has the keys of
+    the state that the change was made for: another bundle may have come to the path since then, as
+    while this process waited for the log. A change that was made outside of the log before gets a
+    line of its own. Raises AuditError, and OSError if the state cannot be read.
     """
     with open_log(path / AUDIT_LOG) as log:
         old = bundle_state(path) or {}
+        if any(old.get(key) != value for key, value in seen.items()):
+            raise AuditError(
+                f"bundle {path}: another bundle or threshold came to its folder meanwhile, and "
+                f"nothing is changed; look at it, and repeat the command"
+            )
         _note_outside(log, old)
         with log.change(what, old, {**old, **part}, lambda: bundle_state(path), note):
             yield
@@ -105,19 +115,19 @@ def replaced_bundle(
     """
     with ExitStack() as stack:
         old = bundle_state(path)
-        lines = b""
+        log = None
         if (path / AUDIT_LOG).exists():
             # Held until the exchange, so that no line is lost: a writer that waits finds the new
             # file then.
             log = stack.enter_context(open_log(path / AUDIT_LOG))
             _note_outside(log, old or {})
-            lines = log.path.read_bytes()
         new = stack.enter_context(replace_folder(path, keep))
         yield new
-        if lines:
-            write_atomically(new / AUDIT_LOG, lines)
-        with open_log(new / AUDIT_LOG) as log:
-            log.append(what, old, bundle_state(new), note)
+        if log is not None:
+            # Not through memory: a log may be long. The next line waits until all are on disk.
+            shutil.copy2(log.path, new / AUDIT_LOG)
+        with open_log(new / AUDIT_LOG) as new_log:
+            new_log.append(what, old, bundle_state(new), note)
 
 
 def require_writable_log(path: Path) -> None:

@@ -74,6 +74,11 @@ def _open_locked(path: Path, flags: int, lock: int, limit: float) -> int:
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", str(path))
             _lock(path, descriptor, lock, limit)
+            if status.st_size == 0 and flags & os.O_CREAT:
+                # Of root's: the user of a service appends to it later.
+                folder = path.parent.stat()
+                with suppress(PermissionError):
+                    os.fchown(descriptor, folder.st_uid, folder.st_gid)
             # While this process waited, another one may have replaced the folder of the bundle.
             with suppress(FileNotFoundError):
                 if os.path.samestat(status, path.stat()):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawline.commands import program_of
-from flawline.runtime.audit.bundle_log import logged_change
+from flawline.runtime.audit.bundle_log import MANIFEST_KEY, logged_change
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.bundle_files import SIGNATURE, BundleError, unwritable
 from flawline.runtime.command_parser import Parser, path_argument
@@ -53,9 +53,10 @@ def sign_bundle(path: Path, key_path: Path, with_thresholds: bool) -> str:
     signature = sign(key, bundle.manifest_sha256, calibration)
     data = signatures_to_json([*_others(bundle, signature), signature])
     signed = "the manifest and the thresholds" if with_thresholds else "the manifest"
+    seen = {MANIFEST_KEY: bundle.manifest_sha256}
     note = f"key {signature.key[:SHOWN_DIGITS]} signed {signed}"
     try:
-        with uninterrupted(), logged_change(path, "sign", {}, note):
+        with uninterrupted(), logged_change(path, "sign", {}, seen, note):
             write_atomically(path / SIGNATURE, data)
     except OSError as error:
         raise unwritable(path, error) from error

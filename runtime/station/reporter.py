@@ -134,7 +134,7 @@ class Reporter:
         if source is not None and source.converts(shape):
             log(
                 f"note: the frames are {frame.pixel_format}, and each is converted to {source}, "
-                f"which takes time; let the camera send {source.layout}"
+                f"which takes time; {source.remedy}"
             )
 
     def pending(self) -> int | None:

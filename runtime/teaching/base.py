@@ -30,6 +30,8 @@ class Learned:
     distances: returns the distance of each position, float64 [P], to raw features [P, d], evaluated
         as the method is published and not as the graph is written.
     note: a line about it, such as its size.
+    directions: by which raw features [P, d] are multiplied before the shift, [d, any]; None where
+        the graph compares all of their dimensions.
     facts: what the provenance says about it.
     """
 
@@ -37,6 +39,7 @@ class Learned:
     shift: Floats | None
     distances: Callable[[Floats], npt.NDArray[np.float64]]
     note: str
+    directions: Floats | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -114,7 +114,7 @@ class ExemptingTeacher(Teacher):
             return bank.lowered(row[size:].astype(np.float64), share[self._patch_of])
 
         facts = {"exempted_patches": str(len(bank.rows))}
-        return Learned(constants, None, lowered, note, facts)
+        return Learned(constants, None, lowered, note, facts=facts)
 
     def _features(self) -> Floats:
         """Return the features of all patches, float32 [inputs, P, d]."""
@@ -129,10 +129,10 @@ class ExemptingTeacher(Teacher):
         Values are those that the bank lowers already.
         """
         channels, height, width = self._shape
-        without = PatchBank.without_rows(channels).constants()
+        without = self._learned(PatchBank.without_rows(channels), "")
         features = Features(self._packed, (1, 1), self._per_picture)
         has_map = "map" in self.graph.outputs
-        head = Head(self.graph.head(without), features, None, has_map, self._threads)
+        head = Head(self.graph.head(without.constants), features, without, has_map, self._threads)
         known = self.known()
         harmless = np.zeros((len(self._packed), height * width), bool)
         largest = np.full(harmless.shape, -np.inf, np.float32)

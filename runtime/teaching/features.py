@@ -17,7 +17,7 @@ from flawline.runtime.good_parts import PROGRESS_EVERY, map_peak
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, Map
 from flawline.runtime.large_array import allocate
-from flawline.runtime.teaching.base import Floats
+from flawline.runtime.teaching.base import Floats, Learned
 from flawline.runtime.teaching.pictures import no_space
 from flawline.runtime.tiles import JoinedTiles
 
@@ -92,24 +92,27 @@ class Head:
     """The part of a graph from its features on.
 
     A call turns raw features [P, d] of an input into its score, its map [H, W], which is [0, 0] in
-    a graph without one, and the distances [P]. `shift` is what the graph adds to raw features.
+    a graph without one, and the distances [P]. `learned` says what the graph makes of raw features.
     """
 
     def __init__(
         self,
         head: bytes,
         features: Features,
-        shift: Floats | None,
+        learned: Learned,
         has_map: bool,
         threads: int | None,
     ) -> None:
         self._session = open_session(head, threads)
         self._name = self._session.get_inputs()[0].name
         self._grid = features.grid
-        self._shift = shift
+        self._directions = learned.directions
+        self._shift = learned.shift
         self._has_map = has_map
 
     def __call__(self, values: Floats) -> tuple[float, Map, Floats]:
+        if self._directions is not None:
+            values = values @ self._directions
         if self._shift is not None:
             values = values + self._shift
         batch = np.ascontiguousarray(values.T).reshape(1, -1, *self._grid)

@@ -93,7 +93,12 @@ class TaughtGraph:
             # The extractor must know the shapes of what it cuts.
             inferred = onnx.shape_inference.infer_shapes(self._model)
             extractor = onnx.utils.Extractor(inferred)
-            self._parts[place] = extractor.extract_model(list(starts), list(ends))
+            part = extractor.extract_model(list(starts), list(ends))
+            for value in part.graph.output:
+                for size in value.type.tensor_type.shape.dim:
+                    # Other constants may change it.
+                    size.Clear()
+            self._parts[place] = part
         return self._parts[place]
 
     def _read_record(self) -> TeachingRecord:

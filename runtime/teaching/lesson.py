@@ -48,7 +48,7 @@ class Setup:
     def head(self, learned: Learned, features: Features) -> Head:
         """Return the part of a graph that has learned something, for features of some pictures."""
         model = self.graph.head(learned.constants)
-        return Head(model, features, learned.shift, self.bundle.has_map, self.threads)
+        return Head(model, features, learned, self.bundle.has_map, self.threads)
 
     def scores(self, learned: Learned, features: Features, frames: Sequence[int]) -> FrameScores:
         """Score some of the pictures by their features."""

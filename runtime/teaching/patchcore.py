@@ -20,6 +20,12 @@ from flawline.runtime.teaching.coreset import (
     project,
 )
 from flawline.runtime.teaching.graph import Array, TaughtGraph
+from flawline.runtime.teaching.principal import (
+    Directions,
+    components_of,
+    principal_directions,
+    share_node,
+)
 
 # How much larger a bank becomes at most where no limit is given.
 GROWTH = 2
@@ -34,7 +40,8 @@ class PatchCoreTeacher(Teacher):
 
     The settings of the record are `coreset`, a fraction of all patches or a number of rows,
     `most_rows`, what a budget allows or None, `block`, of which the rows of the graph are a
-    multiple, and `part_rows`, how many of them one part of the search takes.
+    multiple, and `part_rows`, how many of them one part of the search takes. `dimensions`, those of
+    the features, is there where the rows are principal components of them.
     """
 
     appends: ClassVar[bool] = True
@@ -47,9 +54,10 @@ class PatchCoreTeacher(Teacher):
         if not self._parts:
             raise TeachError(OTHER_GRAPH)
         # Equal biases are stored once.
-        self._biases = sorted(
-            {graph.constant_name(f"/stencils.{level}/Conv", 2) for level in range(2)}
-        )
+        self._directions: Directions | None = None
+        if "dimensions" in settings:
+            self._directions = Directions(graph, settings["dimensions"])
+        self._biases = sorted({graph.constant_name(node, 2) for node in self._centred()})
         self._sizes = [len(graph.constant(name)) for name in self._biases]
         self._dim = graph.constant(self._parts[0].rows).shape[1]
         # Each stencil may have all dimensions; their results are then added.
@@ -57,33 +65,64 @@ class PatchCoreTeacher(Teacher):
         self._neighbours = 0
         if graph.has_constant("score.neighbours"):
             self._neighbours = graph.constant("score.neighbours").shape[1]
-        self._patches = np.empty((0, self._dim), np.float32)
+        # In all dimensions, of which the rows of the bank may be components.
+        self._raw_dim = self._dim if self._directions is None else self._directions.dimensions
+        self._patches = np.empty((0, self._raw_dim), np.float32)
         self._points = np.empty((0, 0), np.float32)
         self._positions = 1
 
+    def _centred(self) -> list[str]:
+        """Return the names of the nodes that subtract the mean."""
+        if self._directions is not None:
+            return [share_node(level) for level in range(2)]
+        return [f"/stencils.{level}/Conv" for level in range(2)]
+
     def raw(self) -> dict[str, Array]:
-        zeros = {}
+        constants: dict[str, Array] = {}
         for name, size in zip(self._biases, self._sizes, strict=True):
-            zeros[name] = np.zeros(size, np.float32)
-        return zeros
+            constants[name] = np.zeros(size, np.float32)
+        if self._directions is not None:
+            # With one direction for each dimension, the graph gives the dimensions themselves.
+            constants = dict.fromkeys(self._biases, np.zeros(self._raw_dim, np.float32))
+            each = np.eye(self._raw_dim, dtype=np.float32)
+            constants.update(self._directions.constants(each))
+        return constants
 
     def study(self, features: Floats) -> None:
         self._positions = features.shape[1]
-        self._patches = features.reshape(-1, self._dim)
-        self._points = project(self._patches, self.seed)
+        self._patches = features.reshape(-1, self._raw_dim)
+        if self._directions is None:
+            self._points = project(self._patches, self.seed)
 
     def learn(self, chosen: Sequence[int]) -> Learned:
         patches = self._patches_of(chosen)
-        points = self._points[patches]
+        directions = None
+        if self._directions is not None:
+            directions = principal_directions(self._patches, self._dim, patches)
+            points = project(components_of(self._patches, directions, patches), self.seed)
+        else:
+            points = self._points[patches]
         points -= points.mean(0)
         rows = self._rows(len(points))
         nearest = distances_at_start(points, self.seed)
         selected = greedy_k_centre(points, rows, nearest)
-        bank = self._patches[patches[selected]]
-        return self._learned(bank, f"bank: {rows} of {len(patches)} patches")
+        bank = self._compared(patches[selected], directions)
+        return self._learned(bank, f"bank: {rows} of {len(patches)} patches", directions)
+
+    def _compared(self, patches: npt.NDArray[np.int64], directions: Floats | None) -> Floats:
+        """Return what is compared of patches: all dimensions, or components along directions."""
+        if directions is None:
+            return self._patches[patches]
+        return components_of(self._patches, directions, patches)
+
+    @property
+    def _known_directions(self) -> Floats | None:
+        return None if self._directions is None else self._directions.known
 
     def known(self) -> Learned:
-        return Learned({}, -self._mean(), _Literal(self._bank().astype(np.float64)), "")
+        directions = self._known_directions
+        distances = _Literal(self._bank().astype(np.float64), directions)
+        return Learned({}, -self._mean(), distances, "", directions)
 
     def append(self, limit: int | None) -> Learned:
         """Add to the bank those patches that are farthest from it and from each other.
@@ -100,14 +139,17 @@ class PatchCoreTeacher(Teacher):
                 f"--bank-limit {most}: the bank has {len(old)} rows already; give a larger one, or "
                 f"teach a new bank with --source"
             )
-        both = project(np.concatenate([old, self._patches]), self.seed)
+        # Components of other directions than those of the bank would not be comparable.
+        directions = self._known_directions
+        patches = self._compared(np.arange(len(self._patches)), directions)
+        both = project(np.concatenate([old, patches]), self.seed)
         both -= both.mean(0)
         points = both[len(old) :]
         nearest = distances_to(points, both[: len(old)])
         selected = greedy_k_centre(points, count, nearest)
-        bank = np.concatenate([old, self._patches[selected]])
+        bank = np.concatenate([old, patches[selected]])
         note = f"bank: {len(old)} rows and {count} of {len(points)} new patches (limit {most})"
-        return self._learned(bank, note)
+        return self._learned(bank, note, directions)
 
     def _patches_of(self, chosen: Sequence[int]) -> npt.NDArray[np.int64]:
         starts = np.asarray(chosen, np.int64)[:, None] * self._positions
@@ -136,11 +178,13 @@ class PatchCoreTeacher(Teacher):
         mean: Floats = -2 * biases[0] if self._added else -np.concatenate(biases)
         return mean
 
-    def _learned(self, bank: Floats, note: str) -> Learned:
+    def _learned(self, bank: Floats, note: str, directions: Floats | None = None) -> Learned:
         exact = bank.astype(np.float64)
         mean = exact.mean(0)
         rows = self._filled((exact - mean).astype(np.float32))
         constants: dict[str, Array] = self._shifted(mean)
+        if self._directions is not None and directions is not None:
+            constants.update(self._directions.constants(directions))
         first = 0
         for part, last in zip(self._parts, self._ends(len(rows)), strict=True):
             constants.update(part.constants(rows[first:last]))
@@ -157,7 +201,8 @@ class PatchCoreTeacher(Teacher):
                 constants["score.rows"] = rows
         size = sum(value.nbytes for value in constants.values()) / 1e6
         shift = -mean.astype(np.float32)
-        return Learned(constants, shift, _Literal(exact), f"{note}, {size:.1f} MB")
+        distances = _Literal(exact, directions)
+        return Learned(constants, shift, distances, f"{note}, {size:.1f} MB", directions)
 
     def _shifted(self, mean: Doubles) -> dict[str, Array]:
         """Return the biases of the stencils, which subtract the mean."""
@@ -207,13 +252,19 @@ class _Part:
 
 
 class _Literal:
-    """The distance of patches [P, d] to the nearest row of a bank, by differences in float64."""
+    """The distance of patches [P, d] to the nearest row of a bank, by differences in float64.
 
-    def __init__(self, bank: Doubles) -> None:
+    The rows are components along the directions, if these are given.
+    """
+
+    def __init__(self, bank: Doubles, directions: Floats | None) -> None:
         self._bank = bank
+        self._directions = directions
 
     def __call__(self, features: Floats) -> Doubles:
         patches = features.astype(np.float64)
+        if self._directions is not None:
+            patches = patches @ self._directions
         products = patches @ self._bank.T
         nearest = (np.square(self._bank).sum(1) - 2 * products).argmin(1)
         distances: Doubles = np.linalg.norm(patches - self._bank[nearest], axis=1)

@@ -34,11 +34,12 @@ def recalibrated(
     images: int | None,
     engine: str,
     options: EngineOptions,
+    accept_size: bool = False,
 ) -> NewBundle:
     """Return the contents of a bundle with other thresholds, set by the pictures of a camera.
 
-    `images` limits their number, and `engine` with `options` scores them. Raises CameraError,
-    CalibrationError, EngineError and TrainedImagesError.
+    `images` limits their number, and `engine` with `options` scores them; `accept_size` is as of
+    `Detector`. Raises CameraError, CalibrationError, EngineError and TrainedImagesError.
     """
     method = bundle.manifest.method
     log(
@@ -52,7 +53,7 @@ def recalibrated(
         # The threshold is given, although no verdict is used, because a warning about scores that
         # the old one was set with would mislead.
         old = bundle.calibration.threshold
-        with Detector(bundle, engine, options, old) as detector:
+        with Detector(bundle, engine, options, old, accept_size) as detector:
             log_notes(camera.notes())
             camera.on_event = FrameNotices().event
             parts = score_frames(detector, camera, most, trained)

@@ -53,6 +53,7 @@ class TeachOptions:
         folds: how many blocks of the pictures are left out in turn, 0 to hold out a fifth; None
             decides by their number, as the training does.
         bank_limit: the largest size of what is learned; None is a default of the method.
+        accept_size: whether pictures of any size set the thresholds of a bundle that is not taught.
         words: the arguments of the command, for the provenance.
     """
 
@@ -63,6 +64,7 @@ class TeachOptions:
     images: int | None = None
     folds: int | None = None
     bank_limit: int | None = None
+    accept_size: bool = False
     words: Sequence[str] = ()
 
 
@@ -141,7 +143,9 @@ def _recalibrate(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
             f"pictures are left out in turn; leave --folds out"
         )
     engine = (options.engine, options.engine_options)
-    new = recalibrated(bundle, source, options.rates, options.images, *engine)
+    new = recalibrated(
+        bundle, source, options.rates, options.images, *engine, accept_size=options.accept_size
+    )
     return _write(bundle, new, options)
 
 
@@ -185,6 +189,12 @@ def _take(
         log_notes(camera.notes())
         camera.on_event = FrameNotices().event
         pictures = take_pictures(camera, uri, most, setup.bundle.manifest, folder)
+    if not pictures.sizes.one_size:
+        log(
+            f"note: the pictures differ in size ({pictures.sizes.describe()}), and a stream will "
+            f"judge frames of all these sizes; if one is there by mistake, remove it, and teach "
+            f"again"
+        )
     backbone = setup.graph.backbone(setup.teacher.raw())
     features = compute_features(backbone, pictures.frames, setup.graph_input, folder, setup.threads)
     return pictures, features

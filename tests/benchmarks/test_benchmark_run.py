@@ -317,6 +317,8 @@ def test_throughput_mode_is_measured_besides_one_image_at_a_time(
     assert together["fps_slowest"] <= together["fps"] <= together["fps_fastest"]
     table = (data.parent / "results" / "run.md").read_text(encoding="utf-8")
     assert "§ Throughput mode: several images are judged at the same time" in table
+    assert re.search(r"CPU fp32, batch 3 +\|", table)
+    assert re.search(r"Measured on: [^;]+; batch 1 or as stated; threads [^;]+\.", table)
 
 
 @pytest.mark.skipif("openvino" not in HERE, reason="needs the openvino extra")
@@ -330,7 +332,9 @@ def test_engines_without_streams_are_left_out_of_throughput_mode(
     assert found == [("onnxruntime", None), ("openvino", None), ("openvino", 1)]
     assert rows[2]["engine"].endswith("fp32, 1 stream")
     assert rows[2]["flips"] == 0
-    assert "note: left out onnxruntime fp32: engine onnxruntime computes one batch" in messages
+    note = "note: left out onnxruntime fp32 in throughput mode: engine onnxruntime computes one"
+    assert note in messages
+    assert not re.search(r"left out openvino fp32:", messages)
 
 
 @pytest.mark.parametrize(

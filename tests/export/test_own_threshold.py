@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
@@ -14,6 +15,7 @@ from toys.timed_engines import Second
 
 from flawline.export import build
 from flawline.runtime.bundle import read_bundle
+from flawline.runtime.detector import Detector
 from flawline.runtime.engines import ENGINES, open_engine
 from flawline.runtime.scored_by import ScoredBy
 from flawline.train import fit
@@ -101,3 +103,35 @@ def test_without_the_images_or_the_engine_the_command_is_named(
     assert build_command(trained / "c.pt", out, *flags) == 0
     assert expected in capsys.readouterr().err
     assert read_bundle(out).calibration.scored_by is None
+
+
+def test_out_of_fold_scores_become_those_of_mosaics(
+    second: None,
+    trained: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = read_bundle(trained / "plain")
+    if not plain.calibration.folds:
+        pytest.skip("held-out images are scored as mosaics by the graph")
+    flags = ("--source", "90x80:bayer-rggb", *RATES)
+    assert build_command(trained / "c.pt", tmp_path / "mosaics", *flags, "--engine", "none") == 0
+    mosaics = read_bundle(tmp_path / "mosaics")
+    changes = []
+    with Detector(plain, "onnxruntime") as images, Detector(mosaics, "onnxruntime") as frames:
+        for path in sorted((data / "train" / "good").iterdir()):
+            image = frames.read_image(path)
+            changes.append(frames(image).score - images(image).score)
+    # The noise of the images is colourful, so that a mosaic changes the scores.
+    assert np.abs(changes).mean() > 2 * plain.manifest.score_tolerance
+    mean = plain.manifest.score.mean + np.mean(changes)
+    assert mosaics.manifest.score.mean == pytest.approx(mean, rel=1e-4)
+    assert mosaics.manifest.map_peak.mean != plain.manifest.map_peak.mean
+    # The threshold of an engine adds what it changes to the scores of the mosaics.
+    drift = 5 * mosaics.manifest.score_tolerance
+    monkeypatch.setattr(Second, "drift", drift)
+    engine = ("--engine", "second", "--precision", "bf16")
+    assert build_command(trained / "c.pt", tmp_path / "own", *flags, *engine) == 0
+    own = read_bundle(tmp_path / "own").calibration
+    assert own.threshold == pytest.approx(mosaics.calibration.threshold + drift, rel=1e-4)

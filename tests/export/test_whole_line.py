@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -530,5 +531,23 @@ def test_frames_unlike_the_images_of_the_training_are_refused(
     assert "--source 1920x1080:bgr is far from the sizes that the detector was trained on" in line
     assert "(90x80); give the size of the camera's frames" in line
     assert build.main([*words, "--source", "90x80:mono"]) == 2
-    assert "the image has colours" in capsys.readouterr().err.splitlines()[-1]
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"\.png: the image has colours, .* frames of 90x80:mono", line)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("1920x1080", "--source 1920x1080:bgr is far from the sizes"),
+        ("90x80:mono", ".png: the image has colours, and the bundle was built for frames of 90x80"),
+    ],
+)
+def test_they_are_refused_before_the_training(
+    source: str, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "c.pt"
+    words = ["--data", str(data), "--save-checkpoint", str(checkpoint), "--weights", "random"]
+    assert build.main([*words, "--source", source, "--out", str(tmp_path / "b")]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not checkpoint.exists()

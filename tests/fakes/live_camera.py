@@ -14,7 +14,8 @@ from flawline.cameras.grabbed import EndOfStream, Grabbed
 from flawline.cameras.live import LiveCamera
 from flawline.cameras.live_options import LiveOptions
 
-WAIT_S = 10.0  # real seconds after which a test that hangs fails
+# Real seconds after which a test that hangs fails; programs start slowly in an emulator.
+WAIT_S = 60.0
 
 
 class Scripted(LiveCamera):

@@ -11,7 +11,13 @@ import pytest
 
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
-from flawline.runtime.files import make_writable, replace_folder, write_atomically, write_file
+from flawline.runtime.files import (
+    copy_folder,
+    make_writable,
+    replace_folder,
+    write_atomically,
+    write_file,
+)
 
 
 def full_disk(*_: object, **__: object) -> None:
@@ -51,6 +57,25 @@ def test_a_file_may_be_written_without_waiting_for_the_disk(
     monkeypatch.setattr("os.fsync", full_disk)
     write_atomically(tmp_path / "file", b"new", durable=False)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch(0o600)
+    write_atomically(path, b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_copy_ends_with_the_first_error(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "file").write_text("x")
+    (source / "log").touch()
+    copy_folder(source, tmp_path / "target", ("log",))
+    assert [path.name for path in sorted((tmp_path / "target").rglob("*"))] == ["inner", "file"]
+    (source / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="gone"):
+        copy_folder(source, tmp_path / "other")
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:

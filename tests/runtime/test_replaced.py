@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,8 @@ from conftest import write_tiny_bundle
 
 from flawline.runtime import files
 from flawline.runtime.audit.check import check_log
-from flawline.runtime.audit.log import AUDIT_LOG
-from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.audit.log import AUDIT_LOG, AuditError
+from flawline.runtime.bundle import Bundle, read_bundle, write_calibration
 from flawline.runtime.replaced import previous_of
 from flawline.runtime.teach import main
 
@@ -109,11 +112,81 @@ def test_a_full_disk_leaves_the_bundle_and_the_one_before(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copytree", full)
+    monkeypatch.setattr(shutil, "copy2", full)
     assert main([str(path), "--undo"]) == 2
     assert "cannot be replaced (No space left on device)" in capsys.readouterr().err
     assert (backbone(path), backbone(previous_of(path))) == ("other", "resnet18")
     assert (path / AUDIT_LOG).read_bytes() == log
+
+
+def test_the_same_bundle_again_leaves_the_one_before(
+    bundle: Bundle, new: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bundle.path
+    words = [str(path), "--install", str(new.path)]
+    assert main(words) == 0
+    log = (path / AUDIT_LOG).read_bytes()
+    assert main(words) == 0
+    assert "already; nothing is changed" in capsys.readouterr().err
+    assert (path / AUDIT_LOG).read_bytes() == log
+    # Unless something is missing: a graph that is damaged, or a signature.
+    (path / "model.onnx").write_bytes(b"damaged")
+    assert main(words) == 0
+    (new.path / "signature.json").write_text("{}")
+    assert main(words) == 0
+    assert (path / "signature.json").exists()
+    assert (backbone(path), backbone(previous_of(path))) == ("other", "resnet18")
+    assert main([str(path), "--undo"]) == 0
+    assert backbone(path) == "resnet18"
+
+
+def test_a_folder_of_the_user_is_not_taken_for_the_bundle_before(
+    bundle: Bundle, new: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (previous_of(bundle.path) / "pictures").mkdir(parents=True)
+    assert main([str(bundle.path), "--install", str(new.path)]) == 2
+    assert "bundle.previous is no bundle" in capsys.readouterr().err
+    assert (previous_of(bundle.path) / "pictures").is_dir()
+    assert backbone(bundle.path) == "resnet18"
+
+
+def test_the_permissions_of_the_place_stay(bundle: Bundle, new: Bundle) -> None:
+    bundle.path.chmod(0o2750)
+    (bundle.path / AUDIT_LOG).chmod(0o640)
+    assert main([str(bundle.path), "--install", str(new.path)]) == 0
+    assert stat.S_IMODE(bundle.path.stat().st_mode) == 0o2750
+    assert stat.S_IMODE((bundle.path / AUDIT_LOG).stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_puts_in_place_belongs_to_the_user_of_the_station(
+    bundle: Bundle, new: Bundle
+) -> None:
+    path = bundle.path
+    for owned in (path, *path.iterdir()):
+        os.chown(owned, 4321, 4322)
+    (new.path / "engines").mkdir()
+    (new.path / "engines" / "plan").touch()
+    assert main([str(path), "--install", str(new.path)]) == 0
+    write_calibration(read_bundle(path), replace(bundle.calibration, threshold=101.0))
+    assert main([str(path), "--undo"]) == 0
+    for place in (path, previous_of(path)):
+        for owned in (place, *place.rglob("*")):
+            status = owned.stat()
+            if owned.name != "calibration.previous.json":
+                assert (status.st_uid, status.st_gid) == (4321, 4322), owned
+
+
+def test_a_threshold_for_the_bundle_before_is_not_written_into_another(
+    bundle: Bundle, new: Bundle
+) -> None:
+    """As where parts were scored for minutes, and another bundle was installed meanwhile."""
+    assert main([str(bundle.path), "--install", str(new.path)]) == 0
+    changed = replace(bundle.calibration, threshold=101.0)
+    with pytest.raises(AuditError, match="another bundle or threshold came to its folder"):
+        write_calibration(bundle, changed)
+    assert read_bundle(bundle.path).calibration.threshold == 100.0
+    write_calibration(read_bundle(bundle.path), changed)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +201,7 @@ def test_a_full_disk_leaves_the_bundle_and_the_one_before(
         (["--source", "x", "--out", "y", "--bank-limit", "5"], "--bank-limit belongs to --append"),
         (["--source", "x", "--out", "y", "--folds", "1"], "neither 0 nor at least 2"),
         (["--source", "x", "--out", "y", "--images", "0"], "--images must be at least 1"),
+        (["--undo", "--accept-size"], "--accept-size belongs to --source"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(

@@ -21,11 +21,12 @@ from flawline.runtime.bundle import read_bundle
 from flawline.runtime.infer_stream import main as stream
 from flawline.runtime.isolated import CallFailed
 from flawline.runtime.station.service import __main__ as service
-from flawline.runtime.station.service import content
+from flawline.runtime.station.service import content, unit
 from flawline.runtime.station.service.content import recipe_name
 from flawline.runtime.station.service.installing import closed_to_others, device_groups
 from flawline.runtime.station.service.unit import Service
 from flawline.runtime.station.settings.station_file import read_station
+from flawline.uris import folder_of
 
 CAMERA = "synthetic://?width=64&height=48&fps=50"
 
@@ -154,6 +155,39 @@ def test_nothing_is_overwritten_without_force(
     assert read_station(out / "station.json").content.cameras[0].uri == "usb://7"
     assert (out / "web-token").read_bytes() != before["web-token"]
     assert stat.S_IMODE((out / "web-token").stat().st_mode) == 0o600
+
+
+def test_a_camera_that_is_a_folder_is_found_from_the_folder_of_the_station(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "what 50%"
+    images.mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = ["init", "--bundle", str(bundle)]
+    for uri in ("folder://what%2050%25?watch=1", "what%2050%25?watch=1", "what 50%"):
+        words += ["--camera", uri]
+    assert service.main(words) == 0
+    cameras = read_station(tmp_path / "station" / "station.json").content.cameras
+    assert [folder_of(camera.uri) for camera in cameras] == 3 * [images]
+    assert [camera.uri.endswith("?watch=1") for camera in cameras] == [True, True, False]
+
+
+def test_a_station_that_would_be_replaced_is_warned_of(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(unit, "STATE", tmp_path)
+    words = ["init", "--bundle", str(bundle), "--camera", CAMERA]
+    assert service.main([*words, "--out", str(tmp_path / "made")]) == 0
+    first = capsys.readouterr().err
+    assert "replace a station" not in first
+    # Not by a name that sudo would have to find.
+    assert f"sudo -u flawline {sys.executable} -m flawline recipe {tmp_path}/flawline/" in first
+    (tmp_path / "flawline").mkdir()
+    assert service.main([*words, "--out", str(tmp_path / "again")]) == 0
+    assert "these commands replace a station in it" in capsys.readouterr().err
 
 
 def test_the_bundle_of_the_station_may_be_taken_again(made: tuple[Path, str, str]) -> None:

@@ -118,6 +118,11 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"outputs": ("score",), "batch": 1},
     ),
     "a camera's frames": ({}, {"source": SourceFrame(SIZE, SIZE, "mono")}),
+    "principal components": ({"components": 20}, {}),
+    "principal components of features with taps of both levels": (
+        {"components": 40, "target_dim": 47, "level_dim": 47, "reweight": 3},
+        {},
+    ),
 }
 
 
@@ -223,6 +228,19 @@ def test_false_rejects_are_added_to_the_bank_and_good_parts_set_the_thresholds(
     assert scores(new, [defect])[0] > new.calibration.threshold
 
 
+def test_false_rejects_are_added_along_the_directions_of_the_bank(tmp_path: Path) -> None:
+    trained = patchcore(noise(6, 1), components=10)
+    known = bundle_of(trained, noise(6, 2), tmp_path / "known")
+    flags = ("--false-alarm-rate", "0.2")
+    assert append(known, tmp_path, noise(20, 4), *flags) == 0
+    new = read_bundle(tmp_path / "new")
+    rejected = noise(4, 3, 180)
+    assert (scores(new, rejected) < scores(known, rejected)).all()
+    # The rows that were there are compared as before.
+    good = noise(5, 5)
+    assert (scores(new, good) <= scores(known, good) * (1 + 1e-5)).all()
+
+
 def test_a_bank_has_at_most_as_many_rows_as_the_limit(
     taught_bank: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,6 +342,16 @@ def test_pictures_are_checked_before_anything_is_learned(
     )
 
 
+def test_pictures_of_different_sizes_are_noted(
+    taught_bank: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "mixed", [*noise(6, 1), np.zeros((200, 90, 3), np.uint8)])
+    assert (
+        main([str(taught_bank.path), "--source", str(folder), "--out", str(tmp_path / "new")]) == 0
+    )
+    assert "the pictures differ in size" in capsys.readouterr().err
+
+
 def source_error_at(
     bundle: Path, source: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> str:
@@ -366,7 +394,7 @@ def test_a_graph_that_is_not_what_was_learned_is_refused(
 ) -> None:
     from flawline.runtime.teaching import patchcore as module
 
-    def wrong(bank: Any) -> Callable[[Any], Any]:
+    def wrong(bank: Any, directions: Any) -> Callable[[Any], Any]:
         return lambda features: np.zeros(len(features))
 
     monkeypatch.setattr(module, "_Literal", wrong)

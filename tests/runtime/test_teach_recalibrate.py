@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from conftest import SIZE, write_levels
 
 from flawline.runtime.audit.check import check_log
 from flawline.runtime.audit.log import AUDIT_LOG
-from flawline.runtime.bundle import Bundle, read_bundle
+from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
 from flawline.runtime.detector import Detector
+from flawline.runtime.source_images import SourceSizes
 from flawline.runtime.teach import main
 
 # Of the score of a picture, which is its grey level; the bundle rejects what is above 100.
@@ -54,6 +56,29 @@ def test_pictures_that_it_does_not_know_are_warned_of(
     assert "rejects 20 of these 20 good pictures" in logged
     assert "hardly knows these pictures" in logged
     assert read_bundle(tmp_path / "new").calibration.threshold > 139
+
+
+def test_pictures_of_another_size_are_taken_where_that_is_said(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sized"
+    sizes = SourceSizes.of([(1000, 1000)])
+    models = {"fp32": bundle.read_model()}
+    manifest = replace(bundle.manifest, source_sizes=sizes)
+    sized = write_bundle(out, manifest, bundle.calibration, models, bundle.golden())
+    assert teach(sized, KNOWN, tmp_path / "new") == 2
+    assert "pass --accept-size" in capsys.readouterr().err
+    assert teach(sized, KNOWN, tmp_path / "other", "--accept-size") == 0
+
+
+def test_the_bundle_that_is_taught_is_not_written_over(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert teach(bundle, KNOWN, bundle.path) == 2
+    assert (
+        "is the bundle that is taught, which could not be brought back" in capsys.readouterr().err
+    )
+    assert read_bundle(bundle.path).is_same(bundle)
 
 
 def test_it_is_put_in_place_and_undone(bundle: Bundle, tmp_path: Path) -> None:

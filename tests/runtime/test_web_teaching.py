@@ -1,10 +1,11 @@
-"""Teaching from the live page: pictures, the lesson in its process, and what is refused."""
+"""Teaching from the live page: pictures, its process, and what is refused."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from flawline.runtime.frame_image import image_of
 from flawline.runtime.outputs import Judgement, StreamState, open_output
 from flawline.runtime.outputs.web import collection, kept, lane, teaching_job
 from flawline.runtime.outputs.web.output import LivePage
-from flawline.runtime.outputs.web.scratch import Scratch
+from flawline.runtime.outputs.web.scratch import Scratch, abandoned
 
 WAIT_S = 30.0
 # A field of an ONNX file that holds any text.
@@ -56,7 +57,7 @@ def page(bundle: Bundle) -> Iterator[LivePage]:
 
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
-    """Let a lesson give the bundle that this returns, in no time."""
+    """Let teaching give the bundle that this returns, in no time."""
     other = write_tiny_bundle(tmp_path / "taught", TAUGHT + b"\x32\x01x", method="patchcore")
     monkeypatch.setattr(teaching_job, "PROGRAM", "fakes.teacher")
     # Other tests may leave no time to a lower priority.
@@ -97,7 +98,7 @@ def until(page: LivePage, condition: Any) -> Any:
 
 
 def ended(page: LivePage) -> Any:
-    """Return the state when the lesson has ended."""
+    """Return the state when teaching has ended."""
     return until(page, lambda found: found["job"]["ended"] is not None)
 
 
@@ -240,19 +241,63 @@ def test_folders_of_processes_that_were_killed_are_removed(bundle: Bundle) -> No
     left = first.folder.with_name(".part.page-left")
     left.mkdir()
     (left / "lock").touch()
-    second = Scratch(bundle.path)
+    with abandoned(bundle.path) as found:
+        assert found == [left]
     assert not left.exists()
     # The one that is in use stays.
     assert first.folder.is_dir()
     first.close()
-    second.close()
     assert folders(bundle) == ["part"]
 
 
-# The lesson.
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_pictures_of_a_stream_that_ended_are_there_in_the_next_one(
+    bundle: Bundle, killed: bool, teacher: Bundle
+) -> None:
+    with open_output("web:127.0.0.1:0", bundle) as page:
+        assert isinstance(page, LivePage)
+        page.follow(lambda: STREAM)
+        page.attach(Belt(knows_parts=True))
+        page.write(part(200.0, 1))
+        post(page, "mark", part=1)
+        before = collected(page, 6)["pictures"]
+        (folder,) = bundle.path.parent.glob(".part.page-*")
+        if killed:
+            # Nothing is tidied up: what the process leaves is copied.
+            shutil.copytree(folder, bundle.path.parent / ".part.page-killed")
+            post(page, "remove", picture=None)
+            # Cut off while it was written, and while its record was.
+            (file, other, *_) = sorted((bundle.path.parent / ".part.page-killed").glob("*.png"))
+            file.write_bytes(file.read_bytes()[:-1] + b"\0")
+            other.with_suffix(".json").write_text("{")
+            before = before[2:]
+    with open_output("web:127.0.0.1:0", bundle) as page:
+        assert isinstance(page, LivePage)
+        page.follow(lambda: STREAM)
+        page.attach(Belt(knows_parts=True))
+        found = until(page, lambda found: len(found["pictures"]) == len(before))["pictures"]
+        for old, new in zip(before, found, strict=True):
+            # The numbers of parts begin again.
+            assert new == {**old, "id": new["id"], "part_id": None}
+            assert ask(page.port, f"/api/teaching/pictures/{new['id']}").status == 200
+        assert len(list(bundle.path.parent.glob(".part.page-*"))) == 1
+        post(page, "start", mode="new" if killed else "append", bundle=bundle.short_id)
+        assert ended(page)["job"]["phase"] == "installed"
+    assert folders(bundle) == ["part", "part.previous"]
 
 
-def test_a_lesson_is_taught_tested_put_in_place_and_undone(
+def test_the_collected_pictures_alone_are_removed(page: LivePage) -> None:
+    page.write(part(200.0, 1))
+    post(page, "mark", part=1)
+    collected(page, 3)
+    left = post(page, "remove", picture=None, kind="good")["pictures"]
+    assert [picture["kind"] for picture in left] == ["false_reject"]
+
+
+# The process.
+
+
+def test_a_bundle_is_taught_tested_put_in_place_and_undone(
     page: LivePage, bundle: Bundle, teacher: Bundle
 ) -> None:
     page.write(part(200.0, 1))
@@ -326,7 +371,7 @@ def test_a_method_that_adds_nothing_learns_again_from_all_pictures(
 
 
 def ready(page: LivePage) -> str:
-    """Mark and collect what a lesson needs; return the identifier of the bundle."""
+    """Mark and collect what it takes to teach; return the identifier of the bundle."""
     page.write(part(200.0, 1))
     post(page, "mark", part=1)
     found = collected(page, 5)
@@ -334,7 +379,7 @@ def ready(page: LivePage) -> str:
     return bundle
 
 
-def test_a_lesson_that_fails_changes_nothing(
+def test_a_process_that_fails_changes_nothing(
     page: LivePage, bundle: Bundle, teacher: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_TEACHER", "fail")
@@ -349,10 +394,39 @@ def test_a_lesson_that_fails_changes_nothing(
     assert "was not taught" in page._board.warnings()[0][1]
 
 
-def test_a_lesson_can_be_stopped_and_another_waits_for_its_end(
+def test_a_process_that_is_killed_is_named_as_such(
+    page: LivePage, teacher: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last line, such as a count of pictures, would be no reason."""
+    monkeypatch.setenv("FAKE_TEACHER", "wait")
+    post(page, "start", mode="append", bundle=ready(page))
+    until(page, lambda found: found["job"]["lines"])
+    process = page._teaching._job._process  # type: ignore[union-attr]
+    assert process is not None
+    process.kill()
+    assert "was ended by signal 9, as where memory runs out" in ended(page)["job"]["reason"]
+
+
+def test_whatever_fails_ends_what_the_page_shows(
     page: LivePage, bundle: Bundle, teacher: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "no lesson runs" in post(page, "stop", 409)
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault of a library")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teaching_job, "install_bundle", broken)
+        post(page, "start", mode="append", bundle=ready(page))
+        assert ended(page)["job"]["reason"] == "RuntimeError: a fault of a library"
+    # Names for the same file are not offered by every file system.
+    monkeypatch.setattr(os, "link", lambda *_: os.open("/nowhere", os.O_RDONLY))
+    post(page, "start", mode="append", bundle=bundle.short_id)
+    assert ended(page)["job"]["phase"] == "installed"
+
+
+def test_teaching_can_be_stopped_and_another_waits_for_its_end(
+    page: LivePage, bundle: Bundle, teacher: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no bundle is being taught" in post(page, "stop", 409)
     monkeypatch.setenv("FAKE_TEACHER", "wait")
     name = ready(page)
     post(page, "start", mode="append", bundle=name)
@@ -362,7 +436,7 @@ def test_a_lesson_can_be_stopped_and_another_waits_for_its_end(
         ("remove", {"picture": None}),
         ("undo", {"bundle": name}),
     ):
-        assert "a lesson runs already" in post(page, what, 409, **body)
+        assert "a bundle is being taught already" in post(page, what, 409, **body)
     until(page, lambda found: found["job"]["lines"])
     post(page, "stop", person="Bo")
     assert ended(page)["job"]["reason"] == "stopped by Bo"
@@ -373,7 +447,7 @@ def test_a_lesson_can_be_stopped_and_another_waits_for_its_end(
     assert process is not None
     page.close()
     assert process.poll() is not None
-    assert folders(bundle) == ["part"]
+    assert [path.name for path in bundle.path.parent.glob(".part.page-*/teaching")] == []
 
 
 def test_a_bundle_that_came_meanwhile_is_not_replaced(
@@ -438,7 +512,7 @@ def test_bundles_that_cannot_be_taught(
     assert state(page)["fault"] == "no stream is running"
 
 
-def test_what_a_lesson_lacks_is_said(page: LivePage, bundle: Bundle) -> None:
+def test_what_is_missing_to_teach_is_said(page: LivePage, bundle: Bundle) -> None:
     missing = [mode["missing"] for mode in state(page)["modes"]]
     assert missing[0] == "mark a rejected part that is good"
     assert "only 0 good images" in missing[1]

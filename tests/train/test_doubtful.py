@@ -25,7 +25,7 @@ from flawline.train.data import hold_out, open_data
 from flawline.train.data.split import content_hashes
 from flawline.train.doubtful import support as support_module
 from flawline.train.doubtful.descriptors import VALUES, Describer, Report
-from flawline.train.doubtful.files import DoubtfulFiles
+from flawline.train.doubtful.files import DoubtfulFiles, with_checksum
 from flawline.train.doubtful.support import lies_still, measure_support
 from flawline.train.progress import no_progress
 
@@ -246,8 +246,9 @@ def test_a_training_lists_doubtful_images_and_another_leaves_out_those_of_a_list
     files = DoubtfulFiles(out)
     assert train(contaminated, out) == 0
     messages = capsys.readouterr().err
-    # Before the training and, as its bars hide it, after it.
-    assert messages.count(f"remove what is good from {files.list}") == 2
+    assert messages.count(f"remove what is good from {files.list}") == 1
+    # Its bars may hide that.
+    assert f"note: doubtful good images are in {files.list}" in messages
     lines = files.list.read_text().splitlines()
     listed = [line for line in lines if not line.startswith("#")]
     assert {"train/good/bad0.png", "train/good/bad1.png"} == set(listed[:2])
@@ -284,13 +285,33 @@ def test_a_training_without_doubtful_images_removes_the_files_of_an_earlier_one(
 ) -> None:
     out = tmp_path / "part.pt"
     files = DoubtfulFiles(out)
-    files.list.write_text("x")
+    files.list.write_bytes(with_checksum(b"x\n"))
     files.picture.write_text("x")
     monkeypatch.setattr(support_module, "LIMIT", 1000.0)
     assert train(contaminated, out) == 0
     assert "no good image is doubtful" in capsys.readouterr().err
     assert not files.list.exists()
     assert not files.picture.exists()
+
+
+def test_a_list_that_a_person_changed_is_not_replaced(
+    contaminated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "part.pt"
+    files = DoubtfulFiles(out)
+    assert train(contaminated, out) == 0
+    # As it was written, it is.
+    assert train(contaminated, out, "--again") == 0
+    text = files.list.read_text().replace("train/good/bad0.png\n", "")
+    files.list.write_text(text)
+    capsys.readouterr()
+    assert train(contaminated, out, "--again") == 2
+    message = capsys.readouterr().err
+    assert f"{files.list} was changed since a training wrote it" in message
+    assert f"train with --exclude-images {files.list}, move it away, or" in message
+    assert files.list.read_text() == text
+    assert train(contaminated, out, "--again", "--no-doubtful") == 0
+    assert files.list.read_text() == text
 
 
 def test_a_method_without_a_backbone_borrows_one(

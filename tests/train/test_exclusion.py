@@ -10,6 +10,7 @@ from conftest import write_levels
 
 from flawline.train.data import DataError, DataSet, hold_out, open_data
 from flawline.train.data.exclusion import list_line, read_exclusion_list, without_images
+from flawline.train.data.split import content_hashes
 
 LEVELS = range(0, 200, 20)
 
@@ -43,13 +44,15 @@ def test_a_list_has_one_path_per_line(root: Path, tmp_path: Path) -> None:
 
 
 def test_names_with_odd_characters_are_listed_and_read_again(tmp_path: Path) -> None:
-    root = write_levels(tmp_path / "part", {".": LEVELS}, 8)
+    root = write_levels(tmp_path / "part", {".": range(0, 240, 20)}, 8)
     (root / "f").mkdir()
     renamed = {"0": " 0.png", "20": "#20.png", "40": "b\xe4r 40.png", "60": "f/60.png"}
+    renamed |= {"80": "8\n0.png", "100": "1\n#\n\udcff.png"}
     odd = []
     for level, name in renamed.items():
         odd.append((root / f"{level}.png").rename(root / name))
     lines = [list_line(path, root) for path in odd]
+    assert not any("\n" in line for line in lines)
     excluded = read_exclusion_list(written(tmp_path, "\n".join(lines)), open_data(root))
     assert set(open_data(root, excluded).excluded) == set(odd)
 
@@ -92,7 +95,18 @@ def test_an_excluded_image_is_on_neither_side_of_the_hold_out(root: Path, tmp_pa
 
 
 def test_too_few_images_may_be_left(root: Path, tmp_path: Path) -> None:
-    paths = open_data(root).train_good[:6]
-    excluded = read_exclusion_list(written(tmp_path, "\n".join(map(str, paths))), open_data(root))
-    with pytest.raises(DataError, match="only 4 good images"):
-        hold_out(open_data(root, excluded).train_good)
+    data_set = open_data(root)
+    list_file = written(tmp_path, "\n".join(map(str, data_set.train_good[:6])))
+    with pytest.raises(DataError, match=r"list.txt leaves 4 of 10 good images, and at least 5 are"):
+        read_exclusion_list(list_file, data_set)
+    # Of a checkpoint or a bundle, the hashes alone are known.
+    excluded = content_hashes(data_set.train_good)
+    with pytest.raises(DataError, match=r"part: --exclude-images leaves 0 of 10 good images"):
+        open_data(root, excluded)
+
+
+def test_an_empty_list_is_noted(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_exclusion_list(written(tmp_path, "# none\n\n"), open_data(root)) == ()
+    assert "list.txt names no image: no good image is left out" in capsys.readouterr().err

@@ -9,27 +9,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from flawline.runtime.teaching import principal
 from flawline.train.blocks.patches import allocate_features
-
-CHUNK = 1 << 14  # rows that are processed together
 
 
 def principal_directions(rows: npt.NDArray[Any], count: int) -> Tensor:
-    """Return the directions [D, count] of rows [n, D], orthonormal, the largest variance first.
+    """Return the directions [D, count] of rows [n, D], which may be mapped from disk.
 
-    They are eigenvectors of the covariance in float64, and float32. The largest entry of each is
-    positive, so that they follow from the rows. The rows may be mapped from disk.
+    They are those that a detector is taught with on the box.
     """
-    mean = rows.mean(0, dtype=np.float64)
-    covariance = np.zeros((rows.shape[1], rows.shape[1]))
-    for start in range(0, len(rows), CHUNK):
-        centred = rows[start : start + CHUNK] - mean
-        covariance += centred.T @ centred
-    # In the order of growing variance.
-    _, vectors = np.linalg.eigh(covariance)
-    directions = vectors[:, ::-1][:, :count]
-    largest = directions[np.abs(directions).argmax(0), np.arange(count)]
-    return torch.from_numpy((directions * np.sign(largest)).astype(np.float32))
+    return torch.from_numpy(principal.principal_directions(rows, count))
 
 
 def components_of(
@@ -42,6 +31,6 @@ def components_of(
     """
     matrix = directions.cpu().numpy()
     components = allocate_features((len(rows), matrix.shape[1]), folder)
-    for start in range(0, len(rows), CHUNK):
-        components[start : start + CHUNK] = rows[start : start + CHUNK] @ matrix
+    for start in range(0, len(rows), principal.CHUNK):
+        components[start : start + principal.CHUNK] = rows[start : start + principal.CHUNK] @ matrix
     return components

@@ -13,6 +13,7 @@ from flawline.runtime.fixture import FixtureError
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry, Image, prepare
 from flawline.runtime.inspected_area import AreaError
+from flawline.runtime.source_frame import SourceError
 
 # Images that `describe_images` reads.
 IMAGES_READ = 50
@@ -71,6 +72,8 @@ class PreparedImages(Sequence[Image]):
             raise AreaError(f"{path}: {error}") from error
         except FixtureError as error:
             raise FixtureError(f"{path}: {error}") from error
+        except SourceError as error:
+            raise SourceError(f"{path}: {error}") from error
 
 
 def frames_of(

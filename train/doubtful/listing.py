@@ -11,6 +11,7 @@ import numpy as np
 
 from flawline.cameras.listing import count_of
 from flawline.commands import shell_line
+from flawline.runtime.console import terminal_line
 from flawline.runtime.files import write_file
 from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Image, Map
@@ -24,7 +25,7 @@ from flawline.train.data import PreparedImages, data_name
 from flawline.train.data.exclusion import COMMENT, FLAG, list_line
 from flawline.train.data.split import content_hashes
 from flawline.train.doubtful.descriptors import Describer
-from flawline.train.doubtful.files import DoubtfulFiles
+from flawline.train.doubtful.files import DoubtfulFiles, with_checksum
 from flawline.train.doubtful.sheet import doubtful_sheet, marked
 from flawline.train.doubtful.support import FEWEST_IMAGES, LIMIT, Support, measure_support
 from flawline.train.method import Method
@@ -83,14 +84,15 @@ def _backbone_of(model: Method) -> Backbone:
 
 
 def _list_of(support: Support, root: Path, paths: Sequence[Path]) -> bytes:
-    return os.fsencode("\n".join(_lines(support, root, paths)) + "\n")
+    return with_checksum(os.fsencode("\n".join(_lines(support, root, paths)) + "\n"))
 
 
 def _lines(support: Support, root: Path, paths: Sequence[Path]) -> Iterator[str]:
     doubtful = support.doubtful
+    name = terminal_line(data_name(root))
     yield (
-        f"{COMMENT} {len(doubtful)} of {len(paths)} good images of {data_name(root)}, those that "
-        f"the others support least first."
+        f"{COMMENT} {len(doubtful)} of {len(paths)} good images of {name}, those that the others "
+        f"support least first."
     )
     yield f"{COMMENT} Remove the lines of good parts; {FLAG} leaves out what is left."
     yield (

@@ -229,6 +229,8 @@ class PatchCore(Method):
             "block": BLOCK,
             "part_rows": rows_of_part(grid),
         }
+        if self.directions is not None:
+            settings["dimensions"] = self.settings.target_dim
         return Teachable("nearest", "nearest.distance", settings)
 
     def require_bank(self) -> None:

@@ -23,19 +23,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flawline.benchmarks.measure.machine import machine_facts
 from flawline.benchmarks.studies.live_page.report import CLOSED, VARIANTS, WITHOUT, live_page_report
-from flawline.benchmarks.studies.options import add_out_argument, study_parser
-from flawline.benchmarks.studies.results import write_results
+from flawline.benchmarks.studies.running_stream import (
+    SIZES,
+    measure_and_write,
+    stream_study_parser,
+)
 from flawline.cameras import open_camera
-from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.command_parser import path_argument
-from flawline.runtime.console import log, printable, run_command
-from flawline.runtime.cores import allowed_cores
+from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import log, run_command
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import add_engine_arguments, engine_options
-from flawline.runtime.environment import versions
-from flawline.runtime.load import read_cpu, share_of_others
+from flawline.runtime.engines import engine_options
 from flawline.runtime.outputs import Output, open_output
 from flawline.runtime.outputs.web.output import LivePage
 from flawline.runtime.station.pipeline import run_stream
@@ -43,19 +41,15 @@ from flawline.runtime.station.tally import Tally
 
 # In a process of its own, whose time does not count.
 WATCH = "from flawline.benchmarks.studies.live_page.watcher import watch; watch({port})"
-SIZES = ((640, 480), (1920, 1080))
 # Frames per second of the camera; the last one is more than any engine judges.
 RATES = (25, 1000)
 SETTLE_S = 1.0  # before a turn is measured
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = study_parser("live_page", __doc__)
-    parser.add_argument("--bundle", type=path_argument, required=True)
-    add_engine_arguments(parser)
+    parser = stream_study_parser("live_page", __doc__, "live-page")
     parser.add_argument("--seconds", type=float, default=5, help="of a turn; default %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="turns; default %(default)s")
-    add_out_argument(parser, "live-page")
     args = parser.parse_args(argv)
     if args.seconds <= 0 or args.rounds < 1:
         parser.error("--seconds takes more than 0, and --rounds 1 or more")
@@ -63,32 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    bundle = read_bundle(args.bundle)
-    start = read_cpu()
-    rows = []
-    with Detector(bundle, args.engine, engine_options(args), accept_size=True) as detector:
-        for width, height in SIZES:
-            for fps in RATES:
-                uri = f"synthetic://?width={width}&height={height}&fps={fps}"
-                turns = _turns(detector, uri, args.seconds, args.rounds)
-                rows.append({"size": f"{width}x{height}", "camera_fps": fps, **turns})
-                log(f"{uri}: {turns}")
-        engine = detector.engine.description
-    others = share_of_others(start, read_cpu())
-    result = {
-        "rows": rows,
-        "bundle": printable(bundle.path.name),
-        "engine": engine,
-        "seconds": args.seconds,
-        "rounds": args.rounds,
-        "cores": allowed_cores(),
-        "machine": machine_facts(),
-        "niceness": os.nice(0),
-        "other_processes": None if others is None else round(others, 3),
-    }
-    page = live_page_report(result)
-    write_results(args.out, {**result, "versions": versions()}, page)
-    print(page)
+    def measure(bundle: Bundle) -> dict[str, Any]:
+        rows = []
+        with Detector(bundle, args.engine, engine_options(args), accept_size=True) as detector:
+            for width, height in SIZES:
+                for fps in RATES:
+                    uri = f"synthetic://?width={width}&height={height}&fps={fps}"
+                    turns = _turns(detector, uri, args.seconds, args.rounds)
+                    rows.append({"size": f"{width}x{height}", "camera_fps": fps, **turns})
+                    log(f"{uri}: {turns}")
+            engine = detector.engine.description
+        return {"rows": rows, "engine": engine, "seconds": args.seconds, "rounds": args.rounds}
+
+    measure_and_write(args, measure, live_page_report)
 
 
 def _turns(detector: Detector, uri: str, seconds: float, rounds: int) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flawline.benchmarks.studies.running_stream import conditions
 from flawline.benchmarks.tables import markdown_table
-from flawline.runtime.load import is_busy
 
 WITHOUT, CLOSED, OPEN = VARIANTS = ("without", "closed", "open")
 COLUMNS = (
@@ -27,13 +27,8 @@ def live_page_report(result: Mapping[str, Any]) -> str:
             cells = [row["size"], row["camera_fps"], name, f"{found['fps']:.1f}", *ratios]
             cells += [f"{found['p95_ms']:.2f}", f"{found['cpu_ms']:.2f}", f"{found['cores']:.2f}"]
             rows.append([*cells, f"{found['megabytes']:.0f}"])
-    about = [result["machine"]["cpu"], f"{result['cores']} cores", result["engine"]]
-    if is_busy(result["other_processes"]):
-        about.append(f"other processes used {result['other_processes']:.0%} of the CPU")
-    if result["niceness"] != 0:
-        about.append(f"niceness {result['niceness']}")
     return f"""\
-{"; ".join(about)}; measured by `python -m benchmarks.studies.live_page`
+{conditions(result, result["engine"])}; measured by `python -m benchmarks.studies.live_page`
 
 Medians of {result["rounds"]} turns of {result["seconds"]:g} s, which alternate: without the page,
 with the page and no browser (closed), and with a program that asks for what a browser asks for

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import shutil
 import statistics
 import sys
@@ -23,32 +22,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from flawline.benchmarks.measure.machine import machine_facts
-from flawline.benchmarks.studies.options import add_out_argument, study_parser
-from flawline.benchmarks.studies.results import write_results
+from flawline.benchmarks.studies.running_stream import (
+    SIZES,
+    measure_and_write,
+    stream_study_parser,
+)
 from flawline.benchmarks.studies.swap.report import swap_report
 from flawline.benchmarks.studies.swap.stream import Line, Stream
-from flawline.runtime.bundle import Bundle, read_bundle, write_bundle
-from flawline.runtime.command_parser import path_argument
-from flawline.runtime.console import log, printable, run_command
-from flawline.runtime.cores import allowed_cores
-from flawline.runtime.engines import add_engine_arguments
-from flawline.runtime.environment import versions
-from flawline.runtime.load import read_cpu, share_of_others
-
-SIZES = ((640, 480), (1920, 1080))
+from flawline.runtime.bundle import Bundle, write_bundle
+from flawline.runtime.console import log, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = study_parser("swap", __doc__)
-    parser.add_argument("--bundle", type=path_argument, required=True)
-    add_engine_arguments(parser)
+    parser = stream_study_parser("swap", __doc__, "swap")
     parser.add_argument("--fps", type=float, default=30, help="of the camera; default %(default)s")
     parser.add_argument(
         "--seconds", type=float, default=3, help="of a turn without a swap; default %(default)s"
     )
     parser.add_argument("--rounds", type=int, default=20, help="swaps; default %(default)s")
-    add_out_argument(parser, "swap")
     args = parser.parse_args(argv)
     if args.seconds <= 0 or args.rounds < 1 or args.fps < 1:
         parser.error("--seconds takes more than 0, and --rounds and --fps 1 or more")
@@ -56,31 +47,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    bundle = read_bundle(args.bundle)
-    start = read_cpu()
-    rows = []
-    for width, height in SIZES:
-        camera = f"synthetic://?width={width}&height={height}&fps={args.fps:g}"
-        row = {"size": f"{width}x{height}", **_measure(bundle, camera, args)}
-        rows.append(row)
-        log(f"{camera}: {row}")
-    others = share_of_others(start, read_cpu())
-    result = {
-        "rows": rows,
-        "bundle": printable(bundle.path.name),
-        "method": bundle.manifest.method,
-        "megabytes": round(1e-6 * bundle.model("fp32").stat().st_size, 1),
-        "fps": args.fps,
-        "seconds": args.seconds,
-        "rounds": args.rounds,
-        "cores": allowed_cores(),
-        "machine": machine_facts(),
-        "niceness": os.nice(0),
-        "other_processes": None if others is None else round(others, 3),
-    }
-    page = swap_report(result)
-    write_results(args.out, {**result, "versions": versions()}, page)
-    print(page)
+    def measure(bundle: Bundle) -> dict[str, Any]:
+        rows = []
+        for width, height in SIZES:
+            camera = f"synthetic://?width={width}&height={height}&fps={args.fps:g}"
+            row = {"size": f"{width}x{height}", **_measure(bundle, camera, args)}
+            rows.append(row)
+            log(f"{camera}: {row}")
+        return {
+            "rows": rows,
+            "method": bundle.manifest.method,
+            "megabytes": round(1e-6 * bundle.model("fp32").stat().st_size, 1),
+            "fps": args.fps,
+            "seconds": args.seconds,
+            "rounds": args.rounds,
+        }
+
+    measure_and_write(args, measure, swap_report)
 
 
 def _measure(bundle: Bundle, camera: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flawline.benchmarks.studies.running_stream import conditions
 from flawline.benchmarks.tables import markdown_table
-from flawline.runtime.load import is_busy
 
 COLUMNS = (
     "frames", "rename to first frame, s", "largest gap without a swap, ms",
@@ -17,20 +17,10 @@ COLUMNS = (
 
 def swap_report(result: Mapping[str, Any]) -> str:
     """Return the page in Markdown."""
-    rows = []
-    for row in result["rows"]:
-        gaps = [row["gap_ms"], row["swap_gap_ms"]]
-        ratio = gaps[1]["median"] / gaps[0]["median"]
-        cells = [row["size"], _cell(row["taken_s"], 2), *(_cell(gap, 1) for gap in gaps)]
-        dropped = f"{row['dropped']}, {row['swap_dropped']}"
-        rows.append([*cells, f"{ratio:.2f}", row["frames"], row["lost"], dropped])
-    about = [result["machine"]["cpu"], f"{result['cores']} cores", result["rows"][0]["engine"]]
-    if is_busy(result["other_processes"]):
-        about.append(f"other processes used {result['other_processes']:.0%} of the CPU")
-    if result["niceness"] != 0:
-        about.append(f"niceness {result['niceness']}")
+    rows = [_line(row) for row in result["rows"]]
+    engine = result["rows"][0]["engine"]
     return f"""\
-{"; ".join(about)}; measured by `python -m benchmarks.studies.swap`
+{conditions(result, engine)}; measured by `python -m benchmarks.studies.swap`
 
 A bundle of {result["method"]}, whose graph has {result["megabytes"]:g} MB, and a camera of
 {result["fps"]:g} frames per second, which are {1000 / result["fps"]:.0f} ms apart. Medians of
@@ -41,6 +31,21 @@ and were not dropped; dropped ones were replaced by newer ones, because the engi
 them.
 
 {markdown_table(COLUMNS, rows)}"""
+
+
+def _line(row: Mapping[str, Any]) -> list[Any]:
+    without, around = row["gap_ms"], row["swap_gap_ms"]
+    ratio = around["median"] / without["median"]
+    return [
+        row["size"],
+        _cell(row["taken_s"], 2),
+        _cell(without, 1),
+        _cell(around, 1),
+        f"{ratio:.2f}",
+        row["frames"],
+        row["lost"],
+        f"{row['dropped']}, {row['swap_dropped']}",
+    ]
 
 
 def _cell(spread: Mapping[str, float], digits: int) -> str:

@@ -21,7 +21,7 @@ from flawline.runtime.console import warn
 SHORTEST_TOKEN = 16
 LONGEST_TOKEN = 512
 SESSION_S = 7 * 86_400  # seconds after which a browser must give the token again
-MAKE_TOKEN = "make one with: openssl rand -hex 24"
+MAKE_TOKEN = "make one with: (umask 077 && openssl rand -hex 24 > FILE)"
 
 
 class AccessError(FlawlineError):

@@ -75,6 +75,7 @@ class Board:
         self.version = 0
         self.teaching = 0
         self.collection = Collection(self.note_teaching)
+        self.collection.restore(bundle.path)
         self._stream: Callable[[], StreamState] | None = None
         self._warnings: deque[tuple[float, str]] = deque(maxlen=MOST_WARNINGS)
         self._warnings_lock = threading.Lock()
@@ -104,6 +105,7 @@ class Board:
         """Take note that what follows is judged by another bundle, or with other thresholds."""
         self.bundle = bundle
         self._keep_images()
+        self.collection.restore(bundle.path)
         # What can be taught is of the bundle.
         self.note_teaching()
 

@@ -13,16 +13,18 @@ from pathlib import Path
 import cv2
 
 from flawline import FlawlineError
+from flawline.cameras.listing import count_of
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.background import BackgroundWorker
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.bundle_record import sha256_of_bytes
+from flawline.runtime.console import log, warn
 from flawline.runtime.outputs import Judgement
 from flawline.runtime.outputs.web.facts import part_state
 from flawline.runtime.outputs.web.lane import Shown
 from flawline.runtime.outputs.web.pictures import jpeg_of
-from flawline.runtime.outputs.web.scratch import Scratch
-from flawline.runtime.outputs.web.shapes import PartState
+from flawline.runtime.outputs.web.scratch import Scratch, abandoned
+from flawline.runtime.outputs.web.stored import PICTURE, Record, move, remove, store, stored
 
 # Kinds of pictures: parts that were rejected and are good, and other good parts.
 FALSE_REJECT = "false_reject"
@@ -34,7 +36,8 @@ MOST_BYTES = 2 * 2**30
 CAPACITY = 64 * 2**20  # bytes
 # A camera that runs freely shows the same part in frames that follow each other.
 PAUSE_S = 0.5
-THUMBNAIL = 240  # pixels
+# Of the picture that a person looks at.
+SHOWN_SIDE = 640  # pixels
 # Files are larger by a few percent than with the default, and take a fifth of the time.
 COMPRESSION = 1
 
@@ -45,24 +48,32 @@ class CollectionError(FlawlineError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that is on disk, and who says that it is of a good part.
+    """A picture that is on disk, with the record of what it shows.
 
     `number` counts all pictures from 1, `bundle` is the path of the bundle that judged it, and
-    `part` the number of the kept part that it is of. `bits` is the bit depth that the camera
-    declared for 16-bit values, and `digest` is of the file.
+    `part` the number of the kept part that it is of.
     """
 
     number: int
-    kind: str
     bundle: Path
-    person: str
-    facts: PartState
     part: int | None
-    bits: int | None
     file: Path
-    size: int
-    digest: str
-    thumbnail: bytes
+    record: Record
+
+    @property
+    def kind(self) -> str:
+        """What the person said that it is."""
+        return self.record.kind
+
+    @property
+    def person(self) -> str:
+        """Who says that it is of a good part."""
+        return self.record.person
+
+    @property
+    def bits(self) -> int | None:
+        """The bit depth that the camera declared for 16-bit values."""
+        return self.record.bits
 
 
 @dataclass
@@ -75,10 +86,11 @@ class _Wanted:
 
 
 class Collection:
-    """Keeps pictures until they are taught, removed, or the stream ends.
+    """Keeps pictures until they are taught or removed.
 
-    `changed` is called after each change. `offer` is called by the stream, which never waits for
-    the disk; any thread calls the others.
+    Those that are left when the stream ends or is killed are taken over by the next one, in
+    `restore`. `changed` is called after each change. `offer` is called by the stream, which never
+    waits for the disk; any thread calls the others.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -87,6 +99,7 @@ class Collection:
         self._pictures: dict[int, Picture] = {}
         self._count = 0
         self._scratch: dict[Path, Scratch] = {}
+        self._restored: set[Path] = set()
         self._worker = BackgroundWorker(CAPACITY)
         self._wanted: _Wanted | None = None
         self._wanted_lock = threading.Lock()
@@ -166,13 +179,15 @@ class Collection:
         assert image is not None
         _encoded, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, COMPRESSION])
         content = data.tobytes()
-        thumbnail = jpeg_of(shown, False, THUMBNAIL)
+        small = jpeg_of(shown, False, SHOWN_SIDE)
         digest = sha256_of_bytes(content)
+        bits = shown.judgement.frame.bit_depth if image.itemsize > 1 else None
+        record = Record(kind, person, part_state(shown), bits, len(content), digest)
         with self._lock:
             same = self._same(shown.bundle.path, digest)
             if same is not None and (kind == GOOD or same.kind == FALSE_REJECT):
                 return None
-            picture = self._write(shown, kind, person, part, content, digest, thumbnail)
+            picture = self._write(shown.bundle.path, record, part, content, small)
             if same is not None:
                 self._forget(same)
         self._changed()
@@ -180,61 +195,77 @@ class Collection:
 
     def _same(self, bundle: Path, digest: str) -> Picture | None:
         for picture in self._pictures.values():
-            if (picture.bundle, picture.digest) == (bundle, digest):
+            if (picture.bundle, picture.record.digest) == (bundle, digest):
                 return picture
         return None
 
     def _write(
-        self,
-        shown: Shown,
-        kind: str,
-        person: str,
-        part: int | None,
-        content: bytes,
-        digest: str,
-        thumbnail: bytes,
+        self, bundle: Path, record: Record, part: int | None, content: bytes, small: bytes
     ) -> Picture:
         """Write a file. The caller holds the lock."""
-        frame = shown.judgement.frame
-        held = sum(picture.size for picture in self._pictures.values())
-        if len(self._pictures) >= MOST_PICTURES or held + len(content) > MOST_BYTES:
+        held = sum(picture.record.size for picture in self._pictures.values())
+        if len(self._pictures) >= MOST_PICTURES or held + record.size > MOST_BYTES:
             raise CollectionError(
                 f"{len(self._pictures)} pictures of {held / 2**20:.0f} MB are kept already; teach "
                 f"from them, or remove some"
             )
-        bundle = shown.bundle.path
-        self._count += 1
         try:
-            if bundle not in self._scratch:
-                self._scratch[bundle] = Scratch(bundle)
-            file = self._scratch[bundle].folder / f"{self._count:06d}.png"
-            file.write_bytes(content)
+            file = self._new_file(bundle)
+            store(file, content, small, record)
         except OSError as error:
             raise CollectionError(
                 f"the picture cannot be stored beside the bundle ({reason_of(error)}); "
                 f"{remedy_of(error)}"
             ) from error
-        bits = frame.bit_depth if frame.image is not None and frame.image.itemsize > 1 else None
-        facts = part_state(shown)
-        size = len(content)
-        number = self._count
-        picture = Picture(
-            number, kind, bundle, person, facts, part, bits, file, size, digest, thumbnail
-        )
-        self._pictures[number] = picture
+        return self._keep(bundle, part, file, record)
+
+    def _new_file(self, bundle: Path) -> Path:
+        """Return the file of the next picture. Raises OSError. The caller holds the lock."""
+        if bundle not in self._scratch:
+            self._scratch[bundle] = Scratch(bundle)
+        self._count += 1
+        return self._scratch[bundle].folder / f"{self._count:06d}{PICTURE}"
+
+    def _keep(self, bundle: Path, part: int | None, file: Path, record: Record) -> Picture:
+        picture = Picture(self._count, bundle, part, file, record)
+        self._pictures[picture.number] = picture
         return picture
+
+    def restore(self, bundle: Path) -> None:
+        """Take over, in the background, what earlier streams of a bundle left, once."""
+        if bundle in self._restored:
+            return
+        if self._worker.submit(partial(self._restore, bundle), 0, wait=False):
+            self._restored.add(bundle)
+
+    def _restore(self, bundle: Path) -> None:
+        taken = 0
+        try:
+            with abandoned(bundle) as folders, self._lock:
+                for folder in folders:
+                    for file, record in stored(folder):
+                        target = self._new_file(bundle)
+                        move(file, target)
+                        self._keep(bundle, None, target, record)
+                        taken += 1
+        except OSError as error:
+            warn(
+                f"warning: pictures of an earlier stream cannot be read beside {bundle} "
+                f"({reason_of(error)}); {remedy_of(error)}"
+            )
+        if taken:
+            log(f"page: {count_of(taken, 'picture')} of an earlier stream wait to be taught")
+            self._changed()
 
     def pictures(self, bundle: Path) -> list[Picture]:
         """Return the pictures of the stream of a bundle, the oldest first."""
         with self._lock:
             return [picture for picture in self._pictures.values() if picture.bundle == bundle]
 
-    def remove(self, bundle: Path, numbers: set[int] | None = None) -> int:
-        """Remove these pictures of a bundle, or all of them; return how many there were."""
+    def remove(self, bundle: Path, numbers: set[int]) -> int:
+        """Remove these pictures of a bundle; return how many there were."""
         with self._lock:
-            chosen = self.pictures(bundle)
-            if numbers is not None:
-                chosen = [picture for picture in chosen if picture.number in numbers]
+            chosen = [picture for picture in self.pictures(bundle) if picture.number in numbers]
             for picture in chosen:
                 self._forget(picture)
         self._changed()
@@ -247,15 +278,21 @@ class Collection:
 
     def _forget(self, picture: Picture) -> None:
         del self._pictures[picture.number]
-        picture.file.unlink(missing_ok=True)
+        remove(picture.file)
 
     def close(self) -> None:
-        """Remove everything. May be called again."""
+        """Leave the pictures to the next stream of their bundle. May be called again."""
         self.stop()
         self._worker.discard()
         self._worker.drain()
         with self._lock:
+            for bundle, scratch in self._scratch.items():
+                left = len(self.pictures(bundle))
+                if left:
+                    log(
+                        f"page: {count_of(left, 'picture')} that were not taught stay in "
+                        f"{scratch.folder}, for the next stream of {bundle} with a page"
+                    )
+                scratch.close(keep=left > 0)
             self._pictures.clear()
-            for scratch in self._scratch.values():
-                scratch.close()
             self._scratch.clear()

@@ -1,12 +1,14 @@
-"""Folders beside a bundle that last as long as the process that uses them."""
+"""Hidden folders beside a bundle, each of which one process uses at a time."""
 
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 LOCK = "lock"
@@ -15,16 +17,12 @@ LOCK = "lock"
 class Scratch:
     """A hidden folder beside a bundle, for pictures and for what is made of them.
 
-    Not in the folder for temporary files, which is in memory on many systems. Folders that other
-    processes left behind when they were killed are removed: no one holds their locks. Raises
-    OSError.
+    Not in the folder for temporary files, which is in memory on many systems. Raises OSError.
     """
 
     def __init__(self, bundle: Path) -> None:
         bundle = bundle.resolve()
-        prefix = f".{bundle.name}.page-"
-        _remove_abandoned(bundle.parent, prefix)
-        self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=bundle.parent))
+        self.folder = Path(tempfile.mkdtemp(prefix=_prefix(bundle), dir=bundle.parent))
         try:
             self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,19 +30,33 @@ class Scratch:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
-    def close(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def close(self, keep: bool = False) -> None:
+        """Remove the folder, or leave it to another process, which finds it among `abandoned`."""
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
 
 
-def _remove_abandoned(parent: Path, prefix: str) -> None:
-    for folder in parent.glob(f"{prefix}*"):
-        # One without a lock is just being made.
-        with suppress(OSError):
-            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
-            try:
+@contextmanager
+def abandoned(bundle: Path) -> Iterator[list[Path]]:
+    """Give the folders beside a bundle whose processes have ended, also those that were killed.
+
+    They are locked in the block, and removed after it. If the block fails, they stay.
+    """
+    bundle = bundle.resolve()
+    with ExitStack() as stack:
+        folders = []
+        for folder in sorted(bundle.parent.glob(f"{glob.escape(_prefix(bundle))}*")):
+            # One without a lock is just being made.
+            with suppress(OSError):
+                descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)
+                folders.append(folder)
+        yield folders
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prefix(bundle: Path) -> str:
+    return f".{bundle.name}.page-"

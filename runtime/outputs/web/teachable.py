@@ -151,7 +151,7 @@ def _of_stream(stream: StreamState, bundle: Bundle) -> str | None:
 
 @dataclass(frozen=True)
 class Asked:
-    """The rates of a lesson: the share of good parts that its threshold may reject.
+    """The rates of a teaching run: the share of good parts that its threshold may reject.
 
     `flag` is the value of --false-alarm-rate; None leaves it out. `review` is as of `Rates`.
     """

@@ -40,14 +40,15 @@ class Collect(BaseModel):
 
 
 class Remove(BaseModel):
-    """The picture to remove; null removes all."""
+    """The picture to remove; null removes all, or all of a kind."""
 
     person: Person
     picture: Id | None
+    kind: Literal["false_reject", "good"] | None = None
 
 
 class Start(BaseModel):
-    """A lesson for the bundle that judges, with this identifier."""
+    """How the bundle that judges, with this identifier, is to be taught."""
 
     person: Person
     bundle: BundleId
@@ -55,7 +56,7 @@ class Start(BaseModel):
 
 
 class Stop(BaseModel):
-    """Who ends the lesson that runs."""
+    """Who ends the teaching run."""
 
     person: Person
 
@@ -68,7 +69,7 @@ class BringBack(BaseModel):
 
 
 class TeachingRoutes:
-    """What shows and changes the pictures, and begins and ends a lesson."""
+    """What shows and changes the pictures, and begins and ends a teaching run."""
 
     def __init__(self, desk: TeachingDesk) -> None:
         self._desk = desk
@@ -100,12 +101,12 @@ class TeachingRoutes:
         app.include_router(router)
 
     def state(self) -> TeachingState:
-        """Return what the bundle can be taught from, and how the last lesson went."""
+        """Return what the bundle can be taught from, and how the last teaching run went."""
         return self._desk.state()
 
     def picture(self, number: Annotated[int, PathParameter(ge=1, le=LARGEST_ID)]) -> Response:
         """Return a small picture of one of the pictures."""
-        content = self._desk.thumbnail(number)
+        content = self._desk.shown(number)
         if content is None:
             raise HTTPException(404, "there is no such picture, or no longer")
         headers = {"cache-control": "private, max-age=3600"}
@@ -120,15 +121,15 @@ class TeachingRoutes:
         return self._desk.collect(wanted.count, wanted.person)
 
     def remove(self, wanted: Remove) -> TeachingState:
-        """Remove a picture, or all of them."""
-        return self._desk.remove(wanted.picture, wanted.person)
+        """Remove a picture, or all of a kind, or all of them."""
+        return self._desk.remove(wanted.picture, wanted.person, wanted.kind)
 
     def start(self, wanted: Start) -> TeachingState:
         """Teach the bundle, and put the new one in its place."""
         return self._desk.start(wanted.mode, wanted.bundle, wanted.person)
 
     def stop(self, wanted: Stop) -> TeachingState:
-        """End the lesson that runs."""
+        """End the teaching run."""
         return self._desk.stop(wanted.person)
 
     def undo(self, wanted: BringBack) -> TeachingState:

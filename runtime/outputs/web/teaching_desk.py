@@ -1,4 +1,4 @@
-"""Teaching from the page: parts that are marked as good, and a lesson in the name of a person."""
+"""Teaching from the page: parts that are marked as good, and who has the bundle taught."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from flawline.runtime.outputs.web.collection import (
     Collection,
     Picture,
 )
+from flawline.runtime.outputs.web.stored import shown
 from flawline.runtime.outputs.web.teachable import APPEND, Teachable, modes_of, rates_for
 from flawline.runtime.outputs.web.teaching_job import Order, TeachingError, TeachingJob
 from flawline.runtime.outputs.web.teaching_shapes import (
@@ -32,7 +33,7 @@ from flawline.runtime.precisions import FP32
 from flawline.runtime.replaced import previous_of, undo_install
 from flawline.runtime.threshold import CalibrationError
 
-# Folders of the lesson.
+# Folders of the pictures.
 MARKED_FOLDER = "false-rejects"
 GOOD_FOLDER = "good-parts"
 
@@ -54,7 +55,7 @@ class TeachingDesk:
         return self._board.collection
 
     def state(self) -> TeachingState:
-        """Return what can be taught, from what, and how the last lesson went."""
+        """Return what can be taught, from what, and how the last teaching run went."""
         bundle = self._board.bundle
         pictures = self._collection.pictures(bundle.path)
         fault = self._teachable.fault()
@@ -75,23 +76,23 @@ class TeachingDesk:
             undo_fault=None if previous is None else self._teachable.fault_of_undo(),
         )
 
-    def thumbnail(self, number: int) -> bytes | None:
+    def shown(self, number: int) -> bytes | None:
         """Return a small picture of one of the pictures as JPEG; None if there is none."""
         for picture in self._collection.pictures(self._board.bundle.path):
             if picture.number == number:
-                return picture.thumbnail
+                return shown(picture.file)
         return None
 
     def mark(self, part: int, person: str) -> TeachingState:
         """Take a kept part as one that is good, although it was rejected."""
         name = name_of(person)
         bundle = self._require_teachable()
-        shown = self._board.kept.with_image(part)
-        if shown is None or shown.bundle.path != bundle.path:
+        kept = self._board.kept.with_image(part)
+        if kept is None or kept.bundle.path != bundle.path:
             raise TeachingError("the image of this part is no longer kept; mark a newer one")
-        if self._collection.add(shown, FALSE_REJECT, name, part) is None:
+        if self._collection.add(kept, FALSE_REJECT, name, part) is None:
             raise TeachingError("this part is marked already")
-        score = shown.judgement.verdict.score
+        score = kept.judgement.verdict.score
         log(f"page: part {part} with score {score:.6g} marked as good by {name}")
         return self.state()
 
@@ -106,18 +107,22 @@ class TeachingDesk:
             log(f"page: the next {count} parts are collected as good ones by {name}")
         return self.state()
 
-    def remove(self, picture: int | None, person: str) -> TeachingState:
-        """Remove a picture, or all of them."""
+    def remove(self, picture: int | None, person: str, kind: str | None = None) -> TeachingState:
+        """Remove a picture, or all of a kind, or all of them."""
         name = name_of(person)
         path = self._board.bundle.path
         with self._changing:
             self._require_idle()
-            removed = self._collection.remove(path, None if picture is None else {picture})
+            chosen = set()
+            for one in self._collection.pictures(path):
+                if picture in (None, one.number) and kind in (None, one.kind):
+                    chosen.add(one.number)
+            removed = self._collection.remove(path, chosen)
         log(f"page: {removed} pictures removed by {name}")
         return self.state()
 
     def start(self, mode: str, bundle_id: str, person: str) -> TeachingState:
-        """Begin a lesson in one of the modes. `bundle_id` is the bundle that the person saw."""
+        """Teach in one of the modes. `bundle_id` is the bundle that the person saw."""
         name = name_of(person)
         bundle = self._require_teachable()
         if bundle_id != bundle.short_id:
@@ -136,14 +141,14 @@ class TeachingDesk:
                 self._collection.remove(bundle.path, used)
 
             self._job = TeachingJob(order, self._board.note_teaching, done)
-        log(f"page: a lesson begins: {order.note}")
+        log(f"page: teaching begins: {order.note}")
         return self.state()
 
     def stop(self, person: str) -> TeachingState:
-        """End the lesson that runs."""
+        """End the teaching run."""
         name = name_of(person)
         if self._job is None or not self._job.is_running:
-            raise TeachingError("no lesson runs")
+            raise TeachingError("no bundle is being taught")
         self._job.stop(name)
         return self.state()
 
@@ -164,7 +169,7 @@ class TeachingDesk:
         return self.state()
 
     def close(self) -> None:
-        """End the lesson that runs. May be called again."""
+        """End the teaching run. May be called again."""
         if self._job is not None:
             self._job.close()
 
@@ -177,7 +182,9 @@ class TeachingDesk:
 
     def _require_idle(self) -> None:
         if self._job is not None and self._job.is_running:
-            raise TeachingError("a lesson runs already; wait until it has ended, or stop it")
+            raise TeachingError(
+                "a bundle is being taught already; wait until that has ended, or stop it"
+            )
 
     def _markable(self, bundle: Bundle) -> Iterable[int]:
         for part in self._board.kept.parts():
@@ -185,7 +192,7 @@ class TeachingDesk:
                 yield part.number
 
     def _order(self, bundle: Bundle, mode: str, pictures: list[Picture], person: str) -> Order:
-        """Return what the lesson is to do. Raises CalibrationError if pictures are missing."""
+        """Return what is to be done. Raises CalibrationError if pictures are missing."""
         rates = rates_for(bundle, mode, pictures)
         marked = [picture for picture in pictures if picture.kind == FALSE_REJECT]
         good = [picture for picture in pictures if picture.kind == GOOD]
@@ -255,7 +262,9 @@ def _mode_state(bundle: Bundle, mode: str, pictures: list[Picture]) -> ModeState
 
 
 def _picture_state(picture: Picture) -> PictureState:
-    return PictureState(picture.number, picture.kind, picture.person, picture.part, picture.facts)
+    return PictureState(
+        picture.number, picture.kind, picture.person, picture.part, picture.record.facts
+    )
 
 
 def _id_at(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""A lesson in a process of its own, and the bundle that it made in the place of the one in use."""
+"""Teaching in a process of its own, and the new bundle in the place of the one in use."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pathlib import Path
 from flawline import FlawlineError
 from flawline.commands import PROGRAM, program_of
 from flawline.runtime.bundle import Bundle, read_bundle
-from flawline.runtime.console import log, printable, warn
+from flawline.runtime.console import describe_failure, first_line, log, printable, warn
 from flawline.runtime.outputs.web.desk import manifest_hash
 from flawline.runtime.replaced import install_bundle
 
 TEACHING, INSTALLING, INSTALLED, FAILED = "teaching", "installing", "installed", "failed"
 # The lines of the command that are kept.
 LINES = 12
-# Added to the niceness of the stream: on a machine without idle time, a lesson still gets a tenth
+# Added to the niceness of the stream: on a machine without idle time, it still gets a tenth
 # of what one thread of the stream gets, and does not take for ever.
 NICENESS = 10
 LARGEST_NICENESS = 19
@@ -88,14 +88,14 @@ class TeachingJob:
             return list(self._lines)
 
     def stop(self, person: str) -> None:
-        """End the lesson in the name of a person, unless its bundle is being put in place."""
+        """End it in the name of a person, unless its bundle is being put in place."""
         with self._lock:
             self._stopped_by = person
             if self._process is not None:
                 self._process.terminate()
 
     def close(self) -> None:
-        """End the lesson, and wait for it."""
+        """End it, and wait for that."""
         self.stop("the end of the stream")
         self._thread.join(STOP_S)
         with self._lock:
@@ -107,20 +107,29 @@ class TeachingJob:
 
     def _run(self) -> None:
         order = self.order
-        work = order.folder / "lesson"
+        work = order.folder / "teaching"
         try:
             self._teach(work)
             self._install(work / NEW_BUNDLE)
             self.phase = INSTALLED
-            self._done()
-        except (FlawlineError, OSError) as error:
-            self.reason = printable(str(error))
+            self._forget_pictures()
+        except Exception as error:
+            # Whatever it is, it must not look as if it were still running.
+            reason = describe_failure(error) or f"{type(error).__name__}: {first_line(error)}"
+            self.reason = printable(reason)
             self.phase = FAILED
-            warn(f"page: {order.bundle.path} was not taught: {error}")
+            warn(f"page: {order.bundle.path} was not taught: {reason}")
         finally:
             shutil.rmtree(work, ignore_errors=True)
             self.ended = time.time()
             self._changed()
+
+    def _forget_pictures(self) -> None:
+        try:
+            self._done()
+        except OSError as error:
+            # The bundle is in place all the same.
+            warn(f"page: pictures that were taught cannot be removed: {error}")
 
     def _teach(self, work: Path) -> None:
         order = self.order
@@ -128,7 +137,7 @@ class TeachingJob:
         for name, files in order.pictures.items():
             (work / name).mkdir(parents=True)
             for file in files:
-                os.link(file, work / name / file.name)
+                _link(file, work / name / file.name)
         path = str(order.bundle.path.resolve())
         words = ["teach", path, *order.words, "--out", NEW_BUNDLE]
         process = self._start([sys.executable, "-m", PROGRAM, *words], work)
@@ -146,6 +155,11 @@ class TeachingJob:
             stopped_by = self._stopped_by
         if stopped_by is not None:
             raise TeachingError(f"stopped by {stopped_by}")
+        if status < 0:
+            raise TeachingError(
+                f"its process was ended by signal {-status}, as where memory runs out; close other "
+                f"programs, or teach from fewer pictures"
+            )
         if status != 0:
             raise TeachingError(last.removeprefix(f"{program_of('teach')}: ") or f"status {status}")
 
@@ -154,6 +168,8 @@ class TeachingJob:
         # One thread, and not one for each core that the stream uses.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = "1"
+        # Large arrays go where the pictures are, and with them if the process is killed.
+        environment["TMPDIR"] = str(work)
         # Relative paths begin in the folder of the stream.
         paths = environment.get("PYTHONPATH", "").split(os.pathsep)
         environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in paths if path)
@@ -194,5 +210,13 @@ class TeachingJob:
         log(f"page: bundle {self.new} is in {old.path} now: {order.note}")
 
 
+def _link(file: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where its file system has no such names."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
 class TeachingError(FlawlineError):
-    """A lesson failed, or cannot begin."""
+    """Teaching failed, or cannot begin."""

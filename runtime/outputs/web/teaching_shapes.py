@@ -37,7 +37,7 @@ class ModeState:
 
 @dataclass(frozen=True)
 class JobState:
-    """The last lesson: `phase` is teaching, installing, installed or failed, with the `reason`.
+    """The last teaching run: `phase` is teaching, installing, installed or failed with a `reason`.
 
     `lines` are the last ones of the command. `bundle` is the identifier of the new bundle, and
     `in_use` is true when the stream judges with it.

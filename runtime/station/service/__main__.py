@@ -15,7 +15,6 @@ import argparse
 import os
 import re
 import secrets
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from flawline.runtime.bundle import read_bundle
 from flawline.runtime.bundle_files import require_bundle_folder
 from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import log, run_command, warn
-from flawline.runtime.files import replace_folder, write_atomically
+from flawline.runtime.files import copy_folder, replace_folder, write_atomically
 from flawline.runtime.isolated import CallFailed, IsolatedProcess
 from flawline.runtime.station.service.content import (
     BUNDLES,
@@ -38,12 +37,14 @@ from flawline.runtime.station.service.content import (
     station_content,
 )
 from flawline.runtime.station.service.installing import (
+    change_line,
     closed_to_others,
     device_groups,
     install_lines,
 )
 from flawline.runtime.station.service.unit import STATION_FILE, Service
 from flawline.runtime.station.settings.station_file import read_station
+from flawline.uris import quote_path, split_options
 
 EXAMPLES = (
     "flawline station init --bundle bundles/part",
@@ -126,18 +127,30 @@ def _init(args: argparse.Namespace) -> None:
     for uri in cameras:
         log(f"camera {uri}")
     _warn_of_closed_files(service)
+    if service.folder.exists():
+        warn(
+            f"warning: {service.folder} exists: these commands replace a station in it, with the "
+            f"log of its bundle; choose another --name if it is to stay"
+        )
     if has_page():
         log(f"the page of the station asks for the token in {args.out / TOKEN_FILE}")
     log(f"wrote {args.out}; these commands install it:")
     made = args.out.absolute()
     for line in install_lines(service, made, made / unit, (STATION_FILE, TOKEN_FILE, BUNDLES)):
         print(line)
+    log(f"change it later as its user, such as: {change_line(service)}")
 
 
 def _absolute(uri: str) -> str:
     """Return a camera that is given by a path from the root on, because the file is moved."""
-    path = Path(uri)
-    return str(path.absolute()) if "://" not in uri and path.exists() else uri
+    if Path(uri).exists():
+        return str(Path(uri).absolute())
+    scheme, separator, rest = uri.partition("://")
+    name, mark, options = (rest if separator else uri).partition("?")
+    path = Path(split_options(name)[0])
+    if not name or path.is_absolute() or not path.exists():
+        return uri
+    return f"{scheme if separator else 'folder'}://{quote_path(path.absolute())}{mark}{options}"
 
 
 def _find_cameras() -> list[str]:
@@ -201,8 +214,8 @@ def _copy(bundle: Path, target: Path) -> None:
         return
     try:
         with replace_folder(target) as new:
-            shutil.copytree(bundle, new, dirs_exist_ok=True)
-    except (OSError, shutil.Error) as error:
+            copy_folder(bundle, new)
+    except OSError as error:
         raise _unwritable(target, error) from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flawline.commands import shell_line
-from flawline.runtime.station.service.unit import Service
+from flawline.runtime.station.service.unit import STATION_FILE, Service
 
 UNITS = Path("/etc/systemd/system")
 # Files of cameras, GPUs, pins and serial ports.
@@ -44,6 +44,15 @@ def install_lines(service: Service, made: Path, unit: Path, names: Sequence[str]
         _sudo("systemctl", "enable", "--now", unit.name),
         shell_line(["systemctl", "status", unit.name]),
     ]
+
+
+def change_line(service: Service) -> str:
+    """Return a command that is run as the user of the station.
+
+    It has the path of the program: sudo does not search the PATH of the person.
+    """
+    words = ("-u", service.user, *service.program, "recipe", service.folder / STATION_FILE)
+    return _sudo(*words)
 
 
 def _sudo(*words: str | Path) -> str:

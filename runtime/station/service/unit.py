@@ -34,7 +34,7 @@ RestartSec=2
 # A first start may compile a plan for the GPU.
 TimeoutStartSec=30min
 TimeoutStopSec=20
-# A lesson from the live page may take too much memory; it is ended, and the stream is not.
+# Teaching from the live page may take too much memory; it is ended, and the stream is not.
 OOMPolicy=continue
 # Without a sign of life for so long, it is ended and started again; its log says what it did.
 WatchdogSec=30

@@ -86,7 +86,7 @@ def _write(station: Station, name: str) -> None:
     # A link stays one.
     path = station.path.resolve()
     try:
-        write_atomically(path, text.encode(), like=path.stat())
+        write_atomically(path, text.encode())
     except OSError as error:
         raise StationError(
             f"{station.path} cannot be written ({reason_of(error)}); {remedy_of(error)}"

@@ -1,11 +1,13 @@
-// Teaching: parts that are marked as good, and a lesson whose bundle takes the place of the one in use.
+// Teaching: parts that are marked as good, and a new bundle in the place of the one in use.
 
 import { WORDS, ask, clock, count, duration, icon, laterPicture, make, partPicture, score, setText, share, teachingPicture } from "/static/ui.js";
-import { openPart } from "/static/zoom.js";
+import { openPart, openPicture } from "/static/zoom.js";
 
 const SHORTEST_NAME = 2;
 const PATIENCE_S = 20; // for the station to take over what is in place
 const PAUSE_MS = 500; // between two looks
+const REMOVE = "Remove all";
+const CONFIRM_MS = 4000;
 const COLLECTED = 100; // parts, for a rate of 1 %
 const MODES = {
   append: ["Add the marked parts", "What was learned stays. The collected parts set the threshold."],
@@ -30,10 +32,10 @@ export class Teach {
     this.person = make("input", { type: "text", id: "teach-person", maxlength: "60", autocomplete: "off", oninput: () => this.buttons() });
     this.result = make("p", { class: "desk-result", role: "status" });
     this.root.append(
-      make("div", { class: "desk-head" }, make("h1", {}, "Teach"), make("p", { class: "muted" }, "Nothing changes until the lesson has ended and its bundle has passed the self-test.")),
+      make("div", { class: "desk-head" }, make("h1", {}, "Teach"), make("p", { class: "muted" }, "Nothing changes until the new bundle has passed its self-test.")),
       this.note,
       make("div", { class: "desk-side" }, this.rejects(), this.good()),
-      make("div", { class: "desk-side" }, this.lesson(), this.place()));
+      make("div", { class: "desk-side" }, this.teaching(), this.place()));
   }
 
   rejects() {
@@ -47,7 +49,7 @@ export class Teach {
   good() {
     this.number = make("input", { type: "number", id: "teach-count", min: "1", max: "500", value: String(COLLECTED), oninput: () => this.buttons() });
     this.collect = make("button", { class: "button", type: "button", onclick: () => this.toggleCollecting() }, "Collect");
-    this.clear = make("button", { class: "button", type: "button", onclick: () => this.change("remove", { picture: null }) }, "Remove all");
+    this.clear = make("button", { class: "button", type: "button", onclick: () => this.removeGood() }, REMOVE);
     this.line = make("p", { class: "tile-line", role: "status" });
     this.collected = make("ul", { class: "tiles small" });
     return make("section", { class: "card", "aria-labelledby": "good-title" },
@@ -57,16 +59,16 @@ export class Teach {
       this.line, this.collected);
   }
 
-  lesson() {
+  teaching() {
     this.modes = make("fieldset", { class: "modes" }, make("legend", {}, "What to do"));
     this.start = make("button", { class: "button primary", type: "submit" }, "Teach");
     this.stop = make("button", { class: "button", type: "button", hidden: true, onclick: () => this.change("stop", {}) }, "Stop");
     this.missing = make("p", { class: "missing" });
     this.steps = make("ul", { class: "rows steps" });
-    this.lines = make("pre", { class: "lines", tabindex: "0", "aria-label": "Messages of the lesson" });
+    this.lines = make("pre", { class: "lines", tabindex: "0", "aria-label": "Messages of the teaching run" });
     this.log = make("details", { hidden: true }, make("summary", {}, "Messages"), this.lines);
     return make("form", { class: "card", novalidate: true, onsubmit: (event) => { event.preventDefault(); this.begin(); } },
-      make("h2", {}, "Lesson"),
+      make("h2", {}, "Teach the bundle"),
       make("div", { class: "fields" },
         make("div", {}, make("label", { for: "teach-person" }, "Your name, for the audit log"), this.person),
         this.modes, this.missing,
@@ -181,6 +183,24 @@ export class Teach {
     this.buttons();
   }
 
+  // The pictures cannot be brought back, so that it takes a second press. A dialog of the browser
+  // would stop the page.
+  async removeGood() {
+    const asks = this.clear.textContent === REMOVE;
+    clearTimeout(this.asked);
+    if (asks && this.name() !== null) {
+      setText(this.clear, `Remove ${count(this.goodOnes().length)}, really`);
+      this.asked = setTimeout(() => setText(this.clear, REMOVE), CONFIRM_MS);
+      return;
+    }
+    setText(this.clear, REMOVE);
+    if (!asks) await this.change("remove", { picture: null, kind: "good" });
+  }
+
+  goodOnes() {
+    return this.facts.pictures.filter(({ kind }) => kind === "good");
+  }
+
   toggleCollecting() {
     const isOn = this.facts.collecting > 0;
     this.change("collect", { count: isOn ? 0 : Number(this.number.value) });
@@ -189,6 +209,8 @@ export class Teach {
   tell(text, ok) {
     this.result.dataset.ok = String(ok);
     setText(this.result, text);
+    // On a tablet, the pictures that were pressed are far below it.
+    if (!ok && this.isOpen) this.result.scrollIntoView({ block: "nearest" });
   }
 
   // Drawing.
@@ -207,9 +229,14 @@ export class Teach {
     this.stop.hidden = !running || facts.job.phase !== "teaching";
     this.collect.disabled = !able || (facts.collecting === 0 && !(Number.isInteger(wanted) && wanted >= 1 && wanted <= facts.most_pictures));
     this.number.disabled = !able || facts.collecting > 0;
-    this.clear.disabled = !able || facts.pictures.length === 0;
+    // What was collected may be removed whatever the bundle is.
+    this.clear.disabled = running || this.goodOnes().length === 0;
     this.undo.disabled = running || facts.undo_fault !== null;
-    for (const button of this.root.querySelectorAll(".tile button.mark, .tile button.drop")) button.disabled = !able || button.dataset.gone === "true";
+    for (const button of this.root.querySelectorAll(".tile button.mark")) {
+      const isMarked = button.getAttribute("aria-pressed") === "true";
+      button.disabled = button.dataset.gone === "true" || (isMarked ? running : !able);
+    }
+    for (const button of this.root.querySelectorAll(".tile button.drop")) button.disabled = running;
     this.missing.hidden = !able;
     let text = "";
     if (missing) text = `Missing: ${missing}.`;
@@ -249,7 +276,7 @@ export class Teach {
     return { key, make: () => {
       const src = kept ? partPicture(kept.id) : teachingPicture(picture.id);
       const image = laterPicture(src, { alt: `${WORDS[part.verdict]}, score ${score(part.score, part.threshold)}` });
-      const view = kept ? make("button", { class: "look", type: "button", "aria-label": "Look at it", onclick: () => openPart(kept) }, image) : image;
+      const view = look(image, () => (kept ? openPart(kept) : openPicture(part, src, "Part")));
       const press = on ? () => this.change("remove", { picture: picture.id }) : () => this.change("mark", { part: kept.id });
       const text = on ? `Good: ${picture.person}` : gone ? "No image any more" : "Not a defect";
       const button = make("button", { class: "mark", type: "button", "aria-pressed": String(on), "data-gone": String(gone), onclick: press }, text);
@@ -260,7 +287,7 @@ export class Teach {
 
   showGood() {
     const { facts } = this;
-    const good = facts.pictures.filter(({ kind }) => kind === "good");
+    const good = this.goodOnes();
     const rejected = good.filter(({ part }) => part.verdict !== "good");
     let text = "None so far.";
     if (good.length) text = `${count(good.length)} collected${rejected.length ? `, of which ${count(rejected.length)} would be rejected or reviewed now: look at these first` : ""}.`;
@@ -275,8 +302,9 @@ export class Teach {
 
   goodTile(picture) {
     const { part } = picture;
+    const src = teachingPicture(picture.id);
     return { key: String(picture.id), make: () => make("li", { class: "tile", "data-verdict": part.verdict },
-      laterPicture(teachingPicture(picture.id), { alt: `${WORDS[part.verdict]}, score ${score(part.score, part.threshold)}` }),
+      look(laterPicture(src, { alt: `${WORDS[part.verdict]}, score ${score(part.score, part.threshold)}` }), () => openPicture(part, src, "Part")),
       make("span", { class: "tile-facts" }, make("b", {}, score(part.score, part.threshold)),
         make("button", { class: "drop", type: "button", "aria-label": `Remove the part with score ${score(part.score)}`, onclick: () => this.change("remove", { picture: picture.id }) }, "Remove"))) };
   }
@@ -320,6 +348,11 @@ export class Teach {
     }
     this.steps.replaceChildren(...steps);
   }
+}
+
+// An image that is shown large when it is pressed.
+function look(image, open) {
+  return make("button", { class: "look", type: "button", "aria-label": "Look at it", onclick: open }, image);
 }
 
 function isRunning(job) {
