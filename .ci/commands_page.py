@@ -122,7 +122,11 @@ def _flag(action: argparse.Action) -> str:
     if not names:
         return f"`{action.metavar or action.dest.upper()}`"
     if action.nargs != 0:
-        names[-1] += f" {action.metavar or action.dest.upper()}"
+        metavar = action.metavar or action.dest.upper()
+        if isinstance(metavar, tuple):
+            # A flag with several values has a name for each.
+            metavar = " ".join(metavar)
+        names[-1] += f" {metavar}"
     if action.nargs == "+":
         names[-1] += " ..."
     return ", ".join(f"`{name}`" for name in names)
@@ -139,6 +143,8 @@ def _meaning(parser: Parser, action: argparse.Action) -> str:
 
 def _joined(choices: Sequence[object]) -> str:
     words = [f"`{choice}`" for choice in choices]
+    if len(words) == 1:
+        return words[0]
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 

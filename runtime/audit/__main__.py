@@ -29,7 +29,7 @@ from flawline.runtime.console import run_command, terminal_line
 EXAMPLES = (
     "flawline audit bundles/part",
     "flawline audit bundles/part/audit.jsonl --list",
-    "flawline audit audit.jsonl --contains HASH    # that was noted earlier",
+    "flawline audit audit.jsonl --contains HASH    that was noted earlier",
 )
 
 

@@ -33,7 +33,7 @@ from flawline.runtime.signing.arguments import add_trusted_argument, trusted_key
 EXAMPLES = (
     "flawline masters bundles/part --good masters/good --bad masters/bad",
     "flawline masters bundles/part --good masters/good --bad masters/bad --engine openvino",
-    "flawline masters --station station.json     # those of the recipe in use",
+    "flawline masters --station station.json     those of the recipe in use",
 )
 BESIDE_STATION = ("station", "trusted_key")
 

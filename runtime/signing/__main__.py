@@ -35,7 +35,7 @@ from flawline.runtime.signing.signature import (
 )
 
 EXAMPLES = (
-    "flawline sign --new-key --key line4.key      # writes line4.key.pub, too",
+    "flawline sign --new-key --key line4.key      writes line4.key.pub, too",
     "flawline sign bundles/part --key line4.key",
     "flawline sign bundles/part --check --trusted-key line4.key.pub",
 )

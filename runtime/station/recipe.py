@@ -21,7 +21,7 @@ from flawline.runtime.command_parser import Parser, path_argument, text_argument
 from flawline.runtime.console import run_command, terminal_line
 
 EXAMPLES = (
-    "flawline recipe station.json          # lists the recipes",
+    "flawline recipe station.json          lists the recipes",
     "flawline recipe station.json bottle",
     "flawline recipe station.json bottle --wait 30",
 )

@@ -239,3 +239,18 @@ def test_a_stream_notes_once_that_frames_are_converted(
     assert "unjudged" not in out.splitlines()[0]
     note = "the frames are bgr, and each is converted to 192x128:bayer-grbg, which takes time; let"
     assert err.count(note) == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "remedy"),
+    [
+        ("bgr", "build the bundle with --source 90x80:mono"),
+        ("mono", "let the camera send mono"),
+        ("bayer-rggb", "let the camera send bayer-rggb"),
+    ],
+)
+def test_the_remedy_for_another_layout_is_one_that_the_camera_can_do(
+    layout: str, remedy: str
+) -> None:
+    """A frame that becomes BGR is mono, and its camera has no colours to send."""
+    assert SourceFrame(80, 90, layout).remedy == remedy
