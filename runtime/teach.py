@@ -27,7 +27,8 @@ from flawline.runtime.engines import add_engine_arguments, engine_options
 from flawline.runtime.files import make_writable
 from flawline.runtime.replaced import install_bundle, undo_install
 from flawline.runtime.signals import uninterrupted
-from flawline.runtime.teaching.run import TeachOptions, append, require_appendable, teach
+from flawline.runtime.teaching.appendable import require_appendable
+from flawline.runtime.teaching.run import TeachOptions, append, teach
 from flawline.runtime.threshold import DEFAULT_RATE, Rates, check_range, describe_needs
 
 EXAMPLES = (
@@ -116,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "--append",
         type=text_argument,
         metavar="FOLDER",
-        help="add these good parts, which were rejected, to what the bundle has learned",
+        help="add these good parts, which were rejected, to what the bundle has learned, or exempt "
+        "their patches where its method cannot be taught",
     )
     parser.add_argument(
         "--install",
@@ -145,7 +147,8 @@ def _add_learning_arguments(parser: argparse.ArgumentParser) -> None:
         "--bank-limit",
         type=int,
         metavar="ROWS",
-        help="with --append, the most rows that the bank may have; default: twice what it has",
+        help="with --append, the most rows that the bank may have; default: twice what it has, or "
+        "512 more exempted patches",
     )
     parser.add_argument(
         "--folds",

@@ -32,7 +32,10 @@ LIBRARY_OF_FILE = {
     "flawline.runtime.outputs.web.app": {"fastapi", "pydantic"},
     "flawline.runtime.outputs.web.teaching_app": {"fastapi", "pydantic"},
     "flawline.runtime.outputs.web.metrics": {"prometheus_client"},
+    "flawline.runtime.teaching.exempting_graph": {"onnx"},
+    "flawline.runtime.teaching.exempting_nodes": {"onnx"},
     "flawline.runtime.teaching.graph": {"onnx"},
+    "flawline.runtime.teaching.positions": {"onnx"},
 }
 # Engines, cameras, outputs and signatures import the library of an extra where it is used.
 ENGINE_LIBRARIES = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -32,6 +32,7 @@ class Learned:
     note: a line about it, such as its size.
     directions: by which raw features [P, d] are multiplied before the shift, [d, any]; None where
         the graph compares all of their dimensions.
+    facts: what the provenance says about it.
     """
 
     constants: Constants
@@ -39,6 +40,7 @@ class Learned:
     distances: Callable[[Floats], npt.NDArray[np.float64]]
     note: str
     directions: Floats | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Teacher(ABC):

@@ -5,8 +5,8 @@ Needs onnx, which the extra `teach` brings, and no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +31,18 @@ class TaughtGraph:
     `record` is what they say. Raises TeachError for a graph without such metadata.
     """
 
+    # Of the metadata.
+    key: ClassVar[str] = TEACHING
+    # FP32 islands that it has in addition to those of the method.
+    islands: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, model: bytes) -> None:
         self._model = onnx.load_model_from_string(model)
         self._nodes = {node.name: node for node in self._model.graph.node}
         self._tensors = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self.record = self._read_record()
-        # By the value that they begin with.
-        self._parts: dict[str, onnx.ModelProto] = {}
+        # By the values that they begin with.
+        self._parts: dict[tuple[str, ...], onnx.ModelProto] = {}
 
     @property
     def outputs(self) -> list[str]:
@@ -67,37 +72,38 @@ class TaughtGraph:
 
     def with_constants(self, constants: Constants) -> bytes:
         """Return the serialised graph with other constants, which may have other shapes."""
-        return _with_constants(self._model, constants)
+        return replace_constants(self._model, constants)
 
     def backbone(self, constants: Constants) -> bytes:
         """Return the part from the image to the features."""
-        return _with_constants(self._part(INPUT, self.record.features), constants)
+        return replace_constants(self._part([INPUT], [self.record.features]), constants)
 
     def head(self, constants: Constants) -> bytes:
         """Return the part from the features to the outputs of the graph and the distances.
 
         The outputs come first, in their order.
         """
-        part = self._part(self.record.features, *self.outputs, self.record.distances)
-        return _with_constants(part, constants)
+        ends = [*self.outputs, self.record.distances]
+        return replace_constants(self._part([self.record.features], ends), constants)
 
-    def _part(self, start: str, *ends: str) -> onnx.ModelProto:
-        """Return the nodes from a value to others; a part that was cut before is not cut again."""
-        if start not in self._parts:
+    def _part(self, starts: Sequence[str], ends: Sequence[str]) -> onnx.ModelProto:
+        """Return the nodes from values to others; a part that was cut before is not cut again."""
+        place = tuple(starts)
+        if place not in self._parts:
             # The extractor must know the shapes of what it cuts.
             inferred = onnx.shape_inference.infer_shapes(self._model)
             extractor = onnx.utils.Extractor(inferred)
-            part = extractor.extract_model([start], list(ends))
+            part = extractor.extract_model(list(starts), list(ends))
             for value in part.graph.output:
                 for size in value.type.tensor_type.shape.dim:
                     # Other constants may change it.
                     size.Clear()
-            self._parts[start] = part
-        return self._parts[start]
+            self._parts[place] = part
+        return self._parts[place]
 
     def _read_record(self) -> TeachingRecord:
         for entry in self._model.metadata_props:
-            if entry.key == TEACHING:
+            if entry.key == self.key:
                 try:
                     return record_from_json(entry.value.encode())
                 except SchemaError as error:
@@ -108,7 +114,8 @@ class TaughtGraph:
         )
 
 
-def _with_constants(original: onnx.ModelProto, constants: Constants) -> bytes:
+def replace_constants(original: onnx.ModelProto, constants: Constants) -> bytes:
+    """Return a serialised model with other constants, which may have other shapes."""
     model = onnx.ModelProto()
     model.CopyFrom(original)
     for tensor in model.graph.initializer:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from flawline.cameras import Camera, open_camera
 from flawline.commands import command_line
-from flawline.extras import install_command
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log, log_notes
@@ -19,6 +18,7 @@ from flawline.runtime.good_images.hold_out import held_out_count
 from flawline.runtime.provenance import with_command
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.teaching import TEACHERS, TeachError
+from flawline.runtime.teaching.appendable import read_exempting, require_onnx
 from flawline.runtime.teaching.base import Teacher
 from flawline.runtime.teaching.features import Features, compute_features
 from flawline.runtime.teaching.lesson import Setup, teach_more, teach_new
@@ -68,24 +68,6 @@ class TeachOptions:
     words: Sequence[str] = ()
 
 
-def require_appendable(bundle: Bundle) -> None:
-    """Raise TeachError for a bundle to which no false rejects can be added."""
-    method = bundle.manifest.method
-    if method not in TEACHERS:
-        raise TeachError(
-            f"bundle {bundle.path}: {method} is trained in steps, which takes torch, and nothing "
-            f"can be added to it here; let good pictures set its thresholds with --source, or "
-            f"train it again with the false rejects among the good images"
-        )
-    kind: type[Teacher] = resolve(TEACHERS, method, "teacher", TeachError)
-    if not kind.appends:
-        raise TeachError(
-            f"bundle {bundle.path}: {method} learns statistics of all pictures, to which nothing "
-            f"can be added later; put the false rejects into the folder of good pictures, and "
-            f"teach that with --source"
-        )
-
-
 def teach(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
     """Teach a bundle from pictures of good parts alone, and write the new one.
 
@@ -124,7 +106,8 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
     `good` are pictures of other good parts, which were neither trained on nor are among the false
     rejects. Raises the errors of `teach`, and TrainedImagesError.
     """
-    setup = _open(bundle, options)
+    teachable = bundle.manifest.method in TEACHERS
+    setup = _open(bundle, options) if teachable else _open_exempting(bundle, options)
     old = bundle.manifest
 
     def check(camera: Camera, most: int) -> None:
@@ -142,9 +125,11 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
         new = make_bundle(setup, lesson, pictures, features, options.rates)
     sizes = rejected.sizes.extended(pictures.sizes)
     trained = {*old.trained_images, *_hashes(rejected.files)}
+    provenance = _provenance(bundle, f"{len(rejected)} false rejects appended", options)
     manifest = replace(
         new.manifest,
-        provenance=_provenance(bundle, f"{len(rejected)} false rejects appended", options),
+        fp32_islands=tuple(dict.fromkeys([*old.fp32_islands, *setup.graph.islands])),
+        provenance={**provenance, **lesson.learned.facts},
         source_sizes=sizes if old.source_sizes is None else old.source_sizes.extended(sizes),
         trained_images=_hashes(trained),
     )
@@ -164,14 +149,20 @@ def _recalibrate(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
     return _write(bundle, new, options)
 
 
+def _open_exempting(bundle: Bundle, options: TeachOptions) -> Setup:
+    """Read the graph of a bundle, and let it exempt positions. Raises TeachError."""
+    graph = read_exempting(bundle)
+    from flawline.runtime.teaching.exempting import ExemptingTeacher
+
+    threads = options.engine_options.threads
+    return Setup(bundle, graph, ExemptingTeacher(graph, bundle, threads), threads)
+
+
 def _open(bundle: Bundle, options: TeachOptions) -> Setup:
     """Read the graph of a bundle. Raises TeachError without onnx, and for another graph."""
-    try:
-        from flawline.runtime.teaching.graph import TaughtGraph
-    except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        raise TeachError(f"writing a graph needs onnx; run: {install_command('teach')}") from error
+    require_onnx()
+    from flawline.runtime.teaching.graph import TaughtGraph
+
     graph = TaughtGraph(bundle.read_model())
     kind: type[Teacher] = resolve(TEACHERS, bundle.manifest.method, "teacher", TeachError)
     # Bundles of the first versions do not state it.

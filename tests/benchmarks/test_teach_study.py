@@ -48,6 +48,15 @@ def test_the_page_says_that_nothing_was_rejected() -> None:
     assert "It rejects 0 of 150 later ones, so that there is nothing to add." in page
 
 
+def test_the_page_says_by_what_a_graph_with_exempted_patches_has_grown() -> None:
+    growth = {"trained": True, "time_ratio": 1.187, "megabytes": 0.81, "exempted": "512"}
+    step = {"step": "after", **counts(45, 40), **result(0.9), **growth}
+    row = {"method": "any", "data": "part", "command": "c", **dict.fromkeys(("compared", "time"))}
+    page = teach_page([{**row, "append": [step]}])
+    assert "any that was trained on the first 100 good images of part." in page
+    assert "512 patches are exempted; the FP32 graph has 0.8 MB more, and takes 1.19 times" in page
+
+
 def test_the_page_has_a_line_for_each_comparison() -> None:
     row = {
         "method": "any",

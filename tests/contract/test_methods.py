@@ -8,6 +8,7 @@ import dataclasses
 import re
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry
 from flawline.runtime.precisions import islands_of
 from flawline.runtime.teaching import TEACHERS
+from flawline.runtime.teaching.exempting_graph import exempting_graph
 from flawline.train import METHODS, TrainError
 from flawline.train.backbones import BACKBONES
 from flawline.train.blocks.fused import fp32_islands
@@ -410,6 +412,26 @@ def test_fused_equals_literal(fitted: Method, good: list[Any]) -> None:
     # Maps hardly vary after so few steps, which makes the rounding of float32 relatively large.
     tolerances = {**TOLERANCES, torch.float32: 3e-4}
     assert_fused_equals_literal(fitted, torch.from_numpy(np.stack(unseen)), tolerances=tolerances)
+
+
+def test_a_graph_without_exempted_patches_is_as_before(
+    fitted: Method, graph: bytes, good: list[Any]
+) -> None:
+    """False rejects can be added to it on a box; see `tests/runtime/test_exempting.py`."""
+    if not fitted.settings.backbone:
+        pytest.skip("without a backbone")
+    exempting = exempting_graph(graph, fitted.settings.size[0])
+    if exempting is None:
+        pytest.skip("its score does not come from values of positions")
+    height, width = exempting.value_shape[-2:]
+    assert height * fitted.settings.size[1] == width * fitted.settings.size[0]
+    images = judged_images(good)
+    results = []
+    for model in (graph, exempting.with_constants({})):
+        with closing(open_reference(model, map_size(fitted))) as engine:
+            results.append([values.copy() for values in engine(images)])
+    for before, after in zip(*results, strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
 
 
 def test_fused_leaves_the_method_as_it_is(fitted: Method) -> None:

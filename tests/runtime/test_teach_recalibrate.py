@@ -113,14 +113,3 @@ def test_what_sets_no_threshold_is_refused(
     assert (status == 0) == (message is None) == (tmp_path / "new").exists()
     if message is not None:
         assert message in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_nothing_can_be_added(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = write_levels(tmp_path / "data", {"good": KNOWN}, SIZE) / "good"
-    words = ["--append", str(folder), "--good", str(folder), "--out", str(tmp_path / "new")]
-    assert main([str(bundle.path), *words]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "nothing can be added to it here; let good pictures set its thresholds" in error
-    assert not (tmp_path / "new").exists()

@@ -265,7 +265,7 @@ def test_the_token_is_asked_for(browser: Any, bundle: Bundle, tmp_path: Path) ->
 def test_why_a_bundle_cannot_be_taught_is_said(line: Line) -> None:
     line.page.write(judged(200.0))
     line.open("teach")
-    see(line.text("#teach .desk-note"), "simplenet is trained in steps")
+    see(line.text("#teach .desk-note"), "this stream keeps its bundle")
     mark = line.tab.get_by_role("button", name="Not a defect")
     has_count(mark, 1)
     assert mark.is_disabled()

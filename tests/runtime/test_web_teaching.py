@@ -502,7 +502,11 @@ def test_bundles_that_cannot_be_taught(
     assert "does not say where its features are" in state(page)["fault"]
     page.change_bundle(write_tiny_bundle(tmp_path / "steps", TAUGHT))
     found = state(page)
-    assert "simplenet is trained in steps" in found["fault"]
+    assert "score of simplenet does not come from values of positions" in found["fault"]
+    assert [mode["name"] for mode in found["modes"]] == ["append"]
+    page.change_bundle(write_tiny_bundle(tmp_path / "pixels", TAUGHT, backbone=""))
+    found = state(page)
+    assert "simplenet is trained in steps, which takes PyTorch, and has no" in found["fault"]
     assert found["modes"] == []
     page.finish({})
     assert state(page)["fault"] == "no stream is running"

@@ -6,7 +6,8 @@ For each method that can be taught: a bundle that torch trained on DATA is compa
 was taught from the same images, which starts from a bundle of OTHER. The time to teach is that of
 `flawline teach` on some of the pictures, in a process of its own. For methods to which false
 rejects can be added, a detector is taught from the first pictures, judges later ones, and gets
-those good parts that it rejects. What OUT.json has of other methods and parts is kept.
+those good parts that it rejects; one that cannot be taught is trained on the first pictures. What
+OUT.json has of other methods and parts is kept.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from flawline.benchmarks.studies.results import read_rows, write_results, write_
 from flawline.runtime.command_parser import Parser, path_argument
 from flawline.runtime.console import log, run_command
 from flawline.runtime.teaching import TEACHERS
+from flawline.train import METHODS
 
 # What is measured, each with its own key of a row.
 PARTS = ("compared", "time", "append")
@@ -45,8 +47,8 @@ def _parser() -> Parser:
         "--methods",
         nargs="+",
         default=list(TEACHERS),
-        choices=list(TEACHERS),
-        help="default: all that can be taught",
+        choices=list(METHODS),
+        help="default: all that can be taught; of others, only the part append is measured",
     )
     parser.add_argument(
         "--parts", nargs="+", default=list(PARTS), choices=PARTS, help="default: all of them"
@@ -70,6 +72,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--rate", type=float, default=0.1, help="false-alarm rate of these; default %(default)s"
     )
+    parser.add_argument(
+        "--work",
+        type=path_argument,
+        help="folder that keeps trained detectors, for a later run; default: none is kept",
+    )
     parser.add_argument("--size", type=int, help="of the input; default is the method's")
     add_out_argument(parser, "teach")
     return parser
@@ -89,7 +96,9 @@ def _run(args: argparse.Namespace) -> None:
     command = public_command("benchmarks.studies.teach", words)
     flags = ["--weights", str(args.weights), *(["--size", str(args.size)] if args.size else [])]
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-        study = Study(open_data(args.data), args.other, flags, Path(folder))
+        work = args.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        study = Study(open_data(args.data), args.other, flags, work)
         measure: dict[str, Callable[[str], Any]] = {
             "compared": lambda method: study.compare(method, args.images),
             "time": lambda method: study.time(method, args.timed),
@@ -99,6 +108,8 @@ def _run(args: argparse.Namespace) -> None:
             row = rows.setdefault(method, {"method": method, **dict.fromkeys(PARTS)})
             row.update(study.facts(), command=command)
             for part in args.parts:
+                if method not in TEACHERS and part != "append":
+                    continue
                 row[part] = measure[part](method)
                 log(f"{method}: {part} {row[part]}")
                 # A long run keeps what it has measured when it is cut short.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from flawline.runtime import calibrate, teach
 from flawline.runtime.bundle import read_bundle
 from flawline.runtime.cores import allowed_cores
 from flawline.runtime.detector import Detector
-from flawline.runtime.engines import REFERENCE_ENGINE
+from flawline.runtime.engines import REFERENCE_ENGINE, open_reference
 from flawline.runtime.environment import cpu_name
 from flawline.runtime.good_images.folds import sequence_order
 from flawline.runtime.load import read_cpu, share_of_others
@@ -30,13 +31,17 @@ from flawline.train import TrainError
 from flawline.train.data import DataSet, data_name
 from flawline.train.metrics import auroc
 
+# Calls of each of two graphs whose times are compared.
+TURNS = 60
+
 Scores = npt.NDArray[np.float64]
 
 
 class Study:
     """Measures on the images of one data set, in a folder for bundles and links.
 
-    `other` is the data set of the bundles that are taught, and `flags` go to `flawline build`.
+    `other` is the data set of the bundles that are taught, and `flags` go to `flawline build`. A
+    detector that was trained in this folder before is not trained again.
     """
 
     def __init__(self, data: DataSet, other: Path, flags: Sequence[str], folder: Path) -> None:
@@ -114,31 +119,36 @@ class Study:
     ) -> list[dict[str, Any]] | None:
         """Add false rejects to a detector that was taught from few pictures; return the steps.
 
+        One that cannot be taught is trained on them, without the fifth that sets its threshold.
         The pictures are the first ones in the order of the names, as at the beginning of a
         production, so that later parts may differ from them. The other good images of the training
         are divided in two: among every second one are the false rejects, and the rest, of which
         none is added, sets the thresholds. There is only the first step if none is rejected.
         Returns None for a method to which nothing can be added.
         """
-        if not resolve(TEACHERS, method, "teacher", TeachError).appends:
+        if method in TEACHERS and not resolve(TEACHERS, method, "teacher", TeachError).appends:
             return None
         good = [self._data.train_good[place] for place in sequence_order(self._data.train_good)]
         judged, kept = good[few::2], good[few + 1 :: 2]
-        base = self._folder / f"{method}-few"
-        folder = _link(good[:few], self._folder / f"{method}-few-good")
         rates = ("--false-alarm-rate", str(rate))
-        self._teach(method, "--source", folder, "--out", base, *rates)
+        base = self._begin(method, good[:few], rates)
         level = read_bundle(base).calibration.threshold
         found = _scores(base, judged)
         wrong = [path for path, score in zip(judged, found, strict=True) if score > level]
-        counts = {"pictures": few, "judged": len(judged), "rejected": len(wrong), "kept": len(kept)}
+        counts: dict[str, Any] = {
+            "pictures": few,
+            "judged": len(judged),
+            "rejected": len(wrong),
+            "kept": len(kept),
+            "trained": method not in TEACHERS,
+        }
         wrong = wrong[:rejects]
-        scores = self._test_scores(base)
-        steps = [("before", scores, level)]
+        steps = [("before", scores := self._test_scores(base), level)]
         if wrong:
             more = self._append(base, wrong, kept, rates)
             again = self._calibrate(base, kept, rates)
             added = self._test_scores(more)
+            counts.update(self._growth(base, more))
             steps += [
                 ("before, thresholds set again", scores, _threshold(again)),
                 ("after, threshold kept", added, level),
@@ -149,6 +159,16 @@ class Study:
             row = self._accuracy(judged_by, threshold)
             rows.append({"step": name, **counts, "rejects": len(wrong), **row})
         return rows
+
+    def _begin(self, method: str, good: Sequence[Path], rates: Sequence[str]) -> Path:
+        """Return a bundle that was taught from good images, or trained on them."""
+        root = self._folder / f"{method}-few-data" / data_name(self._data.root)
+        folder = _link(good, root / "train" / "good")
+        if method not in TEACHERS:
+            return self._train(method, root, "few", *rates)
+        base = self._folder / f"{method}-few"
+        self._teach(method, "--source", folder, "--out", base, *rates)
+        return base
 
     def _append(
         self, base: Path, wrong: Sequence[Path], good: Sequence[Path], rates: Sequence[str]
@@ -165,9 +185,33 @@ class Study:
         _require(teach.main([str(word) for word in (base, *words, "--out", more, *rates)]))
         return more
 
+    def _growth(self, base: Path, more: Path) -> dict[str, Any]:
+        """Return by what a bundle with more to compare with is larger and slower, in one thread."""
+        image = read_bundle(base).golden().images[0]
+        seconds: dict[Path, list[float]] = {base: [], more: []}
+        with ExitStack() as stack:
+            engines = {}
+            for path in seconds:
+                bundle = read_bundle(path)
+                engine = open_reference(bundle.read_model(), bundle.map_size, threads=1)
+                engines[path] = stack.enter_context(closing(engine))
+            for _ in range(TURNS):
+                for path, engine in engines.items():
+                    start = time.perf_counter()
+                    engine(image[None])
+                    seconds[path].append(time.perf_counter() - start)
+        old, new = (np.median(seconds[path]) for path in (base, more))
+        sizes = [read_bundle(path).model().stat().st_size for path in (base, more)]
+        return {
+            "time_ratio": round(float(new / old), 3),
+            "megabytes": round((sizes[1] - sizes[0]) / 1e6, 2),
+            "exempted": read_bundle(more).manifest.provenance.get("exempted_patches"),
+        }
+
     def _calibrate(self, base: Path, good: Sequence[Path], rates: Sequence[str]) -> Path:
         """Return a copy of a bundle whose thresholds good parts have set."""
         again = base.with_name(f"{base.name}-again")
+        shutil.rmtree(again, ignore_errors=True)
         shutil.copytree(base, again)
         camera = _link(good, base.with_name(f"{base.name}-good-again"))
         words = ["--bundle", str(again), "--camera", str(camera), *rates]
@@ -180,10 +224,13 @@ class Study:
             self._started[method] = self._train(method, self._other, "start")
         return self._started[method]
 
-    def _train(self, method: str, data: Path, name: str) -> Path:
+    def _train(self, method: str, data: Path, name: str, *more: str) -> Path:
         bundle = self._folder / f"{method}-{name}"
+        if bundle.exists():
+            # Of an earlier run in this folder.
+            return bundle
         checkpoint = self._folder / f"{method}-{name}.pt"
-        flags = ["--method", method, "--engine", "none", *self._flags]
+        flags = ["--method", method, "--engine", "none", *self._flags, *more]
         if train_bundle(data, 0, flags, bundle, checkpoint) is None:
             raise TrainError(f"{method}: no bundle was built; see the message above")
         return bundle
@@ -224,6 +271,7 @@ def _spread(paths: Sequence[Path], count: int | None) -> list[Path]:
 
 
 def _link(paths: Sequence[Path], folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in paths:
         (folder / path.name).symlink_to(path.resolve())

@@ -100,8 +100,9 @@ def _appended(row: Mapping[str, Any]) -> str:
         )
     first = row["append"][0]
     header = ["detector", "I-AUROC", "threshold", "false alarms", "detected"]
+    begun = "trained on" if first.get("trained") else "taught from"
     text = (
-        f"{row['method']} that was taught from the first {first['pictures']} good images of "
+        f"{row['method']} that was {begun} the first {first['pictures']} good images of "
         f"{row['data']}. It rejects {first['rejected']} of {first['judged']} later ones"
     )
     if first["rejects"]:
@@ -109,6 +110,18 @@ def _appended(row: Mapping[str, Any]) -> str:
             f", of which {first['rejects']} are added; {first['kept']} others set the thresholds. "
             f"None of these is among the test images"
         )
+        text += _growth(row["append"][-1])
     else:
         text += ", so that there is nothing to add"
     return f"{markdown_table(header, lines)}\n\n{text}."
+
+
+def _growth(step: Mapping[str, Any]) -> str:
+    """Return by what the bundle has grown; nothing for rows of earlier runs."""
+    if "time_ratio" not in step:
+        return ""
+    what = f"{step['exempted']} patches are exempted; the" if step["exempted"] else "The"
+    return (
+        f". {what} FP32 graph has {step['megabytes']:.1f} MB more, and takes "
+        f"{step['time_ratio']:.2f} times as long in one thread of ONNX Runtime"
+    )

@@ -24,6 +24,7 @@ from flawline.runtime.outputs.web.collection import FALSE_REJECT, Picture
 from flawline.runtime.outputs.web.desk import manifest_hash
 from flawline.runtime.precisions import FP32
 from flawline.runtime.teaching import TEACHERS, TeachError
+from flawline.runtime.teaching.appendable import read_exempting
 from flawline.runtime.teaching.record import TEACHING
 from flawline.runtime.threshold import (
     CalibrationError,
@@ -46,7 +47,7 @@ def modes_of(bundle: Bundle) -> tuple[str, ...]:
     """Return in which ways the method of a bundle can be taught."""
     method = bundle.manifest.method
     if method not in TEACHERS:
-        return ()
+        return (APPEND,) if bundle.manifest.backbone else ()
     appends = resolve(TEACHERS, method, "teacher", TeachError).appends
     return (APPEND, NEW) if appends else (NEW,)
 
@@ -56,8 +57,8 @@ class Teachable:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        # The bundle whose graph was looked at last, and whether it says where its features are.
-        self._graph = ("", False)
+        # The bundle whose graph was looked at last, and what is in the way there.
+        self._graph: tuple[str, str | None] = ("", None)
 
     def fault(self) -> str | None:
         """Say why the bundle cannot be taught here; None if it can."""
@@ -93,30 +94,40 @@ class Teachable:
         return self.fault_of_undo()
 
     def _of_graph(self, bundle: Bundle) -> str | None:
-        known, has_record = self._graph
+        if importlib.util.find_spec(GRAPH_PACKAGE) is None:
+            return f"the station needs {GRAPH_PACKAGE} for that; run: {install_command('teach')}"
+        reason = missing(REFERENCE_ENGINE)
+        if reason is not None:
+            return f"engine {REFERENCE_ENGINE}: {reason}"
+        known, fault = self._graph
         if known != bundle.sha256[FP32.file or ""]:
-            try:
-                # As text in it: reading the graph takes the package that is perhaps missing.
-                has_record = TEACHING.encode() in bundle.read_model()
-            except BundleError as error:
-                return str(error)
-            self._graph = (bundle.sha256[FP32.file or ""], has_record)
-        if not has_record:
+            fault = _in_graph(bundle)
+            self._graph = (bundle.sha256[FP32.file or ""], fault)
+        return fault
+
+
+def _in_graph(bundle: Bundle) -> str | None:
+    """Say what the graph of a bundle lacks."""
+    try:
+        if bundle.manifest.method not in TEACHERS:
+            read_exempting(bundle)
+        # As text in it, which is faster than to read the graph.
+        elif TEACHING.encode() not in bundle.read_model():
             return (
                 "its graph does not say where its features are, because an older version wrote "
                 "it; build the bundle again from its checkpoint"
             )
-        if importlib.util.find_spec(GRAPH_PACKAGE) is None:
-            return f"the station needs {GRAPH_PACKAGE} for that; run: {install_command('teach')}"
-        reason = missing(REFERENCE_ENGINE)
-        return None if reason is None else f"engine {REFERENCE_ENGINE}: {reason}"
+    except (BundleError, TeachError) as error:
+        return str(error)
+    return None
 
 
 def _of_stream(stream: StreamState, bundle: Bundle) -> str | None:
     if not modes_of(bundle):
         return (
-            f"{bundle.manifest.method} is trained in steps, which takes PyTorch; its threshold can "
-            f"be moved here, or set from good parts with flawline calibrate"
+            f"{bundle.manifest.method} is trained in steps, which takes PyTorch, and has no "
+            f"backbone; its threshold can be moved here, or set from good parts with flawline "
+            f"calibrate"
         )
     if not stream.takes_bundles:
         return (
