@@ -1,4 +1,4 @@
-"""From a lesson to a bundle: manifest, thresholds, a proven graph, golden images, the self-test."""
+"""From what was learned to a bundle: manifest, thresholds, a checked graph and golden images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from flawline.runtime.manifest import Manifest, Spread
 from flawline.runtime.precisions import FP32
 from flawline.runtime.teaching import TeachError
 from flawline.runtime.teaching.features import Features, inputs_of_frame
-from flawline.runtime.teaching.lesson import Lesson, Setup
+from flawline.runtime.teaching.learning import Setup, Taught
 from flawline.runtime.teaching.pictures import Pictures
 from flawline.runtime.threshold import Rates
 from flawline.runtime.tolerances import Tolerances, tolerance_of
@@ -57,7 +57,7 @@ class NewBundle:
 
 
 def make_bundle(
-    setup: Setup, lesson: Lesson, pictures: Pictures, features: Features, rates: Rates
+    setup: Setup, taught: Taught, pictures: Pictures, features: Features, rates: Rates
 ) -> NewBundle:
     """Set the thresholds, and prove the graph on some of the pictures.
 
@@ -67,23 +67,23 @@ def make_bundle(
     """
     old = setup.bundle
     manifest = replace(
-        _with_statistics(old.manifest, lesson.good), drift=_drift(pictures, lesson.good, setup)
+        _with_statistics(old.manifest, taught.good), drift=_drift(pictures, taught.good, setup)
     )
-    calibration = lesson.good.calibrate(rates, manifest)
-    model = setup.graph.with_constants(lesson.learned.constants)
-    inputs = _deciding_inputs(setup, lesson, features, len(pictures))
-    scores = _prove(setup, lesson, features, inputs, manifest)
+    calibration = taught.good.calibrate(rates, manifest)
+    model = setup.graph.with_constants(taught.learned.constants)
+    inputs = _deciding_inputs(setup, taught, features, len(pictures))
+    scores = _prove(setup, taught, features, inputs, manifest)
     images = _images(setup, pictures, features, inputs)
     golden = _golden(setup, model, images, scores, calibration.threshold, manifest)
     return NewBundle(manifest, calibration, {FP32.name: model}, golden)
 
 
-def _deciding_inputs(setup: Setup, lesson: Lesson, features: Features, pictures: int) -> list[int]:
+def _deciding_inputs(setup: Setup, taught: Taught, features: Features, pictures: int) -> list[int]:
     """Return the inputs of the graph that decide the scores of some pictures."""
     chosen = np.linspace(0, pictures - 1, min(pictures, COMPARED)).astype(int).tolist()
     if features.per_frame == 1:
         return features.inputs_of(chosen)
-    return setup.scores(lesson.learned, features, chosen).deciding
+    return setup.scores(taught.learned, features, chosen).deciding
 
 
 def _golden(
@@ -170,20 +170,20 @@ def _drift(pictures: Pictures, good: GoodScores, setup: Setup) -> DriftReference
 
 
 def _prove(
-    setup: Setup, lesson: Lesson, features: Features, inputs: Sequence[int], manifest: Manifest
+    setup: Setup, taught: Taught, features: Features, inputs: Sequence[int], manifest: Manifest
 ) -> list[float]:
     """Compare the distances of the graph with those of the published form; return the scores.
 
     Raises TeachError.
     """
-    head = setup.head(lesson.learned, features)
+    head = setup.head(taught.learned, features)
     worst = 0.0
     scores = []
     for place in inputs:
         values = features.values[place]
         score, _, distances = head(values)
         scores.append(score)
-        errors = np.abs(distances - lesson.learned.distances(values))
+        errors = np.abs(distances - taught.learned.distances(values))
         # Also NaN is an error.
         worst = float(np.maximum(worst, errors.max()))
     log(

@@ -21,7 +21,7 @@ from flawline.runtime.teaching import TEACHERS, TeachError
 from flawline.runtime.teaching.appendable import read_exempting, require_onnx
 from flawline.runtime.teaching.base import Teacher
 from flawline.runtime.teaching.features import Features, compute_features
-from flawline.runtime.teaching.lesson import Setup, teach_more, teach_new
+from flawline.runtime.teaching.learning import Setup, teach_more, teach_new
 from flawline.runtime.teaching.new_bundle import (
     NewBundle,
     log_precisions,
@@ -85,10 +85,10 @@ def teach(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
         pictures, features = _take(setup, source, options.images, Path(folder), check)
         folds = choose_folds(options.folds, len(pictures))
-        lesson = teach_new(setup, pictures, features, folds)
-        new = make_bundle(setup, lesson, pictures, features, options.rates)
-    counts = f"{len(lesson.trained)} taught, {len(pictures) - len(lesson.trained)} held out"
-    trained = {pictures.files[place] for place in lesson.trained}
+        taught = teach_new(setup, pictures, features, folds)
+        new = make_bundle(setup, taught, pictures, features, options.rates)
+    counts = f"{len(taught.trained)} taught, {len(pictures) - len(taught.trained)} held out"
+    trained = {pictures.files[place] for place in taught.trained}
     manifest = replace(
         new.manifest,
         provenance=_provenance(bundle, counts, options),
@@ -121,15 +121,15 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
         _refuse_common(rejected, pictures)
         _refuse_other_size(rejected, pictures)
         _log_rejected(setup, rejected, wrong)
-        lesson = teach_more(setup, wrong, pictures, features, options.bank_limit)
-        new = make_bundle(setup, lesson, pictures, features, options.rates)
+        taught = teach_more(setup, wrong, pictures, features, options.bank_limit)
+        new = make_bundle(setup, taught, pictures, features, options.rates)
     sizes = rejected.sizes.extended(pictures.sizes)
     trained = {*old.trained_images, *_hashes(rejected.files)}
     provenance = _provenance(bundle, f"{len(rejected)} false rejects appended", options)
     manifest = replace(
         new.manifest,
         fp32_islands=tuple(dict.fromkeys([*old.fp32_islands, *setup.graph.islands])),
-        provenance={**provenance, **lesson.learned.facts},
+        provenance={**provenance, **taught.learned.facts},
         source_sizes=sizes if old.source_sizes is None else old.source_sizes.extended(sizes),
         trained_images=_hashes(trained),
     )

@@ -106,7 +106,7 @@ def test_it_is_a_whole_bundle(trained: Bundle, taught: Bundle) -> None:
     assert [entry.what for entry in check_log(taught.path / AUDIT_LOG).entries] == ["teach"]
 
 
-def test_another_lesson_extends_the_bank(
+def test_appending_again_extends_the_bank(
     taught: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = graph_of(taught).bank

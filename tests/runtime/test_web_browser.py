@@ -30,7 +30,7 @@ WAIT_MS = 20_000
 TOKEN = "0123456789abcdef-secret"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 VIEWS = ("live", "threshold", "teach", "health")
-LESSON_MS = 120_000  # of a process with a low priority, beside other tests
+TEACHING_MS = 120_000  # of a process with a low priority, beside other tests
 
 
 @pytest.fixture(scope="module")
@@ -317,9 +317,9 @@ def test_a_false_reject_is_taught_and_the_stream_takes_the_new_bundle(
         see(tab.locator(".tile-line"), "10 collected, of which")
         see(tab.locator(".missing"), "The threshold may reject 9.1")
         tab.get_by_role("button", name="Teach", exact=True).click()
-        see(tab.locator(".steps"), "Taught, tested and put in place", LESSON_MS)
+        see(tab.locator(".steps"), "Taught, tested and put in place", TEACHING_MS)
         # It is taken between two parts, when it is open.
-        for number in range(LESSON_MS // 500):
+        for number in range(TEACHING_MS // 500):
             show(f"next{number:03d}", noise(1, 100 + number))
             tab.wait_for_timeout(500)
             if "The station judges with it" in tab.locator(".steps").inner_text():

@@ -1,4 +1,4 @@
-"""A lesson: from pictures of good parts to what a detector learns, and scores that set thresholds.
+"""From pictures of good parts to what a detector learns, and scores that set thresholds.
 
 Which images set the thresholds is decided as in `train/training.py`: below a number of images, each
 is scored by a further detector that was taught without its block; otherwise a fifth is held out.
@@ -57,7 +57,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Taught:
     """What was learned, and from what.
 
     Attributes:
@@ -76,7 +76,7 @@ class Lesson:
         return self.good.folds
 
 
-def teach_new(setup: Setup, pictures: Pictures, features: Features, folds: int) -> Lesson:
+def teach_new(setup: Setup, pictures: Pictures, features: Features, folds: int) -> Taught:
     """Learn from pictures alone, whatever the bundle was trained on.
 
     `folds` is the number of blocks of which each is left out once; 0 holds out a fifth. Raises
@@ -95,7 +95,7 @@ def teach_more(
     pictures: Pictures,
     features: Features,
     limit: int | None,
-) -> Lesson:
+) -> Taught:
     """Add the features of false rejects to what the bundle has learned.
 
     `pictures`, with their `features`, are of other good parts, which set the thresholds; `limit` is
@@ -108,10 +108,10 @@ def teach_more(
     note_copies(len(pictures), len(chosen))
     found = setup.scores(learned, features, chosen)
     good = GoodScores(_chosen(pictures.paths, chosen), found.scores, found.peaks)
-    return Lesson(learned, [], good)
+    return Taught(learned, [], good)
 
 
-def _with_folds(setup: Setup, pictures: Pictures, features: Features, folds: int) -> Lesson:
+def _with_folds(setup: Setup, pictures: Pictures, features: Features, folds: int) -> Taught:
     everything = list(range(len(pictures)))
     learned = setup.teacher.learn(features.inputs_of(everything))
     log(learned.note)
@@ -129,10 +129,10 @@ def _with_folds(setup: Setup, pictures: Pictures, features: Features, folds: int
     note_copies(len(pictures), len(chosen))
     paths = _chosen(pictures.paths, chosen)
     good = GoodScores(paths, record.scores()[chosen], record.peaks()[chosen], record)
-    return Lesson(learned, everything, good)
+    return Taught(learned, everything, good)
 
 
-def _with_hold_out(setup: Setup, pictures: Pictures, features: Features) -> Lesson:
+def _with_hold_out(setup: Setup, pictures: Pictures, features: Features) -> Taught:
     training, held_out = hold_out(pictures.paths)
     places = {path: place for place, path in enumerate(pictures.paths)}
     trained = [places[path] for path in training]
@@ -145,7 +145,7 @@ def _with_hold_out(setup: Setup, pictures: Pictures, features: Features) -> Less
     note_copies(len(held), len(chosen))
     found = setup.scores(learned, features, chosen)
     good = GoodScores(_chosen(pictures.paths, chosen), found.scores, found.peaks)
-    return Lesson(learned, trained, good)
+    return Taught(learned, trained, good)
 
 
 def _first_of_each(contents: Sequence[str], places: Sequence[int]) -> list[int]:
