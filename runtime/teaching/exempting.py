@@ -85,10 +85,15 @@ class ExemptingTeacher(Teacher):
             )
         harmless, values = self._harmless()
         rejected = len(np.unique(np.nonzero(harmless)[0] // self._per_picture))
-        if rejected < 2:
+        if rejected == 0:
             raise TeachError(
-                f"the bundle rejects {rejected} different ones of the false rejects, and it takes "
-                f"2 to see how much the same thing differs; give more of them"
+                "the bundle rejects none of the false rejects, at the threshold that it has now; "
+                "there is nothing to exempt"
+            )
+        if rejected == 1:
+            raise TeachError(
+                "the bundle rejects only one of the false rejects, copies not counted, and it "
+                "takes 2 to see how much the same thing differs; give more of them"
             )
         bank = old if len(old.rows) else self._first_bank(harmless)
         patches, pictures = self._patches(bank, harmless, values)

@@ -241,4 +241,8 @@ def test_one_picture_does_not_show_how_much_harmless_things_differ(
 ) -> None:
     rejected = [*noise(1, 2), *lines(1, 3) * 2]
     assert append(trained, tmp_path, rejected, noise(10, 4)) == 2
-    assert "the bundle rejects 1 different ones of the false rejects" in capsys.readouterr().err
+    assert "the bundle rejects only one of the false rejects" in capsys.readouterr().err
+    none = tmp_path / "none"
+    none.mkdir()
+    assert append(trained, none, noise(3, 2), noise(10, 4)) == 2
+    assert "the bundle rejects none of the false rejects" in capsys.readouterr().err
