@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -19,7 +20,8 @@ def resampled_means(source: int, target: int) -> Floats:
     places = np.arange(source)
     near = np.abs(places[:, None] - places) <= REACH
     means = near / near.sum(1, keepdims=True)
-    resize = _interpolation(source, target) if target >= source else _means(source, target)
+    way = cv2.INTER_LINEAR if target >= source else cv2.INTER_AREA
+    resize = cv2.resize(np.eye(source), (source, target), interpolation=way)
     matrix: Floats = (resize @ means).astype(np.float32)
     return matrix
 
@@ -32,26 +34,3 @@ def cells(source: int, target: int) -> npt.NDArray[np.int64]:
 def cells_matrix(source: int, target: int) -> Floats:
     """Return `cells` as a matrix [target, source] of zeros and ones."""
     return np.eye(source, dtype=np.float32)[cells(source, target)]
-
-
-def _interpolation(source: int, target: int) -> npt.NDArray[np.float64]:
-    centres = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
-    lower = np.minimum(centres.astype(np.int64), max(source - 2, 0))
-    upper = np.minimum(lower + 1, source - 1)
-    share = centres - lower
-    matrix = np.zeros((target, source))
-    lines = np.arange(target)
-    np.add.at(matrix, (lines, lower), 1 - share)
-    np.add.at(matrix, (lines, upper), share)
-    return matrix
-
-
-def _means(source: int, target: int) -> npt.NDArray[np.float64]:
-    """Return the share of each sample in the interval that a sample of the target covers."""
-    starts = np.arange(target)[:, None] * source / target
-    ends = starts + source / target
-    places = np.arange(source)
-    covered = np.minimum(ends, places + 1) - np.maximum(starts, places)
-    covered = covered.clip(0)
-    normalised: npt.NDArray[np.float64] = covered / covered.sum(1, keepdims=True)
-    return normalised

@@ -72,11 +72,6 @@ def _parser() -> Parser:
     parser.add_argument(
         "--rate", type=float, default=0.1, help="false-alarm rate of these; default %(default)s"
     )
-    parser.add_argument(
-        "--work",
-        type=path_argument,
-        help="folder that keeps trained detectors, for a later run; default: none is kept",
-    )
     parser.add_argument("--size", type=int, help="of the input; default is the method's")
     add_out_argument(parser, "teach")
     return parser
@@ -96,9 +91,7 @@ def _run(args: argparse.Namespace) -> None:
     command = public_command("benchmarks.studies.teach", words)
     flags = ["--weights", str(args.weights), *(["--size", str(args.size)] if args.size else [])]
     with tempfile.TemporaryDirectory(prefix="flawline-") as folder:
-        work = args.work or Path(folder)
-        work.mkdir(parents=True, exist_ok=True)
-        study = Study(open_data(args.data), args.other, flags, work)
+        study = Study(open_data(args.data), args.other, flags, Path(folder))
         measure: dict[str, Callable[[str], Any]] = {
             "compared": lambda method: study.compare(method, args.images),
             "time": lambda method: study.time(method, args.timed),

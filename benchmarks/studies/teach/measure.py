@@ -40,8 +40,7 @@ Scores = npt.NDArray[np.float64]
 class Study:
     """Measures on the images of one data set, in a folder for bundles and links.
 
-    `other` is the data set of the bundles that are taught, and `flags` go to `flawline build`. A
-    detector that was trained in this folder before is not trained again.
+    `other` is the data set of the bundles that are taught, and `flags` go to `flawline build`.
     """
 
     def __init__(self, data: DataSet, other: Path, flags: Sequence[str], folder: Path) -> None:
@@ -143,7 +142,8 @@ class Study:
             "trained": method not in TEACHERS,
         }
         wrong = wrong[:rejects]
-        steps = [("before", scores := self._test_scores(base), level)]
+        scores = self._test_scores(base)
+        steps = [("before", scores, level)]
         if wrong:
             more = self._append(base, wrong, kept, rates)
             again = self._calibrate(base, kept, rates)
@@ -154,11 +154,11 @@ class Study:
                 ("after, threshold kept", added, level),
                 ("after", added, _threshold(more)),
             ]
-        rows = []
-        for name, judged_by, threshold in steps:
-            row = self._accuracy(judged_by, threshold)
-            rows.append({"step": name, **counts, "rejects": len(wrong), **row})
-        return rows
+        counts["rejects"] = len(wrong)
+        return [
+            {"step": name, **counts, **self._accuracy(judged_by, threshold)}
+            for name, judged_by, threshold in steps
+        ]
 
     def _begin(self, method: str, good: Sequence[Path], rates: Sequence[str]) -> Path:
         """Return a bundle that was taught from good images, or trained on them."""
@@ -226,9 +226,6 @@ class Study:
 
     def _train(self, method: str, data: Path, name: str, *more: str) -> Path:
         bundle = self._folder / f"{method}-{name}"
-        if bundle.exists():
-            # Of an earlier run in this folder.
-            return bundle
         checkpoint = self._folder / f"{method}-{name}.pt"
         flags = ["--method", method, "--engine", "none", *self._flags, *more]
         if train_bundle(data, 0, flags, bundle, checkpoint) is None:

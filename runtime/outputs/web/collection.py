@@ -60,21 +60,6 @@ class Picture:
     file: Path
     record: Record
 
-    @property
-    def kind(self) -> str:
-        """What the person said that it is."""
-        return self.record.kind
-
-    @property
-    def person(self) -> str:
-        """Who says that it is of a good part."""
-        return self.record.person
-
-    @property
-    def bits(self) -> int | None:
-        """The bit depth that the camera declared for 16-bit values."""
-        return self.record.bits
-
 
 @dataclass
 class _Wanted:
@@ -185,7 +170,7 @@ class Collection:
         record = Record(kind, person, part_state(shown), bits, len(content), digest)
         with self._lock:
             same = self._same(shown.bundle.path, digest)
-            if same is not None and (kind == GOOD or same.kind == FALSE_REJECT):
+            if same is not None and (kind == GOOD or same.record.kind == FALSE_REJECT):
                 return None
             picture = self._write(shown.bundle.path, record, part, content, small)
             if same is not None:

@@ -197,7 +197,7 @@ def _supported(flag: float | None, review: float | None, images: int) -> Asked |
 
 def _images(mode: str, pictures: Sequence[Picture]) -> int:
     """Return how many pictures set the thresholds. Raises CalibrationError."""
-    rejects = sum(picture.kind == FALSE_REJECT for picture in pictures)
+    rejects = sum(picture.record.kind == FALSE_REJECT for picture in pictures)
     images = len(pictures) - rejects if mode == APPEND else len(pictures)
     if mode == APPEND and rejects == 0:
         raise CalibrationError("mark a rejected part that is good")
@@ -205,7 +205,7 @@ def _images(mode: str, pictures: Sequence[Picture]) -> int:
         require_enough(images)
     except DataError as error:
         raise CalibrationError(f"collect good parts: {error}") from error
-    if len({picture.bits for picture in pictures} - {None}) > 1:
+    if len({picture.record.bits for picture in pictures} - {None}) > 1:
         raise CalibrationError("the pictures are of different bit depths; remove those of one")
     if mode == NEW and choose_folds(None, images) == 0:
         return held_out_count(images)

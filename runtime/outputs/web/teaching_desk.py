@@ -115,7 +115,7 @@ class TeachingDesk:
             self._require_idle()
             chosen = set()
             for one in self._collection.pictures(path):
-                if picture in (None, one.number) and kind in (None, one.kind):
+                if picture in (None, one.number) and kind in (None, one.record.kind):
                     chosen.add(one.number)
             removed = self._collection.remove(path, chosen)
         log(f"page: {removed} pictures removed by {name}")
@@ -194,9 +194,9 @@ class TeachingDesk:
     def _order(self, bundle: Bundle, mode: str, pictures: list[Picture], person: str) -> Order:
         """Return what is to be done. Raises CalibrationError if pictures are missing."""
         rates = rates_for(bundle, mode, pictures)
-        marked = [picture for picture in pictures if picture.kind == FALSE_REJECT]
-        good = [picture for picture in pictures if picture.kind == GOOD]
-        depths = {picture.bits for picture in pictures} - {None}
+        marked = [picture for picture in pictures if picture.record.kind == FALSE_REJECT]
+        good = [picture for picture in pictures if picture.record.kind == GOOD]
+        depths = {picture.record.bits for picture in pictures} - {None}
         options = f"?bits={depths.pop()}" if depths else ""
         if mode == APPEND:
             folders = {MARKED_FOLDER: marked, GOOD_FOLDER: good}
@@ -248,7 +248,7 @@ def _note(mode: str, marked: list[Picture], good: list[Picture], person: str) ->
     texts = [f"{what} on the live page by {person}"]
     for called, pictures in (("false rejects marked", marked), ("good parts collected", good)):
         if pictures:
-            names = ", ".join(sorted({picture.person for picture in pictures}))
+            names = ", ".join(sorted({picture.record.person for picture in pictures}))
             texts.append(f"{len(pictures)} {called} by {names}")
     return "; ".join(texts)
 
@@ -263,7 +263,11 @@ def _mode_state(bundle: Bundle, mode: str, pictures: list[Picture]) -> ModeState
 
 def _picture_state(picture: Picture) -> PictureState:
     return PictureState(
-        picture.number, picture.kind, picture.person, picture.part, picture.record.facts
+        picture.number,
+        picture.record.kind,
+        picture.record.person,
+        picture.part,
+        picture.record.facts,
     )
 
 
