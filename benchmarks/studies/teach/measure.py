@@ -132,29 +132,23 @@ class Study:
         rates = ("--false-alarm-rate", str(rate))
         base = self._begin(method, good[:few], rates)
         level = read_bundle(base).calibration.threshold
-        found = _scores(base, judged)
-        wrong = [path for path, score in zip(judged, found, strict=True) if score > level]
-        counts: dict[str, Any] = {
-            "pictures": few,
-            "judged": len(judged),
-            "rejected": len(wrong),
-            "kept": len(kept),
-            "trained": method not in TEACHERS,
-        }
+        scored = zip(judged, _scores(base, judged), strict=True)
+        wrong = [path for path, score in scored if score > level]
+        counts: dict[str, Any] = {"pictures": few, "judged": len(judged), "rejected": len(wrong)}
         wrong = wrong[:rejects]
+        counts |= {"kept": len(kept), "trained": method not in TEACHERS, "rejects": len(wrong)}
         scores = self._test_scores(base)
         steps = [("before", scores, level)]
         if wrong:
             more = self._append(base, wrong, kept, rates)
-            again = self._calibrate(base, kept, rates)
+            again = _threshold(self._calibrate(base, kept, rates))
             added = self._test_scores(more)
             counts.update(self._growth(base, more))
             steps += [
-                ("before, thresholds set again", scores, _threshold(again)),
+                ("before, thresholds set again", scores, again),
                 ("after, threshold kept", added, level),
                 ("after", added, _threshold(more)),
             ]
-        counts["rejects"] = len(wrong)
         return [
             {"step": name, **counts, **self._accuracy(judged_by, threshold)}
             for name, judged_by, threshold in steps
