@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -34,6 +32,7 @@ from flawline.runtime.good_images.scores import GoodScores
 from flawline.runtime.image import Image, Map
 from flawline.runtime.manifest import Manifest, Spread
 from flawline.runtime.precisions import FP32
+from flawline.runtime.scratch import work_beside
 from flawline.runtime.teaching import TeachError
 from flawline.runtime.teaching.features import Features, inputs_of_frame
 from flawline.runtime.teaching.learning import Setup, Taught
@@ -215,17 +214,14 @@ def write_tested(new: NewBundle, out: Path, engine: str, options: EngineOptions)
     contents = (new.manifest, new.calibration, new.models, new.golden)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        with work_beside(out) as work:
+            staged = write_bundle(work / out.name, *contents, shown=out)
+            with closing(_opened(staged, engine, options)) as opened:
+                log(f"self-test passed: {opened.description}")
     except OSError as error:
         raise BundleError(
             f"{out} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
         ) from error
-    try:
-        staged = write_bundle(work / out.name, *contents)
-        with closing(_opened(staged, engine, options)) as opened:
-            log(f"self-test passed: {opened.description}")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return write_bundle(out, *contents, "teach")
 
 
