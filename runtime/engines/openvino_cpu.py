@@ -101,9 +101,9 @@ class OpenVino(Engine):
                 f"{library} cannot load {path} ({last_line(error)}); "
                 f"{pip_command('install', '--upgrade', 'openvino')}, or build the bundle again"
             ) from error
-        size = self._model.input().partial_shape[0]
-        if size.is_static:
-            self.largest_batch = size.get_length()
+        shape = self._model.input().partial_shape
+        self._shape = [size.get_length() if size.is_static else None for size in shape]
+        self.largest_batch = self._shape[0]
 
     def _float_precision(self) -> str:
         """Return OpenVINO's name of the precision of floating-point operators.
@@ -178,7 +178,7 @@ class OpenVino(Engine):
     def _request(self, image: Image) -> _Request:
         """Return a request that is not running, with this image as its input."""
         # Without a copy, but for one that OpenVINO cannot share: strided or read-only.
-        image = np.require(host_image(image), requirements=("C", "W"))
+        image = np.require(host_image(image, self._shape), requirements=("C", "W"))
         with self._explained(image):
             if len(image) not in self._requests:
                 self._requests[len(image)] = self._compile(image)

@@ -465,6 +465,20 @@ def test_an_image_that_is_not_uint8_is_refused(name: str, submitting: Engine) ->
     np.testing.assert_allclose(submitting(images(1))[1], expected_maps(images(1)), atol=0.01)
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, SIZE, SIZE, 4), (1, SIZE // 2, SIZE, 3), (1, 3, SIZE, SIZE), (SIZE, SIZE, 3)]
+)
+def test_an_image_of_another_shape_is_refused_with_that_of_the_graph(
+    name: str, submitting: Engine, shape: tuple[int, ...]
+) -> None:
+    message = f"the image is {list(shape)}, and this graph takes [N, {SIZE}, {SIZE}, 3]"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        submitting(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        submitting.submit(np.zeros(shape, np.uint8))
+    np.testing.assert_allclose(submitting(images(1))[1], expected_maps(images(1)), atol=0.01)
+
+
 def test_an_engine_without_device_memory_says_so(name: str, engine: Engine) -> None:
     if engine.has_device_memory:
         pytest.skip("has device memory")
