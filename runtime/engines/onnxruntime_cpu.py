@@ -103,7 +103,8 @@ class OnnxRuntime(Engine):
             ) from error
         # An open size has a name, or is None.
         self._shape = [size if isinstance(size, int) else None for size in shape]
-        self.largest_batch = self._shape[0]
+        if self._shape[0] is not None:
+            self.largest_batch = self._shape[0]
         self._map_size = map_size
         # For each batch size: scores and maps.
         self._outputs: dict[int, tuple[Map, Map]] = {}

@@ -103,7 +103,8 @@ class OpenVino(Engine):
             ) from error
         shape = self._model.input().partial_shape
         self._shape = [size.get_length() if size.is_static else None for size in shape]
-        self.largest_batch = self._shape[0]
+        if self._shape[0] is not None:
+            self.largest_batch = self._shape[0]
 
     def _float_precision(self) -> str:
         """Return OpenVINO's name of the precision of floating-point operators.
