@@ -142,6 +142,14 @@ class Engine(ABC):
         """
 
     @classmethod
+    def unsuited(cls, precision: str) -> str | None:
+        """Say why this machine cannot compute in one of `precisions`, with the remedy, or None.
+
+        Only asked where nothing is missing. Raises EngineError if that cannot be found out.
+        """
+        return None
+
+    @classmethod
     def build(
         cls, bundle: Bundle, precision: str, build_options: Any = None, cache: Path | None = None
     ) -> Path:

@@ -30,6 +30,8 @@ INT8_LAYERS = ("Convolution", "FullyConnected", "MatMul")
 # A second request waits for each stream, so that none is idle while the next image is prepared.
 REQUESTS_PER_STREAM = 2
 
+NO_BF16 = "this CPU has no native BF16, where it would only be slower; choose --precision fp32"
+
 
 @dataclass
 class _Request:
@@ -111,12 +113,9 @@ class OpenVino(Engine):
 
         Raises EngineError if the CPU cannot compute in the requested precision.
         """
-        native = "BF16" in self._core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+        native = _has_bf16(self._core)
         if self.precision == "bf16" and not native:
-            raise EngineError(
-                "this CPU has no native BF16, where it would only be slower; "
-                "choose --precision fp32"
-            )
+            raise EngineError(NO_BF16)
         if self.precision == "fp32" or not native:
             return "f32"
         return "bf16"
@@ -136,6 +135,14 @@ class OpenVino(Engine):
     @classmethod
     def installed(cls) -> str:
         return version("openvino")
+
+    @classmethod
+    def unsuited(cls, precision: str) -> str | None:
+        if precision != "bf16":
+            return None
+        import openvino
+
+        return None if _has_bf16(openvino.Core()) else NO_BF16
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
         if self._running:
@@ -277,3 +284,8 @@ class OpenVino(Engine):
             with suppress(Exception):
                 self._running.popleft().infer.wait()
         self._requests.clear()
+
+
+def _has_bf16(core: Any) -> bool:
+    """Whether the CPU computes in BF16, or only emulates it."""
+    return "BF16" in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")

@@ -178,6 +178,7 @@ def test_every_precision_opens_or_says_why_not(
         pytest.skip(reason)
     for precision in engine_class(name).precisions:
         options = options_for(full_bundle, threads=1, precision=precision)
+        unsuited = engine_class(name).unsuited(precision)
         reason = None
         try:
             engine = open_engine(full_bundle, name, options)
@@ -188,6 +189,8 @@ def test_every_precision_opens_or_says_why_not(
             engine.close()
         else:
             assert "\n" not in reason
+        # `flawline doctor` lists what opens.
+        assert reason == unsuited
 
 
 @pytest.mark.parametrize("count", [1, 3])
