@@ -157,12 +157,13 @@ def write_bundle(
     models: Mapping[str, bytes],
     golden: Golden,
     what: str = "build",
+    note: str | None = None,
 ) -> Bundle:
     """Write a whole bundle next to `path`, then move it there.
 
     No reader ever sees a part of a bundle. `models` maps precisions to serialised graphs, of which
     fp32 is required. An existing bundle is replaced; any other existing folder is refused. `what`
-    is how the audit log calls it. Raises BundleError.
+    is how the audit log calls it, and `note` what else it says. Raises BundleError.
     """
     path = Path(path)
     # A mistyped --out must never delete a folder of the user.
@@ -174,7 +175,7 @@ def write_bundle(
         contents[model_file(precision)] = model
     hashes = {name: sha256_of_bytes(data) for name, data in contents.items()}
     try:
-        with replaced_bundle(path, what) as new:
+        with replaced_bundle(path, what, note=note) as new:
             for name, data in contents.items():
                 write_atomically(new / name, data)
             write_atomically(new / MANIFEST, manifest_to_json(manifest, hashes))
