@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,10 +124,16 @@ def open_measurements(
     called instead, and the error is raised only if no engine is left.
     """
     opened = []
+    # What `auto` stood for: the same in throughput mode, without choosing and saying so again.
+    found: dict[tuple[str, EngineOptions], tuple[str, str]] = {}
     for choice in choices:
         options = choice.options
+        asked = (choice.name, replace(options, streams=None))
+        name, precision = found.get(asked, (choice.name, options.precision))
         try:
-            detector = stack.enter_context(Detector(bundle, choice.name, options))
+            detector = Detector(bundle, name, replace(options, precision=precision))
+            stack.enter_context(detector)
+            found[asked] = (detector.engine.name, detector.engine.precision)
             require_batch(detector, choice.batch or 1)
         except (EngineError, BundleError) as error:
             if left_out is None:

@@ -166,12 +166,21 @@ class FolderWatch:
         self._mount = mount
 
     def _find_files(self, now: float) -> None:
-        """Note the files that are new or changed. Raises OSError if the folder cannot be listed."""
+        """Note the files that are new or changed. Raises OSError if the folder cannot be listed.
+
+        All that are found have the same time, so that they settle together and are read in their
+        order: that of the end, because to look at many takes longer than a file has to settle.
+        """
+        known = set(self._waiting)
         entries = (entry for entry in walk_entries(self._root) if is_listed(entry.name))
         while chunk := list(islice(entries, CHUNK)):
             if self._stopped:
                 return
             self._find_in(chunk, now)
+        end = self._clock.monotonic()
+        for path, waiting in self._waiting.items():
+            if path not in known:
+                waiting.since = end
         self._listings += 1
         self._judged.forget(now)
 
@@ -192,7 +201,6 @@ class FolderWatch:
             if (is_first and self._only_new) or self._judged.knows(path, status):
                 self._judged.add(key, path, status, now)
                 continue
-            # To look at many files takes longer than a file has to settle.
             looked = self._clock.monotonic()
             self._waiting[path] = Waiting(key, path, status, looked, is_first)
 

@@ -12,6 +12,7 @@ from flawline.export.exported import (
     ExportedGraph,
     export_graph,
     for_source,
+    note_resized_good,
     require_source,
 )
 from flawline.export.good_scores import out_of_fold_scores, require_rate, scores_of_mosaics
@@ -115,8 +116,8 @@ def build_bundle(
         source_sizes=_source_sizes(checkpoint, selection),
         drift=good_statistics(selection, good),
     )
-    reference = _prove(method, selection, reference, results, calibration, manifest)
-    golden = _golden(selection, reference, calibration, manifest)
+    golden = _prove(method, selection, reference, results, calibration, manifest)
+    note_resized_good(selection, manifest, out)
     return write_bundle(out, manifest, calibration, {FP32.name: exported.model}, golden)
 
 
@@ -290,10 +291,10 @@ def _prove(
     results: ScoresAndMaps,
     calibration: Calibration,
     manifest: Manifest,
-) -> ScoresAndMaps:
+) -> Golden:
     """Log the parity of the graph with torch, and raise ExportError if it is not good enough.
 
-    Returns the reference, with results in float64 where float32 is not exact enough.
+    Returns golden images, with results in float64 where float32 is not exact enough.
     """
     reference = with_exact_results(
         method, selection.images, reference, results, calibration.threshold, manifest
@@ -309,4 +310,4 @@ def _prove(
     for line in parity.describe():
         log(line)
     require_parity(parity, Tolerances.of(manifest))
-    return reference
+    return _golden(selection, reference, calibration, manifest)

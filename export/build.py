@@ -35,7 +35,7 @@ from flawline.extras import EXTRA_OF_PACKAGE, missing_package
 from flawline.os_errors import reason_of, remedy_of
 from flawline.runtime.bundle import Bundle, read_bundle
 from flawline.runtime.console import log, run_command
-from flawline.runtime.engines import ENGINES, engine_options, missing
+from flawline.runtime.engines import ENGINES, engine_options, missing, require_precision
 from flawline.runtime.engines.auto import options_of_machine
 from flawline.runtime.engines.choice import record_path, require_writable
 from flawline.runtime.files import make_writable
@@ -183,6 +183,8 @@ def _run(words: Sequence[str]) -> None:
     options = engine_options(args)
     # Read before the work begins, so that a flag that the engine does not have is reported at once.
     build_options = read_build_options(args)
+    if args.engine in ENGINES and missing(args.engine) is None and options.precision != "auto":
+        require_precision(args.engine, options.precision)
     data = args.data
     built = None
     if args.bundle is not None:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flawline.commands import command_line
 from flawline.export import ExportError
 from flawline.export.graphs import evenly_spaced
 from flawline.export.graphs.edit import islands_in
@@ -16,6 +17,7 @@ from flawline.export.graphs.to_onnx import choose_outputs, node_types, onnx_from
 from flawline.export.selection import ImageSelection
 from flawline.runtime.console import log
 from flawline.runtime.image import Geometry, Image, resize
+from flawline.runtime.manifest import Manifest
 from flawline.runtime.source_frame import SourceFrame
 from flawline.runtime.source_images import SourceSizes
 from flawline.train.blocks.fused import fp32_islands
@@ -107,10 +109,33 @@ def require_source_of_data(
 
 def note_resized(source: SourceFrame, selection: ImageSelection) -> None:
     """Log how many of the images that were judged have another size than the camera's frames."""
-    sizes = selection.frames.sizes
-    resized = [path for path in sizes if sizes[path] != (source.height, source.width)]
+    resized = _resized(source, selection)
     if resized:
         log(
-            f"note: {len(resized)} of {len(sizes)} images have another size than the frames of "
-            f"{source}, and were resized to compare the graph on them"
+            f"note: {len(resized)} of {len(selection.frames.sizes)} images have another size than "
+            f"the frames of {source}, and were resized to compare the graph on them"
         )
+
+
+def note_resized_good(selection: ImageSelection, manifest: Manifest, bundle: Path) -> None:
+    """Log how to set the thresholds from the camera's frames, if resized images have set them.
+
+    The out-of-fold scores of a bundle are those of the images as they are, unless the frames are
+    mosaics.
+    """
+    source = manifest.source
+    if source is None or (manifest.folds and not source.is_bayer):
+        return
+    resized = _resized(source, selection)
+    if not resized.isdisjoint(selection.good):
+        command = command_line("calibrate", "--bundle", bundle, "--images", "GOOD_PARTS")
+        log(
+            f"note: the thresholds are from good images that were resized to {source}, which are "
+            f"less sharp than the camera's frames, or sharper; set them again from frames of good "
+            f"parts: {command}"
+        )
+
+
+def _resized(source: SourceFrame, selection: ImageSelection) -> set[Path]:
+    sizes = selection.frames.sizes
+    return {path for path in sizes if sizes[path] != (source.height, source.width)}

@@ -158,18 +158,21 @@ def write_bundle(
     golden: Golden,
     what: str = "build",
     note: str | None = None,
+    shown: Path | None = None,
 ) -> Bundle:
     """Write a whole bundle next to `path`, then move it there.
 
     No reader ever sees a part of a bundle. `models` maps precisions to serialised graphs, of which
     fp32 is required. An existing bundle is replaced; any other existing folder is refused. `what`
-    is how the audit log calls it, and `note` what else it says. Raises BundleError.
+    is how the audit log calls it, and `note` what else it says. Messages name `shown` where `path`
+    is one of this process alone. Raises BundleError.
     """
     path = Path(path)
+    named = path if shown is None else shown
     # A mistyped --out must never delete a folder of the user.
     if not may_be_replaced(path):
         raise BundleError(f"{path} exists and is not a bundle; choose another --out")
-    require_plausible(path, calibration, manifest)
+    require_plausible(named, calibration, manifest)
     contents = {GOLDEN: pack_golden(golden)}
     for precision, model in models.items():
         contents[model_file(precision)] = model
@@ -182,7 +185,7 @@ def write_bundle(
             write_atomically(new / CALIBRATION, calibration_to_json(calibration))
     except OSError as error:
         raise BundleError(
-            f"{path} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
+            f"{named} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
         ) from error
     return read_bundle(path)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,12 +19,17 @@ from typing import BinaryIO
 
 from flawline import FlawlineError
 from flawline.os_errors import reason_of, remedy_of
+from flawline.runtime.scratch import EXCHANGING, work_beside
 
 # Read at once when a file is hashed.
 BLOCK = 1 << 20
 # Of renameat2 in linux/fs.h and fcntl.h.
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
+# The end of the name of a file that is being written, which has the process before it.
+TEMPORARY = ".tmp"
+# One that was just opened is not locked yet.
+ABANDONED_S = 60.0
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -75,12 +83,17 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     """Write a file so that readers see the old file or the whole new one. Raises OSError.
 
     With `durable` False it does not wait for the disk, which takes milliseconds: a power failure
-    may then leave the new file empty. A file that is replaced keeps its permissions, and its owner
-    where that is allowed, as for root.
+    may then leave the new file empty. With True it also removes what killed processes left of the
+    same file. A file that is replaced keeps its permissions, and its owner where that is allowed,
+    as for root.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if durable:
+        _remove_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.is_file():
                 old = path.stat()
                 with suppress(PermissionError):
@@ -90,7 +103,7 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     if not durable:
@@ -99,6 +112,18 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     # and some network file systems cannot do this: it must not be reported as not written.
     with suppress(OSError):
         synchronise_folder(path.parent)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files for `path` of processes that were killed while they wrote."""
+    name = re.compile(rf"{re.escape(f'.{path.name}.')}\d+{re.escape(TEMPORARY)}")
+    with suppress(OSError):
+        for file in path.parent.iterdir():
+            if name.fullmatch(file.name) and time.time() - file.stat().st_mtime > ABANDONED_S:
+                with file.open("rb") as opened:
+                    # Raises OSError while another process writes it.
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    file.unlink()
 
 
 def synchronise_folder(path: Path) -> None:
@@ -128,7 +153,8 @@ def replace_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Give an empty folder to write into; when the block ends, it takes the place of `path`.
 
     The folder is next to `path`, so that the exchange is a rename. If the block or the exchange
-    fails, `path` stays or comes back as it was, and the new folder is removed. What was at `path`
+    fails, `path` stays or comes back as it was, and the new folder is removed. One that a killed
+    process left is removed by the next call for the same `path`. What was at `path`
     is removed, or with `keep` moved there, in place of what is there. The new folder gets the
     permissions of a replaced one, and all in it its owner where that is allowed, as for root: a
     service may run as that user. Raises OSError.
@@ -137,21 +163,24 @@ def replace_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
             write_atomically(new / "model.onnx", model)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    kept = work / "kept"
-    try:
+    with work_beside(path) as work:
         new = work / "new"
         new.mkdir()
         yield new
         if path.is_dir():
             _take_owner(new, path.stat())
-        if keep is not None and keep.exists():
-            os.replace(keep, kept)
-        _put_in_place(new, path, keep or work / "old")
-    finally:
-        if keep is not None and kept.exists() and not keep.exists():
-            os.replace(kept, keep)
-        shutil.rmtree(work, ignore_errors=True)
+        kept = work / "kept"
+        # After a crash, it is not known which of the two folders is in this one.
+        exchanging = work / EXCHANGING
+        exchanging.touch()
+        try:
+            if keep is not None and keep.exists():
+                os.replace(keep, kept)
+            _put_in_place(new, path, keep or work / "old")
+        finally:
+            if keep is not None and kept.exists() and not keep.exists():
+                os.replace(kept, keep)
+            exchanging.unlink()
 
 
 def _take_owner(folder: Path, old: os.stat_result) -> None:

@@ -252,7 +252,8 @@ def _log_start(cameras: Sequence[Camera], station: Station | None, detector: Det
 def _log_profile(tally: Tally) -> None:
     """Log where the time went, if that was asked for."""
     if tally.profile:
-        log_notes(stage_table(tally.stages.summary()))
+        # Of the summary: closing the engine and the outputs takes time, too.
+        log_notes(stage_table(tally.profiled or tally.stages.summary()))
 
 
 def _signals_call(end: Callable[[], None]) -> AbstractContextManager[None]:

@@ -64,8 +64,8 @@ class StageTimes:
 
 def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the lines of a table of what `StageTimes.summary` returns."""
-    lines = [f"{'stage':<10}{'median ms':>12}{'p95 ms':>12}{'of the time':>13}"]
+    lines = [f"{'stage':<10}{'median ms':>12}{'p95 ms':>12}{'share of run':>14}"]
     for stage, times in stages.items():
-        numbers = f"{times['p50_ms']:>12.3f}{times['p95_ms']:>12.3f}{times['share']:>13.1%}"
+        numbers = f"{times['p50_ms']:>12.3f}{times['p95_ms']:>12.3f}{times['share']:>14.2%}"
         lines.append(f"{stage:<10}{numbers}  {STAGES[stage]}")
     return lines

@@ -1,4 +1,4 @@
-"""Every command and script of the README runs, in its order, as written, on a small data set."""
+"""Commands and scripts of the README and the pages of tasks run as written, in their order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 
 import cv2
 import pytest
+import tomllib
 
 from flawline.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGES = ("train", "export", "runtime", "cameras", "benchmarks")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = ("README.md", "docs/stream.md", "docs/python.md", "docs/benchmarks.md", "docs/server.md")
+INSTALL = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
 # CI itself runs the make targets, and every installation runs pip.
 NOT_RUN = [
     "make demo",
@@ -24,16 +26,9 @@ NOT_RUN = [
     'pip install ".[train]"',
     "pip install .",
     'pip install ".[video]"',
-    "pip install torch --index-url https://download.pytorch.org/whl/cpu",
     'make bench-train DATA="/data/bottle /data/tiles" WEIGHTS=imagenet',
     "make bench",
 ]
-# The steps on a Jetson change the system; their flags are checked.
-NEEDS_JETSON = (
-    "sudo apt install ",
-    "python3 -m venv ",
-    ".venv/bin/",
-)
 # Flags of pip, venv and make lines.
 FLAGS_OF_OTHER_PROGRAMS = (
     "--index-url",
@@ -46,20 +41,27 @@ FLAGS_OF_OTHER_PROGRAMS = (
 )
 
 
-def commands() -> list[str]:
-    """The lines of all shell blocks, without their comments and without the steps on a Jetson."""
+def blocks(language: str) -> list[str]:
     found = []
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
+    for name in RUN:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        found += re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return found
+
+
+def commands() -> list[str]:
+    """The lines of all shell blocks, without their comments, each once."""
+    found = []
+    for block in blocks("sh"):
         for line in block.splitlines():
             command = line.split("   #")[0].strip()
-            if command and not command.startswith(NEEDS_JETSON):
+            if command and command not in found:
                 found.append(command)
     return found
 
 
 def scripts() -> list[str]:
-    """All Python blocks."""
-    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    return list(dict.fromkeys(blocks("python")))
 
 
 def test_the_commands_that_are_not_run_here_are_known() -> None:
@@ -158,7 +160,7 @@ def test_every_link_and_image_exists(page: Path) -> None:
 def test_the_steps_on_a_jetson_have_the_flags_of_the_commands(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lines = re.findall(r"^\.venv/bin/flawline (.+)$", README, re.MULTILINE)
+    lines = re.findall(r"^\.venv/bin/flawline (.+)$", INSTALL, re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["build", "calibrate", "stream"]
     for line in lines:
         name, *words = shlex.split(line)
@@ -168,3 +170,10 @@ def test_the_steps_on_a_jetson_have_the_flags_of_the_commands(
         for word in words:
             if word.startswith("--"):
                 assert word in help_text, word
+
+
+def test_the_page_of_installation_lists_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = set(project["project"]["optional-dependencies"]) - {"dev"}
+    rows = re.findall(r"^\| (`[a-z0-9`, ]+`) \|", INSTALL, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"[a-z0-9]+", row)} == extras

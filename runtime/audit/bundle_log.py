@@ -126,8 +126,22 @@ def replaced_bundle(
         if log is not None:
             # Not through memory: a log may be long. The next line waits until all are on disk.
             shutil.copy2(log.path, new / AUDIT_LOG)
-        with open_log(new / AUDIT_LOG) as new_log:
-            new_log.append(what, old, bundle_state(new), note)
+        _begin_log(new, what, old, note)
+
+
+def _begin_log(new: Path, what: str, old: State | None, note: str | None) -> None:
+    """Append a line to the log of a bundle that is not in its place yet.
+
+    Raises AuditError and OSError.
+    """
+    try:
+        with open_log(new / AUDIT_LOG) as log:
+            log.append(what, old, bundle_state(new), note)
+    except AuditError as error:
+        # Its message names a folder that is removed. A caller names the place of the bundle.
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error
+        raise
 
 
 def require_writable_log(path: Path) -> None:

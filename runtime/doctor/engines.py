@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flawline.runtime.doctor.finding import Finding, note, ok, problem
+from flawline.runtime.doctor.finding import Finding, note, ok, problem, split_remedy
 from flawline.runtime.doctor.gpu import has_gpu
 from flawline.runtime.doctor.machine import Machine, Subject
 
@@ -17,7 +17,7 @@ def engine_names() -> list[str]:
 
 
 def check_engine(machine: Machine, subject: Subject, name: str) -> Iterator[Finding]:
-    """Say whether an engine can be used, with its version, or what is missing."""
+    """Say whether an engine can be used, with its version and precisions, or what is missing."""
     from flawline.runtime.engines import engine_class, missing
 
     reason = missing(name)
@@ -25,12 +25,18 @@ def check_engine(machine: Machine, subject: Subject, name: str) -> Iterator[Find
         yield note(f"{name} cannot be used", reason)
         return
     kind = engine_class(name)
-    text = f"{name} {kind.installed()}: {', '.join(kind.precisions)}"
+    reasons = {precision: kind.unsuited(precision) for precision in kind.precisions}
+    usable = [precision for precision, reason in reasons.items() if reason is None]
+    text = f"{name} {kind.installed()}: {', '.join(usable)}"
     if kind.needs_server:
         text += f", on a server: {kind.usage}"
     if kind.untested is not None:
         text += f" (untested {kind.untested})"
     yield ok(text)
+    for precision, reason in reasons.items():
+        if reason is not None:
+            why, remedy = split_remedy(reason)
+            yield note(f"{name} does not run {precision}: {why}", remedy)
 
 
 def check_gpu_use(machine: Machine, subject: Subject) -> Iterator[Finding]:

@@ -158,6 +158,22 @@ def require_usable(name: str) -> type[Engine]:
     return kind
 
 
+def require_precision(name: str, precision: str) -> None:
+    """Refuse a precision that an engine of ENGINES does not have, or not on this machine.
+
+    Raises EngineError, also for an engine that cannot be used.
+    """
+    kind = require_usable(name)
+    if precision not in kind.precisions:
+        raise EngineError(
+            f"engine {name} does not run {precision}; "
+            f"it runs {', '.join(kind.precisions)}: see --precision"
+        )
+    reason = kind.unsuited(precision)
+    if reason is not None:
+        raise EngineError(reason)
+
+
 def engines_of_machine() -> Machine:
     """Ask each engine of ENGINES whether it can compute here. Raises EngineError if none can."""
     usable = {}
@@ -201,11 +217,8 @@ def require_options(name: str, options: EngineOptions) -> type[Engine]:
     """
     target = require_usable(name)
     require_server(name, options)
-    if options.precision not in ("auto", *target.precisions):
-        raise EngineError(
-            f"engine {name} does not run {options.precision}; "
-            f"it runs {', '.join(target.precisions)}: see --precision"
-        )
+    wanted = options.precision
+    require_precision(name, target.precisions[0] if wanted == "auto" else wanted)
     if options.streams is not None and not target.offers_streams:
         raise EngineError(
             f"engine {name} computes one batch after the other and has no streams; "

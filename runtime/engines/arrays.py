@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,12 @@ def is_on_device(image: Any) -> bool:
     return hasattr(image, "__cuda_array_interface__")
 
 
-def host_image(image: Any) -> Image:
+def host_image(image: Any, wanted: Sequence[int | None] | None = None) -> Image:
     """Return an image in host memory as a numpy array, without a copy where that is possible.
 
-    Arrays of other libraries are read through DLPack. Raises EngineError for an image in the memory
-    of a device, and ValueError for one that is not uint8.
+    Arrays of other libraries are read through DLPack. `wanted` is as of `require_shape`. Raises
+    EngineError for an image in the memory of a device, and ValueError for one that is not uint8 or
+    has another shape.
     """
     if is_on_device(image):
         raise EngineError(
@@ -43,5 +45,19 @@ def host_image(image: Any) -> Image:
         array = np.from_dlpack(image) if has_dlpack else np.asarray(image)
     if array.dtype != np.uint8:
         raise ValueError(f"the image is {array.dtype}, not uint8")
+    if wanted is not None:
+        require_shape(array.shape, wanted)
     found: Image = array
     return found
+
+
+def require_shape(shape: Sequence[int], wanted: Sequence[int | None]) -> None:
+    """Refuse an image of another shape than the graph takes; None stands for any size.
+
+    The libraries would say so as well, but as of a graph that is damaged. Raises ValueError.
+    """
+    sizes = zip(shape, wanted, strict=False)
+    if len(shape) == len(wanted) and all(of is None or size == of for size, of in sizes):
+        return
+    text = ", ".join("N" if of is None else str(of) for of in wanted)
+    raise ValueError(f"the image is {list(shape)}, and this graph takes [{text}]")

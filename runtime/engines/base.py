@@ -142,6 +142,14 @@ class Engine(ABC):
         """
 
     @classmethod
+    def unsuited(cls, precision: str) -> str | None:
+        """Say why this machine cannot compute in one of `precisions`, with the remedy, or None.
+
+        Only asked where nothing is missing. Raises EngineError if that cannot be found out.
+        """
+        return None
+
+    @classmethod
     def build(
         cls, bundle: Bundle, precision: str, build_options: Any = None, cache: Path | None = None
     ) -> Path:
@@ -182,7 +190,7 @@ class Engine(ABC):
         `image` is a numpy array, or an array of another library in host memory that has
         `__dlpack__`; see `has_device_memory` for those in device memory. The class says which shape
         the maps have, and how long the arrays stay valid. Raises EngineError, and ValueError for an
-        image that is not uint8.
+        image that is not uint8, or of another shape than the graph takes.
         """
 
     def submit(self, image: Image) -> None:

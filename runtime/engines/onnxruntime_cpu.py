@@ -95,15 +95,16 @@ class OnnxRuntime(Engine):
         self._session = open_session(model, threads, name=name)
         try:
             self._names = [output.name for output in self._session.get_outputs()]
-            size = self._session.get_inputs()[0].shape[0]
+            shape = self._session.get_inputs()[0].shape
         except UnicodeDecodeError as error:
             # ONNX Runtime loads such a graph.
             raise EngineError(
                 f"{name} has a name that is not UTF-8 text; build the bundle again"
             ) from error
         # An open size has a name, or is None.
-        if isinstance(size, int):
-            self.largest_batch = size
+        self._shape = [size if isinstance(size, int) else None for size in shape]
+        if self._shape[0] is not None:
+            self.largest_batch = self._shape[0]
         self._map_size = map_size
         # For each batch size: scores and maps.
         self._outputs: dict[int, tuple[Map, Map]] = {}
@@ -133,7 +134,7 @@ class OnnxRuntime(Engine):
         return version("onnxruntime")
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
-        image = np.ascontiguousarray(host_image(image))
+        image = np.ascontiguousarray(host_image(image, self._shape))
         outputs = self._buffers(len(image))
         binding = self._binding
         binding.bind_input("image", "cpu", 0, np.uint8, image.shape, image.ctypes.data)
@@ -152,11 +153,10 @@ class OnnxRuntime(Engine):
     def layer_types(self) -> Mapping[str, int]:
         if self._read is None:
             return {}
-        image = self._session.get_inputs()[0]
-        # An open size has a name, or is None.
-        shape = [size if isinstance(size, int) else 1 for size in image.shape]
+        name = self._session.get_inputs()[0].name
+        shape = [size or 1 for size in self._shape]
         opened = partial(open_session, self._read(), 1)
-        return profiled_types(opened, {image.name: np.zeros(shape, np.uint8)})
+        return profiled_types(opened, {name: np.zeros(shape, np.uint8)})
 
     def _buffers(self, n: int) -> tuple[Map, Map]:
         if n not in self._outputs:

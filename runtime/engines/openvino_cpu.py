@@ -30,6 +30,8 @@ INT8_LAYERS = ("Convolution", "FullyConnected", "MatMul")
 # A second request waits for each stream, so that none is idle while the next image is prepared.
 REQUESTS_PER_STREAM = 2
 
+NO_BF16 = "this CPU has no native BF16, where it would only be slower; choose --precision fp32"
+
 
 @dataclass
 class _Request:
@@ -101,21 +103,19 @@ class OpenVino(Engine):
                 f"{library} cannot load {path} ({last_line(error)}); "
                 f"{pip_command('install', '--upgrade', 'openvino')}, or build the bundle again"
             ) from error
-        size = self._model.input().partial_shape[0]
-        if size.is_static:
-            self.largest_batch = size.get_length()
+        shape = self._model.input().partial_shape
+        self._shape = [size.get_length() if size.is_static else None for size in shape]
+        if self._shape[0] is not None:
+            self.largest_batch = self._shape[0]
 
     def _float_precision(self) -> str:
         """Return OpenVINO's name of the precision of floating-point operators.
 
         Raises EngineError if the CPU cannot compute in the requested precision.
         """
-        native = "BF16" in self._core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+        native = _has_bf16(self._core)
         if self.precision == "bf16" and not native:
-            raise EngineError(
-                "this CPU has no native BF16, where it would only be slower; "
-                "choose --precision fp32"
-            )
+            raise EngineError(NO_BF16)
         if self.precision == "fp32" or not native:
             return "f32"
         return "bf16"
@@ -135,6 +135,14 @@ class OpenVino(Engine):
     @classmethod
     def installed(cls) -> str:
         return version("openvino")
+
+    @classmethod
+    def unsuited(cls, precision: str) -> str | None:
+        if precision != "bf16":
+            return None
+        import openvino
+
+        return None if _has_bf16(openvino.Core()) else NO_BF16
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
         if self._running:
@@ -178,7 +186,7 @@ class OpenVino(Engine):
     def _request(self, image: Image) -> _Request:
         """Return a request that is not running, with this image as its input."""
         # Without a copy, but for one that OpenVINO cannot share: strided or read-only.
-        image = np.require(host_image(image), requirements=("C", "W"))
+        image = np.require(host_image(image, self._shape), requirements=("C", "W"))
         with self._explained(image):
             if len(image) not in self._requests:
                 self._requests[len(image)] = self._compile(image)
@@ -276,3 +284,8 @@ class OpenVino(Engine):
             with suppress(Exception):
                 self._running.popleft().infer.wait()
         self._requests.clear()
+
+
+def _has_bf16(core: Any) -> bool:
+    """Whether the CPU computes in BF16, or only emulates it."""
+    return "BF16" in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")

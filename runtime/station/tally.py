@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Tally:
         self, clock: Callable[[], float] = time.perf_counter, *, profile: bool = False
     ) -> None:
         self.stages = StageTimes(clock)
+        # What the summary says about them.
+        self.profiled: Mapping[str, Mapping[str, Any]] | None = None
         self.profile = profile
         self.frames = 0
         self.anomalous = 0
@@ -91,7 +93,8 @@ class Tally:
         if self.drift:
             summary["drift"] = dict(self.drift)
         if self.profile:
-            summary["profile"] = self.stages.summary()
+            self.profiled = self.stages.summary()
+            summary["profile"] = self.profiled
         return summary
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -35,6 +33,7 @@ from flawline.runtime.good_images.scores import GoodScores
 from flawline.runtime.image import Image, Map
 from flawline.runtime.manifest import Manifest, Spread
 from flawline.runtime.precisions import FP32
+from flawline.runtime.scratch import work_beside
 from flawline.runtime.teaching import TeachError
 from flawline.runtime.teaching.base import Learned
 from flawline.runtime.teaching.features import Features, inputs_of_frame
@@ -238,7 +237,11 @@ def _image(setup: Setup, pictures: Pictures, place: int) -> Image:
 
 
 def write_tested(
-    new: NewBundle, out: Path, engine: str, options: EngineOptions, note: str | None
+    new: NewBundle,
+    out: Path,
+    engine: str,
+    options: EngineOptions,
+    note: str | None = None,
 ) -> Bundle:
     """Write a bundle in a folder of its own, run its self-test there, then write it to `out`.
 
@@ -248,17 +251,14 @@ def write_tested(
     contents = (new.manifest, new.calibration, new.models, new.golden)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        with work_beside(out) as work:
+            staged = write_bundle(work / out.name, *contents, shown=out)
+            with closing(_opened(staged, engine, options)) as opened:
+                log(f"self-test passed: {opened.description}")
     except OSError as error:
         raise BundleError(
             f"{out} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
         ) from error
-    try:
-        staged = write_bundle(work / out.name, *contents)
-        with closing(_opened(staged, engine, options)) as opened:
-            log(f"self-test passed: {opened.description}")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return write_bundle(out, *contents, "teach", note)
 
 

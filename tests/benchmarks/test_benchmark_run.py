@@ -20,9 +20,11 @@ pytest.importorskip("torch", reason="needs the train extra")
 from flawline.benchmarks import evaluate, interleaved, run
 from flawline.benchmarks.evaluate import compare_with_reference
 from flawline.benchmarks.interleaved import EngineRun
+from flawline.runtime import engines
 from flawline.runtime.bundle import Bundle, add_model
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import ENGINES, EngineError, engine_class, missing, unusable_here
+from flawline.runtime.engines.auto import Selection
 from flawline.runtime.training_length import TrainingLength
 from flawline.runtime.verdict import Verdict
 from flawline.train.data import DataError
@@ -322,6 +324,25 @@ def test_throughput_mode_is_measured_besides_one_image_at_a_time(
 
 
 @pytest.mark.skipif("openvino" not in HERE, reason="needs the openvino extra")
+def test_auto_is_chosen_once_for_both_modes(
+    bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = []
+
+    def select(*_: object) -> Selection:
+        chosen.append("auto")
+        return Selection("onnxruntime", "fp32")
+
+    monkeypatch.setattr(engines, "select_engine", select)
+    code, rows, _ = benchmark(bundle, data, capsys, "--engines", "auto", "--batch", "3")
+    assert code == 0
+    assert [(row["engine"].split()[0], row["batch"]) for row in rows] == [
+        ("onnxruntime", 1),
+        ("onnxruntime", 3),
+    ]
+    assert chosen == ["auto"]
+
+
 def test_engines_without_streams_are_left_out_of_throughput_mode(
     bundle: Bundle, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

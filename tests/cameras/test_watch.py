@@ -111,6 +111,36 @@ def test_present_files_come_first_and_new_ones_in_order_of_arrival(tmp_path: Pat
     assert not watched.camera.live
 
 
+def test_files_are_in_order_though_looking_at_them_takes_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is listed in any order, and the files settle one after the other."""
+    names = [f"{index:02d}.png" for index in range(20)]
+    for name in names:
+        write(tmp_path / name)
+
+    def arrive() -> None:
+        for index, name in enumerate(names):
+            write(tmp_path / f"new{name}", modified=3_000_000 + index)
+
+    watched = Watched(tmp_path, [*pauses(), arrive])
+    status_of = watch._status_of
+
+    def looked_at(path: str) -> FileStatus | None:
+        watched.clock.now += 0.001
+        return status_of(path)
+
+    monkeypatch.setattr(watch, "_status_of", looked_at)
+    walk = watch.walk_entries
+
+    def listed(root: Path) -> list[os.DirEntry[str]]:
+        return sorted(walk(root), key=lambda entry: entry.path, reverse=True)
+
+    monkeypatch.setattr(watch, "walk_entries", listed)
+    found = [Path(frame.source).name for frame in watched.frames()]
+    assert found == [*names, *(f"new{name}" for name in names)]
+
+
 def chunks_of(path: Path, data: bytes, count: int) -> list[STEP]:
     """Steps that write a file part by part."""
     size = len(data) // count + 1

@@ -178,6 +178,7 @@ def test_every_precision_opens_or_says_why_not(
         pytest.skip(reason)
     for precision in engine_class(name).precisions:
         options = options_for(full_bundle, threads=1, precision=precision)
+        unsuited = engine_class(name).unsuited(precision)
         reason = None
         try:
             engine = open_engine(full_bundle, name, options)
@@ -188,6 +189,8 @@ def test_every_precision_opens_or_says_why_not(
             engine.close()
         else:
             assert "\n" not in reason
+        # `flawline doctor` lists what opens.
+        assert reason == unsuited
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -462,6 +465,20 @@ def test_an_image_that_is_not_uint8_is_refused(name: str, submitting: Engine) ->
             submitting(given)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="not uint8"):
             submitting.submit(given)  # type: ignore[arg-type]
+    np.testing.assert_allclose(submitting(images(1))[1], expected_maps(images(1)), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, SIZE, SIZE, 4), (1, SIZE // 2, SIZE, 3), (1, 3, SIZE, SIZE), (SIZE, SIZE, 3)]
+)
+def test_an_image_of_another_shape_is_refused_with_that_of_the_graph(
+    name: str, submitting: Engine, shape: tuple[int, ...]
+) -> None:
+    message = f"the image is {list(shape)}, and this graph takes [N, {SIZE}, {SIZE}, 3]"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        submitting(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        submitting.submit(np.zeros(shape, np.uint8))
     np.testing.assert_allclose(submitting(images(1))[1], expected_maps(images(1)), atol=0.01)
 
 

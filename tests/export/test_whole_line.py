@@ -342,12 +342,13 @@ def test_a_score_only_bundle_gets_its_fp16_graph_and_no_overlays(
     data, out = tmp_path / "weave", tmp_path / "bundle"
     flags = ["--weights", "random", "--size", "64", "--steps", "20", "--folds", "0"]
     flags += ["--outputs", "score", "--static-batch", "--save-checkpoint", str(tmp_path / "c.pt")]
-    flags += ["--precision", "fp16", "--engine", "onnxruntime"]
-    # ONNX Runtime is asked for FP16, which it does not run.
-    assert build.main(["--data", str(data), "--out", str(out), *flags]) == 2
-    text = capsys.readouterr().err
-    assert "fp16 against fp32: parity on" in text
-    assert "onnxruntime does not run fp16" in text
+    flags += ["--data", str(data), "--out", str(out), "--precision", "fp16"]
+    # Before anything is trained.
+    assert build.main([*flags, "--engine", "onnxruntime"]) == 2
+    assert "onnxruntime does not run fp16" in capsys.readouterr().err
+    assert not out.exists()
+    assert build.main([*flags, "--engine", "none"]) == 0
+    assert "fp16 against fp32: parity on" in capsys.readouterr().err
     bundle = read_bundle(out)
     assert bundle.precisions == ("fp32", "fp16")
     assert bundle.manifest.fp32_islands == ("/tail",)
@@ -471,6 +472,10 @@ def test_a_bundle_for_frames_is_proven_on_images_that_are_resized_to_them(
     text = capsys.readouterr().err
     assert "the graph takes frames of 180x160:bayer-gbrg: " in text
     assert "15 of 15 images have another size than the frames of 180x160" in text
+    assert (
+        "note: the thresholds are from good images that were resized to 180x160:bayer-gbrg" in text
+    )
+    assert f"calibrate --bundle {out} --images GOOD_PARTS" in text
     assert "parity on 15 images" in text
     assert "fp16 against fp32: parity on 15 images" in text
     bundle = read_bundle(out)
@@ -483,12 +488,13 @@ def test_a_bundle_for_frames_is_proven_on_images_that_are_resized_to_them(
 
 
 def test_frames_of_the_size_of_the_images_have_the_scores_of_prepare(
-    built: Path, data: Path, tmp_path: Path
+    built: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = read_bundle(built / "bundle")
     out = tmp_path / "framed"
     words = ["--checkpoint", str(built / "c.pt"), "--data", str(data), "--out", str(out)]
     assert build.main([*words, "--engine", "none", "--source", "90x80"]) == 0
+    assert "good images that were resized" not in capsys.readouterr().err
     framed = read_bundle(out)
     assert framed.calibration.threshold == pytest.approx(plain.calibration.threshold, rel=1e-5)
     with Detector(plain, "onnxruntime") as prepares, Detector(framed, "onnxruntime") as takes:

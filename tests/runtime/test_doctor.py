@@ -178,9 +178,25 @@ def test_a_station_file_says_what_the_flags_do_not(tmp_path: Path) -> None:
 # Engines and bundles.
 
 
+def test_a_precision_that_this_machine_does_not_have_is_not_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reason = "this CPU has no native BF16, where it is slower; choose --precision fp32"
+    monkeypatch.setattr(OpenVino, "missing", lambda: None)
+    monkeypatch.setattr(OpenVino, "installed", lambda: "2025.1")
+    monkeypatch.setattr(OpenVino, "unsuited", {"bf16": reason}.get)
+    listed, left_out = check_engine(Machine(), Subject(), "openvino")
+    assert (listed.level, listed.text) == (OK, "openvino 2025.1: fp32, int8")
+    assert left_out.level == NOTE
+    assert left_out.text == (
+        "openvino does not run bf16: this CPU has no native BF16, where it is slower"
+    )
+    assert left_out.remedy == "choose --precision fp32"
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_each_engine_can_be_used_or_says_what_is_missing(name: str) -> None:
-    (finding,) = check_engine(Machine(), Subject(), name)
+    finding, *_ = check_engine(Machine(), Subject(), name)
     assert finding.text.startswith(name)
     assert finding.level == OK or finding.remedy
     assert name in engine_names()

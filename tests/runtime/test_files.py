@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,3 +174,84 @@ def test_the_remedy_follows_the_cause(number: int, remedy: str) -> None:
     assert remedy_of(error, "--out") == f"{remedy}, or choose another --out"
     assert reason_of(error) == os.strerror(number)
     assert reason_of(OSError()) == "OSError"
+
+
+def kill(code: str, *words: str) -> None:
+    """Run code in a process that ends by SIGKILL."""
+    lines = f"import os, signal, sys\n{code}\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run([sys.executable, "-c", lines, *words], env=environment, check=False)
+    assert process.returncode == -signal.SIGKILL
+
+
+WRITES = """
+from pathlib import Path
+from flawline.runtime.files import replace_folder
+written = replace_folder(Path(sys.argv[1]))
+(written.__enter__() / "file").write_text("half")
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    kill(WRITES, str(path))
+    (left,) = tmp_path.iterdir()
+    # Folders of the user, of another path, and one that was just made.
+    others = [tmp_path / name for name in (".folder.work", ".folder.work-mine", ".folder.work-b")]
+    for other in others:
+        other.mkdir()
+    kill(WRITES, str(tmp_path / "folder.work-x"))
+    with replace_folder(path) as first:
+        assert not left.exists()
+        with replace_folder(path) as second:
+            assert first.is_dir()
+            (second / "second").touch()
+        (first / "first").touch()
+    assert [file.name for file in path.iterdir()] == ["first"]
+    assert {*others, path} < set(tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == len(others) + 2
+
+
+def test_what_was_in_place_when_a_process_was_killed_in_the_exchange_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    killed = """
+from flawline.runtime import files
+files._put_in_place = lambda new, path, displaced: os._exit(os.kill(os.getpid(), signal.SIGKILL))
+written.__exit__(None, None, None)
+"""
+    keep = tmp_path / "folder.previous"
+    keep.mkdir()
+    (keep / "older").touch()
+    code = f"{WRITES.replace('sys.argv[1])', 'sys.argv[1]), Path(sys.argv[2])')}{killed}"
+    kill(code, str(path), str(keep))
+    assert not keep.exists()
+    with replace_folder(path) as new:
+        (new / "new").touch()
+    (left,) = tmp_path.glob(".folder.work-*")
+    assert (left / "kept" / "older").exists()
+    assert f"{left} may have what was there before; look at it, and remove it" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_file_that_a_killed_process_left_is_removed_unless_it_is_being_written(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file"
+    names = (".file.123.tmp", ".file.124.tmp", ".file.125.tmp", ".file.x.tmp", ".other.123.tmp")
+    left, written, young, *others = (tmp_path / name for name in names)
+    for file in (left, written, *others):
+        file.touch()
+        os.utime(file, (0, 0))
+    young.touch()
+    with written.open("wb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        os.utime(written, (0, 0))
+        write_atomically(path, b"new", durable=False)
+        assert left.exists()
+        write_atomically(path, b"new")
+    assert set(tmp_path.iterdir()) == {path, written, young, *others}

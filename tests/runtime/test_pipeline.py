@@ -286,8 +286,10 @@ def test_a_profile_says_where_the_time_goes(
         assert 0 <= times["p50_ms"] <= times["p95_ms"]
         assert times["share"] >= 0
     table = printed.err.splitlines()[-1 - len(STAGES) :]
-    assert table[0].split() == ["stage", "median", "ms", "p95", "ms", "of", "the", "time"]
+    assert table[0].split() == ["stage", "median", "ms", "p95", "ms", "share", "of", "run"]
     assert [line.split()[0] for line in table[1:]] == list(STAGES)
+    shares = [f"{times['share']:.2%}" for times in summary["profile"].values()]
+    assert [line.split()[3] for line in table[1:]] == shares
     assert infer_stream.main([*flags, "--camera", camera, "--profile"]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])["summary"]
     assert "engine" in summary["profile"]

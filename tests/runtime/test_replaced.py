@@ -13,10 +13,18 @@ from conftest import write_tiny_bundle
 
 from flawline.runtime import files
 from flawline.runtime.audit.check import check_log
-from flawline.runtime.audit.log import AUDIT_LOG, AuditError
-from flawline.runtime.bundle import Bundle, read_bundle, write_bundle, write_calibration
+from flawline.runtime.audit.log import AUDIT_LOG, AuditError, AuditLog
+from flawline.runtime.bundle import (
+    Bundle,
+    BundleError,
+    read_bundle,
+    write_bundle,
+    write_calibration,
+)
+from flawline.runtime.engines import EngineOptions
 from flawline.runtime.replaced import install_bundle, previous_of
 from flawline.runtime.teach import main
+from flawline.runtime.teaching.new_bundle import NewBundle, write_tested
 
 
 @pytest.fixture
@@ -166,6 +174,36 @@ def test_the_permissions_of_the_place_stay(bundle: Bundle, new: Bundle) -> None:
     assert main([str(bundle.path), "--install", str(new.path)]) == 0
     assert stat.S_IMODE(bundle.path.stat().st_mode) == 0o2750
     assert stat.S_IMODE((bundle.path / AUDIT_LOG).stat().st_mode) == 0o640
+
+
+def fail_for_lack_of_space(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_reported_for_the_path_that_was_given(
+    bundle: Bundle, new: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for the hidden folder that is written first."""
+    out = tmp_path / "taught"
+    models = {"fp32": bundle.read_model()}
+    contents = NewBundle(bundle.manifest, bundle.calibration, models, bundle.golden())
+    message = (
+        f"{out} cannot be written (No space left on device); free disk space, or choose another "
+        f"--out"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail_for_lack_of_space)
+        with pytest.raises(BundleError) as raised:
+            write_tested(contents, out, "onnxruntime", EngineOptions())
+    assert str(raised.value) == message
+    monkeypatch.setattr(AuditLog, "_append", fail_for_lack_of_space)
+    with pytest.raises(BundleError) as raised:
+        write_tested(contents, out, "onnxruntime", EngineOptions())
+    assert str(raised.value) == message
+    assert not out.exists()
+    with pytest.raises(BundleError, match=f"{bundle.path} cannot be replaced .*free disk space"):
+        install_bundle(bundle.path, new.path)
+    assert list(tmp_path.glob(".*")) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -176,7 +176,9 @@ def test_a_batch_that_the_plan_does_not_accept_is_refused(
             EngineError, match=r"refuses a batch of 2; delete .*model\.plan to build it again"
         ):
             engine(random_images(2, 0))
-    with pytest.raises(ValueError, match=r"\(1, 64, 64, 1\) is not \(1, 64, 64, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"is \[1, 64, 64, 1\], and this graph takes \[N, 64, 64, 3\]"
+    ):
         engine(random_images(1, 0)[..., :1])
     assert_result(engine, 1, 0)
     with monkeypatch.context() as failing:

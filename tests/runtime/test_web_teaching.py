@@ -28,7 +28,7 @@ from flawline.runtime.frame_image import image_of
 from flawline.runtime.outputs import Judgement, StreamState, open_output
 from flawline.runtime.outputs.web import collection, kept, lane, teaching_job
 from flawline.runtime.outputs.web.output import LivePage
-from flawline.runtime.outputs.web.scratch import Scratch, abandoned
+from flawline.runtime.scratch import PAGE, Scratch, abandoned
 
 WAIT_S = 30.0
 # A field of an ONNX file that holds any text.
@@ -237,11 +237,11 @@ def test_a_disk_that_is_full_is_said(page: LivePage, monkeypatch: pytest.MonkeyP
 
 
 def test_folders_of_processes_that_were_killed_are_removed(bundle: Bundle) -> None:
-    first = Scratch(bundle.path)
+    first = Scratch(bundle.path, PAGE)
     left = first.folder.with_name(".part.page-left")
     left.mkdir()
     (left / "lock").touch()
-    with abandoned(bundle.path) as found:
+    with abandoned(bundle.path, PAGE) as found:
         assert found == [left]
     assert not left.exists()
     # The one that is in use stays.

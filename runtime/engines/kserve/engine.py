@@ -155,7 +155,7 @@ class KServe(Engine):
         self._client.close()
 
     def _batch(self, image: Image) -> _Batch:
-        image = host_image(image)
+        image = host_image(image, (None, *self._bundle.manifest.graph_input.shape))
         asked = self._options.version or ""
         request = new_request(self._address.model, asked, image, self._outputs)
         return _Batch(request, len(image))

@@ -8,7 +8,7 @@ import numpy as np
 
 from flawline.runtime.console import log
 from flawline.runtime.engines import EngineError
-from flawline.runtime.engines.arrays import host_image, is_on_device
+from flawline.runtime.engines.arrays import host_image, is_on_device, require_shape
 from flawline.runtime.engines.cuda import Cuda, CudaError
 from flawline.runtime.engines.cuda.device_array import DeviceArray, DeviceImage, device_image
 from flawline.runtime.engines.tensorrt.api import Module
@@ -103,10 +103,9 @@ class Lane:
 
     def _set_shape(self, shape: tuple[int, ...]) -> None:
         """Set the shape of the image. Raises EngineError, and ValueError for another shape."""
+        require_shape(shape, (None, *self.session.layout.image))
         if shape[0] != self._batch:
             self._set_batch(shape[0])
-        if shape != self.buffers.image.shape:
-            raise ValueError(f"image {shape} is not {self.buffers.image.shape}")
 
     def _set_batch(self, size: int) -> None:
         """Set the batch size, for which graphs are captured again. Raises EngineError."""

@@ -23,8 +23,8 @@ from flawline.runtime.outputs import Judgement
 from flawline.runtime.outputs.web.facts import part_state
 from flawline.runtime.outputs.web.lane import Shown
 from flawline.runtime.outputs.web.pictures import jpeg_of
-from flawline.runtime.outputs.web.scratch import Scratch, abandoned
 from flawline.runtime.outputs.web.stored import PICTURE, Record, move, remove, store, stored
+from flawline.runtime.scratch import PAGE, Scratch, abandoned
 
 # Kinds of pictures: parts that were rejected and are good, and other good parts.
 FALSE_REJECT = "false_reject"
@@ -207,7 +207,7 @@ class Collection:
     def _new_file(self, bundle: Path) -> Path:
         """Return the file of the next picture. Raises OSError. The caller holds the lock."""
         if bundle not in self._scratch:
-            self._scratch[bundle] = Scratch(bundle)
+            self._scratch[bundle] = Scratch(bundle.resolve(), PAGE)
         self._count += 1
         return self._scratch[bundle].folder / f"{self._count:06d}{PICTURE}"
 
@@ -226,7 +226,7 @@ class Collection:
     def _restore(self, bundle: Path) -> None:
         taken = 0
         try:
-            with abandoned(bundle) as folders, self._lock:
+            with abandoned(bundle.resolve(), PAGE) as folders, self._lock:
                 for folder in folders:
                     for file, record in stored(folder):
                         target = self._new_file(bundle)
