@@ -157,14 +157,15 @@ def write_bundle(
     models: Mapping[str, bytes],
     golden: Golden,
     what: str = "build",
+    note: str | None = None,
     shown: Path | None = None,
 ) -> Bundle:
     """Write a whole bundle next to `path`, then move it there.
 
     No reader ever sees a part of a bundle. `models` maps precisions to serialised graphs, of which
     fp32 is required. An existing bundle is replaced; any other existing folder is refused. `what`
-    is how the audit log calls it. Messages name `shown` where `path` is one of this process alone.
-    Raises BundleError.
+    is how the audit log calls it, and `note` what else it says. Messages name `shown` where `path`
+    is one of this process alone. Raises BundleError.
     """
     path = Path(path)
     named = path if shown is None else shown
@@ -177,7 +178,7 @@ def write_bundle(
         contents[model_file(precision)] = model
     hashes = {name: sha256_of_bytes(data) for name, data in contents.items()}
     try:
-        with replaced_bundle(path, what) as new:
+        with replaced_bundle(path, what, note=note) as new:
             for name, data in contents.items():
                 write_atomically(new / name, data)
             write_atomically(new / MANIFEST, manifest_to_json(manifest, hashes))

@@ -28,6 +28,18 @@ def with_command(
     return {key: printable(value) for key, value in complete.items()}
 
 
+def how_taught(provenance: Mapping[str, str]) -> str | None:
+    """Say from which bundle another one was taught, and with what; None if it was built."""
+    source = provenance.get("taught_from")
+    if source is None:
+        return None
+    facts = [f"taught from bundle {source}", provenance.get("train_good_images")]
+    exempted = provenance.get("exempted_patches")
+    if exempted is not None:
+        facts.append(f"exempted patches: {exempted}")
+    return ", ".join(fact for fact in facts if fact)
+
+
 def public_command(module: str, words: Sequence[object]) -> str:
     """Return a command line that shows how to repeat a result, but not where files are stored."""
     public = ["python", "-m", module]

@@ -21,6 +21,7 @@ from flawline.runtime.bundle_files import (
     require_bundle_folder,
 )
 from flawline.runtime.files import copy_folder, read_small, synchronise_folder
+from flawline.runtime.provenance import how_taught
 
 PREVIOUS = ".previous"
 
@@ -36,10 +37,11 @@ def install_bundle(path: Path, new: Path, note: str | None = None) -> str:
 
     The new bundle continues the audit log of the one that it replaces, which is kept for
     `undo_install`; the one that was kept before is removed. Where the same bundle is in place
-    already, nothing is changed. `note` is added to the line of the log. Raises BundleError and
-    AuditError.
+    already, nothing is changed. The line of the log says from what the new bundle was taught, after
+    the `note`. Raises BundleError and AuditError.
     """
-    read_bundle(new)
+    taught = how_taught(read_bundle(new).manifest.provenance)
+    note = "; ".join(text for text in (note, taught) if text) or None
     require_bundle_folder(path)
     previous = previous_of(path)
     if new.resolve() in (path.resolve(), previous):

@@ -192,6 +192,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--append needs --good, and no other mode has it")
     if args.bank_limit is not None and given[0] != "append":
         parser.error("--bank-limit belongs to --append")
+    if args.bank_limit is not None and args.bank_limit < 1:
+        parser.error("--bank-limit must be at least 1")
     if args.accept_size and given[0] != "source":
         parser.error("--accept-size belongs to --source")
     if args.folds is not None and given[0] != "source":

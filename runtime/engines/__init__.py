@@ -42,6 +42,7 @@ __all__ = [
     "missing",
     "open_engine",
     "open_reference",
+    "require_options",
     "require_server",
     "require_usable",
     "self_test",
@@ -209,18 +210,28 @@ def open_engine(bundle: Bundle, name: str = "auto", options: EngineOptions | Non
         raise
 
 
-def _open_named(bundle: Bundle, name: str, options: EngineOptions) -> Engine:
-    # Checked before the bundle is loaded, because compiling a plan takes minutes.
+def require_options(name: str, options: EngineOptions) -> type[Engine]:
+    """Return the class of an engine of ENGINES that can be opened with these options.
+
+    Raises EngineError for one that cannot be used, and for a precision or streams that it lacks.
+    """
     target = require_usable(name)
     require_server(name, options)
-    if options.precision == "auto":
-        options = replace(options, precision=target.precisions[0])
-    require_precision(name, options.precision)
+    wanted = options.precision
+    require_precision(name, target.precisions[0] if wanted == "auto" else wanted)
     if options.streams is not None and not target.offers_streams:
         raise EngineError(
             f"engine {name} computes one batch after the other and has no streams; "
             f"leave --streams out, or choose --engine {' or '.join(_with_streams())}"
         )
+    return target
+
+
+def _open_named(bundle: Bundle, name: str, options: EngineOptions) -> Engine:
+    # Checked before the bundle is loaded, because compiling a plan takes minutes.
+    target = require_options(name, options)
+    if options.precision == "auto":
+        options = replace(options, precision=target.precisions[0])
     engine = target.open(bundle, options)
     engine.name = name
     # Also Ctrl-C during the self-test must release the device.

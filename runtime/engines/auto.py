@@ -59,9 +59,26 @@ def select_engine(bundle: Bundle, options: EngineOptions, machine: Machine) -> S
             raise owner_unusable(bundle, options, machine, reason)
         log(f"auto takes {owner}, whose scores set the threshold")
         return Selection(owner.engine, owner.precision)
-    first = first_selection(options, machine)
-    if len(_alternatives(bundle, options, machine)) < 2:
-        return first
+    first = first_selection(bundle, options, machine)
+    fastest_one = None
+    if len(_alternatives(bundle, options, machine)) > 1:
+        fastest_one = _measured(bundle, options, machine, first)
+    if fastest_one is not None:
+        return fastest_one
+    default = machine.usable[first.engine].precisions[0]
+    if options.precision == "auto" and first.precision != default:
+        words = ("--bundle", bundle.path, "--precision", default, "--data", "DATA")
+        log(
+            f"{first.engine} computes in {first.precision}, because {bundle.path} holds no "
+            f"{default} graph; add it where onnx is installed: {command_line('build', *words)}"
+        )
+    return first
+
+
+def _measured(
+    bundle: Bundle, options: EngineOptions, machine: Machine, first: Selection
+) -> Selection | None:
+    """Return the fastest engine of a measurement that holds; None, and log why, without one."""
     measure = measure_command(bundle, options)
     path = record_path(bundle, options)
     try:
@@ -71,13 +88,13 @@ def select_engine(bundle: Bundle, options: EngineOptions, machine: Machine) -> S
             f"warning: {path}: {error}; auto takes {first.engine}, the first engine that can be "
             f"used; measure again which is fastest: {measure}"
         )
-        return first
+        return None
     except _NoFigure as none:
         log(
             f"auto takes {first.engine}, the first engine that can be used, because {none}; "
             f"measure which is fastest: {measure}"
         )
-        return first
+        return None
     log(f"auto takes {figure}, the fastest that was measured: {figure.milliseconds:.1f} ms")
     return Selection(figure.engine, figure.precision)
 
@@ -104,14 +121,20 @@ def _recorded(bundle: Bundle, options: EngineOptions, machine: Machine, path: Pa
     return figure
 
 
-def first_selection(options: EngineOptions, machine: Machine) -> Selection:
+def default_precision(kind: type[Engine], bundle: Bundle) -> str:
+    """Return the first precision of an engine that the bundle has a graph for."""
+    held = [precision for precision in kind.precisions if bundle.has_graph(precision)]
+    return held[0] if held else kind.precisions[0]
+
+
+def first_selection(bundle: Bundle, options: EngineOptions, machine: Machine) -> Selection:
     """Return the first engine that can be used, or that runs the wanted precision.
 
-    Raises EngineError.
+    Where any precision will do, it is one that the bundle has a graph for. Raises EngineError.
     """
     for name, kind in machine.usable.items():
         if options.precision == "auto":
-            return Selection(name, kind.precisions[0])
+            return Selection(name, default_precision(kind, bundle))
         if options.precision in kind.precisions:
             return Selection(name, options.precision)
     runs = [f"{name} runs {', '.join(kind.precisions)}" for name, kind in machine.usable.items()]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawline.runtime.bundle import Bundle
+from flawline.runtime.console import log
 from flawline.runtime.teaching import OTHER_GRAPH, TeachError
 from flawline.runtime.teaching.bank_of_patches import INNER, PatchBank
 from flawline.runtime.teaching.base import Floats, Learned, Teacher
@@ -26,6 +27,9 @@ from flawline.runtime.teaching.resampling import cells
 
 # Rows that a bank has at most where no limit is given: each takes time of every frame.
 MOST_ROWS = 512
+# The smallest squared radius, as a share of the largest squared length of a centred patch: within
+# less, the rounding of float32 would change shares of exemption.
+SMALLEST_RADIUS = 1 / 256
 # Halvings of the range of values in which a level is searched.
 HALVINGS = 16
 
@@ -98,6 +102,13 @@ class ExemptingTeacher(Teacher):
         bank = old if len(old.rows) else self._first_bank(harmless)
         patches, pictures = self._patches(bank, harmless, values)
         radius = _radius(patches, pictures)
+        smallest = SMALLEST_RADIUS * float(np.square(patches).sum(1).max())
+        if radius < smallest:
+            log(
+                "note: most of the false rejects hardly differ, as pictures of one part do, and "
+                "what is exempted has to be like them; give pictures of different parts"
+            )
+            radius = smallest
         known = bank.rows.astype(np.float32)
         rows = _rows(patches, known, most - len(old.rows), INNER * radius)
         covered = float((distances_to(patches, rows) <= INNER * radius).mean())

@@ -21,11 +21,12 @@ from flawline.runtime.drift.watch import learned_notes
 from flawline.runtime.engines import (
     Engine,
     EngineOptions,
+    engine_class,
     engines_of_machine,
     open_engine,
     open_reference,
 )
-from flawline.runtime.engines.auto import first_selection
+from flawline.runtime.engines.auto import default_precision, first_selection
 from flawline.runtime.golden import Golden
 from flawline.runtime.golden_images import golden_places
 from flawline.runtime.good_images.scores import GoodScores
@@ -34,6 +35,7 @@ from flawline.runtime.manifest import Manifest, Spread
 from flawline.runtime.precisions import FP32
 from flawline.runtime.scratch import work_beside
 from flawline.runtime.teaching import TeachError
+from flawline.runtime.teaching.base import Learned
 from flawline.runtime.teaching.features import Features, inputs_of_frame
 from flawline.runtime.teaching.learning import Setup, Taught
 from flawline.runtime.teaching.pictures import Pictures
@@ -56,13 +58,19 @@ class NewBundle:
 
 
 def make_bundle(
-    setup: Setup, taught: Taught, pictures: Pictures, features: Features, rates: Rates
+    setup: Setup,
+    taught: Taught,
+    pictures: Pictures,
+    features: Features,
+    rates: Rates,
+    appended: tuple[Pictures, Features] | None = None,
 ) -> NewBundle:
     """Set the thresholds, and prove the graph on some of the pictures.
 
-    The manifest is that of the old bundle with other statistics: what it says about the images and
-    its provenance are for the caller to replace. Raises CalibrationError, EngineError, and
-    TeachError if the graph is not what was learned.
+    `appended` are the false rejects that were added to what the bundle knew, if any. The manifest
+    is that of the old bundle with other statistics: what it says about the images and its
+    provenance are for the caller to replace. Raises CalibrationError, EngineError, and TeachError
+    if the graph is not what was learned.
     """
     old = setup.bundle
     manifest = replace(
@@ -70,52 +78,75 @@ def make_bundle(
     )
     calibration = taught.good.calibrate(rates, manifest)
     model = setup.graph.with_constants(taught.learned.constants)
-    inputs = _deciding_inputs(setup, taught, features, len(pictures))
-    scores = _prove(setup, taught, features, inputs, manifest)
-    images = _images(setup, pictures, features, inputs)
-    golden = _golden(setup, model, images, scores, calibration.threshold, manifest)
+    inputs = _deciding_inputs(setup, taught.learned, features, len(pictures))
+    good = _prove(setup, taught, (pictures, features), inputs, manifest)
+    added = []
+    if appended is not None:
+        # Those by which the old bundle rejected them, where what was added has an effect.
+        inputs = _deciding_inputs(setup, setup.teacher.known(), appended[1], len(appended[0]))
+        added = _prove(setup, taught, appended, inputs, manifest)
+    golden = _golden(setup, model, good, added, calibration.threshold, manifest)
     return NewBundle(manifest, calibration, {FP32.name: model}, golden)
 
 
-def _deciding_inputs(setup: Setup, taught: Taught, features: Features, pictures: int) -> list[int]:
+def _deciding_inputs(
+    setup: Setup, learned: Learned, features: Features, pictures: int
+) -> list[int]:
     """Return the inputs of the graph that decide the scores of some pictures."""
     chosen = np.linspace(0, pictures - 1, min(pictures, COMPARED)).astype(int).tolist()
     if features.per_frame == 1:
         return features.inputs_of(chosen)
-    return setup.scores(taught.learned, features, chosen).deciding
+    return setup.scores(learned, features, chosen).deciding
+
+
+class _Proven(NamedTuple):
+    """An input of the graph, and its score by its features."""
+
+    image: Image
+    score: float
 
 
 def _golden(
     setup: Setup,
     model: bytes,
-    images: Sequence[Image],
-    scores: Sequence[float],
+    good: Sequence[_Proven],
+    added: Sequence[_Proven],
     threshold: float,
     manifest: Manifest,
 ) -> Golden:
-    """Choose among inputs of the graph, and those golden images of the old bundle that it rejects.
+    """Choose among good parts, and those golden images of the old bundle that it rejects.
 
-    The images are of good parts, and those of the old bundle may be of defective ones. `scores` are
-    those of the images by their features; the whole graph must give the same. Raises TeachError.
+    Those of the old bundle may be of defective parts. The self-test is to notice an engine that
+    computes wrongly what was added: the last image is the lowest-scoring one of `added`, unless it
+    is rejected. The whole graph must give the same scores as the features. Raises TeachError.
     """
     old = setup.bundle
     tolerance = manifest.score_tolerance
     with closing(open_reference(model, old.map_size, threads=setup.threads)) as engine:
         others = [_compute(engine, image) for image in old.golden().images]
         others = [other for other in others if other.score > threshold]
-        known = np.array([*scores, *(other.score for other in others)])
+        known = np.array([*(one.score for one in good), *(one.score for one in others)])
         chosen = []
-        for place in golden_places(known, images[0].nbytes, threshold, tolerance):
-            if place < len(images):
-                chosen.append(_compute(engine, images[place]))
+        for place in golden_places(known, good[0].image.nbytes, threshold, tolerance):
+            if place < len(good):
+                chosen.append(_checked(engine, good[place], manifest))
             else:
-                chosen.append(others[place - len(images)])
-            _require_off_by(abs(chosen[-1].score - known[place]), manifest, "scores")
+                chosen.append(others[place - len(good)])
+        lowest = min(added, key=lambda one: one.score, default=None)
+        if lowest is not None and lowest.score < threshold - tolerance:
+            chosen.append(_checked(engine, lowest, manifest))
     return Golden(
         np.stack([one.image for one in chosen]),
         np.array([one.score for one in chosen], np.float32),
         np.stack([one.anomaly_map for one in chosen]),
     )
+
+
+def _checked(engine: Engine, proven: _Proven, manifest: Manifest) -> _Computed:
+    """Compute an input whose score is known. Raises TeachError if it is another one."""
+    computed = _compute(engine, proven.image)
+    _require_off_by(abs(computed.score - proven.score), manifest, "scores")
+    return computed
 
 
 class _Computed(NamedTuple):
@@ -169,19 +200,24 @@ def _drift(pictures: Pictures, good: GoodScores, setup: Setup) -> DriftReference
 
 
 def _prove(
-    setup: Setup, taught: Taught, features: Features, inputs: Sequence[int], manifest: Manifest
-) -> list[float]:
-    """Compare the distances of the graph with those of the published form; return the scores.
+    setup: Setup,
+    taught: Taught,
+    shown: tuple[Pictures, Features],
+    inputs: Sequence[int],
+    manifest: Manifest,
+) -> list[_Proven]:
+    """Compare the distances of the graph with those of the published form, on some inputs.
 
     Raises TeachError.
     """
+    pictures, features = shown
     head = setup.head(taught.learned, features)
     worst = 0.0
-    scores = []
+    proven = []
     for place in inputs:
         values = features.values[place]
         score, _, distances = head(values)
-        scores.append(score)
+        proven.append(_Proven(_image(setup, pictures, place), score))
         errors = np.abs(distances - taught.learned.distances(values))
         # Also NaN is an error.
         worst = float(np.maximum(worst, errors.max()))
@@ -190,26 +226,27 @@ def _prove(
         f"({worst / max(manifest.score.std, 1e-9):.1e} of the good images' standard deviation)"
     )
     _require_off_by(worst, manifest, "distances")
-    return scores
+    return proven
 
 
-def _images(
-    setup: Setup, pictures: Pictures, features: Features, inputs: Sequence[int]
-) -> list[Image]:
-    """Return some inputs of the graph, by their indices."""
-    images = []
-    for place in inputs:
-        frame, number = divmod(place, features.per_frame)
-        tiles = inputs_of_frame(pictures.frames[frame], setup.graph_input)
-        images.append(np.ascontiguousarray(tiles[number]))
-    return images
+def _image(setup: Setup, pictures: Pictures, place: int) -> Image:
+    """Return an input of the graph by its index."""
+    frame, number = divmod(place, setup.graph_input.inputs_per_frame)
+    tiles = inputs_of_frame(pictures.frames[frame], setup.graph_input)
+    return np.ascontiguousarray(tiles[number])
 
 
-def write_tested(new: NewBundle, out: Path, engine: str, options: EngineOptions) -> Bundle:
+def write_tested(
+    new: NewBundle,
+    out: Path,
+    engine: str,
+    options: EngineOptions,
+    note: str | None = None,
+) -> Bundle:
     """Write a bundle in a folder of its own, run its self-test there, then write it to `out`.
 
-    An existing bundle there is replaced only if the test passes. Raises BundleError and
-    EngineError.
+    An existing bundle there is replaced only if the test passes. `note` is for the audit log.
+    Raises BundleError and EngineError.
     """
     contents = (new.manifest, new.calibration, new.models, new.golden)
     try:
@@ -222,15 +259,19 @@ def write_tested(new: NewBundle, out: Path, engine: str, options: EngineOptions)
         raise BundleError(
             f"{out} cannot be written ({reason_of(error)}); {remedy_of(error, '--out')}"
         ) from error
-    return write_bundle(out, *contents, "teach")
+    return write_bundle(out, *contents, "teach", note)
 
 
 def _opened(bundle: Bundle, engine: str, options: EngineOptions) -> Engine:
     if engine == "auto" and bundle.calibration.scored_by is None:
         # No times of a new bundle were measured. What `auto` says about that would name this
         # folder, which does not last.
-        first = first_selection(options, engines_of_machine())
+        first = first_selection(bundle, options, engines_of_machine())
         engine, options = first.engine, replace(options, precision=first.precision)
+    elif engine != "auto" and options.precision == "auto":
+        # A taught bundle may lack the graph of the engine's default.
+        precision = default_precision(engine_class(engine), bundle)
+        options = replace(options, precision=precision)
     return open_engine(bundle, engine, options)
 
 

@@ -12,10 +12,11 @@ from flawline.commands import command_line
 from flawline.registry import resolve
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log, log_notes
-from flawline.runtime.engines import EngineOptions
+from flawline.runtime.engines import EngineOptions, require_options, require_server
 from flawline.runtime.good_images.folds import choose_folds
 from flawline.runtime.good_images.hold_out import held_out_count
-from flawline.runtime.provenance import with_command
+from flawline.runtime.precisions import FP32, PRECISIONS
+from flawline.runtime.provenance import how_taught, with_command
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.teaching import TEACHERS, TeachError
 from flawline.runtime.teaching.appendable import read_exempting, require_onnx
@@ -76,6 +77,7 @@ def teach(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
     """
     if bundle.manifest.method not in TEACHERS:
         return _recalibrate(bundle, source, options)
+    _require_engine(options)
     setup = _open(bundle, options)
 
     def check(_camera: Camera, most: int) -> None:
@@ -106,6 +108,7 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
     `good` are pictures of other good parts, which were neither trained on nor are among the false
     rejects. Raises the errors of `teach`, and TrainedImagesError.
     """
+    _require_engine(options)
     teachable = bundle.manifest.method in TEACHERS
     setup = _open(bundle, options) if teachable else _open_exempting(bundle, options)
     old = bundle.manifest
@@ -122,7 +125,8 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
         _refuse_other_size(rejected, pictures)
         _log_rejected(setup, rejected, wrong)
         taught = teach_more(setup, wrong, pictures, features, options.bank_limit)
-        new = make_bundle(setup, taught, pictures, features, options.rates)
+        appended = (rejected, wrong)
+        new = make_bundle(setup, taught, pictures, features, options.rates, appended)
     sizes = rejected.sizes.extended(pictures.sizes)
     trained = {*old.trained_images, *_hashes(rejected.files)}
     provenance = _provenance(bundle, f"{len(rejected)} false rejects appended", options)
@@ -136,6 +140,23 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
     return _write(bundle, replace(new, manifest=manifest), options)
 
 
+def _require_engine(options: TeachOptions) -> None:
+    """Refuse an engine that cannot test the new bundle, before pictures are taken.
+
+    Raises EngineError and TeachError.
+    """
+    chosen = options.engine_options
+    if options.engine == "auto":
+        require_server("auto", chosen)
+    else:
+        require_options(options.engine, chosen)
+    if chosen.precision != "auto" and PRECISIONS[chosen.precision].file not in (None, FP32.file):
+        raise TeachError(
+            f"--precision {chosen.precision}: a taught bundle has the {FP32.name} graph alone; "
+            f"leave the flag out"
+        )
+
+
 def _recalibrate(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
     if options.folds is not None:
         raise TeachError(
@@ -146,7 +167,9 @@ def _recalibrate(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
     new = recalibrated(
         bundle, source, options.rates, options.images, *engine, accept_size=options.accept_size
     )
-    return _write(bundle, new, options)
+    count = new.calibration.good_images
+    note = f"bundle {bundle.short_id}, with thresholds from {count} good pictures"
+    return _write(bundle, new, options, note)
 
 
 def _open_exempting(bundle: Bundle, options: TeachOptions) -> Setup:
@@ -248,8 +271,12 @@ def _provenance(bundle: Bundle, counts: str, options: TeachOptions) -> dict[str,
     return with_command(kept, "runtime.teach", options.words)
 
 
-def _write(bundle: Bundle, new: NewBundle, options: TeachOptions) -> Bundle:
-    written = write_tested(new, options.out, options.engine, options.engine_options)
+def _write(
+    bundle: Bundle, new: NewBundle, options: TeachOptions, note: str | None = None
+) -> Bundle:
+    """Write a bundle; the audit log says from what it was taught, unless there is another note."""
+    note = note or how_taught(new.manifest.provenance)
+    written = write_tested(new, options.out, options.engine, options.engine_options, note)
     log(f"wrote bundle {written.path}")
     log_precisions(bundle, written)
     return written

@@ -207,6 +207,21 @@ def test_a_wanted_precision_takes_the_fastest_engine_that_was_measured_with_it(
         opened(bundle, "fp16")
 
 
+def test_a_bundle_without_the_graph_of_the_default_is_opened_in_one_that_it_has(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that was taught on the box, which has the FP32 graph alone."""
+    monkeypatch.setattr(First, "precisions", ("fp16", "fp32"))
+    assert not bundle.has_graph("fp16")
+    assert opened(bundle) == "first fp32"
+    add = f"flawline build --bundle {bundle.path} --precision fp16 --data DATA"
+    said = f"first computes in fp32, because {bundle.path} holds no fp16 graph; add it"
+    assert f"{said} where onnx is installed: {add}" in capsys.readouterr().err
+    # What is named is taken as it is.
+    with pytest.raises(BundleError, match="holds no fp16 graph"):
+        opened(bundle, "fp16")
+
+
 def test_where_there_is_nothing_to_choose_nothing_is_said(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,7 +103,34 @@ def test_it_is_a_whole_bundle(trained: Bundle, taught: Bundle) -> None:
     assert taught.calibration.good_images == 20
     assert taught.calibration.review is not None
     assert taught.precisions == ("fp32",)
-    assert [entry.what for entry in check_log(taught.path / AUDIT_LOG).entries] == ["teach"]
+    (entry,) = check_log(taught.path / AUDIT_LOG).entries
+    facts = f"4 false rejects appended, exempted patches: {exempted}"
+    assert (entry.what, entry.old) == ("teach", None)
+    assert entry.note == f"taught from bundle {trained.short_id}, {facts}"
+
+
+def test_the_self_test_notices_an_engine_without_exemptions(
+    trained: Bundle, taught: Bundle
+) -> None:
+    golden = taught.golden()
+    with closing(open_reference(trained.read_model(), trained.map_size)) as engine:
+        before = np.array([engine(image[None])[0][0] for image in golden.images])
+    assert before[-1] > golden.scores[-1] + 1
+    assert golden.scores[-1] < taught.calibration.threshold
+
+
+def test_pictures_of_one_part_exempt_what_another_engine_exempts(
+    trained: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The distances between their patches are those of the rounding."""
+    still = [image.copy() for image in lines(1, 3) * 4]
+    for level, image in enumerate(still):
+        image[0, 0] = level
+    assert append(trained, tmp_path, still, [*noise(10, 4), *lines(10, 5)]) == 0
+    assert "give pictures of different parts" in capsys.readouterr().err
+    bank = graph_of(read_bundle(tmp_path / "new")).bank
+    lengths = np.square(bank.rows).sum(1)
+    assert bank.radii.min() > 0.9 * exempting.SMALLEST_RADIUS * lengths.max()
 
 
 def test_appending_again_extends_the_bank(
@@ -124,6 +151,9 @@ def test_appending_again_extends_the_bank(
     limit = str(len(old.rows))
     assert append(taught, tmp_path / "b", rejected, good, "--bank-limit", limit) == 2
     assert f"{len(old.rows)} patches are exempted already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        append(taught, tmp_path / "c", rejected, good, "--bank-limit", "0")
+    assert "--bank-limit must be at least 1" in capsys.readouterr().err
 
 
 def test_thresholds_of_a_bundle_with_exemptions_are_set_again(
@@ -246,3 +276,25 @@ def test_one_picture_does_not_show_how_much_harmless_things_differ(
     none.mkdir()
     assert append(trained, none, noise(3, 2), noise(10, 4)) == 2
     assert "the bundle rejects none of the false rejects" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--engine", "other"], "engine 'other' is unknown"),
+        (["--engine", "onnxruntime", "--precision", "bf16"], "onnxruntime does not run bf16"),
+        (["--precision", "int8"], "a taught bundle has the fp32 graph alone"),
+        (["--server", "grpc://box:1/model"], "leave --server out"),
+    ],
+)
+def test_flags_are_refused_before_pictures_are_taken(
+    trained: Bundle,
+    tmp_path: Path,
+    flags: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--append", "absent", "--good", "absent", "--out", str(tmp_path / "new")]
+    assert main([str(trained.path), *words, *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

@@ -14,7 +14,13 @@ from conftest import write_tiny_bundle
 from flawline.runtime import files
 from flawline.runtime.audit.check import check_log
 from flawline.runtime.audit.log import AUDIT_LOG, AuditError, AuditLog
-from flawline.runtime.bundle import Bundle, BundleError, read_bundle, write_calibration
+from flawline.runtime.bundle import (
+    Bundle,
+    BundleError,
+    read_bundle,
+    write_bundle,
+    write_calibration,
+)
 from flawline.runtime.engines import EngineOptions
 from flawline.runtime.replaced import install_bundle, previous_of
 from flawline.runtime.teach import main
@@ -57,6 +63,16 @@ def test_a_bundle_is_put_in_place_and_undone(
         "bundle.previous",
         "new",
     ]
+
+
+def test_the_log_says_from_what_the_bundle_was_taught(bundle: Bundle, new: Bundle) -> None:
+    facts = {"taught_from": "0" * 12, "train_good_images": "3 false rejects appended"}
+    manifest = replace(new.manifest, provenance={**facts, "exempted_patches": "7"})
+    models = {"fp32": new.read_model()}
+    write_bundle(new.path, manifest, new.calibration, models, new.golden())
+    install_bundle(bundle.path, new.path, "by Anna")
+    taught = "taught from bundle 000000000000, 3 false rejects appended, exempted patches: 7"
+    assert check_log(bundle.path / AUDIT_LOG).entries[-1].note == f"by Anna; {taught}"
 
 
 def test_the_names_are_exchanged_in_one_step(
