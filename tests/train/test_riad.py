@@ -106,8 +106,8 @@ def test_forward_by_hand(setting: str, cells: int, side: int, size: tuple[int, i
     expected = (
         mean(total[:, None] / cells)[:, 0] - model.standardised.offset
     ) / model.standardised.scale
-    torch.testing.assert_close(anomaly_map, expected, rtol=1e-10, atol=0)
-    torch.testing.assert_close(score, expected.amax((1, 2)), rtol=1e-10, atol=0)
+    torch.testing.assert_close(anomaly_map, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(score, expected.amax((1, 2)), rtol=1e-10, atol=1e-12)
 
 
 def test_a_reconstruction_does_not_see_the_pixels_that_it_completes() -> None:
