@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
-WINDOW = 10_000  # times of each stage for the percentiles; a run may last for years
+from flawline.runtime.recent_values import RecentValues
 
 # In the order of a frame, with the thread that a stage belongs to.
 STAGES = {
@@ -32,15 +29,15 @@ class StageTimes:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._start = clock()
-        self._recent: dict[str, deque[float]] = {}
+        self._recent: dict[str, RecentValues] = {}
         self._total: dict[str, float] = {}
         for stage in STAGES:
-            self._recent[stage] = deque(maxlen=WINDOW)
+            self._recent[stage] = RecentValues()
             self._total[stage] = 0.0
 
     def note(self, stage: str, seconds: float) -> None:
         """Add the time of one frame, or of one call of the engine."""
-        self._recent[stage].append(seconds)
+        self._recent[stage].add(seconds)
         self._total[stage] += seconds
 
     def summary(self) -> dict[str, dict[str, Any]]:
@@ -53,7 +50,7 @@ class StageTimes:
         for stage, recent in self._recent.items():
             if not recent:
                 continue
-            p50, p95 = np.percentile(recent, (50, 95))
+            p50, p95 = recent.percentiles((50, 95))
             stages[stage] = {
                 "p50_ms": round(1e3 * float(p50), 3),
                 "p95_ms": round(1e3 * float(p95), 3),

@@ -32,10 +32,10 @@ from flawline.runtime.station.recipe import main as recipe
 MINUTES = float(os.environ.get("FLAWLINE_SOAK_MINUTES", "10"))
 SECONDS = 60 * MINUTES
 CHANGE_S = min(60.0, SECONDS / 6)
-# The percentiles are over the last 10,000 frames, which come in 200 s here.
+# Caches, the thread pools and the pictures that are kept have their size by then.
 WARM_UP_S = 0.4 * SECONDS
 FPS = 25
-# Bytes a minute, once the window of the percentiles is full.
+# Bytes a minute.
 MOST_GROWTH = 1e6
 LEAST_MINUTES = 8
 ADDRESS = re.compile(r"the live page is at http://127\.0\.0\.1:(\d+)/")

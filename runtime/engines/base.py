@@ -241,5 +241,5 @@ class Engine(ABC):
     def close(self) -> None:
         """Release what the engine holds. May be called again, and with batches in flight.
 
-        Arrays that the engine returned stay readable.
+        Arrays that the engine returned stay readable. Later calls raise RuntimeError.
         """

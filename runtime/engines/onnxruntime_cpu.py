@@ -134,6 +134,8 @@ class OnnxRuntime(Engine):
         return version("onnxruntime")
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
+        if self._session is None:
+            raise RuntimeError("the engine is closed")
         image = np.ascontiguousarray(host_image(image, self._shape))
         outputs = self._buffers(len(image))
         binding = self._binding
@@ -166,4 +168,8 @@ class OnnxRuntime(Engine):
         return self._outputs[n]
 
     def close(self) -> None:
+        # The weights are freed now, even if something still refers to the engine.
+        self._binding = None
+        self._session = None
+        self._read = None
         self._outputs.clear()

@@ -185,6 +185,8 @@ class OpenVino(Engine):
 
     def _request(self, image: Image) -> _Request:
         """Return a request that is not running, with this image as its input."""
+        if self._model is None:
+            raise RuntimeError("the engine is closed")
         # Without a copy, but for one that OpenVINO cannot share: strided or read-only.
         image = np.require(host_image(image, self._shape), requirements=("C", "W"))
         with self._explained(image):
@@ -283,7 +285,10 @@ class OpenVino(Engine):
             # The failure of a batch whose result no one takes is no news.
             with suppress(Exception):
                 self._running.popleft().infer.wait()
+        # The weights are freed now, even if something still refers to the engine.
         self._requests.clear()
+        self._compiled = None
+        self._model = None
 
 
 def _has_bf16(core: Any) -> bool:

@@ -70,9 +70,10 @@ class Judge:
         self.window = window
         self.masters = masters
         self.takes_bundles = takes_bundles
-        # Called once when it begins to judge in the place of another, by a thread that is not the
-        # stream's. May raise FlawlineError.
-        self.on_begin: Callable[[], None] = lambda: None
+        # Called once with this judge when it begins to judge in the place of another, by a thread
+        # that is not the stream's. May raise FlawlineError. It should not refer to the judge
+        # itself: such a cycle would keep its detector in memory after the next exchange.
+        self.on_begin: Callable[[Judge], None] = lambda judge: None
         # For each camera, whether its last frames were bad.
         self._recent: dict[str, deque[bool]] = {}
         self._gauge: Gauge | None = None
@@ -256,7 +257,7 @@ class Exchange:
 
     def _begin(self, judge: Judge) -> None:
         try:
-            judge.on_begin()
+            judge.on_begin(judge)
         except FlawlineError as error:
             warn(f"{error}; inspection continues")
 

@@ -7,15 +7,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from flawline.cameras import Camera
+from flawline.runtime.recent_values import RecentValues
 from flawline.runtime.stage_times import StageTimes
 from flawline.runtime.strict_json import finite
 from flawline.runtime.verdict import Verdict
 
 FPS_WINDOW = 30  # frames of the running FPS
-LATENCY_WINDOW = 10_000  # frames of the percentiles; bounded, because a run may last for years
 PERCENTILES = (50, 95, 99)
 
 
@@ -42,8 +40,8 @@ class Tally:
         self.unjudged = 0
         # Parts that were judged while a warning of the drift check was on, by its name.
         self.drift: Counter[str] = Counter()
-        self.latency: deque[float] = deque(maxlen=LATENCY_WINDOW)
-        self.ages: deque[float] = deque(maxlen=LATENCY_WINDOW)
+        self.latency = RecentValues()
+        self.ages = RecentValues()
         self._clock = clock
         self._start = clock()
         self._recent: deque[float] = deque([self._start], maxlen=FPS_WINDOW + 1)
@@ -60,10 +58,10 @@ class Tally:
         if verdict.judged:
             if verdict.anomalous:
                 self.anomalous += 1
-            self.latency.append(sum(verdict.milliseconds.values()))
+            self.latency.add(sum(verdict.milliseconds.values()))
             self._recent.append(self._clock())
             if age is not None:
-                self.ages.append(1e3 * age)
+                self.ages.add(1e3 * age)
         else:
             self.unjudged += 1
         duration = self._recent[-1] - self._recent[0]
@@ -98,8 +96,8 @@ class Tally:
         return summary
 
 
-def _percentile(milliseconds: deque[float], percent: int) -> float | None:
+def _percentile(milliseconds: RecentValues, percent: int) -> float | None:
     """Return a percentile, or None if no frame was measured."""
     if not milliseconds:
         return None
-    return finite(np.percentile(milliseconds, percent), 3)
+    return finite(milliseconds.percentiles([percent])[0], 3)

@@ -275,6 +275,13 @@ def test_closing_twice_is_allowed_and_results_stay_readable(name: str, engine: E
     np.testing.assert_allclose(maps, expected_maps(image), atol=0.01)
 
 
+def test_a_closed_engine_judges_nothing(name: str, engine: Engine) -> None:
+    engine(images(1))
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine(images(1))
+
+
 def test_a_bundle_for_the_score_alone_has_no_map(
     name: str, tmp_path: Path, options_for: OptionsFor
 ) -> None:

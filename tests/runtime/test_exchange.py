@@ -356,7 +356,8 @@ def test_what_begins_to_judge_is_told_so_and_a_failure_of_that_ends_nothing(
     def offer(exchange: Exchange, name: str, fails: bool = False) -> None:
         following = Judge(Detector(bundle, "onnxruntime"), name)
 
-        def begin() -> None:
+        def begin(judge: Judge) -> None:
+            assert judge is following
             begun.append(name)
             if fails:
                 raise BundleError("the log is full")

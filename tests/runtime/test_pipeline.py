@@ -177,7 +177,7 @@ def test_the_age_of_a_frame_is_that_at_its_verdict_and_not_at_its_delivery(
     run_stream(camera, detector, [Remembering(write)], None, threading.Event(), tally)
     # The clock stood still until all three were judged; the last verdict may be counted after that.
     assert ages[:2] == [0, 0]
-    assert list(tally.ages)[:2] == [0, 0]
+    assert tally.ages.percentiles([50])[0] == 0
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ from flawline.runtime.infer_stream import main as stream
 from flawline.runtime.station.bundle_watch import WatchedBundle
 from flawline.runtime.station.recipe import main as recipe
 from flawline.runtime.station.settings import recipes
+from flawline.runtime.station.settings.opening import open_judge
 from flawline.runtime.station.settings.station_file import read_station
 from flawline.runtime.station.settings.watch import StationWatch
 from flawline.runtime.undo import undo_calibration
@@ -419,6 +422,24 @@ def replace_bundle(path: Path, new: Path) -> None:
     """Put a copy of a bundle in the place of another by a rename."""
     with replace_folder(path) as copy:
         shutil.copytree(new, copy, dirs_exist_ok=True)
+
+
+def test_a_judge_that_is_not_used_any_more_is_freed_without_the_collection_of_cycles(
+    folder: Path,
+) -> None:
+    station = read_station(folder / "station.json")
+    bundle = read_bundle(station.bundle_of(station.recipe))
+    judge = open_judge(station, lambda detector: None, bundle, running=True)
+    judge.on_begin(judge)
+    assert log_of(folder) == [("ready", "low"), ("in use", "low")]
+    judge.detector.close()
+    freed = weakref.ref(judge.detector)
+    gc.disable()
+    try:
+        del judge
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_a_file_that_is_being_written_is_read_when_it_is_complete(

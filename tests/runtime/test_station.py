@@ -22,9 +22,10 @@ from flawline.runtime.console import Verbosity
 from flawline.runtime.detector import Detector
 from flawline.runtime.outputs import Judgement, Output, OutputError, open_output
 from flawline.runtime.outputs.jsonl import record
+from flawline.runtime.recent_values import RecentValues
 from flawline.runtime.station.notices import FrameNotices
 from flawline.runtime.station.pipeline import run_stream
-from flawline.runtime.station.tally import LATENCY_WINDOW, Tally
+from flawline.runtime.station.tally import Tally
 from flawline.runtime.verdict import Verdict
 from flawline.uris import quote_path
 
@@ -314,10 +315,15 @@ def test_frames_per_second_are_over_the_last_frames() -> None:
 
 
 def test_the_percentiles_are_over_a_bounded_window() -> None:
-    tally = Tally()
-    for _ in range(LATENCY_WINDOW + 10):
-        tally.add(Verdict(1.0, 2.0, False, np.zeros((1, 1), np.float32), {"infer": 1.0}))
-    assert len(tally.latency) == LATENCY_WINDOW
+    values = RecentValues(size=4)
+    for value in range(3):
+        values.add(value)
+    assert len(values) == 3
+    assert list(values.percentiles([0, 50, 100])) == [0, 1, 2]
+    for value in range(3, 10):
+        values.add(value)
+    assert len(values) == 4
+    assert list(values.percentiles([0, 100])) == [6, 9]
 
 
 def test_lines_may_go_into_a_file(bundle: Bundle, detector: Detector, tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def test_no_frame_allocates_and_closing_frees_everything(
     engine.close()
     # Pinned memory outlives the engine.
     np.testing.assert_allclose(score, expected_result(random_images(2, 3))[0], rtol=1e-6)
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        engine(random_images(1, 0))
     del engine, first, again, score, _
     assert driver.fake_live() == 0
 

@@ -14,6 +14,7 @@ from flawline.runtime.graph_input import GraphInput
 from flawline.runtime.image import Geometry, Image, prepare
 from flawline.runtime.inspected_area import AreaError
 from flawline.runtime.source_frame import SourceError
+from flawline.train.data.mosaics import describe_mosaics, mosaic_pattern
 
 # Images that `describe_images` reads.
 IMAGES_READ = 50
@@ -87,19 +88,25 @@ def frames_of(
 def describe_images(
     paths: Sequence[Path], geometry: Geometry, bit_depth: int | None = None
 ) -> list[str]:
-    """Return log lines about source images: mixed sizes, what a crop cuts off, unused bits.
+    """Return log lines about source images: sizes, what a crop cuts off, mosaics, unused bits.
 
     Up to 50 images are read, spread evenly over `paths`. The list is empty where there is nothing
     to report.
     """
     sizes = set()
     largest_value = 0
+    patterns = []
     for index in _spread_indices(len(paths), IMAGES_READ):
         image = read_image(paths[index], bit_depth)
         height, width = image.shape[:2]
         sizes.add((height, width))
         largest_value = max(largest_value, int(image.max()))
+        patterns.append(mosaic_pattern(image))
     lines = _describe_sizes(sizes, geometry)
+    grey = [pattern for pattern in patterns if pattern is not None]
+    mosaics = describe_mosaics(grey) if len(grey) == len(patterns) else None
+    if mosaics is not None:
+        lines.append(mosaics)
     unused = 8 - largest_value.bit_length()
     # Dark parts may leave one bit unused.
     if bit_depth is not None and unused > 1:

@@ -36,6 +36,7 @@ from flawline.runtime.detector import Detector
 from flawline.runtime.engines import engine_options
 from flawline.runtime.outputs import Output, open_output
 from flawline.runtime.outputs.web.output import LivePage
+from flawline.runtime.recent_values import RecentValues
 from flawline.runtime.station.pipeline import run_stream
 from flawline.runtime.station.tally import Tally
 
@@ -127,7 +128,7 @@ class _Window(Tally):
         self._megabytes = 0.0
 
     def begin(self) -> None:
-        self.latency.clear()
+        self.latency = RecentValues()
         self._mark()
 
     def finish(self) -> None:
@@ -141,10 +142,9 @@ class _Window(Tally):
     def result(self) -> dict[str, float]:
         (first, start, cpu), (last, end, cpu_end) = self._marks
         frames = max(1, last - first)
-        ordered = sorted(self.latency) or [0.0]
         return {
             "fps": frames / (end - start),
-            "p95_ms": ordered[int(0.95 * (len(ordered) - 1))],
+            "p95_ms": float(self.latency.percentiles([95])[0]) if self.latency else 0.0,
             "cpu_ms": 1e3 * (cpu_end - cpu) / frames,
             "cores": (cpu_end - cpu) / (end - start),
             "megabytes": self._megabytes,

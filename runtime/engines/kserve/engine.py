@@ -72,6 +72,7 @@ class KServe(Engine):
         self.description = f"tritonclient {_client_version()} {address} {precision}"
         self._client = Client(address)
         self._waiting: deque[_Batch] = deque()
+        self._is_closed = False
         self._seconds = max(FIRST_CALLS_S, self._options.timeout)
         # Whether the self-test was passed on the present connection.
         self._proven = False
@@ -115,6 +116,8 @@ class KServe(Engine):
         return self.result()
 
     def submit(self, image: Image) -> None:
+        if self._is_closed:
+            raise RuntimeError("the engine is closed")
         if len(self._waiting) == self.in_flight:
             raise RuntimeError("the result of the batch before was not taken")
         batch = self._batch(image)
@@ -152,6 +155,7 @@ class KServe(Engine):
             if batch.call is not None:
                 batch.call.cancel()
         self._waiting.clear()
+        self._is_closed = True
         self._client.close()
 
     def _batch(self, image: Image) -> _Batch:

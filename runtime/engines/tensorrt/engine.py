@@ -65,6 +65,7 @@ class TensorRt(Engine):
         if streams is not None:
             noun = "stream" if streams == 1 else "streams"
             self.description += f", {streams} {noun}"
+        self._is_closed = False
         # Those that do nothing, and those with a batch in flight, in the order of the batches.
         self._idle: deque[Lane] = deque([Lane(trt, plan, self.description, cuda)])
         self._running: deque[Lane] = deque()
@@ -190,6 +191,8 @@ class TensorRt(Engine):
         return self.result()
 
     def submit(self, image: Image) -> None:
+        if self._is_closed:
+            raise RuntimeError("the engine is closed")
         if not self._idle:
             raise RuntimeError(f"the results of {self.in_flight} batches were not taken")
         self._idle[0].submit(image, self.wants_map)
@@ -249,6 +252,7 @@ class TensorRt(Engine):
                 self.result()
         for lane in self._idle:
             lane.close()
+        self._is_closed = True
 
 
 def _further_lane(trt: Module, plan: Plan, description: str) -> Lane:

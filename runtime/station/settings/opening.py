@@ -46,7 +46,7 @@ def open_judge(station: Station, check: Check, bundle: Bundle, running: bool = F
     try:
         if running:
             _log_ready(station, judge)
-            judge.on_begin = partial(_log_in_use, station, judge)
+            judge.on_begin = partial(_log_in_use, station)
         else:
             _log_in_use(station, judge)
     except BaseException:
