@@ -88,12 +88,11 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     as for root.
     """
     if durable:
-        _remove_abandoned(path)
+        remove_abandoned(path.parent, rf"{re.escape(f'.{path.name}.')}\d+{re.escape(TEMPORARY)}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            keep_from_removal(file)
             if path.is_file():
                 old = path.stat()
                 with suppress(PermissionError):
@@ -114,16 +113,26 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
         synchronise_folder(path.parent)
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files for `path` of processes that were killed while they wrote."""
-    name = re.compile(rf"{re.escape(f'.{path.name}.')}\d+{re.escape(TEMPORARY)}")
+def keep_from_removal(file: BinaryIO) -> None:
+    """Let `remove_abandoned` leave a file alone while it is open and this process lives."""
     with suppress(OSError):
-        for file in path.parent.iterdir():
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_abandoned(folder: Path, names: str) -> None:
+    """Remove the files that killed processes were writing in a folder; `names` is a pattern."""
+    name = re.compile(names)
+    with suppress(OSError):
+        for file in folder.iterdir():
             if name.fullmatch(file.name) and time.time() - file.stat().st_mtime > ABANDONED_S:
-                with file.open("rb") as opened:
-                    # Raises OSError while another process writes it.
-                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    file.unlink()
+                _remove_unless_written(file)
+
+
+def _remove_unless_written(path: Path) -> None:
+    with suppress(OSError), path.open("rb") as file:
+        # Raises OSError while another process writes it.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def synchronise_folder(path: Path) -> None:

@@ -21,6 +21,15 @@ REMEDY = (
 )
 
 
+# Exempting measures how much the same harmless thing differs from part to part.
+FEWEST_EXEMPTED = 2
+
+
+def fewest_false_rejects(bundle: Bundle) -> int:
+    """Return how many false rejects it takes to add them to what a bundle has learned."""
+    return 1 if bundle.manifest.method in TEACHERS else FEWEST_EXEMPTED
+
+
 def require_appendable(bundle: Bundle) -> None:
     """Raise TeachError for a bundle whose manifest says that nothing can be added to it."""
     method = bundle.manifest.method

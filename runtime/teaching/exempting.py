@@ -17,6 +17,7 @@ import numpy.typing as npt
 from flawline.runtime.bundle import Bundle
 from flawline.runtime.console import log
 from flawline.runtime.teaching import OTHER_GRAPH, TeachError
+from flawline.runtime.teaching.appendable import FEWEST_EXEMPTED
 from flawline.runtime.teaching.bank_of_patches import INNER, PatchBank
 from flawline.runtime.teaching.base import Floats, Learned, Teacher
 from flawline.runtime.teaching.coreset import distances_to, greedy_k_centre
@@ -94,10 +95,10 @@ class ExemptingTeacher(Teacher):
                 "the bundle rejects none of the false rejects, at the threshold that it has now; "
                 "there is nothing to exempt"
             )
-        if rejected == 1:
+        if rejected < FEWEST_EXEMPTED:
             raise TeachError(
-                "the bundle rejects only one of the false rejects, copies not counted, and it "
-                "takes 2 to see how much the same thing differs; give more of them"
+                f"the bundle rejects only one of the false rejects, copies not counted, and it "
+                f"takes {FEWEST_EXEMPTED} to see how much the same thing differs; give more of them"
             )
         bank = old if len(old.rows) else self._first_bank(harmless)
         patches, pictures = self._patches(bank, harmless, values)

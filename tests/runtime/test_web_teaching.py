@@ -26,7 +26,7 @@ from flawline.runtime.bundle import Bundle, read_bundle, write_calibration
 from flawline.runtime.calibration import Level
 from flawline.runtime.frame_image import image_of
 from flawline.runtime.outputs import Judgement, StreamState, open_output
-from flawline.runtime.outputs.web import collection, kept, lane, teaching_job
+from flawline.runtime.outputs.web import collection, kept, lane, teachable, teaching_job
 from flawline.runtime.outputs.web.output import LivePage
 from flawline.runtime.scratch import PAGE, Scratch, abandoned
 
@@ -510,6 +510,18 @@ def test_bundles_that_cannot_be_taught(
     assert found["modes"] == []
     page.finish({})
     assert state(page)["fault"] == "no stream is running"
+
+
+def test_exempting_takes_more_than_one_marked_part(
+    page: LivePage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the graph had values of positions.
+    monkeypatch.setattr(teachable, "read_exempting", lambda bundle: None)
+    page.change_bundle(write_tiny_bundle(tmp_path / "steps", TAUGHT))
+    for index, missing in enumerate(["mark 1 more: at least 2", "collect good parts: only 0"], 1):
+        page.write(part(200.0, index))
+        post(page, "mark", part=index)
+        assert missing in state(page)["modes"][0]["missing"]
 
 
 def test_what_is_missing_to_teach_is_said(page: LivePage, bundle: Bundle) -> None:

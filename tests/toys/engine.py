@@ -17,8 +17,9 @@ class ReferenceEngine(Engine):
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
 
-    def __init__(self, evaluator: Any, version: str) -> None:
+    def __init__(self, evaluator: Any, version: str, shape: tuple[int, ...]) -> None:
         self._evaluator = evaluator
+        self._shape = (None, *shape)
         self.precision = "fp32"
         self.description = f"onnx {version} reference fp32"
 
@@ -27,7 +28,8 @@ class ReferenceEngine(Engine):
         import onnx
         from onnx.reference import ReferenceEvaluator
 
-        return cls(ReferenceEvaluator(str(bundle.model("fp32"))), onnx.__version__)
+        evaluator = ReferenceEvaluator(str(bundle.model("fp32")))
+        return cls(evaluator, onnx.__version__, bundle.manifest.graph_input.shape)
 
     @classmethod
     def missing(cls) -> str | None:
@@ -42,7 +44,10 @@ class ReferenceEngine(Engine):
         return version("onnx")
 
     def __call__(self, image: Image) -> tuple[Map, Map]:
-        outputs = self._evaluator.run(None, {"image": np.ascontiguousarray(host_image(image))})
+        if self._evaluator is None:
+            raise RuntimeError("the engine is closed")
+        given = np.ascontiguousarray(host_image(image, self._shape))
+        outputs = self._evaluator.run(None, {"image": given})
         if len(outputs) == 1:
             return outputs[0], np.empty((len(image), 0, 0), np.float32)
         return outputs[0], outputs[1]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from flawline.cameras import CameraError
+from flawline.runtime.files import keep_from_removal
 from flawline.runtime.image import Geometry
 from flawline.train.data import CachedImages, DataError, PreparedImages
 from flawline.train.data.cache import ComputedArrays
@@ -255,3 +256,20 @@ def test_a_full_disk_is_one_line_that_names_the_folder(largest_file: int) -> Non
     assert np.array_equal(
         arrays.get(np.zeros(1, np.uint8), lambda: rows_of(1)), np.zeros(900, np.uint8)
     )
+
+
+def test_what_a_killed_process_left_is_removed(images: PreparedImages, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    left = folder / f"images-{'0' * 32}-abcd_123.partial"
+    written = folder / f"images-{'0' * 32}-abcd_124.partial"
+    other = folder / "mine.partial"
+    for file in (left, written, other):
+        file.touch()
+        os.utime(file, (0, 0))
+    with written.open("wb") as writer:
+        keep_from_removal(writer)
+        os.utime(written, (0, 0))
+        CachedImages(images, folder)
+    assert not left.exists()
+    assert {written, other} < set(folder.iterdir())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, overload
 import numpy as np
 import numpy.typing as npt
 
+from flawline.runtime.files import keep_from_removal, remove_abandoned
 from flawline.runtime.image import Image
 from flawline.train.data.images import PreparedImages
 from flawline.train.data.layouts import DataError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # Part of every file name: raise it when `prepare` gives other pixels or the file format changes.
 CACHE_VERSION = 1
+# The names of files that are being written, of any images.
+PARTIAL = r"images-[0-9a-f]{32}-\w{8}\.partial"
 
 
 class CachedImages(Sequence[Image]):
@@ -165,9 +168,11 @@ def _write_stored(path: Path, images: PreparedImages, progress: Progress | None)
     """Write a file of another name and rename it, so that `path` never holds half a cache."""
     # Each process has its own file: two that start together both finish, and the contents are
     # equal.
+    remove_abandoned(path.parent, PARTIAL)
     handle, partial = tempfile.mkstemp(".partial", f"{path.stem}-", path.parent)
     try:
         with open(handle, "wb") as file:
+            keep_from_removal(file)
             _fill(file, images, progress)
             os.fsync(handle)
         os.replace(partial, path)

@@ -24,7 +24,7 @@ from flawline.runtime.outputs.web.collection import FALSE_REJECT, Picture
 from flawline.runtime.outputs.web.desk import manifest_hash
 from flawline.runtime.precisions import FP32
 from flawline.runtime.teaching import TEACHERS, TeachError
-from flawline.runtime.teaching.appendable import read_exempting
+from flawline.runtime.teaching.appendable import fewest_false_rejects, read_exempting
 from flawline.runtime.teaching.record import TEACHING
 from flawline.runtime.threshold import (
     CalibrationError,
@@ -167,7 +167,7 @@ def rates_for(bundle: Bundle, mode: str, pictures: Sequence[Picture]) -> Asked:
     They are those of the bundle, or the smallest false-alarm rate that so many pictures support.
     Raises CalibrationError, which says which pictures are missing.
     """
-    images = _images(mode, pictures)
+    images = _images(bundle, mode, pictures)
     calibration = bundle.calibration
     review = None if calibration.review is None else calibration.review.rate
     flag = _own_rate(calibration)
@@ -195,12 +195,15 @@ def _supported(flag: float | None, review: float | None, images: int) -> Asked |
     return Asked(rate, flag, review)
 
 
-def _images(mode: str, pictures: Sequence[Picture]) -> int:
+def _images(bundle: Bundle, mode: str, pictures: Sequence[Picture]) -> int:
     """Return how many pictures set the thresholds. Raises CalibrationError."""
     rejects = sum(picture.record.kind == FALSE_REJECT for picture in pictures)
     images = len(pictures) - rejects if mode == APPEND else len(pictures)
     if mode == APPEND and rejects == 0:
         raise CalibrationError("mark a rejected part that is good")
+    fewest = fewest_false_rejects(bundle)
+    if mode == APPEND and rejects < fewest:
+        raise CalibrationError(f"mark {fewest - rejects} more: at least {fewest} are needed")
     try:
         require_enough(images)
     except DataError as error:
