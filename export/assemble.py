@@ -58,6 +58,7 @@ class ExportOptions:
         static_batch: the only batch size that the graph accepts; None for any.
         allow_unfinished: export a training that was cut short; the bundle is marked.
         source: the camera's frames that the graph takes; None for prepared images.
+        describe: log what the data set consists of, unless the training has done so.
     """
 
     false_alarm_rate: float | None = None
@@ -67,6 +68,7 @@ class ExportOptions:
     static_batch: int | None = None
     allow_unfinished: bool = False
     source: SourceFrame | None = None
+    describe: bool = True
 
     @property
     def rates(self) -> Rates:
@@ -148,8 +150,9 @@ def _select_images(
     selection = select_images(
         data, graph_input, file_bit_depth, folds, options.parity_images, checkpoint.excluded
     )
-    for line in selection.data_set.describe():
-        log(line)
+    if options.describe:
+        for line in selection.data_set.describe():
+            log(line)
     good = None
     if record is None:
         _require_unseen(selection, checkpoint)
@@ -157,9 +160,10 @@ def _select_images(
         good = out_of_fold_scores(record, selection.train.paths)
     require_rate(options.rates, selection.good, good)
     _note_trained_tests(selection, checkpoint)
-    geometry = graph_input.frame_geometry
-    for line in describe_images(selection.good, geometry, selection.bit_depth):
-        log(f"note: {line}")
+    if options.describe:
+        geometry = graph_input.frame_geometry
+        for line in describe_images(selection.good, geometry, selection.bit_depth):
+            log(f"note: {line}")
     if good is not None:
         good = scores_of_mosaics(good, checkpoint.method, selection)
     return selection, good

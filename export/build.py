@@ -80,9 +80,7 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> _Built:
 
     path = args.checkpoint
     data = args.data
-    outputs = None
-    if args.outputs is not None:
-        outputs = GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1]
+    outputs = _outputs(args)
     if path is None:
         # Reported before minutes of training.
         choose_outputs(resolve_method(args.method), outputs)
@@ -109,12 +107,20 @@ def _build(args: argparse.Namespace, words: Sequence[str]) -> _Built:
         static_batch=1 if args.static_batch else None,
         allow_unfinished=args.allow_unfinished,
         source=args.source,
+        describe=args.checkpoint is not None,
     )
     with bit_depth_remedy(TRAIN_WITH_BITS):
         bundle = build_bundle(checkpoint, data, out, options, words)
     # What follows adds to the bundle, which is usable from here on.
     log(f"wrote bundle {bundle.path}")
     return _Built(bundle, checkpoint, data)
+
+
+def _outputs(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """Return the outputs up to the named one, or None for those of the method."""
+    if args.outputs is None:
+        return None
+    return GRAPH_OUTPUTS[: GRAPH_OUTPUTS.index(args.outputs) + 1]
 
 
 def _given_name(data: Path) -> str:

@@ -49,7 +49,7 @@ def require_bundle_folder(path: Path, other: str | None = None) -> None:
     `other` is the path or the camera that was given with it: if that is a bundle, the two may have
     been exchanged.
     """
-    if not path.is_dir():
+    if not path.exists():
         refuse(path, "there is no such folder")
     if any((path / name).exists() for name in FILES):
         return
@@ -57,7 +57,8 @@ def require_bundle_folder(path: Path, other: str | None = None) -> None:
     folder = None if other is None else folder_of(other)
     if folder is not None and (folder / MANIFEST).is_file():
         remedy = f"{folder} is one: the two may have been exchanged"
-    raise BundleError(f"{path} is not a bundle ({MANIFEST} is missing); {remedy}")
+    reason = f"{MANIFEST} is missing" if path.is_dir() else "it is a file and no folder"
+    raise BundleError(f"{path} is not a bundle ({reason}); {remedy}")
 
 
 def may_be_replaced(path: Path) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from flawline.commands import command_line
+from flawline.commands import command_line, program_of
 from flawline.runtime.files import write_file
 from flawline.runtime.fixture import Fixture, fixture_from_json
 from flawline.runtime.good_images.out_of_fold import (
@@ -131,6 +132,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ) from None
     except TrainError:
         raise
+    except pickle.UnpicklingError as error:
+        # torch's message is about the safety of a load that Flawline never does.
+        raise TrainError(
+            f"checkpoint {path}: is no checkpoint, or is damaged; give the file that "
+            f"{program_of('train')} wrote"
+        ) from error
     except Exception as error:
         # A foreign file can fail in many ways, and each means the same to the user.
         lines = str(error).strip().splitlines() or [type(error).__name__]

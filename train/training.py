@@ -112,7 +112,8 @@ def _prepare(recipe: Recipe, model: Method, out: Path, doubtful: bool) -> Job:
     if folds == 0:
         good, held_out = hold_out(data_set.train_good)
     graph_input = graph_input_of(recipe, data_set.train_good)
-    for line in describe_images(good, graph_input.frame_geometry, recipe.bit_depth):
+    # Also the held-out images, which the export in the same command does not describe again.
+    for line in describe_images(data_set.train_good, graph_input.frame_geometry, recipe.bit_depth):
         log(f"note: {line}")
     each = graph_input.inputs_per_frame
     used = model.images_used(recipe.settings, each * len(good))
@@ -282,7 +283,9 @@ def _result(job: Job, run: Run, done: int, missing: tuple[str, ...] = ()) -> Fit
 def _require_writable(out: Path) -> None:
     """Create the folder of a checkpoint: before hours of training rather than after."""
     if out.is_dir():
-        raise TrainError(f"--out {out}: cannot be written; choose another")
+        raise TrainError(
+            f"--out {out}: is a folder; give the name of a file in it, such as {out / 'part.pt'}"
+        )
     try:
         make_writable(out.parent)
     except OSError as error:

@@ -329,6 +329,7 @@ def test_options_are_a_frozen_record() -> None:
         "static_batch": None,
         "allow_unfinished": False,
         "source": None,
+        "describe": True,
     }
 
 

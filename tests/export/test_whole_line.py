@@ -232,6 +232,13 @@ def test_mixed_sizes_are_noted_and_accepted(
     )
     assert fit.main(["--data", str(folder), "--out", str(tmp_path / "c.pt"), *LIGHT]) == 0
     assert "images differ in size (40x40 to 70x50)" in capsys.readouterr().err
+    words = ["--data", str(folder), "--method", "simplenet", *LIGHT[:-2], "--engine", "none"]
+    words += ["--save-checkpoint", str(tmp_path / "c.pt"), "--out", str(tmp_path / "bundle")]
+    # The training and the export are one command, which describes the images once.
+    assert build.main(words) == 0
+    log = capsys.readouterr().err
+    assert log.count("data ") == log.count(f"data {folder}: ") == 1
+    assert log.count("images differ in size") == 1
 
 
 @pytest.mark.parametrize(
@@ -250,6 +257,10 @@ def test_mixed_sizes_are_noted_and_accepted(
         (["--bits", "8"], "--bits 8 is not from 9 to 16"),
         (["--save-checkpoint", "/proc/nowhere/c.pt"], "c.pt cannot be written"),
         (["--weights", "/nowhere.pth"], "weights /nowhere.pth: cannot be read"),
+        (
+            ["--weights", "textur"],
+            "(did you mean texture?); check the path, or choose one of imagenet",
+        ),
         (["--checkpoint", "/nowhere.pt"], "checkpoint /nowhere.pt: there is no such file"),
         (["--false-alarm-rate", "0.001"], "needs 999 held-out good images"),
     ],

@@ -86,6 +86,7 @@ def test_the_pages_of_one_file_are_good_parts_of_their_own(
         (["--false-alarm-rate", "0.1", "--max-frames", "5"], "needs 9 good images, there are 5"),
         (["--camera", "/nowhere"], "no such file or folder"),
         (["--bundle", "/nowhere"], "there is no such folder"),
+        (["--bundle", __file__], "is not a bundle (it is a file and no folder); pass the folder"),
     ],
 )
 def test_a_users_error_is_one_line_and_changes_nothing(

@@ -60,10 +60,14 @@ def test_a_training_state_is_read_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_a_foreign_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
-    for data in (pickle.dumps({"schema": 1}), b"", b"rubbish"):
+    for data in (pickle.dumps({"schema": 1}), b""):
         path.write_bytes(data)
         with pytest.raises(TrainError, match="not one of this version"):
             load_checkpoint(path)
+    path.write_bytes(b"rubbish")
+    message = "is no checkpoint, or is damaged; give the file that flawline train wrote$"
+    with pytest.raises(TrainError, match=message):
+        load_checkpoint(path)
     torch.save({"schema": 99}, path)
     with pytest.raises(TrainError, match="schema 99"):
         load_checkpoint(path)
@@ -77,7 +81,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
             return (open, (str(tmp_path / "harm"), "w"))
 
     torch.save({"schema": 2, "method": Harmful()}, tmp_path / "c.pt")
-    with pytest.raises(TrainError, match="not one of this version"):
+    with pytest.raises(TrainError, match="is no checkpoint"):
         load_checkpoint(tmp_path / "c.pt")
     assert not (tmp_path / "harm").exists()
 

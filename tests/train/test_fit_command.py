@@ -352,8 +352,8 @@ def test_a_path_that_cannot_be_written_is_found_before_training(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(data, tmp_path) == 2
-    message = f"flawline train: --out {tmp_path}: cannot be written; choose another"
-    assert capsys.readouterr().err.splitlines()[-1] == message
+    message = f"flawline train: --out {tmp_path}: is a folder; give the name of a file in it, "
+    assert capsys.readouterr().err.splitlines()[-1] == f"{message}such as {tmp_path / 'part.pt'}"
 
 
 def test_a_finished_training_is_not_repeated_unless_asked_for(

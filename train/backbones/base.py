@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flawline.runtime.image import Image
+from flawline.suggestions import did_you_mean
 from flawline.train import TrainError
 from flawline.train.backbones.facts import (
     IMAGENET,
@@ -197,6 +198,15 @@ class Backbone(nn.Module, abc.ABC):
                 batch.append(np.asarray(images[index]))
             self.extract(torch.from_numpy(np.stack(batch)).to(self.first_convolution.weight.device))
         self.eval()
+
+
+def unreadable(path: Path, error: OSError) -> TrainError:
+    """Return the error for a weight file that cannot be read: its path, or a mistyped name."""
+    names = (IMAGENET, TEXTURE, RANDOM)
+    return TrainError(
+        f"weights {path}: cannot be read ({error.strerror or error})"
+        f"{did_you_mean(str(path), names)}; check the path, or choose one of {', '.join(names)}"
+    )
 
 
 def flags_without_download(name: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flawline.extras import install_command, missing_package
 from flawline.train import TrainError
-from flawline.train.backbones.base import Backbone, flags_without_download
+from flawline.train.backbones.base import Backbone, flags_without_download, unreadable
 from flawline.train.backbones.facts import BackboneFacts, Level
 
 STRIDE = 16
@@ -151,9 +151,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = dict(content.get("model", content))
     except OSError as error:
-        raise TrainError(
-            f"weights {path}: cannot be read ({error.strerror or error}); check the path"
-        ) from error
+        raise unreadable(path, error) from error
     except Exception as error:
         raise TrainError(
             f"weights {path}: neither a torch state_dict nor safetensors; pass timm's file"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from flawline.train import TrainError
-from flawline.train.backbones.base import flags_without_download
+from flawline.train.backbones.base import flags_without_download, unreadable
 
 URL = "https://download.pytorch.org/models/"
 
@@ -47,9 +47,7 @@ def read_tensors(path: Path, name: str, *first: str) -> tuple[bytes, dict[str, A
         data = path.read_bytes()
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise TrainError(
-            f"weights {path}: cannot be read ({error.strerror}); check the path"
-        ) from error
+        raise unreadable(path, error) from error
     except Exception as error:
         raise TrainError(
             f"weights {path}: not a torch state_dict; save one with torch.save(model.state_dict())"
