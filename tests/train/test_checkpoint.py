@@ -60,11 +60,11 @@ def test_a_training_state_is_read_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_a_foreign_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
-    for data in (pickle.dumps({"schema": 1}), b""):
+    for data in (pickle.dumps({"schema": 1}), b"", b"rubbish"):
         path.write_bytes(data)
         with pytest.raises(TrainError, match="not one of this version"):
             load_checkpoint(path)
-    path.write_bytes(b"rubbish")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
     message = "is no checkpoint, or is damaged; give the file that flawline train wrote$"
     with pytest.raises(TrainError, match=message):
         load_checkpoint(path)
