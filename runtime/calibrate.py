@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.undo and (args.dry_run or args.camera is not None):
         parser.error("--undo takes only --bundle; leave the other flags out")
     if not args.undo and args.camera is None:
-        parser.error("--camera is needed (or --undo)")
+        parser.error("--images with a folder of good parts is needed, --camera, or --undo")
     work = _undo if args.undo else _recalibrate
     return run_command(
         parser.prog,

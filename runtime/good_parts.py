@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from flawline.cameras import Camera, CameraError, Frame
+from flawline.cameras.folder_names import folder_kind
 from flawline.runtime.console import log
 from flawline.runtime.detector import Detector
 from flawline.runtime.engines import EngineError
@@ -42,9 +45,10 @@ def check_beforehand(
     """Check what is known about the frames before one is judged.
 
     `max_frames` limits their number, and `trained_images` are content hashes of the images that the
-    detector was trained on. Raises CalibrationError if the frames are too few for the rates, and
-    TrainedImagesError if they are of the training.
+    detector was trained on. Raises CalibrationError if the frames are too few for the rates or in
+    folders of defective parts, and TrainedImagesError if they are of the training.
     """
+    require_good_folders(camera.files()[:max_frames])
     if max_frames is not None:
         check_rates(rates, max_frames, GOOD)
     # Each file gives at least one frame.
@@ -52,6 +56,24 @@ def check_beforehand(
     count = camera.frame_count()
     if count is not None:
         check_rates(rates, count, GOOD)
+
+
+def require_good_folders(files: Sequence[Path]) -> None:
+    """Raise CalibrationError if one of several folders is named as one of defective parts or masks.
+
+    They would raise the threshold. The folder that all files are in may have any name.
+    """
+    folders = sorted({file.parent for file in files})
+    if not folders:
+        return
+    root = Path(os.path.commonpath(folders))
+    for folder in folders:
+        kinds = {folder_kind(name) for name in folder.relative_to(root).parts}
+        if not kinds.isdisjoint(("bad", "mask")):
+            raise CalibrationError(
+                f"{root}: {folder.relative_to(root)} shows that not every image here is a good "
+                f"part; give a folder of good parts alone"
+            )
 
 
 def score_frames(

@@ -15,6 +15,7 @@ from flawline.runtime.console import log, log_notes
 from flawline.runtime.engines import EngineOptions, require_options, require_server
 from flawline.runtime.good_images.folds import choose_folds
 from flawline.runtime.good_images.hold_out import held_out_count
+from flawline.runtime.good_parts import require_good_folders
 from flawline.runtime.precisions import FP32, PRECISIONS
 from flawline.runtime.provenance import how_taught, with_command
 from flawline.runtime.station.notices import FrameNotices
@@ -80,7 +81,8 @@ def teach(bundle: Bundle, source: str, options: TeachOptions) -> Bundle:
     _require_engine(options)
     setup = _open(bundle, options)
 
-    def check(_camera: Camera, most: int) -> None:
+    def check(camera: Camera, most: int) -> None:
+        require_good_folders(camera.files()[:most])
         folds = choose_folds(options.folds, most)
         check_rates(options.rates, most if folds else held_out_count(most), GOOD)
 
@@ -115,6 +117,7 @@ def append(bundle: Bundle, false_rejects: str, good: str, options: TeachOptions)
 
     def check(camera: Camera, most: int) -> None:
         check_rates(options.rates, most, GOOD)
+        require_good_folders(camera.files()[:most])
         require_new_images(camera.files()[:most], old.trained_images)
 
     with tempfile.TemporaryDirectory(prefix="flawline-") as name:

@@ -264,7 +264,7 @@ def test_nothing_to_undo_is_one_line(bundle: Bundle, capsys: pytest.CaptureFixtu
     [
         (["--undo", "--dry-run"], "--undo takes only --bundle"),
         (["--undo", "--camera", "x"], "--undo takes only --bundle"),
-        ([], "--camera is needed (or --undo)"),
+        ([], "--images with a folder of good parts is needed, --camera, or --undo"),
         (["--camera", ""], "argument --camera/--images: is empty; check that its shell variable"),
         (["--camera", "x", "--bundle", ""], "argument --bundle: is empty"),
     ],
@@ -488,3 +488,21 @@ def test_the_record_of_the_training_is_optional(trained: Bundle, bundle: Bundle)
     assert len(read_bundle(trained.path).manifest.trained_images) == 3
     assert read_bundle(bundle.path).manifest.trained_images == ()
     assert "trained_images" not in (bundle.path / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["scratch", "NG", "ground_truth"])
+def test_folders_of_defective_parts_are_refused(
+    name: str, bundle: Bundle, good_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = good_parts.parent / "test"
+    (folder / name / "inner").mkdir(parents=True)
+    good_parts.rename(folder / "good")
+    (folder / "good" / "00.png").rename(folder / name / "inner" / "00.png")
+    assert main(command(bundle, folder)) == 2
+    message = f"{folder}: {name}/inner shows that not every image here is a good part"
+    assert message in capsys.readouterr().err
+    assert read_bundle(bundle.path).calibration == bundle.calibration
+    # A folder that is given by name may have any name.
+    good = folder / "false-rejects"
+    (folder / "good").rename(good)
+    assert main(command(bundle, good)) == 0

@@ -342,6 +342,21 @@ def test_pictures_are_checked_before_anything_is_learned(
     )
 
 
+def test_folders_of_defective_parts_are_refused(
+    taught_bank: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "test"
+    write(folder / "good", noise(6, 1))
+    write(folder / "scratch", noise(1, 2))
+    rejected = write(tmp_path / "false-rejects", noise(2, 3))
+    message = "scratch shows that not every image here is a good part"
+    new = tmp_path / "new"
+    assert message in source_error(taught_bank.path, folder, new, capsys)
+    words = ["--append", str(rejected), "--good", str(folder), "--out", str(new)]
+    assert main([str(taught_bank.path), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_pictures_of_different_sizes_are_noted(
     taught_bank: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flawline.cameras.folder_names import folder_kind
 from flawline.train.data import DataError, DataSet, open_data
-from flawline.train.data.names import folder_kind
 
 
 def write_all(root: Path, *names: str) -> Path:

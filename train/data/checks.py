@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from flawline.cameras.decode import list_images
+from flawline.cameras.folder_names import folder_kind
 from flawline.cameras.listing import FileKey, LeftOut, count_of, file_key
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
 from flawline.train.data.exclusion import describe_excluded
-from flawline.train.data.names import folder_kind
 
 # An image whose name adds such a word to that of an image next to it is its mask.
 MASK_WORDS = ("mask", "label", "gt")

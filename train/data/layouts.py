@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from flawline.cameras.decode import list_images
+from flawline.cameras.folder_names import folder_kind, named_subfolders, subfolders_of_kind
 from flawline.cameras.listing import LeftOut, subfolders
 from flawline.train.data.checks import describe_left_out, require_only_good, without_repeats
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
 from flawline.train.data.exclusion import without_images
-from flawline.train.data.names import folder_kind, named_subfolders, subfolders_of_kind
 from flawline.train.data.pairing import Masks
 from flawline.train.data.published import KNOWN_LAYOUTS, read_dagm, read_visa, require_good
 

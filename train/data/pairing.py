@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawline.cameras.decode import list_images
+from flawline.cameras.folder_names import named_subfolders, subfolders_of_kind
 from flawline.cameras.listing import count_of
 from flawline.train.data.dataset import Sample
-from flawline.train.data.names import named_subfolders, subfolders_of_kind
 
 # Endings that a mask's name adds to its image's name, in the order in which they are tried.
 MASK_ENDINGS = ("_mask", "_label", "_gt", "")

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flawline.cameras.decode import list_images
+from flawline.cameras.folder_names import named_subfolders
 from flawline.cameras.listing import LeftOut, count_of
 from flawline.train.data.dataset import DataError, DataSet, GoodImages, Sample
-from flawline.train.data.names import named_subfolders
 from flawline.train.data.pairing import MaskFolder
 
 KNOWN_LAYOUTS = (
