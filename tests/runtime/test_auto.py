@@ -16,6 +16,7 @@ from conftest import SIZE, write_tiny_bundle
 from toys.timed_engines import First, Second, listed_alone
 
 from flawline.__main__ import main
+from flawline.commands import command_line
 from flawline.runtime.bundle import (
     CALIBRATION,
     Bundle,
@@ -214,7 +215,7 @@ def test_a_bundle_without_the_graph_of_the_default_is_opened_in_one_that_it_has(
     monkeypatch.setattr(First, "precisions", ("fp16", "fp32"))
     assert not bundle.has_graph("fp16")
     assert opened(bundle) == "first fp32"
-    add = f"flawline build --bundle {bundle.path} --precision fp16 --data DATA"
+    add = command_line("build", "--bundle", bundle.path, "--precision", "fp16", "--data", "DATA")
     said = f"first computes in fp32, because {bundle.path} holds no fp16 graph; add it"
     assert f"{said} where onnx is installed: {add}" in capsys.readouterr().err
     # What is named is taken as it is.
