@@ -26,6 +26,7 @@ from flawline.runtime.engines import (
     open_engine,
 )
 from flawline.runtime.engines import missing as missing_engine
+from flawline.runtime.engines.kserve import client
 from flawline.runtime.engines.kserve import engine as kserve
 from flawline.runtime.engines.kserve.address import parse_address
 from flawline.runtime.outputs import Judgement, Output
@@ -249,6 +250,27 @@ def test_a_restart_between_two_images_is_noticed(server: KServeServer) -> None:
         reason = str(raised.value)
     server.load(tiny_model())
     assert score(engine, 4) == 4
+    engine.close()
+
+
+def test_a_connection_that_is_not_watched_counts_as_lost(
+    server: KServeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the thread that watches it gets no time, and misses that it was ready."""
+    engine = opened(server)
+    assert isinstance(engine, kserve.KServe)
+    assert score(engine, 4) == 4
+    assert not engine._client.lost
+    monkeypatch.setattr(client, "SEEN_S", 0.01)
+    monkeypatch.setattr(client.Client, "_watcher", lambda self, episode: lambda state: None)
+    engine._client.connect()
+    server.requests = 0
+    assert score(engine, 4) == 4
+    assert engine._client.lost
+    # Each further image is preceded by the self-test.
+    server.requests = 0
+    assert score(engine, 4) == 4
+    assert server.requests >= 1 + len(server.bundle.golden().images)
     engine.close()
 
 

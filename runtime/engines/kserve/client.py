@@ -24,6 +24,8 @@ CHANNEL_OPTIONS = (
 )
 # The thread that watches a connection ends 0.2 s after no one asks for its state any more.
 CLOSE_S = 1.0
+# It sees a new connection within milliseconds, unless the machine is very busy.
+SEEN_S = 0.5
 TIMED_OUT = "DEADLINE_EXCEEDED"
 UNKNOWN_CALL = "UNIMPLEMENTED"
 # The connection is gone, or was closed while the request waited.
@@ -50,6 +52,8 @@ class Client:
         self._stub: Any = None
         self._watch: Any = None
         self._episode = 0
+        # Set while the thread that watches the connection sees that it is ready.
+        self._ready = threading.Event()
         self.lost = False
         self.connect()
 
@@ -69,6 +73,7 @@ class Client:
             self._channel = grpc.insecure_channel(target, CHANNEL_OPTIONS)
         self._stub = GRPCInferenceServiceStub(self._channel)
         self.lost = False
+        self._ready = threading.Event()
         self._episode += 1
         self._watch = self._watcher(self._episode)
         self._channel.subscribe(self._watch)
@@ -77,13 +82,17 @@ class Client:
         """Return what gRPC calls with each state of the connection, in a thread of its own."""
         from grpc import ChannelConnectivity
 
+        ready = self._ready
         was_ready = False
 
         def note(state: Any) -> None:
             nonlocal was_ready
             if state == ChannelConnectivity.READY:
                 was_ready = True
-            elif was_ready and episode == self._episode:
+                ready.set()
+                return
+            ready.clear()
+            if was_ready and episode == self._episode:
                 self.lost = True
 
         return note
@@ -99,11 +108,15 @@ class Client:
         import grpc
 
         try:
-            return call.result()
+            answer = call.result()
         except grpc.FutureCancelledError:
             raise CallFailed("CANCELLED", "the connection was closed") from None
         except grpc.RpcError as error:
             raise CallFailed(error.code().name, first_line(error.details() or "")) from error
+        # A connection that was never seen to be ready could be lost unnoticed.
+        if not self._ready.wait(SEEN_S):
+            self.lost = True
+        return answer
 
     def ask(self, method: str, seconds: float, **fields: str) -> Any:
         """Call a method of the protocol, such as ModelMetadata. Raises CallFailed."""
